@@ -1,0 +1,37 @@
+# Two commands work on a fresh clone with Python 3.10+ and nothing else: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+DEMO_OUT ?= demo
+BIN := $(VENV)/bin
+
+.PHONY: demo test check bench install clean
+
+demo: $(VENV)/.installed  ## the whole chain on the synthetic world, CPU only; results in $(DEMO_OUT)/
+	$(BIN)/python -m jobs.demo --out $(DEMO_OUT)
+
+test: $(VENV)/.installed  ## every test, the slow ones too
+	$(BIN)/python -m pytest -q --durations=15
+
+check: $(VENV)/.installed-check  ## format, lint, types and the fast tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -m "not slow"
+
+bench: $(VENV)/.installed  ## benchmarks: both sides and the ratio, never a test
+	$(BIN)/python -m benchmarks.metrics
+	$(BIN)/python -m benchmarks.loader
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
+	touch $@
+
+$(VENV)/.installed-check: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test,check]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
