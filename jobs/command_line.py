@@ -19,7 +19,11 @@ Options = TypeVar("Options")
 
 
 def parse_options(
-    options_type: type[Options] | object, arguments: Sequence[str], *, default: Options | None = None, program: str
+    options_type: type[Options] | object,
+    arguments: Sequence[str],
+    *,
+    default: Options | None = None,
+    program: str,
 ) -> Options:
     """Read `arguments` into a dataclass (or one of a union of dataclasses, as subcommands).
 

@@ -119,7 +119,10 @@ def _convert_tuple(value: Any, arguments: tuple[Any, ...], where: str) -> tuple[
         return tuple(_convert(inner, arguments[0], f"{where}[{i}]") for i, inner in enumerate(value))
     if len(value) != len(arguments):
         raise InputError(f"{where}: expected {len(arguments)} values, got {value!r}")
-    return tuple(_convert(inner, hint, f"{where}[{i}]") for i, (inner, hint) in enumerate(zip(value, arguments, strict=True)))
+    return tuple(
+        _convert(inner, hint, f"{where}[{i}]")
+        for i, (inner, hint) in enumerate(zip(value, arguments, strict=True))
+    )
 
 
 def _convert_scalar(value: Any, hint: Any, where: str) -> Any:

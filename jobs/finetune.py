@@ -1,0 +1,183 @@
+"""Fine-tune EoMT: read the configuration, build the parts, call the loop.
+
+python -m jobs.finetune CONFIG.yaml --loop.steps 2000 --seed 3
+accelerate launch -m jobs.finetune CONFIG.yaml --resume
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from eval.run import evaluate_miou
+from jobs.command_line import run_program
+from jobs.config_file import flat_settings, load_config, read_config, write_config
+from jobs.finetune_config import FinetuneConfig, ValidationConfig
+from jobs.provenance import write_provenance
+from jobs.segmenter import make_segment
+from models.adapt import apply_adaptation
+from models.checkpoint import initialise_model
+from models.eomt import EoMT
+from outlier_paste.paste import build_paste
+from shards.errors import InputError
+from shards.reader import decode_sample, open_shards
+from shards.schema import Sample
+from shards.staging import require_free
+from shards.stream import build_stream
+from trainer.checkpoint import newest_checkpoint
+from trainer.loop import Run, TrainState, train
+from trainer.losses import build_loss
+from trainer.optim import build_optimizer
+from trainer.randomness import seed_everything
+from trainer.runtime import StopSignal, log_file, make_accelerator
+from trainer.schedule import build_lr_schedule
+
+logger = logging.getLogger(__name__)
+
+MAY_CHANGE = ("out", "name", "data.workers", "loop.log_every", "loop.eval_every", "loop.save_every")
+"""Settings that a resumed run may change: they alter no weight. Also loop.keep_checkpoints, validation.*."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run one fine-tuning from the command line."""
+    resume = "--resume" in arguments
+    arguments = [argument for argument in arguments if argument != "--resume"]
+    finetune(load_config(FinetuneConfig, arguments, program="jobs.finetune"), resume=resume)
+
+
+def finetune(config: FinetuneConfig, *, resume: bool = False) -> TrainState:
+    """Run one fine-tuning.
+
+    Args:
+        resume: continue from the newest checkpoint of the run's folder, if there is one.
+
+    Raises:
+        InputError: a setting or a file it names is wrong, or the run's folder is taken.
+    """
+    folder = Path(config.out) / config.name
+    if resume:
+        _require_same_settings(config, folder)
+    elif newest_checkpoint(folder) is not None or (folder / "config.yaml").exists():
+        raise InputError(f"{folder}: a run is already there; --resume continues it, --name starts another")
+    else:
+        require_free(folder, "out/name")
+    seed_everything(config.seed)
+    model = initialise_model(config.model)
+    count = apply_adaptation(model, config.adapt)
+    accelerator = make_accelerator(config.loop.precision, folder)
+    run = _build_run(config, model, accelerator, folder, newest_checkpoint(folder) if resume else None)
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_config(config, folder / "config.yaml")
+        data = (*config.data.shards, *([config.paste.bank] if config.paste.bank else []))
+        write_provenance(
+            folder / "provenance.json", seed=config.seed, data=data, num_processes=accelerator.num_processes
+        )
+    accelerator.wait_for_everyone()
+    accelerator.init_trackers("tensorboard", config=flat_settings(config))
+    with log_file(folder / "log.txt" if accelerator.is_main_process else None):
+        logger.info("%s: %s; %s", folder, config.adapt.mode, count)
+        logger.info(
+            "from step %d to %d on %d processes", run.state.step, config.loop.steps, accelerator.num_processes
+        )
+        with StopSignal(accelerator) as stop_requested:
+            state = train(dataclasses.replace(run, stop_requested=stop_requested), config.loop)
+    accelerator.end_training()
+    return state
+
+
+def _build_run(
+    config: FinetuneConfig, model: EoMT, accelerator: Accelerator, folder: Path, checkpoint: Path | None
+) -> Run:
+    """Build every part, and restore them from `checkpoint` if one is given."""
+    _quiet_other_ranks(accelerator)
+    optimizer = build_optimizer(model, config.optim)
+    lr_schedule = build_lr_schedule(optimizer, config.schedule, config.loop.steps)
+    state = TrainState()
+    prepared, optimizer = accelerator.prepare(model, optimizer)  # neither the stream nor the schedule
+    accelerator.register_for_checkpointing(lr_schedule, state)
+    if checkpoint is not None:
+        accelerator.load_state(str(checkpoint))
+        _require_same_batch(config, accelerator, state)
+    stream = build_stream(
+        config.data,
+        seed=config.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        start_position=state.samples_seen,
+        transform=build_paste(config.paste),
+    )
+    return Run(
+        accelerator=accelerator,
+        model=prepared,
+        optimizer=optimizer,
+        lr_schedule=lr_schedule,
+        schedule=config.schedule,
+        loss=build_loss(config.loss),
+        loss_weights=config.loss.weights,
+        batches=iter(stream),
+        seed=config.seed,
+        folder=folder,
+        state=state,
+        evaluate=_make_validation(config.validation, accelerator.device),
+    )
+
+
+def _make_validation(
+    config: ValidationConfig, device: torch.device
+) -> Callable[[EoMT], Mapping[str, float]] | None:
+    if not config.shards:
+        return None
+    reader = open_shards(config.shards, config.split)
+    count = min(config.limit or len(reader), len(reader))
+
+    def frames() -> Iterator[Sample]:
+        for index in range(count):
+            yield decode_sample(reader.keys[index], reader.read(index))
+
+    def validate(model: EoMT) -> Mapping[str, float]:
+        result = evaluate_miou(make_segment(model, device), frames(), window=model.image_size)
+        logger.info("validation mIoU %.4f over %d frames", result.miou, count)
+        return {"validation/miou": result.miou}
+
+    return validate
+
+
+def _require_same_settings(config: FinetuneConfig, folder: Path) -> None:
+    """Check that a run is resumed with the settings it was started with."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        logger.info("%s: nothing to resume, starting", folder)
+        return
+    before, now = flat_settings(read_config(FinetuneConfig, path)), flat_settings(config)
+    for name in sorted(before.keys() | now.keys()):
+        free = name in MAY_CHANGE or name.startswith("validation.") or name == "loop.keep_checkpoints"
+        if not free and before.get(name) != now.get(name):
+            raise InputError(
+                f"--resume: {name} is {now.get(name)} but {path} has {before.get(name)}; "
+                f"a resumed run keeps its settings"
+            )
+
+
+def _require_same_batch(config: FinetuneConfig, accelerator: Accelerator, state: TrainState) -> None:
+    """Check that the number of processes keeps the global batch."""
+    global_batch = config.data.batch_size * config.loop.grad_accum * accelerator.num_processes
+    if state.step and state.samples_seen != state.step * global_batch:
+        raise InputError(
+            f"--resume: the run took {state.samples_seen // state.step} samples per step, this start would take "
+            f"{global_batch} (data.batch_size x loop.grad_accum x {accelerator.num_processes} processes)"
+        )
+
+
+def _quiet_other_ranks(accelerator: Accelerator) -> None:
+    if not accelerator.is_main_process:
+        logging.getLogger().setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,63 @@
+"""The configuration of one fine-tuning run: every section, each a dataclass that lives beside its owner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from models.adapt import AdaptConfig
+from models.eomt import ModelConfig
+from outlier_paste.paste import PasteConfig
+from shards.errors import InputError
+from shards.stream import StreamConfig
+from trainer.loop import LoopConfig
+from trainer.losses import LossConfig
+from trainer.optim import OptimConfig
+from trainer.schedule import ScheduleConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """Closed-set validation while training; on Cityscapes val, never on an anomaly benchmark."""
+
+    shards: tuple[str, ...] = ()
+    """Prepared Cityscapes whose `split` is measured; empty: no validation."""
+    split: str = "val"
+    """Which part of the shards."""
+    limit: int = 0
+    """How many frames at most; 0: all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """Fine-tune EoMT on Cityscapes shards: `python -m jobs.finetune [CONFIG.yaml] [--section.setting value ...]`.
+
+    Everything goes to OUT/NAME/: config.yaml, provenance.json, log.txt, checkpoints/, tensorboard/. With
+    --resume a run that is there continues from its newest checkpoint (or starts, if there is none).
+    """
+
+    name: str = "eomt"
+    """Name of the run and of its folder."""
+    out: str = "runs"
+    """Folder that holds runs."""
+    seed: int = 0
+    """Initial weights, order of the data, augmentation, paste and sampled points all follow from it."""
+    data: StreamConfig = field(default_factory=StreamConfig)
+    paste: PasteConfig = field(default_factory=PasteConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name or self.name.startswith("."):
+            raise InputError(f"name: got {self.name!r}; a folder name without / and leading dot is needed")
+        if self.seed < 0:
+            raise InputError(f"seed must be 0 or more, got {self.seed}")
+        if self.data.crop != self.model.image_size:
+            raise InputError(
+                f"data.crop {list(self.data.crop)} and model.image_size {list(self.model.image_size)} differ; "
+                f"the model takes crops of its own size"
+            )

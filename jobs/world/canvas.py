@@ -1,0 +1,253 @@
+"""A picture and its labels, painted together.
+
+Everything is drawn at `SUPERSAMPLING` times the final size. The picture is then averaged down, which
+antialiases it; the identities are sampled at one point per pixel, so every label is one that was drawn
+and no two are ever mixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, UInt8, UInt16
+
+SUPERSAMPLING = 2
+_FRACTION_BITS = 4  # sub-pixel precision of cv2.fillPoly
+_NOISE_SIDE = 256
+
+Colour = tuple[float, float, float]
+"""sRGB in [0, 255]."""
+Points = Float[np.ndarray, "N 2"]
+"""(column, row) in final pixels; (0, 0) is the upper left corner of the upper left pixel."""
+Window = tuple[slice, slice]
+
+
+class Canvas:
+    """Picture, identities, and the haze between the camera and what is painted."""
+
+    def __init__(self, height: int, width: int, rng: np.random.Generator) -> None:
+        """Start with a black picture and identity 0.
+
+        Args:
+            height: rows of the finished picture.
+            width: columns of the finished picture.
+            rng: draws the grain of painted surfaces.
+        """
+        shape = (height * SUPERSAMPLING, width * SUPERSAMPLING)
+        self.height, self.width = height, width
+        self.pixels: UInt8[np.ndarray, "sH sW 3"] = np.zeros((*shape, 3), dtype=np.uint8)
+        self.identities: UInt16[np.ndarray, "sH sW"] = np.zeros(shape, dtype=np.uint16)
+        self.haze: Colour = (200.0, 205.0, 210.0)
+        self.haze_per_metre = 0.0
+        self._grain = _grain_field(rng)
+        self._instances: dict[int, int] = {}
+
+    def new_instance(self, label: int) -> int:
+        """Return the next identity of a countable class: label id * 1000 + n."""
+        number = self._instances.get(label, 0)
+        self._instances[label] = number + 1
+        return label * 1000 + number
+
+    def fill(
+        self,
+        points: Points | Sequence[Sequence[float]],
+        colour: Colour | np.ndarray,
+        identity: int | None = None,
+        *,
+        depth: float = 0.0,
+        grain: float = 0.0,
+    ) -> None:
+        """Fill a polygon.
+
+        Args:
+            points: corners, in order.
+            colour: one colour.
+            identity: written into the identities; None paints the picture only, as for a decal.
+            depth: metres from the camera, for the haze.
+            grain: relative amplitude of the surface's noise.
+        """
+        corners = self._scaled(points)
+        window = self._window(corners)
+        if window is not None:
+            self._paint(window, _polygon(corners, window), np.asarray(colour, np.float32), identity, depth, grain)
+
+    def stroke(
+        self,
+        points: Points | Sequence[Sequence[float]],
+        thickness: float,
+        colour: Colour,
+        identity: int | None = None,
+        *,
+        depth: float = 0.0,
+        closed: bool = False,
+    ) -> None:
+        """Draw a line through `points`, `thickness` final pixels wide (at least half a pixel)."""
+        corners = self._scaled(points)
+        thick = max(1, round(thickness * SUPERSAMPLING))
+        window = self._window(corners, margin=thick)
+        if window is None:
+            return
+        mask = np.zeros(_shape(window), dtype=np.uint8)
+        cv2.polylines(mask, [_fixed(corners, window)], closed, 1, thick, cv2.LINE_8, _FRACTION_BITS)
+        self._paint(window, mask.astype(bool), np.asarray(colour, np.float32), identity, depth, 0.0)
+
+    def ellipse(
+        self,
+        centre: tuple[float, float],
+        radii: tuple[float, float],
+        colour: Colour,
+        identity: int | None = None,
+        *,
+        angle: float = 0.0,
+        depth: float = 0.0,
+        grain: float = 0.0,
+    ) -> None:
+        """Fill an ellipse; `angle` in radians turns it clockwise on the screen."""
+        self.fill(ellipse_points(centre, radii, angle), colour, identity, depth=depth, grain=grain)
+
+    def warp(
+        self,
+        texture: UInt8[np.ndarray, "h w c"],
+        corners: Points | Sequence[Sequence[float]],
+        identity: int | None = None,
+        *,
+        depth: float = 0.0,
+        shade: float = 1.0,
+    ) -> None:
+        """Stretch a texture over a quadrilateral, in perspective.
+
+        Args:
+            texture: RGB, or RGBA whose alpha below 128 is left out of the picture and of the identities.
+            corners: upper left, upper right, lower right, lower left of the texture.
+            identity: as in `fill`.
+            depth: as in `fill`.
+            shade: factor on the colours, such as a face turned away from the light.
+        """
+        quad = self._scaled(corners)
+        window = self._window(quad)
+        if window is None:
+            return
+        texture = _reduce(texture, quad)
+        height, width = texture.shape[:2]
+        source = np.array([[0, 0], [width, 0], [width, height], [0, height]], dtype=np.float32)
+        target = (quad - (window[1].start, window[0].start)).astype(np.float32)
+        matrix = cv2.getPerspectiveTransform(source, target)
+        rows, columns = _shape(window)
+        warped = cv2.warpPerspective(texture, matrix, (columns, rows), borderMode=cv2.BORDER_REPLICATE)
+        mask = _polygon(quad, window)
+        if texture.shape[2] == 4:
+            mask &= warped[..., 3] >= 128
+        self._paint(window, mask, warped[..., :3].astype(np.float32) * shade, identity, depth, 0.0)
+
+    def stamp(
+        self,
+        picture: UInt8[np.ndarray, "h w 3"],
+        mask: Bool[np.ndarray, "h w"],
+        top_left: tuple[int, int],
+        identity: int | None = None,
+    ) -> None:
+        """Copy a picture at supersampled (row, column) `top_left`; what falls outside is cropped."""
+        top, left = top_left
+        rows = slice(max(top, 0), min(top + mask.shape[0], self.pixels.shape[0]))
+        columns = slice(max(left, 0), min(left + mask.shape[1], self.pixels.shape[1]))
+        if rows.start >= rows.stop or columns.start >= columns.stop:
+            return
+        part = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
+        self._paint((rows, columns), mask[part], picture[part].astype(np.float32), identity, 0.0, 0.0)
+
+    def shadow(self, points: Points | Sequence[Sequence[float]], strength: float, softness: float = 2.0) -> None:
+        """Darken a polygon by `strength` in [0, 1], with a soft edge of `softness` final pixels."""
+        corners = self._scaled(points)
+        margin = round(3 * softness * SUPERSAMPLING)
+        window = self._window(corners, margin=margin)
+        if window is None:
+            return
+        mask = cv2.GaussianBlur(_polygon(corners, window).astype(np.float32), (0, 0), softness * SUPERSAMPLING)
+        region = self.pixels[window]
+        region[:] = (region * (1 - strength * mask[..., None])).astype(np.uint8)
+
+    def finish(self) -> tuple[UInt8[np.ndarray, "H W 3"], UInt16[np.ndarray, "H W"]]:
+        """Return the antialiased picture and the point-sampled identities."""
+        image = cv2.resize(self.pixels, (self.width, self.height), interpolation=cv2.INTER_AREA)
+        middle = SUPERSAMPLING // 2
+        return image, self.identities[middle::SUPERSAMPLING, middle::SUPERSAMPLING].copy()
+
+    def _paint(
+        self,
+        window: Window,
+        mask: Bool[np.ndarray, "h w"],
+        colour: Float[np.ndarray, "..."],
+        identity: int | None,
+        depth: float,
+        grain: float,
+    ) -> None:
+        if grain > 0:
+            rows = np.arange(window[0].start, window[0].stop) % _NOISE_SIDE
+            columns = np.arange(window[1].start, window[1].stop) % _NOISE_SIDE
+            colour = colour * (1 + grain * self._grain[np.ix_(rows, columns)][..., None])
+        clear = float(np.exp(-depth * self.haze_per_metre))
+        colour = colour * clear + np.asarray(self.haze, np.float32) * (1 - clear)
+        colour = np.clip(colour, 0, 255).astype(np.uint8)
+        self.pixels[window][mask] = colour[mask] if colour.ndim == 3 else colour
+        if identity is not None:
+            self.identities[window][mask] = identity
+
+    def _scaled(self, points: Points | Sequence[Sequence[float]]) -> Float[np.ndarray, "N 2"]:
+        limit = 8 * max(self.width, self.height)  # keeps the fixed-point numbers of cv2 in range
+        return np.clip(np.asarray(points, dtype=np.float64), -limit, limit) * SUPERSAMPLING
+
+    def _window(self, corners: Float[np.ndarray, "N 2"], margin: int = 0) -> Window | None:
+        rows, columns = self.pixels.shape[:2]
+        left, top = np.floor(corners.min(axis=0)).astype(int) - margin
+        right, bottom = np.ceil(corners.max(axis=0)).astype(int) + margin + 1
+        window = (slice(max(top, 0), min(bottom, rows)), slice(max(left, 0), min(right, columns)))
+        empty = window[0].start >= window[0].stop or window[1].start >= window[1].stop
+        return None if empty else window
+
+
+def ellipse_points(
+    centre: tuple[float, float], radii: tuple[float, float], angle: float = 0.0, count: int = 28
+) -> Float[np.ndarray, "N 2"]:
+    """Return the corners of a polygon close to an ellipse."""
+    turn = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    flat = np.stack([radii[0] * np.cos(turn), radii[1] * np.sin(turn)], axis=1)
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return flat @ rotation + np.asarray(centre)
+
+
+def _grain_field(rng: np.random.Generator) -> Float[np.ndarray, "n n"]:
+    """Noise with fine and middle frequencies, unit variance, that repeats without a seam."""
+    white = rng.standard_normal((_NOISE_SIDE, _NOISE_SIDE), dtype=np.float32)
+    tiled = np.tile(white, (3, 3))
+    smooth = cv2.GaussianBlur(tiled, (0, 0), 2.5)[_NOISE_SIDE : 2 * _NOISE_SIDE, _NOISE_SIDE : 2 * _NOISE_SIDE]
+    field = 0.5 * white + smooth / smooth.std()
+    return field / field.std()
+
+
+def _reduce(texture: UInt8[np.ndarray, "h w c"], quad: Float[np.ndarray, "4 2"]) -> UInt8[np.ndarray, "h2 w2 c"]:
+    """Shrink a texture to about the size it is shown at, so that warping it does not alias."""
+    shown_width = max(np.linalg.norm(quad[1] - quad[0]), np.linalg.norm(quad[2] - quad[3]), 1.0)
+    shown_height = max(np.linalg.norm(quad[3] - quad[0]), np.linalg.norm(quad[2] - quad[1]), 1.0)
+    height, width = texture.shape[:2]
+    size = (max(1, min(width, int(shown_width))), max(1, min(height, int(shown_height))))
+    if size == (width, height):
+        return texture
+    return cv2.resize(texture, size, interpolation=cv2.INTER_AREA)
+
+
+def _shape(window: Window) -> tuple[int, int]:
+    return window[0].stop - window[0].start, window[1].stop - window[1].start
+
+
+def _fixed(corners: Float[np.ndarray, "N 2"], window: Window) -> np.ndarray:
+    # cv2 puts integer coordinates on pixel centres; ours are pixel edges.
+    local = corners - (window[1].start, window[0].start) - 0.5
+    return np.round(local * (1 << _FRACTION_BITS)).astype(np.int32)
+
+
+def _polygon(corners: Float[np.ndarray, "N 2"], window: Window) -> Bool[np.ndarray, "h w"]:
+    mask = np.zeros(_shape(window), dtype=np.uint8)
+    cv2.fillPoly(mask, [_fixed(corners, window)], 1, cv2.LINE_8, _FRACTION_BITS)
+    return mask.astype(bool)

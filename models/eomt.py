@@ -1,0 +1,209 @@
+"""EoMT: a plain ViT whose last blocks also carry queries, and heads that read masks and classes off them.
+
+    image ─ patches ─ block 1 … block n−L ─┬─ block n−L+1 … block n ─ norm ─┬─ class head ─ (B, Q, C+1)
+                                  queries ─┘                                └─ mask head · upscaled patches
+                                                                                              (B, Q, h, w)
+
+In training each of the last L blocks is preceded by a prediction of its own, whose masks say where that
+block's queries may look (masked attention), and which is supervised like the final one.
+
+Dimension letters: B images, H W image, h w mask logits, Q queries, C classes, D width, P patches,
+T tokens (queries + class and register tokens + patches), L blocks that carry queries.
+
+Source: Kerssies et al., "Your ViT is Secretly an Image Segmentation Model", CVPR 2025,
+https://github.com/tue-mps/eomt. We differ: attention of query rows (masked) and of all other rows (not
+masked) is computed apart, which gives the same result and leaves fused kernels to the large part; which
+queries ignore their mask is an input, so that a step is a function of its seed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, UInt8
+from timm.layers import LayerNorm2d
+from timm.models.vision_transformer import Attention, Block
+from torch import Tensor, nn
+
+from models.backbone import SIZES, build_backbone
+from shards.errors import InputError
+from shards.schema import NUM_CLASSES
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Prediction(NamedTuple):
+    """What EoMT says about a batch: one entry per supervised depth, the final prediction last."""
+
+    mask_logits: tuple[Float[Tensor, "B Q h w"], ...]
+    class_logits: tuple[Float[Tensor, "B Q C1"], ...]
+    """C1 is C + 1: the last column is "no object"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which EoMT to build, and from which weights."""
+
+    size: str = "base"
+    """tiny (tests, demo), small, base or large."""
+    image_size: tuple[int, int] = (1024, 1024)
+    """Height and width in pixels that the model sees: the training crop and the evaluation window."""
+    patch_size: int = 16
+    """Side of a patch in pixels; image_size must be a multiple."""
+    num_queries: int = 100
+    """Mask proposals per image."""
+    num_blocks: int = 0
+    """Last blocks that carry queries; 0 takes the size's own (2 tiny, 3 small and base, 4 large)."""
+    num_classes: int = NUM_CLASSES
+    """Classes without "no object"."""
+    weights: str = ""
+    """Where to start from: a run or checkpoint folder of this suite, or a DINOv2 backbone file (.pth,
+    .safetensors). Empty: random weights."""
+
+    def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            raise InputError(f"model.size: unknown size {self.size!r}; known sizes: {', '.join(SIZES)}")
+        if self.patch_size < 4:
+            raise InputError(f"model.patch_size must be at least 4, got {self.patch_size}")
+        if any(side <= 0 or side % self.patch_size for side in self.image_size):
+            raise InputError(
+                f"model.image_size: {self.image_size[0]}x{self.image_size[1]} is not divisible by "
+                f"model.patch_size {self.patch_size}"
+            )
+        for name in ("num_queries", "num_classes"):
+            if getattr(self, name) < 1:
+                raise InputError(f"model.{name} must be at least 1, got {getattr(self, name)}")
+
+
+class EoMT(nn.Module):
+    """Encoder-only Mask Transformer.
+
+    Args:
+        config: sizes; `weights` is not read here (see `models.checkpoint`).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config.size, config.image_size, config.patch_size)
+        depth = len(self.backbone.blocks)
+        self.num_blocks = config.num_blocks or SIZES[config.size].num_joint_blocks
+        if not 1 <= self.num_blocks <= depth:
+            raise InputError(
+                f"model.num_blocks must be in 1..{depth} for size {config.size}, got {self.num_blocks}"
+            )
+        width = self.backbone.embed_dim
+        self.queries = nn.Embedding(config.num_queries, width)
+        self.class_head = nn.Linear(width, config.num_classes + 1)
+        self.mask_head = nn.Sequential(
+            nn.Linear(width, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
+        )
+        num_upscale = max(1, int(math.log2(config.patch_size)) - 2)  # mask logits at a quarter of the image
+        self.upscale = nn.Sequential(*[UpscaleBlock(width) for _ in range(num_upscale)])
+        self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels of the images it takes."""
+        return self.config.image_size
+
+    @property
+    def num_queries(self) -> int:
+        """Mask proposals per image."""
+        return self.config.num_queries
+
+    def forward(
+        self, image: UInt8[Tensor, "B 3 H W"], released: Bool[Tensor, "L B Q"] | None = None
+    ) -> Prediction:
+        """Predict masks and their classes.
+
+        Args:
+            image: sRGB in [0, 255]; H and W as `image_size`.
+            released: for masked attention: True where a query of one of the last L blocks looks at the
+                whole image instead of its own mask. None: no masked attention (inference), and the
+                final prediction only.
+        """
+        first_joint = len(self.backbone.blocks) - self.num_blocks
+        x = self._embed(image)
+        for block in self.backbone.blocks[:first_joint]:
+            x = block(x)
+        queries = self.queries.weight.to(x.dtype).expand(len(x), -1, -1)
+        x = torch.cat((queries, x), dim=1)  # (B, T, D)
+
+        mask_logits, class_logits = [], []
+        for depth, block in enumerate(self.backbone.blocks[first_joint:]):
+            may_look = None
+            if released is not None:
+                masks, classes = self._predict(x)
+                mask_logits.append(masks)
+                class_logits.append(classes)
+                may_look = self._may_look(masks, released[depth])
+            x = _apply_block(block, x, may_look)
+        masks, classes = self._predict(x)
+        return Prediction((*mask_logits, masks), (*class_logits, classes))
+
+    def _embed(self, image: Tensor) -> Tensor:
+        x = (image.float() / 255 - self.pixel_mean) / self.pixel_std
+        return self.backbone.norm_pre(self.backbone._pos_embed(self.backbone.patch_embed(x)))
+
+    def _predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.backbone.norm(x)
+        queries = x[:, : self.num_queries]  # (B, Q, D)
+        patches = x[:, self.num_queries + self.backbone.num_prefix_tokens :]  # (B, P, D)
+        grid = patches.transpose(1, 2).unflatten(2, self.backbone.patch_embed.grid_size)
+        pixels = self.upscale(grid)  # (B, D, h, w)
+        masks = torch.einsum("bqd,bdhw->bqhw", self.mask_head(queries), pixels)
+        return masks, self.class_head(queries)
+
+    def _may_look(self, mask_logits: Tensor, released: Tensor) -> Tensor:
+        """Say which tokens each query may attend to: (B, 1, Q, T), shared by the heads.
+
+        Other queries and the prefix tokens always; a patch if the query's mask covers it.
+        """
+        on_patches = F.interpolate(
+            mask_logits.detach().float(), self.backbone.patch_embed.grid_size, mode="bilinear"
+        )
+        covered = (on_patches > 0).flatten(2) | released[..., None]  # (B, Q, P)
+        always = covered.new_ones(*covered.shape[:2], self.num_queries + self.backbone.num_prefix_tokens)
+        return torch.cat((always, covered), dim=2)[:, None]
+
+
+class UpscaleBlock(nn.Module):
+    """Double the resolution: transposed convolution, GELU, depth-wise convolution, LayerNorm."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.ConvTranspose2d(width, width, kernel_size=2, stride=2)
+        self.act = nn.GELU()
+        self.conv2 = nn.Conv2d(width, width, kernel_size=3, padding=1, groups=width, bias=False)
+        self.norm = LayerNorm2d(width)
+
+    def forward(self, x: Float[Tensor, "B D _h _w"]) -> Float[Tensor, "B D h2 w2"]:
+        """Return the map at twice the height and width."""
+        return self.norm(self.conv2(self.act(self.conv1(x))))
+
+
+def _apply_block(block: Block, x: Tensor, may_look: Tensor | None) -> Tensor:
+    if may_look is None:
+        return block(x)
+    x = x + block.drop_path1(block.ls1(_masked_attention(block.attn, block.norm1(x), may_look)))
+    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+
+
+def _masked_attention(attention: Attention, x: Tensor, may_look: Tensor) -> Tensor:
+    """Attend with a mask on the query rows and without one on all others."""
+    num_queries = may_look.shape[2]
+    qkv = attention.qkv(x).unflatten(2, (3, attention.num_heads, attention.head_dim))
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, T, head_dim)
+    q, k = attention.q_norm(q), attention.k_norm(k)
+    dropout = attention.attn_drop.p if attention.training else 0.0
+    from_queries = F.scaled_dot_product_attention(q[:, :, :num_queries], k, v, may_look, dropout)
+    from_others = F.scaled_dot_product_attention(q[:, :, num_queries:], k, v, None, dropout)
+    out = torch.cat((from_queries, from_others), dim=2).transpose(1, 2).flatten(2)  # (B, T, D)
+    return attention.proj_drop(attention.proj(out))

@@ -1,0 +1,188 @@
+"""Shards become an endless stream of batches that can start anywhere, the same for any number of workers."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from shards.augment import AugmentConfig, crop_scene, jitter_color
+from shards.errors import InputError
+from shards.order import BatchPositions, SampleOrder, require_shards_for_workers, sample_generator
+from shards.reader import ShardReader, decode_sample, open_shards, require_scene_members
+from shards.schema import Batch, Sample, stack_samples
+
+Transform = Callable[[Sample, np.random.Generator], Sample]
+"""Changes a scene, such as by pasting objects; draws from nothing but the generator."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """Which scenes are read, and how they become batches."""
+
+    shards: tuple[str, ...] = ()
+    """Folders written by `jobs.prepare`, tar files, or patterns such as `data/train-{000000..000031}.tar`."""
+    split: str = "train"
+    """Which part of the folders to read."""
+    crop: tuple[int, int] = (1024, 1024)
+    """(height, width) of what the network sees, in pixels."""
+    batch_size: int = 4
+    """Scenes per process and micro-batch."""
+    workers: int = 2
+    """Loader processes per training process; 0 decodes in the training process itself."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        if min(self.crop) < 1:
+            raise InputError(
+                f"data.crop: got {list(self.crop)}; (height, width), both at least 1, are needed"
+            )
+        if self.batch_size < 1:
+            raise InputError(f"data.batch_size: got {self.batch_size}; at least 1 is needed")
+        if self.workers < 0:
+            raise InputError(f"data.workers: got {self.workers}; 0 or more are needed")
+
+
+class SceneDataset(Dataset[Sample | InputError]):
+    """Makes the scene at any position of the sequence.
+
+    A user's mistake is returned, not raised: the DataLoader would bury its one line in a worker's traceback.
+    """
+
+    def __init__(
+        self, reader: ShardReader, config: StreamConfig, seed: int, transform: Transform | None
+    ) -> None:
+        self.reader = reader
+        self.config = config
+        self.order = SampleOrder(len(reader), seed)
+        self.transform = transform
+
+    def __getitem__(self, position: int) -> Sample | InputError:
+        try:
+            return self.make_scene(position)
+        except InputError as error:
+            return error
+
+    def make_scene(self, position: int) -> Sample:
+        """Decode, crop, transform and recolour the sample at `position`.
+
+        The transform stands between the crop and the colours. After the crop, because the sizes of pasted
+        objects then hold for what the network sees, and nothing is pasted outside of the window. Before the
+        colours, because object and scene then share one camera: an object that kept its own brightness
+        would be recognised by that alone.
+        """
+        epoch, index = self.order.at(position)
+        key = self.reader.keys[index]
+        sample = decode_sample(key, self.reader.read(index))
+        varied = sample_generator("augment", self.order.seed, epoch, key)
+        sample = crop_scene(sample, self.config.augment, self.config.crop, varied)
+        if self.transform is not None:
+            sample = self.transform(sample, sample_generator("transform", self.order.seed, epoch, key))
+        image = jitter_color(sample.image, self.config.augment.color, varied)
+        return Sample(key=sample.key, image=image, label=sample.label)
+
+
+class Stream:
+    """One process's share of the batches; iterate once.
+
+    Every rank takes the same number of samples per step, so `position` is the same on all of them and is
+    the only thing that a checkpoint needs.
+    """
+
+    def __init__(self, dataset: SceneDataset, positions: BatchPositions) -> None:
+        self.dataset = dataset
+        self.positions = positions
+        self.position = positions.start
+        """Samples that all processes together have consumed when the last batch was handed out."""
+        self.wait_s = 0.0
+        """Seconds spent waiting for batches so far; near the run's length, the loader is the bottleneck."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = iter(self._loader())
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self.wait_s += time.perf_counter() - asked
+            if batch is None:
+                return
+            if isinstance(batch, InputError):
+                raise batch
+            self.position += self.positions.global_batch
+            yield batch
+
+    def _loader(self) -> DataLoader[Sample | InputError]:
+        workers = self.dataset.config.workers
+        return DataLoader(
+            self.dataset,
+            batch_sampler=self.positions,
+            collate_fn=_collate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            worker_init_fn=_start_worker,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def build_stream(
+    config: StreamConfig,
+    *,
+    seed: int,
+    rank: int,
+    world_size: int,
+    start_position: int = 0,
+    transform: Transform | None = None,
+    num_batches: int | None = None,
+) -> Stream:
+    """Open the shards and return this process's batches.
+
+    The loader is already split over the processes: do not give it to `accelerator.prepare`, which would
+    split it once more and leave half of the data unread.
+
+    Args:
+        seed: of the order, the augmentation and the transform; a whole number >= 0.
+        rank: number of this process, 0 to world_size - 1.
+        world_size: training processes.
+        start_position: samples that all processes together have already consumed.
+        transform: applied between crop and colour jitter; see `SceneDataset.make_scene`.
+        num_batches: where to end; None never does.
+
+    Raises:
+        InputError: the shards are unfit, hold no scenes, or are fewer than the processes that read them.
+    """
+    if not config.shards:
+        raise InputError(
+            "data.shards: the list is empty; give a folder of shards, a .tar file or a pattern of them"
+        )
+    reader = open_shards(config.shards, config.split)
+    for index, key in enumerate(reader.keys):
+        require_scene_members(key, reader.suffixes(index))
+    require_shards_for_workers(reader.num_shards, world_size, config.workers)
+    dataset = SceneDataset(reader, config, seed, transform)
+    positions = BatchPositions(
+        start=start_position,
+        rank=rank,
+        world_size=world_size,
+        batch_size=config.batch_size,
+        num_batches=num_batches,
+    )
+    return Stream(dataset, positions)
+
+
+def _collate(samples: Sequence[Sample | InputError]) -> Batch | InputError:
+    for sample in samples:
+        if isinstance(sample, InputError):
+            return sample
+    return stack_samples([sample for sample in samples if isinstance(sample, Sample)])
+
+
+def _start_worker(_: int) -> None:
+    """Keep a worker on one core, and leave Ctrl-C to the training process, which ends its workers itself."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,128 @@
+"""Scores against scipy, hand-worked pixels and their own limits."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+import torch
+import torch.nn.functional as F
+
+from eval.scores import SCORES, max_entropy, max_logit, msp, pixel_evidence, rba, require_scores
+from shards.errors import InputError
+
+
+def logits(scale: float = 3.0, num_classes: int = 19) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return scale * torch.randn(2, num_classes, 4, 5, generator=generator)
+
+
+def test_scores_match_scipy():
+    values = logits()
+    p = scipy.special.softmax(values.double().numpy(), axis=1)
+    np.testing.assert_allclose(msp(values), 1 - p.max(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(max_entropy(values), scipy.stats.entropy(p, axis=1) / math.log(19), rtol=1e-5)
+    np.testing.assert_allclose(max_logit(values), -values.numpy().max(axis=1))
+    np.testing.assert_allclose(
+        rba(values), -np.tanh(values.double().numpy()).sum(axis=1), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_msp_tells_sure_pixels_apart():
+    surer = torch.tensor([20.0, 30.0, 40.0])
+    values = torch.stack([surer, torch.zeros(3)]).reshape(1, 2, 1, 3)
+    np.testing.assert_allclose(msp(values).flatten(), np.exp(-surer.double().numpy()), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_a_pixel_without_evidence_is_the_most_anomalous(name):
+    values = torch.tensor([[1.0, 0, 0], [0.3, 0.3, 0], [0, 0, 0]]).T.reshape(1, 3, 1, 3)
+    sure, torn, empty = SCORES[name](values).flatten()
+    assert empty > sure
+    assert empty >= torn
+
+
+@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16"])
+def test_scores_and_gradients_stay_finite_for_extreme_logits(name, dtype):
+    values = torch.tensor([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4], [1e4, 1e4, 1e4]], dtype=dtype)
+    values = values.T.reshape(1, 3, 1, 3).requires_grad_()
+    score = SCORES[name](values)
+    score.sum().backward()
+    assert score.dtype == torch.float32
+    assert score.isfinite().all()
+    assert values.grad is not None
+    assert values.grad.isfinite().all()
+
+
+PLAIN = {
+    "MSP": lambda x: 1 - x.softmax(1).amax(1),
+    "MaxLogit": lambda x: -x.amax(1),
+    "MaxEntropy": lambda x: torch.distributions.Categorical(logits=x.movedim(1, -1)).entropy() / math.log(19),
+    "RbA": lambda x: -x.tanh().sum(1),
+}
+"""The formulas as papers write them, good enough in float64."""
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_gradients_match_those_of_the_plain_formula_in_float64(name):
+    values, exact = logits().requires_grad_(), logits().double().requires_grad_()
+    SCORES[name](values).sum().backward()
+    PLAIN[name](exact).sum().backward()
+    torch.testing.assert_close(values.grad, exact.grad, check_dtype=False, rtol=1e-4, atol=1e-6)
+
+
+def test_rba_of_evidence_lies_in_its_range():
+    score = rba(logits().abs())
+    assert (score > -19).all()
+    assert (score <= 0).all()
+
+
+def test_evidence_is_the_sum_over_queries_without_no_object():
+    masks = torch.tensor([[[[0.0]], [[2.0]]]])
+    classes = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 0.0, 3.0]]])
+    p = scipy.special.softmax(classes.numpy(), axis=-1)
+    by_hand = p[0, 0, :2] * 0.5 + p[0, 1, :2] * scipy.special.expit(2.0)
+    np.testing.assert_allclose(pixel_evidence(masks, classes).flatten(), by_hand, rtol=1e-6)
+
+
+def test_mask_logits_are_resized_before_the_sigmoid():
+    masks = torch.tensor([-8.0, 8.0]).reshape(1, 1, 1, 2)
+    classes = torch.tensor([[[50.0, 0.0]]])  # all on the one class
+    resized = pixel_evidence(masks, classes, (1, 4)).flatten()
+    np.testing.assert_allclose(resized, scipy.special.expit([-8.0, -4.0, 4.0, 8.0]), rtol=1e-5)
+
+
+def test_evidence_inside_autocast_equals_float32():
+    masks, classes = torch.randn(1, 7, 4, 4), torch.randn(1, 7, 5)
+    expected = torch.einsum("bqc,bqhw->bchw", classes.softmax(-1)[..., :-1], masks.sigmoid())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        evidence = pixel_evidence(masks, classes)
+        scores = [score(evidence) for score in SCORES.values()]
+    assert torch.equal(evidence, expected)
+    assert all(score.dtype == torch.float32 for score in scores)
+
+
+def test_evidence_stays_finite_for_extreme_bf16_logits_and_passes_gradients():
+    masks = torch.tensor([1e4, -1e4, 0.0]).reshape(1, 1, 1, 3).bfloat16().requires_grad_()
+    classes = torch.tensor([[[1e4, -1e4, 0.0]]]).bfloat16().requires_grad_()
+    evidence = pixel_evidence(masks, classes, (2, 6))
+    F.relu(evidence).sum().backward()
+    assert evidence.isfinite().all()
+    for given in (masks, classes):
+        assert given.grad is not None
+        assert given.grad.isfinite().all()
+
+
+def test_unknown_score_is_named_with_the_known_ones():
+    with pytest.raises(InputError, match=r"--scores: unknown score 'msp'; known scores: MSP, MaxLogit"):
+        require_scores(("RbA", "msp"))
+
+
+@pytest.mark.parametrize("names", [(), ("MSP", "MSP")], ids=["none", "twice"])
+def test_scores_must_be_given_once(names):
+    with pytest.raises(InputError, match="at least one score, each once, of MSP"):
+        require_scores(names)

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shards.errors import InputError
+from shards.order import (
+    BatchPositions,
+    SampleOrder,
+    require_shards_for_workers,
+    sample_at,
+    sample_generator,
+)
+
+
+@given(num_samples=st.integers(1, 60), seed=st.integers(0, 2**40), start_epoch=st.integers(0, 1000))
+@settings(max_examples=50, deadline=None)
+def test_every_epoch_holds_every_sample_once(num_samples: int, seed: int, start_epoch: int) -> None:
+    order = SampleOrder(num_samples, seed)
+    first = start_epoch * num_samples
+    for epoch in (start_epoch, start_epoch + 1):
+        seen = [order.at(first + i) for i in range(num_samples)]
+        assert {e for e, _ in seen} == {epoch}
+        assert sorted(index for _, index in seen) == list(range(num_samples))
+        first += num_samples
+
+
+def test_the_memory_of_permutations_does_not_change_the_order() -> None:
+    order = SampleOrder(7, seed=3)
+    places = [0, 30, 6, 7, 69, 1, 13, 14, 0]
+    assert [order.at(p) for p in places] == [sample_at(p, 7, 3) for p in places]
+    assert len(order._permutations) <= 2
+
+
+def test_epochs_and_seeds_differ() -> None:
+    orders = [tuple(SampleOrder(50, seed).permutation(epoch)) for seed in range(4) for epoch in range(4)]
+    assert len(set(orders)) == 16
+
+
+def test_the_order_is_the_one_of_earlier_releases() -> None:
+    """Read off once: another order would silently change every resumed run."""
+    assert SampleOrder(10, seed=0).permutation(0).tolist() == [3, 2, 1, 8, 6, 0, 7, 4, 5, 9]
+    assert SampleOrder(10, seed=7).permutation(2).tolist() == [8, 6, 4, 0, 5, 7, 1, 3, 9, 2]
+
+
+def test_the_first_sample_of_an_epoch_is_uniform() -> None:
+    counts = Counter(sample_at(0, 5, seed)[1] for seed in range(1000))
+    assert max(counts.values()) < 260  # 200 expected, standard deviation 12.6
+    assert min(counts.values()) > 140
+
+
+@given(
+    ranks=st.integers(1, 5), batch_size=st.integers(1, 5), num_samples=st.integers(1, 40), epoch=st.integers(0, 9)
+)
+@settings(max_examples=60, deadline=None)
+def test_ranks_share_the_sequence_without_gap_or_overlap(
+    ranks: int, batch_size: int, num_samples: int, epoch: int
+) -> None:
+    start = epoch * num_samples
+    steps = -(-num_samples // (ranks * batch_size))
+    positions = [
+        position
+        for rank in range(ranks)
+        for batch in BatchPositions(
+            start=start, rank=rank, world_size=ranks, batch_size=batch_size, num_batches=steps
+        )
+        for position in batch
+    ]
+    assert sorted(positions) == list(range(start, start + steps * ranks * batch_size))
+    counts = Counter(sample_at(position, num_samples, 0)[1] for position in positions)
+    assert len(counts) == num_samples
+
+
+@pytest.mark.parametrize(("ranks", "batch_size"), [(1, 4), (2, 2), (4, 1)])
+def test_a_step_takes_the_same_samples_on_any_number_of_ranks(ranks: int, batch_size: int) -> None:
+    streams = [
+        iter(BatchPositions(start=5, rank=rank, world_size=ranks, batch_size=batch_size)) for rank in range(ranks)
+    ]
+    for step in range(6):
+        together = list(itertools.chain.from_iterable(next(stream) for stream in streams))
+        assert together == list(range(5 + 4 * step, 9 + 4 * step))
+
+
+def test_random_numbers_depend_on_purpose_seed_epoch_and_key_only() -> None:
+    def draw(*name: str | int) -> float:
+        purpose, seed, epoch, key = name
+        return float(sample_generator(str(purpose), int(seed), int(epoch), str(key)).random())
+
+    names = list(itertools.product(["crop", "paste"], [0, 1], [0, 1], ["a", "b"]))
+    assert len({draw(*name) for name in names}) == 16
+    assert [draw(*name) for name in names] == [draw(*name) for name in names]
+
+
+def test_the_random_numbers_are_those_of_earlier_releases() -> None:
+    bits = sample_generator("augment", 0, 0, "aachen_000000_000019").bit_generator
+    assert isinstance(bits, np.random.PCG64)
+    assert int(bits.random_raw()) == 11411860566835610589
+
+
+def test_no_samples_are_an_error() -> None:
+    with pytest.raises(InputError, match="shards: hold 0 samples; at least one is needed"):
+        SampleOrder(0, seed=0)
+
+
+def test_a_negative_seed_is_an_error() -> None:
+    with pytest.raises(InputError, match="seed: got -1; a whole number >= 0"):
+        SampleOrder(5, seed=-1)
+
+
+@pytest.mark.parametrize(("shards", "ranks", "workers"), [(1, 1, 0), (1, 1, 1), (4, 2, 2), (5, 2, 2), (2, 2, 0)])
+def test_enough_shards_pass(shards: int, ranks: int, workers: int) -> None:
+    require_shards_for_workers(shards, ranks, workers)
+    with pytest.raises(InputError):
+        require_shards_for_workers(ranks * max(1, workers) - 1, ranks, workers)
+
+
+def test_too_few_shards_are_named_with_all_numbers_and_the_way_out() -> None:
+    with pytest.raises(InputError, match="2 processes with 4 workers each are 8 readers of 6 shards; "
+                       "lower data.workers to 3, or prepare at least 8 shards"):
+        require_shards_for_workers(6, 2, 4)
+
+
+def test_fewer_shards_than_processes_say_so() -> None:
+    with pytest.raises(InputError, match="8 processes with 1 workers each are 8 readers of 6 shards; "
+                       "start at most 6 processes, or prepare at least 8 shards"):
+        require_shards_for_workers(6, 8, 0)
+

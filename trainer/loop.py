@@ -1,0 +1,231 @@
+"""The training loop, from top to bottom."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
+
+from models.eomt import EoMT
+from shards.errors import InputError
+from shards.schema import Batch
+from trainer.checkpoint import save_checkpoint
+from trainer.losses import Loss, weighted_sum
+from trainer.losses.targets import StepTotals, count_totals
+from trainer.randomness import sample_generators
+from trainer.runtime import Precision
+from trainer.schedule import ScheduleConfig, draw_released
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How long, how large, how often."""
+
+    steps: int = 20000
+    """Optimizer steps of the whole run; schedules follow it."""
+    grad_accum: int = 1
+    """Micro-batches per step and process; the global batch is data.batch_size * grad_accum * processes."""
+    precision: Precision = "float32"
+    """float32, or autocast to bf16 or fp16 (fp16 with loss scaling, GPU only)."""
+    max_grad_norm: float = 0.01
+    """Gradients are clipped to this norm, as EoMT does; 0 switches clipping off."""
+    log_every: int = 20
+    """Steps between log lines and TensorBoard points."""
+    eval_every: int = 0
+    """Steps between validations (see `validation`); 0: never."""
+    save_every: int = 1000
+    """Steps between checkpoints; the last step always saves."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints stay; 0 keeps all."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "grad_accum", "log_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"loop.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("eval_every", "keep_checkpoints", "max_grad_norm"):
+            if getattr(self, name) < 0:
+                raise InputError(f"loop.{name} must be 0 or more, got {getattr(self, name)}")
+
+
+@dataclass
+class TrainState:
+    """Counters that a checkpoint keeps."""
+
+    step: int = 0
+    samples_seen: int = 0
+    """Over all ranks: the position in the global sequence of samples."""
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the counters."""
+        return {"step": self.step, "samples_seen": self.samples_seen}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Take counters from a checkpoint."""
+        self.step, self.samples_seen = int(state["step"]), int(state["samples_seen"])
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything the loop needs, built."""
+
+    accelerator: Accelerator
+    model: nn.Module
+    """Prepared: EoMT itself, or EoMT inside DistributedDataParallel."""
+    optimizer: torch.optim.Optimizer
+    lr_schedule: LambdaLR
+    schedule: ScheduleConfig
+    loss: Loss
+    loss_weights: Mapping[str, float]
+    batches: Iterator[Batch]
+    """Endless, already this rank's share, starting where `state` stands."""
+    seed: int
+    folder: Path
+    state: TrainState = field(default_factory=TrainState)
+    evaluate: Callable[[EoMT], Mapping[str, float]] | None = None
+    """Validation: scalars by TensorBoard tag."""
+    stop_requested: Callable[[], bool] = lambda: False
+
+
+def train(run: Run, config: LoopConfig) -> TrainState:
+    """Take optimizer steps until `config.steps`, or until the job is asked to stop.
+
+    A resumed run enters here exactly like a fresh one: weights, optimizer, schedule and counters were
+    restored into `run` before the call. Loss terms are shares of the whole step (see `StepTotals`), so
+    micro-batches and ranks add up; both averages that the libraries take are undone by `share`.
+
+    Raises:
+        FloatingPointError: the gradient norm is NaN or infinite (the weights are untouched). With fp16 a
+            non-finite step is skipped instead, which is how loss scaling finds its scale.
+    """
+    accelerator, state = run.accelerator, run.state
+    model: EoMT = accelerator.unwrap_model(run.model)
+    share = accelerator.num_processes  # DistributedDataParallel averages over ranks
+    progress = tqdm(total=config.steps, initial=state.step, unit="step", disable=_hide_bar(accelerator))
+    clock = _Clock(state.samples_seen)
+    run.model.train()
+
+    while state.step < config.steps:
+        batches = clock.wait_for(run.batches, config.grad_accum, accelerator.device)
+        totals = _reduce_totals(accelerator, batches)
+        sums: dict[str, Tensor] = {}
+        for i, batch in enumerate(batches):
+            generators = sample_generators(run.seed, state.step, batch.keys, accelerator.device)
+            released = draw_released(
+                run.schedule, state.step, config.steps, model.num_blocks, model.num_queries, generators
+            )
+            with _sync_on_last(accelerator, run.model, last=i == len(batches) - 1):
+                terms = run.loss(run.model(batch.image, released), batch, totals, generators)
+                accelerator.backward(weighted_sum(terms, run.loss_weights) * share)
+            sums = {name: sums.get(name, 0) + value.detach() for name, value in terms.items()}
+            state.samples_seen += len(batch) * accelerator.num_processes
+
+        grad_norm = _clip(accelerator, run.model, config.max_grad_norm)
+        _require_finite(accelerator, grad_norm, state.step, sums, batches)
+        run.optimizer.step()
+        run.optimizer.zero_grad()
+        run.lr_schedule.step()
+        state.step += 1
+        progress.update()
+
+        if is_due(state.step, config.log_every, config.steps):
+            scalars = _step_scalars(run, sums, grad_norm) | clock.rates(state.samples_seen)
+            accelerator.log(scalars, step=state.step)
+            logger.info(_log_line(state.step, config.steps, scalars))
+        if run.evaluate is not None and is_due(state.step, config.eval_every, config.steps):
+            run.model.eval()
+            accelerator.log(dict(run.evaluate(model)), step=state.step)
+            run.model.train()
+        stopping = run.stop_requested()  # asked once per step; all ranks get the same answer
+        if stopping or is_due(state.step, config.save_every, config.steps):
+            save_checkpoint(accelerator, model.config, run.folder, state.step, keep=config.keep_checkpoints)
+        if stopping:
+            break
+    progress.close()
+    return state
+
+
+def is_due(step: int, every: int, last: int) -> bool:
+    """Say whether something that happens every `every` steps, and at the last one, happens now; 0: never."""
+    return every > 0 and (step % every == 0 or step == last)
+
+
+def _require_finite(
+    accelerator: Accelerator, grad_norm: float, step: int, sums: Mapping[str, Tensor], batches: list[Batch]
+) -> None:
+    if math.isfinite(grad_norm) or accelerator.scaler is not None:
+        return
+    values = ", ".join(f"{name} {float(value):.4g}" for name, value in sums.items())
+    keys = ", ".join(key for batch in batches for key in batch.keys)
+    raise FloatingPointError(f"step {step}: gradient norm is {grad_norm}; {values}; samples {keys}")
+
+
+def _reduce_totals(accelerator: Accelerator, batches: list[Batch]) -> StepTotals:
+    counts = count_totals([batch.label for batch in batches])
+    return StepTotals(*accelerator.reduce(counts, reduction="sum").tolist())
+
+
+def _sync_on_last(accelerator: Accelerator, model: nn.Module, *, last: bool) -> Any:
+    """Exchange gradients between ranks after the last micro-batch only."""
+    if last or accelerator.num_processes == 1:
+        return torch.enable_grad()
+    return accelerator.no_sync(model)
+
+
+def _clip(accelerator: Accelerator, model: nn.Module, max_norm: float) -> float:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    norm = accelerator.clip_grad_norm_(parameters, max_norm or math.inf)
+    return float(norm)
+
+
+def _step_scalars(run: Run, sums: Mapping[str, Tensor], grad_norm: float) -> dict[str, float]:
+    reduced = run.accelerator.reduce(dict(sums), reduction="sum")
+    terms = {f"loss/{name}": float(value) for name, value in reduced.items()}
+    total = sum(run.loss_weights[name] * float(value) for name, value in reduced.items())
+    rates = {f"lr/{group['name']}": float(group["lr"]) for group in run.optimizer.param_groups}
+    heads = {tag: value for tag, value in rates.items() if tag in ("lr/heads", "lr/backbone.norm")}
+    return {"loss/total": total, **terms, "grad_norm": grad_norm, **(heads or rates)}
+
+
+def _log_line(step: int, steps: int, scalars: Mapping[str, float]) -> str:
+    named = [f"{tag.removeprefix('loss/')} {value:.4g}" for tag, value in scalars.items()]
+    return f"step {step}/{steps}  " + "  ".join(named)
+
+
+def _hide_bar(accelerator: Accelerator) -> bool | None:
+    """None lets tqdm show itself on a terminal only."""
+    return None if accelerator.is_main_process else True
+
+
+class _Clock:
+    """Measures images per second and the share of time that went into waiting for data."""
+
+    def __init__(self, samples_seen: int) -> None:
+        self._since, self._waited, self._samples = time.perf_counter(), 0.0, samples_seen
+
+    def wait_for(self, batches: Iterator[Batch], count: int, device: torch.device) -> list[Batch]:
+        started = time.perf_counter()
+        loaded = [next(batches) for _ in range(count)]
+        self._waited += time.perf_counter() - started
+        return [batch.to(device) for batch in loaded]
+
+    def rates(self, samples_seen: int) -> dict[str, float]:
+        now = time.perf_counter()
+        elapsed = max(now - self._since, 1e-9)
+        rates = {
+            "speed/images_per_s": (samples_seen - self._samples) / elapsed,
+            "speed/data_wait_share": self._waited / elapsed,
+        }
+        self._since, self._waited, self._samples = now, 0.0, samples_seen
+        return rates

@@ -1,0 +1,126 @@
+"""The mask-classification objective: what EoMT and Mask2Former are trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from models.eomt import Prediction
+from shards.errors import InputError
+from shards.schema import Batch
+from trainer.losses.matcher import MatchCosts, Matching, match_queries
+from trainer.losses.targets import Segments, StepTotals, find_segments, sample_logits, sample_membership
+
+OVERSAMPLING = 3.0
+IMPORTANT_SHARE = 0.75
+
+
+class MaskLoss:
+    """Hungarian matching, then per matched mask point-sampled BCE and dice, and class cross-entropy.
+
+    Terms: `mask`, `dice`, `class`, each summed over the supervised depths. They are computed in float32
+    inside autocast and stay connected to the graph when a batch holds no class at all.
+
+    Args:
+        num_points: points per mask; EoMT uses 12544 (= 112²) for crops of 1024².
+        no_object_weight: weight of "no object" in the cross-entropy, in (0, 1].
+        match_mask: weight of the mask cost in the matching.
+        match_dice: the same for dice.
+        match_class: the same for the class.
+
+    Source: Mask2Former, Cheng et al., CVPR 2022; weights and points as EoMT. We differ: normalisers are the
+    totals of the whole step (see `StepTotals`), not of a micro-batch; masks are read off the label map.
+    """
+
+    terms = ("mask", "dice", "class")
+
+    def __init__(
+        self,
+        *,
+        num_points: float = 12544,
+        no_object_weight: float = 0.1,
+        match_mask: float = 5.0,
+        match_dice: float = 5.0,
+        match_class: float = 2.0,
+    ) -> None:
+        if num_points < 1:
+            raise InputError(f"loss.options.num_points must be at least 1, got {num_points}")
+        if not 0 < no_object_weight <= 1:
+            raise InputError(f"loss.options.no_object_weight must be in (0, 1], got {no_object_weight}")
+        self.num_points = int(num_points)
+        self.no_object_weight = no_object_weight
+        self.costs = MatchCosts(mask=match_mask, dice=match_dice, class_=match_class)
+
+    def __call__(
+        self, prediction: Prediction, batch: Batch, totals: StepTotals, generators: Sequence[torch.Generator]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Return this batch's share of the step's terms."""
+        segments = find_segments(batch.label)
+        sums: dict[str, Tensor] = {}
+        for masks, classes in zip(prediction.mask_logits, prediction.class_logits, strict=True):
+            matching = match_queries(masks, classes, segments, self.costs, self.num_points, generators)
+            with torch.autocast(masks.device.type, enabled=False):
+                bce, dice = self._mask_terms(masks, segments, matching, generators)
+                entropy = self._class_term(classes.float(), segments, matching, totals)
+            divisor = max(totals.masks, 1.0)
+            for name, value in (("mask", bce / divisor), ("dice", dice / divisor), ("class", entropy)):
+                sums[name] = sums[name] + value if name in sums else value
+        return sums
+
+    def _mask_terms(
+        self,
+        mask_logits: Tensor,
+        segments: Segments,
+        matching: Matching,
+        generators: Sequence[torch.Generator],
+    ) -> tuple[Tensor, Tensor]:
+        """Sum BCE and dice over the matched masks."""
+        image = segments.image_index[matching.segment]
+        matched = mask_logits[image, matching.query].float()  # (n, h, w); n = 0 keeps the graph
+        counts = torch.bincount(image, minlength=len(mask_logits)).tolist()
+        points = _choose_points(matched.detach(), counts, self.num_points, generators)
+        target = sample_membership(segments, matching.segment, points)  # (n, P)
+        logits = sample_logits(matched, points)
+        bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1).sum()
+        share = logits.sigmoid()
+        dice = 1 - (2 * (share * target).sum(1) + 1) / (share.sum(1) + target.sum(1) + 1)
+        return bce, dice.sum()
+
+    def _class_term(
+        self, class_logits: Tensor, segments: Segments, matching: Matching, totals: StepTotals
+    ) -> Tensor:
+        """Cross-entropy of all queries, weighted; unmatched queries should say "no object"."""
+        num_queries, no_object = class_logits.shape[1], class_logits.shape[2] - 1
+        target = torch.full(class_logits.shape[:2], no_object, device=class_logits.device)  # (B, Q)
+        target[segments.image_index[matching.segment], matching.query] = segments.class_id[matching.segment]
+        weight = class_logits.new_ones(no_object + 1)
+        weight[no_object] = self.no_object_weight
+        entropy = F.cross_entropy(class_logits.flatten(0, 1), target.flatten(), weight, reduction="sum")
+        unmatched = max(totals.images * num_queries - totals.masks, 0.0)
+        return entropy / max(totals.masks + self.no_object_weight * unmatched, 1.0)
+
+
+@torch.no_grad()
+def _choose_points(
+    matched: Tensor, counts: Sequence[int], num_points: int, generators: Sequence[torch.Generator]
+) -> Tensor:
+    """Draw points (n, P, 2) for n masks: three quarters where the mask is least certain, the rest anywhere.
+
+    Three times as many points are drawn, and those with the logit nearest to 0 are kept (PointRend).
+    """
+    num_drawn, num_important = int(OVERSAMPLING * num_points), int(IMPORTANT_SHARE * num_points)
+    drawn, anywhere = [], []
+    for count, generator in zip(counts, generators, strict=True):
+        drawn.append(torch.rand(count, num_drawn, 2, generator=generator, device=matched.device))
+        anywhere.append(
+            torch.rand(count, num_points - num_important, 2, generator=generator, device=matched.device)
+        )
+    candidates = torch.cat(drawn)  # (n, 3P, 2)
+    certainty = sample_logits(matched, candidates).abs()
+    keep = certainty.topk(num_important, dim=1, largest=False).indices  # (n, 3P/4)
+    important = candidates.gather(1, keep[..., None].expand(-1, -1, 2))
+    return torch.cat((important, torch.cat(anywhere)), dim=1)

@@ -1,0 +1,73 @@
+"""AdamW over parameter groups whose learning rate falls with the depth of the backbone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from models.eomt import EoMT
+from shards.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW."""
+
+    lr: float = 1e-4
+    """Peak learning rate of queries, heads, upscaling and final norm; block i of n gets
+    lr * layer_decay ** (n - 1 - i), and the patch and position embeddings what block 0 gets."""
+    layer_decay: float = 0.8
+    """In (0, 1]; 1 gives every block the same rate."""
+    weight_decay: float = 0.05
+    """Of every parameter, norms and biases included, as EoMT does."""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise InputError(f"optim.lr must be above 0, got {self.lr}")
+        if not 0 < self.layer_decay <= 1:
+            raise InputError(f"optim.layer_decay must be in (0, 1], got {self.layer_decay}")
+        if self.weight_decay < 0:
+            raise InputError(f"optim.weight_decay must be 0 or more, got {self.weight_decay}")
+
+
+def group_parameters(model: EoMT, config: OptimConfig) -> list[dict[str, object]]:
+    """Sort the trainable parameters into groups of one learning rate each.
+
+    Returns:
+        groups with `params`, `lr` and `name`: `heads` (queries, heads, upscaling), `backbone.norm`,
+        `backbone.blocks.i`, `backbone.embed`. Names that start with `backbone` warm up late (see
+        `trainer.schedule`). Empty groups are left out.
+    """
+    depth = len(model.backbone.blocks)
+    groups: dict[str, tuple[float, list[nn.Parameter]]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        group, lr = _place(name, depth, config)
+        groups.setdefault(group, (lr, []))[1].append(parameter)
+    return [{"params": parameters, "lr": lr, "name": name} for name, (lr, parameters) in groups.items()]
+
+
+def build_optimizer(model: EoMT, config: OptimConfig) -> torch.optim.AdamW:
+    """Build AdamW over what trains.
+
+    Raises:
+        InputError: nothing trains.
+    """
+    groups = group_parameters(model, config)
+    if not groups:
+        raise InputError("adapt.mode: nothing trains; choose a mode that leaves parameters free")
+    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def _place(name: str, depth: int, config: OptimConfig) -> tuple[str, float]:
+    if not name.startswith("backbone."):
+        return "heads", config.lr
+    if name.startswith("backbone.norm."):
+        return "backbone.norm", config.lr
+    if name.startswith("backbone.blocks."):
+        block = int(name.split(".")[2])
+        return f"backbone.blocks.{block:02d}", config.lr * config.layer_decay ** (depth - 1 - block)
+    return "backbone.embed", config.lr * config.layer_decay ** (depth - 1)

@@ -1,0 +1,95 @@
+"""The process around a run: accelerator, log file, and the wish to stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+
+from shards.errors import InputError
+
+Precision = Literal["float32", "bf16", "fp16"]
+
+
+def make_accelerator(precision: Precision, run_folder: Path) -> Accelerator:
+    """Build the Accelerator for this process and check that the ranks found each other.
+
+    Gradient accumulation is left to the loop, which knows the totals of a whole step. Without CUDA
+    everything runs on the CPU, several processes over gloo.
+
+    Raises:
+        InputError: the launcher announced more processes than joined (two silent trainings).
+    """
+    announced = int(os.environ.get("WORLD_SIZE", "1"))
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="no" if precision == "float32" else precision,
+        log_with="tensorboard",
+        project_config=ProjectConfiguration(project_dir=str(run_folder), logging_dir=str(run_folder)),
+        step_scheduler_with_optimizer=False,
+    )
+    if accelerator.num_processes != announced:
+        raise InputError(
+            f"the launcher announced {announced} processes, but {accelerator.num_processes} found each "
+            f"other; on CPU, use torchrun, or `ACCELERATE_USE_CPU=true accelerate launch --multi_gpu`"
+        )
+    return accelerator
+
+
+@contextmanager
+def log_file(path: Path | None) -> Iterator[None]:
+    """Also write log lines to `path`, appending; None writes nothing (ranks other than the main one)."""
+    if path is None:
+        yield
+        return
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+class StopSignal:
+    """Notices SIGTERM and SIGUSR1, so that a job that is asked to leave saves first.
+
+    A second signal ends the process at once. Use as a context manager; the handlers are put back after.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self._asked = False
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopSignal:
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            self._before[number] = signal.signal(number, self._notice)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def __call__(self) -> bool:
+        """Ask all ranks whether any of them was asked to stop; all get the same answer."""
+        if self._accelerator.num_processes == 1:
+            return self._asked
+        flag = torch.tensor(float(self._asked), device=self._accelerator.device)
+        return bool(self._accelerator.reduce(flag, reduction="sum").item() > 0)
+
+    def _notice(self, number: int, _frame: FrameType | None) -> None:
+        if self._asked:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self._asked = True
