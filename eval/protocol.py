@@ -35,8 +35,8 @@ class Protocol:
         return (
             f"protocol {self.name}: input scaled to {self.input_size}; windows {self.windows}; "
             f"ground truth at {self.ground_truth_size} size, void ignored; AuPRC by {self.ap_rule}; "
-            f"FPR95 by rule {self.fpr_rule}; pooled over {self.pooling}, images without anomaly {self.images_without_anomaly}; "
-            f"scores in {self.float_type}"
+            f"FPR95 by rule {self.fpr_rule}; pooled over {self.pooling}, "
+            f"images without anomaly {self.images_without_anomaly}; scores in {self.float_type}"
         )
 
 

@@ -60,8 +60,8 @@ def segment_in_windows(
     evidence is averaged where they overlap and resized bilinearly (align_corners=False) back.
 
     Args:
-        image: sRGB in [0, 255], on the device of the network.
-        segment: windows to evidence at window resolution.
+        image: sRGB in [0, 255].
+        segment: windows to evidence at window resolution; may answer on another device.
         window: (h, w), the input size of the network.
         windows_at_once: windows per call of `segment`; bounds its memory.
 
@@ -75,18 +75,18 @@ def segment_in_windows(
     height, width = scaled.shape[-2:]
     corners = [(y, x) for y in window_starts(height, window[0]) for x in window_starts(width, window[1])]
     sums: Tensor | None = None
-    counts = torch.zeros(height, width, device=image.device)
+    counts = torch.zeros(height, width)
     for begin in range(0, len(corners), windows_at_once):
         group = corners[begin : begin + windows_at_once]
         crops = torch.stack([scaled[:, y : y + window[0], x : x + window[1]] for y, x in group])
         evidence = segment(crops).float()
         if sums is None:
-            sums = evidence.new_zeros(evidence.shape[1], height, width)
+            sums = evidence.new_zeros(evidence.shape[1], height, width)  # on the network's device
         for (y, x), part in zip(group, evidence, strict=True):
             sums[:, y : y + window[0], x : x + window[1]] += part
             counts[y : y + window[0], x : x + window[1]] += 1
     assert sums is not None
-    sums /= counts
+    sums /= counts.to(sums.device)
     if (height, width) == native:
         return sums
     return F.interpolate(sums[None], size=native, mode="bilinear", align_corners=False)[0]

@@ -56,7 +56,7 @@ def parse_options(
 
 
 def run_program(main: Callable[[Sequence[str]], None]) -> NoReturn:
-    """Run a program to its exit code: 0 done, 2 the user's mistake (one line), 130 Ctrl-C, 1 anything else."""
+    """Run a program to its exit code: 0 done, 2 a user's mistake (one line), 130 Ctrl-C, 1 anything else."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         main(sys.argv[1:])

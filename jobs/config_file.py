@@ -23,7 +23,7 @@ def load_config(config_type: type[Config], arguments: Sequence[str], *, program:
     """Read `[CONFIG.yaml] --section.setting value ...`; what stands on the command line wins.
 
     Raises:
-        InputError: the file is missing or is no YAML mapping, a key is unknown, or a value has the wrong type.
+        InputError: the file is missing or no YAML mapping, a key is unknown, or a value has the wrong type.
     """
     if not arguments or arguments[0].startswith("-"):
         return parse_options(config_type, arguments, program=program)

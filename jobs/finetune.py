@@ -169,8 +169,8 @@ def _require_same_batch(config: FinetuneConfig, accelerator: Accelerator, state:
     global_batch = config.data.batch_size * config.loop.grad_accum * accelerator.num_processes
     if state.step and state.samples_seen != state.step * global_batch:
         raise InputError(
-            f"--resume: the run took {state.samples_seen // state.step} samples per step, this start would take "
-            f"{global_batch} (data.batch_size x loop.grad_accum x {accelerator.num_processes} processes)"
+            f"--resume: the run took {state.samples_seen // state.step} samples per step, this start would "
+            f"take {global_batch} (data.batch_size x loop.grad_accum x {accelerator.num_processes} processes)"
         )
 
 

@@ -29,7 +29,7 @@ class ValidationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """Fine-tune EoMT on Cityscapes shards: `python -m jobs.finetune [CONFIG.yaml] [--section.setting value ...]`.
+    """Fine-tune EoMT on Cityscapes shards: `python -m jobs.finetune [CONFIG.yaml] [--section.setting value]`.
 
     Everything goes to OUT/NAME/: config.yaml, provenance.json, log.txt, checkpoints/, tensorboard/. With
     --resume a run that is there continues from its newest checkpoint (or starts, if there is none).
@@ -58,6 +58,6 @@ class FinetuneConfig:
             raise InputError(f"seed must be 0 or more, got {self.seed}")
         if self.data.crop != self.model.image_size:
             raise InputError(
-                f"data.crop {list(self.data.crop)} and model.image_size {list(self.model.image_size)} differ; "
-                f"the model takes crops of its own size"
+                f"data.crop {list(self.data.crop)} and model.image_size {list(self.model.image_size)} "
+                f"differ; the model takes crops of its own size"
             )

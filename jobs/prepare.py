@@ -24,6 +24,9 @@ from shards.writer import ShardPlan, write_shards
 
 logger = logging.getLogger(__name__)
 
+SAMPLES_PER_WORKER = 64
+"""A worker process takes seconds to start, in which this one writes about so many samples."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CityscapesJob:
@@ -42,7 +45,7 @@ class CityscapesJob:
     """`jpeg`: quality 95 without chroma subsampling, a quarter of the size, decodes more than 3 times faster;
     `png`: the original file's bytes."""
     workers: int = 0
-    """Processes; 0 takes one per processor. The shards do not depend on it."""
+    """Processes; 0 takes one per processor, fewer for a small set. The shards do not depend on it."""
 
     def __post_init__(self) -> None:
         _check_counts(self.samples_per_shard, self.workers)
@@ -61,10 +64,9 @@ class CocoJob(ObjectFilter):
     out: Path
     """New or empty folder for the shards and `manifest.json`."""
     samples_per_shard: int = 1000
-    """About the most objects in one shard. A small set is still cut into 8 shards, so that several workers get
-    one."""
+    """About the most objects in one shard. A small set is still cut into 8 shards or so."""
     workers: int = 0
-    """Processes; 0 takes one per processor. The shards do not depend on it."""
+    """Processes; 0 takes one per processor, fewer for a small set. The shards do not depend on it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,7 +85,7 @@ Job = (
 
 def main(arguments: Sequence[str]) -> None:
     """Prepare one download, as the first argument says: `cityscapes` or `coco`."""
-    job = parse_options(Job, arguments, program="jobs.prepare")
+    job: CityscapesJob | CocoJob = parse_options(Job, arguments, program="jobs.prepare")
     require_free(job.out)
     if isinstance(job, CityscapesJob):
         prepare_cityscapes(job)
@@ -126,7 +128,7 @@ def _write(
 ) -> None:
     began = time.monotonic()
     with staged_folder(out) as folder:
-        shards = write_shards(plans, folder, workers=workers or os.cpu_count() or 1, description=kind)
+        shards = write_shards(plans, folder, workers=workers or _default_workers(plans), description=kind)
         manifest = Manifest(
             version=MANIFEST_VERSION,
             kind=kind,
@@ -146,6 +148,12 @@ def _write(
         megabytes,
         time.monotonic() - began,
     )
+
+
+def _default_workers(plans: Sequence[ShardPlan]) -> int:
+    """Return one worker per processor, but not more than have work for longer than their start takes."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(processors, 1 + sum(plan.num_samples for plan in plans) // SAMPLES_PER_WORKER)
 
 
 def _check_counts(samples_per_shard: int, workers: int) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
+from shards.annotations import Instances, Rle, encode_mask, read_instances
 from shards.cutout import Cutout, encode_cutout
 from shards.errors import InputError
 from shards.source import Source, decode_bgr, open_source
@@ -25,17 +24,8 @@ META_OOD_CATEGORIES = ("person", "bicycle", "car", "motorcycle", "bus", "truck",
 
 MASK_ENCODING = "object-mask"
 """Name of the values in a cut-out's mask: 0 background, 255 object."""
-ANNOTATION_FILE = "instances_train2017.json"
 
 Item = TypeVar("Item")
-
-
-class Rle(TypedDict):
-    """A mask as pycocotools keeps it: run lengths, compressed."""
-
-    size: list[int]
-    """Height and width."""
-    counts: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +33,8 @@ class ObjectFilter:
     """Which objects become cut-outs."""
 
     excluded_categories: tuple[str, ...] = META_OOD_CATEGORIES
-    """A picture that shows any of these is left out whole. The default is Meta-OoD's list, which lacks `train`
-    although Cityscapes has that class: add it where trains must not be taught as outliers."""
+    """A picture that shows any of these is left out whole. The default is Meta-OoD's list, which lacks
+    `train`, a class of Cityscapes: add it where trains must not be taught as outliers."""
     min_side: int = 480
     """Least height and least width of a picture, in pixels."""
     min_area: int = 1024
@@ -70,6 +60,11 @@ class CocoObject:
     category: str
     mask: Rle
 
+    @property
+    def area(self) -> int:
+        """Number of pixels."""
+        return int(coco_mask.area(self.mask))
+
 
 @dataclass(frozen=True)
 class Photo:
@@ -89,7 +84,7 @@ class CocoPlan:
 
     shards: list[ShardPlan]
     report: list[str]
-    """One line about the pictures and one about the objects: how many were kept, and what dropped the rest."""
+    """One line about the pictures, one about the objects: how many were kept, what dropped the rest."""
 
 
 def plan_cutouts(
@@ -101,7 +96,7 @@ def plan_cutouts(
 
     Args:
         images: folder or zip file of pictures, directly inside or one folder below.
-        annotations: `instances_train2017.json`, or a folder or zip file that holds it (in `annotations/`, too).
+        annotations: `instances_train2017.json`, or a folder or zip file that holds it.
         rule: which objects qualify.
         samples_per_shard: about the most objects in a shard.
 
@@ -111,7 +106,7 @@ def plan_cutouts(
     """
     rule = rule or ObjectFilter()
     source = open_source(images, "--images")
-    dataset = _read_annotations(annotations)
+    dataset = read_instances(annotations)
     photos, report = _select(dataset, rule, source)
     weights = [len(photo.objects) for photo in photos]
     pieces = split_into_shards(photos, samples_per_shard, weights)
@@ -160,58 +155,6 @@ def crop_object(picture: UInt8[np.ndarray, "H W 3"], item: CocoObject, key: str)
     )
 
 
-def encode_mask(segmentation: Any, height: int, width: int) -> Rle | None:
-    """Turn an annotation's `segmentation` (polygons or run lengths) into compressed run lengths.
-
-    Args:
-        segmentation: list of polygons `[x0, y0, x1, y1, ...]`, or a dictionary of `size` and `counts`.
-        height: of the picture, in pixels.
-        width: of the picture, in pixels.
-
-    Returns:
-        None where it is malformed: no polygon, one with fewer than 3 points, an odd or infinite coordinate, a
-        point further outside than the picture is large, or run lengths that do not fill the picture.
-    """
-    if isinstance(segmentation, list):
-        if not segmentation or not all(_is_polygon(polygon, height, width) for polygon in segmentation):
-            return None
-        return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    if not isinstance(segmentation, dict) or segmentation.get("size") != [height, width]:
-        return None
-    counts = segmentation.get("counts")
-    try:
-        if isinstance(counts, list):
-            if sum(counts) != height * width or min(counts) < 0:
-                return None
-            return coco_mask.frPyObjects(segmentation, height, width)
-        rle = Rle(size=[height, width], counts=counts.encode() if isinstance(counts, str) else counts)
-        coco_mask.decode(rle)
-    except (TypeError, ValueError):
-        return None
-    return rle
-
-
-def _is_polygon(polygon: Any, height: int, width: int) -> bool:
-    # pycocotools would read a list of 4 numbers as a box, and allocate memory for any far point.
-    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-        return False
-    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in polygon):
-        return False
-    inside_x = all(-width <= x <= 2 * width for x in polygon[0::2])
-    return inside_x and all(-height <= y <= 2 * height for y in polygon[1::2])
-
-
-@dataclass(frozen=True)
-class _Dataset:
-    """The annotation file, indexed once: it has 860,000 objects."""
-
-    where: str
-    images: list[dict[str, Any]]
-    annotations: dict[int, list[dict[str, Any]]]
-    """By image id."""
-    categories: dict[int, str]
-
-
 class _Funnel:
     """Counts what each filter drops, and complains about the one that leaves nothing."""
 
@@ -237,7 +180,7 @@ class _Funnel:
         return f"{self.unit}: " + "; ".join([f"{self.count} kept", *self.dropped])
 
 
-def _select(dataset: _Dataset, rule: ObjectFilter, source: Source) -> tuple[list[Photo], list[str]]:
+def _select(dataset: Instances, rule: ObjectFilter, source: Source) -> tuple[list[Photo], list[str]]:
     images, image_funnel = _select_images(dataset, rule)
     files = _FileIndex(source)
     chosen, object_funnel = _select_objects(dataset, images, rule)
@@ -257,18 +200,19 @@ def _select(dataset: _Dataset, rule: ObjectFilter, source: Source) -> tuple[list
     return photos, [image_funnel.line(), object_funnel.line()]
 
 
-def _select_images(dataset: _Dataset, rule: ObjectFilter) -> tuple[list[dict[str, Any]], _Funnel]:
+def _select_images(dataset: Instances, rule: ObjectFilter) -> tuple[list[dict[str, Any]], _Funnel]:
     known = set(dataset.categories.values())
     if unknown := sorted(set(rule.excluded_categories) - known - set(META_OOD_CATEGORIES)):
         raise InputError(
-            f"excluded_categories: {unknown[0]!r} is no category of {dataset.where}; it has {', '.join(sorted(known))}"
+            f"excluded_categories: {unknown[0]!r} is no category of {dataset.where}; known "
+            f"ones are {', '.join(sorted(known))}"
         )
     excluded = {number for number, name in dataset.categories.items() if name in rule.excluded_categories}
     funnel = _Funnel(dataset.where, "images", len(dataset.images))
     images = [
         image
-        for image in sorted(dataset.images, key=lambda image: image["id"])
-        if not any(entry["category_id"] in excluded for entry in dataset.annotations.get(image["id"], ()))
+        for image in dataset.images
+        if not any(entry["category_id"] in excluded for entry in dataset.annotations[image["id"]])
     ]
     images = funnel.keep(images, "an excluded category is in the picture")
     large = [image for image in images if min(image["height"], image["width"]) >= rule.min_side]
@@ -276,10 +220,10 @@ def _select_images(dataset: _Dataset, rule: ObjectFilter) -> tuple[list[dict[str
 
 
 def _select_objects(
-    dataset: _Dataset, images: list[dict[str, Any]], rule: ObjectFilter
+    dataset: Instances, images: list[dict[str, Any]], rule: ObjectFilter
 ) -> tuple[list[tuple[int, CocoObject]], _Funnel]:
     """Return (image id, object) pairs in the order of the images, then of the annotation ids."""
-    pairs = [(image, entry) for image in images for entry in dataset.annotations.get(image["id"], ())]
+    pairs = [(image, entry) for image in images for entry in dataset.annotations[image["id"]]]
     funnel = _Funnel(dataset.where, "objects in these images", len(pairs))
     if not rule.crowd:
         pairs = funnel.keep([pair for pair in pairs if not pair[1].get("iscrowd")], "a crowd")
@@ -293,10 +237,8 @@ def _select_objects(
         if mask is not None
     ]
     objects = funnel.keep(objects, "a broken polygon or run lengths that do not fit the picture")
-    areas = [int(coco_mask.area(item.mask)) for _, item in objects]
-    objects = funnel.keep([pair for pair, area in zip(objects, areas, strict=True) if area], "an empty mask")
-    areas = [area for area in areas if area]
-    large = [pair for pair, area in zip(objects, areas, strict=True) if area >= rule.min_area]
+    objects = funnel.keep([pair for pair in objects if pair[1].area], "an empty mask")
+    large = [pair for pair in objects if pair[1].area >= rule.min_area]
     objects = funnel.keep(large, f"smaller than {rule.min_area} pixels (min_area)")
     if 0 < rule.max_objects < len(objects):
         order = np.random.default_rng([rule.seed]).permutation(len(objects))
@@ -306,73 +248,24 @@ def _select_objects(
 
 
 class _FileIndex:
-    """Finds pictures by the file name in the annotations; only listed names are ever opened."""
+    """Finds pictures by the file name in the annotations; only names that the source lists are opened."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.names: dict[str, str] = {}
-        for name in [*source.match("*/*"), *source.match("*")]:  # directly inside wins
-            self.names[name.rsplit("/", 1)[-1]] = name
+        self.names: dict[str, list[str]] = {}
+        for name in [*source.match("*"), *source.match("*/*")]:
+            self.names.setdefault(name.rsplit("/", 1)[-1], []).append(name)
 
     def find(self, file_name: str, where: str) -> str:
         """Return the source's name of a picture."""
-        name = file_name.rsplit("/", 1)[-1]
-        if name not in self.names:
+        base = file_name.rsplit("/", 1)[-1]
+        found = self.names.get(base, [])
+        if not found:
             raise InputError(
-                f"{where}: names the picture {file_name!r}, but there is no {self.source.locate(name)}"
+                f"{where}: names the picture {file_name!r}, but there is no {self.source.locate(base)}"
             )
-        return self.names[name]
-
-
-def _read_annotations(path: Path) -> _Dataset:
-    where, data = _find_annotations(path)
-    try:
-        content = json.loads(data)
-    except ValueError as error:
-        raise InputError(f"{where}: is no valid JSON ({error})") from None
-    images = _records(content, "images", {"id": int, "file_name": str, "height": int, "width": int}, where)
-    annotations = _records(
-        content,
-        "annotations",
-        {"id": int, "image_id": int, "category_id": int, "segmentation": object},
-        where,
-    )
-    categories = {
-        entry["id"]: entry["name"]
-        for entry in _records(content, "categories", {"id": int, "name": str}, where)
-    }
-    by_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in images}
-    for name, entries in (("images", images), ("annotations", annotations)):
-        if len({entry["id"] for entry in entries}) != len(entries):
-            raise InputError(f"{where}: two {name} share an id")
-    for entry in sorted(annotations, key=lambda entry: entry["id"]):
-        for field, known in (("image_id", by_image), ("category_id", categories)):
-            if entry[field] not in known:
-                raise InputError(
-                    f"{where}: annotation {entry['id']} has {field} {entry[field]}, which is not listed"
-                )
-        by_image[entry["image_id"]].append(entry)
-    return _Dataset(where, images, by_image, categories)
-
-
-def _find_annotations(path: Path) -> tuple[str, bytes]:
-    if path.suffix == ".json" and path.is_file():
-        return str(path), path.read_bytes()
-    source = open_source(path, "--annotations")
-    for name in (ANNOTATION_FILE, f"annotations/{ANNOTATION_FILE}"):
-        if source.match(name):
-            return source.locate(name), source.read(name)
-    raise InputError(
-        f"--annotations {path}: holds neither {ANNOTATION_FILE} nor annotations/{ANNOTATION_FILE}"
-    )
-
-
-def _records(content: Any, name: str, fields: dict[str, type], where: str) -> list[dict[str, Any]]:
-    if not isinstance(content, dict) or not isinstance(content.get(name), list):
-        raise InputError(f"{where}: has no list {name!r}; COCO's instance format is needed")
-    for i, entry in enumerate(content[name]):
-        for field, kind in fields.items():
-            if not isinstance(entry, dict) or not isinstance(entry.get(field), kind):
-                given = repr(entry.get(field)) if isinstance(entry, dict) else repr(entry)
-                raise InputError(f"{where}: {name}[{i}].{field} is {given[:60]}; {kind.__name__} is needed")
-    return content[name]
+        if len(found) > 1:
+            raise InputError(
+                f"{where}: the picture {file_name!r} is there twice, as {' and '.join(found[:2])}"
+            )
+        return found[0]

@@ -8,29 +8,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
 from shards.errors import InputError
-
-
-class Source(Protocol):
-    """A read-only tree of files; names are relative and use forward slashes."""
-
-    def match(self, pattern: str) -> list[str]:
-        """Return the sorted names that fit `pattern`, in which `*` stays within one folder.
-
-        Hidden files (`._x.png`, `.DS_Store`) are left out.
-        """
-
-    def read(self, name: str) -> bytes:
-        """Return the content of one file that `match` named."""
-
-    def locate(self, name: str) -> str:
-        """Return where a file is, for a message to the user."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +23,10 @@ class FolderSource:
     path: Path
 
     def match(self, pattern: str) -> list[str]:
-        """Return the sorted names below the folder that fit `pattern`."""
+        """Return the sorted names that fit `pattern`, in which `*` stays within one folder.
+
+        Names are relative and use forward slashes; hidden files (`._x.png`, `.DS_Store`) are left out.
+        """
         found = (entry.relative_to(self.path).as_posix() for entry in self.path.glob(pattern))
         return sorted(name for name in found if not _is_hidden(name))
 
@@ -56,7 +42,7 @@ class FolderSource:
             raise InputError(f"{self.locate(name)}: cannot be read ({error.strerror})") from None
 
     def locate(self, name: str) -> str:
-        """Return the file's path."""
+        """Return where a file is, for a message."""
         return str(self.path / name)
 
 
@@ -67,7 +53,7 @@ class ZipSource:
     path: Path
 
     def match(self, pattern: str) -> list[str]:
-        """Return the sorted names of members that fit `pattern`.
+        """Return the sorted names of members that fit `pattern`, as `FolderSource.match` does.
 
         Raises:
             InputError: the file is no complete zip file, or one of its members has an absolute name,
@@ -90,7 +76,7 @@ class ZipSource:
             raise InputError(f"{self.locate(name)}: cannot be read ({error})") from None
 
     def locate(self, name: str) -> str:
-        """Return `ZIP:MEMBER`."""
+        """Return where a member is, for a message: `ZIP:MEMBER`."""
         return f"{self.path}:{name}"
 
     def _names(self) -> list[str]:
@@ -108,6 +94,10 @@ class ZipSource:
             return _open_archive(self.path, status.st_mtime_ns, status.st_size)
         except (zipfile.BadZipFile, OSError) as error:
             raise InputError(f"{self.path}: is no complete zip file ({error})") from None
+
+
+Source = FolderSource | ZipSource
+"""A read-only tree of files, however it is stored."""
 
 
 @lru_cache(maxsize=4)

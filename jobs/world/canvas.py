@@ -63,15 +63,18 @@ class Canvas:
 
         Args:
             points: corners, in order.
-            colour: one colour.
+            colour: one colour, or a picture of the canvas's supersampled size to cut the polygon out of.
             identity: written into the identities; None paints the picture only, as for a decal.
             depth: metres from the camera, for the haze.
             grain: relative amplitude of the surface's noise.
         """
         corners = self._scaled(points)
         window = self._window(corners)
-        if window is not None:
-            self._paint(window, _polygon(corners, window), np.asarray(colour, np.float32), identity, depth, grain)
+        if window is None:
+            return
+        paint = np.asarray(colour, np.float32)
+        paint = paint[window] if paint.ndim == 3 else paint
+        self._paint(window, _polygon(corners, window), paint, identity, depth, grain)
 
     def stroke(
         self,
@@ -147,15 +150,31 @@ class Canvas:
         mask: Bool[np.ndarray, "h w"],
         top_left: tuple[int, int],
         identity: int | None = None,
+        *,
+        depth: float = 0.0,
+        opacity: float = 1.0,
     ) -> None:
-        """Copy a picture at supersampled (row, column) `top_left`; what falls outside is cropped."""
+        """Copy a picture, in supersampled pixels; what falls outside is cropped.
+
+        Args:
+            picture: copied where `mask` holds.
+            mask: the shape.
+            top_left: (row, column) of the picture's first pixel, in supersampled pixels; may be negative.
+            identity: as in `fill`.
+            depth: as in `fill`.
+            opacity: below 1, what lies behind shines through.
+        """
         top, left = top_left
         rows = slice(max(top, 0), min(top + mask.shape[0], self.pixels.shape[0]))
         columns = slice(max(left, 0), min(left + mask.shape[1], self.pixels.shape[1]))
         if rows.start >= rows.stop or columns.start >= columns.stop:
             return
         part = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
-        self._paint((rows, columns), mask[part], picture[part].astype(np.float32), identity, 0.0, 0.0)
+        window = (rows, columns)
+        colour = picture[part].astype(np.float32)
+        if opacity < 1:
+            colour = opacity * colour + (1 - opacity) * self.pixels[window]
+        self._paint(window, mask[part], colour, identity, depth, 0.0)
 
     def shadow(self, points: Points | Sequence[Sequence[float]], strength: float, softness: float = 2.0) -> None:
         """Darken a polygon by `strength` in [0, 1], with a soft edge of `softness` final pixels."""

@@ -117,7 +117,7 @@ def test_no_set_at_all_lists_the_expected_names(tmp_path):
     (tmp_path / "fs_static").mkdir()
     with pytest.raises(InputError, match="give the folder above it"):
         find_test_sets(tmp_path / "fs_static")
-    with pytest.raises(InputError, match="--datasets .*nowhere: no such folder"):
+    with pytest.raises(InputError, match=r"--datasets .*nowhere: no such folder"):
         find_test_sets(tmp_path / "nowhere")
 
 

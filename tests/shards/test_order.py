@@ -55,7 +55,10 @@ def test_the_first_sample_of_an_epoch_is_uniform() -> None:
 
 
 @given(
-    ranks=st.integers(1, 5), batch_size=st.integers(1, 5), num_samples=st.integers(1, 40), epoch=st.integers(0, 9)
+    ranks=st.integers(1, 5),
+    batch_size=st.integers(1, 5),
+    num_samples=st.integers(1, 40),
+    epoch=st.integers(0, 9),
 )
 @settings(max_examples=60, deadline=None)
 def test_ranks_share_the_sequence_without_gap_or_overlap(
@@ -79,7 +82,8 @@ def test_ranks_share_the_sequence_without_gap_or_overlap(
 @pytest.mark.parametrize(("ranks", "batch_size"), [(1, 4), (2, 2), (4, 1)])
 def test_a_step_takes_the_same_samples_on_any_number_of_ranks(ranks: int, batch_size: int) -> None:
     streams = [
-        iter(BatchPositions(start=5, rank=rank, world_size=ranks, batch_size=batch_size)) for rank in range(ranks)
+        iter(BatchPositions(start=5, rank=rank, world_size=ranks, batch_size=batch_size))
+        for rank in range(ranks)
     ]
     for step in range(6):
         together = list(itertools.chain.from_iterable(next(stream) for stream in streams))
@@ -112,7 +116,9 @@ def test_a_negative_seed_is_an_error() -> None:
         SampleOrder(5, seed=-1)
 
 
-@pytest.mark.parametrize(("shards", "ranks", "workers"), [(1, 1, 0), (1, 1, 1), (4, 2, 2), (5, 2, 2), (2, 2, 0)])
+@pytest.mark.parametrize(
+    ("shards", "ranks", "workers"), [(1, 1, 0), (1, 1, 1), (4, 2, 2), (5, 2, 2), (2, 2, 0)]
+)
 def test_enough_shards_pass(shards: int, ranks: int, workers: int) -> None:
     require_shards_for_workers(shards, ranks, workers)
     with pytest.raises(InputError):
@@ -120,13 +126,18 @@ def test_enough_shards_pass(shards: int, ranks: int, workers: int) -> None:
 
 
 def test_too_few_shards_are_named_with_all_numbers_and_the_way_out() -> None:
-    with pytest.raises(InputError, match="2 processes with 4 workers each are 8 readers of 6 shards; "
-                       "lower data.workers to 3, or prepare at least 8 shards"):
+    with pytest.raises(
+        InputError,
+        match="2 processes with 4 workers each are 8 readers of 6 shards; "
+        r"lower data\.workers to 3, or prepare at least 8 shards",
+    ):
         require_shards_for_workers(6, 2, 4)
 
 
 def test_fewer_shards_than_processes_say_so() -> None:
-    with pytest.raises(InputError, match="8 processes with 1 workers each are 8 readers of 6 shards; "
-                       "start at most 6 processes, or prepare at least 8 shards"):
+    with pytest.raises(
+        InputError,
+        match="8 processes with 1 workers each are 8 readers of 6 shards; "
+        "start at most 6 processes, or prepare at least 8 shards",
+    ):
         require_shards_for_workers(6, 8, 0)
-

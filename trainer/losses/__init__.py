@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from trainer.losses.outlier_terms import MaskRbaLoss
 from trainer.losses.targets import StepTotals
 
 
+@runtime_checkable
 class Loss(Protocol):
     """Compares a prediction with a batch; returns the batch's share of the step's unweighted terms.
 

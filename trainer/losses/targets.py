@@ -54,7 +54,7 @@ def find_segments(label: UInt8[Tensor, "B H W"]) -> Segments:
     return Segments(label, image_index, class_id, tuple(present.sum(dim=1).tolist()))
 
 
-def count_totals(labels: Sequence[UInt8[Tensor, "B H W"]]) -> Float[Tensor, " 4"]:
+def count_totals(labels: Sequence[UInt8[Tensor, "_b H W"]]) -> Float[Tensor, " 4"]:
     """Count one rank's share of a step: images, masks, inlier pixels, outlier pixels.
 
     A float64 tensor, so that ranks can add theirs: `StepTotals(*reduced.tolist())`.

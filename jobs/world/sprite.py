@@ -1,0 +1,101 @@
+"""A single object drawn on its own small canvas, to be stamped onto a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from jobs.world.canvas import Canvas, Colour, ellipse_points
+from jobs.world.labels import OBJECT_ID
+
+Surface = Float[np.ndarray, "s s 3"]
+"""A square picture, sRGB in [0, 255], of the board's supersampled size, to cut shapes out of."""
+Paint = Colour | Surface
+
+
+class Board:
+    """A square canvas with coordinates -1..1: x to the right, y up."""
+
+    def __init__(self, side: int, rng: np.random.Generator, turn: float = 0.0) -> None:
+        """Start empty.
+
+        Args:
+            side: final pixels along each side.
+            rng: source of randomness for grain.
+            turn: radians; everything drawn is turned clockwise by it.
+        """
+        self.canvas = Canvas(side, side, rng)
+        self.side = side
+        self._turn = turn
+
+    @property
+    def resolution(self) -> int:
+        """Supersampled pixels along each side, which a `Surface` must have."""
+        return int(self.canvas.pixels.shape[0])
+
+    def screen(self, points: Sequence[Sequence[float]] | Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:
+        x, y = np.asarray(points, dtype=np.float64).T
+        cos, sin = np.cos(self._turn), np.sin(self._turn)
+        x, y = cos * x + sin * y, cos * y - sin * x
+        return np.stack([(1 + 0.96 * x) / 2 * self.side, (1 - 0.96 * y) / 2 * self.side], axis=1)
+
+    def fill(self, points: Sequence[Sequence[float]] | Float[np.ndarray, "N 2"], paint: Paint) -> None:
+        self.canvas.fill(self.screen(points), np.asarray(paint), OBJECT_ID, grain=0.03)
+
+    def oval(self, centre: tuple[float, float], radii: tuple[float, float], paint: Paint, angle: float = 0.0) -> None:
+        self.fill(ellipse_points(centre, radii, angle, count=40), paint)
+
+    def line(self, points: Sequence[Sequence[float]], width: float, paint: Paint) -> None:
+        """Draw a thick line with straight joints as filled quadrilaterals and round ends."""
+        path = np.asarray(points, dtype=np.float64)
+        for start, stop in zip(path[:-1], path[1:], strict=True):
+            along = (stop - start) / max(float(np.linalg.norm(stop - start)), 1e-9)
+            across = np.array([-along[1], along[0]]) * width / 2
+            self.fill(np.stack([start + across, stop + across, stop - across, start - across]), paint)
+        for place in path:
+            self.oval((place[0], place[1]), (width / 2, width / 2), paint)
+
+    def decal(self, points: Sequence[Sequence[float]] | Float[np.ndarray, "N 2"], colour: Colour) -> None:
+        """Paint on what is already there; nothing is added to the shape."""
+        inside = self.canvas.identities > 0
+        before = self.canvas.pixels.copy()
+        self.canvas.fill(self.screen(points), colour)
+        self.canvas.pixels[~inside] = before[~inside]
+
+    def cut(self, points: Sequence[Sequence[float]] | Float[np.ndarray, "N 2"]) -> None:
+        """Make a hole."""
+        self.canvas.fill(self.screen(points), (0, 0, 0), 0)
+
+
+@dataclass(frozen=True)
+class Sprite:
+    """A finished object, cropped to its shape, in supersampled pixels."""
+
+    picture: UInt8[np.ndarray, "h w 3"]
+    mask: Bool[np.ndarray, "h w"]
+
+
+def draw_sprite(
+    draw: Callable[[Board, np.random.Generator], None], side: int, rng: np.random.Generator, turn: float = 0.0
+) -> Sprite:
+    """Draw an object that spans about `side` final pixels, lit from above, and crop it to its shape."""
+    board = Board(max(side, 6), rng, turn)
+    draw(board, rng)
+    mask = board.canvas.identities > 0
+    picture = _lit(board.canvas.pixels, mask)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    part = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    return Sprite(picture[part].copy(), mask[part].copy())
+
+
+def _lit(pixels: UInt8[np.ndarray, "s s 3"], mask: Bool[np.ndarray, "s s"]) -> UInt8[np.ndarray, "s s 3"]:
+    """Shade a flat shape as if it bulged: bright above, dark below and towards its rim."""
+    side = mask.shape[0]
+    depth = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), side * 0.06)
+    height = np.linspace(1.14, 0.82, side, dtype=np.float32)[:, None]
+    shade = height * (0.62 + 0.42 * np.clip(depth, 0, 1))
+    return np.clip(pixels * shade[..., None], 0, 255).astype(np.uint8)

@@ -1,0 +1,149 @@
+"""COCO's instance annotations: the file, read once and indexed, and the masks in it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypedDict
+
+from pycocotools import mask as coco_mask
+
+from shards.errors import InputError
+from shards.source import open_source
+
+ANNOTATION_FILE = "instances_train2017.json"
+
+_IMAGE_FIELDS = {"id": int, "file_name": str, "height": int, "width": int}
+_ANNOTATION_FIELDS = {"id": int, "image_id": int, "category_id": int, "segmentation": (list, dict)}
+_CATEGORY_FIELDS = {"id": int, "name": str}
+
+
+class Rle(TypedDict):
+    """A mask as pycocotools keeps it: run lengths, compressed."""
+
+    size: list[int]
+    """Height and width."""
+    counts: bytes
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The content of an annotation file, grouped once: the official one has 860,000 objects."""
+
+    where: str
+    """The file, for messages."""
+    images: list[dict[str, Any]]
+    """Each has `id`, `file_name`, `height` and `width`; sorted by id."""
+    annotations: dict[int, list[dict[str, Any]]]
+    """By image id, an empty list for an image without objects; each has `id`, `category_id`, `segmentation`
+    and perhaps `iscrowd`; sorted by id."""
+    categories: dict[int, str]
+
+
+def read_instances(path: Path) -> Instances:
+    """Read an annotation file.
+
+    Args:
+        path: the JSON file, or a folder or zip file that holds `instances_train2017.json`, directly inside or
+            in `annotations/`.
+
+    Raises:
+        InputError: it is missing, no JSON, not in COCO's instance format, or refers to something not listed.
+    """
+    where, data = _find_file(path)
+    try:
+        content = json.loads(data)
+    except ValueError as error:
+        raise InputError(f"{where}: is no valid JSON ({error})") from None
+    images = _records(content, "images", _IMAGE_FIELDS, where)
+    annotations = _records(content, "annotations", _ANNOTATION_FIELDS, where)
+    categories = {
+        entry["id"]: entry["name"] for entry in _records(content, "categories", _CATEGORY_FIELDS, where)
+    }
+    by_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in images}
+    for entry in annotations:
+        for field, known in (("image_id", by_image), ("category_id", categories)):
+            if entry[field] not in known:
+                raise InputError(
+                    f"{where}: annotation {entry['id']} has {field} {entry[field]}, which is not listed"
+                )
+        by_image[entry["image_id"]].append(entry)
+    return Instances(where, images, by_image, categories)
+
+
+def encode_mask(segmentation: list[Any] | dict[str, Any], height: int, width: int) -> Rle | None:
+    """Turn an annotation's `segmentation` (polygons or run lengths) into compressed run lengths.
+
+    Args:
+        segmentation: list of polygons `[x0, y0, x1, y1, ...]`, or a dictionary of `size` and `counts`.
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+
+    Returns:
+        None where it is malformed: no polygon, one with fewer than 3 points, an odd number of coordinates, a
+        point further outside than the picture is large, or run lengths that do not fit the picture.
+    """
+    if isinstance(segmentation, list):
+        if not segmentation or not all(_is_polygon(polygon, height, width) for polygon in segmentation):
+            return None
+        return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    if segmentation.get("size") != [height, width]:
+        return None
+    counts = segmentation.get("counts")
+    try:
+        if isinstance(counts, list):
+            if sum(counts) != height * width or min(counts) < 0:
+                return None
+            return coco_mask.frPyObjects(segmentation, height, width)
+        if not isinstance(counts, str):
+            return None
+        rle = Rle(size=[height, width], counts=counts.encode())
+        coco_mask.decode(rle)  # raises where the runs overflow the picture
+    except (TypeError, ValueError):
+        return None
+    return rle
+
+
+def _is_polygon(polygon: Any, height: int, width: int) -> bool:
+    # pycocotools would read a list of 4 numbers as a box, and need memory in proportion to a far point.
+    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+        return False
+    if not all(isinstance(value, (int, float)) for value in polygon):
+        return False
+    inside_x = all(-width <= x <= 2 * width for x in polygon[0::2])  # false for NaN
+    return inside_x and all(-height <= y <= 2 * height for y in polygon[1::2])
+
+
+def _find_file(path: Path) -> tuple[str, bytes]:
+    if path.suffix == ".json" and path.is_file():
+        return str(path), path.read_bytes()
+    source = open_source(path, "--annotations")
+    for name in (ANNOTATION_FILE, f"annotations/{ANNOTATION_FILE}"):
+        if source.match(name):
+            return source.locate(name), source.read(name)
+    raise InputError(
+        f"--annotations {path}: holds neither {ANNOTATION_FILE} nor annotations/{ANNOTATION_FILE}"
+    )
+
+
+def _records(content: Any, name: str, fields: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    """Return a checked list of the file, sorted by id."""
+    if not isinstance(content, dict) or not isinstance(content.get(name), list):
+        raise InputError(f"{where}: has no list {name!r}; COCO's instance format is needed")
+    for i, entry in enumerate(content[name]):
+        if not isinstance(entry, dict):
+            raise InputError(f"{where}: {name}[{i}] is {str(entry)[:60]!r}; a JSON object is needed")
+        for field, kind in fields.items():
+            if not isinstance(entry.get(field), kind):
+                given = repr(entry.get(field))[:60]
+                raise InputError(f"{where}: {name}[{i}].{field} is {given}; {_KIND_NAMES[kind]} is needed")
+    entries = sorted(content[name], key=lambda entry: entry["id"])
+    for before, entry in pairwise(entries):
+        if before["id"] == entry["id"]:
+            raise InputError(f"{where}: two {name} have the id {entry['id']}")
+    return entries
+
+
+_KIND_NAMES: dict[Any, str] = {int: "an integer", str: "a string", (list, dict): "a list or an object"}

@@ -1,0 +1,137 @@
+"""EoMT against the independent implementation in Hugging Face transformers, and its own promises."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from transformers import EomtConfig, EomtForUniversalSegmentation
+
+from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT, ModelConfig
+from shards.errors import InputError
+
+CONFIG = ModelConfig(size="tiny", image_size=(64, 64), num_queries=7)
+
+
+@pytest.fixture(name="image")
+def _image() -> torch.Tensor:
+    return torch.randint(
+        0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
+
+
+def make_reference(model: EoMT) -> EomtForUniversalSegmentation:
+    """Build transformers' EoMT with the weights of ours."""
+    reference = EomtForUniversalSegmentation(
+        EomtConfig(
+            hidden_size=128, num_hidden_layers=6, num_attention_heads=4, image_size=64, patch_size=16,
+            num_blocks=2, num_queries=7, num_upscale_blocks=2, num_register_tokens=4, num_labels=19,
+        )
+    )  # fmt: skip
+    ours = model.state_dict()
+    state = {
+        name: torch.ones_like(value) for name, value in reference.state_dict().items() if "lambda1" in name
+    }
+    for name, value in ours.items():
+        if ".qkv." in name:
+            for part, chunk in zip("qkv", value.chunk(3), strict=True):
+                state[rename(name).replace(".qkv.", f".{part}_proj.")] = chunk
+        else:
+            state[rename(name)] = value[0] if name == "backbone.pos_embed" else value
+    missing, unexpected = reference.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert set(missing) == {"attn_mask_probs", "criterion.empty_weight"}
+    return reference
+
+
+def rename(name: str) -> str:
+    """Translate one of our weight names into transformers'."""
+    rules = [
+        ("backbone.cls_token", "embeddings.cls_token"),
+        ("backbone.reg_token", "embeddings.register_tokens"),
+        ("backbone.pos_embed", "embeddings.position_embeddings.weight"),
+        ("backbone.patch_embed.proj", "embeddings.patch_embeddings.projection"),
+        (r"backbone.blocks.(\d+)", r"layers.\1"),
+        (r"\.attn\.proj", ".attention.out_proj"),
+        (r"\.attn\.", ".attention."),
+        ("backbone.norm", "layernorm"),
+        ("queries", "query"),
+        ("class_head", "class_predictor"),
+        (r"mask_head\.(\d)", lambda found: f"mask_head.fc{int(found[1]) // 2 + 1}"),
+        (r"upscale\.(\d)", r"upscale_block.block.\1"),
+        (r"(block\.\d)\.norm", r"\1.layernorm2d"),
+    ]
+    for pattern, target in rules:
+        name = re.sub(pattern, target, name)
+    return name
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["inference", "masked attention"])
+def test_prediction_equals_transformers(image: torch.Tensor, masked: bool) -> None:
+    torch.manual_seed(0)
+    model = EoMT(CONFIG)
+    with torch.no_grad():  # masks that cover about half of the image, or masked attention masks nothing
+        model.mask_head[4].weight.mul_(20)
+    reference = make_reference(model).train(masked)
+    reference.attn_mask_probs.fill_(float(masked))
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    with torch.no_grad():
+        expected = reference((image / 255 - mean) / std)
+        ours = model(image, torch.zeros(2, 2, 7, dtype=torch.bool) if masked else None)
+    torch.testing.assert_close(ours.mask_logits[-1], expected.masks_queries_logits, atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours.class_logits[-1], expected.class_queries_logits, atol=1e-4, rtol=0)
+
+
+def test_masked_attention_changes_the_prediction_and_release_undoes_it(image: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    model = EoMT(CONFIG)
+    with torch.no_grad():
+        model.mask_head[4].weight.mul_(20)
+        free = model(image).mask_logits[-1]
+        masked = model(image, torch.zeros(2, 2, 7, dtype=torch.bool)).mask_logits[-1]
+        released = model(image, torch.ones(2, 2, 7, dtype=torch.bool)).mask_logits[-1]
+    assert (free - masked).abs().max() > 1e-3
+    torch.testing.assert_close(free, released, atol=1e-5, rtol=1e-5)
+
+
+def test_one_prediction_per_joint_block_and_a_final_one(image: torch.Tensor) -> None:
+    model = EoMT(CONFIG)
+    supervised = model(image, torch.zeros(2, 2, 7, dtype=torch.bool))
+    assert [tuple(m.shape) for m in supervised.mask_logits] == [(2, 7, 16, 16)] * 3
+    assert [tuple(c.shape) for c in supervised.class_logits] == [(2, 7, 20)] * 3
+    assert len(model(image).mask_logits) == 1
+
+
+def test_mask_logits_have_a_quarter_of_the_resolution_for_every_patch_size() -> None:
+    for patch_size in (8, 16):
+        config = ModelConfig(size="tiny", image_size=(32, 64), patch_size=patch_size, num_queries=3)
+        masks = EoMT(config)(torch.zeros(1, 3, 32, 64, dtype=torch.uint8)).mask_logits[0]
+        assert masks.shape == (1, 3, 8, 16)
+
+
+def test_every_parameter_receives_a_gradient(image: torch.Tensor) -> None:
+    model = EoMT(CONFIG)
+    prediction = model(image, torch.zeros(2, 2, 7, dtype=torch.bool))
+    sum(t.square().mean() for t in (*prediction.mask_logits, *prediction.class_logits)).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": "huge"}, "model.size: unknown size 'huge'; known sizes: tiny, small, base, large"),
+        ({"image_size": (60, 64)}, "model.image_size: 60x64 is not divisible by model.patch_size 16"),
+        ({"num_queries": 0}, "model.num_queries must be at least 1, got 0"),
+        ({"patch_size": 2}, "model.patch_size must be at least 4, got 2"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_impossible_models_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        ModelConfig(**{"size": "tiny", "image_size": (64, 64), **settings})
+
+
+def test_more_joint_blocks_than_blocks_are_refused() -> None:
+    with pytest.raises(InputError, match=r"model.num_blocks must be in 1..6 for size tiny, got 7"):
+        EoMT(ModelConfig(size="tiny", image_size=(64, 64), num_blocks=7))

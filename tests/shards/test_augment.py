@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import colorsys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shards.augment import AugmentConfig, crop_scene, find_window, jitter_color
+from shards.errors import InputError
+from shards.schema import VOID_ID, Sample
+
+STILL = AugmentConfig(scale=(1.0, 1.0), flip=0.0, color=0.0)
+
+
+def scene(height: int, width: int) -> Sample:
+    """Every pixel says where it is: red is the row, green the column, the label the parity of both."""
+    rows, columns = np.mgrid[:height, :width]
+    image = np.stack([rows % 256, columns % 256, np.full_like(rows, 7)], axis=-1).astype(np.uint8)
+    return Sample(key="k", image=image, label=((rows + columns) % 2).astype(np.uint8))
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+sides = st.integers(1, 300)
+
+
+@given(
+    frame=st.tuples(sides, sides),
+    crop=st.tuples(sides, sides),
+    zoom=st.floats(0.05, 20),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_window_lies_in_the_frame_and_fills_the_crop_at_zoom_one_and_above(
+    frame: tuple[int, int], crop: tuple[int, int], zoom: float, seed: int
+) -> None:
+    place = tuple(rng(seed).random(2).tolist())
+    window = find_window(frame, crop, zoom, (place[0], place[1]))
+    assert 0 <= window.top <= frame[0] - window.height
+    assert 0 <= window.left <= frame[1] - window.width
+    assert 0 <= window.out_top <= crop[0] - window.out_height
+    assert 0 <= window.out_left <= crop[1] - window.out_width
+    assert min(window.height, window.width, window.out_height, window.out_width) >= 1
+    if zoom >= 1:
+        assert (window.out_height, window.out_width) == crop
+
+
+@pytest.mark.parametrize(
+    ("zoom", "size", "filled"),
+    [(1.0, (1024, 1024), (1024, 1024)), (2.0, (512, 512), (1024, 1024)), (0.5, (1024, 2048), (512, 1024))],
+)
+def test_zoom_on_a_cityscapes_frame(zoom: float, size: tuple[int, int], filled: tuple[int, int]) -> None:
+    window = find_window((1024, 2048), (1024, 1024), zoom, (0.0, 0.0))
+    assert (window.height, window.width) == size
+    assert (window.out_height, window.out_width) == filled
+
+
+def test_upstream_scales_leave_forty_percent_void_and_ours_none() -> None:
+    def void_share(low: float, high: float) -> float:
+        windows = [
+            find_window((1024, 2048), (1024, 1024), zoom, (0.5, 0.5)) for zoom in np.linspace(low, high, 2000)
+        ]
+        return 1 - float(np.mean([w.out_height * w.out_width / 1024**2 for w in windows]))
+
+    # by hand: the part filled is z * min(1, 2z); its mean over [.25, 1] is (.0729 + .375) / .75 = .597
+    assert void_share(0.25, 1.0) == pytest.approx(0.403, abs=0.002)
+    assert void_share(*AugmentConfig().scale) == 0
+
+
+def test_without_zoom_a_crop_is_a_piece_of_the_frame() -> None:
+    sample = scene(40, 90)
+    crop = crop_scene(sample, STILL, (40, 40), rng())
+    left = int(crop.image[0, 0, 1])
+    np.testing.assert_array_equal(crop.image, sample.image[:, left : left + 40])
+    np.testing.assert_array_equal(crop.label, sample.label[:, left : left + 40])
+
+
+def test_every_place_of_the_window_occurs() -> None:
+    sample = scene(4, 9)
+    lefts = {int(crop_scene(sample, STILL, (4, 4), rng(seed)).image[0, 0, 1]) for seed in range(200)}
+    assert lefts == set(range(6))
+
+
+def test_a_mirrored_crop_is_the_crop_mirrored() -> None:
+    sample = scene(20, 30)
+    plain = crop_scene(sample, STILL, (10, 10), rng())
+    mirrored = crop_scene(sample, AugmentConfig(scale=(1.0, 1.0), flip=1.0, color=0.0), (10, 10), rng())
+    np.testing.assert_array_equal(mirrored.image, plain.image[:, ::-1])
+    np.testing.assert_array_equal(mirrored.label, plain.label[:, ::-1])
+
+
+def test_padding_is_void_and_nothing_else_is() -> None:
+    sample = scene(20, 40)
+    half = AugmentConfig(scale=(0.5, 0.5), flip=0.0, color=0.0)
+    crop = crop_scene(sample, half, (20, 20), rng())
+    rows = np.flatnonzero((crop.label != VOID_ID).any(axis=1))
+    assert crop.label.shape == (20, 20)
+    assert (crop.label[rows[0] : rows[0] + 10] != VOID_ID).all()
+    assert (crop.label == VOID_ID).sum() == 200
+    assert not crop.image[crop.label == VOID_ID].any()
+
+
+def test_image_and_label_are_enlarged_about_the_same_centre() -> None:
+    """An edge at column 8 of 16 stays in the middle of both; OpenCV's plain nearest neighbour fails this."""
+    label = np.repeat(np.uint8([[0, 1]]), 8, axis=1).repeat(16, axis=0)
+    image = np.repeat(label[..., None] * np.uint8(200), 3, axis=2)
+    config = AugmentConfig(scale=(1.0, 1.0), flip=0.0, color=0.0)
+    crop = crop_scene(Sample(key="k", image=image, label=label), config, (50, 50), rng())
+    np.testing.assert_array_equal(crop.label, crop.image[..., 0] > 100)
+
+
+def test_labels_are_never_mixed() -> None:
+    label = rng().choice(np.array([0, 18, 254, 255], np.uint8), (50, 80))
+    sample = Sample(key="k", image=np.zeros((50, 80, 3), np.uint8), label=label)
+    for seed in range(20):
+        crop = crop_scene(sample, AugmentConfig(scale=(0.3, 4.0)), (33, 47), rng(seed))
+        assert crop.label.shape == (33, 47)
+        assert set(np.unique(crop.label)) <= {0, 18, 254, 255}
+
+
+def test_the_input_is_not_modified() -> None:
+    sample = scene(30, 60)
+    image, label = sample.image.copy(), sample.label.copy()
+    crop = crop_scene(sample, AugmentConfig(flip=1.0), (30, 60), rng())
+    jitter_color(crop.image, 1.0, rng())
+    np.testing.assert_array_equal(sample.image, image)
+    np.testing.assert_array_equal(sample.label, label)
+
+
+def test_colour_zero_changes_nothing() -> None:
+    image = scene(20, 20).image
+    assert all(jitter_color(image, 0.0, rng(seed)) is image for seed in range(20))
+
+
+def test_the_number_of_draws_does_not_depend_on_the_settings() -> None:
+    sample, after = scene(20, 20), set()
+    for config in (STILL, AugmentConfig(flip=1.0, color=1.0)):
+        generator = rng()
+        jitter_color(crop_scene(sample, config, (8, 8), generator).image, config.color, generator)
+        after.add(generator.random())
+    assert len(after) == 1
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_colours_agree_with_the_standard_library(seed: int) -> None:
+    """The docstring's formula, pixel by pixel in floats, with colorsys.
+
+    The tolerance is that of hue in 256 steps: its value and its shift are each rounded by 0.7 of the 60
+    degrees over which a channel runs from 0 to 255, which is 6; value and saturation add 1 each.
+    """
+    image = rng(99).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    generator = rng(seed)
+    used = generator.random(4) < 0.5
+    brightness, contrast, saturation, hue = 0.5 * used * generator.uniform(-1, 1, 4)
+    expected = np.clip(np.rint(image * (1 + contrast) + 64 * brightness), 0, 255) / 255
+    for pixel in expected.reshape(-1, 3):
+        h, s, v = colorsys.rgb_to_hsv(*pixel)
+        pixel[:] = colorsys.hsv_to_rgb((h + hue * 36 / 360) % 1, min(1, s * (1 + saturation)), v)
+    np.testing.assert_allclose(jitter_color(image, 0.5, rng(seed)), expected * 255, atol=8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scale": (2.0, 1.0)}, r"data\.augment\.scale: got \[2\.0, 1\.0\]; two numbers in 0\.05\.\.20"),
+        ({"scale": (0.0, 1.0)}, r"data\.augment\.scale: got \[0\.0, 1\.0\]"),
+        ({"flip": 1.5}, r"data\.augment\.flip: got 1\.5; a number in 0\.\.1 is needed"),
+        ({"color": -0.1}, r"data\.augment\.color: got -0\.1; a number in 0\.\.1"),
+    ],
+)
+def test_impossible_settings_are_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        AugmentConfig(**settings)  # type: ignore[arg-type]

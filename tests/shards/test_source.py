@@ -1,0 +1,130 @@
+"""Folders and zip files look the same, and a bad one is named."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from shards.errors import InputError
+from shards.source import FolderSource, ZipSource, decode_bgr, open_source
+
+FILES = {"a/x.png": b"ax", "a/y.png": b"ay", "b/x.png": b"bx", "b/deep/x.png": b"deep", "a/._x.png": b"", "x.png": b"x"}
+
+
+def make_zip(path: Path, files: dict[str, bytes]) -> ZipSource:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return ZipSource(path)
+
+
+def make_folder(path: Path, files: dict[str, bytes]) -> FolderSource:
+    for name, content in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    return FolderSource(path)
+
+
+@pytest.mark.parametrize("pattern", ["*", "*/*", "a/*.png", "*/x.png", "*/*/*", "c/*"])
+def test_folder_and_zip_list_the_same_names(tmp_path: Path, pattern: str) -> None:
+    folder = make_folder(tmp_path / "folder", FILES)
+    archive = make_zip(tmp_path / "archive.zip", FILES)
+    names = archive.match(pattern)
+    assert [name for name in folder.match(pattern) if name in FILES] == names  # a folder also matches folders
+    assert all(folder.read(name) == archive.read(name) == FILES[name] for name in names)
+
+
+def test_a_star_stays_within_one_folder_and_hidden_files_are_left_out(tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "archive.zip", FILES)
+    assert archive.match("*/*.png") == ["a/x.png", "a/y.png", "b/x.png"]
+
+
+@pytest.mark.parametrize("name", ["/etc/x.png", "../x.png", "a/../../x.png", "a\\x.png"])
+def test_a_zip_with_an_unsafe_name_is_refused(tmp_path: Path, name: str) -> None:
+    archive = make_zip(tmp_path / "archive.zip", {name: b"evil", "a/x.png": b"good"})
+    with pytest.raises(InputError, match="holds a member with the unsafe name .*; it is no official download"):
+        archive.match("*/*")
+
+
+def test_a_zip_source_travels_to_another_process(tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "archive.zip", FILES)
+    archive.read("a/x.png")
+    assert pickle.loads(pickle.dumps(archive)).read("a/x.png") == b"ax"
+
+
+def test_a_replaced_zip_is_read_anew(tmp_path: Path) -> None:
+    assert make_zip(tmp_path / "archive.zip", {"a": b"1"}).read("a") == b"1"
+    assert make_zip(tmp_path / "archive.zip", {"a": b"22"}).read("a") == b"22"
+
+
+def test_a_missing_path_is_named_with_its_option(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--images .*gone: does not exist; a folder or a zip file is needed"):
+        open_source(tmp_path / "gone", "--images")
+
+
+def test_a_file_that_is_no_zip_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.zip").write_bytes(b"not a zip")
+    with pytest.raises(InputError, match=r"--images .*x\.zip: is neither a folder nor a complete zip file"):
+        open_source(tmp_path / "x.zip", "--images")
+
+
+def test_a_truncated_zip_is_refused(tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "x.zip", FILES)
+    archive.path.write_bytes(archive.path.read_bytes()[:-30])
+    with pytest.raises(InputError, match=r"x\.zip: is no complete zip file"):
+        archive.match("*")
+
+
+def test_a_damaged_member_is_named(tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "x.zip", {"a.png": b"0123456789"})
+    archive.path.write_bytes(archive.path.read_bytes().replace(b"01234", b"xxxxx"))
+    with pytest.raises(InputError, match=r"x\.zip:a\.png: cannot be read \(Bad CRC-32"):
+        archive.read("a.png")
+
+
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "folder", FILES)
+    shutil.rmtree(tmp_path / "folder" / "a")
+    with pytest.raises(InputError, match=r"folder/a/x\.png: cannot be read \(No such file or directory\)"):
+        source.read("a/x.png")
+
+
+def as_file(picture: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
+def test_pictures_of_any_colour_space_become_colour(mode: str) -> None:
+    ramp = np.linspace(0, 255, 64, dtype=np.uint8)
+    picture = Image.fromarray(np.stack(np.broadcast_arrays(ramp, ramp[::-1, None], np.uint8(90)), axis=-1))
+    file = as_file(picture.convert(mode), "JPEG", quality=100, subsampling=0)
+    expected = np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
+    ours = decode_bgr(file, "x.jpg")[..., ::-1]
+    # Two decoders and two roundings of the colour conversion; a swapped or inverted channel differs by 100.
+    np.testing.assert_allclose(ours.astype(int), expected.astype(int), atol=3)
+
+
+def test_exif_orientation_is_ignored() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees
+    file = as_file(Image.new("RGB", (40, 20)), "JPEG", exif=exif)
+    assert decode_bgr(file, "x.jpg").shape == (20, 40, 3)
+
+
+@pytest.mark.parametrize("kind", [".png", ".jpg"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.95], ids=["empty", "half", "almost whole"])
+def test_a_truncated_picture_is_named(kind: str, share: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    file = cv2.imencode(kind, noise)[1].tobytes()
+    with pytest.raises(InputError, match=r"a/x: cannot be decoded as a picture \(\d+ bytes\)"):
+        decode_bgr(file[: int(share * len(file))], "a/x")

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import webdataset
+
+from shards.augment import AugmentConfig
+from shards.errors import InputError
+from shards.schema import Batch, Sample
+from shards.stream import StreamConfig, build_stream
+
+NUM_SAMPLES = 13  # a prime: no batch size divides an epoch
+
+# Python 3.12 warns of every fork of a process with threads; the DataLoader's default on Linux is to fork.
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five shards of 13 scenes of 24 x 48 pixels, written by WebDataset itself."""
+    folder = tmp_path_factory.mktemp("shards")
+    rng = np.random.default_rng(0)
+    for shard in range(5):
+        with webdataset.TarWriter(str(folder / f"s-{shard}.tar")) as writer:
+            for i in range(shard, NUM_SAMPLES, 5):
+                image = rng.integers(0, 256, (24, 48, 3), dtype=np.uint8)
+                label = rng.integers(0, 19, (24, 48), dtype=np.uint8)
+                pngs = [cv2.imencode(".png", array)[1].tobytes() for array in (image, label)]
+                writer.write({"__key__": f"scene{i:02d}", "image.png": pngs[0], "label.png": pngs[1]})
+    return folder
+
+
+def make_config(folder: Path, batch_size: int = 2, workers: int = 0) -> StreamConfig:
+    return StreamConfig(
+        shards=(f"{folder}/s-{{0..4}}.tar",), crop=(16, 16), batch_size=batch_size, workers=workers
+    )
+
+
+def mark(sample: Sample, generator: np.random.Generator) -> Sample:
+    """A transform whose random numbers can be read from the pixels."""
+    image = sample.image.copy()
+    image[0] = generator.integers(0, 256, 3)
+    return Sample(key=sample.key, image=image, label=sample.label)
+
+
+def read(config: StreamConfig, num: int, *, rank: int = 0, world: int = 1, start: int = 0) -> list[Batch]:
+    stream = build_stream(
+        config, seed=1, rank=rank, world_size=world, start_position=start, transform=mark, num_batches=num
+    )
+    return list(stream)
+
+
+def keys_of(batches: list[Batch]) -> list[str]:
+    return [key for batch in batches for key in batch.keys]
+
+
+def assert_equal_batches(left: list[Batch], right: list[Batch]) -> None:
+    assert keys_of(left) == keys_of(right)
+    assert all(torch.equal(a.image, b.image) for a, b in zip(left, right, strict=True))
+    assert all(torch.equal(a.label, b.label) for a, b in zip(left, right, strict=True))
+
+
+@pytest.mark.parametrize(("world", "batch_size"), [(1, 1), (1, 4), (2, 2), (2, 3), (3, 1), (5, 4)])
+def test_every_sample_comes_once_per_epoch_over_all_ranks(folder: Path, world: int, batch_size: int) -> None:
+    steps = NUM_SAMPLES  # world * batch_size whole epochs
+    config = make_config(folder, batch_size)
+    counts = Counter(
+        key for rank in range(world) for key in keys_of(read(config, steps, rank=rank, world=world))
+    )
+    assert counts == {f"scene{i:02d}": world * batch_size for i in range(NUM_SAMPLES)}
+
+
+def test_two_processes_see_what_one_process_sees_to_the_pixel(folder: Path) -> None:
+    whole = read(make_config(folder, batch_size=4), 5)
+    halves = [read(make_config(folder, batch_size=2), 5, rank=rank, world=2) for rank in (0, 1)]
+    for step, batch in enumerate(whole):
+        parts = [halves[0][step], halves[1][step]]
+        assert batch.keys == parts[0].keys + parts[1].keys
+        assert torch.equal(batch.image, torch.cat([part.image for part in parts]))
+        assert torch.equal(batch.label, torch.cat([part.label for part in parts]))
+
+
+@pytest.mark.parametrize("stop", [1, 5, 7])
+def test_a_restart_continues_bit_for_bit(folder: Path, stop: int) -> None:
+    config = make_config(folder, batch_size=3)
+    stream = build_stream(config, seed=1, rank=0, world_size=1, transform=mark)
+    first = list(itertools.islice(stream, stop))
+    assert stream.position == stop * 3
+    rest = read(config, 10 - stop, start=stream.position)
+    assert_equal_batches(first + rest, read(config, 10))
+
+
+def test_a_restart_on_another_number_of_processes_continues_the_sequence(folder: Path) -> None:
+    one = read(make_config(folder, batch_size=4), 6)
+    first = keys_of(read(make_config(folder, batch_size=4), 3))
+    ranks = [read(make_config(folder, batch_size=1), 3, rank=rank, world=4, start=12) for rank in range(4)]
+    rest = [batches[step].keys[0] for step in range(3) for batches in ranks]
+    assert first + rest == keys_of(one)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(folder: Path, workers: int) -> None:
+    assert_equal_batches(read(make_config(folder), 8), read(make_config(folder, workers=workers), 8))
+
+
+def test_a_scene_varies_from_epoch_to_epoch(folder: Path) -> None:
+    batches = read(make_config(folder, batch_size=1), 2 * NUM_SAMPLES)
+    images = {(batch.keys[0], batch.image.numpy().tobytes()) for batch in batches}
+    assert len(images) == 2 * NUM_SAMPLES
+
+
+def test_the_transform_does_not_change_crops_and_colours(folder: Path) -> None:
+    config = make_config(folder)
+    plain = build_stream(config, seed=1, rank=0, world_size=1, num_batches=7)
+    without = dataclasses.replace(config, augment=AugmentConfig(color=0.0))
+    for marked, batch in zip(read(config, 7), plain, strict=True):
+        assert torch.equal(marked.image[:, :, 1:], batch.image[:, :, 1:])
+        assert torch.equal(marked.label, batch.label)
+    assert not torch.equal(read(without, 1)[0].image, read(config, 1)[0].image)
+
+
+def test_batches_have_the_promised_shape(folder: Path) -> None:
+    batch = read(make_config(folder, batch_size=3), 1)[0]
+    assert batch.image.shape == (3, 3, 16, 16)
+    assert batch.label.shape == (3, 16, 16)
+    assert batch.image.dtype == batch.label.dtype == torch.uint8
+    assert len(batch) == 3
+
+
+def test_the_stream_is_endless_and_counts_its_waiting(folder: Path) -> None:
+    stream = build_stream(make_config(folder), seed=0, rank=0, world_size=1)
+    assert len(list(itertools.islice(stream, 30))) == 30
+    assert stream.wait_s > 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_sample_is_one_line_even_from_a_worker(folder: Path, tmp_path: Path, workers: int) -> None:
+    for shard in range(2):
+        with webdataset.TarWriter(str(tmp_path / f"{shard}.tar")) as writer:
+            writer.write({"__key__": f"bad{shard}", "image.png": b"junk", "label.png": b"junk"})
+    config = StreamConfig(shards=(f"{tmp_path}/*.tar",), crop=(8, 8), batch_size=1, workers=workers)
+    stream = build_stream(config, seed=0, rank=0, world_size=1)
+    with pytest.raises(InputError, match=r"^sample bad\d: image\.png \(4 bytes\) cannot be decoded$"):
+        next(iter(stream))
+
+
+def test_a_sample_without_label_is_found_before_the_first_batch(tmp_path: Path) -> None:
+    with webdataset.TarWriter(str(tmp_path / "s.tar")) as writer:
+        writer.write({"__key__": "bare", "image.png": b"junk"})
+    with pytest.raises(InputError, match=r"sample bare: has no label\.png"):
+        build_stream(StreamConfig(shards=(f"{tmp_path}/s.tar",), workers=0), seed=0, rank=0, world_size=1)
+
+
+def test_more_readers_than_shards_are_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match="2 processes with 3 workers each are 6 readers of 5 shards"):
+        build_stream(make_config(folder, workers=3), seed=0, rank=0, world_size=2)
+
+
+def test_no_shards_are_an_error() -> None:
+    with pytest.raises(InputError, match=r"data\.shards: the list is empty"):
+        build_stream(StreamConfig(), seed=0, rank=0, world_size=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"crop": (0, 8)}, r"data\.crop: got \[0, 8\]; \(height, width\), both at least 1"),
+        ({"batch_size": 0}, r"data\.batch_size: got 0; at least 1 is needed"),
+        ({"workers": -1}, r"data\.workers: got -1; 0 or more are needed"),
+    ],
+)
+def test_impossible_settings_are_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        StreamConfig(**settings)  # type: ignore[arg-type]

@@ -1,0 +1,190 @@
+"""The losses as a whole: against transformers and slow loops, for every awkward batch, cut in any way."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers.models.mask2former.modeling_mask2former import dice_loss, sigmoid_cross_entropy_loss
+
+from models.eomt import Prediction
+from shards.errors import InputError
+from shards.schema import OUTLIER_ID, VOID_ID, Batch
+from trainer.losses import LOSSES, LossConfig, build_loss, weighted_sum
+from trainer.losses.mask_terms import MaskLoss, _choose_points
+from trainer.losses.outlier_terms import rba_hinge
+from trainer.losses.targets import StepTotals, count_totals
+from trainer.randomness import sample_generators
+
+Q, C = 6, 19
+
+
+def make_batch(kind: str = "mixed", size: int = 4) -> Batch:
+    generator = torch.Generator().manual_seed(5)
+    label = torch.randint(0, 4, (size, 8, 8), generator=generator).to(torch.uint8)
+    label = label.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    label[:, :3] = VOID_ID
+    label[: size // 2, 20:26, 5:20] = OUTLIER_ID
+    if kind != "mixed":
+        label[:] = {"void": VOID_ID, "outlier": OUTLIER_ID, "inlier": 2}[kind]
+    image = torch.zeros(size, 3, 32, 32, dtype=torch.uint8)
+    return Batch(image, label, tuple(f"scene{i}" for i in range(size)))
+
+
+def make_prediction(size: int = 4, scale: float = 3.0, dtype: torch.dtype = torch.float32) -> Prediction:
+    generator = torch.Generator().manual_seed(6)
+    masks = tuple((torch.randn(size, Q, 8, 8, generator=generator) * scale).to(dtype) for _ in range(2))
+    classes = tuple((torch.randn(size, Q, C + 1, generator=generator) * scale).to(dtype) for _ in range(2))
+    for tensor in (*masks, *classes):
+        tensor.requires_grad_()
+    return Prediction(masks, classes)
+
+
+def cut(prediction: Prediction, batch: Batch, part: slice) -> tuple[Prediction, Batch]:
+    masks = tuple(m[part] for m in prediction.mask_logits)
+    classes = tuple(c[part] for c in prediction.class_logits)
+    return Prediction(masks, classes), Batch(batch.image[part], batch.label[part], batch.keys[part])
+
+
+def run_loss(name: str, prediction: Prediction, batch: Batch, totals: StepTotals | None = None) -> dict:
+    totals = totals or StepTotals(*count_totals([batch.label]).tolist())
+    loss = build_loss(LossConfig(name=name, options={"num_points": 64.0}))
+    return loss(prediction, batch, totals, sample_generators(0, 0, batch.keys, "cpu"))
+
+
+def test_mask_terms_equal_transformers_on_the_same_points() -> None:
+    """A prediction whose masks are far apart, so that the matching is known, and one depth."""
+    label = torch.zeros(1, 16, 16, dtype=torch.uint8)
+    label[:, 8:] = 5
+    masks = torch.randn(1, 2, 16, 16)
+    masks[0, 0, :8] += 6
+    masks[0, 1, 8:] += 6
+    classes = torch.zeros(1, 2, C + 1)
+    classes[0, 0, 0], classes[0, 1, 5] = 9.0, 9.0
+    batch = Batch(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), label, ("a",))
+    terms = run_loss("mask", Prediction((masks,), (classes,)), batch)
+
+    generators = sample_generators(0, 0, ("a",), "cpu")
+    torch.rand(1, 64, 2, generator=generators[0])  # the matcher's points come first
+    points = _choose_points(masks[0], [2], 64, generators)
+    grid = (2 * points - 1)[:, None]
+    target = torch.stack([label[0] == 0, label[0] == 5]).float()
+    sampled = [F.grid_sample(x[:, None], grid, align_corners=False)[:, 0, 0] for x in (masks[0], target)]
+    torch.testing.assert_close(terms["mask"], sigmoid_cross_entropy_loss(*sampled, 2))
+    torch.testing.assert_close(terms["dice"], dice_loss(*sampled, 2))
+    expected = F.cross_entropy(classes[0], torch.tensor([0, 5]))
+    torch.testing.assert_close(terms["class"], expected)
+
+
+def test_unmatched_queries_are_weighted_as_no_object() -> None:
+    batch = make_batch("void", size=1)
+    prediction = make_prediction(1)
+    terms = run_loss("mask", prediction, batch)
+    expected = sum(
+        F.cross_entropy(c[0], torch.full((Q,), C), reduction="sum") * 0.1 / max(1.0, 0.1 * Q)
+        for c in prediction.class_logits
+    )
+    torch.testing.assert_close(terms["class"], expected)
+    assert terms["mask"].item() == terms["dice"].item() == 0.0
+
+
+def test_points_are_mostly_where_the_mask_is_uncertain() -> None:
+    logits = torch.linspace(10, -10, 16).expand(1, 16, 16)  # least certain along the middle
+    points = _choose_points(logits, [1], 400, sample_generators(0, 0, ("a",), "cpu"))
+    important, anywhere = points[0, :300, 0], points[0, 300:, 0]
+    assert points.shape == (1, 400, 2)
+    assert (important - 0.5).abs().median() < (anywhere - 0.5).abs().median() / 2
+
+
+def test_rba_hinge_equals_a_loop_over_pixels() -> None:
+    batch = make_batch(size=2)
+    prediction = make_prediction(2)
+    masks, classes = prediction.mask_logits[-1].detach(), prediction.class_logits[-1].detach()
+    totals = StepTotals(*count_totals([batch.label]).tolist())
+    score = torch.zeros(2, 8, 8)
+    for b in range(2):
+        for row in range(8):
+            for column in range(8):
+                evidence = torch.zeros(C)
+                for q in range(Q):
+                    evidence += classes[b, q].softmax(0)[:C] * masks[b, q, row, column].sigmoid()
+                score[b, row, column] = -evidence.tanh().sum()
+    score = F.interpolate(score[:, None], size=(32, 32), mode="bilinear")[:, 0]
+    inlier = [max(0.0, float(s) + 0.7) ** 2 for s in score[batch.label < C]]
+    outlier = [max(0.0, -0.1 - float(s)) ** 2 for s in score[batch.label == OUTLIER_ID]]
+    expected = 0.5 * (sum(inlier) / len(inlier) + sum(outlier) / len(outlier))
+    actual = rba_hinge(masks, classes, batch.label, totals, -0.7, -0.1)
+    assert float(actual) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_released_thresholds_have_no_inlier_half() -> None:
+    batch, prediction = make_batch("inlier"), make_prediction()
+    totals = StepTotals(*count_totals([batch.label]).tolist())
+    value = rba_hinge(prediction.mask_logits[0], prediction.class_logits[0], batch.label, totals, 0.0, 5.0)
+    assert float(value) == 0.0
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("kind", ["mixed", "void", "outlier", "inlier"])
+@pytest.mark.parametrize("scale", [0.0, 3.0, 1e4], ids=lambda s: f"logits{s:g}")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_terms_and_gradients_are_finite_and_connected(
+    name: str, kind: str, scale: float, dtype: torch.dtype
+) -> None:
+    prediction = make_prediction(scale=scale, dtype=dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        terms = run_loss(name, prediction, make_batch(kind))
+    config = LossConfig(name=name)
+    weighted_sum(terms, config.weights).backward()
+    assert all(torch.isfinite(value) for value in terms.values())
+    for tensor in (*prediction.mask_logits, *prediction.class_logits):
+        assert tensor.grad is not None
+        assert torch.isfinite(tensor.grad).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_batch_cut_in_pieces_has_the_loss_and_gradient_of_the_whole(name: str) -> None:
+    batch = make_batch()
+    whole, pieces = make_prediction(), make_prediction()
+    totals = StepTotals(*count_totals([batch.label]).tolist())
+    weights = LossConfig(name=name).weights
+    expected = run_loss(name, whole, batch, totals)
+    weighted_sum(expected, weights).backward()
+    sums = dict.fromkeys(expected, 0.0)
+    for part in (slice(0, 1), slice(1, 4)):
+        terms = run_loss(name, *cut(pieces, batch, part), totals)
+        weighted_sum(terms, weights).backward()
+        sums = {term: sums[term] + float(value.detach()) for term, value in terms.items()}
+    assert sums == pytest.approx({term: float(value.detach()) for term, value in expected.items()}, rel=1e-5)
+    for a, b in zip((*whole[0], *whole[1]), (*pieces[0], *pieces[1]), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "focal"}, "loss.name: unknown loss 'focal'; known losses: mask, mask_rba"),
+        ({"options": {"margn": 1.0}}, "loss.options: 'mask' has no option 'margn'; it takes num_points"),
+        (
+            {"name": "mask_rba", "options": {"x": 1.0}},
+            "it takes inlier_upper, outlier_lower, outlier_layers, num_",
+        ),
+        ({"weights": {"mask": 1.0, "dice": 1.0}}, "loss.weights: 'mask' needs a weight for class"),
+        ({"weights": {"mask": 1.0, "dice": 1.0, "class": 1.0, "oulier": 1.0}}, "unknown term 'oulier'"),
+        ({"options": {"num_points": 0.0}}, "loss.options.num_points must be at least 1, got 0"),
+        ({"options": {"no_object_weight": 0.0}}, "loss.options.no_object_weight must be in (0, 1], got 0"),
+        ({"name": "mask_rba", "options": {"outlier_layers": -1.0}}, "outlier_layers must be 0 (all) or more"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_impossible_configurations_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        LossConfig(**settings)
+
+
+def test_options_reach_the_loss() -> None:
+    loss = build_loss(LossConfig(name="mask", options={"num_points": 7.0, "no_object_weight": 0.5}))
+    assert isinstance(loss, MaskLoss)
+    assert (loss.num_points, loss.no_object_weight) == (7, 0.5)

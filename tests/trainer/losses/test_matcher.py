@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from transformers.models.mask2former.modeling_mask2former import (
+    pair_wise_dice_loss,
+    pair_wise_sigmoid_cross_entropy_loss,
+)
+
+from shards.schema import VOID_ID
+from trainer.losses.matcher import MatchCosts, _pairwise_bce, _pairwise_dice, match_queries
+from trainer.losses.targets import find_segments
+from trainer.randomness import sample_generators
+
+COSTS = MatchCosts(mask=5.0, dice=5.0, class_=2.0)
+
+
+def test_pairwise_costs_equal_transformers() -> None:
+    logits, target = torch.randn(9, 300) * 4, (torch.rand(5, 300) > 0.7).float()
+    torch.testing.assert_close(
+        _pairwise_bce(logits, target),
+        pair_wise_sigmoid_cross_entropy_loss(logits, target),
+        atol=1e-5,
+        rtol=1e-5,
+    )
+    torch.testing.assert_close(_pairwise_dice(logits, target), pair_wise_dice_loss(logits, target))
+
+
+def perfect_prediction(label: torch.Tensor, order: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Queries that predict the label's classes 0, 1, 2 perfectly, in the given order."""
+    masks = torch.stack([(label == c).float() * 20 - 10 for c in order], dim=1)
+    classes = torch.full((len(label), len(order), 20), -5.0)
+    for query, c in enumerate(order):
+        classes[:, query, c] = 5.0
+    return masks, classes
+
+
+def test_each_segment_gets_the_query_that_predicts_it() -> None:
+    label = torch.randint(0, 3, (2, 8, 8), dtype=torch.uint8).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    masks, classes = perfect_prediction(label, order=[2, 0, 1])
+    matching = match_queries(
+        masks, classes, find_segments(label), COSTS, 100, sample_generators(0, 0, ("a", "b"), "cpu")
+    )
+    assert matching.segment.tolist() == [0, 1, 2, 3, 4, 5]
+    assert matching.query.tolist() == [1, 2, 0, 1, 2, 0]
+
+
+def test_assignment_is_the_cheapest_one_by_a_direct_computation() -> None:
+    torch.manual_seed(3)
+    label = torch.randint(0, 4, (1, 16, 16), dtype=torch.uint8)
+    masks, classes = torch.randn(1, 6, 16, 16) * 3, torch.randn(1, 6, 20)
+    segments = find_segments(label)
+    generators = sample_generators(0, 0, ("a",), "cpu")
+    points = torch.rand(1, 64, 2, generator=sample_generators(0, 0, ("a",), "cpu")[0])
+    sample = torch.nn.functional.grid_sample
+    grid = (2 * points - 1)[:, None]
+    logits = sample(masks, grid, align_corners=False)[0, :, 0]
+    onehot = torch.stack([(label[0] == c).float() for c in range(4)])[None]
+    target = sample(onehot, grid, align_corners=False)[0, :, 0]
+    cost = 5 * pair_wise_sigmoid_cross_entropy_loss(logits, target) + 5 * pair_wise_dice_loss(logits, target)
+    cost = cost - 2 * classes[0].softmax(-1)[:, :4]
+    query, segment = linear_sum_assignment(cost.numpy())
+    matching = match_queries(masks, classes, segments, COSTS, 64, generators)
+    assert dict(zip(matching.segment.tolist(), matching.query.tolist(), strict=True)) == dict(
+        zip(segment.tolist(), query.tolist(), strict=True)
+    )
+
+
+def test_nothing_to_match_and_more_segments_than_queries() -> None:
+    void = torch.full((1, 8, 8), VOID_ID, dtype=torch.uint8)
+    masks, classes = torch.randn(1, 2, 8, 8), torch.randn(1, 2, 20)
+    generators = sample_generators(0, 0, ("a",), "cpu")
+    assert len(match_queries(masks, classes, find_segments(void), COSTS, 10, generators).query) == 0
+    crowded = torch.arange(16, dtype=torch.uint8).view(1, 4, 4)
+    matching = match_queries(masks, classes, find_segments(crowded), COSTS, 10, generators)
+    assert sorted(matching.query.tolist()) == [0, 1]
+
+
+def test_costs_that_are_not_finite_still_give_a_matching() -> None:
+    label = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    masks, classes = torch.full((1, 3, 8, 8), float("nan")), torch.zeros(1, 3, 20)
+    matching = match_queries(
+        masks, classes, find_segments(label), COSTS, 10, sample_generators(0, 0, ("a",), "cpu")
+    )
+    assert len(matching.query) == 1

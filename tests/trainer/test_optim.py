@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+
+from models.adapt import AdaptConfig, apply_adaptation
+from models.eomt import EoMT, ModelConfig
+from shards.errors import InputError
+from trainer.optim import OptimConfig, build_optimizer, group_parameters
+
+
+def make_model() -> EoMT:
+    return EoMT(ModelConfig(size="tiny", image_size=(32, 32), num_queries=3))
+
+
+def test_rates_decay_from_the_last_block_to_the_first() -> None:
+    groups = {
+        g["name"]: g["lr"] for g in group_parameters(make_model(), OptimConfig(lr=1.0, layer_decay=0.5))
+    }
+    assert groups == {
+        "heads": 1.0,
+        "backbone.norm": 1.0,
+        **{f"backbone.blocks.{i:02d}": 0.5 ** (5 - i) for i in range(6)},
+        "backbone.embed": 0.5**5,
+    }
+
+
+def test_every_trainable_parameter_is_in_one_group() -> None:
+    model = make_model()
+    apply_adaptation(model, AdaptConfig(mode="last-1"))
+    optimizer = build_optimizer(model, OptimConfig())
+    grouped = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == {id(p) for p in model.parameters() if p.requires_grad}
+
+
+def test_a_model_that_is_frozen_whole_is_refused() -> None:
+    model = make_model().requires_grad_(False)
+    with pytest.raises(InputError, match="adapt.mode: nothing trains"):
+        build_optimizer(model, OptimConfig())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": 0.0}, "optim.lr must be above 0, got 0.0"),
+        ({"layer_decay": 1.5}, "optim.layer_decay must be in .*, got 1.5"),
+        ({"weight_decay": -1.0}, "optim.weight_decay must be 0 or more, got -1.0"),
+    ],
+)
+def test_impossible_rates_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        OptimConfig(**settings)
