@@ -1,6 +1,13 @@
-"""The five anomaly test sets, in the layout of the course's archive `Validation_Dataset`.
+"""The five anomaly test sets, in the layout of the course's archive `Validation_Dataset`:
 
     ROOT/{folder}/images/{stem}.{png,jpg,jpeg,webp}      ROOT/{folder}/labels_masks/{stem}.png
+
+or, where that folder is missing, as their authors publish four of them:
+
+    dataset_AnomalyTrack, dataset_ObstacleTrack: images/{stem}.*   labels_masks/{stem}_labels_semantic.png
+    RoadAnomaly_jpg:                             frames/{stem}.*   frames/{stem}.labels/labels_semantic.png
+    fishyscapes_lostandfound:                    {number}_{frame}_labels.png, and beside that folder
+                                 LostAndFound/leftImg8bit/{train,test}/{sequence}/{frame}_leftImg8bit.png
 
 Targets are 0 (normal), 1 (anomaly) and 255 (void) after each set's own label values are mapped.
 """
@@ -8,7 +15,7 @@ Targets are 0 (normal), 1 (anomaly) and 255 (void) after each set's own label va
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,12 +93,20 @@ def find_test_sets(root: Path, limit: int | None = None, setting: str = "--datas
         raise InputError(f"--limit: got {limit}; at least 1")
     if not root.is_dir():
         raise InputError(f"{setting} {root}: no such folder")
-    present = [convention for folder, convention in TEST_SETS.items() if (root / folder).is_dir()]
-    if not present:
-        expected = ", ".join(TEST_SETS)
-        hint = "; give the folder above it" if root.resolve().name in TEST_SETS else ""
-        raise InputError(f"{setting} {root}: no test set in it; expected one or more of {expected}{hint}")
-    return tuple(TestSet(c, _list_frames(root / c.folder)[:limit]) for c in present)
+    found = []
+    for name, convention in TEST_SETS.items():
+        official, list_official = OFFICIAL_LAYOUTS.get(name, (name, _list_frames))
+        if (root / name).is_dir():
+            found.append(TestSet(convention, _list_frames(root / name)[:limit]))
+        elif (root / official).is_dir():
+            found.append(TestSet(convention, list_official(root / official)[:limit]))
+    if not found:
+        known = [*TEST_SETS, *(folder for folder, _ in OFFICIAL_LAYOUTS.values())]
+        hint = "; give the folder above it" if root.resolve().name in known else ""
+        raise InputError(
+            f"{setting} {root}: no test set in it; expected one or more of {', '.join(known)}{hint}"
+        )
+    return tuple(found)
 
 
 def _list_frames(folder: Path) -> tuple[Frame, ...]:
@@ -109,6 +124,65 @@ def _list_frames(folder: Path) -> tuple[Frame, ...]:
     if not images:
         raise InputError(f"{folder}: the test set is empty; expected images/*.* and labels_masks/*.png")
     return tuple(Frame(stem, images[stem], masks[stem]) for stem in sorted(images, key=_numeric))
+
+
+def _list_smiyc(folder: Path) -> tuple[Frame, ...]:
+    """List the validation frames; images without mask are the benchmark's hidden test split."""
+    images = _files_by_stem(folder / "images", IMAGE_SUFFIXES)
+    masks = _by_ending(folder / "labels_masks", "_labels_semantic.png")
+    return _pair_masks(folder, masks, images.get)
+
+
+def _list_road_anomaly(folder: Path) -> tuple[Frame, ...]:
+    images = _files_by_stem(folder / "frames", IMAGE_SUFFIXES)
+    masks = {
+        p.parent.name.removesuffix(".labels"): p for p in folder.glob("frames/*.labels/labels_semantic.png")
+    }
+    return _pair_masks(folder, masks, images.get)
+
+
+def _list_fishyscapes(folder: Path) -> tuple[Frame, ...]:
+    """List the frames: the masks are Fishyscapes' own, the images are those of Lost and Found."""
+    images = folder.parent / "LostAndFound" / "leftImg8bit"
+    if not images.is_dir():
+        raise InputError(
+            f"{images}: no such folder; {folder.name} holds masks only, Lost and Found the images"
+        )
+
+    def find(stem: str) -> Path | None:
+        frame = stem.partition("_")[2]
+        sequence = frame.rsplit("_", 2)[0]
+        return next(images.glob(f"*/{sequence}/{frame}_leftImg8bit.png"), None)
+
+    return _pair_masks(folder, _by_ending(folder, "_labels.png"), find)
+
+
+def _by_ending(folder: Path, ending: str) -> dict[str, Path]:
+    return {path.name.removesuffix(ending): path for path in folder.glob(f"*{ending}")}
+
+
+def _pair_masks(
+    folder: Path, masks: Mapping[str, Path], find_image: Callable[[str], Path | None]
+) -> tuple[Frame, ...]:
+    if not masks:
+        raise InputError(f"{folder}: no mask in it; the labels of a hidden test split are not published")
+    frames = []
+    for stem in sorted(masks, key=_numeric):
+        image = find_image(stem)
+        if image is None:
+            raise InputError(f"{masks[stem]}: mask without image")
+        frames.append(Frame(stem, image, masks[stem]))
+    return tuple(frames)
+
+
+OFFICIAL_LAYOUTS: dict[str, tuple[str, Callable[[Path], tuple[Frame, ...]]]] = {
+    "RoadAnomaly21": ("dataset_AnomalyTrack", _list_smiyc),
+    "RoadObsticle21": ("dataset_ObstacleTrack", _list_smiyc),
+    "FS_LostFound_full": ("fishyscapes_lostandfound", _list_fishyscapes),
+    "RoadAnomaly": ("RoadAnomaly_jpg", _list_road_anomaly),
+}
+"""Folder of the course's archive -> folder of the official download, and what lists its frames. FS Static is
+missing: its official form is an overlay on Cityscapes that has to be rendered first."""
 
 
 def _files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:

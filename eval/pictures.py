@@ -84,6 +84,7 @@ def draw_grid(title: str, exhibits: Sequence[Exhibit]) -> UInt8[np.ndarray, "H W
         panels += [color_classes(exhibit.prediction)]
         rows.append(_join(panels, axis=1))
     header = _join([_title(text, PANEL_WIDTH) for text in titles], axis=1)
+    title += "; each score's colours run from the 1st to the 99th percentile of the frames shown"
     return _join([_title(title, header.shape[1]), header, *rows], axis=0)
 
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from shards.errors import InputError
 
 TPR = 0.95
-_BLOCK = 1 << 20
-"""Positives merged at a time: bounds the 64-bit counts to a few tens of MB, however many positives."""
+_BLOCK = 1 << 18
+"""Positives merged at a time: bounds the 64-bit counts to some 20 MB, however many positives."""
 
 
 class PixelMetrics(NamedTuple):

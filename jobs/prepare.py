@@ -85,6 +85,10 @@ Job = (
 
 def main(arguments: Sequence[str]) -> None:
     """Prepare one download, as the first argument says: `cityscapes` or `coco`."""
+    if arguments and arguments[0] not in ("cityscapes", "coco", "-h", "--help"):
+        raise InputError(
+            f"which download: {arguments[0]!r} is not known; the first argument is cityscapes or coco"
+        )
     job: CityscapesJob | CocoJob = parse_options(Job, arguments, program="jobs.prepare")
     require_free(job.out)
     if isinstance(job, CityscapesJob):

@@ -12,8 +12,12 @@ from shards.schema import OUTLIER_ID
 
 OUTLIER_OPACITY = 0.5
 """From here on a pixel counts as outlier, so that a feathered rim does not enlarge the object."""
-FEATHER_PX = 2.0
-"""Width of the feathered rim."""
+
+_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+_SQUARE = cv2.getStructuringElement(cv2.MORPH_RECT, (3, 3))
+_RAMP = np.ones(256, np.float32)
+_RAMP[:2] = 1 / 2, np.sqrt(2) / 2
+"""Half the distance to the background of a pixel that survives none, one or both of the erosions."""
 
 Blend = Callable[[UInt8[np.ndarray, "h w"]], Float32[np.ndarray, "h w"]]
 """Turns an object's mask, at the size at which it is pasted, into opacity."""
@@ -27,16 +31,18 @@ def hard_opacity(mask: UInt8[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
 def feathered_opacity(mask: UInt8[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
     """Return opacity that rises from 0.5 at the object's outermost pixels to 1 further inside.
 
-    opacity = min(mask / 255, distance / `FEATHER_PX`), with the distance in pixels to the nearest pixel
-    that is not object, at least 1. The rim lies inside of the object, because outside of it a cut-out
-    shows the surroundings it was cut from, which would become a halo. Every pixel whose mask is 128 or
-    more keeps an opacity of 0.5 or more: feathering changes no label, and thin objects do not vanish.
+    opacity = min(mask / 255, distance / 2), with the distance in pixels to the nearest pixel that is not
+    object. The rim lies inside of the object, because outside of it a cut-out shows the surroundings it
+    was cut from, which would become a halo. Every pixel whose mask is 128 or more keeps an opacity of 0.5
+    or more: feathering changes no label, and thin objects do not vanish.
     """
-    solid = cv2.copyMakeBorder((mask >= 128).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=(0,))
-    distance = cv2.distanceTransform(solid, cv2.DIST_L2, 3)[1:-1, 1:-1]
+    solid = (mask >= 128).astype(np.uint8)
+    away_from_sides = cv2.erode(solid, _CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=(0,))
+    away_from_corners = cv2.erode(solid, _SQUARE, borderType=cv2.BORDER_CONSTANT, borderValue=(0,))
+    # below a distance of 2 there are only 1 and sqrt(2): two erosions take a tenth of a distance transform
+    ramp = cv2.LUT(away_from_sides + away_from_corners, _RAMP)
     soft = mask.astype(np.float32) / 255
-    ramp = np.where(solid[1:-1, 1:-1] > 0, np.maximum(distance, 1) / FEATHER_PX, 1)
-    return np.minimum(soft, ramp).astype(np.float32)
+    return np.where(solid > 0, np.minimum(soft, ramp), soft)
 
 
 BLENDS: dict[str, Blend] = {

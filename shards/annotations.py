@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypedDict
 
+import numpy as np
+from jaxtyping import UInt8
 from pycocotools import mask as coco_mask
 
 from shards.errors import InputError
@@ -100,10 +103,21 @@ def encode_mask(segmentation: list[Any] | dict[str, Any], height: int, width: in
         if not isinstance(counts, str):
             return None
         rle = Rle(size=[height, width], counts=counts.encode())
-        coco_mask.decode(rle)  # raises where the runs overflow the picture
+        decode_mask(rle)  # raises where the runs overflow the picture
     except (TypeError, ValueError):
         return None
     return rle
+
+
+def decode_mask(mask: Rle) -> UInt8[np.ndarray, "H W"]:
+    """Return a mask as an array of 0 and 1.
+
+    Raises:
+        ValueError: the runs do not fit the size.
+    """
+    with warnings.catch_warnings():  # pycocotools 2.0.11 has an array type that NumPy 2 complains about
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        return coco_mask.decode(mask)
 
 
 def _is_polygon(polygon: Any, height: int, width: int) -> bool:

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from shards.annotations import Instances, Rle, encode_mask, read_instances
+from shards.annotations import Instances, Rle, decode_mask, encode_mask, read_instances
 from shards.cutout import Cutout, encode_cutout
 from shards.errors import InputError
 from shards.source import Source, decode_bgr, open_source
@@ -143,7 +143,7 @@ def cut_objects(images: Source, photos: Sequence[Photo]) -> Iterator[EncodedSamp
 
 def crop_object(picture: UInt8[np.ndarray, "H W 3"], item: CocoObject, key: str) -> Cutout:
     """Crop a picture (R, G, B) and an object's mask to the mask's bounding box."""
-    mask = coco_mask.decode(item.mask)
+    mask = decode_mask(item.mask)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
     return Cutout(

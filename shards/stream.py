@@ -125,6 +125,7 @@ class Stream:
             num_workers=workers,
             persistent_workers=workers > 0,
             worker_init_fn=_start_worker,
+            generator=torch.Generator(),  # or it would draw from the global one, and a restart once more
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -159,6 +160,8 @@ def build_stream(
         raise InputError(
             "data.shards: the list is empty; give a folder of shards, a .tar file or a pattern of them"
         )
+    assert 0 <= rank < world_size
+    assert start_position >= 0
     reader = open_shards(config.shards, config.split)
     for index, key in enumerate(reader.keys):
         require_scene_members(key, reader.suffixes(index))

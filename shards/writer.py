@@ -158,7 +158,7 @@ def _write_in_processes(
                 bar.update(entry.num_samples)
         except BaseException as error:
             stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # waits: a worker that is still starting needs this process
             if isinstance(error, BrokenProcessPool):
                 raise RuntimeError(
                     f"one of {workers} workers died, for lack of memory most likely"

@@ -30,6 +30,7 @@ def make_accelerator(precision: Precision, run_folder: Path) -> Accelerator:
         InputError: the launcher announced more processes than joined (two silent trainings).
     """
     announced = int(os.environ.get("WORLD_SIZE", "1"))
+    logging.getLogger("accelerate").setLevel(logging.WARNING)  # seven lines per checkpoint otherwise
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision="no" if precision == "float32" else precision,

@@ -30,7 +30,9 @@ class Camera:
     bend: float = 0.0
     """Lateral offset of the street in metres at distance Z is bend * Z^2."""
 
-    def project(self, points: Float[np.ndarray, "N 3"] | Sequence[Sequence[float]]) -> Float[np.ndarray, "N 2"]:
+    def project(
+        self, points: Float[np.ndarray, "N 3"] | Sequence[Sequence[float]]
+    ) -> Float[np.ndarray, "N 2"]:
         """Return (column, row) of points; those closer than `NEAREST` are taken to be there."""
         x, y, z = np.asarray(points, dtype=np.float64).T
         z = np.maximum(z, NEAREST)
@@ -39,6 +41,7 @@ class Camera:
         return np.stack([columns, rows], axis=1)
 
     def pixels_per_metre(self, z: float) -> float:
+        """Return the scale of what stands upright at distance `z`."""
         return self.focal / max(z, NEAREST)
 
     def ground(

@@ -171,19 +171,27 @@ class Canvas:
             return
         part = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
         window = (rows, columns)
-        colour = picture[part].astype(np.float32)
+        colour: Float[np.ndarray, "h w 3"] = picture[part].astype(np.float32)
         if opacity < 1:
             colour = opacity * colour + (1 - opacity) * self.pixels[window]
         self._paint(window, mask[part], colour, identity, depth, 0.0)
 
-    def shadow(self, points: Points | Sequence[Sequence[float]], strength: float, softness: float = 2.0) -> None:
+    def sees(self, corners: Points) -> bool:
+        """Say whether a polygon's bounding box touches the picture."""
+        return self._window(self._scaled(corners)) is not None
+
+    def shadow(
+        self, points: Points | Sequence[Sequence[float]], strength: float, softness: float = 2.0
+    ) -> None:
         """Darken a polygon by `strength` in [0, 1], with a soft edge of `softness` final pixels."""
         corners = self._scaled(points)
         margin = round(3 * softness * SUPERSAMPLING)
         window = self._window(corners, margin=margin)
         if window is None:
             return
-        mask = cv2.GaussianBlur(_polygon(corners, window).astype(np.float32), (0, 0), softness * SUPERSAMPLING)
+        mask = cv2.GaussianBlur(
+            _polygon(corners, window).astype(np.float32), (0, 0), softness * SUPERSAMPLING
+        )
         region = self.pixels[window]
         region[:] = (region * (1 - strength * mask[..., None])).astype(np.uint8)
 
@@ -239,16 +247,20 @@ def ellipse_points(
 def _grain_field(rng: np.random.Generator) -> Float[np.ndarray, "n n"]:
     """Noise with fine and middle frequencies, unit variance, that repeats without a seam."""
     white = rng.standard_normal((_NOISE_SIDE, _NOISE_SIDE), dtype=np.float32)
-    tiled = np.tile(white, (3, 3))
-    smooth = cv2.GaussianBlur(tiled, (0, 0), 2.5)[_NOISE_SIDE : 2 * _NOISE_SIDE, _NOISE_SIDE : 2 * _NOISE_SIDE]
+    margin = 12
+    tiled = cv2.copyMakeBorder(white, margin, margin, margin, margin, cv2.BORDER_WRAP)
+    smooth = cv2.GaussianBlur(tiled, (0, 0), 2.5)[margin:-margin, margin:-margin]
     field = 0.5 * white + smooth / smooth.std()
     return field / field.std()
 
 
-def _reduce(texture: UInt8[np.ndarray, "h w c"], quad: Float[np.ndarray, "4 2"]) -> UInt8[np.ndarray, "h2 w2 c"]:
+def _reduce(
+    texture: UInt8[np.ndarray, "h w c"], quad: Float[np.ndarray, "4 2"]
+) -> UInt8[np.ndarray, "h2 w2 c"]:
     """Shrink a texture to about the size it is shown at, so that warping it does not alias."""
-    shown_width = max(np.linalg.norm(quad[1] - quad[0]), np.linalg.norm(quad[2] - quad[3]), 1.0)
-    shown_height = max(np.linalg.norm(quad[3] - quad[0]), np.linalg.norm(quad[2] - quad[1]), 1.0)
+    sides = np.linalg.norm(np.roll(quad, -1, axis=0) - quad, axis=1)  # top, right, bottom, left
+    shown_width = float(max(sides[0], sides[2], 1.0))
+    shown_height = float(max(sides[1], sides[3], 1.0))
     height, width = texture.shape[:2]
     size = (max(1, min(width, int(shown_width))), max(1, min(height, int(shown_height))))
     if size == (width, height):

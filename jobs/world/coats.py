@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 
 from jobs.world.canvas import Colour
@@ -37,17 +38,21 @@ def draw_spots(side: int, first: Colour, second: Colour, rng: np.random.Generato
     cell_row, cell_column = np.floor(rows * count).astype(int), np.floor(columns * count).astype(int)
     jitter = rng.uniform(0.3, 0.7, (count + 1, count + 1, 2))
     centre = jitter[cell_row, cell_column]
-    distance = np.hypot(rows * count - cell_row - centre[..., 0], columns * count - cell_column - centre[..., 1])
+    distance = np.hypot(
+        rows * count - cell_row - centre[..., 0], columns * count - cell_column - centre[..., 1]
+    )
     return _mix(distance < 0.29, first, second)
 
 
 def draw_patches(side: int, first: Colour, second: Colour, rng: np.random.Generator) -> Surface:
     """Draw patches with narrow seams between them, as a giraffe has."""
-    rows, columns = _grid(side)
-    seeds = rng.random((70, 2))
-    distance = np.sqrt((rows[..., None] - seeds[:, 0]) ** 2 + (columns[..., None] - seeds[:, 1]) ** 2)
-    nearest = np.partition(distance, 1, axis=-1)[..., :2]
-    return _mix(nearest[..., 1] - nearest[..., 0] > 0.022, first, second)
+    small = min(side, 120)  # distances to every seed are costly; they are smooth, so a small grid will do
+    rows, columns = _grid(small)
+    seeds = rng.random((70, 2), dtype=np.float32)
+    distance = np.hypot(rows[..., None] - seeds[:, 0], columns[..., None] - seeds[:, 1])
+    nearest = np.partition(distance, 1, axis=-1)
+    margin = cv2.resize(nearest[..., 1] - nearest[..., 0], (side, side), interpolation=cv2.INTER_LINEAR)
+    return _mix(margin > 0.022, first, second)
 
 
 def draw_fur(side: int, first: Colour, second: Colour, rng: np.random.Generator) -> Surface:
@@ -76,7 +81,11 @@ def draw_sprinkles(side: int, first: Colour, second: Colour, rng: np.random.Gene
     for _ in range(90):
         row, column = rng.integers(0, side - length, 2)
         high = rng.random() < 0.5
-        part = np.s_[row : row + length, column : column + length // 2 + 1] if high else np.s_[row : row + length // 2 + 1, column : column + length]
+        part = (
+            np.s_[row : row + length, column : column + length // 2 + 1]
+            if high
+            else np.s_[row : row + length // 2 + 1, column : column + length]
+        )
         surface[part] = to_colour(rng.random(), 0.8, 0.95)
     return surface
 

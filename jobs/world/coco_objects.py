@@ -1,4 +1,4 @@
-"""Objects of COCO categories that no street scene knows: animals, fruit, toys. They are pasted in training."""
+"""Objects of COCO categories that no street scene knows: animals, fruit, toys; pasted in training."""
 
 from __future__ import annotations
 
@@ -12,22 +12,34 @@ from jobs.world.sprite import Board, Surface
 from jobs.world.texture import scaled, to_colour
 
 
-def _coat(board: Board, names: tuple[str, ...], rng: np.random.Generator, colours: tuple[Colour, Colour] | None = None) -> Surface:
+def _coat(
+    board: Board,
+    names: tuple[str, ...],
+    rng: np.random.Generator,
+    colours: tuple[Colour, Colour] | None = None,
+) -> Surface:
     """Draw one of the named surfaces, in given colours or in two that differ clearly."""
     if colours is None:
         hue = rng.random()
-        colours = to_colour(hue, rng.uniform(0.5, 0.9), rng.uniform(0.7, 0.95)), to_colour(hue + rng.uniform(0.25, 0.75), rng.uniform(0.3, 0.9), rng.uniform(0.25, 0.9))
+        colours = (
+            to_colour(hue, rng.uniform(0.5, 0.9), rng.uniform(0.7, 0.95)),
+            to_colour(hue + rng.uniform(0.25, 0.75), rng.uniform(0.3, 0.9), rng.uniform(0.25, 0.9)),
+        )
     return COATS[str(rng.choice(names))](board.resolution, *colours, rng)
 
 
 def _brown(rng: np.random.Generator) -> tuple[Colour, Colour]:
     hue = rng.uniform(0.04, 0.11)
-    return to_colour(hue, rng.uniform(0.5, 0.8), rng.uniform(0.35, 0.6)), to_colour(hue + 0.02, 0.35, rng.uniform(0.75, 0.95))
+    return to_colour(hue, rng.uniform(0.5, 0.8), rng.uniform(0.35, 0.6)), to_colour(
+        hue + 0.02, 0.35, rng.uniform(0.75, 0.95)
+    )
 
 
 def _draw_legs(board: Board, places: tuple[float, ...], top: float, width: float, coat: Surface) -> None:
     for x in places:
-        board.fill([(x - width, top), (x + width, top), (x + width * 0.8, -0.98), (x - width * 0.8, -0.98)], coat)
+        board.fill(
+            [(x - width, top), (x + width, top), (x + width * 0.8, -0.98), (x - width * 0.8, -0.98)], coat
+        )
 
 
 def draw_zebra(board: Board, rng: np.random.Generator) -> None:
@@ -104,14 +116,18 @@ def draw_banana(board: Board, rng: np.random.Generator) -> None:
     outer = np.stack([0.95 * np.cos(turn), 0.5 + 0.95 * np.sin(turn)], axis=1)
     inner = np.stack([0.8 * np.cos(turn), 0.62 + 0.68 * np.sin(turn)], axis=1)[::-1]
     yellow = to_colour(rng.uniform(0.12, 0.19), 0.85, 0.95)
-    board.fill(np.concatenate([outer, inner]), _coat(board, ("spots", "fur"), rng, (scaled(yellow, 0.75), yellow)))
+    board.fill(
+        np.concatenate([outer, inner]), _coat(board, ("spots", "fur"), rng, (scaled(yellow, 0.75), yellow))
+    )
     board.line([outer[0], outer[0] + (-0.06, 0.14)], 0.1, (95, 70, 30))
 
 
 def draw_apple(board: Board, rng: np.random.Generator) -> None:
     """Draw a round fruit with stalk and leaf."""
     hue = rng.choice([0.0, 0.08, 0.25])
-    coat = _coat(board, ("fur", "stripes"), rng, (to_colour(hue, 0.9, 0.85), to_colour(hue + 0.06, 0.75, 0.95)))
+    coat = _coat(
+        board, ("fur", "stripes"), rng, (to_colour(hue, 0.9, 0.85), to_colour(hue + 0.06, 0.75, 0.95))
+    )
     board.oval((-0.22, -0.15), (0.58, 0.72), coat)
     board.oval((0.22, -0.15), (0.58, 0.72), coat)
     board.line([(0.0, 0.45), (0.06, 0.85)], 0.08, (85, 55, 30))
@@ -144,7 +160,10 @@ def draw_kite(board: Board, rng: np.random.Generator) -> None:
     tail = [(0.1, -0.5), (-0.1, -0.65), (0.15, -0.8), (-0.15, -0.97)]
     board.line(tail, 0.05, (60, 60, 70))
     for x, y in tail[1:]:
-        board.fill([(x - 0.16, y + 0.07), (x + 0.16, y - 0.07), (x + 0.16, y + 0.07), (x - 0.16, y - 0.07)], to_colour(rng.random(), 0.8, 0.9))
+        board.fill(
+            [(x - 0.16, y + 0.07), (x + 0.16, y - 0.07), (x + 0.16, y + 0.07), (x - 0.16, y - 0.07)],
+            to_colour(rng.random(), 0.8, 0.9),
+        )
 
 
 def draw_umbrella(board: Board, rng: np.random.Generator) -> None:
@@ -156,7 +175,10 @@ def draw_umbrella(board: Board, rng: np.random.Generator) -> None:
         part = turn[gore * 5 : gore * 5 + 6] if gore < 5 else turn[25:]
         arc = np.stack([0.97 * np.cos(part), 0.05 + 0.85 * np.sin(part)], axis=1)
         board.fill([(0, 0.02), *arc], first if gore % 2 else second)
-    board.fill([(-0.97, 0.05), (0.97, 0.05), (0.65, 0.16), (0.32, 0.04), (0, 0.16), (-0.32, 0.04), (-0.65, 0.16)], first)
+    board.fill(
+        [(-0.97, 0.05), (0.97, 0.05), (0.65, 0.16), (0.32, 0.04), (0, 0.16), (-0.32, 0.04), (-0.65, 0.16)],
+        first,
+    )
 
 
 def draw_surfboard(board: Board, rng: np.random.Generator) -> None:
@@ -175,9 +197,12 @@ def draw_vase(board: Board, rng: np.random.Generator) -> None:
         board.line([(0, 0.2), (x, y)], 0.04, (60, 140, 60))
         board.oval((x, y), (0.15, 0.15), to_colour(rng.random(), 0.7, 0.95))
         board.oval((x, y), (0.06, 0.06), (250, 220, 70))
-    y = np.linspace(-0.97, 0.35, 24)
-    half = 0.28 + 0.25 * np.sin((y + 0.97) * 2.4) * (y < 0.34)
-    board.fill(np.concatenate([np.stack([half, y], 1), np.stack([-half, y], 1)[::-1]]), _coat(board, ("spots", "plaid", "swirl"), rng))
+    level = np.linspace(-0.97, 0.35, 24)
+    half = 0.28 + 0.25 * np.sin((level + 0.97) * 2.4) * (level < 0.34)
+    board.fill(
+        np.concatenate([np.stack([half, level], 1), np.stack([-half, level], 1)[::-1]]),
+        _coat(board, ("spots", "plaid", "swirl"), rng),
+    )
 
 
 COCO_OBJECTS: dict[str, Callable[[Board, np.random.Generator], None]] = {

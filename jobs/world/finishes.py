@@ -23,7 +23,7 @@ def _grid(side: int) -> tuple[np.ndarray, np.ndarray]:
 
 def draw_planks(side: int, colour: Colour, rng: np.random.Generator) -> Surface:
     """Draw boards with grain and dark joints."""
-    rows, columns = _grid(side)
+    rows, _ = _grid(side)
     count = int(rng.integers(5, 8))
     tone = rng.uniform(0.75, 1.2, count + 1)[np.floor(rows * count).astype(int)]
     grain = 0.85 + 0.3 * smooth_noise((side, side), 40, rng)[:, :1]
@@ -71,7 +71,9 @@ def draw_weave(side: int, colour: Colour, rng: np.random.Generator) -> Surface:
     rows, columns = _grid(side)
     count = rng.uniform(9, 13)
     over = np.mod(np.floor(rows * count) + np.floor(columns * count), 2)
-    bulge = np.where(over > 0, np.sin(np.pi * np.mod(rows * count, 1)), np.sin(np.pi * np.mod(columns * count, 1)))
+    bulge = np.where(
+        over > 0, np.sin(np.pi * np.mod(rows * count, 1)), np.sin(np.pi * np.mod(columns * count, 1))
+    )
     return np.asarray(colour, np.float32) * (0.45 + 0.7 * bulge)[..., None]
 
 

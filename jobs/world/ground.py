@@ -26,6 +26,7 @@ class Strip:
 
     @property
     def middle(self) -> float:
+        """Return X of the middle."""
         return (self.left + self.right) / 2
 
 
@@ -46,6 +47,7 @@ class Street:
 
     @property
     def road(self) -> Strip:
+        """Return the road."""
         return next(strip for strip in self.strips if strip.label == LabelId.ROAD)
 
     def frontier(self, side: int) -> float:
@@ -65,7 +67,9 @@ def draw_street(rng: np.random.Generator, *, rails: bool = False, wide: bool = F
     lanes_left = 1 + int(wide or rng.random() < 0.35)
     lanes_right = 1 + int(wide and rng.random() < 0.7)
     left, right = -lane * (lanes_left + 0.5), lane * (lanes_right - 0.4)
-    inner = [-lane * (0.5 + i) for i in range(lanes_left)] + [lane * (0.55 + i) for i in range(lanes_right - 1)]
+    inner = [-lane * (0.5 + i) for i in range(lanes_left)] + [
+        lane * (0.55 + i) for i in range(lanes_right - 1)
+    ]
     sides = {-1: _side_bands(rng, rails), 1: _side_bands(rng, False)}
     strips = [Strip(left, right, LabelId.ROAD)]
     for label, width in sides[-1]:
@@ -117,13 +121,7 @@ def _ground_colours(
     town: TownStyle,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "H W 3"]:
-    palette = np.zeros((64, 3), dtype=np.float32)
-    palette[LabelId.ROAD] = town.road
-    palette[LabelId.SIDEWALK] = town.pavement
-    palette[LabelId.PARKING] = np.asarray(town.road) * 1.12
-    palette[LabelId.RAIL_TRACK] = to_colour(0.08, 0.25, 0.42)
-    palette[LabelId.TERRAIN] = to_colour(rng.uniform(0.17, 0.24), rng.uniform(0.4, 0.6), rng.uniform(0.5, 0.64))
-    palette[LabelId.GROUND] = to_colour(0.09, 0.15, 0.55)
+    palette = _palette(town, rng)
     amount = np.zeros(64, dtype=np.float32)
     amount[[LabelId.ROAD, LabelId.PARKING]] = 0.07
     amount[[LabelId.SIDEWALK, LabelId.GROUND]] = 0.06
@@ -131,8 +129,9 @@ def _ground_colours(
 
     field = smooth_noise((512, 512), 100, rng) - 0.5
     blotches = smooth_noise((256, 256), 12, rng) - 0.5
-    fine = field[_cells(z, 14, 512), _cells(x, 28, 512)]
-    coarse = blotches[_cells(z, 6, 256), _cells(x, 14, 256)]
+    # The noise repeats; its seam is 9 m to the side, out of sight where it would show.
+    fine = field[_cells(z, 14, 512), _cells(x + 9, 28, 512)]
+    coarse = blotches[_cells(z, 6, 256), _cells(x + 9, 14, 256)]
     fade = np.minimum(1, 14 / z)  # far away, the grain averages out
     colours = palette[identities] * (1 + 4 * amount[identities] * (fine * fade + 0.4 * coarse))[..., None]
 
@@ -140,12 +139,28 @@ def _ground_colours(
     for strip in street.strips:
         if strip.label == LabelId.SIDEWALK:
             inner = strip.right if strip.middle < 0 else strip.left
-            colours[np.abs(x - inner - np.sign(strip.middle) * _KERB / 2) < _KERB / 2] = np.asarray(town.pavement) * 1.2
+            colours[np.abs(x - inner - np.sign(strip.middle) * _KERB / 2) < _KERB / 2] = (
+                np.asarray(town.pavement) * 1.2
+            )
         if strip.label == LabelId.RAIL_TRACK:
             for rail in (strip.middle - 0.72, strip.middle + 0.72):
                 colours[np.abs(x - rail) < 0.07] = (150, 148, 150)
     paint = 205 + 60 * coarse[..., None]
     return np.where(_markings(x, z, identities, street)[..., None], paint, colours)
+
+
+def _palette(town: TownStyle, rng: np.random.Generator) -> Float[np.ndarray, "64 3"]:
+    """Choose the colour of each kind of ground, by label id."""
+    palette = np.zeros((64, 3), dtype=np.float32)
+    palette[LabelId.ROAD] = town.road
+    palette[LabelId.SIDEWALK] = town.pavement
+    palette[LabelId.PARKING] = np.asarray(town.road) * 1.12
+    palette[LabelId.RAIL_TRACK] = to_colour(0.08, 0.25, 0.42)
+    palette[LabelId.TERRAIN] = to_colour(
+        rng.uniform(0.17, 0.24), rng.uniform(0.4, 0.6), rng.uniform(0.5, 0.64)
+    )
+    palette[LabelId.GROUND] = to_colour(0.09, 0.15, 0.55)
+    return palette
 
 
 def _cells(metres: Float[np.ndarray, "..."], per_metre: float, count: int) -> Integer[np.ndarray, "..."]:
@@ -159,7 +174,10 @@ def _tile_lines(x: Float[np.ndarray, "H W"], z: Float[np.ndarray, "H 1"]) -> np.
 
 
 def _markings(
-    x: Float[np.ndarray, "H W"], z: Float[np.ndarray, "H 1"], identities: Integer[np.ndarray, "H W"], street: Street
+    x: Float[np.ndarray, "H W"],
+    z: Float[np.ndarray, "H 1"],
+    identities: Integer[np.ndarray, "H W"],
+    street: Street,
 ) -> np.ndarray:
     """White paint: dashed lines between lanes, lines along the edges, a zebra crossing, parking bays."""
     road = street.road

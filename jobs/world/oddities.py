@@ -1,4 +1,4 @@
-"""The test anomalies: things that fell off a lorry. No shape and no surface is shared with the pasted objects."""
+"""The test anomalies: things that fell off a lorry, none in shape or surface like a pasted object."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from jobs.world.sprite import Board, Surface
 from jobs.world.texture import scaled, to_colour
 
 
-def _finish(board: Board, names: tuple[str, ...], rng: np.random.Generator, colour: Colour | None = None) -> Surface:
+def _finish(
+    board: Board, names: tuple[str, ...], rng: np.random.Generator, colour: Colour | None = None
+) -> Surface:
     """Draw one of the named surfaces."""
     chosen = colour or to_colour(rng.random(), rng.uniform(0.35, 0.95), rng.uniform(0.55, 0.95))
     return FINISHES[str(rng.choice(names))](board.resolution, chosen, rng)
@@ -20,29 +22,50 @@ def _finish(board: Board, names: tuple[str, ...], rng: np.random.Generator, colo
 
 def draw_crate(board: Board, rng: np.random.Generator) -> None:
     """Draw a crate in parallel projection: front, side and lid."""
-    surface = _finish(board, ("planks", "weave", "mesh"), rng, to_colour(rng.uniform(0.06, 0.13), 0.55, 0.8) if rng.random() < 0.5 else None)
+    surface = _finish(
+        board,
+        ("planks", "weave", "mesh"),
+        rng,
+        to_colour(rng.uniform(0.06, 0.13), 0.55, 0.8) if rng.random() < 0.5 else None,
+    )
     depth = rng.uniform(0.25, 0.45)
     width = 0.95 - depth
     top = rng.uniform(0.15, 0.6)
     board.fill([(-0.95, top), (width, top), (width, -0.95), (-0.95, -0.95)], surface)
-    board.fill([(width, top), (width + depth, top + depth * 0.7), (width + depth, -0.95 + depth * 0.7), (width, -0.95)], surface * 0.6)
-    board.fill([(-0.95, top), (-0.95 + depth, top + depth * 0.7), (width + depth, top + depth * 0.7), (width, top)], surface * 1.2)
+    board.fill(
+        [
+            (width, top),
+            (width + depth, top + depth * 0.7),
+            (width + depth, -0.95 + depth * 0.7),
+            (width, -0.95),
+        ],
+        surface * 0.6,
+    )
+    board.fill(
+        [(-0.95, top), (-0.95 + depth, top + depth * 0.7), (width + depth, top + depth * 0.7), (width, top)],
+        surface * 1.2,
+    )
     for y in (top - 0.04, -0.91):
-        board.decal([(-0.95, y + 0.06), (width, y + 0.06), (width, y - 0.06), (-0.95, y - 0.06)], (80, 55, 35))
+        board.decal(
+            [(-0.95, y + 0.06), (width, y + 0.06), (width, y - 0.06), (-0.95, y - 0.06)], (80, 55, 35)
+        )
 
 
 def draw_tyre_stack(board: Board, rng: np.random.Generator) -> None:
     """Draw tyres lying on each other, painted as race tracks paint them."""
-    count = int(rng.integers(2, 5))
-    step = 1.6 / count
+    count = int(rng.integers(3, 6))
+    flat = 0.2
+    thick = (1.9 - 2 * flat) / count
     colour = to_colour(rng.random(), 0.75, 0.85)
     for layer in range(count):
-        y = -0.95 + step * (layer + 0.5)
-        shift = rng.uniform(-0.06, 0.06)
+        bottom, shift = -0.95 + flat + layer * thick, rng.uniform(-0.05, 0.05)
         tone = (48.0, 48.0, 52.0) if layer % 2 else colour
-        board.oval((shift, y - step * 0.18), (0.88, step * 0.42), scaled(tone, 0.6))
-        board.oval((shift, y), (0.9, step * 0.42), tone)
-    board.oval((0, -0.95 + step * (count - 0.5)), (0.5, step * 0.2), (18, 18, 20))
+        top = bottom + thick
+        side = [(shift - 0.88, top), (shift + 0.88, top), (shift + 0.88, bottom), (shift - 0.88, bottom)]
+        board.oval((shift, bottom), (0.88, flat), scaled(tone, 0.55))
+        board.fill(side, scaled(tone, 0.75))
+        board.oval((shift, top), (0.88, flat), tone)
+    board.oval((shift, top), (0.5, flat * 0.55), (18, 18, 20))
 
 
 def draw_barrel(board: Board, rng: np.random.Generator) -> None:
@@ -123,7 +146,11 @@ def draw_tetrapod(board: Board, rng: np.random.Generator) -> None:
     for angle in (np.pi / 2, -2.62, -0.52):
         along = np.array([np.cos(angle), np.sin(angle)])
         across = np.array([-along[1], along[0]])
-        board.fill([along * 0.95 + across * 0.22, along * 0.95 - across * 0.22, -across * 0.36, across * 0.36], surface * (0.85 + 0.25 * np.sin(angle)))
+        leg = [along * 0.95 + across * 0.22, along * 0.95 - across * 0.22, -across * 0.36, across * 0.36]
+        board.fill(
+            np.stack(leg),
+            surface * (0.85 + 0.25 * np.sin(angle)),
+        )
         board.fill(ellipse_points((0, 0), (0.22, 0.08), -angle + np.pi / 2) + along * 0.93, surface * 1.15)
     board.fill(ellipse_points((0.0, -0.05), (0.3, 0.3), count=6), surface * 1.1)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from jobs.world.camera import Camera
@@ -21,13 +23,18 @@ def paint_backdrop(canvas: Canvas, camera: Camera, town: TownStyle, rng: np.rand
     while left < reach:
         width = rng.uniform(10, 22)
         height = rng.uniform(6, 17)
+        right = left + width
+        corners = camera.project(
+            [(left, height, _FAR), (right, height, _FAR), (right, 0, _FAR), (left, 0, _FAR)]
+        )
         colour = town.facades[rng.integers(len(town.facades))]
-        facade = draw_facade((height, width), colour, rng)
-        corners = [(left, height, _FAR), (left + width, height, _FAR), (left + width, 0, _FAR), (left, 0, _FAR)]
-        canvas.warp(facade, camera.project(corners), LabelId.BUILDING, depth=_FAR)
-        left += width
+        if canvas.sees(corners):
+            canvas.warp(draw_facade((height, width), colour, rng), corners, LabelId.BUILDING, depth=_FAR)
+        left = right
     for _ in range(int(rng.integers(3, 9))):
-        paint_crown(canvas, camera, (rng.uniform(-50, 50), _FAR - 5), rng.uniform(5, 9), rng.uniform(3, 6), town, rng)
+        paint_crown(
+            canvas, camera, (rng.uniform(-50, 50), _FAR - 5), rng.uniform(5, 9), rng.uniform(3, 6), town, rng
+        )
     ground = camera.project([(-reach, 0, _FAR), (reach, 0, _FAR)])[:, 1].mean()
     foliage = to_colour(town.foliage_hue, 0.45, 0.35)
     band = [(0, ground - 2), (canvas.width, ground - 2), (canvas.width, ground + 1), (0, ground + 1)]
@@ -35,7 +42,12 @@ def paint_backdrop(canvas: Canvas, camera: Camera, town: TownStyle, rng: np.rand
 
 
 def paint_frontage(
-    canvas: Canvas, camera: Camera, frontier: float, town: TownStyle, rng: np.random.Generator, kinds: tuple[str, ...]
+    canvas: Canvas,
+    camera: Camera,
+    frontier: float,
+    town: TownStyle,
+    rng: np.random.Generator,
+    kinds: tuple[str, ...],
 ) -> None:
     """Line one side of the street, from far to near.
 
@@ -50,7 +62,7 @@ def paint_frontage(
     ends = [_FAR]
     while ends[-1] > 2:
         ends.append(ends[-1] - rng.uniform(9, 20))
-    for number, (far, near) in enumerate(zip(ends, ends[1:], strict=False)):
+    for number, (far, near) in enumerate(itertools.pairwise(ends)):
         near = max(near, 1.6)
         kind = kinds[number % len(kinds)]
         if kind == "house":
@@ -80,10 +92,16 @@ def _paint_house(
     side = 1 if x > 0 else -1
     outer = x + side * _SETBACK
     end = camera.project([(x, height, near), (outer, height, near), (outer, 0, near), (x, 0, near)])
-    canvas.warp(draw_facade((height, _SETBACK), scaled(colour, 0.8), rng), end, LabelId.BUILDING, depth=near)
-    facade = draw_facade((height, far - near), colour, rng)
-    depth = (near + far) / 2
-    canvas.warp(facade, _along(camera, x, span, height), LabelId.BUILDING, depth=depth, shade=0.95)
+    if canvas.sees(end):
+        canvas.warp(
+            draw_facade((height, _SETBACK), scaled(colour, 0.8), rng), end, LabelId.BUILDING, depth=near
+        )
+    front = _along(camera, x, span, height)
+    if canvas.sees(front):
+        depth = (near + far) / 2
+        canvas.warp(
+            draw_facade((height, far - near), colour, rng), front, LabelId.BUILDING, depth=depth, shade=0.95
+        )
 
 
 def _paint_boundary(
@@ -142,7 +160,10 @@ def paint_crown(
     for layer in range(9):
         level = layer / 8
         angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.6) * reach * unit
-        middle = (column + distance * np.cos(angle), row + distance * np.sin(angle) + (0.35 - 0.6 * level) * reach * unit)
+        middle = (
+            column + distance * np.cos(angle),
+            row + distance * np.sin(angle) + (0.35 - 0.6 * level) * reach * unit,
+        )
         blob = ellipse_points(middle, (0.55 * reach * unit, 0.48 * reach * unit), rng.uniform(0, 3))
         blob += rng.normal(0, 0.06 * reach * unit, blob.shape)
         colour = to_colour(hue, 0.55 - 0.1 * level, 0.24 + 0.28 * level)
@@ -167,7 +188,9 @@ def paint_pole(
     x, z = place
     tone = rng.uniform(95, 150)
     for left, right, shade in ((-0.09, 0.09, 1.0), (0.02, 0.09, 0.65)):
-        corners = camera.project([(x + left, height, z), (x + right, height, z), (x + right, 0, z), (x + left, 0, z)])
+        corners = camera.project(
+            [(x + left, height, z), (x + right, height, z), (x + right, 0, z), (x + left, 0, z)]
+        )
         canvas.fill(corners, (tone * shade,) * 3, LabelId.POLE, depth=z)
 
 
@@ -190,10 +213,19 @@ def paint_traffic_light(
     x, z = place
     height = rng.uniform(2.7, 3.4)
     paint_pole(canvas, camera, place, height, rng)
-    box = [(x - 0.28, height + 0.9, z), (x + 0.28, height + 0.9, z), (x + 0.28, height - 0.3, z), (x - 0.28, height - 0.3, z)]
+    box = [
+        (x - 0.28, height + 0.9, z),
+        (x + 0.28, height + 0.9, z),
+        (x + 0.28, height - 0.3, z),
+        (x - 0.28, height - 0.3, z),
+    ]
     canvas.fill(camera.project(box), (28, 30, 32), LabelId.TRAFFIC_LIGHT, depth=z)
     lit = int(rng.integers(3))
-    lamps: list[tuple[Colour, Colour]] = [((255, 60, 40), (60, 25, 25)), ((255, 200, 40), (62, 52, 22)), ((60, 240, 130), (20, 55, 35))]
+    lamps: list[tuple[Colour, Colour]] = [
+        ((255, 60, 40), (60, 25, 25)),
+        ((255, 200, 40), (62, 52, 22)),
+        ((60, 240, 130), (20, 55, 35)),
+    ]
     unit = camera.pixels_per_metre(z)
     for number, (bright, dark) in enumerate(lamps):
         column, row = camera.project([(x, height + 0.68 - 0.38 * number, z)])[0]
@@ -212,11 +244,13 @@ def paint_sign(canvas: Canvas, camera: Camera, place: tuple[float, float], rng: 
     corners = {"disc": 24, "triangle": 3, "plate": 4}[kind]
     start = {"disc": 0.0, "triangle": -np.pi / 2, "plate": np.pi / 4}[kind]
     turn = start + np.linspace(0, 2 * np.pi, corners, endpoint=False)
-    outline = np.stack([np.cos(turn), np.sin(turn)], axis=1) * radius * unit * (1.25 if kind != "disc" else 1.0)
+    outline = (
+        np.stack([np.cos(turn), np.sin(turn)], axis=1) * radius * unit * (1.25 if kind != "disc" else 1.0)
+    )
     rim, middle = ((25, 70, 170), (235, 238, 245)) if kind == "plate" else ((205, 25, 35), (240, 240, 238))
     inner = 0.45 if kind == "plate" else 0.68
-    canvas.fill(outline + (column, row), rim, LabelId.TRAFFIC_SIGN, depth=z)
-    canvas.fill(outline * inner + (column, row), middle, LabelId.TRAFFIC_SIGN, depth=z)
+    canvas.fill(outline + np.array([column, row]), rim, LabelId.TRAFFIC_SIGN, depth=z)
+    canvas.fill(outline * inner + np.array([column, row]), middle, LabelId.TRAFFIC_SIGN, depth=z)
 
 
 def paint_bin(canvas: Canvas, camera: Camera, place: tuple[float, float], rng: np.random.Generator) -> None:

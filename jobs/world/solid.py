@@ -54,6 +54,7 @@ class Box:
     """Width and length of the top as a share of those of the bottom."""
 
     def corners(self, side: Side) -> Float[np.ndarray, "4 3"]:
+        """Return the corners of a side in local metres: right, up, ahead."""
         points = []
         for u, v, level in _CORNERS[side]:
             across = self.taper[0] if level else 1.0
@@ -92,7 +93,9 @@ def paint_box(
         canvas.warp(texture, corners, identity, depth=pose.z, shade=_SHADES[side])
 
 
-def paint_contact_shadow(canvas: Canvas, camera: Camera, pose: Pose, width: float, length: float, strength: float) -> None:
+def paint_contact_shadow(
+    canvas: Canvas, camera: Camera, pose: Pose, width: float, length: float, strength: float
+) -> None:
     """Darken the ground under a thing of the given footprint."""
     corners = np.array([(-1, 0, -1), (1, 0, -1), (1, 0, 1), (-1, 0, 1)]) * (width * 0.55, 0, length * 0.53)
     ground = camera.project(pose.place(corners))

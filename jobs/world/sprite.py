@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -37,22 +38,29 @@ class Board:
         """Supersampled pixels along each side, which a `Surface` must have."""
         return int(self.canvas.pixels.shape[0])
 
-    def screen(self, points: Sequence[Sequence[float]] | Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:
+    def screen(
+        self, points: Sequence[Sequence[float]] | Float[np.ndarray, "N 2"]
+    ) -> Float[np.ndarray, "N 2"]:
+        """Turn board coordinates into final pixels."""
         x, y = np.asarray(points, dtype=np.float64).T
         cos, sin = np.cos(self._turn), np.sin(self._turn)
         x, y = cos * x + sin * y, cos * y - sin * x
         return np.stack([(1 + 0.96 * x) / 2 * self.side, (1 - 0.96 * y) / 2 * self.side], axis=1)
 
     def fill(self, points: Sequence[Sequence[float]] | Float[np.ndarray, "N 2"], paint: Paint) -> None:
+        """Fill a polygon, which becomes part of the object."""
         self.canvas.fill(self.screen(points), np.asarray(paint), OBJECT_ID, grain=0.03)
 
-    def oval(self, centre: tuple[float, float], radii: tuple[float, float], paint: Paint, angle: float = 0.0) -> None:
+    def oval(
+        self, centre: tuple[float, float], radii: tuple[float, float], paint: Paint, angle: float = 0.0
+    ) -> None:
+        """Fill an ellipse; `angle` in radians turns it clockwise."""
         self.fill(ellipse_points(centre, radii, angle, count=40), paint)
 
     def line(self, points: Sequence[Sequence[float]], width: float, paint: Paint) -> None:
         """Draw a thick line with straight joints as filled quadrilaterals and round ends."""
         path = np.asarray(points, dtype=np.float64)
-        for start, stop in zip(path[:-1], path[1:], strict=True):
+        for start, stop in itertools.pairwise(path):
             along = (stop - start) / max(float(np.linalg.norm(stop - start)), 1e-9)
             across = np.array([-along[1], along[0]]) * width / 2
             self.fill(np.stack([start + across, stop + across, stop - across, start - across]), paint)

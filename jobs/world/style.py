@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from jobs.world.canvas import Colour
 from jobs.world.texture import to_colour
@@ -46,9 +46,14 @@ class Light:
 
 def draw_town(rng: np.random.Generator) -> TownStyle:
     """Choose a town's palette: plaster, brick and stone in muted colours."""
-    facades = tuple(
-        to_colour(rng.uniform(0.0, 0.14), rng.uniform(0.08, 0.5), rng.uniform(0.45, 0.85)) for _ in range(6)
-    )
+    plaster = [
+        to_colour(rng.uniform(0.06, 0.15), rng.uniform(0.05, 0.45), rng.uniform(0.6, 0.92)) for _ in range(4)
+    ]
+    brick = [
+        to_colour(rng.uniform(0.0, 0.05), rng.uniform(0.3, 0.55), rng.uniform(0.42, 0.62)) for _ in range(2)
+    ]
+    other = [to_colour(rng.random(), rng.uniform(0.03, 0.2), rng.uniform(0.5, 0.85)) for _ in range(2)]
+    facades = (*plaster, *brick, *other)
     grey = rng.uniform(80, 105)
     pale = rng.uniform(140, 170)
     return TownStyle(
@@ -70,7 +75,9 @@ def draw_light(rng: np.random.Generator, *, unusual: bool = False) -> Light:
     warm = rng.uniform(-0.05, 0.05) + (rng.choice([-0.07, 0.09]) if unusual else 0.0)
     bright = rng.uniform(0.85, 1.08) * (rng.uniform(0.8, 1.0) if unusual else 1.0)
     clouds = rng.uniform(0.0, 1.0)
-    blue = to_colour(rng.uniform(0.55, 0.6), rng.uniform(0.35, 0.6) * (1 - 0.6 * clouds), rng.uniform(0.8, 0.95))
+    blue = to_colour(
+        rng.uniform(0.55, 0.6), rng.uniform(0.35, 0.6) * (1 - 0.6 * clouds), rng.uniform(0.8, 0.95)
+    )
     pale = to_colour(rng.uniform(0.08, 0.6), rng.uniform(0.02, 0.14), rng.uniform(0.86, 0.96))
     return Light(
         gain=(bright * (1 + warm), bright, bright * (1 - warm)),
@@ -84,13 +91,17 @@ def draw_light(rng: np.random.Generator, *, unusual: bool = False) -> Light:
     )
 
 
-def expose(image: UInt8[np.ndarray, "H W 3"], light: Light, rng: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]:
+def expose(
+    image: UInt8[np.ndarray, "H W 3"], light: Light, rng: np.random.Generator
+) -> UInt8[np.ndarray, "H W 3"]:
     """Apply the light's colour, the lens's fall-off and slight blur, and the sensor's noise."""
     height, width = image.shape[:2]
     rows = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     columns = np.linspace(-1, 1, width, dtype=np.float32)[None]
     falloff = 1 - 0.12 * (rows**2 + columns**2) / 2
-    exposed = image.astype(np.float32) * falloff[..., None] * np.asarray(light.gain, np.float32)
-    exposed = cv2.GaussianBlur(exposed, (0, 0), 0.0004 * height + 0.25)
-    exposed += light.noise * rng.standard_normal(exposed.shape, dtype=np.float32)
-    return np.clip(exposed, 0, 255).astype(np.uint8)
+    exposed: Float[np.ndarray, "H W 3"] = (
+        image.astype(np.float32) * falloff[..., None] * np.asarray(light.gain, np.float32)
+    )
+    blurred = cv2.GaussianBlur(exposed, (0, 0), 0.0004 * height + 0.25)
+    noisy = blurred + light.noise * rng.standard_normal(exposed.shape, dtype=np.float32)
+    return np.clip(noisy, 0, 255).astype(np.uint8)

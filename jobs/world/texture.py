@@ -50,7 +50,7 @@ def speckle(
 def plain(metres: tuple[float, float], colour: Colour) -> UInt8[np.ndarray, "h w 3"]:
     """Return a texture of one colour for a surface of (height, width) metres."""
     shape = (max(2, round(metres[0] * PIXELS_PER_METRE)), max(2, round(metres[1] * PIXELS_PER_METRE)))
-    return np.full((*shape, 3), colour, dtype=np.float32).astype(np.uint8)
+    return np.full((*shape, 3), np.asarray(colour).astype(np.uint8), dtype=np.uint8)
 
 
 def draw_wall(metres: tuple[float, float], rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
@@ -96,7 +96,14 @@ def draw_facade(
     for bottom in range(height - storey, storey // 3, -storey):
         cv2.line(texture, (0, bottom), (width, bottom), scaled(colour, 0.85), 1)
         for left in range(margin, width - bay + 1, bay):
-            _draw_window(texture, (left + bay // 4, bottom - storey // 6), (bay // 2, round(storey * tall)), frame, glass, rng)
+            _draw_window(
+                texture,
+                (left + bay // 4, bottom - storey // 6),
+                (bay // 2, round(storey * tall)),
+                frame,
+                glass,
+                rng,
+            )
     _draw_ground_floor(texture, storey, bay, colour, rng)
     texture[: max(3, storey // 10)] = scaled(colour, 0.7)
     return speckle(texture, 0.025, rng)
@@ -129,7 +136,13 @@ def _draw_ground_floor(
     for left in range(0, width - bay + 1, bay):
         dark = to_colour(rng.uniform(0, 1), 0.2, rng.uniform(0.12, 0.3))
         inset = bay // 8 if shop else bay // 3
-        cv2.rectangle(texture, (left + inset, top + storey // 4), (left + bay - inset, height - (2 if shop else 1)), dark, -1)
+        cv2.rectangle(
+            texture,
+            (left + inset, top + storey // 4),
+            (left + bay - inset, height - (2 if shop else 1)),
+            dark,
+            -1,
+        )
     if shop:  # a coloured awning over the shop windows
         awning = to_colour(rng.random(), 0.6, 0.6)
         cv2.rectangle(texture, (0, top + storey // 12), (width, top + storey // 4), awning, -1)

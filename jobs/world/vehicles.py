@@ -24,7 +24,14 @@ def paint_car(canvas: Canvas, camera: Camera, pose: Pose, identity: int, rng: np
     colour = _body_colour(rng)
     estate = rng.random() < 0.4
     body = Box(width, length, 0.22, waist)
-    cabin = Box(width * 0.96, length * (0.72 if estate else 0.6), waist, roof, ahead=-length * (0.12 if estate else 0.05), taper=(0.82, 0.8 if estate else 0.62))
+    cabin = Box(
+        width * 0.96,
+        length * (0.72 if estate else 0.6),
+        waist,
+        roof,
+        ahead=-length * (0.12 if estate else 0.05),
+        taper=(0.82, 0.8 if estate else 0.62),
+    )
     paint_contact_shadow(canvas, camera, pose, width, length, 0.55)
     _paint_tyres_behind(canvas, camera, pose, width, length, identity)
     paint_box(canvas, camera, pose, body, _car_body(colour, waist, length, width), identity)
@@ -42,17 +49,25 @@ def paint_truck(canvas: Canvas, camera: Camera, pose: Pose, identity: int, rng: 
     frame = Box(width * 0.9, length - 0.4, 0.45, 0.95, ahead=-0.2)
     paint_contact_shadow(canvas, camera, pose, width, length, 0.6)
     _paint_tyres_behind(canvas, camera, pose, width, length, identity, radius=0.5)
-    parts = [(frame, {"back": _bumper()}), (cab, _cab_sides(cab_colour)), (cargo, _cargo_sides(load, length, height, rng))]
+    parts: list[tuple[Box, Textures]] = [
+        (frame, {"back": _bumper()}),
+        (cab, _cab_sides(cab_colour)),
+        (cargo, _cargo_sides(load, length, height, rng)),
+    ]
     facing_away = np.cos(pose.heading) > 0
     for box, textures in (parts[0], *(parts[:0:-1] if not facing_away else parts[1:])):
         paint_box(canvas, camera, pose, box, textures, identity)
-    _paint_wheels(canvas, camera, pose, frame, (-0.32 * length, -0.18 * length, 0.36 * length), 0.48, identity)
+    _paint_wheels(
+        canvas, camera, pose, frame, (-0.32 * length, -0.18 * length, 0.36 * length), 0.48, identity
+    )
 
 
 def paint_bus(canvas: Canvas, camera: Camera, pose: Pose, identity: int, rng: np.random.Generator) -> None:
     """Paint a city bus: one strong colour, a band of large windows, a lit destination board."""
     length, width, height = rng.uniform(9.5, 12), 2.5, rng.uniform(2.9, 3.2)
-    colour = to_colour(rng.choice([0.0, 0.13, 0.33, 0.58, 0.85]) + rng.uniform(-0.02, 0.02), 0.75, rng.uniform(0.6, 0.85))
+    colour = to_colour(
+        rng.choice([0.0, 0.13, 0.33, 0.58, 0.85]) + rng.uniform(-0.02, 0.02), 0.75, rng.uniform(0.6, 0.85)
+    )
     box = Box(width, length, 0.3, height)
     paint_contact_shadow(canvas, camera, pose, width, length, 0.6)
     _paint_tyres_behind(canvas, camera, pose, width, length, identity, radius=0.45)
@@ -78,7 +93,9 @@ def _body_colour(rng: np.random.Generator) -> Colour:
     if rng.random() < 0.5:
         grey = float(rng.choice([30, 60, 110, 165, 225]))
         return grey, grey, grey + 4
-    return to_colour(rng.choice([0.0, 0.02, 0.35, 0.58, 0.62, 0.66]), rng.uniform(0.6, 0.9), rng.uniform(0.35, 0.75))
+    return to_colour(
+        rng.choice([0.0, 0.02, 0.35, 0.58, 0.62, 0.66]), rng.uniform(0.6, 0.9), rng.uniform(0.35, 0.75)
+    )
 
 
 def _car_body(colour: Colour, waist: float, length: float, width: float) -> Textures:
@@ -90,7 +107,13 @@ def _car_body(colour: Colour, waist: float, length: float, width: float) -> Text
         cv2.line(side, (int(span * share), 0), (int(span * share), int(height * 0.8)), scaled(colour, 0.6), 1)
     back = _car_end(colour, waist, width, (210, 20, 25))
     front = _car_end(colour, waist, width, (250, 248, 225))
-    return {"back": back, "front": front, "left": side, "right": side[:, ::-1].copy(), "top": plain((2, 2), scaled(colour, 1.1))}
+    return {
+        "back": back,
+        "front": front,
+        "left": side,
+        "right": side[:, ::-1].copy(),
+        "top": plain((2, 2), scaled(colour, 1.1)),
+    }
 
 
 def _car_end(colour: Colour, waist: float, width: float, lamp: Colour) -> UInt8[np.ndarray, "h w 3"]:
@@ -101,7 +124,13 @@ def _car_end(colour: Colour, waist: float, width: float, lamp: Colour) -> UInt8[
     lamp_height, lamp_width = int(height * 0.26), int(span * 0.17)
     for left in (1, span - lamp_width - 1):
         cv2.rectangle(end, (left, height // 6), (left + lamp_width, height // 6 + lamp_height), lamp, -1)
-    cv2.rectangle(end, (int(span * 0.36), int(height * 0.46)), (int(span * 0.64), int(height * 0.6)), (235, 235, 225), -1)
+    cv2.rectangle(
+        end,
+        (int(span * 0.36), int(height * 0.46)),
+        (int(span * 0.64), int(height * 0.6)),
+        (235, 235, 225),
+        -1,
+    )
     return end
 
 
@@ -119,7 +148,9 @@ def _car_cabin(colour: Colour, rng: np.random.Generator) -> Textures:
     return {"back": end, "front": end, "left": side, "right": side, "top": plain((1, 1), scaled(colour, 1.1))}
 
 
-def _coach_sides(lower: Colour, upper: Colour, length: float, height: float, *, doors: bool = False) -> Textures:
+def _coach_sides(
+    lower: Colour, upper: Colour, length: float, height: float, *, doors: bool = False
+) -> Textures:
     """Draw the sides of a bus or tram: a band of windows, a lower half of one colour, maybe doors."""
     side = plain((height, length), upper)
     rows, columns = side.shape[:2]
@@ -128,9 +159,17 @@ def _coach_sides(lower: Colour, upper: Colour, length: float, height: float, *, 
     step = columns // (9 if doors else 6)
     for number, left in enumerate(range(step // 6, columns - step // 2, step)):
         bottom = 0.9 if doors and number % 3 == 1 else 0.54
-        cv2.rectangle(side, (left, int(rows * 0.16)), (left + int(step * 0.8), int(rows * bottom)), _GLASS, -1)
+        cv2.rectangle(
+            side, (left, int(rows * 0.16)), (left + int(step * 0.8), int(rows * bottom)), _GLASS, -1
+        )
         if bottom > 0.8:
-            cv2.line(side, (left + int(step * 0.4), int(rows * 0.16)), (left + int(step * 0.4), int(rows * bottom)), upper, 1)
+            cv2.line(
+                side,
+                (left + int(step * 0.4), int(rows * 0.16)),
+                (left + int(step * 0.4), int(rows * bottom)),
+                upper,
+                1,
+            )
     end = plain((height, 2.5), upper)
     rows, columns = end.shape[:2]
     end[int(rows * 0.56) :] = lower
@@ -139,7 +178,12 @@ def _coach_sides(lower: Colour, upper: Colour, length: float, height: float, *, 
     for left in (3, columns - 10):
         cv2.rectangle(end, (left, int(rows * 0.74)), (left + 7, int(rows * 0.82)), (215, 60, 45), -1)
     end[int(rows * 0.94) :] = (40, 40, 42)
-    return {"back": end, "left": side, "right": side[:, ::-1].copy(), "top": plain((1, 1), scaled(upper, 1.05))}
+    return {
+        "back": end,
+        "left": side,
+        "right": side[:, ::-1].copy(),
+        "top": plain((1, 1), scaled(upper, 1.05)),
+    }
 
 
 def _cargo_sides(colour: Colour, length: float, height: float, rng: np.random.Generator) -> Textures:
@@ -165,7 +209,13 @@ def _cab_sides(colour: Colour) -> Textures:
     for left in (3, 36):
         cv2.rectangle(front, (left, 32), (left + 6, 36), (250, 248, 220), -1)
     cv2.rectangle(front, (12, 27), (33, 36), (50, 50, 52), -1)
-    return {"back": plain((1, 1), scaled(colour, 0.7)), "front": front, "left": side, "right": side, "top": plain((1, 1), colour)}
+    return {
+        "back": plain((1, 1), scaled(colour, 0.7)),
+        "front": front,
+        "left": side,
+        "right": side,
+        "top": plain((1, 1), colour),
+    }
 
 
 def _bumper() -> UInt8[np.ndarray, "h w 3"]:
@@ -204,12 +254,23 @@ def _paint_wheels(
 
 
 def _paint_tyres_behind(
-    canvas: Canvas, camera: Camera, pose: Pose, width: float, length: float, identity: int, radius: float = 0.32
+    canvas: Canvas,
+    camera: Camera,
+    pose: Pose,
+    width: float,
+    length: float,
+    identity: int,
+    radius: float = 0.32,
 ) -> None:
     """Paint the two tyres under the end that faces the camera."""
     ahead = -0.36 * length if np.cos(pose.heading) > 0 else 0.36 * length
     for middle in (-0.39 * width, 0.39 * width):
-        corners = [(middle - 0.11, radius, ahead), (middle + 0.11, radius, ahead), (middle + 0.11, 0, ahead), (middle - 0.11, 0, ahead)]
+        corners = [
+            (middle - 0.11, radius, ahead),
+            (middle + 0.11, radius, ahead),
+            (middle + 0.11, 0, ahead),
+            (middle - 0.11, 0, ahead),
+        ]
         canvas.fill(camera.project(pose.place(np.array(corners))), _TYRE, identity, depth=pose.z)
 
 

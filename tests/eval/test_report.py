@@ -43,8 +43,8 @@ def markdown_rows(*records: Record) -> list[list[str]]:
 def test_json_has_the_fields_of_the_format_and_null_for_missing():
     (entry,) = json.loads(render_json([EXAMPLE]))
     assert list(entry) == [
-        "model", "checkpoint", "score", "temperature", "temperature_from", "dataset", "protocol", "num_images",
-        "num_pixels", "ap", "ap_ci", "fpr95", "fpr95_ci", "auroc", "miou",
+        "model", "checkpoint", "score", "temperature", "temperature_from", "dataset", "protocol",
+        "num_images", "num_pixels", "ap", "ap_ci", "fpr95", "fpr95_ci", "auroc", "miou",
     ]  # fmt: skip
     assert entry["miou"] is None
     assert entry["ap"] == 0.74386

@@ -45,7 +45,9 @@ def test_a_lower_quality_makes_a_smaller_file() -> None:
 def test_a_missing_member_is_named() -> None:
     members = encode_cutout(example())
     del members["mask.png"]
-    with pytest.raises(InputError, match=r"cut-out k: has no mask\.png; its members are meta\.json, object\.jpg"):
+    with pytest.raises(
+        InputError, match=r"cut-out k: has no mask\.png; its members are meta\.json, object\.jpg"
+    ):
         decode_cutout("k", members)
 
 

@@ -49,12 +49,16 @@ def test_shards_are_selected_by_split(tmp_path: Path) -> None:
 
 
 def test_a_split_without_shards_is_named_with_those_that_exist(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="split 'test': the shards hold none of it; their splits are train, val"):
+    with pytest.raises(
+        InputError, match="split 'test': the shards hold none of it; their splits are train, val"
+    ):
         example(tmp_path).select("test")
 
 
 def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"has no manifest\.json; a folder written by jobs\.prepare is needed"):
+    with pytest.raises(
+        InputError, match=r"has no manifest\.json; a folder written by jobs\.prepare is needed"
+    ):
         read_manifest(tmp_path)
 
 
@@ -81,7 +85,9 @@ def test_text_that_is_no_json_is_refused(tmp_path: Path) -> None:
         ({}, {"num_bytes": 9}, r"000000\.tar: is too long: 10 bytes, the manifest says 9"),
     ],
 )
-def test_a_wrong_field_is_named(tmp_path: Path, change: dict[str, Any], shard: dict[str, Any], message: str) -> None:
+def test_a_wrong_field_is_named(
+    tmp_path: Path, change: dict[str, Any], shard: dict[str, Any], message: str
+) -> None:
     example(tmp_path)
     edit(tmp_path, change, shard)
     with pytest.raises(InputError, match=message):

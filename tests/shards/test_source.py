@@ -16,7 +16,14 @@ from PIL import Image
 from shards.errors import InputError
 from shards.source import FolderSource, ZipSource, decode_bgr, open_source
 
-FILES = {"a/x.png": b"ax", "a/y.png": b"ay", "b/x.png": b"bx", "b/deep/x.png": b"deep", "a/._x.png": b"", "x.png": b"x"}
+FILES = {
+    "a/x.png": b"ax",
+    "a/y.png": b"ay",
+    "b/x.png": b"bx",
+    "b/deep/x.png": b"deep",
+    "a/._x.png": b"",
+    "x.png": b"x",
+}
 
 
 def make_zip(path: Path, files: dict[str, bytes]) -> ZipSource:
@@ -50,7 +57,9 @@ def test_a_star_stays_within_one_folder_and_hidden_files_are_left_out(tmp_path: 
 @pytest.mark.parametrize("name", ["/etc/x.png", "../x.png", "a/../../x.png", "a\\x.png"])
 def test_a_zip_with_an_unsafe_name_is_refused(tmp_path: Path, name: str) -> None:
     archive = make_zip(tmp_path / "archive.zip", {name: b"evil", "a/x.png": b"good"})
-    with pytest.raises(InputError, match="holds a member with the unsafe name .*; it is no official download"):
+    with pytest.raises(
+        InputError, match="holds a member with the unsafe name .*; it is no official download"
+    ):
         archive.match("*/*")
 
 
@@ -66,7 +75,9 @@ def test_a_replaced_zip_is_read_anew(tmp_path: Path) -> None:
 
 
 def test_a_missing_path_is_named_with_its_option(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--images .*gone: does not exist; a folder or a zip file is needed"):
+    with pytest.raises(
+        InputError, match=r"--images .*gone: does not exist; a folder or a zip file is needed"
+    ):
         open_source(tmp_path / "gone", "--images")
 
 

@@ -140,6 +140,13 @@ def test_the_stream_is_endless_and_counts_its_waiting(folder: Path) -> None:
     assert stream.wait_s > 0
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_reading_draws_nothing_from_the_global_generator(folder: Path, workers: int) -> None:
+    before = torch.get_rng_state()
+    read(make_config(folder, workers=workers), 2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_sample_is_one_line_even_from_a_worker(folder: Path, tmp_path: Path, workers: int) -> None:
     for shard in range(2):

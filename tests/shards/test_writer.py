@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import tarfile
@@ -17,19 +18,28 @@ from shards.writer import MIN_SHARDS, EncodedSample, ShardPlan, split_into_shard
 
 
 def samples(first: int, count: int) -> list[EncodedSample]:
-    return [(f"key_{i:03d}", {"label.png": b"L" * i, "image.jpg": b"I" * 700}) for i in range(first, first + count)]
+    return [
+        (f"key_{i:03d}", {"label.png": b"L" * i, "image.jpg": b"I" * 700})
+        for i in range(first, first + count)
+    ]
 
 
 def plans(num_shards: int, per_shard: int = 3) -> list[ShardPlan]:
     return [
-        ShardPlan(f"x-train-{i:06d}.tar", "train", per_shard, partial(iter, samples(i * per_shard, per_shard)))
+        ShardPlan(
+            f"x-train-{i:06d}.tar", "train", per_shard, partial(iter, samples(i * per_shard, per_shard))
+        )
         for i in range(num_shards)
     ]
 
 
+@pytest.mark.filterwarnings(
+    "ignore:unclosed file:ResourceWarning"
+)  # webdataset's, closed by gc.collect below
 def test_webdataset_reads_what_was_written(tmp_path: Path) -> None:
     write_shard(tmp_path / "x.tar", samples(0, 4))
     read = list(webdataset.WebDataset(str(tmp_path / "x.tar"), shardshuffle=False))
+    gc.collect()
     assert [sample["__key__"] for sample in read] == ["key_000", "key_001", "key_002", "key_003"]
     assert [sample["label.png"] for sample in read] == [b"", b"L", b"LL", b"LLL"]
     assert all(sample["image.jpg"] == b"I" * 700 for sample in read)
@@ -39,7 +49,9 @@ def test_headers_are_plain_and_members_sorted(tmp_path: Path) -> None:
     write_shard(tmp_path / "x.tar", samples(0, 2))
     with tarfile.open(tmp_path / "x.tar") as archive:
         members = archive.getmembers()
-    assert [m.name for m in members] == [f"key_00{i}.{end}" for i in (0, 1) for end in ("image.jpg", "label.png")]
+    assert [m.name for m in members] == [
+        f"key_00{i}.{end}" for i in (0, 1) for end in ("image.jpg", "label.png")
+    ]
     for member in members:
         assert (member.mtime, member.uid, member.gid, member.uname, member.gname) == (0, 0, 0, "", "")
         assert (member.mode, member.type, member.pax_headers) == (0o644, tarfile.REGTYPE, {})
@@ -82,7 +94,9 @@ def test_pieces_are_a_balanced_partition(count: int, largest: int) -> None:
 
 
 @given(weights=st.lists(st.integers(1, 30), max_size=60), largest=st.integers(1, 40))
-def test_weighted_pieces_are_a_partition_and_exceed_by_less_than_one_item(weights: list[int], largest: int) -> None:
+def test_weighted_pieces_are_a_partition_and_exceed_by_less_than_one_item(
+    weights: list[int], largest: int
+) -> None:
     pieces = split_into_shards(list(enumerate(weights)), largest, weights)
     assert [i for piece in pieces for i, _ in piece] == list(range(len(weights)))
     assert all(piece for piece in pieces)

@@ -123,7 +123,7 @@ def test_the_released_thresholds_have_no_inlier_half() -> None:
     batch, prediction = make_batch("inlier"), make_prediction()
     totals = StepTotals(*count_totals([batch.label]).tolist())
     value = rba_hinge(prediction.mask_logits[0], prediction.class_logits[0], batch.label, totals, 0.0, 5.0)
-    assert float(value) == 0.0
+    assert value.item() == 0.0
 
 
 @pytest.mark.parametrize("name", LOSSES)

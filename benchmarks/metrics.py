@@ -1,0 +1,205 @@
+"""Our metrics beside scikit-learn's and torchmetrics': time, memory, and that they agree.
+
+python -m benchmarks.metrics [--pixels 10000000] [--out RESULTS.md]
+
+Both sides run in this process on the same data, one after the other, and the ratio is of their medians.
+Memory is the peak resident size over that before, each side measured in a process of its own.
+"""
+
+from __future__ import annotations
+
+import datetime
+import multiprocessing
+import os
+import platform
+import statistics
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+import sklearn
+import torch
+import torchmetrics
+from numpy.typing import NDArray
+from sklearn.metrics import auc, average_precision_score, roc_curve
+
+from eval.miou import ConfusionMatrix
+from eval.pixel import pixel_metrics
+from jobs.command_line import parse_options, run_program
+
+Result = TypeVar("Result")
+Pools = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkOptions:
+    """Time exact pooled AP + FPR95 + AUROC, and the accumulation of mIoU."""
+
+    pixels: int = 10_000_000
+    """Scored pixels, drawn at random."""
+    anomalous: float = 0.1
+    """Share of them that is anomalous; the five test sets lie between 0.002 and 0.14."""
+    repeats: int = 3
+    """Runs of which the median counts."""
+    threads: int = 1
+    """Threads that PyTorch and OpenCV may use; NumPy's sort uses one."""
+    out: Path | None = None
+    """File to write the report to as well."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure, and print a report in Markdown."""
+    options: BenchmarkOptions = parse_options(BenchmarkOptions, arguments, program="benchmarks.metrics")
+    torch.set_num_threads(options.threads)
+    cv2.setNumThreads(options.threads)
+    lines = [*describe_machine(options), *compare_pixel_metrics(options), *compare_miou(options)]
+    report = "\n".join(lines) + "\n"
+    print(report, end="")
+    if options.out is not None:
+        options.out.write_text(report, encoding="utf-8")
+
+
+def describe_machine(options: BenchmarkOptions) -> list[str]:
+    """Return date, processor and versions as Markdown."""
+    versions = {m.__name__: m.__version__ for m in (np, sklearn, torch, torchmetrics, cv2)}
+    return [
+        "# Metrics",
+        "",
+        f"{datetime.date.today()}; {_processor()}, {os.cpu_count()} cores, {options.threads} thread(s) used; "
+        f"Python {platform.python_version()}, {', '.join(f'{k} {v}' for k, v in versions.items())}",
+    ]
+
+
+def compare_pixel_metrics(options: BenchmarkOptions) -> list[str]:
+    """Time ours against scikit-learn on distinct and on heavily tied scores."""
+    lines = [
+        "",
+        f"## AP + FPR95 + AUROC, exact, {options.pixels:,} float32 pixels, {options.anomalous:.1%} anomalous",
+        "",
+        "| scores | sklearn, s | ours, s | ratio | largest difference | extra memory, sklearn | ours |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for kind in ("distinct", "float16 ties"):
+        pools = draw_pools(options, kind)
+        reference_s, expected = time_median(partial(sklearn_metrics, *pools), options.repeats)
+        ours_s, ours = time_median(partial(pixel_metrics, *pools), options.repeats)
+        difference = max(abs(a - b) for a, b in zip(ours, expected, strict=True))
+        memory = [measure_extra_memory(side, options, kind) for side in ("sklearn", "ours")]
+        lines.append(
+            f"| {kind} | {reference_s:.2f} | {ours_s:.3f} | {reference_s / ours_s:.1f} | {difference:.1e} | "
+            f"{memory[0] / options.pixels:.1f} B/pixel | {memory[1] / options.pixels:.1f} B/pixel |"
+        )
+    return lines
+
+
+def compare_miou(options: BenchmarkOptions) -> list[str]:
+    """Time counting one 2048 x 1024 frame against torchmetrics' JaccardIndex."""
+    rng = np.random.default_rng(1)
+    label = np.kron(rng.integers(0, 19, (16, 32)), np.ones((64, 64))).astype(np.uint8)
+    prediction = np.where(rng.random(label.shape) < 0.1, rng.integers(0, 19, label.shape), label).astype(
+        np.uint8
+    )
+    label[:40] = 255
+    metric = torchmetrics.JaccardIndex(
+        task="multiclass", num_classes=19, ignore_index=255, validate_args=False
+    )
+    matrix = ConfusionMatrix()
+    reference_s, _ = time_median(
+        lambda: metric.update(
+            torch.from_numpy(prediction)[None].long(), torch.from_numpy(label)[None].long()
+        ),
+        5 * options.repeats,
+    )
+    ours_s, _ = time_median(lambda: matrix.add(label, prediction), 5 * options.repeats)
+    difference = abs(matrix.mean_iou() - metric.compute().item())
+    return [
+        "",
+        "## mIoU, one frame of 2048 x 1024 uint8 labels",
+        "",
+        "| torchmetrics, ms | ours, ms | ratio | difference |",
+        "|---:|---:|---:|---:|",
+        f"| {1e3 * reference_s:.1f} | {1e3 * ours_s:.2f} | {reference_s / ours_s:.1f} | {difference:.1e} |",
+    ]
+
+
+def draw_pools(options: BenchmarkOptions, kind: str) -> Pools:
+    """Draw scores of anomalous and normal pixels; `float16 ties` rounds them to half precision."""
+    rng = np.random.default_rng(0)
+    count = round(options.pixels * options.anomalous)
+    positives = rng.standard_normal(count, dtype=np.float32) + np.float32(1.5)
+    negatives = rng.standard_normal(options.pixels - count, dtype=np.float32)
+    if kind == "float16 ties":
+        return positives.astype(np.float16).astype(np.float32), negatives.astype(np.float16).astype(
+            np.float32
+        )
+    return positives, negatives
+
+
+def sklearn_metrics(
+    positives: NDArray[np.float32], negatives: NDArray[np.float32]
+) -> tuple[float, float, float]:
+    """Compute the three metrics as the usual evaluation script does."""
+    scores = np.concatenate([positives, negatives])
+    truth = np.repeat(np.array([1, 0], dtype=np.uint8), [positives.size, negatives.size])
+    ap = average_precision_score(truth, scores)
+    fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
+    return float(ap), float(fpr[np.argmax(tpr >= 0.95)]), float(auc(fpr, tpr))
+
+
+def time_median(run: Callable[[], Result], repeats: int) -> tuple[float, Result]:
+    """Return the median time in seconds, and what the runs returned."""
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        result = run()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times), result
+
+
+def measure_extra_memory(side: str, options: BenchmarkOptions, kind: str) -> int:
+    """Return the bytes that one side needs beyond the two pools, in a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_extra_memory, (side, options, kind))
+
+
+def _extra_memory(side: str, options: BenchmarkOptions, kind: str) -> int:
+    pools = draw_pools(options, kind)
+    run = sklearn_metrics if side == "sklearn" else pixel_metrics
+    run(pools[0][:1000], pools[1][:1000])  # what is loaded lazily does not count
+    before = peak = _resident_bytes()
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.001):
+            peak = max(peak, _resident_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    run(*pools)
+    done.set()
+    watcher.join()
+    return peak - before
+
+
+def _resident_bytes() -> int:
+    """Resident size now; Linux only. Peak counters would include what came before."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    run_program(main)

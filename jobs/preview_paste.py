@@ -1,0 +1,165 @@
+"""Draw a contact sheet of pasted scenes: `python -m jobs.preview_paste CONFIG.yaml --out PNG`."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from jobs.command_line import parse_options, run_program
+from jobs.config_file import load_config
+from jobs.finetune_config import FinetuneConfig
+from outlier_paste.paste import OutlierPaste, build_paste
+from shards.errors import InputError
+from shards.schema import CITYSCAPES_CLASSES, OUTLIER_ID, Sample
+from shards.staging import write_atomically
+from shards.stream import build_stream
+
+logger = logging.getLogger(__name__)
+
+OUTLINE_COLOR = (0, 255, 255)
+"""Cyan, in R, G, B; no class and hardly any photograph has it."""
+OUTLIER_COLOR = (255, 255, 255)
+CAPTION_HEIGHT = 24
+GAP = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewOptions:
+    """Draw the first scenes of a fine-tuning run, each with its pasted objects and its label map.
+
+    `python -m jobs.preview_paste CONFIG.yaml --out PNG [--section.setting value ...]`: the sections `data`
+    and `paste` and the seed are those of the run, so that the crops, objects and places are the very ones
+    that it trains on, except that every scene gets objects, whatever `paste.probability` says.
+    """
+
+    out: Path
+    """PNG file to write."""
+    overwrite: bool = False
+    """Replace the file if it is there."""
+    scenes: int = 12
+    """Number of scenes."""
+    columns: int = 4
+    """Scenes side by side."""
+    tile_width: int = 480
+    """Width of a scene on the sheet, in pixels."""
+
+    def __post_init__(self) -> None:
+        for name in ("scenes", "columns", "tile_width"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: got {getattr(self, name)}; at least 1 is needed")
+        if self.out.suffix.lower() != ".png":
+            raise InputError(f"out: got {self.out}; a name that ends in .png is needed")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write the contact sheet of a configuration."""
+    own, of_run = split_arguments(arguments)
+    options: PreviewOptions = parse_options(PreviewOptions, own, program="jobs.preview_paste")
+    if options.out.exists() and not options.overwrite:
+        raise InputError(f"--out {options.out}: the file is already there; --overwrite True replaces it")
+    config = load_config(FinetuneConfig, of_run, program="jobs.preview_paste")
+    scenes = paste_scenes(config, options.scenes)
+    sheet = draw_contact_sheet(scenes, columns=options.columns, tile_width=options.tile_width)
+    _, content = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(options.out, content.tobytes())
+    logger.info("%s: %d scenes", options.out, len(scenes))
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Part the options of this program from the configuration file and the settings of the run.
+
+    `--out` is the sheet here; where the run would go does not matter.
+    """
+    names = {f"--{field.name}" for field in dataclasses.fields(PreviewOptions)} | {"--help", "-h"}
+    own: list[str] = []
+    of_run: list[str] = []
+    target = of_run
+    for argument in arguments:
+        if argument.startswith("-"):
+            target = (
+                own if argument.split("=")[0].replace("-", "_").replace("__", "--", 1) in names else of_run
+            )
+        target.append(argument)
+    return own, of_run
+
+
+def paste_scenes(config: FinetuneConfig, num_scenes: int) -> list[Sample]:
+    """Make the first scenes of a run, every one of them with outliers where a place for them is found."""
+    paste = build_paste(dataclasses.replace(config.paste, probability=1.0))
+    assert paste is not None, "a probability of 1 pastes"
+    log_bank(paste)
+    data = dataclasses.replace(config.data, batch_size=1, workers=0)
+    stream = build_stream(
+        data, seed=config.seed, rank=0, world_size=1, transform=paste, num_batches=num_scenes
+    )
+    return [
+        Sample(key=batch.keys[0], image=batch.image[0].permute(1, 2, 0).numpy(), label=batch.label[0].numpy())
+        for batch in tqdm(stream, total=num_scenes, desc="scenes", disable=None)
+    ]
+
+
+def log_bank(paste: OutlierPaste) -> None:
+    """Say how many objects of which categories may be pasted."""
+    counts = paste.bank.category_counts()
+    listed = ", ".join(f"{name} {count}" for name, count in counts.most_common(12))
+    more = f" and {len(counts) - 12} more" if len(counts) > 12 else ""
+    logger.info("%d objects of %d categories: %s%s", len(paste.bank), len(counts), listed, more)
+
+
+def draw_contact_sheet(
+    scenes: Sequence[Sample], *, columns: int = 4, tile_width: int = 480
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Arrange scenes row by row: the picture with its outliers outlined, the label map below it.
+
+    Args:
+        scenes: at least one; all of one size.
+        columns: scenes in a row.
+        tile_width: of a scene, in pixels.
+    """
+    tiles = [draw_scene(scene, tile_width) for scene in scenes]
+    columns = min(columns, len(tiles))
+    height, width = tiles[0].shape[0] + GAP, tile_width + GAP
+    rows = -(-len(tiles) // columns)
+    sheet = np.full((rows * height + GAP, columns * width + GAP, 3), 32, np.uint8)
+    for i, tile in enumerate(tiles):
+        top, left = GAP + i // columns * height, GAP + i % columns * width
+        sheet[top : top + tile.shape[0], left : left + tile_width] = tile
+    return sheet
+
+
+def draw_scene(scene: Sample, width: int) -> UInt8[np.ndarray, "H W 3"]:
+    """Draw one scene: its key and share of outlier pixels, its outlined picture, its label map in colours."""
+    height = max(1, round(scene.label.shape[0] * width / scene.label.shape[1]))
+    shrinks = width < scene.label.shape[1]
+    picture = cv2.resize(
+        scene.image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
+    label = cv2.resize(scene.label, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    outlier = (label == OUTLIER_ID).astype(np.uint8)
+    contours, _ = cv2.findContours(outlier, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, contours, -1, OUTLINE_COLOR, 1)
+    caption = np.zeros((CAPTION_HEIGHT, width, 3), np.uint8)
+    text = f"{scene.key}  {100 * float((scene.label == OUTLIER_ID).mean()):.1f} %"
+    cv2.putText(caption, text, (4, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
+    return np.concatenate([caption, picture, label_colors()[label]])
+
+
+def label_colors() -> UInt8[np.ndarray, "256 3"]:
+    """Return the colour of each label value: Cityscapes' own, white for outliers, black for void."""
+    colors = np.zeros((256, 3), np.uint8)
+    colors[: len(CITYSCAPES_CLASSES)] = [entry.color for entry in CITYSCAPES_CLASSES]
+    colors[OUTLIER_ID] = OUTLIER_COLOR
+    return colors
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,132 @@
+"""Write the synthetic world: street scenes, objects and anomaly sets in their official layouts."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+from tqdm import tqdm
+
+from jobs.command_line import parse_options, run_program
+from jobs.world.anomaly_layout import plan_anomalies
+from jobs.world.cityscapes_layout import plan_cityscapes
+from jobs.world.coco_layout import plan_coco, write_annotations
+from jobs.world.official_layout import plan_official, write_frame_list
+from jobs.world.preview import write_preview
+from shards.staging import staged_folder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesizeOptions:
+    """Draw a synthetic world and write it as Cityscapes, COCO and five anomaly benchmarks lie on disk."""
+
+    out: Path
+    """Folder to create; an existing one must be empty."""
+    seed: int = 0
+    """Same seed, same bytes, whatever the number of workers."""
+    height: int = 256
+    """Rows of a street scene; it is twice as wide. The originals have 1024."""
+    train: int = 160
+    """Street scenes in the train split."""
+    val: int = 24
+    """Street scenes in the val split."""
+    coco: int = 60
+    """Pictures of objects."""
+    coco_height: int = 480
+    """Rows of a picture of objects; every tenth is smaller, and the usual filter drops sides below 480."""
+    anomaly_images: int = 12
+    """Pictures in each of the five anomaly sets."""
+    official: bool = False
+    """Also write small copies of the benchmarks' own layouts under official/."""
+    workers: int = 2
+    """Processes that draw."""
+
+    def __post_init__(self) -> None:
+        limits = {
+            "seed": 0,
+            "train": 1,
+            "val": 1,
+            "coco": 1,
+            "coco_height": 64,
+            "anomaly_images": 1,
+            "workers": 1,
+        }
+        for name, least in limits.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: got {getattr(self, name)}; at least {least} is needed")
+        if self.height < 64 or self.height % 2:
+            raise ValueError(f"height: got {self.height}; an even number of at least 64 is needed")
+
+
+class Drawing(Protocol):
+    """One picture that knows where it belongs."""
+
+    def write(self, root: Path) -> dict[str, Any] | None:
+        """Draw it and write its files under `root`; return what must be collected, if anything."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run `python -m jobs.synthesize`."""
+    options: SynthesizeOptions = parse_options(SynthesizeOptions, arguments, program="jobs.synthesize")
+    synthesize(options)
+
+
+def synthesize(options: SynthesizeOptions) -> None:
+    """Draw the world that `options` describe.
+
+    Raises:
+        InputError: `options.out` already holds files.
+    """
+    coco = plan_coco(options.seed, options.coco_height, options.coco)
+    street = plan_cityscapes(options.seed, options.height, options.train, options.val)
+    anomalies = plan_anomalies(options.seed, options.height, options.anomaly_images)
+    drawings: list[Drawing] = [*coco, *street, *anomalies]
+    if options.official:
+        drawings += plan_official(options.seed, options.height, street)
+    with staged_folder(options.out) as root:
+        results = _draw_all(drawings, root, options.workers)
+        write_annotations(root, [entry for entry in results[: len(coco)] if entry is not None])
+        if options.official:
+            write_frame_list(root)
+        write_preview(root)
+    logger.info("%s: %d pictures, overview in preview.png", options.out, len(drawings))
+
+
+def _draw_all(drawings: Sequence[Drawing], root: Path, workers: int) -> list[dict[str, Any] | None]:
+    """Write every drawing under `root`; results keep the order of `drawings`."""
+    write = functools.partial(_write, root=root)
+    with _mapper(workers) as mapped:
+        results = mapped(write, drawings)
+        return list(tqdm(results, total=len(drawings), desc="drawing", unit="picture", disable=None))
+
+
+def _write(drawing: Drawing, root: Path) -> dict[str, Any] | None:
+    return drawing.write(root)
+
+
+@contextmanager
+def _mapper(workers: int) -> Iterator[Any]:
+    """Yield an order-keeping map: the built-in one, or one over processes.
+
+    Processes are spawned, because forking a process that runs threads (OpenCV, PyTorch) may hang.
+    """
+    if workers == 1:
+        yield map
+        return
+    with multiprocessing.get_context("spawn").Pool(
+        workers, initializer=cv2.setNumThreads, initargs=(1,)
+    ) as pool:
+        yield functools.partial(pool.imap, chunksize=2)
+
+
+if __name__ == "__main__":
+    run_program(main)

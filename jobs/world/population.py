@@ -1,0 +1,171 @@
+"""Who and what is on a street: furniture, vehicles, people. Places are chosen first and painted later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from jobs.world.camera import Camera
+from jobs.world.canvas import Canvas
+from jobs.world.ground import Strip
+from jobs.world.labels import LabelId
+from jobs.world.people import paint_cyclist, paint_parked_cycle, paint_person
+from jobs.world.roadside import paint_bin, paint_lamp, paint_sign, paint_traffic_light, paint_tree
+from jobs.world.solid import Pose
+from jobs.world.stage import Piece, Stage
+from jobs.world.vehicles import PAINTERS
+
+_FURNITURE: tuple[
+    tuple[Callable[[Canvas, Camera, tuple[float, float], np.random.Generator], None], float], ...
+] = (
+    (paint_lamp, 0.25),
+    (paint_traffic_light, 0.25),
+    (paint_sign, 0.4),
+    (paint_bin, 0.1),
+)
+"""What stands along a kerb, and how often."""
+
+
+def place_furniture(stage: Stage) -> list[Piece]:
+    """Choose places for trees, lamps, lights, signs and bins along both pavements."""
+    rng, canvas, camera = stage.rng, stage.canvas, stage.camera
+    painters, chances = zip(*_FURNITURE, strict=True)
+    pieces: list[Piece] = []
+    for side in (-1, 1):
+        pavement, terrain = _pavement(stage, side), stage.street.strip(LabelId.TERRAIN, side)
+        kerb = pavement.right if side < 0 else pavement.left
+        for z in _spread(rng, 7, 70, 8):
+            paint = painters[rng.choice(len(painters), p=chances)]
+            place = (kerb + side * rng.uniform(0.4, 0.7), z)
+            pieces.append((z, partial(paint, canvas, camera, place, rng)))
+        line = terrain.middle if terrain else kerb + side * 1.3
+        for z in _spread(rng, 9, 80, 8):
+            if rng.random() < stage.town.trees:
+                pieces.append((z, partial(paint_tree, canvas, camera, (line, z), stage.town, rng)))
+    return pieces
+
+
+def place_vehicles(stage: Stage) -> list[Piece]:
+    """Choose places for parked cars, traffic ahead, oncoming traffic, and the scene's featured vehicle."""
+    vehicles = [*_parked(stage), *_traffic(stage)]
+    return [(pose.z, partial(_paint_vehicle, stage, kind, pose)) for kind, pose in _feature(stage, vehicles)]
+
+
+def place_people(stage: Stage) -> list[Piece]:
+    """Choose places for people on the pavements and crossing, riders, and parked cycles."""
+    rng, street, options = stage.rng, stage.street, stage.options
+    pieces: list[Piece] = []
+    for side in (-1, 1):
+        pavement = _pavement(stage, side)
+        for _ in range(rng.poisson(3.0 * options.traffic)):
+            x = rng.uniform(pavement.left + 0.3, pavement.right - 0.3)
+            z = rng.uniform(5, 14) if rng.random() < 0.4 else rng.uniform(8, 40)
+            pieces.append((z, partial(_paint_walker, stage, (x, z))))
+        pieces += _parked_cycles(stage, pavement)
+    for _ in range(rng.poisson(0.5 * options.traffic)):
+        x, z = rng.uniform(street.road.left, street.road.right), rng.uniform(12, 40)
+        pieces.append((z, partial(_paint_walker, stage, (x, z))))
+    return pieces + _riders(stage)
+
+
+def _pavement(stage: Stage, side: int) -> Strip:
+    pavement = stage.street.strip(LabelId.SIDEWALK, side)
+    assert pavement is not None, "every street has two pavements"
+    return pavement
+
+
+def _spread(rng: np.random.Generator, near: float, far: float, gap: float) -> list[float]:
+    """Draw distances between `near` and `far`, about `gap` apart or more."""
+    places, z = [], near + rng.uniform(0, gap)
+    while z < far:
+        places.append(float(z))
+        z += gap * rng.uniform(0.9, 1.8)
+    return places
+
+
+def _parked(stage: Stage) -> list[tuple[LabelId, Pose]]:
+    rng, street = stage.rng, stage.street
+    cars = []
+    for side in (-1, 1):
+        parking = street.strip(LabelId.PARKING, side)
+        kerb = street.road.left if side < 0 else street.road.right
+        if parking is None and rng.random() < 0.5:
+            continue
+        line = parking.middle if parking else kerb - side * 1.1
+        for z in _spread(rng, 6, 55, 6.5):
+            if rng.random() < 0.6 * stage.options.traffic:
+                heading = (0.0 if side > 0 else np.pi) + rng.normal(0, 0.04)
+                cars.append((LabelId.CAR, Pose(line, z, heading)))
+    return cars
+
+
+def _oncoming_lane(stage: Stage) -> float:
+    """X of the middle of the lane left of the camera's."""
+    return 2 * stage.street.lanes[0]
+
+
+def _traffic(stage: Stage) -> list[tuple[LabelId, Pose]]:
+    rng = stage.rng
+    kinds = (LabelId.CAR, LabelId.TRUCK, LabelId.BUS)
+    vehicles = []
+    for line, heading, chance in ((0.1, 0.0, 0.75), (_oncoming_lane(stage), np.pi, 0.7)):
+        for z in _spread(rng, 9, 60, 14):
+            if rng.random() < chance * stage.options.traffic:
+                kind = kinds[rng.choice(3, p=(0.88, 0.07, 0.05))]
+                vehicles.append((kind, Pose(line + rng.normal(0, 0.2), z, heading + rng.normal(0, 0.03))))
+    return vehicles
+
+
+def _feature(stage: Stage, vehicles: list[tuple[LabelId, Pose]]) -> list[tuple[LabelId, Pose]]:
+    """Add the featured vehicle where it can be seen, and clear its place."""
+    rng, feature = stage.rng, stage.options.feature
+    if feature == "train":
+        track = stage.street.strip(LabelId.RAIL_TRACK, -1)
+        assert track is not None, "a train needs rails"
+        pose = Pose(track.middle, rng.uniform(13, 20), float(rng.choice([0.0, np.pi])))
+        return [*vehicles, (LabelId.TRAIN, pose)]
+    if feature not in ("bus", "truck"):
+        return vehicles
+    oncoming = rng.random() < 0.5
+    x, z = (_oncoming_lane(stage) if oncoming else 0.2), rng.uniform(12, 22)
+    clear = [entry for entry in vehicles if abs(entry[1].x - x) > 1.5 or entry[1].z > z + 9]
+    kind = LabelId.BUS if feature == "bus" else LabelId.TRUCK
+    return [*clear, (kind, Pose(x, z, np.pi if oncoming else 0.0))]
+
+
+def _paint_vehicle(stage: Stage, kind: LabelId, pose: Pose) -> None:
+    identity = stage.canvas.new_instance(kind)
+    PAINTERS[kind](stage.canvas, stage.camera, pose, identity, stage.rng)
+
+
+def _paint_walker(stage: Stage, place: tuple[float, float]) -> None:
+    identity = stage.canvas.new_instance(LabelId.PERSON)
+    paint_person(stage.canvas, stage.camera, place, identity, stage.rng)
+
+
+def _parked_cycles(stage: Stage, pavement: Strip) -> list[Piece]:
+    rng, options = stage.rng, stage.options
+    pieces: list[Piece] = []
+    for motor, name, usual in ((False, "bicycle", 0.25), (True, "motorcycle", 0.1)):
+        chance = 0.9 if options.feature == name else usual * options.traffic
+        if rng.random() < chance:
+            place = (pavement.middle + rng.normal(0, 0.4), rng.uniform(5, 14))
+            paint = partial(paint_parked_cycle, stage.canvas, stage.camera, place, rng, motor=motor)
+            pieces.append((place[1], paint))
+    return pieces
+
+
+def _riders(stage: Stage) -> list[Piece]:
+    """Choose places for riders at the right edge of the road."""
+    rng, feature = stage.rng, stage.options.feature
+    count = rng.poisson(0.6 * stage.options.traffic) + {"rider": 2, "motorcycle": 1}.get(feature, 0)
+    pieces: list[Piece] = []
+    for number in range(count):
+        motor = feature == "motorcycle" or (number > 0 and rng.random() < 0.4)
+        place = (stage.street.road.right - 0.9 + rng.normal(0, 0.3), rng.uniform(5.5, 18))
+        along = bool(rng.random() < 0.6)
+        paint = partial(paint_cyclist, stage.canvas, stage.camera, place, rng, motor=motor, along=along)
+        pieces.append((place[1], paint))
+    return pieces

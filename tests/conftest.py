@@ -1,0 +1,61 @@
+"""What many tests share: a handful of tiny scenes and objects, as shards that plain webdataset wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import webdataset
+
+from shards.cutout import Cutout, encode_cutout
+from shards.schema import VOID_ID
+
+NUM_SCENES = 8
+
+
+def draw_scene(index: int, size: int = 48) -> tuple[np.ndarray, np.ndarray]:
+    """Draw sky over road with a box in it; colours vary with `index`."""
+    generator = np.random.default_rng(index)
+    image = np.full((size, size, 3), (90, 140, 200), np.uint8)
+    label = np.full((size, size), 10, np.uint8)  # sky
+    horizon = int(generator.integers(size // 3, size // 2))
+    image[horizon:], label[horizon:] = (80, 80, 85), 0  # road
+    left = int(generator.integers(0, size - 16))
+    box = (slice(horizon - 4, horizon + 8), slice(left, left + 14))
+    image[box], label[box] = generator.integers(0, 256, 3), 13  # car
+    label[-3:] = VOID_ID
+    noise = generator.integers(-8, 9, image.shape)
+    return np.clip(image + noise, 0, 255).astype(np.uint8), label
+
+
+@pytest.fixture(scope="session")
+def scene_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Eight scenes of 48x48 in eight shards, as the pattern that finds them."""
+    folder: Path = tmp_path_factory.mktemp("scenes")
+    for index in range(NUM_SCENES):
+        image, label = draw_scene(index)
+        sample = {
+            "__key__": f"scene{index}",
+            "image.png": cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1].tobytes(),
+            "label.png": cv2.imencode(".png", label)[1].tobytes(),
+        }
+        with webdataset.TarWriter(str(folder / f"scenes-{index:06d}.tar")) as writer:
+            writer.write(sample)
+    return str(folder / "scenes-*.tar")
+
+
+@pytest.fixture(scope="session")
+def cutout_shard(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two striped discs as a bank of cut-outs in one shard."""
+    path = tmp_path_factory.mktemp("cutouts") / "cutouts-train-000000.tar"
+    rows, columns = np.mgrid[:20, :20]
+    mask = np.where((rows - 9.5) ** 2 + (columns - 9.5) ** 2 < 90, 255, 0).astype(np.uint8)
+    with webdataset.TarWriter(str(path)) as writer:
+        for index in range(2):
+            stripes = np.where((rows + index * columns) % 6 < 3, 250, 20).astype(np.uint8)
+            picture = np.stack([stripes, 255 - stripes, stripes], axis=2)
+            cutout = Cutout(f"{index:012d}-1", picture, mask, "zebra", (480, 640))
+            writer.write({"__key__": cutout.key, **encode_cutout(cutout)})
+    return str(path)

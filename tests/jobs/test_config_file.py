@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from jobs.config_file import flat_settings, load_config, read_config, write_config
+from jobs.finetune_config import FinetuneConfig
+from shards.errors import InputError
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "jobs" / "configs").glob("*.yaml"))
+
+
+def load(*arguments: str) -> FinetuneConfig:
+    return load_config(FinetuneConfig, arguments, program="jobs.finetune")
+
+
+def test_a_written_configuration_reads_back_equal(tmp_path: Path) -> None:
+    config = load(
+        "--seed", "3", "--data.shards", "a", "b", "--model.size", "tiny", "--loss.options", "num_points", "9"
+    )  # fmt: skip
+    write_config(config, tmp_path / "config.yaml")
+    assert read_config(FinetuneConfig, tmp_path / "config.yaml") == config
+    assert config.loss.options == {"num_points": 9.0}
+
+
+def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("seed: 4\noptim: {lr: 1e-3}\nloss: {weights: {mask: 1, dice: 2, class: 3}}\n")
+    config = load(str(path), "--seed", "5", "--loss.weights.dice", "7")
+    assert (config.seed, config.optim.lr) == (5, 0.001)
+    assert config.loss.weights == {"mask": 1.0, "dice": 7.0, "class": 3.0}
+    assert config.loop == load().loop
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_every_shipped_configuration_loads_and_says_how_to_run_it(path: Path) -> None:
+    read_config(FinetuneConfig, path)
+    assert path.read_text().startswith("#")
+    assert f"python -m jobs.finetune jobs/configs/{path.name}" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optim: {lrr: 1}", "optim.lrr: unknown setting; perhaps you meant lr; known here: lr, layer_decay"),
+        ("optim: {lr: fast}", "optim.lr: expected float, got 'fast'"),
+        ("optim: 3", "optim: expected settings by name, got 3"),
+        ("seed: 1.5", "seed: expected int, got 1.5"),
+        ("name: [a]", "name: expected str, got ['a']"),
+        ("data: {crop: [1]}", "data.crop: expected 2 values, got [1]"),
+        ("data: {shards: a}", "data.shards: expected a list, got 'a'"),
+        ("schedule: {masked_attention: maybe}", "got 'maybe'; allowed: annealed, always, never"),
+        ("loss: {options: 3}", "loss.options: expected values by name, got 3"),
+        ("optim: {lr: -1}", "optim.lr must be above 0, got -1.0"),
+        ("data: {crop: [32, 32]}", "data.crop [32, 32] and model.image_size [1024, 1024] differ"),
+        ("name: a/b", "name: got 'a/b'; a folder name without /"),
+        ("- 1", "the file: expected settings by name, got [1]"),
+        ("a: [", "not a YAML file"),
+    ],
+    ids=lambda text: str(text)[:30],
+)
+def test_mistakes_in_a_file_are_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=f"c.yaml: .*{re.escape(message)}") as error:
+        load(str(path))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--loop.stepps", "3"],
+            "unrecognized options: --loop.stepps, 3; perhaps you meant --loop.steps; --help",
+        ),
+        (["--loop.steps", "many"], "error parsing --loop.steps: could not convert|invalid"),
+        (["--loop.steps", "0"], "loop.steps must be at least 1, got 0"),
+        (
+            ["--schedule.masked_attention", "x"],
+            "invalid choice 'x' for argument '--schedule.masked_attention'",
+        ),
+        (["nowhere.yaml"], "nowhere.yaml: no such configuration file"),
+        (["--seed"], "--seed"),
+    ],
+    ids=lambda a: str(a)[:40],
+)
+def test_mistakes_on_the_command_line_are_one_line(arguments: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        load(*arguments)
+    assert "\n" not in str(error.value)
+    assert "─" not in str(error.value)
+
+
+def test_settings_flatten_to_dotted_plain_values() -> None:
+    flat = flat_settings(load())
+    assert flat["loop.steps"] == 20000
+    assert flat["data.crop"] == "[1024, 1024]"
+    assert all(isinstance(value, str | int | float | bool) for value in flat.values())

@@ -1,0 +1,170 @@
+"""The evaluation program, with an untrained miniature model: what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from eval.report import parse_json
+from jobs import evaluate as program
+from jobs.evaluate import EvaluateOptions, choose_device, evaluate, main, model_name
+from models.checkpoint import WEIGHTS_NAME, write_description
+from models.eomt import EoMT, ModelConfig
+from shards.errors import InputError
+from shards.manifest import MANIFEST_VERSION, Manifest, ShardEntry, write_manifest
+from shards.writer import write_shard
+
+
+def write_run(root: Path) -> Path:
+    folder = root / "rba_run" / "checkpoints" / "step-0000010"
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    config = ModelConfig(size="tiny", image_size=(32, 32), num_queries=5)
+    write_description(config, folder)
+    save_file(EoMT(config).state_dict(), folder / WEIGHTS_NAME)
+    return root / "rba_run"
+
+
+def encode(picture: np.ndarray) -> bytes:
+    return cv2.imencode(".png", picture)[1].tobytes()
+
+
+def write_test_sets(root: Path) -> Path:
+    rng = np.random.default_rng(1)
+    for folder, anomaly in (("RoadAnomaly21", 1), ("RoadAnomaly", 2)):
+        for name in ("images", "labels_masks"):
+            (root / folder / name).mkdir(parents=True)
+        for i in range(2):
+            mask = np.zeros((40, 64), dtype=np.uint8)
+            mask[10:20, 10 + i : 30] = anomaly
+            image = rng.integers(0, 256, (40, 64, 3), dtype=np.uint8)
+            (root / folder / "images" / f"{i}.png").write_bytes(encode(image))
+            (root / folder / "labels_masks" / f"{i}.png").write_bytes(encode(mask))
+    return root
+
+
+def write_val_shards(folder: Path) -> Path:
+    folder.mkdir()
+    rng = np.random.default_rng(2)
+    picture = encode(rng.integers(0, 256, (32, 64, 3), dtype=np.uint8))
+    label = encode(rng.integers(0, 19, (32, 64), dtype=np.uint8))
+    keys = write_shard(folder / "v.tar", [(key, {"image.png": picture, "label.png": label}) for key in "ab"])
+    entry = ShardEntry("v.tar", "val", 2, (folder / "v.tar").stat().st_size, "0" * 64, keys)
+    write_manifest(
+        Manifest(MANIFEST_VERSION, "cityscapes", "cityscapes-train-id", "png", 2, {}, (entry,)), folder
+    )
+    return folder
+
+
+def options_for(root: Path, **changes: object) -> EvaluateOptions:
+    values = {"checkpoint": write_run(root), "datasets": write_test_sets(root / "sets"), "device": "cpu"}
+    return EvaluateOptions(**{**values, "out": root / "out", **changes})  # type: ignore[arg-type]
+
+
+def test_everything_is_written(tmp_path):
+    options = options_for(tmp_path, cityscapes=write_val_shards(tmp_path / "val"))
+    records = evaluate(options)
+    names = [
+        "RoadAnomaly.png",
+        "RoadAnomaly21.png",
+        "results.csv",
+        "results.json",
+        "results.md",
+        "results.tex",
+    ]
+    assert sorted(path.name for path in options.out.iterdir()) == names
+    assert parse_json((options.out / "results.json").read_text(), "results.json") == records
+    assert len(records) == 2 * 4
+    first = records[0]
+    assert (first.model, first.checkpoint) == ("rba_run", str(tmp_path / "rba_run"))
+    assert (first.num_images, first.num_pixels) == (2, 2 * 40 * 64)
+    assert first.miou is not None
+    assert 0 < first.miou < 0.5
+    assert cv2.imread(str(options.out / "RoadAnomaly.png")) is not None
+
+
+def test_the_command_line_prints_the_table(tmp_path, capsys):
+    options = options_for(tmp_path)
+    main([
+        "--checkpoint", str(options.checkpoint), "--datasets", str(options.datasets),
+        "--out", str(options.out), "--scores", "RbA", "MSP", "--limit", "1", "--name", "mine",
+        "--precision", "bf16", "--pictures", "0", "--device", "cpu",
+    ])  # fmt: skip
+    entries = json.loads((options.out / "results.json").read_text())
+    assert [(e["score"], e["num_images"], e["miou"]) for e in entries[:2]] == [
+        ("RbA", 1, None),
+        ("MSP", 1, None),
+    ]
+    assert capsys.readouterr().out == (options.out / "results.md").read_text()
+    assert "| mine | RbA |" in (options.out / "results.md").read_text()
+    assert not list(options.out.glob("*.png"))
+
+
+def test_a_failure_on_the_way_leaves_nothing(tmp_path, monkeypatch):
+    options = options_for(tmp_path)
+    monkeypatch.setitem(program.RENDERINGS, "results.tex", lambda records: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        evaluate(options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rba_run", "sets"]
+
+
+def test_a_broken_mask_is_found_before_the_model_is_loaded(tmp_path, monkeypatch):
+    options = options_for(tmp_path)
+    (options.datasets / "RoadAnomaly/labels_masks/1.png").write_bytes(encode(np.full((40, 64), 7, np.uint8)))
+    monkeypatch.delattr(program, "load_model")
+    with pytest.raises(InputError, match=r"1.png: label value 7; allowed in RoadAnomaly: 0, 2"):
+        evaluate(options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scores": ("msp",)}, "--scores: unknown score 'msp'"),
+        ({"protocol": "smiyc"}, "--protocol: no protocol 'smiyc'; available: native"),
+        ({"checkpoint": Path("nowhere")}, "checkpoint nowhere: no such file or folder"),
+        ({"datasets": Path("nowhere")}, "--datasets nowhere: no such folder"),
+        ({"cityscapes": Path("nowhere")}, "nowhere: no shard found"),
+        ({"device": "tpu"}, "--device: got 'tpu'; allowed are auto, cpu, cuda and cuda:N"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_wrong_setting_is_named(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        evaluate(options_for(tmp_path, **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_with_files_is_left_alone(tmp_path):
+    options = options_for(tmp_path)
+    options.out.mkdir()
+    (options.out / "old").touch()
+    with pytest.raises(InputError, match="already holds files"):
+        evaluate(options)
+    assert [path.name for path in options.out.iterdir()] == ["old"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("limit", 0), ("windows_at_once", 0), ("pictures", -1)])
+def test_counts_below_their_range_are_refused(tmp_path, name, value):
+    with pytest.raises(InputError, match=f"--{name}: got {value}; at least"):
+        options_for(tmp_path, **{name: value})
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert choose_device("cuda:0") == torch.device("cuda:0")
+    with pytest.raises(InputError, match="--device cuda:1: this machine has 1 CUDA devices"):
+        choose_device("cuda:1")
+
+
+def test_the_model_is_named_after_its_run(tmp_path):
+    options = options_for(tmp_path)
+    step = options.checkpoint / "checkpoints" / "step-0000010"
+    assert model_name(options) == "rba_run"
+    assert model_name(EvaluateOptions(checkpoint=step, datasets=tmp_path, out=tmp_path)) == "rba_run"
+    assert model_name(EvaluateOptions(checkpoint=step, datasets=tmp_path, out=tmp_path, name="x")) == "x"

@@ -1,0 +1,301 @@
+"""`jobs.prepare`: downloads in, complete shards out, or nothing at all."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import webdataset
+
+from jobs.prepare import main
+from shards.cutout import decode_cutout
+from shards.errors import InputError
+from shards.manifest import read_manifest
+from shards.reader import ShardReader
+
+REPOSITORY = Path(__file__).parents[2]
+REAL_SAMPLE = REPOSITORY.parent / "shared" / "real_sample"
+needs_real_sample = pytest.mark.skipif(
+    not REAL_SAMPLE.is_dir(), reason=f"the real sample frames are not at {REAL_SAMPLE}"
+)
+
+
+def write_png(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), array)
+
+
+def make_cityscapes(root: Path, num_train: int = 5, size: tuple[int, int] = (24, 40)) -> Path:
+    """Write noisy frames in the official layout: `num_train` of aachen and 2 of ulm."""
+    rng = np.random.default_rng(0)
+    frames = [("train", f"aachen_{i:06d}_000019") for i in range(num_train)]
+    frames += [("val", f"ulm_{i:06d}_000019") for i in range(2)]
+    for split, key in frames:
+        place = f"{split}/{key.split('_')[0]}/{key}"
+        write_png(root / f"leftImg8bit/{place}_leftImg8bit.png", rng.integers(0, 256, (*size, 3), np.uint8))
+        write_png(root / f"gtFine/{place}_gtFine_labelIds.png", rng.integers(0, 34, size, np.uint8))
+    return root
+
+
+def make_coco(root: Path) -> Path:
+    """Write three pictures with two objects each; the first picture also shows a person."""
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    for image_id in (1, 2, 3):
+        write_png(root / f"train2017/{image_id:012d}.jpg", rng.integers(0, 256, (500, 480, 3), np.uint8))
+        images.append({"id": image_id, "file_name": f"{image_id:012d}.jpg", "height": 500, "width": 480})
+        for left in (10, 200):
+            polygon = [left, 50, left + 60, 50, left + 60, 120, left, 120]
+            annotations.append({"id": len(annotations), "image_id": image_id, "category_id": 2})
+            annotations[-1] |= {"segmentation": [polygon], "iscrowd": 0}
+    annotations[0]["category_id"] = 1
+    categories = [{"id": 1, "name": "person"}, {"id": 2, "name": "bear"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations").mkdir()
+    (root / "annotations/instances_train2017.json").write_text(json.dumps(content))
+    return root
+
+
+def zip_folder(folder: Path, archive: Path) -> None:
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(folder.rglob("*.*")):
+            file.write(path, path.relative_to(folder.parent).as_posix())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def cityscapes(root: Path, out: Path, *more: str) -> None:
+    main(["cityscapes", "--root", str(root), "--out", str(out), *more])
+
+
+def coco(images: Path, annotations: Path, out: Path, *more: str) -> None:
+    main(["coco", "--images", str(images), "--annotations", str(annotations), "--out", str(out), *more])
+
+
+def test_cityscapes_becomes_shards_that_the_manifest_describes(tmp_path: Path) -> None:
+    cityscapes(make_cityscapes(tmp_path / "R"), tmp_path / "S", "--samples_per_shard", "2")
+    manifest = read_manifest(tmp_path / "S")
+    assert (manifest.kind, manifest.label_encoding) == ("cityscapes", "cityscapes-train-id")
+    assert (manifest.image_encoding, manifest.num_samples) == ("jpeg", 7)
+    assert manifest.splits == ("train", "val")
+    for split in manifest.splits:
+        entries = manifest.select(split)
+        reader = ShardReader([tmp_path / "S" / entry.name for entry in entries])
+        assert list(reader.keys) == sorted(key for entry in entries for key in entry.keys)
+        assert set(reader.suffixes(0)) == {"image.jpg", "label.png"}
+    assert {path.name for path in (tmp_path / "S").iterdir()} == {
+        "manifest.json",
+        *(entry.name for entry in manifest.shards),
+    }
+
+
+@pytest.mark.filterwarnings(
+    "ignore:unclosed file:ResourceWarning"
+)  # webdataset's, closed by gc.collect below
+def test_plain_webdataset_reads_the_cutouts(tmp_path: Path) -> None:
+    root = make_coco(tmp_path / "coco")
+    coco(root / "train2017", root / "annotations", tmp_path / "S")
+    urls = [str(tmp_path / "S" / entry.name) for entry in read_manifest(tmp_path / "S").shards]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False))
+    gc.collect()
+    assert [sample["__key__"] for sample in samples] == [f"00000000000{i // 2 + 1}-{i}" for i in (2, 3, 4, 5)]
+    for sample in samples:
+        cutout = decode_cutout(sample["__key__"], {k: sample[k] for k in sample if not k.startswith("__")})
+        assert (cutout.mask.shape, cutout.category, cutout.source_size) == ((70, 60), "bear", (500, 480))
+
+
+def test_folder_and_zip_give_identical_output(tmp_path: Path) -> None:
+    root = make_cityscapes(tmp_path / "R")
+    for half in ("leftImg8bit", "gtFine"):
+        zip_folder(root / half, tmp_path / "Z" / f"{half}_trainvaltest.zip")
+    cityscapes(root, tmp_path / "from_folder")
+    cityscapes(tmp_path / "Z", tmp_path / "from_zip")
+    assert contents(tmp_path / "from_folder") == contents(tmp_path / "from_zip")
+
+
+def test_coco_folder_and_zip_give_identical_output(tmp_path: Path) -> None:
+    root = make_coco(tmp_path / "coco")
+    zip_folder(root / "train2017", tmp_path / "train2017.zip")
+    zip_folder(root / "annotations", tmp_path / "annotations_trainval2017.zip")
+    coco(root / "train2017", root / "annotations/instances_train2017.json", tmp_path / "from_folder")
+    coco(tmp_path / "train2017.zip", tmp_path / "annotations_trainval2017.zip", tmp_path / "from_zip")
+    assert contents(tmp_path / "from_folder") == contents(tmp_path / "from_zip")
+
+
+@pytest.mark.slow
+def test_one_and_two_workers_give_identical_output(tmp_path: Path) -> None:
+    root = make_cityscapes(tmp_path / "R")
+    for workers in ("1", "2"):
+        cityscapes(root, tmp_path / workers, "--workers", workers)
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
+def test_the_log_says_what_was_kept_and_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = make_coco(tmp_path / "coco")
+    with caplog.at_level(logging.INFO):
+        coco(root / "train2017", root / "annotations", tmp_path / "S", "--max_objects", "3")
+    assert "images: 2 kept; 1 dropped: an excluded category is in the picture" in caplog.text
+    assert "objects in these images: 3 kept; 1 dropped: not drawn (max_objects 3)" in caplog.text
+    assert "3 samples in 2 shards" in caplog.text
+
+
+def test_options_are_kept_in_the_manifest(tmp_path: Path) -> None:
+    root = make_coco(tmp_path / "coco")
+    chosen = ["--excluded_categories", "person", "train", "--min_side", "300", "--crowd", "True"]
+    root_file = root / "annotations/instances_train2017.json"
+    root_file.write_text(
+        root_file.read_text().replace('"categories": [', '"categories": [{"id": 9, "name": "train"}, ')
+    )
+    coco(root / "train2017", root / "annotations", tmp_path / "S", *chosen)
+    options = read_manifest(tmp_path / "S").options
+    assert options["excluded_categories"] == ["person", "train"]
+    assert (options["min_side"], options["crowd"], options["min_area"]) == (300, True, 1024)
+    assert str(tmp_path) not in json.dumps(options)
+
+
+def test_an_output_folder_that_holds_something_stays_untouched(tmp_path: Path) -> None:
+    (tmp_path / "S").mkdir()
+    (tmp_path / "S" / "mine.txt").write_text("mine")
+    with pytest.raises(
+        InputError, match=r"--out .*S: the folder already holds files; choose another or empty it"
+    ):
+        cityscapes(tmp_path / "no such root", tmp_path / "S")
+    assert contents(tmp_path / "S") == {"mine.txt": b"mine"}
+
+
+@pytest.mark.parametrize(
+    "workers", ["1", pytest.param("2", marks=pytest.mark.slow)], ids=["one process", "two workers"]
+)
+def test_a_failure_in_the_last_shard_leaves_nothing(tmp_path: Path, workers: str) -> None:
+    root = make_cityscapes(tmp_path / "R")
+    broken = root / "leftImg8bit/val/ulm/ulm_000001_000019_leftImg8bit.png"
+    broken.write_bytes(b"broken")
+    with pytest.raises(InputError, match=f"{broken}: cannot be decoded as a picture"):
+        cityscapes(root, tmp_path / "out" / "S", "--workers", workers)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--samples_per_shard", "0"], "samples_per_shard: is 0; 1 or more is needed"),
+        (["--workers", "-1"], "workers: is -1; 0 or more is needed"),
+        (["--splits"], "splits: is empty; train, val or test is needed"),
+        (["--splits", "trian"], "trian"),
+        (["--image_encoding", "webp"], "webp"),
+        (["--sample_per_shard", "8"], r"perhaps you meant --samples_per_shard"),
+    ],
+)
+def test_a_wrong_option_is_refused(tmp_path: Path, arguments: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        cityscapes(tmp_path, tmp_path / "S", *arguments)
+
+
+def test_a_wrong_filter_option_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="min_area: is -5; 0 or more is needed"):
+        coco(tmp_path, tmp_path, tmp_path / "S", "--min_area", "-5")
+
+
+def test_an_unknown_kind_of_download_is_refused() -> None:
+    with pytest.raises(
+        InputError, match="which download: 'kitti' is not known; the first argument is cityscapes or coco"
+    ):
+        main(["kitti"])
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start the program with two workers on minutes of work, and wait for the first shard to appear."""
+    root = make_cityscapes(tmp_path / "R", num_train=12, size=(1024, 2048))
+    shared = [root / "leftImg8bit/train/aachen", root / "gtFine/train/aachen"]
+    for folder in shared:
+        for path in sorted(folder.iterdir()):
+            for copy in range(1, 40):
+                (folder / path.name.replace("aachen_0", f"aachen_{copy:02d}_0")).symlink_to(path)
+    command = [sys.executable, "-m", "jobs.prepare", "cityscapes", "--root", str(root)]
+    command += ["--out", str(tmp_path / "out" / "S"), "--workers", "2", "--samples_per_shard", "4"]
+    program = subprocess.Popen(
+        command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "out").glob(".S.partial-*/*.tar")):
+        assert program.poll() is None, program.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    yield program
+    if program.poll() is None:
+        os.killpg(program.pid, signal.SIGKILL)
+    program.communicate()
+
+
+def processes_of(group: int) -> list[str]:
+    """Return the processes of a process group that still run."""
+    found = subprocess.run(["ps", "-eo", "pgid=,stat=,args="], capture_output=True, text=True, check=True)
+    rows = [line.split(maxsplit=2) for line in found.stdout.splitlines()]
+    return [row[2] for row in rows if row[0] == str(group) and not row[1].startswith("Z")]
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_quickly_in_one_line_and_leaves_nothing(
+    running: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does: the workers get it, too
+    _, text = running.communicate(timeout=20)
+    assert running.returncode == 130
+    assert text.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in text
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_no_output_folder_and_no_workers(
+    running: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    running.kill()
+    running.wait()
+    assert not (tmp_path / "out" / "S").exists()
+    deadline = time.monotonic() + 10
+    while processes_of(running.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert processes_of(running.pid) == []
+
+
+@pytest.mark.real
+@needs_real_sample
+def test_real_frames_survive_the_way_through_shards(tmp_path: Path) -> None:
+    cityscapes(REAL_SAMPLE / "cityscapes", tmp_path / "S", "--image_encoding", "png")
+    entry = read_manifest(tmp_path / "S").select("val")[0]
+    members = ShardReader([tmp_path / "S" / entry.name]).read(0)
+    original = "leftImg8bit/val/frankfurt/frankfurt_000000_000576_leftImg8bit.png"
+    assert members["image.png"] == (REAL_SAMPLE / "cityscapes" / original).read_bytes()
+    label = cv2.imdecode(np.frombuffer(members["label.png"], np.uint8), cv2.IMREAD_UNCHANGED)
+    assert label.shape == (1024, 2048)
+    assert set(np.unique(label)) <= {*range(19), 255}
+
+
+@pytest.mark.real
+@needs_real_sample
+def test_real_objects_survive_the_way_through_shards(tmp_path: Path) -> None:
+    root = REAL_SAMPLE / "coco"
+    coco(root / "train2017", root / "annotations", tmp_path / "S", "--min_side", "0")
+    manifest = read_manifest(tmp_path / "S")
+    reader = ShardReader([tmp_path / "S" / entry.name for entry in manifest.shards])
+    cutouts = [decode_cutout(key, reader.read(i)) for i, key in enumerate(reader.keys)]
+    assert len(cutouts) == manifest.num_samples > 0
+    assert all((cutout.mask == 255).sum() >= 1024 for cutout in cutouts)
+    assert not {cutout.category for cutout in cutouts} & {"person", "car", "bus", "truck"}

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from jobs.synthesize import SynthesizeOptions, main, synthesize
+from jobs.world.anomaly_layout import ANOMALY_SETS
+from jobs.world.labels import EVALUATED, THINGS, LabelId
+from shards.errors import InputError
+
+# pycocotools 2.0 has not caught up with a keyword of NumPy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+TINY = ("--height", "64", "--train", "16", "--val", "4", "--coco", "20", "--coco_height", "96")
+ANOMALY_SUFFIXES = {
+    "RoadAnomaly21": ".png",
+    "RoadObsticle21": ".webp",
+    "FS_LostFound_full": ".png",
+    "fs_static": ".jpg",
+    "RoadAnomaly": ".jpg",
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("synthesize") / "world"
+    main(["--out", str(out), *TINY, "--anomaly_images", "3", "--official", "True", "--workers", "1"])
+    return out
+
+
+@pytest.fixture(scope="module")
+def coco(world: Path) -> COCO:
+    return COCO(world / "coco" / "annotations" / "instances_train2017.json")
+
+
+def read(path: Path) -> np.ndarray:
+    array = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert array is not None, path
+    return array
+
+
+def hashes(root: Path) -> dict[str, str]:
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.slow
+def test_two_workers_write_the_same_bytes_as_one(world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "again"
+    main(["--out", str(out), *TINY, "--anomaly_images", "3", "--official", "True", "--workers", "2"])
+    assert hashes(out) == hashes(world)
+
+
+def test_another_seed_draws_another_world(world: Path, tmp_path: Path) -> None:
+    tiny = {"height": 64, "train": 1, "val": 1, "coco": 1, "coco_height": 96, "anomaly_images": 1}
+    synthesize(SynthesizeOptions(out=tmp_path / "w", seed=1, workers=1, **tiny))
+    first = "cityscapes/leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png"
+    assert (tmp_path / "w" / first).read_bytes() != (world / first).read_bytes()
+
+
+def test_each_scene_is_twice_as_wide_as_high_and_has_two_label_maps(world: Path) -> None:
+    images = sorted((world / "cityscapes" / "leftImg8bit").rglob("*_leftImg8bit.png"))
+    assert [sum(split in path.parts for path in images) for split in ("train", "val")] == [16, 4]
+    for path in images:
+        split, city, name = path.parts[-3:]
+        stem = name.removesuffix("_leftImg8bit.png")
+        truth = world / "cityscapes" / "gtFine" / split / city
+        assert stem.startswith(f"{city}_")
+        assert read(path).shape == (64, 128, 3)
+        for kind, dtype in (("labelIds", np.uint8), ("instanceIds", np.uint16)):
+            labels = read(truth / f"{stem}_gtFine_{kind}.png")
+            assert (labels.shape, labels.dtype) == ((64, 128), dtype)
+
+
+def test_instance_ids_agree_with_label_ids(world: Path) -> None:
+    for path in (world / "cityscapes" / "gtFine").rglob("*_labelIds.png"):
+        labels = read(path)
+        instances = read(path.with_name(path.name.replace("labelIds", "instanceIds")))
+        things = np.isin(labels, sorted(THINGS))
+        np.testing.assert_array_equal(instances[things] // 1000, labels[things])
+        np.testing.assert_array_equal(instances[~things], labels[~things])
+
+
+def test_every_scored_class_occurs_and_only_known_label_ids(world: Path) -> None:
+    found: set[int] = set()
+    for path in (world / "cityscapes" / "gtFine" / "train").rglob("*_labelIds.png"):
+        found |= set(np.unique(read(path)).tolist())
+    assert set(EVALUATED) <= found <= set(LabelId)
+    assert {LabelId.EGO_VEHICLE, LabelId.OUT_OF_ROI} <= found
+
+
+def test_polygons_and_run_lengths_give_the_stated_area_and_box(coco: COCO) -> None:
+    for annotation in coco.loadAnns(coco.getAnnIds()):
+        mask = coco.annToMask(annotation)
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        box = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
+        assert annotation["area"] == mask.sum()
+        assert annotation["bbox"] == box
+
+
+def test_coco_has_crowds_street_classes_and_pictures_that_are_too_small(coco: COCO) -> None:
+    annotations = coco.loadAnns(coco.getAnnIds())
+    names = {category["name"] for category in coco.loadCats([entry["category_id"] for entry in annotations])}
+    assert any(entry["iscrowd"] for entry in annotations)
+    assert names & {"person", "car"}
+    assert len(names) >= 8
+    assert {min(image["height"], image["width"]) for image in coco.loadImgs(coco.getImgIds())} == {67, 96}
+
+
+def test_coco_pictures_have_the_stated_sizes(world: Path, coco: COCO) -> None:
+    for image in coco.loadImgs(coco.getImgIds()):
+        assert image["file_name"] == f"{image['id']:012d}.jpg"
+        assert read(world / "coco" / "train2017" / image["file_name"]).shape[:2] == (
+            image["height"],
+            image["width"],
+        )
+
+
+@pytest.mark.parametrize("kind", ANOMALY_SETS)
+def test_anomaly_sets_have_the_layout_and_label_values_of_the_originals(world: Path, kind: str) -> None:
+    entry = ANOMALY_SETS[kind]
+    folder = world / "anomaly" / entry.folder
+    suffix = ANOMALY_SUFFIXES[entry.folder]
+    assert sorted(path.name for path in (folder / "images").iterdir()) == [f"{i}{suffix}" for i in range(3)]
+    assert sorted(path.name for path in (folder / "labels_masks").iterdir()) == [f"{i}.png" for i in range(3)]
+    allowed = {0, 2} if entry.folder == "RoadAnomaly" else {0, 1, 255}
+    for index in range(3):
+        labels = read(folder / "labels_masks" / f"{index}.png")
+        assert set(np.unique(labels).tolist()) == allowed
+        assert labels.shape == read(folder / "images" / f"{index}{suffix}").shape[:2]
+
+
+def test_fishyscapes_overlays_mark_exactly_the_pixels_they_change(world: Path) -> None:
+    overlays = sorted((world / "official" / "fs_val_v3").glob("*_rgb.npz"))
+    assert len(overlays) == 3
+    for path in overlays:
+        _, city, rest = path.name.removesuffix("_rgb.npz").split("_", 2)
+        base = world / "cityscapes" / "leftImg8bit" / "val" / city / f"{city}_{rest}_leftImg8bit.png"
+        labels = read(path.with_name(path.name.replace("_rgb.npz", "_labels.png")))
+        overlay = np.load(path)["rgb"]
+        changed = read(base)[..., ::-1].astype(int) + overlay
+        assert changed.min() >= 0
+        assert changed.max() <= 255
+        np.testing.assert_array_equal((overlay != 0).any(axis=2), labels == 1)
+
+
+def test_official_layouts_pair_pictures_with_masks(world: Path) -> None:
+    official = world / "official"
+    for track, suffix in (("dataset_AnomalyTrack", ".jpg"), ("dataset_ObstacleTrack", ".webp")):
+        for path in (official / track / "images").glob(f"*{suffix}"):
+            assert (official / track / "labels_masks" / f"{path.stem}_labels_semantic.png").is_file()
+    road_anomaly = official / "RoadAnomaly_jpg"
+    for name in json.loads((road_anomaly / "frame_list.json").read_text()):
+        labels = read((road_anomaly / "frames" / name).with_suffix(".labels") / "labels_semantic.png")
+        assert set(np.unique(labels).tolist()) == {0, 2}
+    for path in (official / "fishyscapes_lostandfound").iterdir():
+        picture = path.name[5:].replace("_labels", "_leftImg8bit")
+        assert list((official / "LostAndFound" / "leftImg8bit" / "test").glob(f"*/{picture}"))
+
+
+def test_an_overview_is_written(world: Path) -> None:
+    assert read(world / "preview.png").ndim == 3
+
+
+def test_a_folder_that_holds_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(InputError, match=r"--out .*: the folder already holds files"):
+        main(["--out", str(tmp_path), *TINY])
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("height", "33", r"height: got 33; an even number of at least 64 is needed"),
+        ("train", "0", r"train: got 0; at least 1 is needed"),
+        ("workers", "0", r"workers: got 0; at least 1 is needed"),
+        ("seed", "-1", r"seed: got -1; at least 0 is needed"),
+        ("anomaly_images", "0", r"anomaly_images: got 0; at least 1 is needed"),
+    ],
+)
+def test_impossible_sizes_are_refused_by_name(tmp_path: Path, option: str, value: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        main(["--out", str(tmp_path / "w"), f"--{option}", value])
+    assert not (tmp_path / "w").exists()

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import numpy as np
+
+from jobs.world.labels import COLOURS, EVALUATED, LabelId, colour_labels, label_ids
+from shards.schema import CITYSCAPES_CLASSES
+
+
+def test_scored_classes_and_colours_are_those_of_the_schema() -> None:
+    assert {entry.label_id for entry in CITYSCAPES_CLASSES} == EVALUATED
+    for entry in CITYSCAPES_CLASSES:
+        label = LabelId(entry.label_id)
+        assert label.name.lower().replace("_", " ") == entry.name
+        assert COLOURS[label] == entry.color
+
+
+def test_label_ids_are_the_thousands_of_instance_ids() -> None:
+    identities = np.array([[0, 7, 33, 26000, 26012, 33001]], dtype=np.uint16)
+    np.testing.assert_array_equal(label_ids(identities), [[0, 7, 33, 26, 26, 33]])
+
+
+def test_labels_are_painted_in_the_official_palette() -> None:
+    np.testing.assert_array_equal(
+        colour_labels(np.array([[7, 23]], dtype=np.uint8)), [[(128, 64, 128), (70, 130, 180)]]
+    )

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import distance_transform_edt
+
+from outlier_paste.blend import BLENDS, blend_into, count_visible, feathered_opacity, hard_opacity
+from shards.schema import OUTLIER_ID
+
+sides = st.integers(1, 12)
+
+
+@given(
+    scene=st.tuples(sides, sides),
+    shape=st.tuples(sides, sides),
+    top_left=st.tuples(st.integers(-15, 15), st.integers(-15, 15)),
+    blend=st.sampled_from(sorted(BLENDS)),
+    seed=st.integers(0, 2**32),
+)
+@settings(max_examples=200, deadline=None)
+def test_blending_equals_a_loop_over_pixels(
+    scene: tuple[int, int], shape: tuple[int, int], top_left: tuple[int, int], blend: str, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (*scene, 3), dtype=np.uint8)
+    label = rng.integers(0, 19, scene, dtype=np.uint8)
+    cutout = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    opacity = BLENDS[blend](rng.choice(np.array([0, 40, 127, 128, 200, 255], np.uint8), shape))
+    expected_image, expected_label = image.copy(), label.copy()
+    for i, j in np.ndindex(shape):
+        row, column = i + top_left[0], j + top_left[1]
+        if 0 <= row < scene[0] and 0 <= column < scene[1]:
+            mixed = opacity[i, j] * cutout[i, j].astype(float) + (1 - opacity[i, j]) * image[row, column]
+            expected_image[row, column] = np.clip(np.rint(mixed), 0, 255)
+            if opacity[i, j] >= 0.5:
+                expected_label[row, column] = OUTLIER_ID
+    blend_into(image, label, cutout, opacity, top_left)
+    np.testing.assert_allclose(
+        image.astype(int), expected_image.astype(int), atol=1
+    )  # float32 against float64
+    np.testing.assert_array_equal(label, expected_label)
+    assert count_visible(opacity, top_left, scene) == (expected_label == OUTLIER_ID).sum()
+
+
+@pytest.mark.parametrize("blend", sorted(BLENDS))
+def test_pixels_without_object_stay_equal(blend: str) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    label = np.zeros((30, 40), np.uint8)
+    mask = np.zeros((20, 20), np.uint8)
+    mask[5:15, 5:15] = 255
+    before = image.copy()
+    blend_into(image, label, np.full((20, 20, 3), 9, np.uint8), BLENDS[blend](mask), (4, 6))
+    untouched = np.ones((30, 40), bool)
+    untouched[9:19, 11:21] = False
+    np.testing.assert_array_equal(image[untouched], before[untouched])
+    np.testing.assert_array_equal(label == OUTLIER_ID, ~untouched)
+
+
+@pytest.mark.parametrize("blend", sorted(BLENDS))
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (30, 40)], ids=["one pixel", "a line", "the whole scene"])
+def test_every_object_pixel_becomes_outlier(blend: str, shape: tuple[int, int]) -> None:
+    image, label = np.zeros((30, 40, 3), np.uint8), np.zeros((30, 40), np.uint8)
+    opacity = BLENDS[blend](np.full(shape, 255, np.uint8))
+    blend_into(image, label, np.full((*shape, 3), 200, np.uint8), opacity, (0, 0))
+    assert (label == OUTLIER_ID).sum() == shape[0] * shape[1]
+    assert image[0, 0, 0] >= 100  # at least half of it is object
+
+
+def test_hard_opacity_is_zero_or_one() -> None:
+    assert hard_opacity(np.array([[0, 127, 128, 255]], np.uint8)).tolist() == [[0, 0, 1, 1]]
+
+
+def test_feathering_follows_the_distance_to_the_background() -> None:
+    mask = np.zeros((12, 15), np.uint8)
+    mask[2:12, 1:12] = 255  # touches the lower border, where the object ends too
+    distance = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    expected = np.minimum(distance / 2, 1) * (mask > 0)
+    np.testing.assert_allclose(feathered_opacity(mask), expected, atol=1e-6)
+
+
+def test_feathering_changes_no_label() -> None:
+    mask = np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)
+    np.testing.assert_array_equal(feathered_opacity(mask) >= 0.5, hard_opacity(mask) >= 0.5)
+    assert (feathered_opacity(mask) <= mask / 255 + 1e-6).all()
+
+
+def test_different_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"opacity is \(2, 3\) but cut-out is \(3, 3\) \(height, width\)"):
+        blend_into(
+            np.zeros((9, 9, 3), np.uint8),
+            np.zeros((9, 9), np.uint8),
+            np.zeros((3, 3, 3), np.uint8),
+            np.zeros((2, 3), np.float32),
+            (0, 0),
+        )
