@@ -27,17 +27,21 @@ def make_accelerator(precision: Precision, run_folder: Path) -> Accelerator:
     everything runs on the CPU, several processes over gloo.
 
     Raises:
-        InputError: the launcher announced more processes than joined (two silent trainings).
+        InputError: the launcher announced more processes than joined (two silent trainings), or the machine
+            lacks the precision.
     """
     announced = int(os.environ.get("WORLD_SIZE", "1"))
     logging.getLogger("accelerate").setLevel(logging.WARNING)  # seven lines per checkpoint otherwise
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
-        mixed_precision="no" if precision == "float32" else precision,
-        log_with="tensorboard",
-        project_config=ProjectConfiguration(project_dir=str(run_folder), logging_dir=str(run_folder)),
-        step_scheduler_with_optimizer=False,
-    )
+    try:
+        accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(),
+            mixed_precision="no" if precision == "float32" else precision,
+            log_with="tensorboard",
+            project_config=ProjectConfiguration(project_dir=str(run_folder), logging_dir=str(run_folder)),
+            step_scheduler_with_optimizer=False,
+        )
+    except ValueError as error:  # an incomplete rendezvous, or a precision this machine lacks
+        raise InputError(f"launch of {announced} processes in {precision}: {error}") from None
     if accelerator.num_processes != announced:
         raise InputError(
             f"the launcher announced {announced} processes, but {accelerator.num_processes} found each "

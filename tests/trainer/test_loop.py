@@ -36,9 +36,10 @@ def _fresh_accelerator() -> Iterator[None]:
 def make_config(out: Path, scenes: str, *extra: str) -> FinetuneConfig:
     arguments = [
         "--name", "run", "--out", str(out), "--data.shards", scenes, "--data.crop", "32", "32",
-        "--data.batch_size", "2", "--data.workers", "0", "--model.size", "tiny", "--model.image_size", "32", "32",
-        "--model.num_queries", "5", "--loss.options", "num_points", "32", "--loop.steps", "4",
-        "--loop.save_every", "2", "--loop.log_every", "1", "--loop.keep_checkpoints", "0", "--optim.lr", "1e-3",
+        "--data.batch_size", "2", "--data.workers", "0",
+        "--model.size", "tiny", "--model.image_size", "32", "32", "--model.num_queries", "5",
+        "--loss.options", "num_points", "32", "--optim.lr", "1e-3", "--loop.steps", "4",
+        "--loop.save_every", "2", "--loop.log_every", "1", "--loop.keep_checkpoints", "0",
     ]  # fmt: skip
     return load_config(FinetuneConfig, [*arguments, *extra], program="jobs.finetune")
 
