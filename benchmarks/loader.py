@@ -36,7 +36,8 @@ from jobs.command_line import parse_options, run_program
 from jobs.prepare import main as prepare
 from outlier_paste.paste import OutlierPaste, PasteConfig, build_paste
 from shards.augment import AugmentConfig
-from shards.schema import Batch, Sample
+from shards.batch import Batch
+from shards.schema import Sample
 from shards.stream import StreamConfig, build_stream
 
 CROP = 1024

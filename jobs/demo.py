@@ -9,7 +9,6 @@ cores, no download, about ten minutes.
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
 import subprocess
@@ -22,7 +21,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from eval.report import Record, render_markdown
+from eval.report import Record, parse_json, render_markdown
 from jobs.command_line import parse_options, run_program
 from shards.errors import InputError
 from shards.staging import require_free, write_atomically
@@ -65,7 +64,7 @@ SMOKE = Scale(
 
 def main(arguments: Sequence[str]) -> None:
     """Run the demo from the command line."""
-    options = parse_options(DemoOptions, arguments, program="jobs.demo")
+    options: DemoOptions = parse_options(DemoOptions, arguments, program="jobs.demo")
     require_free(options.out)
     started = time.monotonic()
     run_chain(options, SMOKE if options.smoke else Scale())
@@ -76,9 +75,8 @@ def main(arguments: Sequence[str]) -> None:
     print(table)
     print(_summary(records))
     minutes = (time.monotonic() - started) / 60
-    print(
-        f"\nall of it took {minutes:.1f} minutes; look at {options.out}/picture.png and {options.out}/world/preview.png"
-    )
+    print(f"\nall of it took {minutes:.1f} minutes")
+    print(f"look at {options.out}/picture.png and {options.out}/world/preview.png")
     print(f"training curves: tensorboard --logdir {options.out}/runs")
 
 
@@ -129,7 +127,7 @@ def run_job(job: str, *arguments: object) -> None:
 
 def _read_records(out: Path, name: str) -> list[Record]:
     path = out / "runs" / name / "eval" / "results.json"
-    return [Record(**record) for record in json.loads(path.read_text())]
+    return parse_json(path.read_text(), str(path))
 
 
 def _draw_picture(out: Path) -> bytes:

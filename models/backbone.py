@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
@@ -28,7 +29,7 @@ SIZES: dict[str, BackboneSize] = {
     "base": BackboneSize("vit_base_patch14_reg4_dinov2", 3),
     "large": BackboneSize("vit_large_patch14_reg4_dinov2", 4),
 }
-TINY = {"embed_dim": 128, "depth": 6, "num_heads": 4, "reg_tokens": 4, "no_embed_class": True}
+TINY: dict[str, Any] = {"embed_dim": 128, "depth": 6, "num_heads": 4, "reg_tokens": 4, "no_embed_class": True}
 
 
 def build_backbone(size: str, image_size: tuple[int, int], patch_size: int) -> VisionTransformer:
@@ -52,9 +53,11 @@ def build_backbone(size: str, image_size: tuple[int, int], patch_size: int) -> V
     if size == "tiny":
         return VisionTransformer(img_size=image_size, patch_size=patch_size, num_classes=0, **TINY)
     name = SIZES[size].timm_name
-    return timm.create_model(
+    backbone = timm.create_model(
         name, pretrained=False, img_size=image_size, patch_size=patch_size, num_classes=0
     )
+    assert isinstance(backbone, VisionTransformer)
+    return backbone
 
 
 def load_backbone_weights(backbone: VisionTransformer, path: Path) -> None:

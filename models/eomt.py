@@ -87,6 +87,9 @@ class EoMT(nn.Module):
         config: sizes; `weights` is not read here (see `models.checkpoint`).
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -189,9 +192,11 @@ class UpscaleBlock(nn.Module):
         return self.norm(self.conv2(self.act(self.conv1(x))))
 
 
-def _apply_block(block: Block, x: Tensor, may_look: Tensor | None) -> Tensor:
+def _apply_block(block: nn.Module, x: Tensor, may_look: Tensor | None) -> Tensor:
     if may_look is None:
         return block(x)
+    assert isinstance(block, Block)
+    assert isinstance(block.attn, Attention)
     x = x + block.drop_path1(block.ls1(_masked_attention(block.attn, block.norm1(x), may_look)))
     return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
 

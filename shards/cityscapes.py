@@ -14,15 +14,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from shards.errors import InputError
-from shards.schema import MAX_LABEL_ID, VOID_ID, train_id_table
+from shards.schema import IMAGE_SUFFIXES, LABEL_SUFFIX, MAX_LABEL_ID, VOID_ID, train_id_table
 from shards.source import FolderSource, Source, ZipSource, decode_bgr
 from shards.writer import EncodedSample, ShardPlan, split_into_shards
 
 ImageEncoding = Literal["jpeg", "png"]
 Split = Literal["train", "val", "test"]
 
-IMAGE_SUFFIXES: dict[str, str] = {"jpeg": "image.jpg", "png": "image.png"}
-LABEL_SUFFIX = "label.png"
 JPEG_QUALITY = 95
 
 _IMAGE_END = "_leftImg8bit.png"

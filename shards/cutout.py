@@ -24,7 +24,7 @@ class Cutout:
     key: str
     """Unique in the bank: `{image id:012d}-{annotation id}` for COCO."""
     image: UInt8[np.ndarray, "h w 3"]
-    """sRGB in [0, 255], channels in the order R, G, B; outside the object it shows the object's surroundings."""
+    """sRGB in [0, 255], channels in the order R, G, B; outside of the mask, the object's surroundings."""
     mask: UInt8[np.ndarray, "h w"]
     """0 is background, 255 is object; values between are a soft edge."""
     category: str
@@ -53,22 +53,26 @@ def decode_cutout(key: str, members: Mapping[str, bytes]) -> Cutout:
     """Rebuild a cut-out from its members.
 
     Raises:
-        InputError: a member is missing, is no picture, or the mask's size is not the picture's.
+        InputError: a member is missing or broken, or the mask's size is not the picture's.
     """
     missing = [suffix for suffix in (OBJECT_SUFFIX, MASK_SUFFIX, META_SUFFIX) if suffix not in members]
     if missing:
-        raise InputError(f"cut-out {key}: has no {', '.join(missing)}; its members are {', '.join(sorted(members))}")
+        raise InputError(
+            f"cut-out {key}: has no {', '.join(missing)}; its members are {', '.join(sorted(members))}"
+        )
     picture = cv2.imdecode(np.frombuffer(members[OBJECT_SUFFIX], np.uint8), cv2.IMREAD_COLOR)
     mask = cv2.imdecode(np.frombuffer(members[MASK_SUFFIX], np.uint8), cv2.IMREAD_GRAYSCALE)
     if picture is None or mask is None:
-        raise InputError(f"cut-out {key}: {OBJECT_SUFFIX if picture is None else MASK_SUFFIX} cannot be decoded")
+        raise InputError(
+            f"cut-out {key}: {OBJECT_SUFFIX if picture is None else MASK_SUFFIX} cannot be decoded"
+        )
     if picture.shape[:2] != mask.shape:
-        raise InputError(f"cut-out {key}: picture is {picture.shape[:2]} but mask is {mask.shape} (height, width)")
-    meta = json.loads(members[META_SUFFIX])
-    return Cutout(
-        key=key,
-        image=np.ascontiguousarray(picture[..., ::-1]),
-        mask=mask,
-        category=meta["category"],
-        source_size=(meta["source_size"][0], meta["source_size"][1]),
-    )
+        raise InputError(
+            f"cut-out {key}: picture is {picture.shape[:2]} but mask is {mask.shape} (height, width)"
+        )
+    try:
+        meta = json.loads(members[META_SUFFIX])
+        category, (height, width) = str(meta["category"]), meta["source_size"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"cut-out {key}: {META_SUFFIX} is not category and source_size: {error!r}") from None
+    return Cutout(key, np.ascontiguousarray(picture[..., ::-1]), mask, category, (height, width))

@@ -23,12 +23,7 @@ from jaxtyping import UInt8
 
 from shards.errors import InputError
 from shards.manifest import read_manifest
-from shards.schema import NUM_CLASSES, OUTLIER_ID, VOID_ID, Sample
-
-IMAGE_SUFFIXES = ("image.jpg", "image.png")
-"""A scene has one of them."""
-LABEL_SUFFIX = "label.png"
-"""Train ids; never a JPEG, which would change the values."""
+from shards.schema import IMAGE_SUFFIXES, LABEL_SUFFIX, NUM_CLASSES, OUTLIER_ID, VOID_ID, Sample
 
 MAX_OPEN_FILES = 64
 """Per process; far below the usual limit of 1024, and opening a file again costs little."""
@@ -191,8 +186,8 @@ def require_scene_members(key: str, suffixes: Sequence[str]) -> str:
     Raises:
         InputError: it has no image, more than one, or no label.
     """
-    images = [suffix for suffix in IMAGE_SUFFIXES if suffix in suffixes]
-    missing = [] if images else [" or ".join(IMAGE_SUFFIXES)]
+    images = [suffix for suffix in IMAGE_SUFFIXES.values() if suffix in suffixes]
+    missing = [] if images else [" or ".join(IMAGE_SUFFIXES.values())]
     missing += [] if LABEL_SUFFIX in suffixes else [LABEL_SUFFIX]
     if missing:
         raise InputError(

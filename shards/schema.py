@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
-from torch import Tensor
 
 
 class CityscapesClass(NamedTuple):
@@ -58,6 +56,10 @@ VOID_ID = 255
 MAX_LABEL_ID = 33
 LABEL_ENCODING = "cityscapes-train-id"
 """Name of the encoding above, as manifests state it."""
+IMAGE_SUFFIXES: dict[str, str] = {"jpeg": "image.jpg", "png": "image.png"}
+"""Encoding of the pictures -> suffix of a scene's image member in a shard."""
+LABEL_SUFFIX = "label.png"
+"""Suffix of a scene's label member: PNG always, because JPEG would change its values."""
 
 
 def train_id_table() -> UInt8[np.ndarray, "256"]:
@@ -83,41 +85,3 @@ class Sample:
     """sRGB in [0, 255], channels in the order R, G, B."""
     label: UInt8[np.ndarray, "H W"]
     """Train ids, `OUTLIER_ID` or `VOID_ID`."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Several scenes of one size; what a loader yields and a loss reads."""
-
-    image: UInt8[Tensor, "B 3 H W"]
-    label: UInt8[Tensor, "B H W"]
-    keys: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def to(self, device: torch.device | str) -> Batch:
-        """Copy the tensors to `device`; asynchronous where the batch is pinned."""
-        return Batch(
-            image=self.image.to(device, non_blocking=True),
-            label=self.label.to(device, non_blocking=True),
-            keys=self.keys,
-        )
-
-    def pin_memory(self) -> Batch:
-        """Move the tensors to page-locked memory; the DataLoader calls this where a GPU waits."""
-        return Batch(image=self.image.pin_memory(), label=self.label.pin_memory(), keys=self.keys)
-
-
-def stack_samples(samples: list[Sample]) -> Batch:
-    """Stack scenes of one size into a batch.
-
-    Args:
-        samples: at least one; all of the same height and width.
-    """
-    images = np.stack([sample.image for sample in samples])  # (B, H, W, 3)
-    return Batch(
-        image=torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))),
-        label=torch.from_numpy(np.stack([sample.label for sample in samples])),
-        keys=tuple(sample.key for sample in samples),
-    )

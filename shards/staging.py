@@ -20,7 +20,9 @@ def require_free(folder: Path, setting: str = "--out") -> None:
     """
     if folder.is_dir():
         if any(folder.iterdir()):
-            raise InputError(f"{setting} {folder}: the folder already holds files; choose another or empty it")
+            raise InputError(
+                f"{setting} {folder}: the folder already holds files; choose another or empty it"
+            )
     elif folder.exists():
         raise InputError(f"{setting} {folder}: is a file; a new or empty folder is needed")
 

@@ -13,10 +13,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from shards.augment import AugmentConfig, crop_scene, jitter_color
+from shards.batch import Batch, stack_samples
 from shards.errors import InputError
 from shards.order import BatchPositions, SampleOrder, require_shards_for_workers, sample_generator
 from shards.reader import ShardReader, decode_sample, open_shards, require_scene_members
-from shards.schema import Batch, Sample, stack_samples
+from shards.schema import Sample
 
 Transform = Callable[[Sample, np.random.Generator], Sample]
 """Changes a scene, such as by pasting objects; draws from nothing but the generator."""

@@ -17,8 +17,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from models.eomt import EoMT
+from shards.batch import Batch
 from shards.errors import InputError
-from shards.schema import Batch
 from trainer.checkpoint import save_checkpoint
 from trainer.losses import Loss, weighted_sum
 from trainer.losses.targets import StepTotals, count_totals

@@ -61,3 +61,11 @@ def test_a_mask_of_another_size_is_refused() -> None:
     mask = cv2.imencode(".png", np.zeros((7, 5), np.uint8))[1].tobytes()
     with pytest.raises(InputError, match=r"picture is \(40, 30\) but mask is \(7, 5\) \(height, width\)"):
         decode_cutout("k", {**encode_cutout(example()), "mask.png": mask})
+
+
+@pytest.mark.parametrize("meta", [b"{", b"{}", b"[]", b'{"category": "zebra", "source_size": [1]}'])
+def test_a_broken_description_is_named(meta: bytes) -> None:
+    picture = np.zeros((4, 4, 3), np.uint8)
+    members = encode_cutout(Cutout("a", picture, picture[..., 0], "zebra", (4, 4)))
+    with pytest.raises(InputError, match=r"cut-out a: meta.json is not category and source_size"):
+        decode_cutout("a", {**members, "meta.json": meta})

@@ -12,8 +12,9 @@ import torch
 import webdataset
 
 from shards.augment import AugmentConfig
+from shards.batch import Batch
 from shards.errors import InputError
-from shards.schema import Batch, Sample
+from shards.schema import Sample
 from shards.stream import StreamConfig, build_stream
 
 NUM_SAMPLES = 13  # a prime: no batch size divides an epoch

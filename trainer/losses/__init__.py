@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from models.eomt import Prediction
+from shards.batch import Batch
 from shards.errors import InputError
-from shards.schema import Batch
 from trainer.losses.mask_terms import MaskLoss
 from trainer.losses.outlier_terms import MaskRbaLoss
 from trainer.losses.targets import StepTotals

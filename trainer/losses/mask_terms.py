@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.eomt import Prediction
+from shards.batch import Batch
 from shards.errors import InputError
-from shards.schema import Batch
 from trainer.losses.matcher import MatchCosts, Matching, match_queries
 from trainer.losses.targets import Segments, StepTotals, find_segments, sample_logits, sample_membership
 
@@ -36,7 +36,7 @@ class MaskLoss:
     totals of the whole step (see `StepTotals`), not of a micro-batch; masks are read off the label map.
     """
 
-    terms = ("mask", "dice", "class")
+    terms: tuple[str, ...] = ("mask", "dice", "class")
 
     def __init__(
         self,

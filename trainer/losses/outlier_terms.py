@@ -11,8 +11,9 @@ from torch import Tensor
 
 from eval.scores import pixel_evidence, rba
 from models.eomt import Prediction
+from shards.batch import Batch
 from shards.errors import InputError
-from shards.schema import NUM_CLASSES, OUTLIER_ID, Batch
+from shards.schema import NUM_CLASSES, OUTLIER_ID
 from trainer.losses.mask_terms import MaskLoss
 from trainer.losses.targets import StepTotals
 
@@ -43,7 +44,7 @@ class MaskRbaLoss:
     means are over the whole step; resized with align_corners=False.
     """
 
-    terms = (*MaskLoss.terms, "outlier")
+    terms: tuple[str, ...] = (*MaskLoss.terms, "outlier")
 
     def __init__(
         self,

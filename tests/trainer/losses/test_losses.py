@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from transformers.models.mask2former.modeling_mask2former import dice_loss, sigmoid_cross_entropy_loss
 
 from models.eomt import Prediction
+from shards.batch import Batch
 from shards.errors import InputError
-from shards.schema import OUTLIER_ID, VOID_ID, Batch
+from shards.schema import OUTLIER_ID, VOID_ID
 from trainer.losses import LOSSES, LossConfig, build_loss, weighted_sum
 from trainer.losses.mask_terms import MaskLoss, _choose_points
 from trainer.losses.outlier_terms import rba_hinge
