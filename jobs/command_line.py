@@ -37,10 +37,10 @@ def parse_options(
         InputError: an unknown option, a wrong type, or a value that the dataclass refuses.
         SystemExit: `--help` was asked for.
     """
-    printed = io.StringIO()
     extra = {} if default is None else {"default": default}
+    printed = _Utf8Text()
     try:
-        with _wide_terminal(), contextlib.redirect_stderr(printed):
+        with contextlib.nullcontext() if _asks_for_help(arguments) else _captured(printed):
             return tyro.cli(  # type: ignore[call-overload, no-any-return]
                 options_type,
                 args=list(arguments),
@@ -69,34 +69,48 @@ def run_program(main: Callable[[Sequence[str]], None]) -> NoReturn:
     sys.exit(0)
 
 
-@contextlib.contextmanager
-def _wide_terminal() -> Iterator[None]:
-    """Keep tyro from wrapping an error message, which is about to become one line.
+class _Utf8Text(io.StringIO):
+    """Text in memory that claims to be a UTF-8 terminal, so that tyro draws its boxes in one known way."""
 
-    `--help` goes to a real terminal and keeps its width.
-    """
-    if "--help" in sys.argv or "-h" in sys.argv:
-        yield
-        return
+    encoding = "utf-8"  # type: ignore[assignment]
+
+
+def _asks_for_help(arguments: Sequence[str]) -> bool:
+    return "--help" in arguments or "-h" in arguments
+
+
+@contextlib.contextmanager
+def _captured(printed: io.StringIO) -> Iterator[None]:
+    """Catch what tyro prints about a mistake, on a terminal so wide that it wraps nothing."""
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "2000"
     try:
-        yield
+        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
+            yield
     finally:
         if before is None:
-            os.environ.pop("COLUMNS", None)
+            del os.environ["COLUMNS"]
         else:
             os.environ["COLUMNS"] = before
 
 
 def _one_line(box: str) -> str:
-    """Turn tyro's boxed message into `what is wrong; perhaps you meant ...; see --help`."""
-    lines = [re.sub(r"^[│|]\s?|\s*[│|]$", "", line).strip() for line in box.splitlines()]
-    lines = [line for line in lines if line and not line.startswith(("╭", "╰", "+"))]
-    rules = [i for i, line in enumerate(lines) if set(line) <= {"─", "-"}]
-    text = " ".join(lines[: rules[0]] if rules else lines)
-    if "Perhaps you meant:" in lines:
-        suggestion = lines[lines.index("Perhaps you meant:") + 1].split()[0]
-        text += f"; perhaps you meant {suggestion}"
-    text = re.sub(r"^Error parsing [\w.]+: (?=\w+\.\w)", "", text)  # our own messages name the setting
+    """Turn tyro's box, sections between rules, into one line that says what is wrong and what was meant."""
+    sections: list[list[str]] = [[]]
+    for line in (line.strip("│ ") for line in box.splitlines() if line.startswith("│")):
+        if set(line) == {"─"}:
+            sections.append([])
+        elif line:
+            sections[-1].append(line)
+    told = []
+    for section in sections:
+        head = section[0] if section else ""
+        if head.startswith("Missing from"):
+            told.append("missing " + ", ".join(line.split()[0] for line in section if line.startswith("--")))
+        elif head.startswith("Perhaps you meant"):
+            told.append(f"perhaps you meant {section[1].split()[0]}")
+        elif section and not head.startswith(("For full helptext", "Argument helptext")):
+            told.append(" ".join(section).replace("Unrecognized options", "unrecognized options"))
+    # our own messages name their setting; tyro puts the dataclass or section before them
+    text = re.sub(r"^Error parsing (?!--)[\w.]+: ", "", "; ".join(told))
     return f"{text[:1].lower()}{text[1:].rstrip('.')}; --help lists every option"
