@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn, TypeVar
 
 import tyro
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from shards.errors import InputError
 
@@ -59,7 +60,8 @@ def run_program(main: Callable[[Sequence[str]], None]) -> NoReturn:
     """Run a program to its exit code: 0 done, 2 a user's mistake (one line), 130 Ctrl-C, 1 anything else."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        main(sys.argv[1:])
+        with logging_redirect_tqdm():
+            main(sys.argv[1:])
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -77,6 +77,7 @@ class ShardReader:
 
     @property
     def num_shards(self) -> int:
+        """Number of tar files."""
         return len(self.shards)
 
     def __len__(self) -> int:

@@ -112,3 +112,24 @@ def test_a_pickle_with_code_is_refused(tmp_path: Path) -> None:
         InputError, match=r"code.pth: not a readable weight file \(truncated, or a pickle with code\)"
     ):
         read_weight_file(path)
+
+
+def test_the_file_that_dinov2_publishes_is_read(tmp_path: Path) -> None:
+    """Its names and its position of the class token differ from timm's; the features must not."""
+    source = timm.create_model("vit_small_patch14_reg4_dinov2", num_classes=0, img_size=28).eval()
+    state = source.state_dict()
+    published = {
+        name: value for name, value in state.items() if name not in ("reg_token", "pos_embed", "cls_token")
+    }
+    class_position = torch.full((1, 1, 384), 0.25)
+    published["register_tokens"] = state["reg_token"]
+    published["pos_embed"] = torch.cat((class_position, state["pos_embed"]), dim=1)
+    published["cls_token"] = state["cls_token"] - class_position
+    published["mask_token"] = torch.zeros(1, 384)
+    path = tmp_path / "dinov2_vits14_reg4_pretrain.pth"
+    torch.save(published, path)
+    backbone = build_backbone("small", (28, 28), 14).eval()
+    load_backbone_weights(backbone, path)
+    image = torch.randn(1, 3, 28, 28)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.forward_features(image), source.forward_features(image))

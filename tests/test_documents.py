@@ -1,0 +1,62 @@
+"""Documents say what is true: links lead somewhere, and documented commands have the options they use."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import re
+import shlex
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "jobs/configs").glob("*.yaml")]
+)
+NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
+
+
+def commands_of(text: str) -> list[list[str]]:
+    """List the documented `... jobs.NAME ...` commands, continued lines joined, as words from NAME on."""
+    joined = re.sub(r"\\\n#?\s*", " ", text)
+    found = re.findall(r"^[#$>\s]*(?:[\w=./-]+ )*-m jobs\.(\w+.*)$", joined, re.MULTILINE)
+    return [shlex.split(line.split(" #")[0]) for line in found]
+
+
+COMMANDS = sorted({shlex.join(words) for path in DOCUMENTS for words in commands_of(path.read_text())})
+
+
+@cache
+def help_of(job: str, *subcommand: str) -> str:
+    """Return the text of a program's `--help`."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as stop:
+        importlib.import_module(f"jobs.{job}").main([*subcommand, "--help"])
+    assert stop.value.code == 0
+    return printed.getvalue()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", path.read_text()):
+        assert target.startswith("http") or (path.parent / target).exists(), f"{path}: {target}"
+
+
+def test_the_documents_show_every_program() -> None:
+    programs = {path.stem for path in (ROOT / "jobs").glob("*.py") if "run_program(main)" in path.read_text()}
+    assert {command.split()[0] for command in COMMANDS} >= programs
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_documented_command_has_its_options_and_files(command: str) -> None:
+    job, *words = shlex.split(command)
+    subcommand = words[:1] if job == "prepare" else []
+    known = help_of(job, *subcommand)
+    for word in words:
+        if word.startswith("--"):
+            assert re.search(rf"{re.escape(word)}\b", known), f"jobs.{job} has no option {word}"
+        if word.endswith(".yaml") and not word.isupper() and word != "CONFIG.yaml":
+            assert (ROOT / word).is_file(), word
