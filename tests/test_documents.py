@@ -22,8 +22,8 @@ NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 def commands_of(text: str) -> list[list[str]]:
     """List the documented `... jobs.NAME ...` commands, continued lines joined, as words from NAME on."""
     joined = re.sub(r"\\\n#?\s*", " ", text)
-    found = re.findall(r"^[#$>\s]*(?:[\w=./-]+ )*-m jobs\.(\w+.*)$", joined, re.MULTILINE)
-    return [shlex.split(line.split(" #")[0]) for line in found]
+    found = re.findall(r"-m jobs\.([a-z_]+[^`\n]*)", joined)
+    return [shlex.split(line.split(" #")[0]) for line in found if "..." not in line]
 
 
 COMMANDS = sorted({shlex.join(words) for path in DOCUMENTS for words in commands_of(path.read_text())})

@@ -132,4 +132,6 @@ def test_the_file_that_dinov2_publishes_is_read(tmp_path: Path) -> None:
     load_backbone_weights(backbone, path)
     image = torch.randn(1, 3, 28, 28)
     with torch.no_grad():
-        torch.testing.assert_close(backbone.forward_features(image), source.forward_features(image))
+        torch.testing.assert_close(
+            backbone.forward_features(image), source.forward_features(image), atol=1e-4, rtol=0
+        )
