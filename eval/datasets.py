@@ -212,10 +212,17 @@ def read_image(frame: Frame) -> UInt8[np.ndarray, "H W 3"]:
         InputError: the file is no image.
     """
     # The mask is not turned by the image's EXIF tag, so the image must not be either.
-    image = cv2.imread(str(frame.image), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise InputError(f"{frame.image}: cannot be read as an image")
+    image = _decode_file(frame.image, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _decode_file(path: Path, flags: int) -> np.ndarray:
+    """Decode from memory, which refuses a truncated JPEG; from a file, OpenCV fills its rest with grey."""
+    content = path.read_bytes()
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+    if image is None:
+        raise InputError(f"{path}: cannot be read as an image")
+    return image
 
 
 def read_target(frame: Frame, convention: Convention) -> UInt8[np.ndarray, "H W"]:
@@ -224,9 +231,7 @@ def read_target(frame: Frame, convention: Convention) -> UInt8[np.ndarray, "H W"
     Raises:
         InputError: the file is no 8-bit single-channel image, or holds a value outside the convention.
     """
-    mask = cv2.imread(str(frame.mask), cv2.IMREAD_UNCHANGED)
-    if mask is None:
-        raise InputError(f"{frame.mask}: cannot be read as an image")
+    mask = _decode_file(frame.mask, cv2.IMREAD_UNCHANGED)
     if mask.ndim == 3 and (mask[..., :3] == mask[..., :1]).all():
         mask = mask[..., 0]  # grey saved as RGB
     if mask.ndim != 2 or mask.dtype != np.uint8:

@@ -7,8 +7,10 @@ import io
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import NoReturn, TypeVar
 
 import tyro
@@ -57,7 +59,15 @@ def parse_options(
 
 
 def run_program(main: Callable[[Sequence[str]], None]) -> NoReturn:
-    """Run a program to its exit code: 0 done, 2 a user's mistake (one line), 130 Ctrl-C, 1 anything else."""
+    """Run a program to its exit code.
+
+    0 done; 2 a user's mistake, with one line that says it; 130 Ctrl-C; 143 SIGTERM; what the program itself
+    chose by `sys.exit`; 1 anything else.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows "?" for a dash
+    signal.signal(signal.SIGTERM, _leave)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         with logging_redirect_tqdm():
@@ -69,6 +79,11 @@ def run_program(main: Callable[[Sequence[str]], None]) -> NoReturn:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    """Turn SIGTERM into an ordinary exit, so that half-written folders are removed on the way out."""
+    sys.exit(128 + number)
 
 
 class _Utf8Text(io.StringIO):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -26,9 +27,14 @@ def load_config(config_type: type[Config], arguments: Sequence[str], *, program:
         InputError: the file is missing or no YAML mapping, a key is unknown, or a value has the wrong type.
     """
     if not arguments or arguments[0].startswith("-"):
-        return parse_options(config_type, arguments, program=program)
-    saved = read_config(config_type, Path(arguments[0]))
-    return parse_options(config_type, arguments[1:], default=saved, program=program)
+        config: Config = parse_options(config_type, arguments, program=program)
+    else:
+        saved = read_config(config_type, Path(arguments[0]))
+        config = parse_options(config_type, arguments[1:], default=saved, program=program)
+    for name, value in flat_settings(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{name}: got {value}; a finite number is needed")
+    return config
 
 
 def read_config(config_type: type[Config], path: Path) -> Config:
@@ -36,8 +42,8 @@ def read_config(config_type: type[Config], path: Path) -> Config:
     if not path.is_file():
         raise InputError(f"{path}: no such configuration file")
     try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
     try:
         return _build(config_type, content or {}, "")
@@ -130,7 +136,7 @@ def _convert_scalar(value: Any, hint: Any, where: str) -> Any:
     if hint is float and not isinstance(value, bool):
         try:
             return float(value)  # YAML 1.1 reads 1e-4, without a dot, as text
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise wrong from None
     if hint is Path and isinstance(value, str):
         return Path(value)

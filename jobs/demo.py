@@ -24,7 +24,7 @@ import numpy as np
 from eval.report import Record, parse_json, render_markdown
 from jobs.command_line import parse_options, run_program
 from shards.errors import InputError
-from shards.staging import require_free, write_atomically
+from shards.staging import make_folder, require_free, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,10 @@ class DemoOptions:
     smoke: bool = False
     """Only check that the chain holds together: a miniature world and a handful of steps. The numbers
     mean nothing then."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"--seed must be in 0..{2**32 - 1}, got {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the demo from the command line."""
     options: DemoOptions = parse_options(DemoOptions, arguments, program="jobs.demo")
     require_free(options.out)
+    make_folder(options.out)
     started = time.monotonic()
     run_chain(options, SMOKE if options.smoke else Scale())
     records = [record for name in (BASELINE, CONTROL, EXPOSED) for record in _read_records(options.out, name)]
@@ -113,16 +118,19 @@ def run_job(job: str, *arguments: object) -> None:
     """Run `python -m jobs.JOB` as its own process.
 
     Raises:
-        InputError: the program refused its input; it has said why.
-        subprocess.CalledProcessError: it failed in another way.
+        SystemExit: the program failed, with its own exit code; it has said why.
     """
     words = [str(argument) for argument in arguments]
     logger.info("\n$ python -m jobs.%s %s", job, shlex.join(words))
-    code = subprocess.run([sys.executable, "-m", f"jobs.{job}", *words], check=False).returncode
-    if code == 2:
-        raise InputError(f"jobs.{job} refused its input, see the line above")
+    process = subprocess.Popen([sys.executable, "-m", f"jobs.{job}", *words])
+    try:
+        code = process.wait()
+    except BaseException:  # Ctrl-C reaches both of us, SIGTERM perhaps only this one
+        process.terminate()
+        process.wait()
+        raise
     if code:
-        raise subprocess.CalledProcessError(code, f"jobs.{job}")
+        sys.exit(code)  # the program has said why
 
 
 def _read_records(out: Path, name: str) -> list[Record]:

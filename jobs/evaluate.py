@@ -27,6 +27,7 @@ from shards.errors import InputError
 from shards.reader import ShardReader, decode_sample, open_shards
 from shards.schema import Sample
 from shards.staging import require_free, staged_folder
+from trainer.runtime import Precision
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ def evaluate(options: EvaluateOptions) -> list[Record]:
         InputError: an option, test set, shard or checkpoint is wrong. Nothing is written then.
     """
     require_free(options.out)
-    find_checkpoint(options.checkpoint)
+    checkpoint = find_checkpoint(options.checkpoint)  # once: a run that still trains saves newer ones
     device = choose_device(options.device)
     require_scores(options.scores)
     protocol = get_protocol(options.protocol)
@@ -99,10 +100,10 @@ def evaluate(options: EvaluateOptions) -> list[Record]:
     for test_set in test_sets:
         check_masks(test_set)
     reader = open_shards([str(options.cityscapes)], "val") if options.cityscapes else None
-    segmenter = load_segmenter(options, device)
+    segmenter = load_segmenter(checkpoint, device, options.precision)
     with staged_folder(options.out) as folder:
         miou = _miou(segmenter, reader, options) if reader else None
-        subject = Subject(model=model_name(options), checkpoint=str(options.checkpoint), miou=miou)
+        subject = Subject(model=model_name(options, checkpoint), checkpoint=str(checkpoint), miou=miou)
         records: list[Record] = []
         for test_set in test_sets:
             records += _evaluate_one(segmenter, test_set, protocol, subject, options, folder)
@@ -169,15 +170,15 @@ def _miou(segmenter: Segmenter, reader: ShardReader, options: EvaluateOptions) -
     return result.miou
 
 
-def load_segmenter(options: EvaluateOptions, device: torch.device) -> Segmenter:
-    """Load the checkpoint onto the device.
+def load_segmenter(checkpoint: Path, device: torch.device, precision: Precision) -> Segmenter:
+    """Load a checkpoint folder onto the device.
 
     Raises:
         InputError: the checkpoint is missing or broken.
     """
-    model = load_model(options.checkpoint).to(device)
-    logger.info("%s on %s", find_checkpoint(options.checkpoint), device)
-    return Segmenter(make_segment(model, device, options.precision), model.image_size)
+    model = load_model(checkpoint).to(device)
+    logger.info("%s on %s", checkpoint, device)
+    return Segmenter(make_segment(model, device, precision), model.image_size)
 
 
 def choose_device(name: str) -> torch.device:
@@ -197,12 +198,12 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def model_name(options: EvaluateOptions) -> str:
-    """Return `--name`, or the name of the run that the checkpoint belongs to."""
-    if options.name:
-        return options.name
-    path = options.checkpoint.resolve()
-    return path.parent.parent.name if path.parent.name == CHECKPOINTS_FOLDER else path.name
+def model_name(options: EvaluateOptions, checkpoint: Path) -> str:
+    """Return `--name`, or the name of the run that the checkpoint belongs to; a limited run says so."""
+    path = checkpoint.resolve()
+    of_run = path.parent.parent.name if path.parent.name == CHECKPOINTS_FOLDER else path.name
+    limited = f" (first {options.limit} frames)" if options.limit else ""
+    return (options.name or of_run) + limited
 
 
 if __name__ == "__main__":

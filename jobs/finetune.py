@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -18,16 +19,16 @@ from eval.run import evaluate_miou
 from jobs.command_line import run_program
 from jobs.config_file import flat_settings, load_config, read_config, write_config
 from jobs.finetune_config import FinetuneConfig, ValidationConfig
-from jobs.provenance import write_provenance
+from jobs.provenance import PROVENANCE_NAME, require_same_data, write_provenance
 from jobs.segmenter import make_segment
 from models.adapt import apply_adaptation
 from models.checkpoint import initialise_model
 from models.eomt import EoMT
 from outlier_paste.paste import build_paste
 from shards.errors import InputError
-from shards.reader import decode_sample, open_shards
+from shards.reader import decode_sample, open_shards, require_scene_members
 from shards.schema import Sample
-from shards.staging import require_free
+from shards.staging import make_folder, require_free
 from shards.stream import build_stream
 from trainer.checkpoint import newest_checkpoint
 from trainer.loop import Run, TrainState, train
@@ -39,15 +40,24 @@ from trainer.schedule import build_lr_schedule
 
 logger = logging.getLogger(__name__)
 
-MAY_CHANGE = ("out", "name", "data.workers", "loop.log_every", "loop.eval_every", "loop.save_every")
-"""Settings that a resumed run may change: they alter no weight. Also loop.keep_checkpoints, validation.*."""
+MAY_CHANGE = (
+    *("out", "name", "data.workers", "data.batch_size", "loop.grad_accum"),
+    *("loop.log_every", "loop.eval_every", "loop.save_every", "loop.keep_checkpoints"),
+    *("validation.shards", "validation.split", "validation.limit"),
+)
+"""Settings that a resumed run may change: they alter no weight, as long as the global batch stays."""
+STOPPED = 75
+"""Exit code of a run that was asked to stop and has saved (EX_TEMPFAIL: try again)."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run one fine-tuning from the command line."""
+    """Run one fine-tuning from the command line; exit with 75 if it was asked to stop before its end."""
     resume = "--resume" in arguments
     arguments = [argument for argument in arguments if argument != "--resume"]
-    finetune(load_config(FinetuneConfig, arguments, program="jobs.finetune"), resume=resume)
+    config = load_config(FinetuneConfig, arguments, program="jobs.finetune")
+    state = finetune(config, resume=resume)
+    if state.step < config.loop.steps:
+        sys.exit(STOPPED)
 
 
 def finetune(config: FinetuneConfig, *, resume: bool = False) -> TrainState:
@@ -60,23 +70,20 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> TrainState:
         InputError: a setting or a file it names is wrong, or the run's folder is taken.
     """
     folder = Path(config.out) / config.name
-    if resume:
-        _require_same_settings(config, folder)
-    elif newest_checkpoint(folder) is not None or (folder / "config.yaml").exists():
-        raise InputError(f"{folder}: a run is already there; --resume continues it, --name starts another")
-    else:
-        require_free(folder, "out/name")
+    checkpoint = _find_start(config, folder, resume=resume)
     seed_everything(config.seed)
-    model = initialise_model(config.model)
+    model = initialise_model(config.model) if checkpoint is None else EoMT(config.model)
     count = apply_adaptation(model, config.adapt)
     accelerator = make_accelerator(config.loop.precision, folder)
-    run = _build_run(config, model, accelerator, folder, newest_checkpoint(folder) if resume else None)
+    run = _build_run(config, model, accelerator, folder, checkpoint)
+    make_folder(folder, "out/name")
     if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
         write_config(config, folder / "config.yaml")
-        data = (*config.data.shards, *([config.paste.bank] if config.paste.bank else []))
         write_provenance(
-            folder / "provenance.json", seed=config.seed, data=data, num_processes=accelerator.num_processes
+            folder / PROVENANCE_NAME,
+            seed=config.seed,
+            data=_data_folders(config),
+            num_processes=accelerator.num_processes,
         )
     accelerator.wait_for_everyone()
     accelerator.init_trackers("tensorboard", config=flat_settings(config))
@@ -87,6 +94,8 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> TrainState:
         )
         with StopSignal(accelerator) as stop_requested:
             state = train(dataclasses.replace(run, stop_requested=stop_requested), config.loop)
+        if state.step < config.loop.steps:
+            logger.info("asked to stop: saved at step %d; --resume continues", state.step)
     accelerator.end_training()
     return state
 
@@ -102,7 +111,7 @@ def _build_run(
     prepared, optimizer = accelerator.prepare(model, optimizer)  # neither the stream nor the schedule
     accelerator.register_for_checkpointing(lr_schedule, state)
     if checkpoint is not None:
-        accelerator.load_state(str(checkpoint))
+        _restore(accelerator, checkpoint)
         _require_same_batch(config, accelerator, state)
     stream = build_stream(
         config.data,
@@ -134,6 +143,8 @@ def _make_validation(
     if not config.shards:
         return None
     reader = open_shards(config.shards, config.split)
+    for index, key in enumerate(reader.keys):
+        require_scene_members(key, reader.suffixes(index))
     count = min(config.limit or len(reader), len(reader))
 
     def frames() -> Iterator[Sample]:
@@ -148,16 +159,49 @@ def _make_validation(
     return validate
 
 
-def _require_same_settings(config: FinetuneConfig, folder: Path) -> None:
-    """Check that a run is resumed with the settings it was started with."""
+def _find_start(config: FinetuneConfig, folder: Path, *, resume: bool) -> Path | None:
+    """Return the checkpoint to continue from, or None for a run that starts; refuse a folder in use."""
     path = folder / "config.yaml"
-    if not path.is_file():
-        logger.info("%s: nothing to resume, starting", folder)
-        return
+    if not resume and path.exists():
+        raise InputError(f"{folder}: a run is already there; --resume continues it, --name starts another")
+    if not path.exists():
+        require_free(folder, "out/name")
+        if resume:
+            logger.info("%s: nothing to resume, starting", folder)
+        return None
+    _require_same_settings(config, path)
+    require_same_data(folder / PROVENANCE_NAME, _data_folders(config))
+    checkpoint = newest_checkpoint(folder)
+    logger.info(
+        "%s: resuming from %s", folder, checkpoint.name if checkpoint else "the start, nothing was saved"
+    )
+    return checkpoint
+
+
+def _data_folders(config: FinetuneConfig) -> list[str]:
+    return [*config.data.shards, *([config.paste.bank] if config.paste.bank else [])]
+
+
+def _restore(accelerator: Accelerator, checkpoint: Path) -> None:
+    """Load weights, optimizer, schedule and counters.
+
+    Raises:
+        InputError: a file of the checkpoint is missing or damaged.
+    """
+    try:
+        accelerator.load_state(str(checkpoint))
+    except Exception as error:  # torch, safetensors, zipfile and pickle each raise their own
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f"--resume: {checkpoint} cannot be restored; remove it to continue from the one before: {reason}"
+        ) from None
+
+
+def _require_same_settings(config: FinetuneConfig, path: Path) -> None:
+    """Check that a run is resumed with the settings it was started with."""
     before, now = flat_settings(read_config(FinetuneConfig, path)), flat_settings(config)
     for name in sorted(before.keys() | now.keys()):
-        free = name in MAY_CHANGE or name.startswith("validation.") or name == "loop.keep_checkpoints"
-        if not free and before.get(name) != now.get(name):
+        if name not in MAY_CHANGE and before.get(name) != now.get(name):
             raise InputError(
                 f"--resume: {name} is {now.get(name)} but {path} has {before.get(name)}; "
                 f"a resumed run keeps its settings"

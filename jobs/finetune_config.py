@@ -8,6 +8,7 @@ from models.adapt import AdaptConfig
 from models.eomt import ModelConfig
 from outlier_paste.paste import PasteConfig
 from shards.errors import InputError
+from shards.schema import NUM_CLASSES
 from shards.stream import StreamConfig
 from trainer.loop import LoopConfig
 from trainer.losses import LossConfig
@@ -25,6 +26,10 @@ class ValidationConfig:
     """Which part of the shards."""
     limit: int = 0
     """How many frames at most; 0: all."""
+
+    def __post_init__(self) -> None:
+        if self.limit < 0:
+            raise InputError(f"validation.limit must be 0 (all) or more, got {self.limit}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +59,17 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise InputError(f"name: got {self.name!r}; a folder name without / and leading dot is needed")
-        if self.seed < 0:
-            raise InputError(f"seed must be 0 or more, got {self.seed}")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed must be in 0..{2**32 - 1}, got {self.seed}")
+        if self.model.num_classes != NUM_CLASSES:
+            raise InputError(
+                f"model.num_classes must be {NUM_CLASSES}, as many as the shards have, "
+                f"got {self.model.num_classes}"
+            )
+        if self.loss.name == "mask_rba" and self.paste.probability == 0:
+            raise InputError(
+                "loss.name: mask_rba needs outliers; set paste.bank and paste.probability, or take loss mask"
+            )
         if self.data.crop != self.model.image_size:
             raise InputError(
                 f"data.crop {list(self.data.crop)} and model.image_size {list(self.model.image_size)} "

@@ -19,7 +19,7 @@ from jobs.finetune_config import FinetuneConfig
 from outlier_paste.paste import OutlierPaste, build_paste
 from shards.errors import InputError
 from shards.schema import CITYSCAPES_CLASSES, OUTLIER_ID, Sample
-from shards.staging import write_atomically
+from shards.staging import make_folder, write_atomically
 from shards.stream import build_stream
 
 logger = logging.getLogger(__name__)
@@ -63,13 +63,15 @@ def main(arguments: Sequence[str]) -> None:
     """Write the contact sheet of a configuration."""
     own, of_run = split_arguments(arguments)
     options: PreviewOptions = parse_options(PreviewOptions, own, program="jobs.preview_paste")
+    if options.out.is_dir():
+        raise InputError(f"--out {options.out}: is a folder; the name of a PNG file is needed")
+    make_folder(options.out.parent)
     if options.out.exists() and not options.overwrite:
         raise InputError(f"--out {options.out}: the file is already there; --overwrite True replaces it")
     config = load_config(FinetuneConfig, of_run, program="jobs.preview_paste")
     scenes = paste_scenes(config, options.scenes)
     sheet = draw_contact_sheet(scenes, columns=options.columns, tile_width=options.tile_width)
     _, content = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(options.out, content.tobytes())
     logger.info("%s: %d scenes", options.out, len(scenes))
 
@@ -84,7 +86,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     of_run: list[str] = []
     target = of_run
     for argument in arguments:
-        if argument.startswith("-"):
+        if argument.startswith("-") and not argument[1:2].isdigit():
             target = (
                 own if argument.split("=")[0].replace("-", "_").replace("__", "--", 1) in names else of_run
             )

@@ -13,11 +13,35 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+from shards.errors import InputError
 from shards.manifest import MANIFEST_NAME
 from shards.staging import write_atomically
 
+PROVENANCE_NAME = "provenance.json"
 PACKAGES = ("torch", "accelerate", "timm", "numpy", "opencv-python", "webdataset", "eomt-anomaly")
+
+
+def require_same_data(path: Path, data: Sequence[str]) -> None:
+    """Check that a run which resumes reads the shards it was started with.
+
+    Args:
+        path: the run's provenance file; nothing is checked where it is missing.
+        data: folders of shards.
+
+    Raises:
+        InputError: a manifest has changed, or the file is broken.
+    """
+    entries = _read_entries(path)
+    recorded = entries[-1]["manifests"] if entries else {}
+    for folder in data:
+        now = _manifest_hash(Path(folder))
+        if folder in recorded and recorded[folder] != now:
+            raise InputError(
+                f"--resume: {folder}/{MANIFEST_NAME} has changed since the run was started ({path}); "
+                f"a resumed run keeps its data"
+            )
 
 
 def write_provenance(path: Path, *, seed: int, data: Sequence[str], num_processes: int) -> None:
@@ -28,7 +52,7 @@ def write_provenance(path: Path, *, seed: int, data: Sequence[str], num_processe
         data: folders of shards; the hash of each one's manifest is recorded.
         num_processes: training processes.
     """
-    entries = json.loads(path.read_text()) if path.is_file() else []
+    entries = _read_entries(path)
     entries.append(
         {
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -45,6 +69,18 @@ def write_provenance(path: Path, *, seed: int, data: Sequence[str], num_processe
         }
     )
     write_atomically(path, json.dumps(entries, indent=2) + "\n")
+
+
+def _read_entries(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    try:
+        entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        for entry in entries:
+            dict(entry["manifests"])
+    except (ValueError, TypeError, KeyError):
+        raise InputError(f"{path}: is no provenance record; move it away to go on without") from None
+    return entries
 
 
 def _git(*arguments: str) -> str | None:

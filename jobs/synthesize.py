@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import multiprocessing
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,6 +114,12 @@ def _write(drawing: Drawing, root: Path) -> dict[str, Any] | None:
     return drawing.write(root)
 
 
+def _start_worker() -> None:
+    """Keep a worker on one core, and leave Ctrl-C to the main process, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+
+
 @contextmanager
 def _mapper(workers: int) -> Iterator[Any]:
     """Yield an order-keeping map: the built-in one, or one over processes.
@@ -122,9 +129,7 @@ def _mapper(workers: int) -> Iterator[Any]:
     if workers == 1:
         yield map
         return
-    with multiprocessing.get_context("spawn").Pool(
-        workers, initializer=cv2.setNumThreads, initargs=(1,)
-    ) as pool:
+    with multiprocessing.get_context("spawn").Pool(workers, initializer=_start_worker) as pool:
         yield functools.partial(pool.imap, chunksize=2)
 
 

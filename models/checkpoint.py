@@ -101,8 +101,9 @@ def read_description(folder: Path) -> ModelConfig:
     path = folder / DESCRIPTION_NAME
     try:
         fields = json.loads(path.read_text())
-        return ModelConfig(**{**fields, "image_size": tuple(fields["image_size"])})
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError, KeyError) as error:
+        height, width = fields["image_size"]
+        return ModelConfig(**{**fields, "image_size": (int(height), int(width))})
+    except (OSError, TypeError, KeyError, ValueError) as error:  # InputError and broken JSON are ValueErrors
         raise InputError(f"{path}: not a model description: {error}") from None
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, OrderedDict
 from typing import Any
 
-from shards.cutout import MASK_SUFFIX, META_SUFFIX, OBJECT_SUFFIX, Cutout, decode_cutout
+from shards.cutout import MASK_SUFFIX, META_SUFFIX, OBJECT_SUFFIX, Cutout, decode_cutout, decode_description
 from shards.errors import InputError
 from shards.reader import ShardReader, open_shards
 
@@ -66,7 +65,8 @@ class CutoutBank:
         """Count the cut-outs of each category, from all descriptions and no picture."""
         counts: Counter[str] = Counter()
         for index in range(len(self)):
-            counts[_read_category(self._reader.read(index, (META_SUFFIX,))[META_SUFFIX])] += 1
+            description = self._reader.read(index, (META_SUFFIX,))[META_SUFFIX]
+            counts[decode_description(self._reader.keys[index], description)[0]] += 1
         return counts
 
     def _remember(self, index: int, cutout: Cutout) -> None:
@@ -94,7 +94,3 @@ def open_bank(path: str, cache_mb: int = 64) -> CutoutBank:
 
 def _num_bytes(cutout: Cutout) -> int:
     return cutout.image.nbytes + cutout.mask.nbytes
-
-
-def _read_category(meta: bytes) -> str:
-    return str(json.loads(meta)["category"])

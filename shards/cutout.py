@@ -60,8 +60,8 @@ def decode_cutout(key: str, members: Mapping[str, bytes]) -> Cutout:
         raise InputError(
             f"cut-out {key}: has no {', '.join(missing)}; its members are {', '.join(sorted(members))}"
         )
-    picture = cv2.imdecode(np.frombuffer(members[OBJECT_SUFFIX], np.uint8), cv2.IMREAD_COLOR)
-    mask = cv2.imdecode(np.frombuffer(members[MASK_SUFFIX], np.uint8), cv2.IMREAD_GRAYSCALE)
+    picture = _decode(members[OBJECT_SUFFIX], cv2.IMREAD_COLOR)
+    mask = _decode(members[MASK_SUFFIX], cv2.IMREAD_GRAYSCALE)
     if picture is None or mask is None:
         raise InputError(
             f"cut-out {key}: {OBJECT_SUFFIX if picture is None else MASK_SUFFIX} cannot be decoded"
@@ -70,9 +70,24 @@ def decode_cutout(key: str, members: Mapping[str, bytes]) -> Cutout:
         raise InputError(
             f"cut-out {key}: picture is {picture.shape[:2]} but mask is {mask.shape} (height, width)"
         )
+    category, source_size = decode_description(key, members[META_SUFFIX])
+    return Cutout(key, np.ascontiguousarray(picture[..., ::-1]), mask, category, source_size)
+
+
+def decode_description(key: str, content: bytes) -> tuple[str, tuple[int, int]]:
+    """Return category and source size (height, width) of a cut-out, without decoding a picture.
+
+    Raises:
+        InputError: the description is broken.
+    """
     try:
-        meta = json.loads(members[META_SUFFIX])
+        meta = json.loads(content)
         category, (height, width) = str(meta["category"]), meta["source_size"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"cut-out {key}: {META_SUFFIX} is not category and source_size: {error!r}") from None
-    return Cutout(key, np.ascontiguousarray(picture[..., ::-1]), mask, category, (height, width))
+    return category, (int(height), int(width))
+
+
+def _decode(content: bytes, flags: int) -> UInt8[np.ndarray, "..."] | None:
+    """Decode a picture; None where the bytes are none (OpenCV itself refuses an empty buffer)."""
+    return cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None

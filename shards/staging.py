@@ -18,13 +18,29 @@ def require_free(folder: Path, setting: str = "--out") -> None:
     Raises:
         InputError: something is already there; nothing existing is overwritten.
     """
-    if folder.is_dir():
+    try:
+        is_folder = folder.is_dir()
+    except OSError as error:  # such as a name that is too long
+        raise InputError(f"{setting} {folder}: {error.strerror or error}") from None
+    if is_folder:
         if any(folder.iterdir()):
             raise InputError(
                 f"{setting} {folder}: the folder already holds files; choose another or empty it"
             )
     elif folder.exists():
         raise InputError(f"{setting} {folder}: is a file; a new or empty folder is needed")
+
+
+def make_folder(folder: Path, setting: str = "--out") -> None:
+    """Create `folder` and its parents where they are missing.
+
+    Raises:
+        InputError: it cannot be created: a file is in the way, it is read-only, or a name is too long.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{setting} {folder}: cannot be created: {error.strerror or error}") from None
 
 
 @contextmanager
@@ -39,7 +55,7 @@ def staged_folder(folder: Path, setting: str = "--out") -> Iterator[Path]:
     """
     folder = folder.absolute()
     require_free(folder, setting)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent, setting)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
     try:
         yield staging

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -101,15 +100,11 @@ class Stream:
         self.positions = positions
         self.position = positions.start
         """Samples that all processes together have consumed when the last batch was handed out."""
-        self.wait_s = 0.0
-        """Seconds spent waiting for batches so far; near the run's length, the loader is the bottleneck."""
 
     def __iter__(self) -> Iterator[Batch]:
         batches = iter(self._loader())
         while True:
-            asked = time.perf_counter()
             batch = next(batches, None)
-            self.wait_s += time.perf_counter() - asked
             if batch is None:
                 return
             if isinstance(batch, InputError):
@@ -186,7 +181,12 @@ def _collate(samples: Sequence[Sample | InputError]) -> Batch | InputError:
 
 
 def _start_worker(_: int) -> None:
-    """Keep a worker on one core, and leave Ctrl-C to the training process, which ends its workers itself."""
+    """Keep a worker on one core, and leave signals to the training process, which ends its workers itself.
+
+    Schedulers signal every process of a job; a worker that died of it would take the run down before it
+    could save.
+    """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

@@ -135,7 +135,6 @@ def train(run: Run, config: LoopConfig) -> TrainState:
         _require_finite(accelerator, grad_norm, state.step, sums, batches)
         run.optimizer.step()
         run.optimizer.zero_grad()
-        run.lr_schedule.step()
         state.step += 1
         progress.update()
 
@@ -143,6 +142,7 @@ def train(run: Run, config: LoopConfig) -> TrainState:
             scalars = _step_scalars(run, sums, grad_norm) | clock.rates(state.samples_seen)
             accelerator.log(scalars, step=state.step)
             logger.info(_log_line(state.step, config.steps, scalars))
+        run.lr_schedule.step()  # after the log, which shows the rates of this step
         if run.evaluate is not None and is_due(state.step, config.eval_every, config.steps):
             run.model.eval()
             accelerator.log(dict(run.evaluate(model)), step=state.step)

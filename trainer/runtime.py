@@ -30,6 +30,10 @@ def make_accelerator(precision: Precision, run_folder: Path) -> Accelerator:
         InputError: the launcher announced more processes than joined (two silent trainings), or the machine
             lacks the precision.
     """
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise InputError(
+            "loop.precision: fp16 needs a GPU, which this machine lacks; allowed are float32 and bf16"
+        )
     announced = int(os.environ.get("WORLD_SIZE", "1"))
     logging.getLogger("accelerate").setLevel(logging.WARNING)  # seven lines per checkpoint otherwise
     try:
@@ -56,7 +60,7 @@ def log_file(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    handler = logging.FileHandler(path)
+    handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
     logging.getLogger().addHandler(handler)
     try:

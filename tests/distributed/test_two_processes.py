@@ -88,6 +88,26 @@ def test_a_run_killed_outright_resumes_to_the_same_bits(
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 
+def test_a_signal_to_the_whole_job_saves_before_leaving(
+    tmp_path: Path, scene_shards: str, cutout_shard: str
+) -> None:
+    """Schedulers signal every process of a job, loader workers too."""
+    extra = ("--loop.steps", "100000", "--loop.save_every", "100000", "--data.workers", "2")
+    command = ["-m", "jobs.finetune", *arguments(tmp_path, scene_shards, cutout_shard, 2, *extra)]
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    log, deadline = tmp_path / "run" / "log.txt", time.monotonic() + 120
+    while not (log.exists() and "step 3/" in log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert "Traceback" not in errors
+    assert "asked to stop: saved at step" in log.read_text()
+    assert len(list((tmp_path / "run" / "checkpoints").glob("step-*"))) == 1
+
+
 def test_more_readers_than_shards_are_refused_in_one_line(
     tmp_path: Path, scene_shards: str, cutout_shard: str
 ) -> None:

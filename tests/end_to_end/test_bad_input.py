@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 from jobs.command_line import run_program
 
+ROOT = Path(__file__).resolve().parents[2]
 Program = Callable[..., str]
 
 
@@ -146,3 +149,26 @@ def test_output_folders_that_hold_something(
     assert "already holds files" in refuse("finetune", *finetune(out, scene_shards))
     assert "already holds files" in refuse("evaluate", "--checkpoint", raw, "--datasets", raw, "--out", out)
     assert "already holds files" in refuse("demo", "--out", out)
+
+
+@pytest.mark.parametrize("job", ["synthesize", "prepare", "finetune", "evaluate", "demo", "preview_paste"])
+def test_an_output_below_a_file(
+    refuse: Program, raw: Path, tmp_path: Path, scene_shards: str, cutout_shard: str, job: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    out = tmp_path / "file" / "sub.png"
+    start: dict[str, list[object]] = {
+        "prepare": ["cityscapes", "--root", raw, "--splits", "train"],
+        "finetune": finetune(out, scene_shards)[2:],
+        "evaluate": ["--checkpoint", raw, "--datasets", raw],
+        "preview_paste": ["--data.shards", scene_shards, "--paste.bank", cutout_shard],
+    }
+    assert "file" in refuse(job, *start.get(job, []), "--out", out)
+
+
+def test_text_survives_a_terminal_without_utf8(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "80"}
+    command = [sys.executable, "-m", "jobs.prepare", "cityscapes", "--help"]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert "--samples_per_shard" in result.stdout

@@ -56,6 +56,16 @@ def test_every_shipped_configuration_loads_and_says_how_to_run_it(path: Path) ->
         ("optim: {lr: -1}", "optim.lr must be above 0, got -1.0"),
         ("data: {crop: [32, 32]}", "data.crop [32, 32] and model.image_size [1024, 1024] differ"),
         ("name: a/b", "name: got 'a/b'; a folder name without /"),
+        ("seed: 4294967296", "seed must be in 0..4294967295, got 4294967296"),
+        ("model: {num_classes: 5}", "model.num_classes must be 19, as many as the shards have, got 5"),
+        (
+            "loss: {name: mask_rba}",
+            "loss.name: mask_rba needs outliers; set paste.bank and paste.probability",
+        ),
+        ("validation: {limit: -3}", "validation.limit must be 0 (all) or more, got -3"),
+        ("loss: {weights: {mask: -5, dice: 1, class: 1}}", "loss.weights.mask must be 0 or more, got -5.0"),
+        (f"optim: {{lr: {'9' * 400}}}", "optim.lr: expected float, got 999"),
+        ("a: " + "[" * 3000, "not a YAML file"),
         ("- 1", "the file: expected settings by name, got [1]"),
         ("a: [", "not a YAML file"),
     ],
@@ -92,6 +102,13 @@ def test_mistakes_on_the_command_line_are_one_line(arguments: list[str], message
         load(*arguments)
     assert "\n" not in str(error.value)
     assert "─" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["optim.lr", "schedule.poly_power", "loss.weights.mask", "paste.max_size"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_numbers_are_finite(name: str, value: str) -> None:
+    with pytest.raises(InputError, match=name.split(".")[1]):
+        load(f"--{name}", value)
 
 
 def test_settings_flatten_to_dotted_plain_values() -> None:

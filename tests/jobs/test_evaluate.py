@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -82,7 +83,10 @@ def test_everything_is_written(tmp_path):
     assert parse_json((options.out / "results.json").read_text(), "results.json") == records
     assert len(records) == 2 * 4
     first = records[0]
-    assert (first.model, first.checkpoint) == ("rba_run", str(tmp_path / "rba_run"))
+    assert (first.model, first.checkpoint) == (
+        "rba_run",
+        str(tmp_path / "rba_run" / "checkpoints" / "step-0000010"),
+    )
     assert (first.num_images, first.num_pixels) == (2, 2 * 40 * 64)
     assert first.miou is not None
     assert 0 < first.miou < 0.5
@@ -102,7 +106,7 @@ def test_the_command_line_prints_the_table(tmp_path, capsys):
         ("MSP", 1, None),
     ]
     assert capsys.readouterr().out == (options.out / "results.md").read_text()
-    assert "| mine | RbA |" in (options.out / "results.md").read_text()
+    assert "| mine (first 1 frames) | RbA |" in (options.out / "results.md").read_text()
     assert not list(options.out.glob("*.png"))
 
 
@@ -165,6 +169,15 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
 def test_the_model_is_named_after_its_run(tmp_path):
     options = options_for(tmp_path)
     step = options.checkpoint / "checkpoints" / "step-0000010"
-    assert model_name(options) == "rba_run"
-    assert model_name(EvaluateOptions(checkpoint=step, datasets=tmp_path, out=tmp_path)) == "rba_run"
-    assert model_name(EvaluateOptions(checkpoint=step, datasets=tmp_path, out=tmp_path, name="x")) == "x"
+    assert model_name(options, step) == "rba_run"
+    assert model_name(dataclasses.replace(options, name="x"), step) == "x"
+    assert model_name(dataclasses.replace(options, limit=2), step) == "rba_run (first 2 frames)"
+
+
+def test_a_truncated_photograph_is_refused(tmp_path):
+    options = options_for(tmp_path)
+    photograph = next((options.datasets / "RoadAnomaly" / "images").iterdir())
+    photograph.write_bytes(photograph.read_bytes()[:-40])
+    with pytest.raises(InputError, match="cannot be read as an image"):
+        evaluate(options)
+    assert not options.out.exists()

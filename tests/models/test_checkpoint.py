@@ -61,7 +61,14 @@ def test_weights_that_do_not_fit_are_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{", json.dumps({"size": "tiny"}), json.dumps({"image_size": [32, 32], "sise": 1})]
+    "text",
+    [
+        "{",
+        json.dumps({"size": "tiny"}),
+        json.dumps({"image_size": [32, 32], "sise": 1}),
+        '{"image_size": [64]}',
+        '{"image_size": [1, 1]}',
+    ],
 )
 def test_a_broken_description_is_named(tmp_path: Path, text: str) -> None:
     folder = save(EoMT(CONFIG), tmp_path / "step-0000001")

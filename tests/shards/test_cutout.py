@@ -69,3 +69,11 @@ def test_a_broken_description_is_named(meta: bytes) -> None:
     members = encode_cutout(Cutout("a", picture, picture[..., 0], "zebra", (4, 4)))
     with pytest.raises(InputError, match=r"cut-out a: meta.json is not category and source_size"):
         decode_cutout("a", {**members, "meta.json": meta})
+
+
+@pytest.mark.parametrize("suffix", ["object.jpg", "mask.png"])
+def test_an_empty_picture_is_named(suffix: str) -> None:
+    picture = np.zeros((4, 4, 3), np.uint8)
+    members = encode_cutout(Cutout("a", picture, picture[..., 0], "zebra", (4, 4)))
+    with pytest.raises(InputError, match=f"cut-out a: {suffix} cannot be decoded"):
+        decode_cutout("a", {**members, suffix: b""})

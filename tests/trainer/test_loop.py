@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -10,8 +11,11 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
+import webdataset
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -20,6 +24,8 @@ from jobs.config_file import load_config, read_config
 from jobs.finetune import finetune
 from jobs.finetune_config import FinetuneConfig
 from shards.errors import InputError
+from shards.manifest import Manifest, ShardEntry, write_manifest
+from shards.schema import LABEL_ENCODING, VOID_ID
 from trainer.loop import is_due
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -158,7 +164,11 @@ def test_a_loss_that_explodes_stops_the_run_and_names_the_samples(tmp_path: Path
     [
         ((), False, "a run is already there; --resume continues it"),
         (("--optim.lr", "1e-2"), True, r"--resume: optim.lr is 0.01 but .*config.yaml has 0.001"),
-        (("--data.batch_size", "1"), True, r"--resume: data.batch_size is 1 but .* has 2"),
+        (
+            ("--data.batch_size", "1"),
+            True,
+            "--resume: the run took 2 samples per step, this start would take 1",
+        ),
     ],
     ids=["taken", "other rate", "other batch"],
 )
@@ -176,3 +186,100 @@ def test_a_run_is_neither_overwritten_nor_bent(
 def test_something_is_due_every_so_often_and_at_the_end() -> None:
     assert [step for step in range(1, 8) if is_due(step, 3, 7)] == [3, 6, 7]
     assert not any(is_due(step, 0, 7) for step in range(1, 8))
+
+
+def test_a_run_in_bf16_is_finite_and_close_to_float32(
+    tmp_path: Path, scene_shards: str, cutout_shard: str
+) -> None:
+    """Weights of both runs move by lr x steps = 4e-3 at most, so they may differ by twice that."""
+    paste = with_paste(cutout_shard)
+    finetune(make_config(tmp_path / "a", scene_shards, *paste))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    finetune(make_config(tmp_path / "b", scene_shards, *paste, "--loop.precision", "bf16"))
+    full, half = weights(tmp_path / "a", 4), weights(tmp_path / "b", 4)
+    assert all(half[name].dtype == torch.float32 and torch.isfinite(half[name]).all() for name in full)
+    difference = max(float((half[name] - full[name]).abs().max()) for name in full)
+    assert 0 < difference < 8e-3
+
+
+def test_a_precision_that_the_machine_lacks_is_refused(tmp_path: Path, scene_shards: str) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU, which does fp16")
+    with pytest.raises(InputError, match="loop.precision: fp16 needs a GPU, which this machine lacks"):
+        finetune(make_config(tmp_path, scene_shards, "--loop.precision", "fp16"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_scenes_without_any_class_or_outlier_train_without_breaking(
+    tmp_path: Path, cutout_shard: str
+) -> None:
+    void = np.full((48, 48), VOID_ID, np.uint8)
+    sample = {
+        "__key__": "void",
+        "image.png": cv2.imencode(".png", np.zeros((48, 48, 3), np.uint8))[1].tobytes(),
+        "label.png": cv2.imencode(".png", void)[1].tobytes(),
+    }
+    with webdataset.TarWriter(str(tmp_path / "void.tar")) as writer:
+        writer.write(sample)
+    hardly_ever = (*with_paste(cutout_shard), "--paste.probability", "1e-9")
+    finetune(make_config(tmp_path, str(tmp_path / "void.tar"), *hardly_ever))
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path, 4).values())
+
+
+def test_a_resumed_run_may_cut_the_same_global_batch_differently(
+    tmp_path: Path, scene_shards: str, cutout_shard: str
+) -> None:
+    paste = with_paste(cutout_shard)
+    finetune(make_config(tmp_path / "a", scene_shards, *paste))
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    shutil.rmtree(tmp_path / "b" / "run" / "checkpoints" / "step-0000004")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    cut = ("--data.batch_size", "1", "--loop.grad_accum", "2")
+    finetune(make_config(tmp_path / "b", scene_shards, *paste, *cut), resume=True)
+    expected, actual = weights(tmp_path / "a", 4), weights(tmp_path / "b", 4)
+    for name in expected:
+        torch.testing.assert_close(actual[name], expected[name], atol=1e-5, rtol=0, msg=name)
+
+
+def test_resuming_does_not_write_into_a_foreign_folder(tmp_path: Path, scene_shards: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("mine")
+    with pytest.raises(InputError, match="run: the folder already holds files"):
+        finetune(make_config(tmp_path, scene_shards), resume=True)
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "custom_checkpoint_1.pkl"])
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, scene_shards: str, name: str) -> None:
+    finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    damaged = tmp_path / "run" / "checkpoints" / "step-0000002" / name
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.raises(
+        InputError, match="--resume: .*step-0000002 cannot be restored; remove it to continue"
+    ):
+        finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"), resume=True)
+
+
+def test_a_run_does_not_resume_on_other_data(tmp_path: Path, scene_shards: str) -> None:
+    shards = tmp_path / "shards"
+    shutil.copytree(Path(scene_shards).parent, shards)
+    entries = [
+        ShardEntry(p.name, "train", 1, p.stat().st_size, "0" * 64, (f"scene{i}",))
+        for i, p in enumerate(sorted(shards.iterdir()))
+    ]
+    manifest = Manifest(1, "cityscapes", LABEL_ENCODING, "png", len(entries), {}, tuple(entries))
+    write_manifest(manifest, shards)
+    finetune(make_config(tmp_path, str(shards), "--loop.steps", "2"))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    write_manifest(dataclasses.replace(manifest, options={"other": True}), shards)
+    with pytest.raises(InputError, match=r"shards/manifest.json has changed since the run was started"):
+        finetune(make_config(tmp_path, str(shards), "--loop.steps", "2"), resume=True)
+
+
+def test_a_broken_provenance_record_is_named(tmp_path: Path, scene_shards: str) -> None:
+    finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    (tmp_path / "run" / "provenance.json").write_text("[1]")
+    with pytest.raises(InputError, match="provenance.json: is no provenance record"):
+        finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"), resume=True)

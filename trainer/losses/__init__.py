@@ -59,6 +59,9 @@ class LossConfig:
         missing = [term for term in loss.terms if term not in self.weights]
         known = {term for build in LOSSES.values() for term in build.terms}  # type: ignore[attr-defined]
         unknown = [term for term in self.weights if term not in known]
+        negative = [term for term, weight in self.weights.items() if weight < 0]
+        if negative:
+            raise InputError(f"loss.weights.{negative[0]} must be 0 or more, got {self.weights[negative[0]]}")
         if missing:
             raise InputError(f"loss.weights: {self.name!r} needs a weight for {', '.join(missing)}")
         if unknown:
