@@ -37,13 +37,14 @@ from trainer.optim import build_optimizer
 from trainer.randomness import seed_everything
 from trainer.runtime import StopSignal, log_file, make_accelerator
 from trainer.schedule import build_lr_schedule
+from trainer.tracking import start_tracking
 
 logger = logging.getLogger(__name__)
 
 MAY_CHANGE = (
     *("out", "name", "data.workers", "data.batch_size", "loop.grad_accum"),
     *("loop.log_every", "loop.eval_every", "loop.save_every", "loop.keep_checkpoints"),
-    *("validation.shards", "validation.split", "validation.limit"),
+    *("validation.shards", "validation.split", "validation.limit", "tracking.tensorboard"),
 )
 """Settings that a resumed run may change: they alter no weight, as long as the global batch stays."""
 STOPPED = 75
@@ -86,7 +87,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> TrainState:
             num_processes=accelerator.num_processes,
         )
     accelerator.wait_for_everyone()
-    accelerator.init_trackers("tensorboard", config=flat_settings(config))
+    start_tracking(accelerator, config.tracking, flat_settings(config))
     with log_file(folder / "log.txt" if accelerator.is_main_process else None):
         logger.info("%s: %s; %s", folder, config.adapt.mode, count)
         logger.info(

@@ -14,6 +14,7 @@ from trainer.loop import LoopConfig
 from trainer.losses import LossConfig
 from trainer.optim import OptimConfig
 from trainer.schedule import ScheduleConfig
+from trainer.tracking import TrackingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,7 @@ class FinetuneConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name.startswith("."):

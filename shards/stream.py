@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -103,14 +105,17 @@ class Stream:
 
     def __iter__(self) -> Iterator[Batch]:
         batches = iter(self._loader())
-        while True:
-            batch = next(batches, None)
-            if batch is None:
-                return
-            if isinstance(batch, InputError):
-                raise batch
-            self.position += self.positions.global_batch
-            yield batch
+        try:
+            while True:
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                if isinstance(batch, InputError):
+                    raise batch
+                self.position += self.positions.global_batch
+                yield batch
+        finally:
+            del batches  # ends the workers now; a traceback would keep this frame, and them, alive
 
     def _loader(self) -> DataLoader[Sample | InputError]:
         workers = self.dataset.config.workers
@@ -188,5 +193,16 @@ def _start_worker(_: int) -> None:
     """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS, where SIGTERM ends a worker whoever sends it
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_the_parent_only, daemon=True).start()
+
+
+def _obey_the_parent_only() -> None:
+    """End this worker when its parent sends SIGTERM, as it does on its way out; nobody else's counts."""
+    parent = os.getppid()
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

@@ -11,7 +11,7 @@ import signal
 import tarfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
@@ -148,14 +148,20 @@ def _write_in_processes(
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     entries: dict[str, ShardEntry] = {}
-    with ProcessPoolExecutor(workers, context, _start_worker, (stop,)) as pool:
+    with (
+        _ctrl_c_noticed() as interrupted,
+        ProcessPoolExecutor(workers, context, _start_worker, (stop,)) as pool,
+    ):
         try:
             with _ctrl_c_held_back():
-                futures = [pool.submit(_write_in_worker, plan, folder) for plan in plans]
-            for future in as_completed(futures):
-                entry = future.result()
-                entries[entry.name] = entry
-                bar.update(entry.num_samples)
+                pending = {pool.submit(_write_in_worker, plan, folder) for plan in plans}
+            while pending:
+                done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                if interrupted.is_set():
+                    raise KeyboardInterrupt
+                for entry in (future.result() for future in done):
+                    entries[entry.name] = entry
+                    bar.update(entry.num_samples)
         except BaseException as error:
             stop.set()
             pool.shutdown(cancel_futures=True)  # waits: a worker that is still starting needs this process
@@ -165,6 +171,23 @@ def _write_in_processes(
                 ) from error
             raise
     return tuple(entries[plan.name] for plan in plans)
+
+
+@contextlib.contextmanager
+def _ctrl_c_noticed() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C sets, instead of raising in the middle of whatever runs just then.
+
+    An exception out of a signal may be swallowed, if it strikes in a callback, or leave a lock held.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked  # signals are the main thread's
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

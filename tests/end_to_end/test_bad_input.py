@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,10 +26,11 @@ def _refuse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     """Run a program that must refuse its input, and return the one line it says."""
 
     def run(job: str, *arguments: object) -> str:
-        before = snapshot(tmp_path)
+        before, on_sigterm = snapshot(tmp_path), signal.getsignal(signal.SIGTERM)
         monkeypatch.setattr(sys, "argv", [job, *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
             run_program(importlib.import_module(f"jobs.{job}").main)
+        signal.signal(signal.SIGTERM, on_sigterm)
         lines = capsys.readouterr().err.strip().splitlines()
         assert stop.value.code == 2, lines
         assert len(lines) == 1, lines

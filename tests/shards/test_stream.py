@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import multiprocessing
+import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -186,3 +189,26 @@ def test_no_shards_are_an_error() -> None:
 def test_impossible_settings_are_named(settings: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         StreamConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_workers_obey_their_parent_and_nobody_else(folder: Path) -> None:
+    """Schedulers signal every process of a job, but only the training process knows when to leave."""
+    batches = iter(build_stream(make_config(folder, workers=1), seed=0, rank=0, world_size=1))
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    for name in ("TERM", "USR1", "INT"):
+        subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
+    time.sleep(0.3)
+    assert worker.is_alive()
+    next(batches)
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode == 0
+
+
+def test_closing_the_stream_ends_its_workers(folder: Path) -> None:
+    batches = iter(build_stream(make_config(folder, workers=1), seed=0, rank=0, world_size=1))
+    next(batches)
+    assert len(multiprocessing.active_children()) == 1
+    batches.close()
+    assert multiprocessing.active_children() == []
