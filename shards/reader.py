@@ -11,7 +11,7 @@ from __future__ import annotations
 import glob
 import os
 import tarfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -82,6 +82,11 @@ class ShardReader:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def samples_per_shard(self) -> list[int]:
+        """Count the samples of each shard, in the order of `shards`."""
+        counts = Counter(entry.shard for entry in self._entries)
+        return [counts[number] for number in range(len(self.shards))]
 
     def suffixes(self, index: int) -> tuple[str, ...]:
         """Name the members of one sample, without reading them."""
@@ -156,8 +161,10 @@ def open_shards(paths: Sequence[str], split: str | None) -> ShardReader:
         raise InputError(
             "shards: the list is empty; give a folder of shards, a .tar file or a pattern of them"
         )
-    shards = [shard for path in paths for shard in _find_shards(path, split)]
-    return ShardReader(shards, split)
+    found = [shard for path in paths for shard in _find_shards(path, split)]
+    reader = ShardReader([shard for shard, _ in found], split)
+    _require_listed_keys(reader, [keys for _, keys in found])
+    return reader
 
 
 def decode_sample(key: str, members: Mapping[str, bytes]) -> Sample:
@@ -220,21 +227,35 @@ def _decode_label(key: str, content: bytes) -> UInt8[np.ndarray, "H W"]:
     return label
 
 
-def _find_shards(path: str, split: str | None) -> list[Path]:
+def _require_listed_keys(reader: ShardReader, listed: Sequence[tuple[str, ...] | None]) -> None:
+    """Check that each shard holds the samples that its manifest lists; None: it has no manifest."""
+    start = 0
+    for shard, keys, count in zip(reader.shards, listed, reader.samples_per_shard(), strict=True):
+        held = reader.keys[start : start + count]
+        start += count
+        if keys is not None and held != keys:
+            raise InputError(
+                f"{shard}: holds {len(held)} samples ({', '.join(held[:2])}, ...), the manifest beside it "
+                f"lists {len(keys)} ({', '.join(keys[:2])}, ...): the file is not the one that was prepared"
+            )
+
+
+def _find_shards(path: str, split: str | None) -> list[tuple[Path, tuple[str, ...] | None]]:
+    """List shard files, each with the keys that its folder's manifest says it holds."""
     if Path(path).is_dir():
         manifest = read_manifest(Path(path))
         try:
             entries = manifest.shards if split is None else manifest.select(split)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-        return [Path(path) / entry.name for entry in entries]
+        return [(Path(path) / entry.name, entry.keys) for entry in entries]
     if Path(path).is_file():
-        return [Path(path)]
+        return [(Path(path), None)]
     try:
         patterns = list(braceexpand(path))
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
-    found: list[Path] = []
+    found: list[tuple[Path, tuple[str, ...] | None]] = []
     for pattern in patterns:
         matches = sorted(glob.glob(pattern))  # noqa: PTH207 - Path.glob takes no absolute pattern
         if not matches:
@@ -242,7 +263,7 @@ def _find_shards(path: str, split: str | None) -> list[Path]:
             raise InputError(
                 f"{path}{part}: no shard found; give a folder with a manifest, a .tar file or a pattern"
             )
-        found += map(Path, matches)
+        found += [(Path(match), None) for match in matches]
     return found
 
 

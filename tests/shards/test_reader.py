@@ -92,6 +92,17 @@ def test_a_split_that_a_folder_lacks_is_named_with_the_folder(tmp_path: Path) ->
         open_shards([str(tmp_path)], "test")
 
 
+def test_a_shard_that_is_not_the_one_of_its_manifest_is_named(tmp_path: Path) -> None:
+    write_split_folder(tmp_path)
+    other = write_tar(tmp_path / "other.tar", {"z.x": b"1"})
+    other.replace(tmp_path / "val.tar")
+    assert open_shards([str(tmp_path)], "train").keys == ("a",)
+    with pytest.raises(
+        InputError, match=r"val.tar: holds 1 samples \(z, ...\), the manifest beside it lists 1 \(b"
+    ):
+        open_shards([str(tmp_path)], "val")
+
+
 def write_split_folder(folder: Path) -> None:
     entries = []
     for split, key in (("train", "a"), ("val", "b")):
