@@ -90,16 +90,8 @@ def run_chain(options: DemoOptions, scale: Scale) -> None:
     out, seed = options.out, ("--seed", str(options.seed))
     world, cityscapes, cutouts = out / "world", out / "shards" / "cityscapes", out / "shards" / "cutouts"
     run_job("synthesize", "--out", world, *seed, *scale.world)
-    run_job(
-        "prepare",
-        "cityscapes",
-        "--root",
-        world / "cityscapes",
-        "--out",
-        cityscapes,
-        "--samples_per_shard",
-        "16",
-    )
+    frames = ("--root", world / "cityscapes", "--out", cityscapes, "--samples_per_shard", "16")
+    run_job("prepare", "cityscapes", *frames)
     coco = ("--images", world / "coco" / "train2017", "--annotations", world / "coco" / "annotations")
     run_job("prepare", "coco", *coco, "--out", cutouts)
 

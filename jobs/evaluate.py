@@ -6,7 +6,7 @@ python -m jobs.evaluate --checkpoint RUN --datasets Validation_Dataset --out RUN
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,8 +24,7 @@ from jobs.command_line import parse_options, run_program
 from jobs.segmenter import make_segment
 from models.checkpoint import CHECKPOINTS_FOLDER, find_checkpoint, load_model
 from shards.errors import InputError
-from shards.reader import ShardReader, decode_sample, open_shards
-from shards.schema import Sample
+from shards.reader import ShardReader, decode_scenes, open_shards
 from shards.staging import require_free, staged_folder
 from trainer.runtime import Precision
 
@@ -153,15 +152,10 @@ def _evaluate_one(
 
 def _miou(segmenter: Segmenter, reader: ShardReader, options: EvaluateOptions) -> float:
     count = min(options.limit or len(reader), len(reader))
-
-    def samples() -> Iterator[Sample]:
-        for i in range(count):
-            yield decode_sample(reader.keys[i], reader.read(i))
-
     logger.info("Cityscapes val: %d images", count)
     result = evaluate_miou(
         segmenter.segment,
-        samples(),
+        decode_scenes(reader, count),
         window=segmenter.window,
         windows_at_once=options.windows_at_once,
         num_samples=count,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -26,8 +26,7 @@ from models.checkpoint import initialise_model
 from models.eomt import EoMT
 from outlier_paste.paste import build_paste
 from shards.errors import InputError
-from shards.reader import decode_sample, open_shards, require_scene_members
-from shards.schema import Sample
+from shards.reader import decode_scenes, open_shards, require_scenes
 from shards.staging import make_folder, require_free
 from shards.stream import build_stream
 from trainer.checkpoint import newest_checkpoint
@@ -144,16 +143,13 @@ def _make_validation(
     if not config.shards:
         return None
     reader = open_shards(config.shards, config.split)
-    for index, key in enumerate(reader.keys):
-        require_scene_members(key, reader.suffixes(index))
+    require_scenes(reader)
     count = min(config.limit or len(reader), len(reader))
 
-    def frames() -> Iterator[Sample]:
-        for index in range(count):
-            yield decode_sample(reader.keys[index], reader.read(index))
-
     def validate(model: EoMT) -> Mapping[str, float]:
-        result = evaluate_miou(make_segment(model, device), frames(), window=model.image_size)
+        result = evaluate_miou(
+            make_segment(model, device), decode_scenes(reader, count), window=model.image_size
+        )
         logger.info("validation mIoU %.4f over %d frames", result.miou, count)
         return {"validation/miou": result.miou}
 

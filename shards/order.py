@@ -52,11 +52,6 @@ class SampleOrder:
         return self._permutations[epoch]
 
 
-def sample_at(position: int, num_samples: int, seed: int) -> tuple[int, int]:
-    """Return (epoch, sample number) of one position; `SampleOrder` is the same with a memory."""
-    return SampleOrder(num_samples, seed).at(position)
-
-
 @dataclass(frozen=True, kw_only=True)
 class BatchPositions:
     """The positions of one process's batches: `start + step * global_batch + rank * batch_size + slot`."""

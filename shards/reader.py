@@ -12,7 +12,7 @@ import glob
 import os
 import tarfile
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -186,6 +186,22 @@ def decode_sample(key: str, members: Mapping[str, bytes]) -> Sample:
             f"sample {key}: image is {picture.shape[:2]} but label is {label.shape} (height, width)"
         )
     return Sample(key=key, image=cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture), label=label)
+
+
+def require_scenes(reader: ShardReader) -> None:
+    """Check, without reading any of them, that all samples are scenes.
+
+    Raises:
+        InputError: a sample has no image, more than one, or no label.
+    """
+    for index, key in enumerate(reader.keys):
+        require_scene_members(key, reader.suffixes(index))
+
+
+def decode_scenes(reader: ShardReader, count: int) -> Iterator[Sample]:
+    """Decode the first `count` scenes, one after the other."""
+    for index in range(count):
+        yield decode_sample(reader.keys[index], reader.read(index))
 
 
 def require_scene_members(key: str, suffixes: Sequence[str]) -> str:

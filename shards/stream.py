@@ -17,7 +17,7 @@ from shards.augment import AugmentConfig, crop_scene, jitter_color
 from shards.batch import Batch, stack_samples
 from shards.errors import InputError
 from shards.order import BatchPositions, SampleOrder, require_shards_for_workers, sample_generator
-from shards.reader import ShardReader, decode_sample, open_shards, require_scene_members
+from shards.reader import ShardReader, decode_sample, open_shards, require_scenes
 from shards.schema import Sample
 
 Transform = Callable[[Sample, np.random.Generator], Sample]
@@ -164,8 +164,7 @@ def build_stream(
     assert 0 <= rank < world_size
     assert start_position >= 0
     reader = open_shards(config.shards, config.split)
-    for index, key in enumerate(reader.keys):
-        require_scene_members(key, reader.suffixes(index))
+    require_scenes(reader)
     require_shards_for_workers(reader.num_shards, world_size, config.workers)
     dataset = SceneDataset(reader, config, seed, transform)
     positions = BatchPositions(

@@ -103,7 +103,7 @@ def train(run: Run, config: LoopConfig) -> TrainState:
 
     A resumed run enters here exactly like a fresh one: weights, optimizer, schedule and counters were
     restored into `run` before the call. Loss terms are shares of the whole step (see `StepTotals`), so
-    micro-batches and ranks add up; both averages that the libraries take are undone by `share`.
+    micro-batches and ranks add up; `share` undoes the average over ranks.
 
     Raises:
         FloatingPointError: the gradient norm is NaN or infinite (the weights are untouched). With fp16 a

@@ -7,23 +7,13 @@ from collections.abc import Callable
 import numpy as np
 
 from jobs.world.canvas import Colour
-from jobs.world.sprite import Surface
+from jobs.world.sprite import Surface, mix_colours, unit_grid
 from jobs.world.texture import scaled, smooth_noise
-
-
-def _mix(share: np.ndarray, first: Colour, second: Colour) -> Surface:
-    share = share.astype(np.float32)[..., None]
-    return share * np.asarray(first, np.float32) + (1 - share) * np.asarray(second, np.float32)
-
-
-def _grid(side: int) -> tuple[np.ndarray, np.ndarray]:
-    rows, columns = np.mgrid[0:side, 0:side].astype(np.float32) / side
-    return rows, columns
 
 
 def draw_planks(side: int, colour: Colour, rng: np.random.Generator) -> Surface:
     """Draw boards with grain and dark joints."""
-    rows, _ = _grid(side)
+    rows, _ = unit_grid(side)
     count = int(rng.integers(5, 8))
     tone = rng.uniform(0.75, 1.2, count + 1)[np.floor(rows * count).astype(int)]
     grain = 0.85 + 0.3 * smooth_noise((side, side), 40, rng)[:, :1]
@@ -34,12 +24,12 @@ def draw_planks(side: int, colour: Colour, rng: np.random.Generator) -> Surface:
 def draw_rust(side: int, colour: Colour, rng: np.random.Generator) -> Surface:
     """Draw sheet metal eaten by rust."""
     share = np.clip((smooth_noise((side, side), 9, rng) - 0.42) * 7, 0, 1)
-    return _mix(share, (140, 70, 32), colour)
+    return mix_colours(share, (140, 70, 32), colour)
 
 
 def draw_hexagons(side: int, colour: Colour, rng: np.random.Generator) -> Surface:
     """Draw a honeycomb."""
-    rows, columns = _grid(side)
+    rows, columns = unit_grid(side)
     size = rng.uniform(0.09, 0.13)
     best = np.full((2, side, side), np.inf, dtype=np.float32)
     for offset in (0.0, 0.5):
@@ -47,28 +37,28 @@ def draw_hexagons(side: int, colour: Colour, rng: np.random.Generator) -> Surfac
         x = np.mod(columns / size + offset, 1) - 0.5
         distance = np.hypot(x, y * 1.732)
         best = np.sort(np.concatenate([best, distance[None]]), axis=0)[:2]
-    return _mix(best[1] - best[0] > 0.13, colour, scaled(colour, 0.35))
+    return mix_colours(best[1] - best[0] > 0.13, colour, scaled(colour, 0.35))
 
 
 def draw_mesh(side: int, colour: Colour, rng: np.random.Generator) -> Surface:
     """Draw a diagonal wire mesh before darkness."""
-    rows, columns = _grid(side)
+    rows, columns = unit_grid(side)
     count = rng.uniform(9, 13)
     wire = (np.mod((rows + columns) * count, 1) < 0.3) | (np.mod((rows - columns) * count, 1) < 0.3)
-    return _mix(wire, scaled(colour, 1.2), (32, 34, 38))
+    return mix_colours(wire, scaled(colour, 1.2), (32, 34, 38))
 
 
 def draw_chevrons(side: int, colour: Colour, rng: np.random.Generator) -> Surface:
     """Draw zigzag bands."""
-    rows, columns = _grid(side)
+    rows, columns = unit_grid(side)
     count = rng.uniform(5, 8)
     zigzag = rows * count + 2 * np.abs(np.mod(columns * count * 0.6, 1) - 0.5)
-    return _mix(np.mod(zigzag, 1) < 0.5, colour, (245, 245, 235))
+    return mix_colours(np.mod(zigzag, 1) < 0.5, colour, (245, 245, 235))
 
 
 def draw_weave(side: int, colour: Colour, rng: np.random.Generator) -> Surface:
     """Draw wickerwork."""
-    rows, columns = _grid(side)
+    rows, columns = unit_grid(side)
     count = rng.uniform(9, 13)
     over = np.mod(np.floor(rows * count) + np.floor(columns * count), 2)
     bulge = np.where(
@@ -79,7 +69,7 @@ def draw_weave(side: int, colour: Colour, rng: np.random.Generator) -> Surface:
 
 def draw_shingles(side: int, colour: Colour, rng: np.random.Generator) -> Surface:
     """Draw overlapping scales."""
-    rows, columns = _grid(side)
+    rows, columns = unit_grid(side)
     count = rng.uniform(7, 10)
     course = np.floor(rows * count)
     x = np.mod(columns * count * 0.8 + 0.5 * np.mod(course, 2), 1) - 0.5
@@ -89,7 +79,7 @@ def draw_shingles(side: int, colour: Colour, rng: np.random.Generator) -> Surfac
 
 def draw_metal(side: int, colour: Colour, rng: np.random.Generator) -> Surface:
     """Draw brushed metal: bands of reflected light."""
-    _, columns = _grid(side)
+    _, columns = unit_grid(side)
     band = 0.75 + 0.4 * np.sin(columns * rng.uniform(8, 14) + rng.uniform(0, 6)) ** 3
     brushed = 0.92 + 0.16 * rng.random((side, 1), dtype=np.float32)
     return np.asarray(colour, np.float32) * (band * brushed)[..., None]

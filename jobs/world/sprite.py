@@ -18,6 +18,20 @@ Surface = Float[np.ndarray, "s s 3"]
 Paint = Colour | Surface
 
 
+def mix_colours(
+    share: Float[np.ndarray, "s s"] | Bool[np.ndarray, "s s"], first: Colour, second: Colour
+) -> Surface:
+    """Return a surface that is `first` where `share` is 1 and `second` where it is 0."""
+    weight = share.astype(np.float32)[..., None]
+    return weight * np.asarray(first, np.float32) + (1 - weight) * np.asarray(second, np.float32)
+
+
+def unit_grid(side: int) -> tuple[Float[np.ndarray, "s s"], Float[np.ndarray, "s s"]]:
+    """Return rows and columns of a surface's pixels, in [0, 1)."""
+    rows, columns = np.mgrid[0:side, 0:side].astype(np.float32) / side
+    return rows, columns
+
+
 class Board:
     """A square canvas with coordinates -1..1: x to the right, y up."""
 

@@ -13,9 +13,13 @@ from shards.order import (
     BatchPositions,
     SampleOrder,
     require_shards_for_workers,
-    sample_at,
     sample_generator,
 )
+
+
+def sample_at(position: int, num_samples: int, seed: int) -> tuple[int, int]:
+    """What an order without memory says of a position."""
+    return SampleOrder(num_samples, seed).at(position)
 
 
 @given(num_samples=st.integers(1, 60), seed=st.integers(0, 2**40), start_epoch=st.integers(0, 1000))
