@@ -20,26 +20,35 @@ def save_checkpoint(
     """Save weights, optimizer, schedule, counters and random states as `checkpoints/step-NNNNNNN`.
 
     All ranks write into a hidden folder beside it, which gets its name when all are done. Then all but
-    the newest `keep` checkpoints are removed; `keep` 0 removes none.
+    the newest `keep` checkpoints are removed, hidden first, so that a run killed meanwhile leaves none that
+    is half there; `keep` 0 removes none.
     """
     folder = run_folder / CHECKPOINTS_FOLDER
     final = folder / f"step-{step:07d}"
     partial = folder / f".{final.name}.partial"
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)  # of a save that was killed
+        for leftover in folder.glob(".step-*"):  # of a save or a removal that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
     accelerator.wait_for_everyone()
     accelerator.save_state(str(partial))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         write_description(config, partial)
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():
+            _remove(final)
         partial.rename(final)
-        for old in list_checkpoints(folder)[: -keep or None] if keep else []:
-            shutil.rmtree(old, ignore_errors=True)
+        for old in list_checkpoints(folder)[:-keep] if keep else []:
+            _remove(old)
         logger.info("saved %s", final)
     accelerator.wait_for_everyone()
     return final
+
+
+def _remove(checkpoint: Path) -> None:
+    hidden = checkpoint.with_name(f".{checkpoint.name}.removed")
+    checkpoint.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 def newest_checkpoint(run_folder: Path) -> Path | None:

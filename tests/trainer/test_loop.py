@@ -23,9 +23,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from jobs.config_file import load_config, read_config
 from jobs.finetune import finetune
 from jobs.finetune_config import FinetuneConfig
+from models.checkpoint import list_checkpoints
 from shards.errors import InputError
 from shards.manifest import Manifest, ShardEntry, write_manifest
 from shards.schema import LABEL_ENCODING, VOID_ID
+from trainer.checkpoint import _remove
 from trainer.loop import is_due
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -149,6 +151,21 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path, scene_shards: str)
     finetune(make_config(tmp_path, scene_shards, *extra))
     kept = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
     assert kept == ["step-0000003", "step-0000004"]
+
+
+def test_a_removal_that_was_killed_leaves_no_half_checkpoint(
+    tmp_path: Path, scene_shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"))
+    folder = tmp_path / "run" / "checkpoints"
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as if the process ended before it
+        _remove(folder / "step-0000002")
+    assert list_checkpoints(folder) == []
+    assert [p.name for p in folder.iterdir()] == [".step-0000002.removed"]
+    AcceleratorState._reset_state(reset_partial_state=True)
+    finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"), resume=True)
+    assert [p.name for p in folder.iterdir()] == ["step-0000002"]
 
 
 def test_a_loss_that_explodes_stops_the_run_and_names_the_samples(tmp_path: Path, scene_shards: str) -> None:
