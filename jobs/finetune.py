@@ -46,6 +46,7 @@ MAY_CHANGE = (
     *("validation.shards", "validation.split", "validation.limit", "tracking.tensorboard"),
 )
 """Settings that a resumed run may change: they alter no weight, as long as the global batch stays."""
+CONFIG_NAME = "config.yaml"
 STOPPED = 75
 """Exit code of a run that was asked to stop and has saved (EX_TEMPFAIL: try again)."""
 
@@ -70,15 +71,20 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> TrainState:
         InputError: a setting or a file it names is wrong, or the run's folder is taken.
     """
     folder = Path(config.out) / config.name
+    config = _as_started(config, folder / CONFIG_NAME) if resume else config
     checkpoint = _find_start(config, folder, resume=resume)
     seed_everything(config.seed)
-    model = initialise_model(config.model) if checkpoint is None else EoMT(config.model)
+    if checkpoint is None:
+        model = initialise_model(config.model, config.init, config.data.crop)
+        config = dataclasses.replace(config, model=model.config)  # complete, and checked as a whole
+    else:
+        model = EoMT(config.model)
     count = apply_adaptation(model, config.adapt)
     accelerator = make_accelerator(config.loop.precision, folder)
     run = _build_run(config, model, accelerator, folder, checkpoint)
     make_folder(folder, "out/name")
     if accelerator.is_main_process:
-        write_config(config, folder / "config.yaml")
+        write_config(config, folder / CONFIG_NAME)
         write_provenance(
             folder / PROVENANCE_NAME,
             seed=config.seed,
@@ -156,9 +162,16 @@ def _make_validation(
     return validate
 
 
+def _as_started(config: FinetuneConfig, path: Path) -> FinetuneConfig:
+    """Fill what the model's settings leave out as the run to be resumed has it."""
+    if not path.exists():
+        return config
+    return dataclasses.replace(config, model=config.model.completed(read_config(FinetuneConfig, path).model))
+
+
 def _find_start(config: FinetuneConfig, folder: Path, *, resume: bool) -> Path | None:
     """Return the checkpoint to continue from, or None for a run that starts; refuse a folder in use."""
-    path = folder / "config.yaml"
+    path = folder / CONFIG_NAME
     if not resume and path.exists():
         raise InputError(f"{folder}: a run is already there; --resume continues it, --name starts another")
     if not path.exists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from models.adapt import AdaptConfig
+from models.checkpoint import InitConfig
 from models.eomt import ModelConfig
 from outlier_paste.paste import PasteConfig
 from shards.errors import InputError
@@ -50,6 +51,7 @@ class FinetuneConfig:
     data: StreamConfig = field(default_factory=StreamConfig)
     paste: PasteConfig = field(default_factory=PasteConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    init: InitConfig = field(default_factory=InitConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -63,17 +65,19 @@ class FinetuneConfig:
             raise InputError(f"name: got {self.name!r}; a folder name without / and leading dot is needed")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed must be in 0..{2**32 - 1}, got {self.seed}")
-        if self.model.num_classes != NUM_CLASSES:
+        if self.model.num_classes not in (0, NUM_CLASSES):
             raise InputError(
                 f"model.num_classes must be {NUM_CLASSES}, as many as the shards have, "
-                f"got {self.model.num_classes}"
+                f"got {self.model.num_classes}; weights of another label set can start with "
+                f"--model.num_classes {NUM_CLASSES} --init.skip class_head"
             )
         if self.loss.name == "mask_rba" and self.paste.probability == 0:
             raise InputError(
                 "loss.name: mask_rba needs outliers; set paste.bank and paste.probability, or take loss mask"
             )
-        if self.data.crop != self.model.image_size:
+        if any(self.model.image_size) and self.data.crop != self.model.image_size:
             raise InputError(
                 f"data.crop {list(self.data.crop)} and model.image_size {list(self.model.image_size)} "
-                f"differ; the model takes crops of its own size"
+                f"differ; the model takes crops of its own size, and weights of another size are resampled "
+                f"if model.image_size says so"
             )

@@ -1,15 +1,19 @@
-"""The plain ViT that EoMT is built on: timm's, in four sizes, with DINOv2 weights where a file is given."""
+"""The plain ViT that EoMT is built on: timm's, in five sizes, with DINOv2 weights where a file is given."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import timm
+from jaxtyping import Float
+from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor
 
-from models.weights import load_strictly, read_weight_file
+from models.weights import LoadReport, is_under, load_strictly
 from shards.errors import InputError
 
 
@@ -19,17 +23,25 @@ class BackboneSize:
 
     timm_name: str
     """Architecture in timm; "" for the tiny one, which timm does not name."""
+    width: int
+    """Numbers per token."""
+    depth: int
+    """Blocks."""
     num_joint_blocks: int
     """Blocks that see queries and patches together, as EoMT's released models have it."""
 
 
 SIZES: dict[str, BackboneSize] = {
-    "tiny": BackboneSize("", 2),
-    "small": BackboneSize("vit_small_patch14_reg4_dinov2", 3),
-    "base": BackboneSize("vit_base_patch14_reg4_dinov2", 3),
-    "large": BackboneSize("vit_large_patch14_reg4_dinov2", 4),
+    "tiny": BackboneSize("", 128, 6, 2),
+    "small": BackboneSize("vit_small_patch14_reg4_dinov2", 384, 12, 3),
+    "base": BackboneSize("vit_base_patch14_reg4_dinov2", 768, 12, 3),
+    "large": BackboneSize("vit_large_patch14_reg4_dinov2", 1024, 24, 4),
+    "giant": BackboneSize("vit_giant_patch14_reg4_dinov2", 1536, 40, 5),
 }
 TINY: dict[str, Any] = {"embed_dim": 128, "depth": 6, "num_heads": 4, "reg_tokens": 4, "no_embed_class": True}
+
+NOT_OURS = ("head", "mask_token", "fc_norm")
+"""Of a published backbone: its classifier, its pretraining's mask token and its pooling norm."""
 
 
 def build_backbone(size: str, image_size: tuple[int, int], patch_size: int) -> VisionTransformer:
@@ -60,20 +72,52 @@ def build_backbone(size: str, image_size: tuple[int, int], patch_size: int) -> V
     return backbone
 
 
-def load_backbone_weights(backbone: VisionTransformer, path: Path) -> None:
-    """Fill a backbone from a DINOv2 or timm weight file, resampling patch and position embeddings.
+def find_size(width: int, depth: int, where: str) -> str:
+    """Return the size whose backbone has this width and depth.
+
+    Raises:
+        InputError: none has.
+    """
+    for name, size in SIZES.items():
+        if (size.width, size.depth) == (width, depth):
+            return name
+    known = ", ".join(f"{name} {size.width}x{size.depth}" for name, size in SIZES.items())
+    raise InputError(
+        f"{where}: a backbone of width {width} and {depth} blocks; known (width x blocks): {known}"
+    )
+
+
+def load_backbone_weights(
+    backbone: VisionTransformer, weights: Mapping[str, Tensor], where: str
+) -> LoadReport:
+    """Fill a backbone with DINOv2 or timm weights, resampling patch and position embeddings.
 
     DINOv2's 14x14 patches become 16x16, and its position grid takes the model's shape, both as timm
     resamples them. Its classifier and mask token are left out. Everything else has to fit exactly.
 
+    Args:
+        weights: as published.
+        where: what they come from, for the message.
+
     Raises:
-        InputError: no such file, it is no plain weight file, or it does not hold this architecture.
+        InputError: they do not hold this architecture.
     """
-    weights = read_weight_file(path)
     state = checkpoint_filter_fn(dict(weights), backbone, interpolation="bicubic", antialias=True)
-    state = {
-        name: value
-        for name, value in state.items()
-        if not name.startswith(("head.", "mask_token", "fc_norm."))
+    state = {name: value for name, value in state.items() if not is_under(name, NOT_OURS)}
+    report = load_strictly(backbone, state, where)
+    resized = {
+        name: (tuple(weights[name].shape), tuple(state[name].shape))
+        for name in ("patch_embed.proj.weight", "pos_embed")
+        if weights[name].shape != state[name].shape
     }
-    load_strictly(backbone, state, f"model.weights {path}")
+    return dataclasses.replace(report, resized=resized)
+
+
+def resize_positions(
+    positions: Float[Tensor, "1 P D"], old_grid: tuple[int, int], new_grid: tuple[int, int]
+) -> Float[Tensor, "1 P2 D"]:
+    """Resample a position embedding from one grid of patches to another, bicubically with antialiasing.
+
+    Source: timm's `resample_abs_pos_embed`, which the backbone's own weights go through.
+    """
+    return resample_abs_pos_embed(positions, list(new_grid), list(old_grid), num_prefix_tokens=0)

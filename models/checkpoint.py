@@ -1,27 +1,35 @@
-"""A trained EoMT on disk: `model.json` (what it is) beside `model.safetensors` (its weights)."""
+"""From a path to a model: the newest checkpoint of a run, or weights of any kind in `models.formats`."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import logging
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from models.backbone import load_backbone_weights
-from models.eomt import EoMT, ModelConfig
-from models.weights import load_strictly, read_weight_file
-from shards.errors import InputError
-from shards.staging import write_atomically
+from torch import Tensor
 
-DESCRIPTION_NAME = "model.json"
-WEIGHTS_NAME = "model.safetensors"
+from models.backbone import load_backbone_weights, resize_positions
+from models.description import DESCRIPTION_NAME
+from models.eomt import DEFAULT_IMAGE_SIZE, EoMT, ModelConfig
+from models.formats import KIND_NAMES, Checkpoint, differing_fields, find_weight_file, read_checkpoint
+from models.weights import LoadReport, is_under, load_strictly
+from shards.errors import InputError
+
+logger = logging.getLogger(__name__)
+
 CHECKPOINTS_FOLDER = "checkpoints"
 STEP_PATTERN = re.compile(r"step-(\d{7})")
 
 
-def write_description(config: ModelConfig, folder: Path) -> None:
-    """Write into a checkpoint folder what is needed to rebuild its model."""
-    write_atomically(folder / DESCRIPTION_NAME, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+@dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """What of `model.weights` is taken."""
+
+    skip: tuple[str, ...] = ()
+    """Weights that keep their initial values whatever the file holds, such as class_head or queries: a full
+    name, or what stands before a dot in it. Anything else that is missing is an error."""
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -32,81 +40,159 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Return the checkpoint folder that `path` is, or the newest one of the run that `path` is.
+    """Return the newest checkpoint of the run that `path` is, or `path` itself if it is or holds weights.
 
     Raises:
-        InputError: `path` is missing or is neither.
+        InputError: `path` is missing, or is neither.
     """
     if not path.exists():
         raise InputError(f"checkpoint {path}: no such file or folder")
-    if (path / DESCRIPTION_NAME).is_file():
+    if path.is_file() or (path / DESCRIPTION_NAME).is_file():
         return path
     inside = [*list_checkpoints(path / CHECKPOINTS_FOLDER), *list_checkpoints(path)]
-    if not inside:
+    if inside:
+        return inside[-1]
+    try:
+        find_weight_file(path)
+    except InputError as error:
         raise InputError(
-            f"checkpoint {path}: neither a checkpoint folder (with {DESCRIPTION_NAME}) nor a run folder "
-            f"(with {CHECKPOINTS_FOLDER}/step-NNNNNNN)"
-        )
-    return inside[-1]
+            f"checkpoint {path}: no run folder (with {CHECKPOINTS_FOLDER}/step-NNNNNNN), and no checkpoint: "
+            f"{error}"
+        ) from None
+    return path
 
 
 def load_model(path: Path) -> EoMT:
-    """Rebuild a trained EoMT in evaluation mode.
+    """Rebuild an EoMT in evaluation mode from whatever holds one.
 
     Args:
-        path: a checkpoint folder, or a run folder, whose newest checkpoint is taken.
+        path: a run folder, whose newest checkpoint is taken; a checkpoint folder; a file of tue-mps/eomt; a
+            folder of Hugging Face's EoMT.
 
     Raises:
-        InputError: nothing is there, a file is truncated, or weights are missing, left over or misshapen.
+        InputError: nothing is there, a file is truncated, it is no EoMT, or weights are missing, left over or
+            misshapen.
     """
-    folder = find_checkpoint(path)
-    model = EoMT(read_description(folder))
-    _fill(model, folder)
+    checkpoint = read_checkpoint(find_checkpoint(path))
+    if checkpoint.config is None:
+        raise InputError(f"{checkpoint.path}: {KIND_NAMES[checkpoint.kind]}, no EoMT")
+    model = EoMT(checkpoint.config)
+    load_strictly(model, checkpoint.weights, str(checkpoint.path))
     return model.eval()
 
 
-def initialise_model(config: ModelConfig) -> EoMT:
+def initialise_model(
+    config: ModelConfig, init: InitConfig | None = None, image_size: tuple[int, int] = DEFAULT_IMAGE_SIZE
+) -> EoMT:
     """Build the EoMT that a fine-tuning starts from, with the weights that `config.weights` names.
 
+    What the configuration leaves out comes from the weights; where both speak they must agree, except that
+    another image size resamples the position embedding, and that what `init.skip` names may differ.
+
+    Args:
+        image_size: height and width of the model where neither the configuration nor an EoMT's weights say.
+
     Raises:
-        InputError: `config.weights` is missing or does not fit the model that `config` describes.
+        InputError: `config.weights` is missing or does not fit, or `init.skip` names nothing.
     """
-    model = EoMT(config)
+    skip = init.skip if init else ()
     if not config.weights:
-        return model
-    path = Path(config.weights)
-    if path.is_file():
-        load_backbone_weights(model.backbone, path)
-    else:
-        folder = find_checkpoint(path)
-        saved = dataclasses.replace(read_description(folder), weights=config.weights)
-        differing = [
-            f.name for f in dataclasses.fields(config) if getattr(config, f.name) != getattr(saved, f.name)
-        ]
-        if differing:
-            said = ", ".join(
-                f"model.{n} {getattr(config, n)} (checkpoint: {getattr(saved, n)})" for n in differing
-            )
-            raise InputError(f"model.weights {folder}: the configuration differs from the checkpoint: {said}")
-        _fill(model, folder)
+        if skip:
+            raise InputError("init.skip: model.weights is empty, there is nothing to skip")
+        return EoMT(config if any(config.image_size) else replace(config, image_size=image_size))
+    checkpoint = read_checkpoint(find_checkpoint(Path(config.weights)))
+    if checkpoint.config is None and not any(config.image_size):
+        config = replace(config, image_size=image_size)
+    model = EoMT(complete_config(config, checkpoint, skip))
+    report = fill_model(model, checkpoint, skip)
+    logger.info("weights: %s, %s: %s", checkpoint.path, KIND_NAMES[checkpoint.kind], report)
+    for line in (*checkpoint.notes, *explain_report(report)):
+        logger.info("  %s", line)
     return model
 
 
-def read_description(folder: Path) -> ModelConfig:
-    """Read a checkpoint's `model.json`.
+def complete_config(config: ModelConfig, checkpoint: Checkpoint, skip: Sequence[str] = ()) -> ModelConfig:
+    """Fill what `config` leaves out from a checkpoint, and check that they speak of the same model.
 
     Raises:
-        InputError: it is no JSON, or its fields are not those of a model.
+        InputError: they differ in something that the weights depend on and `skip` does not name.
     """
-    path = folder / DESCRIPTION_NAME
-    try:
-        fields = json.loads(path.read_text())
-        height, width = fields["image_size"]
-        return ModelConfig(**{**fields, "image_size": (int(height), int(width))})
-    except (OSError, TypeError, KeyError, ValueError) as error:  # InputError and broken JSON are ValueErrors
-        raise InputError(f"{path}: not a model description: {error}") from None
+    if checkpoint.kind == "erfnet":
+        raise InputError(f"model.weights {checkpoint.path}: ERFNet weights cannot start an EoMT")
+    completed = config.completed(checkpoint.config)
+    if checkpoint.config is None:
+        return completed
+    free = {"image_size", "num_blocks"}  # resampled; in no weight
+    free |= {"num_queries"} if is_under("queries.weight", skip) else set()
+    free |= {"num_classes"} if is_under("class_head.weight", skip) else set()
+    differing = {k: v for k, v in differing_fields(completed, checkpoint.config).items() if k not in free}
+    if differing:
+        said = ", ".join(
+            f"model.{k} {ours} (checkpoint: {theirs})" for k, (ours, theirs) in differing.items()
+        )
+        raise InputError(
+            f"model.weights {checkpoint.path}: the configuration differs from the checkpoint: {said}; "
+            f"leave it out, or name what to start anew with --init.skip queries or class_head"
+        )
+    return completed
 
 
-def _fill(model: EoMT, folder: Path) -> None:
-    path = folder / WEIGHTS_NAME
-    load_strictly(model, read_weight_file(path), str(path))
+def fill_model(model: EoMT, checkpoint: Checkpoint, skip: Sequence[str] = ()) -> LoadReport:
+    """Load a checkpoint into a model of completed configuration.
+
+    A backbone file fills the backbone; queries and heads keep their initial values then.
+
+    Raises:
+        InputError: something does not fit, or `skip` names no weight of the model; the model is unchanged.
+    """
+    names = list(model.state_dict())
+    for prefix in skip:
+        if not any(is_under(name, [prefix]) for name in names):
+            parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
+            raise InputError(f"init.skip: the model has no weight {prefix!r}; its parts are {parts}")
+    where = f"model.weights {checkpoint.path}"
+    if checkpoint.kind == "backbone":
+        return _fill_backbone(model, checkpoint, skip, where)
+    assert checkpoint.config is not None
+    weights, resized = _fit_positions(checkpoint.weights, checkpoint.config, model.config)
+    return replace(load_strictly(model, weights, where, skip), resized=resized)
+
+
+def explain_report(report: LoadReport) -> list[str]:
+    """Say in lines what was resized and what was left as initialised."""
+    lines = [f"resized {name}: {_by(old)} -> {_by(new)}" for name, (old, new) in report.resized.items()]
+    if report.skipped:
+        parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in report.skipped))
+        lines.append(f"keep their initial values: {parts}")
+    return lines
+
+
+def _fill_backbone(model: EoMT, checkpoint: Checkpoint, skip: Sequence[str], where: str) -> LoadReport:
+    if any(is_under(name, skip) for name in model.state_dict() if name.startswith("backbone.")):
+        raise InputError(f"init.skip: {where} holds a backbone alone; skipping parts of it is not possible")
+    report = load_backbone_weights(model.backbone, checkpoint.weights, where)
+    return LoadReport(
+        loaded=tuple(f"backbone.{name}" for name in report.loaded),
+        resized={f"backbone.{name}": shapes for name, shapes in report.resized.items()},
+        skipped=tuple(name for name in model.state_dict() if not name.startswith("backbone.")),
+    )
+
+
+def _fit_positions(
+    weights: dict[str, Tensor], saved: ModelConfig, wanted: ModelConfig
+) -> tuple[dict[str, Tensor], dict[str, tuple[tuple[int, ...], tuple[int, ...]]]]:
+    """Resample the position embedding if the image sizes differ."""
+    name = "backbone.pos_embed"
+    if saved.image_size == wanted.image_size or name not in weights:
+        return weights, {}
+    old, new = _grid(saved), _grid(wanted)
+    fitted = resize_positions(weights[name], old, new)
+    return {**weights, name: fitted}, {name: (tuple(weights[name].shape), tuple(fitted.shape))}
+
+
+def _grid(config: ModelConfig) -> tuple[int, int]:
+    return config.image_size[0] // config.patch_size, config.image_size[1] // config.patch_size
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

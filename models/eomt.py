@@ -35,6 +35,10 @@ from shards.schema import NUM_CLASSES
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+DEFAULT_SIZE = "base"
+DEFAULT_IMAGE_SIZE = (1024, 1024)
+DEFAULT_PATCH_SIZE = 16
+DEFAULT_NUM_QUERIES = 100
 
 
 class Prediction(NamedTuple):
@@ -47,44 +51,69 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which EoMT to build, and from which weights."""
+    """Which EoMT to build, and from which weights. What is left out is read from the weights."""
 
-    size: str = "base"
-    """tiny (tests, demo), small, base or large."""
-    image_size: tuple[int, int] = (1024, 1024)
-    """Height and width in pixels that the model sees: the training crop and the evaluation window."""
-    patch_size: int = 16
-    """Side of a patch in pixels; image_size must be a multiple."""
-    num_queries: int = 100
-    """Mask proposals per image."""
+    size: str = ""
+    """tiny (tests, demo), small, base, large or giant. Empty: as the weights; base without any."""
+    image_size: tuple[int, int] = (0, 0)
+    """Height and width in pixels that the model sees: the training crop and the evaluation window. 0 0: as
+    the weights; 1024 1024 without any. Another size than theirs resamples their position embedding."""
+    patch_size: int = 0
+    """Side of a patch in pixels; image_size must be a multiple. 0: as the weights; 16 without any."""
+    num_queries: int = 0
+    """Mask proposals per image. 0: as the weights; 100 without any."""
     num_blocks: int = 0
-    """Last blocks that carry queries; 0 takes the size's own (2 tiny, 3 small and base, 4 large)."""
-    num_classes: int = NUM_CLASSES
-    """Classes without "no object"."""
+    """Last blocks that carry queries. 0: as the weights; without any the size's own (2 tiny, 3 small and
+    base, 4 large, 5 giant)."""
+    num_classes: int = 0
+    """Classes without "no object". 0: as the weights; 19 without any."""
     weights: str = ""
-    """Where to start from: a run or checkpoint folder of this suite, or a DINOv2 backbone file (.pth,
-    .safetensors). Empty: random weights."""
+    """Where to start from: a run or checkpoint folder of this suite, a file of tue-mps/eomt, a Hugging Face
+    folder, or a DINOv2 backbone file (`jobs.doctor checkpoint` says what a file is). Empty: random
+    weights."""
 
     def __post_init__(self) -> None:
-        if self.size not in SIZES:
+        if self.size and self.size not in SIZES:
             raise InputError(f"model.size: unknown size {self.size!r}; known sizes: {', '.join(SIZES)}")
-        if self.patch_size < 4:
+        if self.patch_size and self.patch_size < 4:
             raise InputError(f"model.patch_size must be at least 4, got {self.patch_size}")
-        if any(side <= 0 or side % self.patch_size for side in self.image_size):
+        height, width = self.image_size
+        patch_size = self.patch_size or DEFAULT_PATCH_SIZE
+        given = any(self.image_size)
+        if given and any(side <= 0 or side % patch_size for side in self.image_size):
             raise InputError(
-                f"model.image_size: {self.image_size[0]}x{self.image_size[1]} is not divisible by "
-                f"model.patch_size {self.patch_size}"
+                f"model.image_size: {height}x{width} is not divisible by model.patch_size {patch_size}"
             )
-        for name in ("num_queries", "num_classes"):
-            if getattr(self, name) < 1:
-                raise InputError(f"model.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("num_queries", "num_classes", "num_blocks"):
+            if getattr(self, name) < 0:
+                raise InputError(
+                    f"model.{name} must be at least 1, or 0 to follow the weights, got {getattr(self, name)}"
+                )
+
+    def completed(self, found: ModelConfig | None = None) -> ModelConfig:
+        """Fill what is left out from `found`, the weights' own settings, or with the defaults without."""
+        size = self.size or (found.size if found else DEFAULT_SIZE)
+        return ModelConfig(
+            size=size,
+            image_size=self.image_size
+            if any(self.image_size)
+            else (found.image_size if found else DEFAULT_IMAGE_SIZE),
+            patch_size=self.patch_size or (found.patch_size if found else DEFAULT_PATCH_SIZE),
+            num_queries=self.num_queries or (found.num_queries if found else DEFAULT_NUM_QUERIES),
+            num_blocks=self.num_blocks or (found.num_blocks if found else SIZES[size].num_joint_blocks),
+            num_classes=self.num_classes or (found.num_classes if found else NUM_CLASSES),
+            weights=self.weights,
+        )
 
 
 class EoMT(nn.Module):
     """Encoder-only Mask Transformer.
 
     Args:
-        config: sizes; `weights` is not read here (see `models.checkpoint`).
+        config: sizes, completed with the defaults; `weights` is not read here (see `models.checkpoint`).
+
+    Raises:
+        InputError: more joint blocks than the backbone has blocks.
     """
 
     pixel_mean: Tensor
@@ -92,11 +121,12 @@ class EoMT(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        config = config.completed()
         self.config = config
         self.backbone = build_backbone(config.size, config.image_size, config.patch_size)
         depth = len(self.backbone.blocks)
-        self.num_blocks = config.num_blocks or SIZES[config.size].num_joint_blocks
-        if not 1 <= self.num_blocks <= depth:
+        self.num_blocks = config.num_blocks
+        if self.num_blocks > depth:
             raise InputError(
                 f"model.num_blocks must be in 1..{depth} for size {config.size}, got {self.num_blocks}"
             )

@@ -1,34 +1,38 @@
-"""Reading weight files, and filling modules from them without silence."""
+"""Weight files read safely, and modules filled from them without silence."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from shards.errors import InputError
 
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pth", ".pt")
+INDEX_SUFFIX = ".safetensors.index.json"
+
 
 def read_weight_file(path: Path) -> dict[str, Tensor]:
-    """Read a `.safetensors` file, or a `.pth`/`.bin`/`.pt` pickle that holds tensors only.
+    """Read a `.safetensors` file (or its index of several), or a pickle that holds tensors by name.
+
+    Weights inside `state_dict` (Lightning) or `model` (DINOv2, MAE) are found there.
 
     Raises:
         InputError: no such file, it is truncated or no weight file, or it holds code.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such weight file")
-    try:
-        content = (
-            load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-        )
-    except Exception as error:  # safetensors, zipfile and pickle each raise their own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{path}: not a readable weight file (truncated, or a pickle with code): {reason}"
-        ) from None
+    if path.name.endswith(INDEX_SUFFIX):
+        return _read_parts(path)
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     for wrapper in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
@@ -41,24 +45,145 @@ def read_weight_file(path: Path) -> dict[str, Tensor]:
     return content
 
 
-def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """Fill `module` from `weights`, which must have exactly its names and shapes.
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the texts in the header of a `.safetensors` file; nothing for other files."""
+    if path.suffix != ".safetensors":
+        return {}
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata() or {})
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path}: truncated, or no safetensors file: {_first_line(error)}") from None
+
+
+def _read_pickle(path: Path) -> object:
+    try:
+        return torch.load(path, "cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if zipfile.is_zipfile(path) or "weights_only" in str(error).lower():
+            raise InputError(
+                f"{path}: a pickle with more than tensors in it, which could run code, is not loaded; where "
+                f"you trust it, save its state_dict alone: "
+                f"torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
+            ) from None
+        raise InputError(f"{path}: truncated, or no weight file: {_first_line(error)}") from None
+    except Exception as error:  # zip reader, archive reader and unpickler each raise their own
+        raise InputError(f"{path}: truncated, or no weight file: {_first_line(error)}") from None
+
+
+def _read_parts(index: Path) -> dict[str, Tensor]:
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        parts = sorted({str(name) for name in places.values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{index}: not an index of safetensors files: {_first_line(error)}") from None
+    if any(Path(part).name != part for part in parts):
+        raise InputError(f"{index}: names a file outside its folder")
+    weights: dict[str, Tensor] = {}
+    for part in parts:
+        weights |= read_weight_file(index.parent / part)
+    return weights
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of every weight of a file and of every weight of the model it was loaded into."""
+
+    loaded: tuple[str, ...] = ()
+    """Model weights that were filled."""
+    missing: tuple[str, ...] = ()
+    """Model weights that the file does not have, and nobody asked to leave out."""
+    unexpected: tuple[str, ...] = ()
+    """Weights of the file that the model has no place for."""
+    misshapen: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    """Name -> (shape in the file, shape in the model), where the two cannot be reconciled."""
+    resized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    """Name -> (shape in the file, shape in the model), where the weight was resampled to fit."""
+    skipped: tuple[str, ...] = ()
+    """Model weights left as initialised because the user, or the kind of file, says so."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether nothing is missing, left over or of another shape."""
+        return not (self.missing or self.unexpected or self.misshapen)
+
+    def __str__(self) -> str:
+        counts = [f"{len(self.loaded)} loaded"]
+        for kind in ("missing", "unexpected", "misshapen", "resized", "skipped"):
+            counts.append(f"{len(getattr(self, kind))} {kind}")
+        return ", ".join(counts)
+
+    def explain(self) -> str:
+        """Say in one line what does not fit."""
+        told = []
+        for kind in ("missing", "unexpected"):
+            if names := getattr(self, kind):
+                told.append(f"{len(names)} {kind} {_some(names)}")
+        if self.misshapen:
+            shapes = [f"{n} {_shape(a)}, model {_shape(b)}" for n, (a, b) in self.misshapen.items()]
+            told.append(f"{len(shapes)} of another shape {_some(shapes)}")
+        return ", ".join(told)
+
+
+def compare_weights(module: nn.Module, weights: Mapping[str, Tensor], skip: Sequence[str] = ()) -> LoadReport:
+    """Say what loading `weights` into `module` would do, name by name.
+
+    Args:
+        skip: weights that are not loaded: full names, or what stands before a dot in them.
+    """
+    expected = module.state_dict()
+    skipped = [name for name in expected if is_under(name, skip)]
+    offered = [name for name in weights if not is_under(name, skip)]
+    wanted = [name for name in expected if name not in set(skipped)]
+    shapes = {
+        name: (tuple(weights[name].shape), tuple(expected[name].shape))
+        for name in wanted
+        if name in weights and weights[name].shape != expected[name].shape
+    }
+    return LoadReport(
+        loaded=tuple(n for n in wanted if n in weights and n not in shapes),
+        missing=tuple(n for n in wanted if n not in weights),
+        unexpected=tuple(n for n in offered if n not in expected),
+        misshapen=shapes,
+        skipped=tuple(skipped),
+    )
+
+
+def load_strictly(
+    module: nn.Module, weights: Mapping[str, Tensor], where: str, skip: Sequence[str] = ()
+) -> LoadReport:
+    """Fill `module` from `weights`, which must have exactly its names and shapes, but for `skip`.
 
     Args:
         where: what the weights come from, for the message.
+        skip: see `compare_weights`.
 
     Raises:
         InputError: something is missing, left over or of another shape; the module is unchanged.
     """
-    expected = module.state_dict()
-    problems = {
-        "missing": sorted(expected.keys() - weights.keys()),
-        "unexpected": sorted(weights.keys() - expected.keys()),
-        "of another shape": sorted(
-            name for name in expected.keys() & weights.keys() if expected[name].shape != weights[name].shape
-        ),
-    }
-    if any(problems.values()):
-        told = ", ".join(f"{len(names)} {kind} {names[:3]}" for kind, names in problems.items() if names)
-        raise InputError(f"{where}: the weights do not fit the model: {told}")
-    module.load_state_dict(weights)
+    report = compare_weights(module, weights, skip)
+    if not report.fits:
+        raise InputError(f"{where}: the weights do not fit the model: {report.explain()}")
+    module.load_state_dict({name: weights[name] for name in report.loaded}, strict=False)
+    return report
+
+
+def is_under(name: str, prefixes: Sequence[str]) -> bool:
+    """Say whether `name` is one of `prefixes`, or stands below one: `class_head.bias` below `class_head`."""
+    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"[{', '.join(names[:3])}{', …' if len(names) > 3 else ''}]"
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"

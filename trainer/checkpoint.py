@@ -8,7 +8,8 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from models.checkpoint import CHECKPOINTS_FOLDER, list_checkpoints, write_description
+from models.checkpoint import CHECKPOINTS_FOLDER, list_checkpoints
+from models.description import write_description
 from models.eomt import ModelConfig
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from eval.report import parse_json
 from jobs import evaluate as program
 from jobs.evaluate import EvaluateOptions, choose_device, evaluate, main, model_name
-from models.checkpoint import WEIGHTS_NAME, write_description
+from models.description import write_description
 from models.eomt import EoMT, ModelConfig
+from models.formats import WEIGHTS_NAME
 from shards.errors import InputError
 from shards.manifest import MANIFEST_VERSION, Manifest, ShardEntry, write_manifest
 from shards.writer import write_shard

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+import logging
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from models.backbone import build_backbone, load_backbone_weights
-from models.checkpoint import find_checkpoint, initialise_model, load_model, write_description
+from models.checkpoint import InitConfig, find_checkpoint, initialise_model, load_model
+from models.description import write_description
 from models.eomt import EoMT, ModelConfig
 from models.weights import read_weight_file
 from shards.errors import InputError
@@ -42,7 +46,7 @@ def test_a_run_folder_stands_for_its_newest_complete_checkpoint(tmp_path: Path) 
 def test_a_truncated_checkpoint_is_named(tmp_path: Path) -> None:
     weights = save(EoMT(CONFIG), tmp_path / "step-0000001") / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(InputError, match=r"model.safetensors: not a readable weight file \(truncated"):
+    with pytest.raises(InputError, match=r"model.safetensors: truncated, or no safetensors file"):
         load_model(weights.parent)
 
 
@@ -54,10 +58,17 @@ def test_weights_that_do_not_fit_are_counted(tmp_path: Path) -> None:
     state["queries.weight"] = torch.zeros(4, 128)
     save_file(state, folder / "model.safetensors")
     message = (
-        r"1 missing \['class_head.bias'\], 1 unexpected \['extra'\], 1 of another shape \['queries.weight'\]"
+        r"1 missing \[class_head.bias\], 1 unexpected \[extra\], "
+        r"1 of another shape \[queries.weight 4x128, model 3x128\]"
     )
     with pytest.raises(InputError, match=message):
         load_model(folder)
+
+
+def test_weights_of_another_network_are_no_eomt(tmp_path: Path) -> None:
+    torch.save(build_backbone("tiny", (28, 28), 14).state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(InputError, match=r"vit.pth: ViT backbone \(DINOv2 or timm\), no EoMT"):
+        load_model(tmp_path / "vit.pth")
 
 
 @pytest.mark.parametrize(
@@ -80,17 +91,96 @@ def test_a_broken_description_is_named(tmp_path: Path, text: str) -> None:
 def test_a_missing_or_foreign_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file or folder"):
         find_checkpoint(tmp_path / "nothing")
-    with pytest.raises(InputError, match="neither a checkpoint folder .* nor a run folder"):
+    with pytest.raises(
+        InputError, match="no run folder .*, and no checkpoint: .* the folder holds no weight file"
+    ):
         find_checkpoint(tmp_path)
 
 
-def test_fine_tuning_starts_from_a_checkpoint_of_the_same_model(tmp_path: Path) -> None:
+def test_fine_tuning_takes_from_the_weights_what_the_configuration_leaves_out(tmp_path: Path) -> None:
     model = EoMT(CONFIG)
     folder = str(save(model, tmp_path / "step-0000001"))
-    started = initialise_model(ModelConfig(size="tiny", image_size=(32, 32), num_queries=3, weights=folder))
+    started = initialise_model(ModelConfig(weights=folder))
+    assert started.config == dataclasses.replace(model.config, weights=folder)
     assert torch.equal(started.queries.weight, model.queries.weight)
-    with pytest.raises(InputError, match=r"model.num_queries 4 \(checkpoint: 3\)"):
-        initialise_model(ModelConfig(size="tiny", image_size=(32, 32), num_queries=4, weights=folder))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"num_queries": 4},
+            r"model.num_queries 4 \(checkpoint: 3\); leave it out, or name what to start anew",
+        ),
+        ({"num_classes": 5}, r"model.num_classes 5 \(checkpoint: 19\)"),
+        ({"size": "small"}, r"model.size small \(checkpoint: tiny\)"),
+        ({"patch_size": 8}, r"model.patch_size 8 \(checkpoint: 16\)"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_configuration_that_contradicts_the_weights_is_refused(
+    tmp_path: Path, settings: dict, message: str
+) -> None:
+    folder = str(save(EoMT(CONFIG), tmp_path / "step-0000001"))
+    with pytest.raises(InputError, match=message):
+        initialise_model(ModelConfig(weights=folder, **settings))
+
+
+def test_what_is_skipped_keeps_its_initial_values_and_may_have_another_shape(tmp_path: Path) -> None:
+    model = EoMT(CONFIG)
+    folder = str(save(model, tmp_path / "step-0000001"))
+    torch.manual_seed(5)
+    config = ModelConfig(weights=folder, num_classes=7)
+    started = initialise_model(config, InitConfig(skip=("class_head",)))
+    torch.manual_seed(5)
+    fresh = EoMT(dataclasses.replace(CONFIG, num_classes=7))
+    assert torch.equal(started.class_head.weight, fresh.class_head.weight)
+    assert torch.equal(started.mask_head[0].weight, model.mask_head[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("weights", "skip", "message"),
+    [
+        (
+            True,
+            "clas_head",
+            "init.skip: the model has no weight 'clas_head'; its parts are backbone, queries, ",
+        ),
+        (False, "class_head", "init.skip: model.weights is empty, there is nothing to skip"),
+    ],
+)
+def test_a_skip_that_names_nothing_is_refused(tmp_path: Path, weights: bool, skip: str, message: str) -> None:
+    folder = save(EoMT(CONFIG), tmp_path / "step-0000001")
+    config = ModelConfig(size="tiny", weights=str(folder) if weights else "")
+    with pytest.raises(InputError, match=message):
+        initialise_model(config, InitConfig(skip=(skip,)))
+
+
+def test_another_image_size_resamples_the_positions_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = EoMT(CONFIG)
+    folder = str(save(model, tmp_path / "step-0000001"))
+    with caplog.at_level(logging.INFO):
+        started = initialise_model(ModelConfig(weights=folder, image_size=(64, 32)))
+    assert "resized backbone.pos_embed: 1x4x128 -> 1x8x128" in caplog.text
+    assert "0 missing, 0 unexpected, 0 misshapen, 1 resized" in caplog.text
+    grid = model.backbone.pos_embed.detach().reshape(1, 2, 2, 128).permute(0, 3, 1, 2)
+    expected = F.interpolate(grid, (4, 2), mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(started.backbone.pos_embed.detach(), expected)
+
+
+def test_a_backbone_file_fills_the_backbone_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = build_backbone("tiny", (28, 28), 14)
+    torch.save(source.state_dict(), tmp_path / "vit.pth")
+    with caplog.at_level(logging.INFO):
+        model = initialise_model(
+            ModelConfig(size="tiny", num_queries=3, weights=str(tmp_path / "vit.pth")), image_size=(32, 64)
+        )
+    assert model.config.image_size == (32, 64)
+    assert torch.equal(model.backbone.blocks[0].mlp.fc1.weight, source.blocks[0].mlp.fc1.weight)
+    assert "resized backbone.patch_embed.proj.weight: 128x3x14x14 -> 128x3x16x16" in caplog.text
+    assert "keep their initial values: queries, class_head, mask_head, upscale" in caplog.text
 
 
 def test_dinov2_weights_of_patch_14_fit_a_backbone_of_patch_16(tmp_path: Path) -> None:
@@ -98,27 +188,20 @@ def test_dinov2_weights_of_patch_14_fit_a_backbone_of_patch_16(tmp_path: Path) -
     path = tmp_path / "dinov2.pth"
     torch.save(source.state_dict(), path)
     backbone = build_backbone("small", (64, 32), 16)
-    load_backbone_weights(backbone, path)
+    load_backbone_weights(backbone, read_weight_file(path), str(path))
     assert torch.equal(backbone.blocks[3].mlp.fc1.weight, source.blocks[3].mlp.fc1.weight)
     expected = timm.layers.resample_patch_embed(source.patch_embed.proj.weight.data, [16, 16])
     torch.testing.assert_close(backbone.patch_embed.proj.weight.data, expected)
     assert backbone.pos_embed.shape == (1, 8, 384)
 
 
-def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "other.safetensors"
-    save_file({"blocks.0.norm1.weight": torch.ones(384)}, path)
-    with pytest.raises(InputError, match="other.safetensors: the weights do not fit the model: .* missing"):
-        load_backbone_weights(build_backbone("small", (32, 32), 16), path)
-
-
-def test_a_pickle_with_code_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "code.pth"
-    torch.save({"weight": torch.ones(1), "function": print}, path)
-    with pytest.raises(
-        InputError, match=r"code.pth: not a readable weight file \(truncated, or a pickle with code\)"
-    ):
-        read_weight_file(path)
+def test_weights_of_another_backbone_are_refused() -> None:
+    weights = {
+        "blocks.0.norm1.weight": torch.ones(384),
+        "patch_embed.proj.weight": torch.ones(384, 3, 14, 14),
+    }
+    with pytest.raises(InputError, match="other.pth: the weights do not fit the model: .* missing"):
+        load_backbone_weights(build_backbone("small", (32, 32), 16), weights, "other.pth")
 
 
 def test_the_file_that_dinov2_publishes_is_read(tmp_path: Path) -> None:
@@ -136,7 +219,7 @@ def test_the_file_that_dinov2_publishes_is_read(tmp_path: Path) -> None:
     path = tmp_path / "dinov2_vits14_reg4_pretrain.pth"
     torch.save(published, path)
     backbone = build_backbone("small", (28, 28), 14).eval()
-    load_backbone_weights(backbone, path)
+    load_backbone_weights(backbone, read_weight_file(path), str(path))
     image = torch.randn(1, 3, 28, 28)
     with torch.no_grad():
         torch.testing.assert_close(

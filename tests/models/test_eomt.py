@@ -122,7 +122,7 @@ def test_every_parameter_receives_a_gradient(image: torch.Tensor) -> None:
     [
         ({"size": "huge"}, "model.size: unknown size 'huge'; known sizes: tiny, small, base, large"),
         ({"image_size": (60, 64)}, "model.image_size: 60x64 is not divisible by model.patch_size 16"),
-        ({"num_queries": 0}, "model.num_queries must be at least 1, got 0"),
+        ({"num_queries": -1}, "model.num_queries must be at least 1, or 0 to follow the weights, got -1"),
         ({"patch_size": 2}, "model.patch_size must be at least 4, got 2"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -68,7 +68,8 @@ def test_a_run_leaves_everything_a_reader_needs(
     state = finetune(config)
     run = tmp_path / "run"
     assert (state.step, state.samples_seen) == (4, 8)
-    assert read_config(FinetuneConfig, run / "config.yaml") == config
+    complete = dataclasses.replace(config, model=config.model.completed())
+    assert read_config(FinetuneConfig, run / "config.yaml") == complete
     provenance = json.loads((run / "provenance.json").read_text())
     assert provenance[0]["seed"] == 0
     assert provenance[0]["num_processes"] == 1
