@@ -31,7 +31,7 @@ def read_weight_file(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"{path}: no such weight file")
     if path.name.endswith(INDEX_SUFFIX):
-        return _read_parts(path)
+        return {name: value for part in list_parts(path) for name, value in read_weight_file(part).items()}
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     for wrapper in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
@@ -75,18 +75,22 @@ def _read_pickle(path: Path) -> object:
         raise InputError(f"{path}: truncated, or no weight file: {_first_line(error)}") from None
 
 
-def _read_parts(index: Path) -> dict[str, Tensor]:
+def list_parts(path: Path) -> list[Path]:
+    """List the files that hold the weights of `path`: itself, or what it is the index of.
+
+    Raises:
+        InputError: it is a broken index, or names a file outside its folder.
+    """
+    if not path.name.endswith(INDEX_SUFFIX):
+        return [path]
     try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         parts = sorted({str(name) for name in places.values()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{index}: not an index of safetensors files: {_first_line(error)}") from None
+        raise InputError(f"{path}: not an index of safetensors files: {_first_line(error)}") from None
     if any(Path(part).name != part for part in parts):
-        raise InputError(f"{index}: names a file outside its folder")
-    weights: dict[str, Tensor] = {}
-    for part in parts:
-        weights |= read_weight_file(index.parent / part)
-    return weights
+        raise InputError(f"{path}: names a file outside its folder")
+    return [path.parent / part for part in parts]
 
 
 def _first_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -98,6 +99,11 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def find_changed_shards(manifest: Manifest, folder: Path) -> list[str]:
+    """Return the names of shards whose bytes hash to something else than the manifest says."""
+    return [entry.name for entry in manifest.shards if hash_file(folder / entry.name) != entry.sha256]
+
+
 def _parse_manifest(content: Any, path: Path) -> Manifest:
     version = _field(content, "version", int, f"{path}")
     if version != MANIFEST_VERSION:
@@ -158,3 +164,12 @@ def _check_shard_file(entry: ShardEntry, folder: Path) -> None:
         raise InputError(f"{path}: is truncated: {size} bytes, the manifest says {entry.num_bytes}")
     if size > entry.num_bytes:
         raise InputError(f"{path}: is too long: {size} bytes, the manifest says {entry.num_bytes}")
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import multiprocessing
 import os
@@ -21,7 +20,7 @@ from typing import TypeVar
 import cv2
 from tqdm import tqdm
 
-from shards.manifest import ShardEntry
+from shards.manifest import ShardEntry, hash_file
 
 MIN_SHARDS = 8
 """A small set is still cut into this many shards (or one per sample), so that several workers get one."""
@@ -128,17 +127,9 @@ def _write_shard(plan: ShardPlan, folder: Path, after_sample: Callable[[], objec
         split=plan.split,
         num_samples=len(keys),
         num_bytes=path.stat().st_size,
-        sha256=_sha256(path),
+        sha256=hash_file(path),
         keys=keys,
     )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _write_in_processes(

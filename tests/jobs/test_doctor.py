@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from jobs.doctor import main
+from models.backbone import build_backbone
+from models.description import write_description
+from models.diagnosis import measure_parts
+from models.eomt import EoMT, ModelConfig
+from shards.errors import InputError
+from shards.manifest import Manifest, ShardEntry, write_manifest
+
+CONFIG = ModelConfig(size="tiny", image_size=(32, 32), num_queries=3)
+
+
+def save(folder: Path, state: dict[str, torch.Tensor]) -> Path:
+    folder.mkdir(parents=True)
+    write_description(CONFIG.completed(), folder)
+    save_file(state, folder / "model.safetensors")
+    return folder
+
+
+def test_a_sound_checkpoint_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = EoMT(CONFIG)
+    save(tmp_path / "run" / "checkpoints" / "step-0000002", model.state_dict())
+    main(["checkpoint", str(tmp_path / "run")])
+    told = capsys.readouterr().out
+    weights = tmp_path / "run" / "checkpoints" / "step-0000002" / "model.safetensors"
+    assert str(weights) in told
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() in told
+    assert "EoMT of this suite" in told
+    assert "tiny, image 32x32, patch 16, 3 queries, 2 joint blocks, 19 classes" in told
+    total = sum(value.numel() for value in model.state_dict().values())
+    assert f"{len(model.state_dict())} tensors, {total:,} parameters, float32" in told
+    assert "0 missing, 0 unexpected, 0 misshapen, 0 resized, 0 skipped" in told
+    assert "no problem found" in told
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda s: s["class_head.bias"].fill_(float("nan")), "NaN or infinite values in class_head.bias"),
+        (lambda s: s["mask_head.0.weight"].zero_(), "only zeros in mask_head.0.weight"),
+        (lambda s: s.pop("class_head.bias"), r"does not fit the model: 1 missing \[class_head.bias\]"),
+    ],
+    ids=["nan", "zeros", "missing"],
+)
+def test_problems_are_told_after_the_description(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[dict[str, torch.Tensor]], object],
+    message: str,
+) -> None:
+    state = EoMT(CONFIG).state_dict()
+    spoil(state)
+    folder = save(tmp_path / "step-0000001", state)
+    with pytest.raises(InputError, match=message):
+        main(["checkpoint", str(folder)])
+    told = capsys.readouterr().out
+    assert "EoMT of this suite" in told
+    assert "no problem found" not in told
+
+
+def test_a_backbone_file_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(build_backbone("tiny", (56, 56), 14).state_dict(), tmp_path / "vit.pth")
+    main(["checkpoint", str(tmp_path / "vit.pth")])
+    told = capsys.readouterr().out
+    assert "ViT backbone (DINOv2 or timm)" in told
+    assert "blocks.5" in told
+
+
+def test_statistics_are_those_of_the_numbers() -> None:
+    weights = {"head.weight": torch.tensor([[1.0, -3.0]]), "head.bias": torch.tensor([2.0])}
+    (part,) = measure_parts(weights)
+    assert (part.part, part.num_tensors, part.num_parameters) == ("head", 2, 3)
+    assert (part.mean, part.largest) == (0.0, 3.0)
+    assert part.std == pytest.approx((14 / 3) ** 0.5)
+
+
+def test_an_empty_folder_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path}: the folder holds no weight file")):
+        main(["checkpoint", str(tmp_path)])
+
+
+def write_shards(folder: Path) -> None:
+    content = b"0123456789"
+    (folder / "a.tar").write_bytes(content)
+    entry = ShardEntry("a.tar", "train", 2, 10, hashlib.sha256(content).hexdigest(), ("x", "y"))
+    write_manifest(Manifest(1, "cityscapes", "cityscapes-train-id", "jpeg", 2, {}, (entry,)), folder)
+
+
+def test_sound_shards_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_shards(tmp_path)
+    main(["shards", str(tmp_path)])
+    told = capsys.readouterr().out
+    assert "kind     cityscapes, images as jpeg" in told
+    assert "train    2 samples in 1 shards" in told
+    assert "every shard has the bytes that the manifest says" in told
+
+
+def test_a_changed_byte_in_a_shard_is_found(tmp_path: Path) -> None:
+    write_shards(tmp_path)
+    (tmp_path / "a.tar").write_bytes(b"0123456788")
+    with pytest.raises(InputError, match="bytes differ from the manifest's hashes in a.tar"):
+        main(["shards", str(tmp_path)])
