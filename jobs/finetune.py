@@ -21,9 +21,10 @@ from jobs.config_file import flat_settings, load_config, read_config, write_conf
 from jobs.finetune_config import FinetuneConfig, ValidationConfig
 from jobs.provenance import PROVENANCE_NAME, require_same_data, write_provenance
 from jobs.segmenter import make_segment
-from models.adapt import apply_adaptation
+from models.adapt import apply_adaptation, explain_parameters, plan_thaw
 from models.checkpoint import initialise_model
 from models.eomt import EoMT
+from models.lora import merged
 from outlier_paste.paste import build_paste
 from shards.errors import InputError
 from shards.reader import decode_scenes, open_shards, require_scenes
@@ -95,6 +96,8 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> TrainState:
     start_tracking(accelerator, config.tracking, flat_settings(config))
     with log_file(folder / "log.txt" if accelerator.is_main_process else None):
         logger.info("%s: %s; %s", folder, config.adapt.mode, count)
+        for line in explain_parameters(model):
+            logger.info("  %s", line)
         logger.info(
             "from step %d to %d on %d processes", run.state.step, config.loop.steps, accelerator.num_processes
         )
@@ -112,7 +115,8 @@ def _build_run(
     """Build every part, and restore them from `checkpoint` if one is given."""
     _quiet_other_ranks(accelerator)
     optimizer = build_optimizer(model, config.optim)
-    lr_schedule = build_lr_schedule(optimizer, config.schedule, config.loop.steps)
+    thaw = plan_thaw(config.adapt, model, config.loop.steps)
+    lr_schedule = build_lr_schedule(optimizer, config.schedule, config.loop.steps, thaw)
     state = TrainState()
     prepared, optimizer = accelerator.prepare(model, optimizer)  # neither the stream nor the schedule
     accelerator.register_for_checkpointing(lr_schedule, state)
@@ -140,6 +144,7 @@ def _build_run(
         folder=folder,
         state=state,
         evaluate=_make_validation(config.validation, accelerator.device),
+        num_frozen=thaw.num_frozen,
     )
 
 
@@ -153,9 +158,10 @@ def _make_validation(
     count = min(config.limit or len(reader), len(reader))
 
     def validate(model: EoMT) -> Mapping[str, float]:
-        result = evaluate_miou(
-            make_segment(model, device), decode_scenes(reader, count), window=model.image_size
-        )
+        with merged(model):
+            result = evaluate_miou(
+                make_segment(model, device), decode_scenes(reader, count), window=model.image_size
+            )
         logger.info("validation mIoU %.4f over %d frames", result.miou, count)
         return {"validation/miou": result.miou}
 

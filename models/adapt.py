@@ -1,16 +1,18 @@
-"""What trains: which parameters of an EoMT are free, by the name of a mode."""
+"""What trains: which parameters of an EoMT are free, by the name of a mode, and from which step on."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
 from models.eomt import EoMT
+from models.lora import add_adapters
+from models.lora_settings import LoraSettings
 from shards.errors import InputError
 
-MODES = ("full", "heads", "queries", "queries+heads", "last-N")
+MODES = ("full", "heads", "queries", "queries+heads", "last-N", "gradual", "lora")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +21,22 @@ class AdaptConfig:
 
     mode: str = "full"
     """full: everything; heads: class head and mask head; queries: the queries alone; queries+heads: both;
-    last-N (last-1, last-2, ...): the N last blocks, the final norm, the upscaling, queries and heads."""
+    last-N (last-1, last-2, ...): the N last blocks, the final norm, the upscaling, queries and heads;
+    gradual: at first the joint blocks and what comes after, then one block after the other (see thaw);
+    lora: low-rank adapters in the blocks (see lora), queries and heads."""
+    thaw: tuple[float, float] = (0.1, 0.6)
+    """For gradual: shares of the run at which the last of the blocks before the joint ones starts to train,
+    and the first, with the embedding; the others evenly between. Each warms up by itself."""
+    lora: LoraSettings = field(default_factory=LoraSettings)
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES and not re.fullmatch(r"last-[1-9]\d*", self.mode):
+        named = self.mode in MODES and self.mode != "last-N"
+        if not named and not re.fullmatch(r"last-[1-9]\d*", self.mode):
             raise InputError(f"adapt.mode: unknown mode {self.mode!r}; known modes: {', '.join(MODES)}")
+        if not 0 <= self.thaw[0] < self.thaw[1] <= 1:
+            raise InputError(
+                f"adapt.thaw: got {self.thaw[0]} and {self.thaw[1]}; two shares, 0 <= first < second <= 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -38,20 +51,77 @@ class ParameterCount:
         return f"{self.trainable:,} of {self.total:,} parameters train ({share:.1%})"
 
 
+@dataclass(frozen=True)
+class Thaw:
+    """When each of the blocks before the joint ones starts to train, as a function of the step alone.
+
+    A block that stands still is run without gradients: it keeps no activations, and no backward pass goes
+    through it. Its parameters get gradients of exactly 0 (see `EoMT.forward`) at a learning rate of exactly
+    0, so AdamW leaves them as they are, weight decay included, and data-parallel training misses nothing.
+    AdamW counts those steps, so its bias correction is over when a block thaws; the block's own warm-up keeps
+    its first updates, which are up to three times as large as corrected ones, small.
+    """
+
+    steps: tuple[int, ...]
+    """Step from which block i trains; empty where nothing thaws."""
+
+    def num_frozen(self, step: int) -> int:
+        """Return how many of the first blocks stand still at `step`."""
+        return sum(start > step for start in self.steps)
+
+
+def plan_thaw(config: AdaptConfig, model: EoMT, total_steps: int) -> Thaw:
+    """Return when blocks start to train: never a block later than the one before it."""
+    count = len(model.backbone.blocks) - model.num_blocks
+    if config.mode != "gradual":
+        return Thaw(())
+    first, last = config.thaw
+    shares = [first + (last - first) * (count - 1 - i) / max(count - 1, 1) for i in range(count)]
+    return Thaw(tuple(round(share * total_steps) for share in shares))
+
+
 def apply_adaptation(model: EoMT, config: AdaptConfig) -> ParameterCount:
-    """Freeze everything but what `config.mode` names.
+    """Freeze everything but what `config.mode` names; for `lora`, put the adapters in.
 
     A frozen run of blocks at the start keeps no activations, because nothing before it needs a gradient.
 
     Raises:
-        InputError: `last-N` with more blocks than the model has.
+        InputError: more blocks than the model has.
     """
-    for parameter in model.parameters():
-        parameter.requires_grad_(config.mode == "full")
+    if config.mode == "lora":
+        add_adapters(model, config.lora)
+    else:
+        model.requires_grad_(config.mode in ("full", "gradual"))
     for module in _trainable_modules(model, config.mode):
         module.requires_grad_(True)
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return count_parameters(model)
+
+
+def count_parameters(module: nn.Module) -> ParameterCount:
+    """Count a module's numbers, and those of them that train."""
+    sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
     return ParameterCount(trainable=sum(n for n, trains in sizes if trains), total=sum(n for n, _ in sizes))
+
+
+def explain_parameters(model: EoMT) -> list[str]:
+    """Say, part by part, how many numbers train; blocks that are alike share a line."""
+    parts: dict[str, nn.Module] = {
+        "embedding": model.backbone.patch_embed,
+        **{f"block {i}": block for i, block in enumerate(model.backbone.blocks)},
+        "final norm": model.backbone.norm,
+        "upscaling": model.upscale,
+        "queries": model.queries,
+        "class head": model.class_head,
+        "mask head": model.mask_head,
+    }
+    lines: list[tuple[str, str, ParameterCount]] = []
+    for name, part in parts.items():
+        count = count_parameters(part)
+        if lines and name.startswith("block") and lines[-1][2] == count and lines[-1][0].startswith("block"):
+            lines[-1] = (lines[-1][0], name.removeprefix("block "), count)
+        else:
+            lines.append((name, "", count))
+    return [f"{first + ('-' + last if last else ''):<14} {count}" for first, last, count in lines]
 
 
 def _trainable_modules(model: EoMT, mode: str) -> list[nn.Module]:
@@ -63,4 +133,10 @@ def _trainable_modules(model: EoMT, mode: str) -> list[nn.Module]:
             raise InputError(f"adapt.mode: {mode} asks for {wanted} blocks, the model has {depth}")
         blocks = list(model.backbone.blocks[depth - wanted :])
         return [*blocks, model.backbone.norm, model.upscale, *queries, *heads]
-    return {"full": [], "heads": heads, "queries": queries, "queries+heads": [*queries, *heads]}[mode]
+    chosen = {
+        "heads": heads,
+        "queries": queries,
+        "queries+heads": [*queries, *heads],
+        "lora": [*queries, *heads],
+    }
+    return chosen.get(mode, [])

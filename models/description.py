@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import NamedTuple
 
-from models.eomt import ModelConfig
+from models.eomt import EoMT, ModelConfig
+from models.lora_settings import LoraSettings
 from shards.errors import InputError
 from shards.staging import write_atomically
 
@@ -15,17 +17,26 @@ METADATA_KEY = "model"
 """In the header of an exported `.safetensors`: the text that `model.json` would hold."""
 
 
-def describe(config: ModelConfig) -> str:
+class Description(NamedTuple):
+    """What a `model.json` says."""
+
+    config: ModelConfig
+    lora: LoraSettings | None
+    """The adapters that its weights contain; None for plain weights."""
+
+
+def describe(config: ModelConfig, lora: LoraSettings | None = None) -> str:
     """Return the text of `model.json`."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    fields = dataclasses.asdict(config) | ({"lora": dataclasses.asdict(lora)} if lora else {})
+    return json.dumps(fields, indent=2) + "\n"
 
 
-def write_description(config: ModelConfig, folder: Path) -> None:
+def write_description(model: EoMT, folder: Path) -> None:
     """Write into a checkpoint folder what is needed to rebuild its model."""
-    write_atomically(folder / DESCRIPTION_NAME, describe(config))
+    write_atomically(folder / DESCRIPTION_NAME, describe(model.config, model.lora))
 
 
-def parse_description(text: str, where: str) -> ModelConfig:
+def parse_description(text: str, where: str) -> Description:
     """Read the text of a `model.json`.
 
     Raises:
@@ -34,12 +45,21 @@ def parse_description(text: str, where: str) -> ModelConfig:
     try:
         fields = json.loads(text)
         height, width = fields["image_size"]
-        return ModelConfig(**{**fields, "image_size": (int(height), int(width))}).completed()
-    except (TypeError, KeyError, ValueError) as error:  # InputError and broken JSON are ValueErrors
+        lora = fields.pop("lora", None)
+        if lora is not None:
+            lora = LoraSettings(**{**lora, "targets": tuple(lora["targets"])})
+        config = ModelConfig(**{**fields, "image_size": (int(height), int(width))}).completed()
+        return Description(config, lora)
+    except (
+        TypeError,
+        KeyError,
+        ValueError,
+        AttributeError,
+    ) as error:  # InputError and broken JSON: ValueErrors
         raise InputError(f"{where}: not a model description: {error}") from None
 
 
-def read_description(folder: Path) -> ModelConfig:
+def read_description(folder: Path) -> Description:
     """Read a checkpoint's `model.json`.
 
     Raises:

@@ -30,6 +30,7 @@ from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 
 from models.backbone import SIZES, build_backbone
+from models.lora_settings import LoraSettings
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES
 
@@ -118,11 +119,14 @@ class EoMT(nn.Module):
 
     pixel_mean: Tensor
     pixel_std: Tensor
+    lora: LoraSettings | None
+    """Which adapters it carries; set by `models.lora`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         config = config.completed()
         self.config = config
+        self.lora: LoraSettings | None = None
         self.backbone = build_backbone(config.size, config.image_size, config.patch_size)
         depth = len(self.backbone.blocks)
         self.num_blocks = config.num_blocks
@@ -152,7 +156,10 @@ class EoMT(nn.Module):
         return self.config.num_queries
 
     def forward(
-        self, image: UInt8[Tensor, "B 3 H W"], released: Bool[Tensor, "L B Q"] | None = None
+        self,
+        image: UInt8[Tensor, "B 3 H W"],
+        released: Bool[Tensor, "L B Q"] | None = None,
+        num_frozen: int = 0,
     ) -> Prediction:
         """Predict masks and their classes.
 
@@ -161,10 +168,12 @@ class EoMT(nn.Module):
             released: for masked attention: True where a query of one of the last L blocks looks at the
                 whole image instead of its own mask. None: no masked attention (inference), and the
                 final prediction only.
+            num_frozen: how many of the first blocks, embedding included, get gradients of 0 and keep no
+                activations, although they may train at other steps. At most those before the joint ones.
         """
         first_joint = len(self.backbone.blocks) - self.num_blocks
-        x = self._embed(image)
-        for block in self.backbone.blocks[:first_joint]:
+        x = self._run_trunk(image, num_frozen)
+        for block in self.backbone.blocks[num_frozen:first_joint]:
             x = block(x)
         queries = self.queries.weight.to(x.dtype).expand(len(x), -1, -1)
         x = torch.cat((queries, x), dim=1)  # (B, T, D)
@@ -180,6 +189,21 @@ class EoMT(nn.Module):
             x = _apply_block(block, x, may_look)
         masks, classes = self._predict(x)
         return Prediction((*mask_logits, masks), (*class_logits, classes))
+
+    def _run_trunk(self, image: Tensor, num_frozen: int) -> Tensor:
+        """Embed the image and run the blocks that stand still at this step."""
+        if not num_frozen:
+            return self._embed(image)
+        with torch.no_grad():
+            x = self._embed(image)
+            for block in self.backbone.blocks[:num_frozen]:
+                x = block(x)
+        # Gradients of exactly 0 instead of none: what data-parallel training waits for on every rank
+        still = [self.backbone.patch_embed, *self.backbone.blocks[:num_frozen]]
+        parameters = [p for module in still for p in module.parameters() if p.requires_grad]
+        tokens = [self.backbone.cls_token, self.backbone.reg_token, self.backbone.pos_embed]
+        parameters += [p for p in tokens if p is not None and p.requires_grad]
+        return x + 0.0 * torch.stack([p.flatten()[0] for p in parameters]).sum() if parameters else x
 
     def _embed(self, image: Tensor) -> Tensor:
         x = (image.float() / 255 - self.pixel_mean) / self.pixel_std

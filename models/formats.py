@@ -27,6 +27,8 @@ from models.backbone import find_size
 from models.description import DESCRIPTION_NAME, METADATA_KEY, parse_description, read_description
 from models.eomt import ModelConfig
 from models.huggingface import count_blocks, from_huggingface, without_unit_scales
+from models.lora import merge_weights
+from models.lora_settings import LoraSettings
 from models.weights import INDEX_SUFFIX, WEIGHT_SUFFIXES, read_metadata, read_weight_file
 from shards.errors import InputError
 
@@ -52,6 +54,7 @@ class Checkpoint:
     """The weight file (or index of weight files) that was read."""
     kind: Kind
     weights: dict[str, Tensor]
+    """Plain: adapters are merged."""
     config: ModelConfig | None
     """Sizes read off the weights or from the description beside them; None where the file holds no EoMT."""
     notes: tuple[str, ...] = ()
@@ -77,11 +80,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
     weights = _to_our_names({n: v for n, v in weights.items() if n not in settings}, kind)
     mask_probs = settings.get("attn_mask_probs")
     num_blocks = 0 if mask_probs is None else len(mask_probs)
-    described = _description(file, kind)
+    described, lora = _description(file, kind)
+    if lora is not None or any(".lora_A." in name for name in weights):
+        if lora is None:
+            raise InputError(f"{file}: LoRA adapters without the {DESCRIPTION_NAME} that says their strength")
+        weights = merge_weights(weights, lora.scale, str(file))
     config = described or read_config_off(weights, file, num_blocks=num_blocks)
     if config.size == "tiny":
         weights = without_unit_scales(weights)
-    notes = []
+    notes = [f"LoRA of rank {lora.rank}, alpha {lora.alpha:g}, merged"] if lora else []
     if described is None and not num_blocks:
         notes.append(f"joint blocks are not in the file: {config.num_blocks}, as the size has by default")
     if mask_probs is not None and bool((mask_probs > 0).any()):
@@ -176,17 +183,17 @@ def _recognise(weights: Mapping[str, Tensor], where: Path) -> Kind:
     )
 
 
-def _description(file: Path, kind: Kind) -> ModelConfig | None:
+def _description(file: Path, kind: Kind) -> tuple[ModelConfig | None, LoraSettings | None]:
     """Read what stands beside the weights, or in their header, about the model."""
     if kind == "huggingface" and (file.parent / "config.json").is_file():
-        return _read_huggingface_config(file.parent / "config.json")
+        return _read_huggingface_config(file.parent / "config.json"), None
     if kind == "eomt-anomaly":
         beside = file.parent / DESCRIPTION_NAME
         if file.name == WEIGHTS_NAME and beside.is_file():
             return read_description(file.parent)
-        text = read_metadata(file).get(METADATA_KEY)
-        return parse_description(text, str(file)) if text else None
-    return None
+        if text := read_metadata(file).get(METADATA_KEY):
+            return parse_description(text, str(file))
+    return None, None
 
 
 def _read_huggingface_config(path: Path) -> ModelConfig:

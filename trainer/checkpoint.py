@@ -10,14 +10,12 @@ from accelerate import Accelerator
 
 from models.checkpoint import CHECKPOINTS_FOLDER, list_checkpoints
 from models.description import write_description
-from models.eomt import ModelConfig
+from models.eomt import EoMT
 
 logger = logging.getLogger(__name__)
 
 
-def save_checkpoint(
-    accelerator: Accelerator, config: ModelConfig, run_folder: Path, step: int, *, keep: int
-) -> Path:
+def save_checkpoint(accelerator: Accelerator, model: EoMT, run_folder: Path, step: int, *, keep: int) -> Path:
     """Save weights, optimizer, schedule, counters and random states as `checkpoints/step-NNNNNNN`.
 
     All ranks write into a hidden folder beside it, which gets its name when all are done. Then all but
@@ -35,7 +33,7 @@ def save_checkpoint(
     accelerator.save_state(str(partial))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        write_description(config, partial)
+        write_description(model, partial)
         if final.exists():
             _remove(final)
         partial.rename(final)

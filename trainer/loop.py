@@ -96,6 +96,8 @@ class Run:
     evaluate: Callable[[EoMT], Mapping[str, float]] | None = None
     """Validation: scalars by TensorBoard tag."""
     stop_requested: Callable[[], bool] = lambda: False
+    num_frozen: Callable[[int], int] = lambda step: 0
+    """Step -> how many of the first blocks stand still (see `models.adapt.Thaw`)."""
 
 
 def train(run: Run, config: LoopConfig) -> TrainState:
@@ -126,7 +128,8 @@ def train(run: Run, config: LoopConfig) -> TrainState:
                 run.schedule, state.step, config.steps, model.num_blocks, model.num_queries, generators
             )
             with _sync_on_last(accelerator, run.model, last=i == len(batches) - 1):
-                terms = run.loss(run.model(batch.image, released), batch, totals, generators)
+                prediction = run.model(batch.image, released, run.num_frozen(state.step))
+                terms = run.loss(prediction, batch, totals, generators)
                 accelerator.backward(weighted_sum(terms, run.loss_weights) * share)
             sums = {name: sums.get(name, 0) + value.detach() for name, value in terms.items()}
             state.samples_seen += len(batch) * accelerator.num_processes
@@ -149,7 +152,7 @@ def train(run: Run, config: LoopConfig) -> TrainState:
             run.model.train()
         stopping = run.stop_requested()  # asked once per step; all ranks get the same answer
         if stopping or is_due(state.step, config.save_every, config.steps):
-            save_checkpoint(accelerator, model.config, run.folder, state.step, keep=config.keep_checkpoints)
+            save_checkpoint(accelerator, model, run.folder, state.step, keep=config.keep_checkpoints)
         if stopping:
             break
     progress.close()
@@ -194,7 +197,7 @@ def _step_scalars(run: Run, sums: Mapping[str, Tensor], grad_norm: float) -> dic
     terms = {f"loss/{name}": float(value) for name, value in reduced.items()}
     total = sum(run.loss_weights[name] * float(value) for name, value in reduced.items())
     rates = {f"lr/{group['name']}": float(group["lr"]) for group in run.optimizer.param_groups}
-    heads = {tag: value for tag, value in rates.items() if tag in ("lr/heads", "lr/backbone.norm")}
+    heads = {tag: value for tag, value in rates.items() if tag in ("lr/heads", "lr/lora", "lr/backbone.norm")}
     return {"loss/total": total, **terms, "grad_norm": grad_norm, **(heads or rates)}
 
 

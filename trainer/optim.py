@@ -16,7 +16,7 @@ class OptimConfig:
     """AdamW."""
 
     lr: float = 1e-4
-    """Peak learning rate of queries, heads, upscaling and final norm; block i of n gets
+    """Peak learning rate of queries, heads, adapters, upscaling and final norm; block i of n gets
     lr * layer_decay ** (n - 1 - i), and the patch and position embeddings what block 0 gets."""
     layer_decay: float = 0.8
     """In (0, 1]; 1 gives every block the same rate."""
@@ -36,9 +36,10 @@ def group_parameters(model: EoMT, config: OptimConfig) -> list[dict[str, object]
     """Sort the trainable parameters into groups of one learning rate each.
 
     Returns:
-        groups with `params`, `lr` and `name`: `heads` (queries, heads, upscaling), `backbone.norm`,
+        groups with `params`, `lr` and `name`: `heads` (queries, heads, upscaling), `lora`, `backbone.norm`,
         `backbone.blocks.i`, `backbone.embed`. Names that start with `backbone` warm up late (see
-        `trainer.schedule`). Empty groups are left out.
+        `trainer.schedule`). Adapters do not: they change nothing at first, and the weights that a rate
+        falling with depth would protect are frozen beneath them. Empty groups are left out.
     """
     depth = len(model.backbone.blocks)
     groups: dict[str, tuple[float, list[nn.Parameter]]] = {}
@@ -63,6 +64,8 @@ def build_optimizer(model: EoMT, config: OptimConfig) -> torch.optim.AdamW:
 
 
 def _place(name: str, depth: int, config: OptimConfig) -> tuple[str, float]:
+    if ".lora_" in name:
+        return "lora", config.lr
     if not name.startswith("backbone."):
         return "heads", config.lr
     if name.startswith("backbone.norm."):

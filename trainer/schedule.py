@@ -14,7 +14,10 @@ from jaxtyping import Bool
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from models.adapt import Thaw
 from shards.errors import InputError
+
+NEVER_FROZEN = Thaw(())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,26 +54,45 @@ def lr_factor(step: int, total_steps: int, warmup_start: int, warmup_end: int, p
 
     Source: EoMT's two-stage warm-up with polynomial decay, https://github.com/tue-mps/eomt.
     """
+    if step < warmup_start:
+        return 0.0
     if step < warmup_end:
         return max(0.0, (step - warmup_start) / max(1, warmup_end - warmup_start))
     progress = (step - warmup_end) / max(1, total_steps - warmup_end)
     return max(0.0, 1.0 - progress) ** power
 
 
-def build_lr_schedule(optimizer: torch.optim.Optimizer, config: ScheduleConfig, total_steps: int) -> LambdaLR:
+def build_lr_schedule(
+    optimizer: torch.optim.Optimizer, config: ScheduleConfig, total_steps: int, thaw: Thaw = NEVER_FROZEN
+) -> LambdaLR:
     """Build the schedule of all groups; groups whose name starts with `backbone` wait for the heads.
 
     Step it once per optimizer step, and do not hand it to `accelerator.prepare`, which would step it once
     per process.
+
+    Args:
+        thaw: blocks that stand still at first; their rate is 0 until their step, then they warm up.
     """
     head_end = round(config.head_warmup * total_steps)
-    backbone_end = head_end + round(config.backbone_warmup * total_steps)
+    warmup = round(config.backbone_warmup * total_steps)
 
     def factor_of(group_name: str) -> Callable[[int], float]:
-        start, end = (head_end, backbone_end) if group_name.startswith("backbone") else (0, head_end)
+        start, end = 0, head_end
+        if group_name.startswith("backbone"):
+            start = max(head_end, thaw_step(group_name, thaw))
+            end = start + warmup
         return lambda step: lr_factor(step, total_steps, start, end, config.poly_power)
 
     return LambdaLR(optimizer, [factor_of(str(group["name"])) for group in optimizer.param_groups])
+
+
+def thaw_step(group_name: str, thaw: Thaw) -> int:
+    """Return the step from which a group of the optimizer trains (see `trainer.optim.group_parameters`)."""
+    place, _, block = group_name.removeprefix("backbone.").partition(".")
+    if place == "embed":
+        return max(thaw.steps, default=0)
+    index = int(block) if place == "blocks" else len(thaw.steps)
+    return thaw.steps[index] if index < len(thaw.steps) else 0
 
 
 def obey_probability(step: int, total_steps: int, block: int, num_blocks: int, power: float = 0.9) -> float:

@@ -62,6 +62,34 @@ def test_two_processes_train_the_weights_of_one(tmp_path: Path, scene_shards: st
         assert torch.equal(actual[name], third[name])
 
 
+@pytest.mark.parametrize(
+    ("mode", "frozen"),
+    [
+        ("heads", ("backbone.", "queries.", "upscale.")),
+        ("last-2", ("backbone.blocks.0.", "backbone.blocks.3.", "backbone.pos_embed")),
+        ("lora", ("backbone.pos_embed", "backbone.blocks.0.attn.qkv.base_layer.", "upscale.")),
+        ("gradual", ("backbone.pos_embed", "backbone.blocks.0.")),  # block 0 thaws at step 3 of 4
+    ],
+)
+def test_two_processes_leave_what_is_frozen_as_it_is(
+    tmp_path: Path, scene_shards: str, cutout_shard: str, mode: str, frozen: tuple[str, ...]
+) -> None:
+    extra = ("--adapt.mode", mode, "--adapt.thaw", "0.25", "0.75", "--schedule.backbone_warmup", "0")
+    extra += ("--loop.save_every", "1", "--loop.keep_checkpoints", "0")
+    one = run(["-m", "jobs.finetune", *arguments(tmp_path / "one", scene_shards, cutout_shard, 4, *extra)])
+    assert one.returncode == 0, one.stderr
+    two = run([*TORCHRUN, *arguments(tmp_path / "two", scene_shards, cutout_shard, 2, *extra)])
+    assert two.returncode == 0, two.stderr
+    first, third = weights(tmp_path / "two", 1), weights(tmp_path / "two", 3)
+    for name, value in first.items():
+        if name.startswith(frozen):
+            assert torch.equal(value, third[name]), name
+    assert not torch.equal(first["class_head.weight"], third["class_head.weight"])
+    expected, actual = weights(tmp_path / "one", 4), weights(tmp_path / "two", 4)
+    for name in expected:
+        torch.testing.assert_close(actual[name], expected[name], atol=1e-5, rtol=0, msg=name)
+
+
 def test_a_run_killed_outright_resumes_to_the_same_bits(
     tmp_path: Path, scene_shards: str, cutout_shard: str
 ) -> None:

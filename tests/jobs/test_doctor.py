@@ -22,7 +22,7 @@ CONFIG = ModelConfig(size="tiny", image_size=(32, 32), num_queries=3)
 
 def save(folder: Path, state: dict[str, torch.Tensor]) -> Path:
     folder.mkdir(parents=True)
-    write_description(CONFIG.completed(), folder)
+    write_description(EoMT(CONFIG), folder)
     save_file(state, folder / "model.safetensors")
     return folder
 

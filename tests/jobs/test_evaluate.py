@@ -28,8 +28,9 @@ def write_run(root: Path) -> Path:
     folder.mkdir(parents=True)
     torch.manual_seed(0)
     config = ModelConfig(size="tiny", image_size=(32, 32), num_queries=5)
-    write_description(config, folder)
-    save_file(EoMT(config).state_dict(), folder / WEIGHTS_NAME)
+    model = EoMT(config)
+    write_description(model, folder)
+    save_file(model.state_dict(), folder / WEIGHTS_NAME)
     return root / "rba_run"
 
 

@@ -2,14 +2,29 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
-from models.adapt import AdaptConfig, apply_adaptation
+from models.adapt import AdaptConfig, Thaw, apply_adaptation, explain_parameters, plan_thaw
 from models.eomt import EoMT, ModelConfig
+from models.lora_settings import LoraSettings
 from shards.errors import InputError
+
+IMAGE = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
 def make_model() -> EoMT:
+    torch.manual_seed(0)
     return EoMT(ModelConfig(size="tiny", image_size=(32, 32), num_queries=3))
+
+
+def take_steps(model: EoMT, num_frozen: int = 0, steps: int = 2) -> None:
+    """Take AdamW steps with weight decay on what trains."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(steps):
+        prediction = model(IMAGE, torch.zeros(2, 2, 3, dtype=torch.bool), num_frozen)
+        sum(t.square().mean() for t in (*prediction.mask_logits, *prediction.class_logits)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 @pytest.mark.parametrize(
@@ -24,6 +39,12 @@ def make_model() -> EoMT:
             ["backbone.blocks.4.attn.qkv.weight", "backbone.norm.bias"],
             ["backbone.blocks.3.norm1.weight"],
         ),
+        (
+            "lora",
+            ["backbone.blocks.0.attn.qkv.lora_B.default.weight", "queries.weight", "class_head.bias"],
+            ["backbone.blocks.0.attn.qkv.base_layer.weight", "upscale.0.conv1.weight", "backbone.pos_embed"],
+        ),
+        ("gradual", ["backbone.pos_embed", "queries.weight"], []),
     ],
 )
 def test_a_mode_frees_what_it_names(mode: str, trains: list[str], frozen: list[str]) -> None:
@@ -34,6 +55,72 @@ def test_a_mode_frees_what_it_names(mode: str, trains: list[str], frozen: list[s
     assert free.isdisjoint(frozen)
 
 
+@pytest.mark.parametrize("mode", ["full", "heads", "queries", "queries+heads", "last-1", "last-3", "lora"])
+def test_what_is_frozen_keeps_every_bit_and_what_trains_changes(mode: str) -> None:
+    model = make_model()
+    apply_adaptation(model, AdaptConfig(mode=mode))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    take_steps(model)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]) is not parameter.requires_grad, name
+
+
+def test_blocks_that_stand_still_get_gradients_of_exactly_zero() -> None:
+    model = make_model()
+    prediction = model(IMAGE, None, 3)
+    (prediction.mask_logits[-1].square().mean() + prediction.class_logits[-1].square().mean()).backward()
+    for name, parameter in model.named_parameters():
+        still = name.startswith(
+            ("backbone.patch_embed", "backbone.cls", "backbone.reg", "backbone.pos")
+        ) or any(name.startswith(f"backbone.blocks.{i}.") for i in range(3))
+        assert parameter.grad is not None, name
+        assert bool((parameter.grad == 0).all()) is still, name
+
+
+def test_standing_still_does_not_change_the_prediction() -> None:
+    model = make_model()
+    assert torch.equal(model(IMAGE).mask_logits[-1], model(IMAGE, None, 4).mask_logits[-1])
+
+
+def saved_bytes(model: EoMT, num_frozen: int = 0) -> int:
+    """Count what a forward pass keeps for the backward pass, parameters left out."""
+    parameters = {p.data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.data_ptr() not in parameters:
+            kept[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(IMAGE, None, num_frozen)
+    return sum(kept.values())
+
+
+def test_frozen_blocks_keep_no_activations() -> None:
+    """Blocks are alike, so what is kept shrinks with the number of blocks that train."""
+    full = saved_bytes(make_model())
+    kept = {}
+    for mode in ("heads", "queries", "last-1", "last-3"):
+        model = make_model()
+        apply_adaptation(model, AdaptConfig(mode=mode))
+        kept[mode] = saved_bytes(model)
+    gradual = make_model()
+    apply_adaptation(gradual, AdaptConfig(mode="gradual"))
+    kept["gradual"] = saved_bytes(gradual, num_frozen=4)
+    assert kept["heads"] < kept["last-1"] < kept["last-3"] < full
+    assert kept["queries"] < 0.5 * full
+    per_block = (kept["last-3"] - kept["last-1"]) / 2
+    assert full - kept["gradual"] > 3.5 * per_block
+
+
+def test_blocks_thaw_from_the_last_to_the_first() -> None:
+    thaw = plan_thaw(AdaptConfig(mode="gradual", thaw=(0.1, 0.7)), make_model(), 100)
+    assert thaw == Thaw((70, 50, 30, 10))
+    assert [thaw.num_frozen(step) for step in (0, 9, 10, 29, 30, 69, 70, 99)] == [4, 4, 3, 3, 2, 1, 0, 0]
+    assert plan_thaw(AdaptConfig(mode="full"), make_model(), 100).num_frozen(0) == 0
+
+
 def test_parameters_are_counted() -> None:
     model = make_model()
     count = apply_adaptation(model, AdaptConfig(mode="queries"))
@@ -41,19 +128,39 @@ def test_parameters_are_counted() -> None:
     assert str(count).startswith("384 of ")
 
 
-def test_a_frozen_trunk_keeps_no_activations() -> None:
+def test_parameters_are_explained_part_by_part() -> None:
     model = make_model()
     apply_adaptation(model, AdaptConfig(mode="last-2"))
-    seen = []
-    model.backbone.blocks[3].register_forward_hook(
-        lambda _module, _inputs, out: seen.append(out.requires_grad)
-    )
-    model(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
-    assert seen == [False]
+    block = sum(p.numel() for p in model.backbone.blocks[0].parameters())
+    lines = explain_parameters(model)
+    assert f"block 0-3      0 of {block:,} parameters train (0.0%)" in lines
+    assert f"block 4-5      {block:,} of {block:,} parameters train (100.0%)" in lines
 
 
-def test_unknown_modes_are_refused() -> None:
-    with pytest.raises(InputError, match="adapt.mode: unknown mode 'last-0'; known modes: full, heads"):
-        AdaptConfig(mode="last-0")
+def test_dropout_of_adapters_is_for_training_only() -> None:
+    model = make_model()
+    apply_adaptation(model, AdaptConfig(mode="lora", lora=LoraSettings(dropout=0.5)))
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name:
+            nn.init.normal_(parameter)
+    model.eval()
+    assert torch.equal(model(IMAGE).mask_logits[-1], model(IMAGE).mask_logits[-1])
+    model.train()
+    assert not torch.equal(model(IMAGE).mask_logits[-1], model(IMAGE).mask_logits[-1])
+
+
+@pytest.mark.parametrize("mode", ["last-0", "last-N", "lora-8", ""])
+def test_unknown_modes_are_refused(mode: str) -> None:
+    with pytest.raises(InputError, match=f"adapt.mode: unknown mode '{mode}'; known modes: full, heads"):
+        AdaptConfig(mode=mode)
+
+
+def test_more_blocks_than_there_are_are_refused() -> None:
     with pytest.raises(InputError, match="adapt.mode: last-7 asks for 7 blocks, the model has 6"):
         apply_adaptation(make_model(), AdaptConfig(mode="last-7"))
+
+
+@pytest.mark.parametrize("thaw", [(0.5, 0.5), (-0.1, 0.5), (0.2, 1.1)])
+def test_an_impossible_thaw_is_refused(thaw: tuple[float, float]) -> None:
+    with pytest.raises(InputError, match=r"adapt.thaw: got .*; two shares, 0 <= first < second <= 1"):
+        AdaptConfig(mode="gradual", thaw=thaw)

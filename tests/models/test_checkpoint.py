@@ -23,7 +23,7 @@ CONFIG = ModelConfig(size="tiny", image_size=(32, 32), num_queries=3)
 
 def save(model: EoMT, folder: Path) -> Path:
     folder.mkdir(parents=True)
-    write_description(model.config, folder)
+    write_description(model, folder)
     save_file(model.state_dict(), folder / "model.safetensors")
     return folder
 

@@ -23,7 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from jobs.config_file import load_config, read_config
 from jobs.finetune import finetune
 from jobs.finetune_config import FinetuneConfig
-from models.checkpoint import list_checkpoints
+from models.checkpoint import list_checkpoints, load_model
 from shards.errors import InputError
 from shards.manifest import Manifest, ShardEntry, write_manifest
 from shards.schema import LABEL_ENCODING, VOID_ID
@@ -90,15 +90,17 @@ def test_a_run_leaves_everything_a_reader_needs(
     assert [point.step for point in events.Scalars("loss/total")] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("mode", ["full", "lora", "gradual"])
 def test_a_resumed_run_has_the_weights_of_one_never_stopped(
-    tmp_path: Path, scene_shards: str, cutout_shard: str
+    tmp_path: Path, scene_shards: str, cutout_shard: str, mode: str
 ) -> None:
-    finetune(make_config(tmp_path / "a", scene_shards, *with_paste(cutout_shard)))
+    options = [*with_paste(cutout_shard), "--adapt.mode", mode, "--adapt.lora.dropout", "0.2"]
+    finetune(make_config(tmp_path / "a", scene_shards, *options))
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     shutil.rmtree(tmp_path / "b" / "run" / "checkpoints" / "step-0000004")
     AcceleratorState._reset_state(reset_partial_state=True)
     torch.manual_seed(99)  # nothing may depend on what was drawn before
-    finetune(make_config(tmp_path / "b", scene_shards, *with_paste(cutout_shard)), resume=True)
+    finetune(make_config(tmp_path / "b", scene_shards, *options), resume=True)
     expected, actual = weights(tmp_path / "a", 4), weights(tmp_path / "b", 4)
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
     assert not torch.equal(weights(tmp_path / "a", 2)["queries.weight"], expected["queries.weight"])
@@ -123,6 +125,37 @@ def test_only_what_adapts_changes(tmp_path: Path, scene_shards: str) -> None:
     before, after = weights(tmp_path, 2), weights(tmp_path, 4)
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"class_head", "mask_head"}
+
+
+def test_blocks_stand_still_until_their_step(tmp_path: Path, scene_shards: str) -> None:
+    gradual = ("--adapt.mode", "gradual", "--adapt.thaw", "0.25", "0.75", "--schedule.backbone_warmup", "0")
+    finetune(make_config(tmp_path, scene_shards, *gradual, "--loop.save_every", "1"))
+    starts = {0: 3, 1: 2, 2: 2, 3: 1}  # 4 steps: evenly from step 1 (block 3) to step 3 (block 0)
+    for step in (1, 2, 3):
+        before, after = weights(tmp_path, step), weights(tmp_path, step + 1)
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        for block, start in starts.items():
+            name = f"backbone.blocks.{block}.mlp.fc1.weight"
+            assert (name in changed) is (start <= step), (step, block)
+        assert ("backbone.pos_embed" in changed) is (starts[0] <= step)
+        assert "queries.weight" in changed
+
+
+def test_a_lora_run_is_evaluated_and_continued_from_as_a_plain_model(
+    tmp_path: Path, scene_shards: str
+) -> None:
+    finetune(make_config(tmp_path, scene_shards, "--adapt.mode", "lora", "--adapt.lora.alpha", "3"))
+    plain = load_model(tmp_path / "run").state_dict()
+    raw = weights(tmp_path, 4)
+    layer = "backbone.blocks.2.attn.proj"
+    up, down = raw[f"{layer}.lora_B.default.weight"], raw[f"{layer}.lora_A.default.weight"]
+    expected = raw[f"{layer}.base_layer.weight"] + 3 / 8 * up @ down
+    torch.testing.assert_close(plain[f"{layer}.weight"], expected, atol=1e-6, rtol=0)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    further = ("--name", "further", "--model.weights", str(tmp_path / "run"), "--adapt.mode", "heads")
+    finetune(make_config(tmp_path, scene_shards, *further))
+    again = load_model(tmp_path / "further").state_dict()
+    assert torch.equal(again[f"{layer}.weight"], plain[f"{layer}.weight"])
 
 
 def test_a_run_asked_to_stop_saves_and_leaves(

@@ -33,6 +33,13 @@ def test_every_trainable_parameter_is_in_one_group() -> None:
     assert set(grouped) == {id(p) for p in model.parameters() if p.requires_grad}
 
 
+def test_adapters_have_a_group_of_their_own() -> None:
+    model = make_model()
+    apply_adaptation(model, AdaptConfig(mode="lora"))
+    groups = {g["name"]: g["lr"] for g in group_parameters(model, OptimConfig(lr=1.0, layer_decay=0.5))}
+    assert groups == {"lora": 1.0, "heads": 1.0}
+
+
 def test_a_model_that_is_frozen_whole_is_refused() -> None:
     model = make_model().requires_grad_(False)
     with pytest.raises(InputError, match="adapt.mode: nothing trains"):

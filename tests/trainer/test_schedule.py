@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from models.adapt import Thaw
 from shards.errors import InputError
 from trainer.randomness import sample_generators
 from trainer.schedule import ScheduleConfig, build_lr_schedule, draw_released, lr_factor, obey_probability
@@ -31,6 +32,27 @@ def test_learning_rates_follow_the_two_stages() -> None:
     assert heads[55] == pytest.approx((1 - 45 / 90) ** 0.9)
     assert backbone[65] == pytest.approx(0.5 * (1 - 35 / 70) ** 0.9)
     assert lr_factor(100, 100, 10, 30, 0.9) == 0.0
+
+
+def test_a_block_that_thaws_late_warms_up_late() -> None:
+    names = ("heads", "backbone.norm", "backbone.embed", "backbone.blocks.00", "backbone.blocks.01", "lora")
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "name": name} for name in names]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    config = ScheduleConfig(head_warmup=0.0, backbone_warmup=0.1)
+    schedule = build_lr_schedule(optimizer, config, total_steps=100, thaw=Thaw((60, 20)))
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(100):
+        for group in optimizer.param_groups:
+            rates[group["name"]].append(group["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates["lora"] == rates["heads"]
+    assert rates["backbone.norm"][5] == pytest.approx(0.5)
+    assert rates["backbone.blocks.01"][:21] == [0.0] * 21
+    assert rates["backbone.blocks.01"][25] == pytest.approx(0.5)
+    assert rates["backbone.blocks.00"][:61] == [0.0] * 61
+    assert rates["backbone.embed"] == rates["backbone.blocks.00"]
+    assert rates["backbone.blocks.00"][70] == pytest.approx(1.0)
 
 
 def test_annealing_has_the_published_steps_for_eomt_large() -> None:

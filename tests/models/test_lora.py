@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from models.checkpoint import load_model
+from models.description import write_description
+from models.eomt import EoMT, ModelConfig
+from models.formats import read_checkpoint
+from models.lora import add_adapters, merge_weights, merged
+from models.lora_settings import LoraSettings
+from shards.errors import InputError
+
+CONFIG = ModelConfig(size="tiny", image_size=(32, 32), num_queries=3)
+IMAGE = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+EVERYTHING = LoraSettings(targets=("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"), rank=4, alpha=6.0)
+
+
+def adapted(settings: LoraSettings = EVERYTHING) -> EoMT:
+    """A model whose adapters change something."""
+    torch.manual_seed(0)
+    model = EoMT(CONFIG).eval()
+    add_adapters(model, settings)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(std=0.1)
+    return model.eval()
+
+
+@torch.no_grad()
+def predict(model: EoMT) -> torch.Tensor:
+    return model(IMAGE).mask_logits[-1]
+
+
+def test_an_adapter_changes_nothing_before_its_first_step() -> None:
+    torch.manual_seed(0)
+    model = EoMT(CONFIG).eval()
+    before = predict(model)
+    add_adapters(model, EVERYTHING)
+    torch.testing.assert_close(predict(model), before, atol=1e-5, rtol=0)  # layouts differ, sums too
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                assert not parameter.any()
+
+
+def test_an_adapted_layer_is_the_published_formula() -> None:
+    model = adapted()
+    layer = model.backbone.blocks[3].attn.qkv
+    x = torch.randn(5, 128, dtype=torch.float64)
+    weights = {name: value.double() for name, value in layer.state_dict().items()}
+    down, up = weights["lora_A.default.weight"], weights["lora_B.default.weight"]
+    expected = x @ weights["base_layer.weight"].T + weights["base_layer.bias"] + 6 / 4 * (x @ down.T @ up.T)
+    torch.testing.assert_close(layer(x.float()).double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_merged_weights_predict_the_same_and_leave_no_trace() -> None:
+    model = adapted()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    apart = predict(model)
+    with merged(model):
+        together = predict(model)
+    assert (apart - predict(EoMT(CONFIG).eval())).abs().max() > 1e-3
+    torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-5)  # sums in another order
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert torch.equal(predict(model), apart)
+
+
+def test_weights_come_back_even_if_the_evaluation_fails() -> None:
+    model = adapted()
+    before = model.backbone.blocks[0].attn.qkv.base_layer.weight.clone()
+    with pytest.raises(RuntimeError), merged(model):
+        raise RuntimeError
+    assert torch.equal(model.backbone.blocks[0].attn.qkv.base_layer.weight, before)
+
+
+def test_a_saved_adapted_model_is_read_as_a_plain_one(tmp_path: Path) -> None:
+    model = adapted()
+    write_description(model, tmp_path)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    loaded = load_model(tmp_path)
+    assert loaded.state_dict().keys() == EoMT(CONFIG).state_dict().keys()
+    torch.testing.assert_close(predict(loaded), predict(model), atol=1e-5, rtol=1e-5)
+    assert "LoRA of rank 4, alpha 6, merged" in read_checkpoint(tmp_path).notes
+
+
+def test_strength_is_read_from_the_checkpoint(tmp_path: Path) -> None:
+    predictions = []
+    for alpha in (1.0, 6.0):
+        settings = LoraSettings(rank=4, alpha=alpha)
+        model = adapted(settings)
+        folder = tmp_path / str(alpha)
+        folder.mkdir()
+        write_description(model, folder)
+        save_file(model.state_dict(), folder / "model.safetensors")
+        predictions.append(predict(load_model(folder)))
+        torch.testing.assert_close(predictions[-1], predict(model), atol=1e-5, rtol=1e-5)
+    assert (predictions[0] - predictions[1]).abs().max() > 1e-3
+
+
+def test_adapters_without_their_description_are_refused(tmp_path: Path) -> None:
+    save_file(adapted().state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(
+        InputError, match=r"model.safetensors: LoRA adapters without the model.json that says"
+    ):
+        load_model(tmp_path)
+
+
+def test_half_an_adapter_is_refused() -> None:
+    state = adapted().state_dict()
+    layer = "backbone.blocks.0.attn.qkv"
+    for gone, what in ((f"{layer}.base_layer.weight", "base"), (f"{layer}.lora_B.default.weight", "B")):
+        partial = {name: value for name, value in state.items() if name != gone}
+        with pytest.raises(InputError, match=f"file: a LoRA adapter without its {what}: {layer}"):
+            merge_weights(partial, 1.0, "file")
+
+
+def test_only_the_last_blocks_get_adapters() -> None:
+    model = adapted(LoraSettings(last_blocks=2))
+    blocks = {int(name.split(".")[2]) for name in model.state_dict() if ".lora_A." in name}
+    assert blocks == {4, 5}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"targets": ("qkv",)}, "adapt.lora.targets: unknown layer 'qkv'; known: attn.qkv, attn.proj"),
+        ({"targets": ()}, "adapt.lora.targets: at least one of attn.qkv"),
+        ({"targets": ("attn.qkv", "attn.qkv")}, "adapt.lora.targets: at least one of attn.qkv"),
+        ({"rank": 0}, "adapt.lora.rank must be at least 1, got 0"),
+        ({"alpha": 0.0}, "adapt.lora.alpha must be above 0, got 0"),
+        ({"dropout": 1.0}, r"adapt.lora.dropout must be in \[0, 1\), got 1"),
+        ({"last_blocks": -1}, "adapt.lora.last_blocks must be 0 .all. or more, got -1"),
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        LoraSettings(**settings)
+
+
+def test_adapters_in_more_blocks_than_there_are_are_refused() -> None:
+    with pytest.raises(InputError, match="adapt.lora.last_blocks: 7 blocks were asked for, the model has 6"):
+        add_adapters(EoMT(CONFIG), LoraSettings(last_blocks=7))
