@@ -22,7 +22,7 @@ from eval.run import Subject, evaluate_miou, evaluate_test_set
 from eval.scores import SCORES, require_scores
 from jobs.command_line import parse_options, run_program
 from jobs.segmenter import make_segment
-from models.checkpoint import CHECKPOINTS_FOLDER, find_checkpoint, load_model
+from models.checkpoint import CHECKPOINTS_FOLDER, find_checkpoint, load_segmenter
 from shards.errors import InputError
 from shards.reader import ShardReader, decode_scenes, open_shards
 from shards.staging import require_free, staged_folder
@@ -36,7 +36,8 @@ class EvaluateOptions:
     """Score a checkpoint on the anomaly test sets that are present."""
 
     checkpoint: Path
-    """A checkpoint folder, or a run folder, whose newest checkpoint is taken."""
+    """A run folder, whose newest checkpoint is taken; a checkpoint folder; or weights of another origin: a file
+    of tue-mps/eomt, a Hugging Face folder of EoMT, an ERFNet `.pth` (`jobs.doctor checkpoint` tells)."""
     datasets: Path
     """Folder that holds the test sets (RoadAnomaly21, RoadObsticle21, FS_LostFound_full, fs_static,
     RoadAnomaly), each with images/ and labels_masks/."""
@@ -99,7 +100,7 @@ def evaluate(options: EvaluateOptions) -> list[Record]:
     for test_set in test_sets:
         check_masks(test_set)
     reader = open_shards([str(options.cityscapes)], "val") if options.cityscapes else None
-    segmenter = load_segmenter(checkpoint, device, options.precision)
+    segmenter = wrap_checkpoint(checkpoint, device, options.precision)
     with staged_folder(options.out) as folder:
         miou = _miou(segmenter, reader, options) if reader else None
         subject = Subject(model=model_name(options, checkpoint), checkpoint=str(checkpoint), miou=miou)
@@ -164,13 +165,13 @@ def _miou(segmenter: Segmenter, reader: ShardReader, options: EvaluateOptions) -
     return result.miou
 
 
-def load_segmenter(checkpoint: Path, device: torch.device, precision: Precision) -> Segmenter:
-    """Load a checkpoint folder onto the device.
+def wrap_checkpoint(checkpoint: Path, device: torch.device, precision: Precision) -> Segmenter:
+    """Load the network of a checkpoint onto the device.
 
     Raises:
         InputError: the checkpoint is missing or broken.
     """
-    model = load_model(checkpoint).to(device)
+    model = load_segmenter(checkpoint).to(device)
     logger.info("%s on %s", checkpoint, device)
     return Segmenter(make_segment(model, device, precision), model.image_size)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from models.backbone import load_backbone_weights, resize_positions
 from models.description import DESCRIPTION_NAME
 from models.eomt import DEFAULT_IMAGE_SIZE, EoMT, ModelConfig
+from models.erfnet import ERFNet, load_erfnet
 from models.formats import KIND_NAMES, Checkpoint, differing_fields, find_weight_file, read_checkpoint
 from models.weights import LoadReport, is_under, load_strictly
 from shards.errors import InputError
@@ -62,6 +63,19 @@ def find_checkpoint(path: Path) -> Path:
     return path
 
 
+def load_segmenter(path: Path) -> EoMT | ERFNet:
+    """Rebuild whatever network `path` holds, in evaluation mode.
+
+    Args:
+        path: as for `load_model`, or an ERFNet `.pth`.
+
+    Raises:
+        InputError: as for `load_model`.
+    """
+    checkpoint = read_checkpoint(find_checkpoint(path))
+    return load_erfnet(checkpoint) if checkpoint.kind == "erfnet" else _build(checkpoint)
+
+
 def load_model(path: Path) -> EoMT:
     """Rebuild an EoMT in evaluation mode from whatever holds one.
 
@@ -73,12 +87,7 @@ def load_model(path: Path) -> EoMT:
         InputError: nothing is there, a file is truncated, it is no EoMT, or weights are missing, left over or
             misshapen.
     """
-    checkpoint = read_checkpoint(find_checkpoint(path))
-    if checkpoint.config is None:
-        raise InputError(f"{checkpoint.path}: {KIND_NAMES[checkpoint.kind]}, no EoMT")
-    model = EoMT(checkpoint.config)
-    load_strictly(model, checkpoint.weights, str(checkpoint.path))
-    return model.eval()
+    return _build(read_checkpoint(find_checkpoint(path)))
 
 
 def initialise_model(
@@ -165,6 +174,14 @@ def explain_report(report: LoadReport) -> list[str]:
         parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in report.skipped))
         lines.append(f"keep their initial values: {parts}")
     return lines
+
+
+def _build(checkpoint: Checkpoint) -> EoMT:
+    if checkpoint.config is None:
+        raise InputError(f"{checkpoint.path}: {KIND_NAMES[checkpoint.kind]}, no EoMT")
+    model = EoMT(checkpoint.config)
+    load_strictly(model, checkpoint.weights, str(checkpoint.path))
+    return model.eval()
 
 
 def _fill_backbone(model: EoMT, checkpoint: Checkpoint, skip: Sequence[str], where: str) -> LoadReport:

@@ -12,6 +12,7 @@ from torch import Tensor
 from models.backbone import build_backbone, find_size, load_backbone_weights
 from models.checkpoint import find_checkpoint
 from models.eomt import EoMT
+from models.erfnet import erfnet_for, with_batch_counters
 from models.formats import Checkpoint, read_checkpoint
 from models.huggingface import count_blocks
 from models.weights import LoadReport, compare_weights, list_parts
@@ -86,6 +87,8 @@ def try_loading(checkpoint: Checkpoint) -> LoadReport:
     """
     if checkpoint.kind == "backbone":
         return _try_backbone(checkpoint)
+    if checkpoint.kind == "erfnet":
+        return _try_erfnet(checkpoint)
     assert checkpoint.config is not None
     with torch.device("meta"):  # names and shapes are all that is needed
         model = EoMT(checkpoint.config)
@@ -110,6 +113,11 @@ def _try_backbone(checkpoint: Checkpoint) -> LoadReport:
         return load_backbone_weights(backbone, weights, where)
     except InputError:
         return compare_weights(backbone, weights)
+
+
+def _try_erfnet(checkpoint: Checkpoint) -> LoadReport:
+    model = erfnet_for(checkpoint.weights, str(checkpoint.path))
+    return compare_weights(model, with_batch_counters(model, checkpoint.weights))
 
 
 def _part(name: str) -> str:

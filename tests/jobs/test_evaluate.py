@@ -15,8 +15,10 @@ from safetensors.torch import save_file
 from eval.report import parse_json
 from jobs import evaluate as program
 from jobs.evaluate import EvaluateOptions, choose_device, evaluate, main, model_name
+from jobs.segmenter import make_segment
 from models.description import write_description
 from models.eomt import EoMT, ModelConfig
+from models.erfnet import ERFNet
 from models.formats import WEIGHTS_NAME
 from shards.errors import InputError
 from shards.manifest import MANIFEST_VERSION, Manifest, ShardEntry, write_manifest
@@ -112,6 +114,26 @@ def test_the_command_line_prints_the_table(tmp_path, capsys):
     assert not list(options.out.glob("*.png"))
 
 
+def test_the_baseline_goes_through_the_same_evaluation(tmp_path, monkeypatch):
+    monkeypatch.setattr("models.erfnet.IMAGE_SIZE", (32, 64))
+    torch.manual_seed(0)
+    network = ERFNet(20)
+    torch.save(
+        {f"module.{name}": value for name, value in network.state_dict().items()}, tmp_path / "erfnet.pth"
+    )
+    records = evaluate(options_for(tmp_path, checkpoint=tmp_path / "erfnet.pth"))
+    assert {record.score for record in records} == {"MSP", "MaxLogit", "MaxEntropy", "RbA"}
+    assert all(record.ap is not None and 0 < record.ap < 1 for record in records)
+
+
+def test_the_void_channel_takes_no_part(tmp_path):
+    torch.manual_seed(0)
+    network = ERFNet(20).eval()
+    window = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
+    evidence = make_segment(network, "cpu")(window)
+    assert torch.equal(evidence, network(window)[:, :19])
+
+
 def test_a_failure_on_the_way_leaves_nothing(tmp_path, monkeypatch):
     options = options_for(tmp_path)
     monkeypatch.setitem(program.RENDERINGS, "results.tex", lambda records: 1 / 0)
@@ -123,7 +145,7 @@ def test_a_failure_on_the_way_leaves_nothing(tmp_path, monkeypatch):
 def test_a_broken_mask_is_found_before_the_model_is_loaded(tmp_path, monkeypatch):
     options = options_for(tmp_path)
     (options.datasets / "RoadAnomaly/labels_masks/1.png").write_bytes(encode(np.full((40, 64), 7, np.uint8)))
-    monkeypatch.delattr(program, "load_model")
+    monkeypatch.delattr(program, "load_segmenter")
     with pytest.raises(InputError, match=r"1.png: label value 7; allowed in RoadAnomaly: 0, 2"):
         evaluate(options)
 
