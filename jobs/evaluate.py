@@ -36,8 +36,8 @@ class EvaluateOptions:
     """Score a checkpoint on the anomaly test sets that are present."""
 
     checkpoint: Path
-    """A run folder, whose newest checkpoint is taken; a checkpoint folder; or weights of another origin: a file
-    of tue-mps/eomt, a Hugging Face folder of EoMT, an ERFNet `.pth` (`jobs.doctor checkpoint` tells)."""
+    """A run folder, whose newest checkpoint is taken; a checkpoint folder; or weights of another origin: a
+    file of tue-mps/eomt, a Hugging Face folder of EoMT, an ERFNet `.pth` (`jobs.doctor checkpoint` tells)."""
     datasets: Path
     """Folder that holds the test sets (RoadAnomaly21, RoadObsticle21, FS_LostFound_full, fs_static,
     RoadAnomaly), each with images/ and labels_masks/."""

@@ -15,6 +15,7 @@ from models.description import DESCRIPTION_NAME
 from models.eomt import DEFAULT_IMAGE_SIZE, EoMT, ModelConfig
 from models.erfnet import ERFNet, load_erfnet
 from models.formats import KIND_NAMES, Checkpoint, differing_fields, find_weight_file, read_checkpoint
+from models.heads import IsoMaxHead
 from models.weights import LoadReport, is_under, load_strictly
 from shards.errors import InputError
 
@@ -96,7 +97,8 @@ def initialise_model(
     """Build the EoMT that a fine-tuning starts from, with the weights that `config.weights` names.
 
     What the configuration leaves out comes from the weights; where both speak they must agree, except that
-    another image size resamples the position embedding, and that what `init.skip` names may differ.
+    another image size resamples the position embedding, that an isomax head starts from a linear one, and
+    that what `init.skip` names may differ.
 
     Args:
         image_size: height and width of the model where neither the configuration nor an EoMT's weights say.
@@ -131,9 +133,11 @@ def complete_config(config: ModelConfig, checkpoint: Checkpoint, skip: Sequence[
     completed = config.completed(checkpoint.config)
     if checkpoint.config is None:
         return completed
-    free = {"image_size", "num_blocks"}  # resampled; in no weight
+    free = {"image_size", "num_blocks", "entropic_scale"}  # resampled; in no weight; in no weight
+    if (completed.class_head, checkpoint.config.class_head) == ("isomax", "linear"):
+        free.add("class_head")  # see `IsoMaxHead.start_from`
     free |= {"num_queries"} if is_under("queries.weight", skip) else set()
-    free |= {"num_classes"} if is_under("class_head.weight", skip) else set()
+    free |= {"num_classes", "class_head"} if is_under("class_head.weight", skip) else set()
     differing = {k: v for k, v in differing_fields(completed, checkpoint.config).items() if k not in free}
     if differing:
         said = ", ".join(
@@ -164,6 +168,13 @@ def fill_model(model: EoMT, checkpoint: Checkpoint, skip: Sequence[str] = ()) ->
         return _fill_backbone(model, checkpoint, skip, where)
     assert checkpoint.config is not None
     weights, resized = _fit_positions(checkpoint.weights, checkpoint.config, model.config)
+    if (
+        isinstance(model.class_head, IsoMaxHead)
+        and checkpoint.config.class_head == "linear"
+        and not is_under("class_head.weight", skip)
+    ):
+        skip = (*skip, "class_head")
+        logger.info("weights: %s", model.class_head.start_from(weights["class_head.weight"]))
     return replace(load_strictly(model, weights, where, skip), resized=resized)
 
 

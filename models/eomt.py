@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,7 @@ from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 
 from models.backbone import SIZES, build_backbone
+from models.heads import IsoMaxHead
 from models.lora_settings import LoraSettings
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES
@@ -40,6 +41,7 @@ DEFAULT_SIZE = "base"
 DEFAULT_IMAGE_SIZE = (1024, 1024)
 DEFAULT_PATCH_SIZE = 16
 DEFAULT_NUM_QUERIES = 100
+DEFAULT_ENTROPIC_SCALE = 10.0
 
 
 class Prediction(NamedTuple):
@@ -47,7 +49,9 @@ class Prediction(NamedTuple):
 
     mask_logits: tuple[Float[Tensor, "B Q h w"], ...]
     class_logits: tuple[Float[Tensor, "B Q C1"], ...]
-    """C1 is C + 1: the last column is "no object"."""
+    """C1 is C + 1: the last column is "no object". Ready for softmax, whatever the class head."""
+    class_distances: tuple[Float[Tensor, "B Q C1"], ...] | None = None
+    """Distance to each prototype, in [0, 2 · distance scale]; with class head isomax only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,11 @@ class ModelConfig:
     base, 4 large, 5 giant)."""
     num_classes: int = 0
     """Classes without "no object". 0: as the weights; 19 without any."""
+    class_head: Literal["", "linear", "isomax"] = ""
+    """linear, or isomax (distances to prototypes, for loss isomax_plus). Empty: as the weights; linear
+    without any. With linear weights, isomax starts from the directions of their rows."""
+    entropic_scale: float = 0.0
+    """What isomax multiplies its distances by before softmax. 0: as the weights; 10 without any."""
     weights: str = ""
     """Where to start from: a run or checkpoint folder of this suite, a file of tue-mps/eomt, a Hugging Face
     folder, or a DINOv2 backbone file (`jobs.doctor checkpoint` says what a file is). Empty: random
@@ -84,6 +93,10 @@ class ModelConfig:
         if given and any(side <= 0 or side % patch_size for side in self.image_size):
             raise InputError(
                 f"model.image_size: {height}x{width} is not divisible by model.patch_size {patch_size}"
+            )
+        if self.entropic_scale < 0:
+            raise InputError(
+                f"model.entropic_scale must be above 0, or 0 to follow the weights, got {self.entropic_scale}"
             )
         for name in ("num_queries", "num_classes", "num_blocks"):
             if getattr(self, name) < 0:
@@ -103,8 +116,18 @@ class ModelConfig:
             num_queries=self.num_queries or (found.num_queries if found else DEFAULT_NUM_QUERIES),
             num_blocks=self.num_blocks or (found.num_blocks if found else SIZES[size].num_joint_blocks),
             num_classes=self.num_classes or (found.num_classes if found else NUM_CLASSES),
+            class_head=self.class_head or (found.class_head if found else "linear"),
+            entropic_scale=self.entropic_scale or (found.entropic_scale if found else DEFAULT_ENTROPIC_SCALE),
             weights=self.weights,
         )
+
+
+class _Depth(NamedTuple):
+    """One depth's share of a `Prediction`."""
+
+    masks: Tensor
+    classes: Tensor
+    distances: Tensor | None
 
 
 class EoMT(nn.Module):
@@ -136,7 +159,11 @@ class EoMT(nn.Module):
             )
         width = self.backbone.embed_dim
         self.queries = nn.Embedding(config.num_queries, width)
-        self.class_head = nn.Linear(width, config.num_classes + 1)
+        self.class_head: nn.Linear | IsoMaxHead = (
+            IsoMaxHead(width, config.num_classes + 1, config.entropic_scale)
+            if config.class_head == "isomax"
+            else nn.Linear(width, config.num_classes + 1)
+        )
         self.mask_head = nn.Sequential(
             nn.Linear(width, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
         )
@@ -178,17 +205,18 @@ class EoMT(nn.Module):
         queries = self.queries.weight.to(x.dtype).expand(len(x), -1, -1)
         x = torch.cat((queries, x), dim=1)  # (B, T, D)
 
-        mask_logits, class_logits = [], []
+        predictions: list[_Depth] = []
         for depth, block in enumerate(self.backbone.blocks[first_joint:]):
             may_look = None
             if released is not None:
-                masks, classes = self._predict(x)
-                mask_logits.append(masks)
-                class_logits.append(classes)
-                may_look = self._may_look(masks, released[depth])
+                predictions.append(self._predict(x))
+                may_look = self._may_look(predictions[-1].masks, released[depth])
             x = _apply_block(block, x, may_look)
-        masks, classes = self._predict(x)
-        return Prediction((*mask_logits, masks), (*class_logits, classes))
+        predictions.append(self._predict(x))
+        distances = tuple(p.distances for p in predictions if p.distances is not None)
+        return Prediction(
+            tuple(p.masks for p in predictions), tuple(p.classes for p in predictions), distances or None
+        )
 
     def _run_trunk(self, image: Tensor, num_frozen: int) -> Tensor:
         """Embed the image and run the blocks that stand still at this step."""
@@ -209,14 +237,17 @@ class EoMT(nn.Module):
         x = (image.float() / 255 - self.pixel_mean) / self.pixel_std
         return self.backbone.norm_pre(self.backbone._pos_embed(self.backbone.patch_embed(x)))
 
-    def _predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _predict(self, x: Tensor) -> _Depth:
         x = self.backbone.norm(x)
         queries = x[:, : self.num_queries]  # (B, Q, D)
         patches = x[:, self.num_queries + self.backbone.num_prefix_tokens :]  # (B, P, D)
         grid = patches.transpose(1, 2).unflatten(2, self.backbone.patch_embed.grid_size)
         pixels = self.upscale(grid)  # (B, D, h, w)
         masks = torch.einsum("bqd,bdhw->bqhw", self.mask_head(queries), pixels)
-        return masks, self.class_head(queries)
+        if isinstance(self.class_head, IsoMaxHead):
+            distances = self.class_head.distances(queries)
+            return _Depth(masks, self.class_head.to_logits(distances), distances)
+        return _Depth(masks, self.class_head(queries), None)
 
     def _may_look(self, mask_logits: Tensor, released: Tensor) -> Tensor:
         """Say which tokens each query may attend to: (B, 1, Q, T), shared by the heads.

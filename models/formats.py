@@ -123,7 +123,8 @@ def read_config_off(weights: Mapping[str, Tensor], where: Path, *, num_blocks: i
     """Tell sizes from the shapes of an EoMT's weights (our names).
 
     The image size is the position grid times the patch size; the grid is taken to be square, as in every
-    published checkpoint, because the weights do not say.
+    published checkpoint, because the weights do not say; nor do they say an entropic scale, which is taken to
+    be the published 10.
 
     Args:
         num_blocks: joint blocks, which no shape tells; 0 takes the size's own.
@@ -131,7 +132,9 @@ def read_config_off(weights: Mapping[str, Tensor], where: Path, *, num_blocks: i
     Raises:
         InputError: a weight that tells a size is missing, or no known size has these shapes.
     """
-    needed = ("queries.weight", "class_head.weight", "backbone.patch_embed.proj.weight", "backbone.pos_embed")
+    isomax = "class_head.prototypes" in weights
+    head = "class_head.prototypes" if isomax else "class_head.weight"
+    needed = ("queries.weight", head, "backbone.patch_embed.proj.weight", "backbone.pos_embed")
     missing = [name for name in needed if name not in weights]
     if missing:
         raise InputError(f"{where}: an EoMT without {', '.join(missing)}; its sizes cannot be read")
@@ -148,7 +151,8 @@ def read_config_off(weights: Mapping[str, Tensor], where: Path, *, num_blocks: i
         patch_size=patch_size,
         num_queries=num_queries,
         num_blocks=num_blocks,
-        num_classes=weights["class_head.weight"].shape[0] - 1,
+        num_classes=weights[head].shape[0] - 1,
+        class_head="isomax" if isomax else "linear",
     ).completed()
 
 

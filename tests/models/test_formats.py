@@ -116,8 +116,11 @@ def test_a_hugging_face_folder_gives_the_same_prediction(
 ) -> None:
     reference.save_pretrained(tmp_path / "eomt")
     model = load_model(tmp_path / "eomt")
-    assert model.config == ModelConfig(
-        size="small", image_size=(64, 64), patch_size=16, num_queries=6, num_blocks=4, num_classes=9
+    assert (
+        model.config
+        == ModelConfig(
+            size="small", image_size=(64, 64), patch_size=16, num_queries=6, num_blocks=4, num_classes=9
+        ).completed()
     )
     image = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
@@ -131,8 +134,11 @@ def test_hugging_face_weights_without_their_configuration_still_tell_their_sizes
     tmp_path: Path, reference: EomtForUniversalSegmentation
 ) -> None:
     torch.save(reference.state_dict(), tmp_path / "pytorch_model.bin")
-    assert load_model(tmp_path).config == ModelConfig(
-        size="small", image_size=(64, 64), patch_size=16, num_queries=6, num_blocks=4, num_classes=9
+    assert (
+        load_model(tmp_path).config
+        == ModelConfig(
+            size="small", image_size=(64, 64), patch_size=16, num_queries=6, num_blocks=4, num_classes=9
+        ).completed()
     )
 
 
