@@ -27,16 +27,18 @@ class BackboneSize:
     """Numbers per token."""
     depth: int
     """Blocks."""
+    num_heads: int
+    """Attention heads."""
     num_joint_blocks: int
     """Blocks that see queries and patches together, as EoMT's released models have it."""
 
 
 SIZES: dict[str, BackboneSize] = {
-    "tiny": BackboneSize("", 128, 6, 2),
-    "small": BackboneSize("vit_small_patch14_reg4_dinov2", 384, 12, 3),
-    "base": BackboneSize("vit_base_patch14_reg4_dinov2", 768, 12, 3),
-    "large": BackboneSize("vit_large_patch14_reg4_dinov2", 1024, 24, 4),
-    "giant": BackboneSize("vit_giant_patch14_reg4_dinov2", 1536, 40, 5),
+    "tiny": BackboneSize("", 128, 6, 4, 2),
+    "small": BackboneSize("vit_small_patch14_reg4_dinov2", 384, 12, 6, 3),
+    "base": BackboneSize("vit_base_patch14_reg4_dinov2", 768, 12, 12, 3),
+    "large": BackboneSize("vit_large_patch14_reg4_dinov2", 1024, 24, 16, 4),
+    "giant": BackboneSize("vit_giant_patch14_reg4_dinov2", 1536, 40, 24, 5),
 }
 TINY: dict[str, Any] = {"embed_dim": 128, "depth": 6, "num_heads": 4, "reg_tokens": 4, "no_embed_class": True}
 

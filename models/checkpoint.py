@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from models.adapter_folder import is_adapter_folder, read_adapter
 from models.backbone import load_backbone_weights, resize_positions
 from models.description import DESCRIPTION_NAME
 from models.eomt import DEFAULT_IMAGE_SIZE, EoMT, ModelConfig
@@ -49,7 +50,7 @@ def find_checkpoint(path: Path) -> Path:
     """
     if not path.exists():
         raise InputError(f"checkpoint {path}: no such file or folder")
-    if path.is_file() or (path / DESCRIPTION_NAME).is_file():
+    if path.is_file() or (path / DESCRIPTION_NAME).is_file() or is_adapter_folder(path):
         return path
     inside = [*list_checkpoints(path / CHECKPOINTS_FOLDER), *list_checkpoints(path)]
     if inside:
@@ -64,6 +65,16 @@ def find_checkpoint(path: Path) -> Path:
     return path
 
 
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Read the weights that `path` stands for: those of a run, an adapter with its base, or any other kind.
+
+    Raises:
+        InputError: nothing is there, or it is no weights of a known kind.
+    """
+    found = find_checkpoint(path)
+    return read_adapter(found) if is_adapter_folder(found) else read_checkpoint(found)
+
+
 def load_segmenter(path: Path) -> EoMT | ERFNet:
     """Rebuild whatever network `path` holds, in evaluation mode.
 
@@ -73,7 +84,7 @@ def load_segmenter(path: Path) -> EoMT | ERFNet:
     Raises:
         InputError: as for `load_model`.
     """
-    checkpoint = read_checkpoint(find_checkpoint(path))
+    checkpoint = open_checkpoint(path)
     return load_erfnet(checkpoint) if checkpoint.kind == "erfnet" else _build(checkpoint)
 
 
@@ -88,7 +99,7 @@ def load_model(path: Path) -> EoMT:
         InputError: nothing is there, a file is truncated, it is no EoMT, or weights are missing, left over or
             misshapen.
     """
-    return _build(read_checkpoint(find_checkpoint(path)))
+    return _build(open_checkpoint(path))
 
 
 def initialise_model(
@@ -111,7 +122,7 @@ def initialise_model(
         if skip:
             raise InputError("init.skip: model.weights is empty, there is nothing to skip")
         return EoMT(config if any(config.image_size) else replace(config, image_size=image_size))
-    checkpoint = read_checkpoint(find_checkpoint(Path(config.weights)))
+    checkpoint = open_checkpoint(Path(config.weights))
     if checkpoint.config is None and not any(config.image_size):
         config = replace(config, image_size=image_size)
     model = EoMT(complete_config(config, checkpoint, skip))

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from models.backbone import build_backbone, find_size, load_backbone_weights
-from models.checkpoint import find_checkpoint
+from models.checkpoint import open_checkpoint
 from models.eomt import EoMT
 from models.erfnet import erfnet_for, with_batch_counters
-from models.formats import Checkpoint, read_checkpoint
+from models.formats import Checkpoint
 from models.huggingface import count_blocks
 from models.weights import LoadReport, compare_weights, list_parts
 from shards.errors import InputError
@@ -66,7 +66,7 @@ def diagnose(path: Path) -> Diagnosis:
     Raises:
         InputError: nothing is there, or it is no weight file of a known kind.
     """
-    checkpoint = read_checkpoint(find_checkpoint(path))
+    checkpoint = open_checkpoint(path)
     weights = checkpoint.weights
     return Diagnosis(
         checkpoint=checkpoint,

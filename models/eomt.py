@@ -202,7 +202,7 @@ class EoMT(nn.Module):
         x = self._run_trunk(image, num_frozen)
         for block in self.backbone.blocks[num_frozen:first_joint]:
             x = block(x)
-        queries = self.queries.weight.to(x.dtype).expand(len(x), -1, -1)
+        queries = self.queries.weight.to(x.dtype).expand(x.shape[0], -1, -1)
         x = torch.cat((queries, x), dim=1)  # (B, T, D)
 
         predictions: list[_Depth] = []

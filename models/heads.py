@@ -46,7 +46,7 @@ class IsoMaxHead(nn.Module):
         with torch.autocast(queries.device.type, enabled=False):
             features = F.normalize(queries.float(), dim=-1, eps=NORM_FLOOR)
             prototypes = F.normalize(self.prototypes.float(), dim=-1, eps=NORM_FLOOR).expand(
-                len(features), -1, -1
+                features.shape[0], -1, -1
             )
             # by differences: 2 − 2 cos loses what is left of a small distance
             distance = torch.cdist(features, prototypes, compute_mode="donot_use_mm_for_euclid_dist")

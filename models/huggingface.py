@@ -1,4 +1,4 @@
-"""Weight names of Hugging Face's EoMT, to and from ours.
+"""Weight names and settings of Hugging Face's EoMT, to and from ours.
 
 The two hold the same numbers, but query, key and value stand in one matrix with us (timm) and in three
 with transformers, and the position embedding has a batch dimension with us.
@@ -8,10 +8,14 @@ Source: `transformers/models/eomt/modeling_eomt.py`, transformers 5.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from models.backbone import SIZES
+from models.eomt import IMAGENET_MEAN, IMAGENET_STD, ModelConfig
 
 OUTSIDE_BLOCKS = {
     "backbone.cls_token": "embeddings.cls_token",
@@ -56,6 +60,52 @@ IN_UPSCALE = {
     "norm.bias": "layernorm2d.bias",
 }
 QKV = ("attention.q_proj", "attention.k_proj", "attention.v_proj")
+
+
+def huggingface_config(config: ModelConfig, class_names: Sequence[str]) -> dict[str, Any]:
+    """Return what stands in `config.json`.
+
+    Args:
+        config: completed; class head linear.
+        class_names: by train id.
+    """
+    size = SIZES[config.size]
+    height, width = config.image_size
+    return {
+        "architectures": ["EomtForUniversalSegmentation"],
+        "model_type": "eomt",
+        "hidden_size": size.width,
+        "num_hidden_layers": size.depth,
+        "num_attention_heads": size.num_heads,
+        "use_swiglu_ffn": config.size == "giant",
+        "mlp_ratio": 4,
+        "image_size": height if height == width else [height, width],
+        "patch_size": config.patch_size,
+        "num_blocks": config.num_blocks,
+        "num_queries": config.num_queries,
+        "num_register_tokens": 4,
+        "num_upscale_blocks": max(1, config.patch_size.bit_length() - 3),
+        "id2label": {str(i): name for i, name in enumerate(class_names)},
+        "label2id": {name: i for i, name in enumerate(class_names)},
+    }
+
+
+def huggingface_preprocessor(config: ModelConfig) -> dict[str, Any]:
+    """Return what stands in `preprocessor_config.json`: sliding windows, as for semantic segmentation."""
+    return {
+        "image_processor_type": "EomtImageProcessor",
+        "do_resize": True,
+        "do_split_image": True,
+        "do_pad": False,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(IMAGENET_MEAN),
+        "image_std": list(IMAGENET_STD),
+        "resample": 2,
+        "size": {"shortest_edge": config.image_size[0], "longest_edge": None},
+        "ignore_index": 255,
+    }
 
 
 def to_huggingface(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

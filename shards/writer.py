@@ -133,7 +133,7 @@ def _write_shard(plan: ShardPlan, folder: Path, after_sample: Callable[[], objec
 
 
 def _write_in_processes(
-    plans: Sequence[ShardPlan], folder: Path, workers: int, bar: tqdm[object]
+    plans: Sequence[ShardPlan], folder: Path, workers: int, bar: tqdm
 ) -> tuple[ShardEntry, ...]:
     # Workers are spawned: a fork of a process with threads (torch, tqdm) may deadlock.
     context = multiprocessing.get_context("spawn")

@@ -1,0 +1,124 @@
+"""Turn a checkpoint into what other programs read.
+
+python -m jobs.export --checkpoint RUN --to huggingface --out FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from safetensors.torch import save_file
+
+from eval.scores import require_scores
+from jobs.command_line import parse_options, run_program
+from jobs.onnx_scorer import write_onnx
+from models.adapter_folder import write_adapter
+from models.checkpoint import find_checkpoint, load_model, load_segmenter, open_checkpoint
+from models.description import METADATA_KEY, describe, read_description
+from models.eomt import EoMT
+from models.huggingface import huggingface_config, huggingface_preprocessor, to_huggingface
+from shards.errors import InputError
+from shards.schema import CITYSCAPES_CLASSES
+from shards.staging import staged_folder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Turn a checkpoint into what other programs read."""
+
+    checkpoint: Path
+    """A run or checkpoint folder, or weights of another origin (`jobs.doctor checkpoint` tells)."""
+    to: Literal["safetensors", "adapter", "huggingface", "onnx"]
+    """safetensors: model.safetensors, adapters merged, which this suite reads without anything beside it;
+    adapter: what a LoRA run changed, in peft's layout; huggingface: the folder that transformers loads;
+    onnx: model.onnx, windows of pixels to evidence and one anomaly score."""
+    out: Path
+    """New or empty folder."""
+    score: str = "MSP"
+    """For onnx: which anomaly score."""
+    base: Path | None = None
+    """For adapter: what the run started from; by default what its model.weights says."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Export one checkpoint from the command line and say what was written."""
+    options: ExportOptions = parse_options(ExportOptions, arguments, program="jobs.export")
+    require_scores((options.score,), "--score")
+    if options.base is not None and options.to != "adapter":
+        raise InputError(f"--base: only --to adapter has a base; --to is {options.to}")
+    checkpoint = find_checkpoint(options.checkpoint)
+    with staged_folder(options.out) as folder:
+        told = {
+            "safetensors": _export_safetensors,
+            "adapter": _export_adapter,
+            "huggingface": _export_huggingface,
+            "onnx": _export_onnx,
+        }[options.to](checkpoint, options, folder)
+    print(f"{options.out}: {told}")
+
+
+def _export_safetensors(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
+    model = load_model(checkpoint)
+    save_file(model.state_dict(), folder / "model.safetensors", metadata=_metadata(model))
+    return f"model.safetensors, {_millions(model)}"
+
+
+def _export_adapter(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
+    named = options.base or Path(read_description(checkpoint).config.weights)
+    if named == Path():
+        raise InputError(f"--to adapter: {checkpoint} did not start from weights; --base names its base")
+    count = write_adapter(folder, checkpoint, open_checkpoint(named))
+    return f"LoRA adapter of {count:,} numbers over {named}"
+
+
+def _export_huggingface(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
+    model = load_model(checkpoint)
+    if model.config.class_head != "linear":
+        raise InputError(
+            f"--to huggingface: transformers' EoMT has a linear class head; {checkpoint} has "
+            f"{model.config.class_head}"
+        )
+    if model.config.num_classes != len(CITYSCAPES_CLASSES):
+        raise InputError(
+            f"--to huggingface: {checkpoint} has {model.config.num_classes} classes, whose names are "
+            f"unknown; the {len(CITYSCAPES_CLASSES)} of Cityscapes are needed"
+        )
+    names = [entry.name for entry in CITYSCAPES_CLASSES]
+    for name, content in (
+        ("config.json", huggingface_config(model.config, names)),
+        ("preprocessor_config.json", huggingface_preprocessor(model.config)),
+    ):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    state = to_huggingface(model.state_dict())
+    state["attn_mask_probs"] = model.queries.weight.new_zeros(model.num_blocks)  # inference never masks
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    return f"Hugging Face EoMT, {_millions(model)}"
+
+
+def _export_onnx(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
+    model = load_segmenter(checkpoint)
+    difference = write_onnx(model, options.score, folder / "model.onnx")
+    height, width = model.image_size
+    return (
+        f"model.onnx, windows of {height}x{width} to evidence and {options.score}; "
+        f"onnxruntime differs from torch by {difference:.1e} at most"
+    )
+
+
+def _metadata(model: EoMT) -> dict[str, str]:
+    return {"format": "pt", METADATA_KEY: describe(model.config)}
+
+
+def _millions(model: EoMT) -> str:
+    return f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,204 @@
+"""What is exported is read by whom it is for, and answers the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import peft
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import AutoImageProcessor, EomtForUniversalSegmentation
+
+from eval.scores import SCORES, pixel_evidence
+from jobs.export import main
+from models.adapt import AdaptConfig, apply_adaptation
+from models.checkpoint import initialise_model, load_model, open_checkpoint
+from models.description import write_description
+from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT, ModelConfig
+from models.erfnet import ERFNet
+from models.lora_settings import LoraSettings
+from shards.errors import InputError
+
+IMAGE = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def save(model: EoMT, folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    write_description(model, folder)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    return folder
+
+
+def make_model(**changes: object) -> EoMT:
+    torch.manual_seed(0)
+    settings = {"size": "tiny", "image_size": (32, 48), "num_queries": 5, "num_blocks": 3, **changes}
+    return EoMT(ModelConfig(**settings)).eval()  # type: ignore[arg-type]
+
+
+def finetune_with_lora(base: Path, folder: Path, **changes: object) -> Path:
+    """Change adapters, queries and heads of a model that starts from `base`."""
+    model = initialise_model(ModelConfig(weights=str(base), **changes))  # type: ignore[arg-type]
+    apply_adaptation(model, AdaptConfig(mode="lora", lora=LoraSettings(rank=2, alpha=3.0)))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return save(model, folder)
+
+
+def export(checkpoint: Path, to: str, out: Path, *extra: str) -> Path:
+    main(["--checkpoint", str(checkpoint), "--to", to, "--out", str(out), *extra])
+    return out
+
+
+@torch.no_grad()
+def masks(model: EoMT, image: torch.Tensor = IMAGE) -> torch.Tensor:
+    return model.eval()(image).mask_logits[-1]
+
+
+def test_one_merged_file_needs_nothing_beside_it(tmp_path: Path) -> None:
+    run = finetune_with_lora(save(make_model(), tmp_path / "base"), tmp_path / "run")
+    out = export(run, "safetensors", tmp_path / "out")
+    assert [path.name for path in out.iterdir()] == ["model.safetensors"]
+    alone = tmp_path / "renamed.safetensors"
+    (out / "model.safetensors").rename(alone)
+    loaded = load_model(alone)
+    assert (loaded.config.image_size, loaded.config.num_blocks) == ((32, 48), 3)
+    assert torch.equal(masks(loaded), masks(load_model(run)))
+
+
+def test_an_adapter_over_its_base_is_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = save(make_model(), tmp_path / "base")
+    run = finetune_with_lora(base, tmp_path / "run", image_size=(32, 32))  # positions are resampled
+    out = export(run, "adapter", tmp_path / "out")
+    assert "LoRA adapter of" in capsys.readouterr().out
+    whole, alone = load_model(run).state_dict(), load_model(out).state_dict()
+    assert all(torch.equal(alone[name], value) for name, value in whole.items())
+    saved = sum(p.stat().st_size for p in out.iterdir())
+    assert saved < 0.3 * (run / "model.safetensors").stat().st_size
+
+
+def test_peft_reads_the_adapter(tmp_path: Path) -> None:
+    base = save(make_model(), tmp_path / "base")
+    run = finetune_with_lora(base, tmp_path / "run")
+    out = export(run, "adapter", tmp_path / "out")
+    adapted = peft.PeftModel.from_pretrained(load_model(base), str(out)).eval()
+    # not merged there: two products where we have one, so float32 rounds elsewhere
+    torch.testing.assert_close(masks(adapted), masks(load_model(run)), atol=1e-4, rtol=0)
+
+
+def test_an_adapter_without_its_base_is_refused(tmp_path: Path) -> None:
+    base = save(make_model(), tmp_path / "base")
+    out = export(finetune_with_lora(base, tmp_path / "run"), "adapter", tmp_path / "out")
+    other = make_model(num_classes=19)
+    with torch.no_grad():
+        other.backbone.pos_embed.add_(1)
+    save_file(other.state_dict(), base / "model.safetensors")
+    with pytest.raises(InputError, match="the LoRA adapter was trained on another base than"):
+        load_model(out)
+    base.rename(tmp_path / "moved")
+    with pytest.raises(InputError, match=r"a LoRA adapter without its base; .* which is not there"):
+        load_model(out)
+
+
+def test_an_adapter_is_not_cut_from_another_base(tmp_path: Path) -> None:
+    base = save(make_model(), tmp_path / "base")
+    run = finetune_with_lora(base, tmp_path / "run")
+    other = make_model()
+    with torch.no_grad():
+        other.backbone.norm.bias.add_(1)
+    another = save(other, tmp_path / "other")
+    with pytest.raises(
+        InputError, match=r"was not trained on .*: 1 frozen weights differ, such as backbone.norm"
+    ):
+        export(run, "adapter", tmp_path / "out", "--base", str(another))
+    with pytest.raises(InputError, match="holds no LoRA adapter; the run's adapt.mode was another one"):
+        export(base, "adapter", tmp_path / "out", "--base", str(another))
+    assert not (tmp_path / "out").exists()
+
+
+def test_transformers_reads_the_folder_and_predicts_the_same(tmp_path: Path) -> None:
+    model = make_model(size="tiny", image_size=(64, 64))
+    out = export(save(model, tmp_path / "run"), "huggingface", tmp_path / "out")
+    theirs, report = EomtForUniversalSegmentation.from_pretrained(out, output_loading_info=True)
+    assert not report["missing_keys"] - {"criterion.empty_weight"}
+    assert not report["unexpected_keys"]
+    image = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    with torch.no_grad():
+        expected, ours = theirs.eval()((image / 255 - mean) / std), model(image)
+    torch.testing.assert_close(ours.mask_logits[-1], expected.masks_queries_logits, atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours.class_logits[-1], expected.class_queries_logits, atol=1e-4, rtol=0)
+    assert theirs.config.id2label[13] == "car"
+    assert all(torch.equal(v, model.state_dict()[n]) for n, v in load_model(out).state_dict().items())
+
+
+def test_transformers_reads_the_preprocessing(tmp_path: Path) -> None:
+    out = export(save(make_model(image_size=(64, 64)), tmp_path / "run"), "huggingface", tmp_path / "out")
+    processor = AutoImageProcessor.from_pretrained(out)
+    frame = np.random.default_rng(0).integers(0, 256, (64, 128, 3), dtype=np.uint8)
+    pixels = processor(frame, return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (2, 3, 64, 64)  # two windows of a frame twice as wide
+    mean, std = (np.array(v, dtype=np.float32) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    expected = ((frame[:, :64] / 255 - mean) / std).transpose(2, 0, 1)
+    np.testing.assert_allclose(pixels[0].numpy(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{}, {"class_head": "isomax"}], ids=["linear", "isomax"])
+def test_onnxruntime_answers_as_torch_does(tmp_path: Path, settings: dict) -> None:
+    model = make_model(**settings)
+    out = export(save(model, tmp_path / "run"), "onnx", tmp_path / "out", "--score", "RbA")
+    session = onnxruntime.InferenceSession(str(out / "model.onnx"))
+    for images in (IMAGE, IMAGE[:1], torch.cat((IMAGE, IMAGE))):  # the batch is free
+        evidence, score = session.run(None, {"image": images.numpy()})
+        with torch.no_grad():
+            prediction = model(images)
+            expected = pixel_evidence(prediction.mask_logits[-1], prediction.class_logits[-1], (32, 48))
+        np.testing.assert_allclose(evidence, expected.numpy(), atol=1e-5)
+        np.testing.assert_allclose(score, SCORES["RbA"](expected).numpy(), atol=1e-5)
+
+
+def test_the_baseline_is_exported_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.erfnet.IMAGE_SIZE", (16, 32))
+    torch.manual_seed(0)
+    torch.save(ERFNet(20).state_dict(), tmp_path / "erfnet.pth")
+    out = export(tmp_path / "erfnet.pth", "onnx", tmp_path / "out")
+    session = onnxruntime.InferenceSession(str(out / "model.onnx"))
+    evidence, _ = session.run(None, {"image": IMAGE[:, :, :16, :32].numpy()})
+    assert evidence.shape == (2, 19, 16, 32)
+
+
+def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
+    isomax = save(make_model(class_head="isomax"), tmp_path / "isomax")
+    with pytest.raises(InputError, match=r"transformers' EoMT has a linear class head; .* has isomax"):
+        export(isomax, "huggingface", tmp_path / "out")
+    with pytest.raises(InputError, match=r"has 7 classes, whose names are unknown; the 19 of Cityscapes"):
+        export(save(make_model(num_classes=7), tmp_path / "seven"), "huggingface", tmp_path / "out")
+    with pytest.raises(InputError, match="--base: only --to adapter has a base; --to is onnx"):
+        export(isomax, "onnx", tmp_path / "out", "--base", str(isomax))
+    with pytest.raises(
+        InputError, match="--to adapter: .* did not start from weights; --base names its base"
+    ):
+        export(isomax, "adapter", tmp_path / "out")
+    with pytest.raises(InputError, match="--score: unknown score 'msp'; known scores: MSP"):
+        export(isomax, "onnx", tmp_path / "out", "--score", "msp")
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    run = save(make_model(), tmp_path / "run")
+    with pytest.raises(InputError, match="already holds files"):
+        export(run, "safetensors", run)
+
+
+def test_a_foreign_adapter_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "x"}))
+    save_file({"base_model.model.a.lora_A.weight": torch.ones(1, 1)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(
+        InputError, match="a LoRA adapter that this suite did not write; its model is unknown"
+    ):
+        open_checkpoint(tmp_path)
