@@ -88,6 +88,7 @@ def _translate_cdist(first: Any, second: Any, p: float, _compute_mode: int | Non
     from onnxscript import opset18
 
     assert p == 2.0
-    last, before, outer = (opset18.Constant(value_ints=[axis]) for axis in (-1, -2, -3))
+    axes: list[Any] = [opset18.Constant(value_ints=[axis]) for axis in (-1, -2, -3)]
+    last, before, outer = axes
     differences = opset18.Sub(opset18.Unsqueeze(first, before), opset18.Unsqueeze(second, outer))
     return opset18.ReduceL2(differences, last, keepdims=0)
