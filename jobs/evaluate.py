@@ -26,7 +26,7 @@ from models.checkpoint import CHECKPOINTS_FOLDER, find_checkpoint, load_segmente
 from shards.errors import InputError
 from shards.reader import ShardReader, decode_scenes, open_shards
 from shards.staging import require_free, staged_folder
-from trainer.runtime import Precision
+from trainer.runtime import compile_model
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,8 @@ class EvaluateOptions:
     """Model's name in the tables; empty takes the run's folder name."""
     precision: Literal["float32", "bf16"] = "float32"
     """Of the network; scores are computed in float32 either way."""
+    compile: bool = False
+    """Run the network through torch.compile: the same results to rounding; minutes more at the start."""
     limit: int | None = None
     """Take the first frames of each set only, for a quick look."""
     windows_at_once: int = 4
@@ -100,7 +102,7 @@ def evaluate(options: EvaluateOptions) -> list[Record]:
     for test_set in test_sets:
         check_masks(test_set)
     reader = open_shards([str(options.cityscapes)], "val") if options.cityscapes else None
-    segmenter = wrap_checkpoint(checkpoint, device, options.precision)
+    segmenter = wrap_checkpoint(checkpoint, device, options)
     with staged_folder(options.out) as folder:
         miou = _miou(segmenter, reader, options) if reader else None
         subject = Subject(model=model_name(options, checkpoint), checkpoint=str(checkpoint), miou=miou)
@@ -165,15 +167,17 @@ def _miou(segmenter: Segmenter, reader: ShardReader, options: EvaluateOptions) -
     return result.miou
 
 
-def wrap_checkpoint(checkpoint: Path, device: torch.device, precision: Precision) -> Segmenter:
+def wrap_checkpoint(checkpoint: Path, device: torch.device, options: EvaluateOptions) -> Segmenter:
     """Load the network of a checkpoint onto the device.
 
     Raises:
-        InputError: the checkpoint is missing or broken.
+        InputError: the checkpoint is missing or broken, or this platform cannot compile.
     """
     model = load_segmenter(checkpoint).to(device)
+    if options.compile:
+        compile_model(model, device, "--compile")
     logger.info("%s on %s", checkpoint, device)
-    return Segmenter(make_segment(model, device, precision), model.image_size)
+    return Segmenter(make_segment(model, device, options.precision), model.image_size)
 
 
 def choose_device(name: str) -> torch.device:

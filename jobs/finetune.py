@@ -35,7 +35,7 @@ from trainer.loop import Run, TrainState, train
 from trainer.losses import build_loss
 from trainer.optim import build_optimizer
 from trainer.randomness import seed_everything
-from trainer.runtime import StopSignal, log_file, make_accelerator
+from trainer.runtime import StopSignal, compile_model, log_file, make_accelerator
 from trainer.schedule import build_lr_schedule
 from trainer.tracking import start_tracking
 
@@ -118,6 +118,8 @@ def _build_run(
     thaw = plan_thaw(config.adapt, model, config.loop.steps)
     lr_schedule = build_lr_schedule(optimizer, config.schedule, config.loop.steps, thaw)
     state = TrainState()
+    if config.loop.compile:
+        compile_model(model, accelerator.device, "loop.compile")
     prepared, optimizer = accelerator.prepare(model, optimizer)  # neither the stream nor the schedule
     accelerator.register_for_checkpointing(lr_schedule, state)
     if checkpoint is not None:

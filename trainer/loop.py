@@ -39,6 +39,8 @@ class LoopConfig:
     """Micro-batches per step and process; the global batch is data.batch_size * grad_accum * processes."""
     precision: Precision = "float32"
     """float32, or autocast to bf16 or fp16 (fp16 with loss scaling, GPU only)."""
+    compile: bool = False
+    """Run the model through torch.compile: the same results to rounding; minutes more at the start."""
     max_grad_norm: float = 0.01
     """Gradients are clipped to this norm, as EoMT does; 0 switches clipping off."""
     log_every: int = 20

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
+from torch import nn
 
 from shards.errors import InputError
 
@@ -52,6 +53,26 @@ def make_accelerator(precision: Precision, run_folder: Path) -> Accelerator:
             f"other; on CPU, use torchrun, or `ACCELERATE_USE_CPU=true accelerate launch --multi_gpu`"
         )
     return accelerator
+
+
+def compile_model(model: nn.Module, device: torch.device, setting: str) -> None:
+    """Let `torch.compile` replace the model's forward pass, in place: the names of its weights stay.
+
+    Results stay the same to rounding. The first step, and the first of each new shape, takes minutes for a
+    large model.
+
+    Args:
+        setting: name of the option, for the message.
+
+    Raises:
+        InputError: this platform cannot compile, for lack of a C++ compiler or Triton most likely.
+    """
+    try:  # on something small: where it fails, the reader should not have waited for the model
+        torch.compile(torch.square)(torch.ones(2, device=device))
+    except Exception as error:  # each backend raises its own
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{setting}: torch.compile does not work on this platform: {reason}") from None
+    model.compile()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import EomtConfig, EomtForUniversalSegmentation
 
-from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT, ModelConfig
+from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT, ModelConfig, _apply_block
 from shards.errors import InputError
 
 CONFIG = ModelConfig(size="tiny", image_size=(64, 64), num_queries=7)
@@ -93,6 +93,20 @@ def test_masked_attention_changes_the_prediction_and_release_undoes_it(image: to
         released = model(image, torch.ones(2, 2, 7, dtype=torch.bool)).mask_logits[-1]
     assert (free - masked).abs().max() > 1e-3
     torch.testing.assert_close(free, released, atol=1e-5, rtol=1e-5)
+
+
+def test_split_attention_equals_a_dense_mask() -> None:
+    """Queries with a mask and all others without, against one call whose mask has a row for every token."""
+    torch.manual_seed(0)
+    block = EoMT(CONFIG).backbone.blocks[-1]
+    tokens = torch.randn(2, 28, 128, dtype=torch.float64)  # 7 queries, 5 prefix tokens, 16 patches
+    block.double()
+    may_look = torch.rand(2, 1, 7, 28) > 0.5
+    may_look[..., :12] = True
+    dense = torch.cat((may_look, may_look.new_ones(2, 1, 21, 28)), dim=2)
+    expected = tokens + block.ls1(block.attn(block.norm1(tokens), attn_mask=dense))
+    expected = expected + block.ls2(block.mlp(block.norm2(expected)))
+    torch.testing.assert_close(_apply_block(block, tokens, may_look), expected, atol=1e-12, rtol=0)
 
 
 def test_one_prediction_per_joint_block_and_a_final_one(image: torch.Tensor) -> None:

@@ -8,6 +8,8 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from jobs.config_file import load_config, read_config
+from jobs.config_file import load_config, read_config, write_config
 from jobs.finetune import finetune
 from jobs.finetune_config import FinetuneConfig
 from models.checkpoint import list_checkpoints, load_model
@@ -117,6 +119,45 @@ def test_accumulated_micro_batches_equal_one_batch(
     expected, actual = weights(tmp_path / "a", 4), weights(tmp_path / "b", 4)
     for name in expected:
         torch.testing.assert_close(actual[name], expected[name], atol=1e-5, rtol=0, msg=name)
+
+
+COMPILED = """
+import sys, torch
+from jobs.finetune import main
+compile_with = torch.compile
+torch.compile = lambda function: compile_with(function, backend="aot_eager")
+main(sys.argv[1:])
+"""
+"""The default backend would compile C++ for a minute; this one traces the same graph."""
+
+
+@pytest.mark.slow
+def test_a_compiled_run_learns_what_an_eager_one_does(tmp_path: Path, scene_shards: str) -> None:
+    """To rounding. In a process of its own: the shape checks that run in tests do not compile."""
+    config = make_config(tmp_path / "a", scene_shards)
+    finetune(config)
+    config = dataclasses.replace(config, out=str(tmp_path / "b"))
+    write_config(
+        dataclasses.replace(config, loop=dataclasses.replace(config.loop, compile=True)), tmp_path / "c"
+    )
+    command = [sys.executable, "-c", COMPILED, str(tmp_path / "c")]
+    subprocess.run(command, cwd=Path(__file__).parents[2], check=True, timeout=300)
+    expected, actual = weights(tmp_path / "a", 4), weights(tmp_path / "b", 4)
+    assert expected.keys() == actual.keys()
+    for name in expected:
+        torch.testing.assert_close(actual[name], expected[name], atol=1e-5, rtol=0, msg=name)
+
+
+def test_a_platform_that_cannot_compile_says_so(
+    tmp_path: Path, scene_shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_function: object) -> object:
+        raise RuntimeError("no C++ compiler\nfound")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    message = "loop.compile: torch.compile does not work on this platform: no C.. compiler found"
+    with pytest.raises(InputError, match=message):
+        finetune(make_config(tmp_path, scene_shards, "--loop.compile", "True"))
 
 
 def test_only_what_adapts_changes(tmp_path: Path, scene_shards: str) -> None:
