@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from eval.scores import require_scores
 from jobs.command_line import parse_options, run_program
 from jobs.onnx_scorer import write_onnx
+from jobs.segmenter import require_readable
 from models.adapter_folder import write_adapter
 from models.checkpoint import find_checkpoint, load_model, load_segmenter, open_checkpoint
 from models.description import METADATA_KEY, describe, read_description
@@ -104,6 +105,7 @@ def _export_huggingface(checkpoint: Path, options: ExportOptions, folder: Path) 
 
 def _export_onnx(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
     model = load_segmenter(checkpoint)
+    require_readable(model, (options.score,), f"--score: {checkpoint}")
     difference = write_onnx(model, options.score, folder / "model.onnx")
     height, width = model.image_size
     return (

@@ -21,7 +21,15 @@ from shards.errors import InputError
 from trainer.losses.class_terms import ClassTerm, CrossEntropy, IsoMaxPlus, LogitNorm, LogitNormOptions
 from trainer.losses.mask_terms import MaskLoss, MaskOptions
 from trainer.losses.mixture import Mixture
-from trainer.losses.outlier_terms import OutlierTerm, RbaOptions, RbaTerm
+from trainer.losses.outlier_terms import (
+    EnergyOptions,
+    EnergyTerm,
+    Mask2AnomalyOptions,
+    Mask2AnomalyTerm,
+    OutlierTerm,
+    RbaOptions,
+    RbaTerm,
+)
 from trainer.losses.targets import StepTotals
 
 
@@ -52,6 +60,8 @@ class LossOptions:
     mask: MaskOptions = field(default_factory=MaskOptions)
     logit_norm: LogitNormOptions = field(default_factory=LogitNormOptions)
     rba: RbaOptions = field(default_factory=RbaOptions)
+    energy: EnergyOptions = field(default_factory=EnergyOptions)
+    mask2anomaly: Mask2AnomalyOptions = field(default_factory=Mask2AnomalyOptions)
 
 
 BASES: dict[str, Callable[[LossOptions, ClassTerm], MaskLoss]] = {
@@ -64,9 +74,14 @@ CLASS_TERMS: dict[str, Callable[[LossOptions], ClassTerm]] = {
 }
 OUTLIER_TERMS: dict[str, Callable[[LossOptions], OutlierTerm]] = {
     "rba": lambda options: RbaTerm(options.rba),
+    "energy": lambda options: EnergyTerm(options.energy),
+    "mask2anomaly": lambda options: Mask2AnomalyTerm(options.mask2anomaly),
 }
-DEFAULT_WEIGHTS: dict[str, float] = {"mask": 5.0, "dice": 5.0, "class": 2.0, "rba": 1.0}
-"""As published: EoMT's, and RbA's."""
+DEFAULT_WEIGHTS: dict[str, float] = {
+    **{"mask": 5.0, "dice": 5.0, "class": 2.0},
+    **{"rba": 1.0, "energy": 0.1, "mask2anomaly": 1.0},
+}
+"""As published: EoMT's, and those of each outlier term's source."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +93,8 @@ class LossConfig:
     classification: str = "cross_entropy"
     """cross_entropy, logit_norm, or isomax_plus (which needs model.class_head isomax)."""
     outlier: tuple[str, ...] = ()
-    """Outlier terms, any number of: rba. They need pasted outliers (paste.probability above 0)."""
+    """Outlier terms, any number of: rba, energy, mask2anomaly. They need pasted outliers (paste.probability
+    above 0)."""
     options: LossOptions = field(default_factory=LossOptions)
     """Options of the parts above; only of those that are used."""
     weights: dict[str, float] = field(default_factory=dict)

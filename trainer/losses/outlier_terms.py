@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from eval.scores import pixel_evidence, rba
+from eval.scores import QueryOutputs, mask_energy, max_logit, pixel_evidence, rba
 from models.eomt import Prediction
 from shards.batch import Batch
 from shards.errors import InputError
@@ -151,7 +151,7 @@ class RbaTerm(PixelTerm):
         self, mask_logits: Float[Tensor, "B Q h w"], class_logits: Float[Tensor, "B Q C1"]
     ) -> Float[Tensor, "B h w"]:
         """Return RbA."""
-        return rba(pixel_evidence(mask_logits, class_logits))
+        return rba(pixel_evidence(mask_logits, class_logits, num_classes=NUM_CLASSES))
 
     def inlier_penalty(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
         """Return the squared excess over `inlier_upper`."""
@@ -160,3 +160,97 @@ class RbaTerm(PixelTerm):
     def outlier_penalty(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
         """Return the squared lack below `outlier_lower`."""
         return F.relu(self.outlier_lower - score).square()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyOptions:
+    """Options of outlier term `energy`."""
+
+    inlier_upper: float = 0.15
+    """Inliers should have less energy: here, classes should claim exp(-0.15) = 0.86 of a pixel together."""
+    outlier_lower: float = 2.3
+    """Outliers should have more: no more than exp(-2.3) = 0.1 of a pixel should be claimed."""
+    layers: int = 0
+    """How many supervised depths, from the last, the term sums over; 0: all."""
+
+    def __post_init__(self) -> None:
+        require_layers(self.layers, "energy")
+
+
+class EnergyTerm(PixelTerm):
+    """A squared hinge on the free energy, as PEBAL's energy loss, of the log-evidence:
+
+        E = −log Σ_c exp(log L[c]) = −log Σ_c L[c]  in [−log Q, ∞)
+
+    (`eval.scores.mask_energy`). PEBAL's −logsumexp reads logits. The evidence of a mask model is a sum of
+    probabilities, of which −logsumexp moves between −2.94 and −3.03; its logarithm takes the place of the
+    logit. penalty_in = max(0, E − inlier_upper)², penalty_out = max(0, outlier_lower − E)². Unlike RbA's, the
+    pull on an inlier that no query claims grows with its energy, and does not fade with the sigmoid.
+
+    Source: Tian et al., "Pixel-wise Energy-biased Abstention Learning", ECCV 2022,
+    https://github.com/tianyu0207/PEBAL (thresholds −12 and −6 on logits; weight 0.1). We differ: the energy
+    of log-evidence and thresholds to match; no abstention class, sparsity or smoothness terms.
+    """
+
+    def __init__(self, options: EnergyOptions) -> None:
+        super().__init__(options.layers)
+        self.inlier_upper, self.outlier_lower = options.inlier_upper, options.outlier_lower
+
+    def score(
+        self, mask_logits: Float[Tensor, "B Q h w"], class_logits: Float[Tensor, "B Q C1"]
+    ) -> Float[Tensor, "B h w"]:
+        """Return the energy."""
+        return mask_energy(QueryOutputs(mask_logits, class_logits, NUM_CLASSES))
+
+    def inlier_penalty(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
+        """Return the squared excess over `inlier_upper`."""
+        return F.relu(score - self.inlier_upper).square()
+
+    def outlier_penalty(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
+        """Return the squared lack below `outlier_lower`."""
+        return F.relu(self.outlier_lower - score).square()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mask2AnomalyOptions:
+    """Options of outlier term `mask2anomaly`."""
+
+    margin: float = 0.75
+    """Outliers should score above this, in (0, 1]; 0.75 is the paper's, 1.0 the code's."""
+    layers: int = 0
+    """How many supervised depths, from the last, the term sums over; 0: all."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.margin <= 1:
+            raise InputError(f"loss.options.mask2anomaly.margin must be in (0, 1], got {self.margin}")
+        require_layers(self.layers, "mask2anomaly")
+
+
+class Mask2AnomalyTerm(PixelTerm):
+    """Mask2Anomaly's contrastive margin on s = 1 − max_c L[c], about [0, 1]: 0 where one class is sure.
+
+    penalty_in = s², penalty_out = max(0, margin − s)². Where several queries repeat a class, L exceeds 1 and
+    the square holds inliers back from it.
+
+    Source: Rai et al., "Mask2Anomaly: Mask Transformer for Universal Open-set Segmentation", 2023,
+    https://github.com/shyam671/Mask2Anomaly-Unmasking-Anomalies-in-Road-Scene-Segmentation. We differ: the
+    code's inlier half squares −max L, which pulls the evidence of inliers to 0; s is what the paper writes.
+    """
+
+    def __init__(self, options: Mask2AnomalyOptions) -> None:
+        super().__init__(options.layers)
+        self.margin = options.margin
+
+    def score(
+        self, mask_logits: Float[Tensor, "B Q h w"], class_logits: Float[Tensor, "B Q C1"]
+    ) -> Float[Tensor, "B h w"]:
+        """Return 1 − max_c L[c]."""
+        return 1 + max_logit(pixel_evidence(mask_logits, class_logits, num_classes=NUM_CLASSES))
+
+    def inlier_penalty(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
+        """Return the squared score."""
+        return score.square()
+
+    def outlier_penalty(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
+        """Return the squared lack below the margin."""
+        return F.relu(self.margin - score).square()
