@@ -86,6 +86,8 @@ def _export_huggingface(checkpoint: Path, options: ExportOptions, folder: Path) 
             f"--to huggingface: transformers' EoMT has a linear class head; {checkpoint} has "
             f"{model.config.class_head}"
         )
+    if model.config.outlier_class == "trained":
+        raise InputError(f"--to huggingface: transformers' EoMT has no outlier class; {checkpoint} has one")
     if model.config.num_classes != len(CITYSCAPES_CLASSES):
         raise InputError(
             f"--to huggingface: {checkpoint} has {model.config.num_classes} classes, whose names are "

@@ -12,7 +12,7 @@ from shards.errors import InputError
 from shards.schema import NUM_CLASSES
 from shards.stream import StreamConfig
 from trainer.loop import LoopConfig
-from trainer.losses import LossConfig, build_loss
+from trainer.losses import OUTLIER_CLASS_TERM, LossConfig, build_loss
 from trainer.optim import OptimConfig
 from trainer.schedule import ScheduleConfig
 from trainer.tracking import TrackingConfig
@@ -77,6 +77,7 @@ class FinetuneConfig:
                 f"paste.probability, or leave loss.outlier empty"
             )
         self._check_class_head()
+        self._check_outlier_class()
         if any(self.model.image_size) and self.data.crop != self.model.image_size:
             raise InputError(
                 f"data.crop {list(self.data.crop)} and model.image_size {list(self.model.image_size)} "
@@ -93,4 +94,12 @@ class FinetuneConfig:
             raise InputError(
                 f"loss.classification: {self.loss.classification} needs model.class_head {needed}, "
                 f"not {has}; with {has} take {fitting}"
+            )
+
+    def _check_outlier_class(self) -> None:
+        """Check that the model has the class that loss term uno teaches."""
+        has = self.model.outlier_class or ("" if self.model.weights else "none")  # "": the weights will tell
+        if OUTLIER_CLASS_TERM in self.loss.outlier and has == "none":
+            raise InputError(
+                f"loss.outlier: {OUTLIER_CLASS_TERM} needs model.outlier_class trained, not none"
             )

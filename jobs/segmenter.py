@@ -33,6 +33,8 @@ def require_readable(model: EoMT | ERFNet, scores: Sequence[str], where: str) ->
         has.add("queries")
         if isinstance(model.class_head, IsoMaxHead):
             has.add("class distances")
+        if model.config.outlier_class == "trained":
+            has.add("an outlier class")
     for name in scores:
         if name in QUERY_SCORES and QUERY_SCORES[name].needs not in has:
             raise InputError(

@@ -64,8 +64,8 @@ class LossOptions:
     mask2anomaly: Mask2AnomalyOptions = field(default_factory=Mask2AnomalyOptions)
 
 
-BASES: dict[str, Callable[[LossOptions, ClassTerm], MaskLoss]] = {
-    "mask": lambda options, class_term: MaskLoss(options.mask, class_term),
+BASES: dict[str, Callable[[LossOptions, ClassTerm, bool], MaskLoss]] = {
+    "mask": lambda options, class_term, outlier_class: MaskLoss(options.mask, class_term, outlier_class),
 }
 CLASS_TERMS: dict[str, Callable[[LossOptions], ClassTerm]] = {
     "cross_entropy": lambda options: CrossEntropy(),
@@ -77,6 +77,8 @@ OUTLIER_TERMS: dict[str, Callable[[LossOptions], OutlierTerm]] = {
     "energy": lambda options: EnergyTerm(options.energy),
     "mask2anomaly": lambda options: Mask2AnomalyTerm(options.mask2anomaly),
 }
+OUTLIER_CLASS_TERM = "uno"
+"""The outlier term without a scalar of its own: outliers are segments of one more class in the base's."""
 DEFAULT_WEIGHTS: dict[str, float] = {
     **{"mask": 5.0, "dice": 5.0, "class": 2.0},
     **{"rba": 1.0, "energy": 0.1, "mask2anomaly": 1.0},
@@ -93,8 +95,9 @@ class LossConfig:
     classification: str = "cross_entropy"
     """cross_entropy, logit_norm, or isomax_plus (which needs model.class_head isomax)."""
     outlier: tuple[str, ...] = ()
-    """Outlier terms, any number of: rba, energy, mask2anomaly. They need pasted outliers (paste.probability
-    above 0)."""
+    """Outlier terms, any number of: rba, energy, mask2anomaly; and uno, which makes outliers a class of the
+    base objective (with model.outlier_class trained) and has no weight. All need pasted outliers
+    (paste.probability above 0)."""
     options: LossOptions = field(default_factory=LossOptions)
     """Options of the parts above; only of those that are used."""
     weights: dict[str, float] = field(default_factory=dict)
@@ -106,7 +109,7 @@ class LossConfig:
         for setting, known, given in (
             ("name", BASES, (self.name,)),
             ("classification", CLASS_TERMS, (self.classification,)),
-            ("outlier", OUTLIER_TERMS, self.outlier),
+            ("outlier", (*OUTLIER_TERMS, OUTLIER_CLASS_TERM), self.outlier),
         ):
             for name in given:
                 if name not in known:
@@ -149,8 +152,9 @@ class LossConfig:
 def build_loss(config: LossConfig) -> Mixture:
     """Build the loss that a configuration names."""
     class_term = CLASS_TERMS[config.classification](config.options)
-    base = BASES[config.name](config.options, class_term)
-    return Mixture(base, {name: OUTLIER_TERMS[name](config.options) for name in config.outlier})
+    base = BASES[config.name](config.options, class_term, OUTLIER_CLASS_TERM in config.outlier)
+    scalars = [name for name in config.outlier if name != OUTLIER_CLASS_TERM]
+    return Mixture(base, {name: OUTLIER_TERMS[name](config.options) for name in scalars})
 
 
 def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

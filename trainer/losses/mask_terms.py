@@ -54,6 +54,8 @@ class MaskLoss:
 
     Args:
         class_term: what `class` is: the weighted mean of its losses of all queries.
+        outlier_class: whether outliers are segments like any other, of class `NUM_CLASSES` (UNO); otherwise
+            their pixels belong to no segment, and masks should leave them out.
 
     Source: Mask2Former, Cheng et al., CVPR 2022; weights and points as EoMT. We differ: normalisers are the
     totals of the whole step (see `StepTotals`), not of a micro-batch; masks are read off the label map.
@@ -61,24 +63,26 @@ class MaskLoss:
 
     terms: tuple[str, ...] = ("mask", "dice", "class")
 
-    def __init__(self, options: MaskOptions, class_term: ClassTerm) -> None:
+    def __init__(self, options: MaskOptions, class_term: ClassTerm, outlier_class: bool = False) -> None:
         self.num_points = options.num_points
         self.no_object_weight = options.no_object_weight
         self.costs = MatchCosts(mask=options.match_mask, dice=options.match_dice, class_=options.match_class)
         self.class_term = class_term
+        self.outlier_class = outlier_class
 
     def __call__(
         self, prediction: Prediction, batch: Batch, totals: StepTotals, generators: Sequence[torch.Generator]
     ) -> dict[str, Float[Tensor, ""]]:
         """Return this batch's share of the step's terms."""
-        segments = find_segments(batch.label)
+        segments = find_segments(batch.label, self.outlier_class)
+        num_masks = totals.masks + (totals.outlier_masks if self.outlier_class else 0)
         sums: dict[str, Tensor] = {}
         for masks, classes in zip(prediction.mask_logits, prediction.class_logits, strict=True):
             matching = match_queries(masks, classes, segments, self.costs, self.num_points, generators)
             with torch.autocast(masks.device.type, enabled=False):
                 bce, dice = self._mask_terms(masks, segments, matching, generators)
-                class_loss = self._class_loss(classes, segments, matching, totals)
-            divisor = max(totals.masks, 1.0)
+                class_loss = self._class_loss(classes, segments, matching, totals.images, num_masks)
+            divisor = max(num_masks, 1.0)
             for name, value in (("mask", bce / divisor), ("dice", dice / divisor), ("class", class_loss)):
                 sums[name] = sums[name] + value if name in sums else value
         return sums
@@ -112,7 +116,12 @@ class MaskLoss:
         return bce, dice.sum()
 
     def _class_loss(
-        self, class_logits: Tensor, segments: Segments, matching: Matching, totals: StepTotals
+        self,
+        class_logits: Tensor,
+        segments: Segments,
+        matching: Matching,
+        num_images: float,
+        num_masks: float,
     ) -> Tensor:
         """Weighted mean of all queries' losses; unmatched queries should say "no object"."""
         num_queries, no_object = class_logits.shape[1], class_logits.shape[2] - 1
@@ -121,8 +130,8 @@ class MaskLoss:
         weight = torch.ones(no_object + 1, device=class_logits.device)
         weight[no_object] = self.no_object_weight
         losses = self.class_term(class_logits.flatten(0, 1), target.flatten(), weight)
-        unmatched = max(totals.images * num_queries - totals.masks, 0.0)
-        return losses / max(totals.masks + self.no_object_weight * unmatched, 1.0)
+        unmatched = max(num_images * num_queries - num_masks, 0.0)
+        return losses / max(num_masks + self.no_object_weight * unmatched, 1.0)
 
 
 @torch.no_grad()

@@ -25,10 +25,11 @@ from trainer.losses import (
     build_loss,
     weighted_sum,
 )
-from trainer.losses.class_terms import LogitNormOptions
+from trainer.losses.class_terms import LogitNorm, LogitNormOptions
 from trainer.losses.mask_terms import MaskLoss, MaskOptions, _choose_points
-from trainer.losses.outlier_terms import RbaOptions, RbaTerm
-from trainer.losses.targets import StepTotals, count_totals
+from trainer.losses.matcher import MatchCosts, match_queries
+from trainer.losses.outlier_terms import RbaOptions
+from trainer.losses.targets import StepTotals, count_totals, find_segments, sample_membership
 from trainer.randomness import sample_generators
 
 Q, C = 6, 19
@@ -46,13 +47,20 @@ def make_batch(kind: str = "mixed", size: int = 4) -> Batch:
     return Batch(image, label, tuple(f"scene{i}" for i in range(size)))
 
 
-def make_prediction(size: int = 4, scale: float = 3.0, dtype: torch.dtype = torch.float32) -> Prediction:
+def make_prediction(
+    size: int = 4, scale: float = 3.0, dtype: torch.dtype = torch.float32, columns: int = C + 1
+) -> Prediction:
     generator = torch.Generator().manual_seed(6)
     masks = tuple((torch.randn(size, Q, 8, 8, generator=generator) * scale).to(dtype) for _ in range(2))
-    classes = tuple((torch.randn(size, Q, C + 1, generator=generator) * scale).to(dtype) for _ in range(2))
+    classes = tuple((torch.randn(size, Q, columns, generator=generator) * scale).to(dtype) for _ in range(2))
     for tensor in (*masks, *classes):
         tensor.requires_grad_()
     return Prediction(masks, classes)
+
+
+def columns_for(config: LossConfig) -> int:
+    """Count the class logits: classes, the outlier class if outliers are one, "no object"."""
+    return C + 1 + ("uno" in config.outlier)
 
 
 def cut(prediction: Prediction, batch: Batch, part: slice) -> tuple[Prediction, Batch]:
@@ -69,7 +77,7 @@ def make_config(*outlier: str, classification: str = "cross_entropy", **mask: fl
 MIXTURES = {
     f"{classification}+{'+'.join(outlier) or 'nothing'}": make_config(*outlier, classification=classification)
     for classification in CLASS_TERMS
-    for outlier in ((), *((name,) for name in OUTLIER_TERMS), tuple(OUTLIER_TERMS))
+    for outlier in ((), *((name,) for name in (*OUTLIER_TERMS, "uno")), (*OUTLIER_TERMS, "uno"))
 }
 """Every classification loss with no outlier term, with each of them, and with all at once."""
 
@@ -125,68 +133,79 @@ def test_points_are_mostly_where_the_mask_is_uncertain() -> None:
     assert (important - 0.5).abs().median() < (anywhere - 0.5).abs().median() / 2
 
 
-def test_rba_hinge_equals_a_loop_over_pixels() -> None:
-    batch = make_batch(size=2)
-    prediction = make_prediction(2)
-    masks, classes = prediction.mask_logits[-1].detach(), prediction.class_logits[-1].detach()
-    totals = StepTotals(*count_totals([batch.label]).tolist())
-    score = torch.zeros(2, 8, 8)
-    for b in range(2):
-        for row in range(8):
-            for column in range(8):
-                evidence = torch.zeros(C)
-                for q in range(Q):
-                    evidence += classes[b, q].softmax(0)[:C] * masks[b, q, row, column].sigmoid()
-                score[b, row, column] = -evidence.tanh().sum()
-    score = F.interpolate(score[:, None], size=(32, 32), mode="bilinear")[:, 0]
-    inlier = [max(0.0, float(s) + 0.7) ** 2 for s in score[batch.label < C]]
-    outlier = [max(0.0, -0.1 - float(s)) ** 2 for s in score[batch.label == OUTLIER_ID]]
-    expected = 0.5 * (sum(inlier) / len(inlier) + sum(outlier) / len(outlier))
-    prediction = Prediction((masks,), (classes,))
-    actual = RbaTerm(RbaOptions())(prediction, batch, totals, [])
-    assert float(actual) == pytest.approx(expected, rel=1e-4)
-
-
-def test_the_released_thresholds_have_no_inlier_half() -> None:
-    batch, prediction = make_batch("inlier"), make_prediction()
-    totals = StepTotals(*count_totals([batch.label]).tolist())
-    assert RbaTerm(RbaOptions(preset="released"))(prediction, batch, totals, []).item() == 0.0
-    assert RbaTerm(RbaOptions(preset="code"))(prediction, batch, totals, []).item() > 0.0
-
-
 @pytest.mark.parametrize("name", MIXTURES)
-@pytest.mark.parametrize("kind", ["mixed", "void", "outlier", "inlier"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("scale", [0.0, 3.0, 1e4], ids=lambda s: f"logits{s:g}")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_terms_and_gradients_are_finite_and_connected(
-    name: str, kind: str, scale: float, dtype: torch.dtype
-) -> None:
-    prediction = make_prediction(scale=scale, dtype=dtype)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        terms = run_loss(MIXTURES[name], prediction, make_batch(kind))
-    weighted_sum(terms, MIXTURES[name].weights).backward()
-    assert all(torch.isfinite(value) for value in terms.values())
-    for tensor in (*prediction.mask_logits, *prediction.class_logits):
-        assert tensor.grad is not None
-        assert torch.isfinite(tensor.grad).all()
+def test_terms_and_gradients_are_finite_and_connected(name: str, scale: float, dtype: torch.dtype) -> None:
+    """Of batches that are mixed, all void, all outlier, or without any; in float32 and inside autocast."""
+    config = MIXTURES[name]
+    for kind in ("mixed", "void", "outlier", "inlier"):
+        prediction = make_prediction(2, scale, dtype, columns_for(config))
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            terms = run_loss(config, prediction, make_batch(kind, 2))
+        weighted_sum(terms, config.weights).backward()
+        assert all(value.dtype == torch.float32 and torch.isfinite(value) for value in terms.values()), kind
+        for tensor in (*prediction.mask_logits, *prediction.class_logits):
+            assert tensor.grad is not None, kind
+            assert torch.isfinite(tensor.grad).all(), kind
 
 
 @pytest.mark.parametrize("name", MIXTURES)
 def test_a_batch_cut_in_pieces_has_the_loss_and_gradient_of_the_whole(name: str) -> None:
-    batch = make_batch()
-    whole, pieces = make_prediction(), make_prediction()
+    batch, columns = make_batch(), columns_for(MIXTURES[name])
+    whole, pieces = make_prediction(columns=columns), make_prediction(columns=columns)
     totals = StepTotals(*count_totals([batch.label]).tolist())
     weights = MIXTURES[name].weights
     expected = run_loss(MIXTURES[name], whole, batch, totals)
     weighted_sum(expected, weights).backward()
     sums = dict.fromkeys(expected, 0.0)
-    for part in (slice(0, 1), slice(1, 4)):
+    for part in (slice(0, 1), slice(1, 2), slice(2, 4)):  # the last has no outlier
         terms = run_loss(MIXTURES[name], *cut(pieces, batch, part), totals)
         weighted_sum(terms, weights).backward()
         sums = {term: sums[term] + float(value.detach()) for term, value in terms.items()}
     assert sums == pytest.approx({term: float(value.detach()) for term, value in expected.items()}, rel=1e-5)
     for a, b in zip((*whole[0], *whole[1]), (*pieces[0], *pieces[1]), strict=True):
         torch.testing.assert_close(a.grad, b.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_outliers_are_segments_of_one_more_class() -> None:
+    """UNO equals the base objective over 20 classes: the same batch, its outliers relabelled, says so."""
+    batch, prediction = make_batch(), make_prediction(columns=C + 2)
+    terms = run_loss(make_config("uno"), prediction, batch)
+    segments = find_segments(batch.label, outlier_class=True)
+    assert segments.per_image[:2] == tuple(n + 1 for n in find_segments(batch.label).per_image[:2])
+    assert (segments.class_id == C).sum() == 2
+    masks = torch.stack([batch.label[i] == OUTLIER_ID for i in range(2)])
+    which = (segments.class_id == C).nonzero()[:, 0]
+    points = torch.rand(2, 100, 2)
+    sampled = F.grid_sample(masks[:, None].float(), (2 * points - 1)[:, None], align_corners=False)
+    torch.testing.assert_close(
+        sample_membership(segments, which, points), sampled[:, 0, 0], atol=1e-5, rtol=0
+    )
+    assert set(terms) == {"mask", "dice", "class"}
+
+
+def test_uno_counts_the_masks_of_outliers() -> None:
+    """One image, all outlier: one query answers "outlier" with weight 1, the others "no object" with 0.1."""
+    batch, prediction = make_batch("outlier", size=1), make_prediction(1, columns=C + 2)
+    masks, classes = prediction.mask_logits[0], prediction.class_logits[0]
+    terms = run_loss(make_config("uno"), Prediction((masks,), (classes,)), batch)
+    costs = MatchCosts(mask=5.0, dice=5.0, class_=2.0)
+    segments, generators = find_segments(batch.label, True), sample_generators(0, 0, batch.keys, "cpu")
+    query = int(match_queries(masks, classes, segments, costs, 64, generators).query)
+    target = torch.full((Q,), C + 1)
+    target[query] = C
+    weight = torch.ones(C + 2)
+    weight[-1] = 0.1
+    torch.testing.assert_close(terms["class"], F.cross_entropy(classes[0], target, weight))
+
+
+def test_floors_add_up_over_depths() -> None:
+    prediction = make_prediction()
+    one = LogitNorm(LogitNormOptions()).floor(C + 1)
+    loss = build_loss(make_config(classification="logit_norm"))
+    assert loss.floors(prediction) == {"class": pytest.approx(2 * one)}
+    assert build_loss(make_config("rba")).floors(prediction) == {}
 
 
 @pytest.mark.parametrize(
@@ -197,7 +216,14 @@ def test_a_batch_cut_in_pieces_has_the_loss_and_gradient_of_the_whole(name: str)
             {"classification": "ce"},
             "loss.classification: unknown 'ce'; known: cross_entropy, logit_norm, iso",
         ),
-        ({"outlier": ("rbaa",)}, "loss.outlier: unknown 'rbaa'; known: rba"),
+        (
+            {"outlier": ("rbaa",)},
+            "loss.outlier: unknown 'rbaa'; known: rba, energy, mask2anomaly, uno",
+        ),
+        (
+            {"outlier": ("uno",), "weights": {"mask": 1.0, "dice": 1.0, "class": 1.0, "uno": 1.0}},
+            "loss.weights: uno is no term of this loss; exactly one weight for each of mask, dice, class is",
+        ),
         ({"outlier": ("rba", "rba")}, "loss.outlier: got rba, rba; each term at most once"),
         (
             {"options": LossOptions(rba=RbaOptions(preset="code"))},
@@ -225,7 +251,6 @@ def test_impossible_configurations_are_refused(settings: dict, message: str) -> 
     [
         (MaskOptions, {"num_points": 0}, "loss.options.mask.num_points must be at least 1, got 0"),
         (MaskOptions, {"no_object_weight": 0.0}, "no_object_weight must be in (0, 1], got 0"),
-        (RbaOptions, {"layers": -1}, "loss.options.rba.layers must be 0 (all) or more, got -1"),
         (
             LogitNormOptions,
             {"temperature": 0.0},
@@ -246,7 +271,7 @@ def test_the_registry_is_complete() -> None:
     assert set(fields) >= set(OUTLIER_TERMS)
     assert set(fields) <= {"mask", *CLASS_TERMS, *OUTLIER_TERMS}
     assert set(DEFAULT_WEIGHTS) == {*base.weights, *OUTLIER_TERMS}
-    for names in (BASES, CLASS_TERMS, OUTLIER_TERMS):
+    for names in (BASES, CLASS_TERMS, OUTLIER_TERMS, ("uno",)):
         assert all(re.search(rf"\b{name}\b", inspect.getsource(LossConfig)) for name in names)
 
 
