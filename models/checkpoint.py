@@ -239,14 +239,15 @@ def _with_outlier_row(weights: dict[str, Tensor], saved: ModelConfig, model: EoM
     if saved.outlier_class == model.config.outlier_class:
         return weights
     logger.info("weights: class_head gains a row for the outlier class, at its initial value")
-    own = model.class_head.state_dict()
+    own = {f"class_head.{name}": value for name, value in model.class_head.state_dict().items()}
+    if isinstance(model.class_head, IsoMaxHead):
+        own["class_head.weight"] = own["class_head.prototypes"]  # they start from a linear head's rows
     extended = dict(weights)
-    for name in ("weight", "bias", "prototypes"):
-        if (found := weights.get(f"class_head.{name}")) is not None:
-            row = own.get(name, own.get("prototypes"))
-            assert row is not None
-            row = row[saved.num_classes, None].to(found)
-            extended[f"class_head.{name}"] = torch.cat((found[: saved.num_classes], row, found[-1:]))
+    for name in own.keys() & weights.keys():
+        old = weights[name]
+        if old.ndim:  # all but the distance scale
+            row = own[name][saved.num_classes, None].to(old)
+            extended[name] = torch.cat((old[: saved.num_classes], row, old[-1:]))
     return extended
 
 

@@ -96,6 +96,10 @@ def test_every_shipped_configuration_loads_and_says_how_to_run_it(path: Path) ->
             "{model: {class_head: isomax}, loss: {classification: logit_norm}}",
             "logit_norm needs model.class_head linear, not isomax; with isomax take isomax_plus",
         ),
+        (
+            "{loss: {outlier: [uno]}, paste: {bank: a, probability: 1}}",
+            "loss.outlier: uno needs model.outlier_class trained, not none",
+        ),
         ("validation: {limit: -3}", "validation.limit must be 0 (all) or more, got -3"),
         ("loss: {weights: {mask: -5, dice: 1, class: 1}}", "loss.weights.mask must be 0 or more, got -5.0"),
         (f"optim: {{lr: {'9' * 400}}}", "optim.lr: expected float, got 999"),

@@ -13,9 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 from eval.report import parse_json
+from eval.scores import QueryOutputs, min_distance, pixel_evidence, uno
 from jobs import evaluate as program
 from jobs.evaluate import EvaluateOptions, choose_device, evaluate, main, model_name
 from jobs.segmenter import make_segment
+from models.checkpoint import load_segmenter
 from models.description import write_description
 from models.eomt import EoMT, ModelConfig
 from models.erfnet import ERFNet
@@ -25,11 +27,11 @@ from shards.manifest import MANIFEST_VERSION, Manifest, ShardEntry, write_manife
 from shards.writer import write_shard
 
 
-def write_run(root: Path) -> Path:
+def write_run(root: Path, **changes: object) -> Path:
     folder = root / "rba_run" / "checkpoints" / "step-0000010"
     folder.mkdir(parents=True)
     torch.manual_seed(0)
-    config = ModelConfig(size="tiny", image_size=(32, 32), num_queries=5)
+    config = ModelConfig(size="tiny", image_size=(32, 32), num_queries=5, **changes)  # type: ignore[arg-type]
     model = EoMT(config)
     write_description(model, folder)
     save_file(model.state_dict(), folder / WEIGHTS_NAME)
@@ -124,6 +126,55 @@ def test_the_baseline_goes_through_the_same_evaluation(tmp_path, monkeypatch):
     records = evaluate(options_for(tmp_path, checkpoint=tmp_path / "erfnet.pth"))
     assert {record.score for record in records} == {"MSP", "MaxLogit", "MaxEntropy", "RbA"}
     assert all(record.ap is not None and 0 < record.ap < 1 for record in records)
+
+
+ALL_SCORES = ("MSP", "MinDistance", "MaxLogit", "EAM", "MaxEntropy", "RbA", "Energy", "UNO", "MaskEnergy")
+
+
+def test_every_score_comes_from_one_pass_where_the_model_has_what_it_reads(tmp_path):
+    checkpoint = write_run(tmp_path / "uno", class_head="isomax", outlier_class="trained")
+    options = options_for(tmp_path, checkpoint=checkpoint, scores=ALL_SCORES)
+    options = dataclasses.replace(options, cityscapes=write_val_shards(tmp_path / "val"))
+    records = evaluate(options)
+    assert [record.score for record in records[: len(ALL_SCORES)]] == list(ALL_SCORES)
+    assert all(record.ap is not None and 0 < record.ap < 1 for record in records)
+    assert all(record.miou is not None and 0 < record.miou < 0.5 for record in records)
+
+
+def test_query_scores_of_a_window_are_those_of_the_model(tmp_path):
+    model = load_segmenter(write_run(tmp_path, class_head="isomax", outlier_class="trained"))
+    with torch.no_grad():
+        model.class_head.distance_scale.fill_(-1.5)
+        window = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+        prediction = model(window)
+    maps = make_segment(model, "cpu", scores=("UNO", "RbA", "MinDistance"))(window)
+    assert maps.shape == (2, 19 + 2, 32, 32)
+    masks, classes, size = prediction.mask_logits[-1], prediction.class_logits[-1], (32, 32)
+    torch.testing.assert_close(maps[:, :19], pixel_evidence(masks, classes, size)[:, :19])
+    queries = QueryOutputs(masks, classes, 19, prediction.class_distances[-1], 3.0)
+    torch.testing.assert_close(maps[:, 19], uno(queries, size))
+    torch.testing.assert_close(maps[:, 20], min_distance(queries, size))
+    torch.testing.assert_close(make_segment(model, "cpu")(window), maps[:, :19])
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        ("MinDistance", r"--scores: .*step-0000010 has no class distances, which MinDistance reads"),
+        ("UNO", r"--scores: .*step-0000010 has no outlier class, which UNO reads"),
+    ],
+)
+def test_a_score_that_the_model_cannot_give_is_refused(tmp_path, score, message):
+    with pytest.raises(InputError, match=message):
+        evaluate(options_for(tmp_path, scores=("MSP", score)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_baseline_has_no_queries(tmp_path, monkeypatch):
+    monkeypatch.setattr("models.erfnet.IMAGE_SIZE", (32, 64))
+    torch.save(ERFNet(20).state_dict(), tmp_path / "erfnet.pth")
+    with pytest.raises(InputError, match=r"--scores: .*erfnet.pth has no queries, which EAM reads"):
+        evaluate(options_for(tmp_path, checkpoint=tmp_path / "erfnet.pth", scores=("EAM",)))
 
 
 def test_the_void_channel_takes_no_part(tmp_path):

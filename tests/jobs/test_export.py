@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor, EomtForUniversalSegmentation
 
 from eval.scores import SCORES, pixel_evidence
 from jobs.export import main
+from jobs.segmenter import make_segment
 from models.adapt import AdaptConfig, apply_adaptation
 from models.checkpoint import initialise_model, load_model, open_checkpoint
 from models.description import write_description
@@ -162,6 +163,23 @@ def test_onnxruntime_answers_as_torch_does(tmp_path: Path, settings: dict) -> No
         np.testing.assert_allclose(score, SCORES["RbA"](expected).numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("score", ["MinDistance", "UNO", "MaskEnergy"])
+def test_onnx_has_scores_that_read_queries_too(tmp_path: Path, score: str) -> None:
+    model = make_model(class_head="isomax", outlier_class="trained")
+    out = export(save(model, tmp_path / "run"), "onnx", tmp_path / "out", "--score", score)
+    session = onnxruntime.InferenceSession(str(out / "model.onnx"))
+    evidence, value = session.run(None, {"image": IMAGE.numpy()})
+    expected = make_segment(model, "cpu", scores=(score,))(IMAGE)
+    np.testing.assert_allclose(evidence, expected[:, :19].numpy(), atol=1e-5)
+    np.testing.assert_allclose(value, expected[:, 19].numpy(), atol=1e-4)
+
+
+def test_an_exported_file_remembers_the_outlier_class(tmp_path: Path) -> None:
+    model = make_model(outlier_class="trained")
+    out = export(save(model, tmp_path / "run"), "safetensors", tmp_path / "out")
+    assert load_model(out / "model.safetensors").config == model.config
+
+
 def test_the_baseline_is_exported_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.erfnet.IMAGE_SIZE", (16, 32))
     torch.manual_seed(0)
@@ -176,6 +194,11 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
     isomax = save(make_model(class_head="isomax"), tmp_path / "isomax")
     with pytest.raises(InputError, match=r"transformers' EoMT has a linear class head; .* has isomax"):
         export(isomax, "huggingface", tmp_path / "out")
+    trained = save(make_model(outlier_class="trained"), tmp_path / "trained")
+    with pytest.raises(InputError, match=r"transformers' EoMT has no outlier class; .*trained has one"):
+        export(trained, "huggingface", tmp_path / "out")
+    with pytest.raises(InputError, match=r"--score: .*trained has no class distances, which MinDistance"):
+        export(trained, "onnx", tmp_path / "out", "--score", "MinDistance")
     with pytest.raises(InputError, match=r"has 7 classes, whose names are unknown; the 19 of Cityscapes"):
         export(save(make_model(num_classes=7), tmp_path / "seven"), "huggingface", tmp_path / "out")
     with pytest.raises(InputError, match="--base: only --to adapter has a base; --to is onnx"):

@@ -1,0 +1,97 @@
+"""A class head with one more class, of outliers: where its row starts, and that checkpoints record it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from jobs.doctor import render_diagnosis
+from models.checkpoint import initialise_model, load_model
+from models.description import write_description
+from models.diagnosis import diagnose
+from models.eomt import EoMT, ModelConfig
+from models.heads import IsoMaxHead
+from shards.errors import InputError
+
+IMAGE = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+C = 19
+
+
+def make_model(**changes: object) -> EoMT:
+    torch.manual_seed(0)
+    settings = {"size": "tiny", "image_size": (32, 32), "num_queries": 3, **changes}
+    return EoMT(ModelConfig(**settings)).eval()  # type: ignore[arg-type]
+
+
+def save(model: EoMT, folder: Path) -> str:
+    folder.mkdir()
+    write_description(model, folder)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    return str(folder)
+
+
+def start(weights: str, **changes: object) -> EoMT:
+    return initialise_model(ModelConfig(weights=weights, **changes)).eval()  # type: ignore[arg-type]
+
+
+def test_a_linear_head_gains_a_row_of_zeros_before_no_object(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = make_model()
+    with caplog.at_level(logging.INFO):
+        model = start(save(base, tmp_path / "a"), outlier_class="trained")
+    assert "class_head gains a row for the outlier class, at its initial value" in caplog.text
+    before, after = base(IMAGE).class_logits[0], model(IMAGE).class_logits[0]
+    assert after.shape[-1] == C + 2
+    torch.testing.assert_close(after[..., [*range(C), C + 1]], before)
+    assert not bool(after[..., C].any())
+    assert model.config.outlier_class == "trained"
+
+
+def test_a_trained_row_is_kept(tmp_path: Path) -> None:
+    base = make_model(outlier_class="trained")
+    with torch.no_grad():
+        base.class_head.weight[C] = 3.0
+    weights = save(base, tmp_path / "a")
+    for model in (load_model(Path(weights)), start(weights)):
+        assert model.config.outlier_class == "trained"
+        assert model.config.num_classes == C
+        assert torch.equal(model(IMAGE).class_logits[0], base(IMAGE).class_logits[0])
+
+
+@pytest.mark.parametrize("head", ["linear", "isomax"])
+def test_prototypes_gain_one_too(tmp_path: Path, head: str) -> None:
+    base = make_model(class_head=head)
+    torch.manual_seed(3)
+    model = start(save(base, tmp_path / "a"), class_head="isomax", outlier_class="trained")
+    assert isinstance(model.class_head, IsoMaxHead)
+    rows = base.class_head.weight if head == "linear" else base.class_head.prototypes
+    prototypes = model.class_head.prototypes[[*range(C), C + 1]]
+    direction = torch.nn.functional.normalize
+    torch.testing.assert_close(direction(prototypes, dim=1), direction(rows, dim=1))
+    assert float(model.class_head.prototypes[C].detach().norm()) > 0.5
+
+
+def test_the_outlier_class_is_not_dropped_in_silence(tmp_path: Path) -> None:
+    weights = save(make_model(outlier_class="trained"), tmp_path / "a")
+    with pytest.raises(InputError, match=r"model.outlier_class none \(checkpoint: trained\)"):
+        start(weights, outlier_class="none")
+
+
+def test_doctor_names_it_and_finds_no_fault(tmp_path: Path) -> None:
+    diagnosis = diagnose(Path(save(make_model(outlier_class="trained"), tmp_path / "a")))
+    assert diagnosis.problems == []
+    assert "19 classes and one of outliers" in render_diagnosis(diagnosis)
+    assert "one of outliers" not in render_diagnosis(diagnose(Path(save(make_model(), tmp_path / "b"))))
+
+
+def test_a_description_without_the_setting_means_none(tmp_path: Path) -> None:
+    folder = Path(save(make_model(), tmp_path / "a"))
+    text = (folder / "model.json").read_text()
+    lines = [line for line in text.splitlines() if "outlier_class" not in line]
+    (folder / "model.json").write_text("\n".join(lines))
+    assert load_model(folder).config.outlier_class == "none"
