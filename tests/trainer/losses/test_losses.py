@@ -9,6 +9,8 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import EomtConfig
+from transformers.models.eomt.modeling_eomt import EomtLoss
 from transformers.models.mask2former.modeling_mask2former import dice_loss, sigmoid_cross_entropy_loss
 
 from models.eomt import Prediction
@@ -27,9 +29,9 @@ from trainer.losses import (
 )
 from trainer.losses.class_terms import LogitNorm, LogitNormOptions
 from trainer.losses.mask_terms import MaskLoss, MaskOptions, _choose_points
-from trainer.losses.matcher import MatchCosts, match_queries
+from trainer.losses.matcher import MatchCosts, Matching, match_queries
 from trainer.losses.outlier_terms import RbaOptions
-from trainer.losses.targets import StepTotals, count_totals, find_segments, sample_membership
+from trainer.losses.targets import Segments, StepTotals, count_totals, find_segments, sample_membership
 from trainer.randomness import sample_generators
 
 Q, C = 6, 19
@@ -111,6 +113,49 @@ def test_mask_terms_equal_transformers_on_the_same_points() -> None:
     torch.testing.assert_close(terms["dice"], dice_loss(*sampled, 2))
     expected = F.cross_entropy(classes[0], torch.tensor([0, 5]))
     torch.testing.assert_close(terms["class"], expected)
+
+
+def replay_points(matching: Matching, segments: Segments, keys: tuple[str, ...], num_points: int) -> list:
+    """The random numbers that our loss draws at one depth, in the order in which transformers asks for them.
+
+    Per image the matcher's points; then candidates and free points of all matched masks. Ours are ordered by
+    segment, theirs by query.
+    """
+    generators = sample_generators(0, 0, keys, "cpu")
+    answers = [torch.rand(1, num_points, 2, generator=generator) for generator in generators]
+    image = segments.image_index[matching.segment]
+    candidates, free = [], []
+    for i, generator in enumerate(generators):
+        order = matching.query[image == i].argsort()
+        candidates.append(torch.rand(len(order), 3 * num_points, 2, generator=generator)[order])
+        free.append(torch.rand(len(order), num_points // 4, 2, generator=generator)[order])
+    return [*answers, torch.cat(candidates), torch.cat(free)]
+
+
+def test_the_whole_base_loss_equals_that_of_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """EoMT's own loss over there, matcher and sampling included, fed with the same random points."""
+    batch, num_points = make_batch("mixed", 3), 64
+    prediction = make_prediction(3)
+    masks, classes = prediction.mask_logits[0].detach(), prediction.class_logits[0].detach()
+    terms = run_loss(make_config(), Prediction((masks,), (classes,)), batch)
+
+    segments, costs = find_segments(batch.label), MatchCosts(mask=5.0, dice=5.0, class_=2.0)
+    generators = sample_generators(0, 0, batch.keys, "cpu")
+    matching = match_queries(masks, classes, segments, costs, num_points, generators)
+    answers = replay_points(matching, segments, batch.keys, num_points)
+    settings = {"class_weight": 2.0, "dice_weight": 5.0, "mask_weight": 5.0, "no_object_weight": 0.1}
+    config = EomtConfig(train_num_points=num_points, num_labels=C, **settings)
+    theirs = EomtLoss(config, weight_dict={})
+    class_labels = [segments.class_id[segments.image_index == i] for i in range(3)]
+    mask_labels = [
+        torch.stack([batch.label[i] == c for c in labels]).float() for i, labels in enumerate(class_labels)
+    ]
+    monkeypatch.setattr(torch, "rand", lambda *size, device=None: answers.pop(0))
+    expected = theirs(masks, classes, mask_labels, class_labels)
+    assert answers == []
+    torch.testing.assert_close(terms["mask"], expected["loss_mask"])
+    torch.testing.assert_close(terms["dice"], expected["loss_dice"])
+    torch.testing.assert_close(terms["class"], expected["loss_cross_entropy"])
 
 
 def test_unmatched_queries_are_weighted_as_no_object() -> None:

@@ -1,0 +1,142 @@
+"""Terms are shares of a step: two processes x 2 micro-batches, one x 4, and one batch of 4 are the same step.
+
+Run by torchrun, this file is one of the two processes. Its second process never sees an outlier pixel, and
+its last image is void altogether: a term that left a parameter out of the graph would hang or fail there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from models.eomt import Prediction
+from shards.batch import Batch
+from shards.schema import NUM_CLASSES, OUTLIER_ID, VOID_ID
+from trainer.losses import (
+    CLASS_TERMS,
+    OUTLIER_CLASS_TERM,
+    OUTLIER_TERMS,
+    LossConfig,
+    LossOptions,
+    build_loss,
+    weighted_sum,
+)
+from trainer.losses.mask_terms import MaskOptions
+from trainer.losses.targets import StepTotals, count_totals
+from trainer.randomness import sample_generators
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+Q = 6
+OUTLIER = (*OUTLIER_TERMS, OUTLIER_CLASS_TERM)
+MIXTURES = [(name, chosen) for name in CLASS_TERMS for chosen in ((), *((o,) for o in OUTLIER), OUTLIER)]
+IDS = [f"{name}+{'+'.join(chosen) or 'nothing'}" for name, chosen in MIXTURES]
+
+
+class TinyModel(nn.Module):
+    """Masks and classes that depend on the image; two depths."""
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(2)
+        self.masks = nn.Parameter(2 * torch.randn(Q, 8, 8, generator=generator))
+        self.classes = nn.Parameter(3 * torch.randn(Q, columns, generator=generator))
+
+    def forward(self, image: Tensor) -> Prediction:
+        tint = image.float().mean(dim=(1, 2, 3)) / 255  # (B,)
+        masks = self.masks * (1 + tint)[:, None, None, None]
+        classes = self.classes * (1 + tint)[:, None, None]
+        return Prediction((masks, -0.5 * masks), (classes, 0.7 * classes))
+
+
+def make_batch() -> Batch:
+    """Four images: two with outliers, one without, one void."""
+    generator = torch.Generator().manual_seed(5)
+    label = torch.randint(0, 4, (4, 4, 4), generator=generator).to(torch.uint8)
+    label = label.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    label[0, 2:8, 3:9], label[1, 8:12], label[3] = OUTLIER_ID, OUTLIER_ID, VOID_ID
+    image = torch.randint(0, 256, (4, 3, 16, 16), generator=generator).to(torch.uint8)
+    return Batch(image, label, ("a", "b", "c", "d"))
+
+
+def part_of(batch: Batch, part: slice) -> Batch:
+    return Batch(batch.image[part], batch.label[part], batch.keys[part])
+
+
+def take_step(
+    mixture: tuple[str, tuple[str, ...]], micro_batches: list[Batch], world_size: int = 1
+) -> dict[str, Tensor]:
+    """Return gradients by parameter and the step's terms, as `trainer.loop` computes them."""
+    classification, outlier = mixture
+    options = LossOptions(mask=MaskOptions(num_points=64))
+    config = LossConfig(classification=classification, outlier=outlier, options=options).completed()
+    loss = build_loss(config)
+    model = TinyModel(NUM_CLASSES + 1 + (OUTLIER_CLASS_TERM in outlier))
+    wrapped = DistributedDataParallel(model) if world_size > 1 else model
+    counts = count_totals([batch.label for batch in micro_batches])
+    if world_size > 1:
+        torch.distributed.all_reduce(counts)
+    totals = StepTotals(*counts.tolist())
+    sums = torch.zeros(len(loss.terms))
+    for i, batch in enumerate(micro_batches):
+        last = i == len(micro_batches) - 1
+        waits = isinstance(wrapped, DistributedDataParallel) and not last
+        with wrapped.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
+            terms = loss(wrapped(batch.image), batch, totals, sample_generators(0, 0, batch.keys, "cpu"))
+            (weighted_sum(terms, config.weights) * world_size).backward()
+        sums += torch.stack([terms[name].detach() for name in loss.terms])
+    if world_size > 1:
+        torch.distributed.all_reduce(sums)
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {**gradients, **{f"term {name}": value for name, value in zip(loss.terms, sums, strict=True)}}
+
+
+def run_rank(out: Path) -> None:
+    """Take this process's half of every step, two images one by one."""
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
+    batch = part_of(make_batch(), slice(2 * rank, 2 * rank + 2))
+    assert bool((batch.label == OUTLIER_ID).any()) is (rank == 0)
+    micro_batches = [part_of(batch, slice(i, i + 1)) for i in range(2)]
+    steps = [take_step(mixture, micro_batches, world_size=2) for mixture in MIXTURES]
+    if rank == 0:
+        torch.save(steps, out)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def steps_of_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
+    out = tmp_path_factory.mktemp("ranks") / "steps.pt"
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__, str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    return torch.load(out, weights_only=True)
+
+
+@pytest.mark.parametrize("index", range(len(MIXTURES)), ids=IDS)
+def test_every_cut_of_a_step_is_the_same_step(index: int, steps_of_two: list[dict[str, Tensor]]) -> None:
+    """Tolerance: float32 sums in another order, of gradients up to 1 in size."""
+    whole = take_step(MIXTURES[index], [make_batch()])
+    accumulated = take_step(MIXTURES[index], [part_of(make_batch(), slice(i, i + 1)) for i in range(4)])
+    assert {"masks", "classes", "term mask", "term dice", "term class"} <= whole.keys()
+    assert all(bool(value.abs().sum() > 0) for value in whole.values())
+    for name, expected in whole.items():
+        torch.testing.assert_close(accumulated[name], expected, atol=2e-6, rtol=1e-5, msg=name)
+        torch.testing.assert_close(steps_of_two[index][name], expected, atol=2e-6, rtol=1e-5, msg=name)
+
+
+if __name__ == "__main__":
+    run_rank(Path(sys.argv[1]))
