@@ -12,6 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from eval.scores import QUERY_SCORES
+from jobs.config_file import read_config
+from jobs.finetune_config import FinetuneConfig
+from trainer.losses import BASES, CLASS_TERMS, OUTLIER_CLASS_TERM, OUTLIER_TERMS
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "jobs/configs").glob("*.yaml")]
@@ -48,6 +53,25 @@ def test_links_lead_somewhere(path: Path) -> None:
 def test_the_documents_show_every_program() -> None:
     programs = {path.stem for path in (ROOT / "jobs").glob("*.py") if "run_program(main)" in path.read_text()}
     assert {command.split()[0] for command in COMMANDS} >= programs
+
+
+SNIPPETS = [
+    pytest.param(text, id=f"{path.name}-{i}")
+    for path in DOCUMENTS
+    for i, text in enumerate(re.findall(r"```yaml\n(.*?)```", path.read_text(), re.DOTALL))
+]
+
+
+@pytest.mark.parametrize("text", SNIPPETS)
+def test_a_documented_configuration_loads(tmp_path: Path, text: str) -> None:
+    (tmp_path / "snippet.yaml").write_text(text)
+    read_config(FinetuneConfig, tmp_path / "snippet.yaml")
+
+
+def test_the_losses_are_documented_by_name() -> None:
+    text = (ROOT / "docs/losses.md").read_text()
+    for name in (*BASES, *CLASS_TERMS, *OUTLIER_TERMS, OUTLIER_CLASS_TERM, *QUERY_SCORES):
+        assert f"`{name}`" in text or f"--scores {name}`" in text, name
 
 
 @pytest.mark.parametrize("command", COMMANDS)

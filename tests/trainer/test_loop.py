@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -90,6 +91,39 @@ def test_a_run_leaves_everything_a_reader_needs(
         "grad_norm",
     } <= tags
     assert [point.step for point in events.Scalars("loss/total")] == [1, 2, 3, 4]
+
+
+def test_the_floor_of_a_loss_is_logged_beside_it(tmp_path: Path, scene_shards: str) -> None:
+    extra = ("--loss.classification", "logit_norm", "--loss.options.logit_norm.temperature", "1")
+    finetune(make_config(tmp_path, scene_shards, *extra))
+    floor = 3 * math.log(1 + 19 * math.exp(-math.sqrt(20 / 19)))  # three supervised depths
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    logged = [point.value for point in events.Scalars("floor/class")]
+    assert logged == pytest.approx([floor] * 4, rel=1e-5)
+    assert all(point.value > floor for point in events.Scalars("loss/class"))
+    assert f"floor/class {floor:.4g}" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_isomax_plus_trains_its_head(tmp_path: Path, scene_shards: str) -> None:
+    extra = ("--loss.classification", "isomax_plus", "--model.class_head", "isomax")
+    finetune(make_config(tmp_path, scene_shards, *extra))
+    first, last = weights(tmp_path, 2), weights(tmp_path, 4)
+    for name in ("class_head.prototypes", "class_head.distance_scale"):
+        assert not torch.equal(first[name], last[name])
+    assert read_config(FinetuneConfig, tmp_path / "run" / "config.yaml").loss.weights == {
+        "mask": 5.0,
+        "dice": 5.0,
+        "class": 2.0,
+    }
+
+
+def test_the_class_head_of_the_weights_must_fit_the_loss(tmp_path: Path, scene_shards: str) -> None:
+    extra = ("--loss.classification", "isomax_plus", "--model.class_head", "isomax")
+    finetune(make_config(tmp_path, scene_shards, *extra))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with pytest.raises(InputError, match="cross_entropy needs model.class_head linear, not isomax"):
+        finetune(make_config(tmp_path / "b", scene_shards, "--model.weights", str(tmp_path / "run")))
 
 
 @pytest.mark.parametrize("mode", ["full", "lora", "gradual"])
