@@ -93,7 +93,10 @@ def test_a_run_leaves_everything_a_reader_needs(
     assert [point.step for point in events.Scalars("loss/total")] == [1, 2, 3, 4]
 
 
-def test_the_floor_of_a_loss_is_logged_beside_it(tmp_path: Path, scene_shards: str) -> None:
+def test_the_floor_of_a_loss_is_logged_beside_it(
+    tmp_path: Path, scene_shards: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     extra = ("--loss.classification", "logit_norm", "--loss.options.logit_norm.temperature", "1")
     finetune(make_config(tmp_path, scene_shards, *extra))
     floor = 3 * math.log(1 + 19 * math.exp(-math.sqrt(20 / 19)))  # three supervised depths
