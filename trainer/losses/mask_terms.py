@@ -14,11 +14,9 @@ from models.eomt import Prediction
 from shards.batch import Batch
 from shards.errors import InputError
 from trainer.losses.class_terms import ClassTerm
-from trainer.losses.matcher import MatchCosts, Matching, match_queries
+from trainer.losses.matcher import MatchCosts, Matching, match_depths
+from trainer.losses.points import DrawnPoints, choose_points, draw_points
 from trainer.losses.targets import Segments, StepTotals, find_segments, sample_logits, sample_membership
-
-OVERSAMPLING = 3.0
-IMPORTANT_SHARE = 0.75
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,11 +74,15 @@ class MaskLoss:
         """Return this batch's share of the step's terms."""
         segments = find_segments(batch.label, self.outlier_class)
         num_masks = totals.masks + (totals.outlier_masks if self.outlier_class else 0)
+        depths = list(zip(prediction.mask_logits, prediction.class_logits, strict=True))
+        num_queries, device = depths[0][1].shape[1], depths[0][0].device
+        counts = [min(count, num_queries) for count in segments.per_image]
+        points = [draw_points(counts, self.num_points, generators, device) for _ in depths]
+        matchings = match_depths(depths, segments, self.costs, [drawn.matching for drawn in points])
         sums: dict[str, Tensor] = {}
-        for masks, classes in zip(prediction.mask_logits, prediction.class_logits, strict=True):
-            matching = match_queries(masks, classes, segments, self.costs, self.num_points, generators)
-            with torch.autocast(masks.device.type, enabled=False):
-                bce, dice = self._mask_terms(masks, segments, matching, generators)
+        for (masks, classes), drawn, matching in zip(depths, points, matchings, strict=True):
+            with torch.autocast(device.type, enabled=False):
+                bce, dice = self._mask_terms(masks, segments, matching, drawn)
                 class_loss = self._class_loss(classes, segments, matching, totals.images, num_masks)
             divisor = max(num_masks, 1.0)
             for name, value in (("mask", bce / divisor), ("dice", dice / divisor), ("class", class_loss)):
@@ -97,17 +99,12 @@ class MaskLoss:
         return {"class": floor} if floor else {}
 
     def _mask_terms(
-        self,
-        mask_logits: Tensor,
-        segments: Segments,
-        matching: Matching,
-        generators: Sequence[torch.Generator],
+        self, mask_logits: Tensor, segments: Segments, matching: Matching, drawn: DrawnPoints
     ) -> tuple[Tensor, Tensor]:
         """Sum BCE and dice over the matched masks."""
         image = segments.image_index[matching.segment]
         matched = mask_logits[image, matching.query].float()  # (n, h, w); n = 0 keeps the graph
-        counts = torch.bincount(image, minlength=len(mask_logits)).tolist()
-        points = _choose_points(matched.detach(), counts, self.num_points, generators)
+        points = choose_points(matched.detach(), drawn)
         target = sample_membership(segments, matching.segment, points)  # (n, P)
         logits = sample_logits(matched, points)
         bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1).sum()
@@ -132,25 +129,3 @@ class MaskLoss:
         losses = self.class_term(class_logits.flatten(0, 1), target.flatten(), weight)
         unmatched = max(num_images * num_queries - num_masks, 0.0)
         return losses / max(num_masks + self.no_object_weight * unmatched, 1.0)
-
-
-@torch.no_grad()
-def _choose_points(
-    matched: Tensor, counts: Sequence[int], num_points: int, generators: Sequence[torch.Generator]
-) -> Tensor:
-    """Draw points (n, P, 2) for n masks: three quarters where the mask is least certain, the rest anywhere.
-
-    Three times as many points are drawn, and those with the logit nearest to 0 are kept (PointRend).
-    """
-    num_drawn, num_important = int(OVERSAMPLING * num_points), int(IMPORTANT_SHARE * num_points)
-    drawn, anywhere = [], []
-    for count, generator in zip(counts, generators, strict=True):
-        drawn.append(torch.rand(count, num_drawn, 2, generator=generator, device=matched.device))
-        anywhere.append(
-            torch.rand(count, num_points - num_important, 2, generator=generator, device=matched.device)
-        )
-    candidates = torch.cat(drawn)  # (n, 3P, 2)
-    certainty = sample_logits(matched, candidates).abs()
-    keep = certainty.topk(num_important, dim=1, largest=False).indices  # (n, 3P/4)
-    important = candidates.gather(1, keep[..., None].expand(-1, -1, 2))
-    return torch.cat((important, torch.cat(anywhere)), dim=1)

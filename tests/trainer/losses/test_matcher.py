@@ -8,11 +8,20 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 from shards.schema import VOID_ID
-from trainer.losses.matcher import MatchCosts, _pairwise_bce, _pairwise_dice, match_queries
+from trainer.losses.matcher import MatchCosts, Matching, _pairwise_bce, _pairwise_dice, match_depths
+from trainer.losses.points import draw_points
 from trainer.losses.targets import find_segments
 from trainer.randomness import sample_generators
 
 COSTS = MatchCosts(mask=5.0, dice=5.0, class_=2.0)
+KEYS = ("a", "b")
+
+
+def match(masks: torch.Tensor, classes: torch.Tensor, label: torch.Tensor, num_points: int) -> Matching:
+    """Match one depth, at the points that the loss would draw."""
+    generators = sample_generators(0, 0, KEYS[: len(label)], "cpu")
+    drawn = draw_points([0] * len(label), num_points, generators, torch.device("cpu"))
+    return next(match_depths([(masks, classes)], find_segments(label), COSTS, [drawn.matching]))
 
 
 def test_pairwise_costs_equal_transformers() -> None:
@@ -38,9 +47,7 @@ def perfect_prediction(label: torch.Tensor, order: list[int]) -> tuple[torch.Ten
 def test_each_segment_gets_the_query_that_predicts_it() -> None:
     label = torch.randint(0, 3, (2, 8, 8), dtype=torch.uint8).repeat_interleave(4, 1).repeat_interleave(4, 2)
     masks, classes = perfect_prediction(label, order=[2, 0, 1])
-    matching = match_queries(
-        masks, classes, find_segments(label), COSTS, 100, sample_generators(0, 0, ("a", "b"), "cpu")
-    )
+    matching = match(masks, classes, label, 100)
     assert matching.segment.tolist() == [0, 1, 2, 3, 4, 5]
     assert matching.query.tolist() == [1, 2, 0, 1, 2, 0]
 
@@ -49,8 +56,6 @@ def test_assignment_is_the_cheapest_one_by_a_direct_computation() -> None:
     torch.manual_seed(3)
     label = torch.randint(0, 4, (1, 16, 16), dtype=torch.uint8)
     masks, classes = torch.randn(1, 6, 16, 16) * 3, torch.randn(1, 6, 20)
-    segments = find_segments(label)
-    generators = sample_generators(0, 0, ("a",), "cpu")
     points = torch.rand(1, 64, 2, generator=sample_generators(0, 0, ("a",), "cpu")[0])
     sample = torch.nn.functional.grid_sample
     grid = (2 * points - 1)[:, None]
@@ -60,7 +65,7 @@ def test_assignment_is_the_cheapest_one_by_a_direct_computation() -> None:
     cost = 5 * pair_wise_sigmoid_cross_entropy_loss(logits, target) + 5 * pair_wise_dice_loss(logits, target)
     cost = cost - 2 * classes[0].softmax(-1)[:, :4]
     query, segment = linear_sum_assignment(cost.numpy())
-    matching = match_queries(masks, classes, segments, COSTS, 64, generators)
+    matching = match(masks, classes, label, 64)
     assert dict(zip(matching.segment.tolist(), matching.query.tolist(), strict=True)) == dict(
         zip(segment.tolist(), query.tolist(), strict=True)
     )
@@ -69,17 +74,29 @@ def test_assignment_is_the_cheapest_one_by_a_direct_computation() -> None:
 def test_nothing_to_match_and_more_segments_than_queries() -> None:
     void = torch.full((1, 8, 8), VOID_ID, dtype=torch.uint8)
     masks, classes = torch.randn(1, 2, 8, 8), torch.randn(1, 2, 20)
-    generators = sample_generators(0, 0, ("a",), "cpu")
-    assert len(match_queries(masks, classes, find_segments(void), COSTS, 10, generators).query) == 0
+    assert len(match(masks, classes, void, 10).query) == 0
     crowded = torch.arange(16, dtype=torch.uint8).view(1, 4, 4)
-    matching = match_queries(masks, classes, find_segments(crowded), COSTS, 10, generators)
+    matching = match(masks, classes, crowded, 10)
     assert sorted(matching.query.tolist()) == [0, 1]
 
 
 def test_costs_that_are_not_finite_still_give_a_matching() -> None:
     label = torch.zeros(1, 8, 8, dtype=torch.uint8)
     masks, classes = torch.full((1, 3, 8, 8), float("nan")), torch.zeros(1, 3, 20)
-    matching = match_queries(
-        masks, classes, find_segments(label), COSTS, 10, sample_generators(0, 0, ("a",), "cpu")
-    )
+    matching = match(masks, classes, label, 10)
     assert len(matching.query) == 1
+
+
+def test_depths_are_matched_each_for_itself_after_one_transfer() -> None:
+    """The second image is void, so matrices and images are not one to one."""
+    label = torch.randint(0, 3, (2, 8, 8), dtype=torch.uint8)
+    label[1] = VOID_ID
+    depths = [(3 * torch.randn(2, 5, 8, 8), torch.randn(2, 5, 20)) for _ in range(3)]
+    points = [torch.rand(2, 30, 2) for _ in depths]
+    segments = find_segments(label)
+    together = list(match_depths(depths, segments, COSTS, points))
+    for depth, where, matching in zip(depths, points, together, strict=True):
+        alone = next(match_depths([depth], segments, COSTS, [where]))
+        assert torch.equal(alone.segment, matching.segment)
+        assert torch.equal(alone.query, matching.query)
+        assert len(matching.query) == 3
