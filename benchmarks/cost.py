@@ -1,0 +1,148 @@
+"""What a fine-tuning step costs, computed without a GPU and without running it: FLOPs and memory by mode.
+
+python -m benchmarks.cost [--sizes base large] [--masked True] [--out RESULTS.md]
+
+The model runs on PyTorch's meta device, which has shapes and no numbers: FLOPs are counted operation by
+operation, forward and backward, and the memory of activations is the size of what autograd keeps. These are
+computed figures, not measurements. They leave out the losses (a few hundred MB per image and supervised
+depth), the allocator's slack and the CUDA context (about 1 GB), and take for granted that a fused attention
+kernel keeps no T x T matrix. Time is FLOPs over an assumed sustained rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from jobs.command_line import parse_options, run_program
+from models.adapt import AdaptConfig, apply_adaptation
+from models.eomt import EoMT, ModelConfig
+
+MODES = ("full", "last-4", "lora", "queries+heads", "queries", "heads")
+ADAM_BYTES = 16
+"""Per trainable parameter in float32: weight, gradient and AdamW's two moments."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostOptions:
+    """Compute what one image costs in each mode of `adapt.mode`."""
+
+    sizes: tuple[str, ...] = ("base", "large")
+    """Model sizes."""
+    image_size: int = 1024
+    """Side of the square crop in pixels."""
+    batch_size: int = 16
+    """Global batch, for the time of a step."""
+    tflops: tuple[float, ...] = (25.0, 120.0, 400.0)
+    """Sustained bf16 rates in TFLOP/s for the times; about 40 % of the peak of an RTX 3090, an A100 and an
+    H100."""
+    masked: bool = False
+    """With masked attention and a prediction before every joint block, as when training from DINOv2."""
+    out: Path | None = None
+    """File to write the report to as well."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one image."""
+
+    trainable: int
+    total: int
+    forward: float
+    """FLOPs."""
+    step: float
+    """FLOPs of forward and backward."""
+    activations: int
+    """Bytes that autograd keeps between them."""
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of weights, gradients and optimizer, which no batch size changes."""
+        return ADAM_BYTES * self.trainable + 4 * (self.total - self.trainable)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Compute, and print a report in Markdown."""
+    options: CostOptions = parse_options(CostOptions, arguments, program="benchmarks.cost")
+    rates = " | ".join(f"{rate:g} TFLOP/s" for rate in options.tflops)
+    lines = [
+        "# Cost of a fine-tuning step, computed",
+        "",
+        f"torch {torch.__version__}, meta device: nothing was run. Crops of {options.image_size}², bf16; "
+        f"{'with' if options.masked else 'without'} masked attention. Seconds per step of "
+        f"{options.batch_size} images, model alone, at sustained rates.",
+        "",
+        "| model | adapt.mode | trains | TFLOP/image | saves | activations, GB/image | state, GB | "
+        f"{rates} |",
+        f"|---|---|---:|---:|---:|---:|---:|{'---:|' * len(options.tflops)}",
+    ]
+    for size in options.sizes:
+        costs = {mode: compute_cost(size, mode, options) for mode in MODES}
+        for mode, cost in costs.items():
+            times = " | ".join(
+                f"{options.batch_size * cost.step / 1e12 / rate:.2f}" for rate in options.tflops
+            )
+            lines.append(
+                f"| {size} | {mode} | {cost.trainable / 1e6:.1f} M ({cost.trainable / cost.total:.1%}) "
+                f"| {cost.step / 1e12:.2f} | {costs['full'].step / cost.step:.1f} "
+                f"| {cost.activations / 1e9:.2f} | {cost.state_bytes / 1e9:.1f} | {times} |"
+            )
+    report = "\n".join(lines) + "\n"
+    print(report, end="")
+    if options.out is not None:
+        options.out.write_text(report, encoding="utf-8")
+
+
+def compute_cost(size: str, mode: str, options: CostOptions) -> Cost:
+    """Trace one image forward and backward."""
+    side = (options.image_size, options.image_size)
+    with torch.device("meta"):
+        model = EoMT(ModelConfig(size=size, image_size=side))
+        image = torch.empty(1, 3, *side, dtype=torch.uint8)
+        released = torch.empty(model.num_blocks, 1, model.num_queries, dtype=torch.bool)
+    count = apply_adaptation(model, AdaptConfig(mode=mode))
+    model.to(torch.bfloat16)  # stands for autocast, which the meta device lacks
+    model.backbone.patch_embed.register_forward_pre_hook(_to_bfloat16)
+    kept = _Kept(model)
+    with FlopCounterMode(display=False) as counter:
+        with saved_tensors_hooks(kept.add, lambda tensor: tensor):
+            prediction = model(image, released if options.masked else None)
+            means = [t.mean() for t in (*prediction.mask_logits, *prediction.class_logits)]
+        forward = counter.get_total_flops()
+        torch.stack(means).sum().backward()
+        step = counter.get_total_flops()
+    return Cost(count.trainable, count.total, forward, step, kept.num_bytes)
+
+
+def _to_bfloat16(_module: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    return (inputs[0].bfloat16(),)
+
+
+class _Kept:
+    """Sums the storages that autograd keeps, each once, without parameters and attention matrices."""
+
+    def __init__(self, model: EoMT) -> None:
+        own = [*model.parameters(), *model.buffers()]
+        self.num_bytes = 0
+        self._storages = [tensor.untyped_storage() for tensor in own]
+        self._seen = {storage._cdata for storage in self._storages}
+
+    def add(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        is_attention = tensor.ndim >= 3 and tensor.shape[-2] == tensor.shape[-1] > 1024
+        if storage._cdata not in self._seen and not is_attention:
+            self._seen.add(storage._cdata)
+            self._storages.append(storage)  # keeps the address from being used again
+            self.num_bytes += storage.nbytes()
+        return tensor
+
+
+if __name__ == "__main__":
+    run_program(main)
