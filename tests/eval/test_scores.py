@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -140,12 +141,23 @@ def make_queries(scale: float = 2.0, dtype: torch.dtype = torch.float32) -> Quer
     return QueryOutputs(masks.to(dtype), classes.to(dtype), 4, distances.to(dtype), 3.0)
 
 
+def sole_claim_of_pixel(claims: list[float]) -> float:
+    """Go through all outcomes of independent claims, and add those in which exactly one is made."""
+    one = 0.0
+    for outcome in itertools.product((False, True), repeat=len(claims)):
+        if sum(outcome) == 1:
+            one += math.prod(c if made else 1 - c for c, made in zip(claims, outcome, strict=True))
+    return -math.log(one)
+
+
 def score_of_pixel(name: str, queries: QueryOutputs, image: int, row: int, column: int) -> float:
     """The formulas as their sources write them, one pixel and one query at a time, in float64."""
     masks = scipy.special.expit(queries.mask_logits[image, :, row, column].double().numpy())
     p = scipy.special.softmax(queries.class_logits[image].double().numpy(), axis=-1)
     assert queries.class_distances is not None
     distances = queries.class_distances[image].double().numpy()
+    if name == "SoleClaim":
+        return sole_claim_of_pixel((masks * p[:, :4].sum(axis=1)).tolist())
     terms = []
     for m, classes, distance in zip(masks, p, distances, strict=True):
         known, outlier = classes[:4], classes[4]
@@ -214,6 +226,20 @@ def test_ranges_of_query_scores():
     assert (scores["EAM"] <= 1).all()
     assert (scores["MaskEnergy"] >= -math.log(7)).all()
     assert (scores["UNO"].abs() < 7).all()
+    assert (scores["SoleClaim"] >= -1e-5).all()
+
+
+def test_several_claims_are_as_suspicious_as_none_and_not_as_normal_as_two_classes():
+    """One sure query; none; two sure ones, which RbA's sum takes for the most normal of the three."""
+    masks = torch.tensor([[9.0, -9.0], [-9.0, -9.0], [9.0, 9.0]]).reshape(3, 2, 1, 1)
+    classes = torch.tensor([[9.0, 0, 0], [0, 9.0, 0]]).expand(3, 2, 3)
+    queries = QueryOutputs(masks, classes, 2)
+    one, none, two = QUERY_SCORES["SoleClaim"].read(queries, None).flatten().tolist()
+    assert one < 0.01
+    assert none > 5
+    assert two > 5
+    by_rba = SCORES["RbA"](pixel_evidence(masks, classes)).flatten().tolist()
+    assert by_rba[2] < by_rba[0] < by_rba[1]
 
 
 def test_evidence_can_leave_out_a_trained_outlier_class():

@@ -30,6 +30,7 @@ from trainer.losses.outlier_terms import (
     RbaOptions,
     RbaTerm,
 )
+from trainer.losses.sole_claim import SoleClaimOptions, SoleClaimTerm
 from trainer.losses.targets import StepTotals
 
 
@@ -62,6 +63,7 @@ class LossOptions:
     rba: RbaOptions = field(default_factory=RbaOptions)
     energy: EnergyOptions = field(default_factory=EnergyOptions)
     mask2anomaly: Mask2AnomalyOptions = field(default_factory=Mask2AnomalyOptions)
+    sole_claim: SoleClaimOptions = field(default_factory=SoleClaimOptions)
 
 
 BASES: dict[str, Callable[[LossOptions, ClassTerm, bool], MaskLoss]] = {
@@ -76,12 +78,13 @@ OUTLIER_TERMS: dict[str, Callable[[LossOptions], OutlierTerm]] = {
     "rba": lambda options: RbaTerm(options.rba),
     "energy": lambda options: EnergyTerm(options.energy),
     "mask2anomaly": lambda options: Mask2AnomalyTerm(options.mask2anomaly),
+    "sole_claim": lambda options: SoleClaimTerm(options.sole_claim),
 }
 OUTLIER_CLASS_TERM = "uno"
 """The outlier term without a scalar of its own: outliers are segments of one more class in the base's."""
 DEFAULT_WEIGHTS: dict[str, float] = {
     **{"mask": 5.0, "dice": 5.0, "class": 2.0},
-    **{"rba": 1.0, "energy": 0.1, "mask2anomaly": 1.0},
+    **{"rba": 1.0, "energy": 0.1, "mask2anomaly": 1.0, "sole_claim": 1.0},
 }
 """As published: EoMT's, and those of each outlier term's source."""
 
@@ -95,9 +98,9 @@ class LossConfig:
     classification: str = "cross_entropy"
     """cross_entropy, logit_norm, or isomax_plus (which needs model.class_head isomax)."""
     outlier: tuple[str, ...] = ()
-    """Outlier terms, any number of: rba, energy, mask2anomaly; and uno, which makes outliers a class of the
-    base objective (with model.outlier_class trained) and has no weight. All need pasted outliers
-    (paste.probability above 0)."""
+    """Outlier terms, any number of: rba, energy, mask2anomaly, sole_claim; and uno, which makes outliers a
+    class of the base objective (with model.outlier_class trained) and has no weight. All need pasted
+    outliers (paste.probability above 0)."""
     options: LossOptions = field(default_factory=LossOptions)
     """Options of the parts above; only of those that are used."""
     weights: dict[str, float] = field(default_factory=dict)

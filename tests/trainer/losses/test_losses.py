@@ -265,7 +265,7 @@ def test_floors_add_up_over_depths() -> None:
         ),
         (
             {"outlier": ("rbaa",)},
-            "loss.outlier: unknown 'rbaa'; known: rba, energy, mask2anomaly, uno",
+            "loss.outlier: unknown 'rbaa'; known: rba, energy, mask2anomaly, sole_claim, uno",
         ),
         (
             {"outlier": ("uno",), "weights": {"mask": 1.0, "dice": 1.0, "class": 1.0, "uno": 1.0}},
