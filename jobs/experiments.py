@@ -1,0 +1,144 @@
+"""Repeat the demo's comparison of losses with several seeds, and say which differences the spread supports.
+
+    python -m jobs.experiments --out experiments --seeds 0 1 2
+
+One world, drawn once. For each seed a baseline from scratch, every method of `jobs.chain` on top of it, and
+their evaluations: about ten minutes a seed on two CPU cores. Run again, it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from eval.report import Record
+from eval.spread import compare_seeds, measure_spread
+from jobs.chain import BASELINE, CONTROL, METHODS, SCORES, SMOKE, Scale, make_data, train_and_evaluate
+from jobs.command_line import parse_options, run_program
+from shards.errors import InputError
+from shards.staging import make_folder, require_free, write_atomically
+
+logger = logging.getLogger(__name__)
+
+WORLD_SEED = 0
+COMPARISONS = (*((name, CONTROL) for name in METHODS if name != CONTROL), ("sole_claim", "rba"))
+Records = Mapping[int, Sequence[Record]]
+"""Seed -> records of all its runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentsOptions:
+    """Compare the losses on the synthetic world, over several seeds."""
+
+    out: Path
+    """New or empty folder, or that of the same experiments, which are continued."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of the runs; at least two, each once. The world has always the same."""
+    smoke: bool = False
+    """Only check that the chain holds together; the numbers mean nothing then."""
+
+    def __post_init__(self) -> None:
+        if len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds):
+            given = " ".join(map(str, self.seeds))
+            raise InputError(
+                f"--seeds: got {given or 'none'}; at least two, each once, are needed for a spread"
+            )
+        if any(not 0 <= seed < 2**32 for seed in self.seeds):
+            raise InputError(f"--seeds: got {min(self.seeds)}..{max(self.seeds)}; allowed are 0..{2**32 - 1}")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the experiments from the command line."""
+    options: ExperimentsOptions = parse_options(ExperimentsOptions, arguments, program="jobs.experiments")
+    _claim_folder(options)
+    scale = SMOKE if options.smoke else Scale()
+    make_data(options.out, WORLD_SEED, scale)
+    records = {
+        seed: train_and_evaluate(options.out, options.out / f"seed-{seed}", seed, scale)
+        for seed in options.seeds
+    }
+    report = render_report(records)
+    write_atomically(options.out / "results.md", report)
+    print(report, end="")
+
+
+def _claim_folder(options: ExperimentsOptions) -> None:
+    """Take a new folder, or one of the same experiments; seeds may have been added."""
+    marker = options.out / "experiments.yaml"
+    if marker.is_file():
+        smoke = (yaml.safe_load(marker.read_text()) or {}).get("smoke")
+        if smoke is not options.smoke:
+            raise InputError(f"--out {options.out}: holds experiments with --smoke {smoke}")
+        return
+    require_free(options.out)
+    make_folder(options.out)
+    write_atomically(marker, yaml.safe_dump({"smoke": options.smoke}))
+
+
+def render_report(records: Records) -> str:
+    """Render mean ± spread of every method and score, and the differences between methods.
+
+    Numbers are means over the test sets, in percent.
+
+    Args:
+        records: of at least two seeds, all with the same runs.
+    """
+    scores = list(dict.fromkeys((*SCORES, *(own for method in METHODS.values() for own in method.scores))))
+    lines = [
+        f"Mean ± standard deviation over {len(records)} seeds; AP / FPR95 in percent, mean of the test sets.",
+        "",
+        f"| method | mIoU | {' | '.join(scores)} |",
+        f"|---|---:|{'---:|' * len(scores)}",
+    ]
+    for name in (BASELINE, *METHODS):
+        cells = [_spread(_read(records, name, SCORES[0], "miou"))]
+        for score in scores:
+            pair = [_spread(_read(records, name, score, metric)) for metric in ("ap", "fpr95")]
+            cells.append(" / ".join(pair) if all(pair) else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"Differences over {len(records)} paired seeds, with 95 % interval (Student's t). An interval that "
+        "holds 0 does not support the difference.",
+        "",
+        "| comparison | score | AP | | FPR95 | |",
+        "|---|---|---:|---|---:|---|",
+    ]
+    for first, second in COMPARISONS:
+        for score in SCORES:
+            lines.append(f"| {first} - {second} | {score} | {_differences(records, first, second, score)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _differences(records: Records, first: str, second: str, score: str) -> str:
+    cells = []
+    for metric in ("ap", "fpr95"):
+        found = compare_seeds(_read(records, first, score, metric), _read(records, second, score, metric))
+        cells.append(f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]")
+        cells.append("supported" if found.is_supported else "not supported")
+    return " | ".join(cells)
+
+
+def _read(records: Records, model: str, score: str, metric: str) -> list[float]:
+    """Return one number per seed, the mean over the test sets; nothing where the method lacks the score."""
+    values = [
+        [getattr(r, metric) for r in runs if r.model == model and r.score == score]
+        for runs in records.values()
+    ]
+    return [float(np.mean(of_seed)) for of_seed in values if of_seed]
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    spread = measure_spread(values)
+    return f"{100 * spread.mean:.1f} ± {100 * spread.deviation:.1f}"
+
+
+if __name__ == "__main__":
+    run_program(main)
