@@ -34,7 +34,8 @@ from benchmarks.frames import write_frames
 from benchmarks.usual_loader import UsualLoader
 from jobs.command_line import parse_options, run_program
 from jobs.prepare import main as prepare
-from outlier_paste.paste import OutlierPaste, PasteConfig, build_paste
+from outlier_paste.config import PasteConfig
+from outlier_paste.paste import OutlierPaste, build_paste
 from shards.augment import AugmentConfig
 from shards.batch import Batch
 from shards.schema import Sample

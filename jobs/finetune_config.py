@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from models.adapt import AdaptConfig
 from models.checkpoint import InitConfig
 from models.eomt import ModelConfig
-from outlier_paste.paste import PasteConfig
+from outlier_paste.config import PasteConfig
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES
 from shards.stream import StreamConfig

@@ -1,28 +1,40 @@
-"""The objects that can be pasted: random access to cut-outs in shards, decoded when they are used."""
+"""The objects that can be pasted: random access to cut-outs, decoded when and as large as they are used."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, OrderedDict
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from shards.cutout import MASK_SUFFIX, META_SUFFIX, OBJECT_SUFFIX, Cutout, decode_cutout, decode_description
+import cv2
+import numpy as np
+from jaxtyping import Int64
+
+from outlier_paste.png_folder import PngFolder
+from shards.cutout import (
+    MASK_SUFFIX,
+    META_SUFFIX,
+    OBJECT_SUFFIX,
+    SHRINKS,
+    Cutout,
+    decode_cutout,
+    decode_description,
+    read_shape,
+)
 from shards.errors import InputError
+from shards.manifest import MANIFEST_NAME
 from shards.reader import ShardReader, open_shards
 
 BYTES_PER_MB = 2**20
 
 
-class CutoutBank:
-    """Cut-outs by number, with the decoded ones kept in a bounded memory; safe to pickle and to fork.
+class ShardStore:
+    """Cut-outs in shards, as `jobs.prepare` writes them."""
 
-    The memory forgets what was used longest ago. It is each process's own and does not travel in a pickle.
-    """
-
-    def __init__(self, reader: ShardReader, cache_mb: int = 64) -> None:
+    def __init__(self, reader: ShardReader) -> None:
         """Serve the cut-outs of `reader`.
-
-        Args:
-            cache_mb: size of the memory in MiB of decoded pixels; 0 decodes every time.
 
         Raises:
             InputError: there are no samples, or one of them is no cut-out.
@@ -36,44 +48,139 @@ class CutoutBank:
                     f"paste.bank: sample {key} is no cut-out: it has {', '.join(suffixes)}; needed are "
                     f"{OBJECT_SUFFIX}, {MASK_SUFFIX}, {META_SUFFIX}; jobs.prepare coco writes such shards"
                 )
+        self.keys = reader.keys
         self._reader = reader
+        self._read: tuple[int, dict[str, bytes]] = (-1, {})
+
+    def category(self, index: int) -> str:
+        """Name an object's category."""
+        description = self._reader.read(index, (META_SUFFIX,))[META_SUFFIX]
+        return decode_description(self.keys[index], description)[0]
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """Return an object's (height, width), out of its mask's first bytes."""
+        return read_shape(self.keys[index], self._members(index))
+
+    def decode(self, index: int, shrink: int) -> Cutout:
+        """Decode an object at 1 / `shrink` of its height and width."""
+        return decode_cutout(self.keys[index], self._members(index), shrink=shrink)
+
+    def _members(self, index: int) -> dict[str, bytes]:
+        if self._read[0] != index:  # shape and picture of an object are asked for one after the other
+            self._read = (index, self._reader.read(index))
+        return self._read[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_read": (-1, {})}
+
+
+Store = ShardStore | PngFolder
+"""Where objects come from: names, and by number a category, a shape and a picture."""
+
+
+class Pool(NamedTuple):
+    """Which part of a bank is in use: a window that moves on from epoch to epoch."""
+
+    size: int = 0
+    """Objects in use at a time; 0 is all of them."""
+    refresh: float = 0.25
+    """Share of them that the next epoch exchanges."""
+
+
+class CutoutBank:
+    """Objects by number, with the decoded ones kept in a bounded memory; safe to pickle and to fork.
+
+    The memory forgets what was used longest ago. It is each process's own, does not travel in a pickle,
+    and changes nothing but the time: what is kept are pictures at a fraction 1 / `shrink` of their size,
+    and the same fraction is taken, and decoded, where nothing is kept.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        cache_mb: int = 64,
+        *,
+        pool: Pool | None = None,
+        chosen: Sequence[int] | None = None,
+    ) -> None:
+        """Serve the objects of `store`.
+
+        Args:
+            cache_mb: size of the memory in MiB of decoded pixels; 0 decodes every time.
+            pool: which of them are in use at a time.
+            chosen: numbers in the store of the objects that belong to this bank; all by default.
+        """
+        numbers = range(len(store.keys)) if chosen is None else chosen
+        self._store = store
+        self._numbers = np.array(numbers, np.int64)
+        self._pool = pool or Pool()
+        self._order = _shuffle(len(self._numbers))
+        self._shapes = np.zeros((len(self._numbers), 2), np.int32)
         self._cache_bytes = cache_mb * BYTES_PER_MB
-        self._cached: OrderedDict[int, Cutout] = OrderedDict()
+        self._cached: OrderedDict[tuple[int, int], Cutout] = OrderedDict()
         self._cached_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._reader)
+        return len(self._numbers)
 
-    def get(self, index: int) -> Cutout:
-        """Return cut-out `index`, which several callers may share: do not write to its arrays.
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of the objects, by number."""
+        return tuple(self._store.keys[number] for number in self._numbers)
+
+    def draw(self, generator: np.random.Generator, epoch: int = 0) -> int:
+        """Draw an object of those that are in use in an epoch.
+
+        With a pool, epoch e uses `size` objects from place e * `refresh` * `size` on of a fixed shuffled
+        order of the bank, cyclically: over the epochs all of them have their turn.
+        """
+        size = self._pool.size
+        if not 0 < size < len(self):
+            return int(generator.integers(len(self)))
+        first = epoch * max(1, round(size * self._pool.refresh)) if self._pool.refresh else 0
+        return int(self._order[(first + int(generator.integers(size))) % len(self)])
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """Return (height, width) of an object.
+
+        Raises:
+            InputError: it is broken.
+        """
+        if not self._shapes[index, 0]:
+            self._shapes[index] = self._store.shape(int(self._numbers[index]))
+        return int(self._shapes[index, 0]), int(self._shapes[index, 1])
+
+    def get(self, index: int, shrink: int = 1) -> Cutout:
+        """Return an object, which several callers may share: do not write to its arrays.
+
+        Args:
+            index: its number.
+            shrink: one of `SHRINKS`: 1 / `shrink` of its height and width, rounded up.
 
         Raises:
             InputError: it cannot be decoded, or shows no object.
         """
-        if index in self._cached:
-            self._cached.move_to_end(index)
-            return self._cached[index]
-        cutout = decode_cutout(self._reader.keys[index], self._reader.read(index))
-        if not (cutout.mask >= 128).any():
+        cached = self._cached.get((index, shrink))
+        if cached is not None:
+            self._cached.move_to_end((index, shrink))
+            return cached
+        cutout = self._store.decode(int(self._numbers[index]), shrink)
+        if shrink == 1 and not (cutout.mask >= 128).any():
             raise InputError(
                 f"cut-out {cutout.key}: {MASK_SUFFIX} is empty; an object needs values of 128 or more"
             )
-        self._remember(index, cutout)
+        self._remember((index, shrink), cutout)
         return cutout
 
     def category_counts(self) -> Counter[str]:
-        """Count the cut-outs of each category, from all descriptions and no picture."""
-        counts: Counter[str] = Counter()
-        for index in range(len(self)):
-            description = self._reader.read(index, (META_SUFFIX,))[META_SUFFIX]
-            counts[decode_description(self._reader.keys[index], description)[0]] += 1
-        return counts
+        """Count the objects of each category, from all descriptions and no picture."""
+        return Counter(self._store.category(int(number)) for number in self._numbers)
 
-    def _remember(self, index: int, cutout: Cutout) -> None:
+    def _remember(self, place: tuple[int, int], cutout: Cutout) -> None:
         size = _num_bytes(cutout)
         if size > self._cache_bytes:
             return
-        self._cached[index] = cutout
+        self._cached[place] = cutout
         self._cached_bytes += size
         while self._cached_bytes > self._cache_bytes:
             _, forgotten = self._cached.popitem(last=False)
@@ -83,13 +190,77 @@ class CutoutBank:
         return {**self.__dict__, "_cached": OrderedDict(), "_cached_bytes": 0}
 
 
-def open_bank(path: str, cache_mb: int = 64) -> CutoutBank:
-    """Open every cut-out of a folder written by `jobs.prepare coco`, of a tar, or of a pattern of tars.
+def open_bank(
+    path: str,
+    cache_mb: int = 64,
+    *,
+    pool: Pool | None = None,
+    held_out: float = 0.0,
+    take_held_out: bool = False,
+) -> CutoutBank:
+    """Open a folder written by `jobs.prepare`, a tar, a pattern of tars, or a folder of RGBA PNG files.
+
+    Args:
+        path: what the user gave.
+        cache_mb: see `CutoutBank`.
+        pool: see `CutoutBank`.
+        held_out: share of the photographs that are not for training.
+        take_held_out: serve those, and not the others.
 
     Raises:
-        InputError: nothing is there, or it holds something else than cut-outs.
+        InputError: nothing is there, it holds something else than objects, or this part of it is empty.
     """
-    return CutoutBank(open_shards([path], split=None), cache_mb)
+    store: Store
+    if Path(path).is_dir() and not (Path(path) / MANIFEST_NAME).is_file():
+        store = PngFolder(Path(path))
+    else:
+        store = ShardStore(open_shards([path], split=None))
+    chosen = [i for i, key in enumerate(store.keys) if is_held_out(key, held_out) == take_held_out]
+    if not chosen:
+        part = "all of" if held_out else "none of"
+        raise InputError(
+            f"paste.held_out: is {held_out}, which holds {part} the {len(store.keys)} objects of {path} out; "
+            f"give another share, or a larger bank"
+        )
+    return CutoutBank(store, cache_mb, pool=pool, chosen=chosen)
+
+
+def photo_of(key: str) -> str:
+    """Return what an object was cut from: the key's part before its last dash, such as COCO's image id."""
+    return key.rpartition("-")[0] or key
+
+
+def is_held_out(key: str, share: float) -> bool:
+    """Say whether an object is kept from training: by its photograph's name alone, the same in any bank."""
+    digest = hashlib.blake2b(f"held out\0{photo_of(key)}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") < share * 2**64
+
+
+def fitting_shrink(shape: tuple[int, int], wanted: tuple[int, int]) -> int:
+    """Return by how much an object may be smaller before it is brought to the wanted (height, width).
+
+    The largest of `SHRINKS` that leaves it at least as large, so that it is halved at most once more.
+    """
+    factor = min(shape[0] / wanted[0], shape[1] / wanted[1])
+    return max((shrink for shrink in SHRINKS if shrink <= factor), default=1)
+
+
+def resize_cutout(cutout: Cutout, height: int, width: int, *, mirrored: bool) -> Cutout:
+    """Bring a cut-out to its final size and perhaps mirror it; the mask gets a soft edge."""
+    image, mask = cutout.image, cutout.mask
+    if mask.shape != (height, width):
+        averages = mask.shape[0] > 2 * height or mask.shape[1] > 2 * width
+        method = cv2.INTER_AREA if averages else cv2.INTER_LINEAR
+        image = cv2.resize(image, (width, height), interpolation=method)
+        mask = cv2.resize(mask, (width, height), interpolation=method)
+    if mirrored:
+        image, mask = cv2.flip(image, 1), cv2.flip(mask, 1)
+    return Cutout(cutout.key, image, mask, cutout.category, cutout.source_size)
+
+
+def _shuffle(count: int) -> Int64[np.ndarray, " N"]:
+    """Return a fixed shuffled order, from the bit generator itself, whose stream NumPy never changes."""
+    return np.argsort(np.random.PCG64(count).random_raw(count), kind="stable")
 
 
 def _num_bytes(cutout: Cutout) -> int:

@@ -3,46 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 
 from shards.schema import OUTLIER_ID
 
-OUTLIER_OPACITY = 0.5
-"""From here on a pixel counts as outlier, so that a feathered rim does not enlarge the object."""
+OUTLIER_OPACITY = 128
+"""Half of 255: from here on a pixel is outlier, so that a feathered rim does not enlarge the object."""
 
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 _SQUARE = cv2.getStructuringElement(cv2.MORPH_RECT, (3, 3))
-_RAMP = np.ones(256, np.float32)
-_RAMP[:2] = 1 / 2, np.sqrt(2) / 2
+_RAMP = np.full(256, 255, np.uint8)
+_RAMP[:2] = 128, round(255 * np.sqrt(2) / 2)
 """Half the distance to the background of a pixel that survives none, one or both of the erosions."""
 
-Blend = Callable[[UInt8[np.ndarray, "h w"]], Float32[np.ndarray, "h w"]]
-"""Turns an object's mask, at the size at which it is pasted, into opacity."""
+Blend = Callable[[UInt8[np.ndarray, "h w"]], UInt8[np.ndarray, "h w"]]
+"""Turns an object's mask, at the size at which it is pasted, into opacity: 0 is scene, 255 is object."""
 
 
-def hard_opacity(mask: UInt8[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
-    """Return 1 where the mask is 128 or more, and 0 elsewhere."""
-    return (mask >= 128).astype(np.float32)
+def hard_opacity(mask: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    """Return 255 where the mask is 128 or more, and 0 elsewhere."""
+    return cv2.threshold(mask, 127, 255, cv2.THRESH_BINARY)[1]
 
 
-def feathered_opacity(mask: UInt8[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
-    """Return opacity that rises from 0.5 at the object's outermost pixels to 1 further inside.
+def feathered_opacity(mask: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    """Return opacity that rises from a half at the object's outermost pixels to 255 further inside.
 
-    opacity = min(mask / 255, distance / 2), with the distance in pixels to the nearest pixel that is not
+    opacity = min(mask, 255 * distance / 2), with the distance in pixels to the nearest pixel that is not
     object. The rim lies inside of the object, because outside of it a cut-out shows the surroundings it
-    was cut from, which would become a halo. Every pixel whose mask is 128 or more keeps an opacity of 0.5
+    was cut from, which would become a halo. Every pixel whose mask is 128 or more keeps an opacity of 128
     or more: feathering changes no label, and thin objects do not vanish.
     """
-    solid = (mask >= 128).astype(np.uint8)
+    solid = cv2.threshold(mask, 127, 1, cv2.THRESH_BINARY)[1]
     away_from_sides = cv2.erode(solid, _CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=(0,))
     away_from_corners = cv2.erode(solid, _SQUARE, borderType=cv2.BORDER_CONSTANT, borderValue=(0,))
     # below a distance of 2 there are only 1 and sqrt(2): two erosions take a tenth of a distance transform
-    ramp = cv2.LUT(away_from_sides + away_from_corners, _RAMP)
-    soft = mask.astype(np.float32) / 255
-    return np.where(solid > 0, np.minimum(soft, ramp), soft)
+    ramp = cv2.LUT(cv2.add(away_from_sides, away_from_corners), _RAMP)
+    return cv2.min(mask, ramp)
 
 
 BLENDS: dict[str, Blend] = {
@@ -51,31 +51,56 @@ BLENDS: dict[str, Blend] = {
 }
 
 
+class Overlap(NamedTuple):
+    """The part of an object that falls inside the scene."""
+
+    in_scene: tuple[slice, slice]
+    in_object: tuple[slice, slice]
+
+
+def find_overlap(shape: tuple[int, ...], top_left: tuple[int, int], scene: tuple[int, ...]) -> Overlap | None:
+    """Return the visible part of an object of (height, width) pixels; None where nothing of it is inside.
+
+    Args:
+        shape: (height, width) of the object.
+        top_left: (row, column) in the scene of its first pixel; may be negative.
+        scene: (height, width) of the scene.
+    """
+    in_scene, in_object = [], []
+    for length, first, limit in zip(shape, top_left, scene, strict=True):
+        start, stop = max(0, first), min(limit, first + length)
+        if start >= stop:
+            return None
+        in_scene.append(slice(start, stop))
+        in_object.append(slice(start - first, stop - first))
+    return Overlap((in_scene[0], in_scene[1]), (in_object[0], in_object[1]))
+
+
 def count_visible(
-    opacity: Float32[np.ndarray, "h w"], top_left: tuple[int, int], scene: tuple[int, int]
+    opacity: UInt8[np.ndarray, "h w"], top_left: tuple[int, int], scene: tuple[int, int]
 ) -> int:
     """Count the outlier pixels of an object that fall inside a scene of (height, width) pixels."""
-    _, part = _overlap(opacity.shape, top_left, scene)
-    return int((opacity[part] >= OUTLIER_OPACITY).sum())
+    overlap = find_overlap(opacity.shape, top_left, scene)
+    return 0 if overlap is None else int(np.count_nonzero(opacity[overlap.in_object] >= OUTLIER_OPACITY))
 
 
 def blend_into(
     image: UInt8[np.ndarray, "H W 3"],
     label: UInt8[np.ndarray, "H W"],
     cutout: UInt8[np.ndarray, "h w 3"],
-    opacity: Float32[np.ndarray, "_h _w"],
+    opacity: UInt8[np.ndarray, "_h _w"],
     top_left: tuple[int, int],
 ) -> None:
     """Blend `cutout` into `image`, and mark its pixels as outlier in `label`; both are changed in place.
 
-    out = opacity * cutout + (1 - opacity) * image, per pixel and channel. A pixel becomes outlier where
-    opacity >= 0.5. What falls outside the scene is cropped away.
+    With a = opacity / 255: out = a * cutout + (1 - a) * image, per pixel and channel, rounded. A pixel
+    becomes outlier where a >= 0.5. What falls outside the scene is cropped away.
 
     Args:
         image: scene, sRGB in [0, 255].
         label: train ids of the scene; `OUTLIER_ID` marks an outlier.
         cutout: object, sRGB in [0, 255].
-        opacity: 0 is scene, 1 is object.
+        opacity: 0 is scene, 255 is object.
         top_left: (row, column) in the scene of the cut-out's first pixel; may be negative.
 
     Raises:
@@ -86,21 +111,30 @@ def blend_into(
     """
     if opacity.shape != cutout.shape[:2]:
         raise ValueError(f"opacity is {opacity.shape} but cut-out is {cutout.shape[:2]} (height, width)")
-    place, part = _overlap(opacity.shape, top_left, label.shape)
-    scene, weight = image[place], opacity[part][..., None]
-    before = scene.astype(np.float32)
-    scene[...] = np.rint(before + weight * (cutout[part] - before)).astype(np.uint8)
-    label[place][opacity[part] >= OUTLIER_OPACITY] = OUTLIER_ID
+    overlap = find_overlap(opacity.shape, top_left, label.shape)
+    if overlap is None:
+        return
+    shown, pixels = opacity[overlap.in_object], cutout[overlap.in_object]
+    _mix(image[overlap.in_scene], pixels, shown)
+    _mark(label[overlap.in_scene], shown)
 
 
-def _overlap(
-    shape: tuple[int, ...], top_left: tuple[int, int], scene: tuple[int, ...]
-) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Return the object's visible part as slices of the scene, and as slices of the object."""
-    in_scene, in_object = [], []
-    for length, first, limit in zip(shape, top_left, scene, strict=True):
-        start, stop = max(0, first), max(0, min(limit, first + length))
-        stop = max(start, stop)
-        in_scene.append(slice(start, stop))
-        in_object.append(slice(start - first, stop - first))
-    return (in_scene[0], in_scene[1]), (in_object[0], in_object[1])
+def _mix(
+    scene: UInt8[np.ndarray, "h w 3"], pixels: UInt8[np.ndarray, "h w 3"], opacity: UInt8[np.ndarray, "h w"]
+) -> None:
+    """Blend in place: copy where the object is opaque, which is nearly everywhere, and mix the few others."""
+    soft = cv2.findNonZero(cv2.inRange(opacity, (1,), (254,)))
+    if soft is not None:
+        columns, rows = soft.reshape(-1, 2).T  # OpenCV 4 has one axis more than OpenCV 5
+        weight = opacity[rows, columns, None].astype(np.int32)
+        below = scene[rows, columns].astype(np.int32)
+        mixed = 255 * below + weight * (pixels[rows, columns] - below)
+        scene[rows, columns] = (2 * mixed + 255) // 510  # divided by 255 and rounded, exact in integers
+    cv2.copyTo(pixels, cv2.threshold(opacity, 254, 255, cv2.THRESH_BINARY)[1], scene)
+
+
+def _mark(label: UInt8[np.ndarray, "h w"], opacity: UInt8[np.ndarray, "h w"]) -> None:
+    """Write `OUTLIER_ID` where the opacity says so; four times as fast as a boolean index."""
+    _, everything = cv2.threshold(opacity, OUTLIER_OPACITY - 1, 255, cv2.THRESH_BINARY)
+    _, outlier = cv2.threshold(opacity, OUTLIER_OPACITY - 1, OUTLIER_ID, cv2.THRESH_BINARY)
+    label[...] = cv2.add(cv2.subtract(label, everything), outlier)

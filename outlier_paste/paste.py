@@ -2,67 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from outlier_paste.bank import CutoutBank, open_bank
-from outlier_paste.blend import BLENDS, blend_into, count_visible
-from outlier_paste.placement import PLACEMENTS, Place, SizeRange
-from shards.cutout import Cutout
-from shards.errors import InputError
-from shards.schema import NUM_CLASSES, VOID_ID, Sample
+from outlier_paste.appearance import APPEARANCES, Patch
+from outlier_paste.bank import CutoutBank, Pool, fitting_shrink, open_bank, resize_cutout
+from outlier_paste.blend import BLENDS, OUTLIER_OPACITY, blend_into, find_overlap
+from outlier_paste.config import PasteConfig
+from outlier_paste.placement import PLACEMENTS, Place
+from outlier_paste.sizing import SIZINGS, SizeRange
+from shards.schema import NUM_CLASSES, OUTLIER_ID, VOID_ID, Sample
+
+ATTEMPTS = 10
+"""So often a place that meets no other object is looked for; then the scene gets one object less."""
+SAMPLED = (slice(None, None, 8), slice(None, None, 8))
+"""A sixty-fourth of the pixels tells that a class is still large."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PasteConfig:
-    """Which scenes get outliers, which, where and how."""
-
-    bank: str = ""
-    """Folder of cut-outs written by `jobs.prepare coco`; empty is none."""
-    probability: float = 0.0
-    """Share of the scenes that get outliers, 0 to 1; 0 switches pasting off."""
-    max_objects: int = 3
-    """A scene with outliers gets 1 to this many objects, all numbers equally often."""
-    placement: str = "anywhere"
-    """`anywhere` centres an object on any pixel; `road` stands it on the road, smaller far away."""
-    blend: str = "feather"
-    """`hard` keeps the object's edge; `feather` mixes its outermost two pixels with the scene."""
-    min_size: float = 0.05
-    """Shortest longer side of an object, as share of the height of the crop."""
-    max_size: float = 0.4
-    """Longest longer side of an object, as share of the height of the crop."""
-    min_pixels: int = 16
-    """An object of which fewer pixels would be seen is not pasted; a class of which pasted objects leave
-    fewer pixels becomes void, since so small a rest teaches nothing."""
-    cache_mb: int = 64
-    """Decoded cut-outs kept in memory by each loader process, in MiB."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1:
-            raise InputError(f"paste.probability: got {self.probability}; a number in 0..1 is needed")
-        if self.probability > 0 and not self.bank:
-            raise InputError(
-                f"paste.bank: is empty while paste.probability is {self.probability}; a folder is needed"
-            )
-        if self.max_objects < 1:
-            raise InputError(f"paste.max_objects: got {self.max_objects}; at least 1 is needed")
-        if self.placement not in PLACEMENTS:
-            raise InputError(
-                f"paste.placement: unknown placement {self.placement!r}; known: {', '.join(PLACEMENTS)}"
-            )
-        if self.blend not in BLENDS:
-            raise InputError(f"paste.blend: unknown blend {self.blend!r}; known: {', '.join(BLENDS)}")
-        if not 0 < self.min_size <= self.max_size <= 1:
-            raise InputError(
-                f"paste.min_size, paste.max_size: got {self.min_size} and {self.max_size}; needed is "
-                "0 < min_size <= max_size <= 1"
-            )
-        for name, value in (("min_pixels", self.min_pixels), ("cache_mb", self.cache_mb)):
-            if value < 0:
-                raise InputError(f"paste.{name}: got {value}; 0 or more are needed")
+class _Planned(NamedTuple):
+    number: int
+    place: Place
+    mirrored: bool
 
 
 class OutlierPaste:
@@ -72,78 +36,115 @@ class OutlierPaste:
         self.config = config
         self.bank = bank
 
-    def __call__(self, sample: Sample, generator: np.random.Generator) -> Sample:
-        """Return the scene with outliers, or the very same scene where it gets none.
+    @property
+    def before_crop(self) -> bool:
+        """Whether this wants the whole frame instead of the crop."""
+        return self.config.onto == "frame"
 
-        A later object covers an earlier one. The given arrays are not modified.
+    def for_epoch(self, epoch: int) -> Callable[[Sample, np.random.Generator], Sample]:
+        """Return what pastes in one epoch, from that epoch's part of the bank."""
+        return lambda sample, generator: self(sample, generator, epoch)
+
+    def __call__(self, sample: Sample, generator: np.random.Generator, epoch: int = 0) -> Sample:
+        """Paste onto a scene, in place; return it.
+
+        What is pasted depends on the scene, the numbers of the generator and the epoch alone.
         """
         if generator.random() >= self.config.probability:
             return sample
-        image, label = sample.image.copy(), sample.label.copy()
-        num_pasted = 0
-        for _ in range(int(generator.integers(1, self.config.max_objects + 1))):
-            num_pasted += self._paste_one(image, label, generator)
-        if not num_pasted:
-            return sample
-        drop_remnants(sample.label, label, self.config.min_pixels)
-        return Sample(key=sample.key, image=image, label=label)
+        hidden: set[int] = set()
+        budget = int(self.config.max_hidden * sample.label.size)
+        for planned in self._plan(sample, generator, epoch):
+            covered = self._paste(sample, planned, budget, generator)
+            budget -= sum(covered.values())
+            hidden |= covered.keys()
+        drop_remnants(sample.label, hidden, self.config.min_pixels)
+        return sample
 
-    def _paste_one(
-        self,
-        image: UInt8[np.ndarray, "H W 3"],
-        label: UInt8[np.ndarray, "H W"],
-        generator: np.random.Generator,
-    ) -> bool:
-        """Paste one object in place; False if it found no place or would hardly be seen."""
+    def _plan(self, sample: Sample, generator: np.random.Generator, epoch: int) -> list[_Planned]:
+        """Choose objects and places, the farthest first."""
+        config, planned = self.config, list[_Planned]()
+        for _ in range(int(generator.integers(1, config.max_objects + 1))):
+            number = self.bank.draw(generator, epoch)
+            mirrored = config.mirror and bool(generator.random() < 0.5)
+            place = self._find_place(sample, number, [other.place for other in planned], generator)
+            if place is not None:
+                planned.append(_Planned(number, place, mirrored))
+        return sorted(planned, key=lambda item: item.place.bottom)  # stable: the order of the draws
+
+    def _find_place(
+        self, sample: Sample, number: int, taken: list[Place], generator: np.random.Generator
+    ) -> Place | None:
         config = self.config
-        cutout = self.bank.get(int(generator.integers(len(self.bank))))
-        mirrored = generator.random() < 0.5
-        sizes = SizeRange(config.min_size, config.max_size)
-        place = PLACEMENTS[config.placement](
-            label, (cutout.mask.shape[0], cutout.mask.shape[1]), sizes, generator
-        )
-        if place is None:
-            return False
-        picture, mask = resize_cutout(cutout, place, mirrored)
-        opacity = BLENDS[config.blend](mask)
-        top_left = (place.top, place.left)
-        if count_visible(opacity, top_left, (label.shape[0], label.shape[1])) < max(1, config.min_pixels):
-            return False
-        blend_into(image, label, picture, opacity, top_left)
-        return True
+        find, sizing = PLACEMENTS[config.placement], SIZINGS[config.sizing]
+        limits, shape = SizeRange(config.min_size, config.max_size), self.bank.shape(number)
+        for _ in range(ATTEMPTS):
+            place = find(sample.label, shape, limits, sizing, generator)
+            if config.overlap == "ordered" or place is None or not any(map(place.meets, taken)):
+                return place
+        return None
+
+    def _paste(
+        self, sample: Sample, planned: _Planned, budget: int, generator: np.random.Generator
+    ) -> dict[int, int]:
+        """Paste one object in place; return how many pixels of which train id it has hidden.
+
+        Nothing where it would hardly be seen, or would hide more than `budget` pixels.
+        """
+        config, place = self.config, planned.place
+        shrink = fitting_shrink(self.bank.shape(planned.number), (place.height, place.width))
+        cutout = self.bank.get(planned.number, shrink)
+        cutout = resize_cutout(cutout, place.height, place.width, mirrored=planned.mirrored)
+        patch = Patch(cutout.image, cutout.mask, place.top, place.left)
+        for step in config.match:
+            patch = APPEARANCES[step](patch, sample.image, generator)
+        opacity, top_left = BLENDS[config.blend](patch.mask), (patch.top, patch.left)
+        overlap = find_overlap(opacity.shape, top_left, sample.label.shape)
+        if overlap is None:
+            return {}
+        seen = cv2.inRange(opacity[overlap.in_object], (OUTLIER_OPACITY,), (255,))
+        if cv2.countNonZero(seen) < max(1, config.min_pixels):
+            return {}
+        covered = count_values(sample.label[overlap.in_scene], seen)
+        covered.pop(OUTLIER_ID, None)
+        if sum(covered.values()) > budget:
+            return {}
+        blend_into(sample.image, sample.label, patch.picture, opacity, top_left)
+        return covered
 
 
 def build_paste(config: PasteConfig) -> OutlierPaste | None:
-    """Open the bank; None where nothing is ever pasted.
+    """Open the bank's part that is for training; None where nothing is ever pasted.
 
     Raises:
-        InputError: the bank is missing or holds something else than cut-outs.
+        InputError: the bank is missing, or holds something else than objects.
     """
     if config.probability == 0:
         return None
-    return OutlierPaste(config, open_bank(config.bank, config.cache_mb))
+    pool = Pool(config.pool, config.pool_refresh)
+    return OutlierPaste(config, open_bank(config.bank, config.cache_mb, pool=pool, held_out=config.held_out))
 
 
-def resize_cutout(
-    cutout: Cutout, place: Place, mirrored: bool
-) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
-    """Return picture and mask at the size of `place`; the mask gets a soft edge."""
-    size = (place.width, place.height)
-    shrinks = cutout.mask.size > place.width * place.height
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    picture = cv2.resize(cutout.image, size, interpolation=method)
-    mask = cv2.resize(cutout.mask, size, interpolation=method)
-    return (cv2.flip(picture, 1), cv2.flip(mask, 1)) if mirrored else (picture, mask)
+def count_values(label: UInt8[np.ndarray, "h w"], mask: UInt8[np.ndarray, "h w"]) -> dict[int, int]:
+    """Count the pixels of each train id where the mask is not 0."""
+    counts = np.bincount(label[mask > 0], minlength=256)
+    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
 
-def drop_remnants(before: UInt8[np.ndarray, "H W"], label: UInt8[np.ndarray, "H W"], min_pixels: int) -> None:
+def drop_remnants(label: UInt8[np.ndarray, "H W"], hidden: set[int], min_pixels: int) -> None:
     """Make void, in place, the classes of which pasting has left some pixels but fewer than `min_pixels`.
 
     Args:
-        before: train ids of the scene without outliers.
-        label: train ids with outliers; a class that lost no pixel stays, however small it is.
+        label: train ids with outliers.
+        hidden: train ids that lost a pixel; others stay, however small they are.
+        min_pixels: a class needs so many pixels.
     """
-    for train_id in np.unique(before[label != before]).tolist():
-        rest = cv2.inRange(label, (train_id,), (train_id,))  # for a few classes much faster than a histogram
-        if train_id < NUM_CLASSES and 0 < cv2.countNonZero(rest) < min_pixels:
+    sampled = np.ascontiguousarray(label[SAMPLED])
+    for train_id in sorted(hidden):
+        if train_id >= NUM_CLASSES or cv2.countNonZero(cv2.inRange(sampled, (train_id,), (train_id,))) >= max(
+            1, min_pixels
+        ):
+            continue
+        rest = cv2.inRange(label, (train_id,), (train_id,))  # for a few classes faster than a histogram
+        if 0 < cv2.countNonZero(rest) < min_pixels:
             label[rest > 0] = VOID_ID

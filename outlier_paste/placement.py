@@ -1,20 +1,17 @@
-"""Where an object goes in a scene, and how large it becomes there."""
+"""Where an object goes in a scene."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
+from outlier_paste.sizing import Situation, SizeRange, Sizing
 from shards.schema import ROAD_ID
 
-MAX_ENLARGEMENT = 2.0
-"""An object magnified further is so blurred that a network could tell it by that alone."""
-REAL_SIZE_SPREAD = 2.0
-"""On the road, objects at one distance differ in size by up to this factor."""
+FEWEST_ROWS = 8
+"""A line through the road's widths in fewer rows is no estimate."""
 
 
 class Place(NamedTuple):
@@ -25,58 +22,83 @@ class Place(NamedTuple):
     height: int
     width: int
 
+    @property
+    def bottom(self) -> int:
+        """The row below the last one: objects that stand nearer reach lower down."""
+        return self.top + self.height
 
-class SizeRange(NamedTuple):
-    """How long the longer side of an object may be, as shares of the scene's height, 0 to 1."""
+    def meets(self, other: Place) -> bool:
+        """Say whether two rectangles share a pixel."""
+        rows = self.top < other.bottom and other.top < self.bottom
+        return rows and self.left < other.left + other.width and other.left < self.left + self.width
 
-    smallest: float
-    largest: float
 
+@runtime_checkable
+class Placement(Protocol):
+    """Finds a place for an object; returns None where there is none."""
 
-Placement = Callable[
-    [UInt8[np.ndarray, "H W"], tuple[int, int], SizeRange, np.random.Generator], Place | None
-]
-"""Finds a place for an object of (height, width) pixels in a scene with these labels; None: there is none."""
+    def __call__(
+        self,
+        label: UInt8[np.ndarray, "H W"],
+        shape: tuple[int, int],
+        limits: SizeRange,
+        sizing: Sizing,
+        generator: np.random.Generator,
+    ) -> Place | None:
+        """Choose where the object goes.
+
+        Args:
+            label: train ids of the scene.
+            shape: (height, width) of the cut-out in pixels.
+            limits: of the longer side, for sizings that heed them.
+            sizing: decides how large the object becomes.
+            generator: the only source of chance.
+        """
+        ...
 
 
 def place_anywhere(
     label: UInt8[np.ndarray, "H W"],
     shape: tuple[int, int],
-    sizes: SizeRange,
+    limits: SizeRange,
+    sizing: Sizing,
     generator: np.random.Generator,
 ) -> Place:
-    """Put the object's centre on any pixel, so that the border may cut it; sizes are log-uniform.
-
-    Args:
-        label: train ids of the scene; only its size matters here.
-        shape: (height, width) of the cut-out in pixels.
-        sizes: limits of the longer side.
-    """
+    """Put the object's centre on any pixel, so that the border may cut it."""
     scene = (label.shape[0], label.shape[1])
-    share = _log_uniform(sizes.smallest, sizes.largest, generator)
-    height, width = scale_object(shape, share, sizes, scene)
+    height, width = sizing(Situation(shape, scene, limits), generator)
     row, column = generator.integers(scene[0]), generator.integers(scene[1])
     return Place(int(row) - height // 2, int(column) - width // 2, height, width)
+
+
+def place_inside(
+    label: UInt8[np.ndarray, "H W"],
+    shape: tuple[int, int],
+    limits: SizeRange,
+    sizing: Sizing,
+    generator: np.random.Generator,
+) -> Place | None:
+    """Put the object where the whole of it is seen, all such places equally likely; None: it is too large."""
+    scene = (label.shape[0], label.shape[1])
+    height, width = sizing(Situation(shape, scene, limits), generator)
+    if height > scene[0] or width > scene[1]:
+        return None
+    top, left = generator.integers(scene[0] - height + 1), generator.integers(scene[1] - width + 1)
+    return Place(int(top), int(left), height, width)
 
 
 def place_on_road(
     label: UInt8[np.ndarray, "H W"],
     shape: tuple[int, int],
-    sizes: SizeRange,
+    limits: SizeRange,
+    sizing: Sizing,
     generator: np.random.Generator,
 ) -> Place | None:
     """Stand the object on a road pixel, the smaller the farther away; None where no road is seen.
 
-    On flat ground, seen by a level camera, the height of an object in the picture is proportional to how
-    far its foot is below the horizon. The topmost road pixel stands for the horizon, which it
-    touches wherever the road runs into the distance; the largest size belongs to the bottom row.
-    Objects of one distance vary by `REAL_SIZE_SPREAD`. The foot's row is uniform over the rows with road,
-    then its column over that row's road pixels: uniform over pixels, most objects would be near.
-
-    Args:
-        label: train ids of the scene.
-        shape: (height, width) of the cut-out in pixels.
-        sizes: limits of the longer side; the lower one holds far away too.
+    The foot's row is uniform over the rows with road, then its column over that row's road pixels: uniform
+    over pixels, most objects would be near. The sizing is told how near the row is: 0 at the horizon (see
+    `find_horizon`), 1 in the bottom row.
     """
     scene = (label.shape[0], label.shape[1])
     road = label == ROAD_ID
@@ -85,39 +107,40 @@ def place_on_road(
         return None
     row = int(generator.choice(rows))
     column = int(generator.choice(np.flatnonzero(road[row])))
-    nearness = (row + 1 - rows[0]) / (scene[0] - rows[0])  # 0 at the horizon, 1 in the bottom row
-    share = sizes.largest * nearness / _log_uniform(1.0, REAL_SIZE_SPREAD, generator)
-    height, width = scale_object(shape, max(share, sizes.smallest), sizes, scene)
+    horizon = find_horizon(road, rows)
+    nearness = (row + 1 - horizon) / (scene[0] - horizon)
+    height, width = sizing(Situation(shape, scene, limits, nearness), generator)
     return Place(row + 1 - height, column - width // 2, height, width)
 
 
 PLACEMENTS: dict[str, Placement] = {
     "anywhere": place_anywhere,
+    "inside": place_inside,
     "road": place_on_road,
 }
 
 
-def scale_object(
-    shape: tuple[int, int], share: float, sizes: SizeRange, scene: tuple[int, int]
-) -> tuple[int, int]:
-    """Return the (height, width) that an object gets, its proportions kept.
+def find_horizon(road: Bool[np.ndarray, "H W"], rows: np.ndarray) -> float:
+    """Return the row of the horizon, which is negative where it lies above the picture.
 
-    Its longer side becomes `share` of the scene's height, except that it is not enlarged more than
-    `MAX_ENLARGEMENT` times, unless it would else stay below the smallest size; and that it never gets
-    taller or wider than the scene.
+    The topmost row with road, which the road touches wherever it runs into the distance. Where a crop has
+    cut that off, the road already is wide there: then the horizon is where a line through its widths
+    reaches 0, for a road of constant width narrows in proportion to the distance from the horizon. Only rows
+    count in which both of its sides are seen.
 
     Args:
-        shape: (height, width) of the cut-out in pixels.
-        share: length of the longer side, as share of the scene's height.
-        sizes: limits of `share`.
-        scene: (height, width) in pixels.
+        road: which pixels are road.
+        rows: those that hold road, in order, at least one.
     """
-    longer = max(shape)
-    factor = share * scene[0] / longer
-    factor = min(factor, max(MAX_ENLARGEMENT, sizes.smallest * scene[0] / longer))
-    factor = min(factor, scene[0] / shape[0], scene[1] / shape[1])
-    return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
-
-
-def _log_uniform(low: float, high: float, generator: np.random.Generator) -> float:
-    return math.exp(generator.uniform(math.log(low), math.log(high)))
+    topmost = float(rows[0])
+    if rows[0] > 0:
+        return topmost
+    whole = rows[~(road[rows, 0] | road[rows, -1])]
+    if len(whole) < FEWEST_ROWS:
+        return topmost
+    inside = road[whole]
+    widths = inside.shape[1] - inside[:, ::-1].argmax(axis=1) - inside.argmax(axis=1)
+    slope, offset = np.polyfit(whole, widths, 1)
+    if slope <= 0:
+        return topmost
+    return float(np.clip(-offset / slope, -road.shape[0], topmost))

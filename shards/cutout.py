@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -36,11 +37,13 @@ class Cutout:
 def encode_cutout(cutout: Cutout, *, jpeg_quality: int = 95) -> dict[str, bytes]:
     """Return the members of a cut-out's shard sample, by suffix.
 
-    The mask is a PNG, because JPEG would change its values; the picture is a JPEG of `jpeg_quality`.
+    The mask is a PNG, because JPEG would change its values; of one bit where there is no soft edge, which
+    decodes faster. The picture is a JPEG of `jpeg_quality`.
     """
-    bgr = np.ascontiguousarray(cutout.image[..., ::-1])
+    bgr = cv2.cvtColor(cutout.image, cv2.COLOR_RGB2BGR)
     _, picture = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])
-    _, mask = cv2.imencode(".png", cutout.mask)
+    is_soft = cv2.countNonZero(cv2.inRange(cutout.mask, (1,), (254,))) > 0
+    _, mask = cv2.imencode(".png", cutout.mask, [] if is_soft else [cv2.IMWRITE_PNG_BILEVEL, 1])
     meta = {"category": cutout.category, "source_size": list(cutout.source_size)}
     return {
         OBJECT_SUFFIX: picture.tobytes(),
@@ -49,29 +52,95 @@ def encode_cutout(cutout: Cutout, *, jpeg_quality: int = 95) -> dict[str, bytes]
     }
 
 
-def decode_cutout(key: str, members: Mapping[str, bytes]) -> Cutout:
+SHRINKS = (1, 2, 4, 8)
+"""By how much a picture can be smaller than its file says; a JPEG decodes faster then."""
+_COLOR_FLAGS = dict(
+    zip(
+        SHRINKS,
+        (
+            cv2.IMREAD_COLOR,
+            cv2.IMREAD_REDUCED_COLOR_2,
+            cv2.IMREAD_REDUCED_COLOR_4,
+            cv2.IMREAD_REDUCED_COLOR_8,
+        ),
+        strict=True,
+    )
+)
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+
+
+def decode_cutout(key: str, members: Mapping[str, bytes], *, shrink: int = 1) -> Cutout:
     """Rebuild a cut-out from its members.
+
+    Args:
+        key: name of the sample.
+        members: content by suffix.
+        shrink: one of `SHRINKS`: decode at that fraction of the height and width, rounded up.
 
     Raises:
         InputError: a member is missing or broken, or the mask's size is not the picture's.
+    """
+    require_members(key, members)
+    picture = _decode(members[OBJECT_SUFFIX], _COLOR_FLAGS[shrink])
+    mask = _decode(members[MASK_SUFFIX], cv2.IMREAD_GRAYSCALE)
+    if picture is None or mask is None:
+        raise InputError(
+            f"cut-out {key}: {OBJECT_SUFFIX if picture is None else MASK_SUFFIX} cannot be decoded"
+        )
+    if picture.shape[:2] != tuple(-(-side // shrink) for side in mask.shape):
+        size = tuple(side * shrink for side in picture.shape[:2])
+        raise InputError(f"cut-out {key}: picture is {size} but mask is {mask.shape} (height, width)")
+    if shrink > 1:
+        mask = cv2.resize(mask, (picture.shape[1], picture.shape[0]), interpolation=cv2.INTER_AREA)
+    category, source_size = decode_description(key, members[META_SUFFIX])
+    image = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture)
+    return Cutout(key, image, mask, category, source_size)
+
+
+def read_shape(key: str, members: Mapping[str, bytes]) -> tuple[int, int]:
+    """Return (height, width) of a cut-out, from the first bytes of its mask; no picture is decoded.
+
+    Raises:
+        InputError: a member is missing, or the mask is no PNG.
+    """
+    require_members(key, members)
+    start = members[MASK_SUFFIX][:24]
+    width, height = int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big")
+    if not start.startswith(_PNG_START) or not width or not height:
+        raise InputError(f"cut-out {key}: {MASK_SUFFIX} cannot be decoded")
+    return height, width
+
+
+def require_members(key: str, members: Collection[str]) -> None:
+    """Check that a sample is a cut-out.
+
+    Raises:
+        InputError: a member is missing.
     """
     missing = [suffix for suffix in (OBJECT_SUFFIX, MASK_SUFFIX, META_SUFFIX) if suffix not in members]
     if missing:
         raise InputError(
             f"cut-out {key}: has no {', '.join(missing)}; its members are {', '.join(sorted(members))}"
         )
-    picture = _decode(members[OBJECT_SUFFIX], cv2.IMREAD_COLOR)
-    mask = _decode(members[MASK_SUFFIX], cv2.IMREAD_GRAYSCALE)
-    if picture is None or mask is None:
-        raise InputError(
-            f"cut-out {key}: {OBJECT_SUFFIX if picture is None else MASK_SUFFIX} cannot be decoded"
-        )
-    if picture.shape[:2] != mask.shape:
-        raise InputError(
-            f"cut-out {key}: picture is {picture.shape[:2]} but mask is {mask.shape} (height, width)"
-        )
-    category, source_size = decode_description(key, members[META_SUFFIX])
-    return Cutout(key, np.ascontiguousarray(picture[..., ::-1]), mask, category, source_size)
+
+
+def shrink_cutout(cutout: Cutout, shrink: int) -> Cutout:
+    """Return a cut-out at a fraction of its height and width, rounded up, by averaging."""
+    size = (-(-cutout.mask.shape[1] // shrink), -(-cutout.mask.shape[0] // shrink))
+    image = cv2.resize(cutout.image, size, interpolation=cv2.INTER_AREA)
+    mask = cv2.resize(cutout.mask, size, interpolation=cv2.INTER_AREA)
+    return dataclasses.replace(cutout, image=image, mask=mask)
+
+
+def crop_to_mask(
+    image: UInt8[np.ndarray, "H W 3"], mask: UInt8[np.ndarray, "H W"]
+) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]] | None:
+    """Crop both to the bounding box of what is not 0 in the mask; None where everything is."""
+    left, top, width, height = cv2.boundingRect(mask)
+    if not width:
+        return None
+    box = (slice(top, top + height), slice(left, left + width))
+    return np.ascontiguousarray(image[box]), np.ascontiguousarray(mask[box])
 
 
 def decode_description(key: str, content: bytes) -> tuple[str, tuple[int, int]]:

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -21,7 +22,22 @@ from shards.reader import ShardReader, decode_sample, open_shards, require_scene
 from shards.schema import Sample
 
 Transform = Callable[[Sample, np.random.Generator], Sample]
-"""Changes a scene, such as by pasting objects; draws from nothing but the generator."""
+"""Changes a scene, such as by pasting objects; draws from nothing but the generator. It may write into the
+scene's arrays: nobody else has them."""
+
+
+@runtime_checkable
+class StagedTransform(Protocol):
+    """A transform that says where it stands, and that may differ from epoch to epoch."""
+
+    @property
+    def before_crop(self) -> bool:
+        """Whether it wants the whole frame instead of the crop."""
+        ...
+
+    def for_epoch(self, epoch: int) -> Transform:
+        """Return the transform of one epoch."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +74,11 @@ class SceneDataset(Dataset[Sample | InputError]):
     """
 
     def __init__(
-        self, reader: ShardReader, config: StreamConfig, seed: int, transform: Transform | None
+        self,
+        reader: ShardReader,
+        config: StreamConfig,
+        seed: int,
+        transform: Transform | StagedTransform | None,
     ) -> None:
         self.reader = reader
         self.config = config
@@ -77,17 +97,28 @@ class SceneDataset(Dataset[Sample | InputError]):
         The transform stands between the crop and the colours. After the crop, because the sizes of pasted
         objects then hold for what the network sees, and nothing is pasted outside of the window. Before the
         colours, because object and scene then share one camera: an object that kept its own brightness
-        would be recognised by that alone.
+        would be recognised by that alone. A `StagedTransform` may ask for the whole frame instead, as some
+        published methods do: the crop, the zoom and the mirroring then act on the objects too.
         """
         epoch, index = self.order.at(position)
         key = self.reader.keys[index]
         sample = decode_sample(key, self.reader.read(index))
         varied = sample_generator("augment", self.order.seed, epoch, key)
+        transform, before_crop = self._transform_of(epoch)
+        drawn = sample_generator("transform", self.order.seed, epoch, key)
+        if before_crop:
+            sample = transform(sample, drawn)
         sample = crop_scene(sample, self.config.augment, self.config.crop, varied)
-        if self.transform is not None:
-            sample = self.transform(sample, sample_generator("transform", self.order.seed, epoch, key))
+        if not before_crop:
+            sample = transform(sample, drawn)
         image = jitter_color(sample.image, self.config.augment.color, varied)
         return Sample(key=sample.key, image=image, label=sample.label)
+
+    def _transform_of(self, epoch: int) -> tuple[Transform, bool]:
+        """Return an epoch's transform, and whether it comes before the crop."""
+        if isinstance(self.transform, StagedTransform):
+            return self.transform.for_epoch(epoch), self.transform.before_crop
+        return self.transform or _change_nothing, False
 
 
 class Stream:
@@ -138,7 +169,7 @@ def build_stream(
     rank: int,
     world_size: int,
     start_position: int = 0,
-    transform: Transform | None = None,
+    transform: Transform | StagedTransform | None = None,
     num_batches: int | None = None,
 ) -> Stream:
     """Open the shards and return this process's batches.
@@ -151,7 +182,7 @@ def build_stream(
         rank: number of this process, 0 to world_size - 1.
         world_size: training processes.
         start_position: samples that all processes together have already consumed.
-        transform: applied between crop and colour jitter; see `SceneDataset.make_scene`.
+        transform: applied between crop and colour jitter, or before the crop; see `SceneDataset.make_scene`.
         num_batches: where to end; None never does.
 
     Raises:
@@ -175,6 +206,10 @@ def build_stream(
         num_batches=num_batches,
     )
     return Stream(dataset, positions)
+
+
+def _change_nothing(sample: Sample, _: np.random.Generator) -> Sample:
+    return sample
 
 
 def _collate(samples: Sequence[Sample | InputError]) -> Batch | InputError:
