@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,10 +14,12 @@ import cv2
 import tyro
 
 from jobs.command_line import parse_options, run_program
+from shards.bank_report import REPORT_NAME, render_report
 from shards.cityscapes import ImageEncoding, Split, plan_cityscapes
-from shards.coco import MASK_ENCODING, ObjectFilter, plan_cutouts
+from shards.coco import MASK_ENCODING, plan_cutouts
 from shards.errors import InputError
 from shards.manifest import MANIFEST_VERSION, Manifest, write_manifest
+from shards.object_filter import ObjectFilter
 from shards.schema import LABEL_ENCODING
 from shards.staging import require_free, staged_folder
 from shards.writer import ShardPlan, write_shards
@@ -118,7 +120,8 @@ def prepare_coco(job: CocoJob) -> None:
     for line in plan.report:
         logger.info("%s", line)
     options = {**asdict(job.rule()), "samples_per_shard": job.samples_per_shard}
-    _write(plan.shards, job.out, job.workers, "cutouts", MASK_ENCODING, "jpeg", options)
+    report = {REPORT_NAME: render_report(plan.report, plan.sizes)}
+    _write(plan.shards, job.out, job.workers, "cutouts", MASK_ENCODING, "jpeg", options, report)
 
 
 def _write(
@@ -129,7 +132,9 @@ def _write(
     label_encoding: str,
     image_encoding: str,
     options: dict[str, Any],
+    texts: Mapping[str, str] | None = None,
 ) -> None:
+    """Write shards, manifest and `texts` (file name -> content) as one complete folder."""
     began = time.monotonic()
     with staged_folder(out) as folder:
         shards = write_shards(plans, folder, workers=workers or _default_workers(plans), description=kind)
@@ -143,6 +148,8 @@ def _write(
             shards=shards,
         )
         write_manifest(manifest, folder)
+        for name, text in (texts or {}).items():
+            (folder / name).write_text(text, encoding="utf-8")
     megabytes = sum(entry.num_bytes for entry in shards) / 1e6
     logger.info(
         "%s: %d samples in %d shards, %.1f MB, %.1f s",

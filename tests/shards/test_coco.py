@@ -11,9 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
-from shards.coco import META_OOD_CATEGORIES, ObjectFilter, plan_cutouts
+from shards.coco import plan_cutouts
 from shards.cutout import decode_cutout
 from shards.errors import InputError
+from shards.object_filter import META_OOD_CATEGORIES, ObjectFilter
 from shards.writer import ShardPlan
 
 CATEGORIES = {1: "person", 7: "train", 24: "zebra", 25: "giraffe"}
