@@ -1,4 +1,4 @@
-"""Turn official downloads into shards: Cityscapes into scenes, COCO into objects to paste."""
+"""Turn downloads into shards: Cityscapes into scenes; COCO, or pictures with segment maps, into objects."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from shards.errors import InputError
 from shards.manifest import MANIFEST_VERSION, Manifest, write_manifest
 from shards.object_filter import ObjectFilter
 from shards.schema import LABEL_ENCODING
+from shards.segments import SegmentFilter, plan_segments
 from shards.staging import require_free, staged_folder
 from shards.writer import ShardPlan, write_shards
 
@@ -79,24 +80,51 @@ class CocoJob(ObjectFilter):
         return ObjectFilter(**{name: getattr(self, name) for name in ObjectFilter.__dataclass_fields__})
 
 
+@dataclass(frozen=True, kw_only=True)
+class SegmentsJob(SegmentFilter):
+    """Pictures and segment maps, such as ADE20K's -> shards of cut-out objects."""
+
+    images: Path
+    """Folder or zip file of pictures."""
+    segments: Path
+    """Folder or zip file of PNG maps of the same names: one channel holds the number of each pixel's segment,
+    three hold R + 256 G + 65536 B."""
+    out: Path
+    """New or empty folder for the shards and `manifest.json`."""
+    samples_per_shard: int = 1000
+    """About the most cut-outs in one shard."""
+    workers: int = 0
+    """Processes; 0 takes one per processor, fewer for a small set. The shards do not depend on it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_counts(self.samples_per_shard, self.workers)
+
+    def rule(self) -> SegmentFilter:
+        """Return the options that say which segments qualify."""
+        return SegmentFilter(**{name: getattr(self, name) for name in SegmentFilter.__dataclass_fields__})
+
+
 Job = (
     Annotated[CityscapesJob, tyro.conf.subcommand("cityscapes")]
     | Annotated[CocoJob, tyro.conf.subcommand("coco")]
+    | Annotated[SegmentsJob, tyro.conf.subcommand("segments")]
 )
+DOWNLOADS = ("cityscapes", "coco", "segments")
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Prepare one download, as the first argument says: `cityscapes` or `coco`."""
-    if arguments and arguments[0] not in ("cityscapes", "coco", "-h", "--help"):
+    """Prepare one download, as the first argument says: `cityscapes`, `coco` or `segments`."""
+    if arguments and arguments[0] not in (*DOWNLOADS, "-h", "--help"):
         raise InputError(
-            f"which download: {arguments[0]!r} is not known; the first argument is cityscapes or coco"
+            f"which download: {arguments[0]!r} is not known; the first argument is {', '.join(DOWNLOADS)}"
         )
-    job: CityscapesJob | CocoJob = parse_options(Job, arguments, program="jobs.prepare")
+    job: CityscapesJob | CocoJob | SegmentsJob = parse_options(Job, arguments, program="jobs.prepare")
     require_free(job.out)
     if isinstance(job, CityscapesJob):
         prepare_cityscapes(job)
     else:
-        prepare_coco(job)
+        prepare_cutouts(job)
 
 
 def prepare_cityscapes(job: CityscapesJob) -> None:
@@ -114,12 +142,16 @@ def prepare_cityscapes(job: CityscapesJob) -> None:
     _write(plans, job.out, job.workers, "cityscapes", LABEL_ENCODING, job.image_encoding, options)
 
 
-def prepare_coco(job: CocoJob) -> None:
-    """Write the shards of the objects in a COCO download."""
-    plan = plan_cutouts(job.images, job.annotations, rule=job.rule(), samples_per_shard=job.samples_per_shard)
+def prepare_cutouts(job: CocoJob | SegmentsJob) -> None:
+    """Write the shards of the objects in a download, and a report of what they are."""
+    size = job.samples_per_shard
+    if isinstance(job, CocoJob):
+        plan = plan_cutouts(job.images, job.annotations, rule=job.rule(), samples_per_shard=size)
+    else:
+        plan = plan_segments(job.images, job.segments, rule=job.rule(), samples_per_shard=size)
     for line in plan.report:
         logger.info("%s", line)
-    options = {**asdict(job.rule()), "samples_per_shard": job.samples_per_shard}
+    options = {**asdict(job.rule()), "samples_per_shard": size}
     report = {REPORT_NAME: render_report(plan.report, plan.sizes)}
     _write(plan.shards, job.out, job.workers, "cutouts", MASK_ENCODING, "jpeg", options, report)
 
