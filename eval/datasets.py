@@ -61,6 +61,10 @@ TEST_SETS: dict[str, Convention] = {
 }
 """By folder name, in the order of the tables. Folders match exactly: RoadAnomaly is not RoadAnomaly21."""
 
+VALIDATION_SETS: dict[str, Convention] = {"PastedVal": Convention("PastedVal", "Pasted val")}
+"""Sets on which temperature, threshold and checkpoint may be chosen: Cityscapes val with objects that
+training never pasted, as `jobs.paste_validation` writes them. No benchmark; no column where it is absent."""
+
 
 @dataclass(frozen=True)
 class TestSet:
@@ -94,14 +98,14 @@ def find_test_sets(root: Path, limit: int | None = None, setting: str = "--datas
     if not root.is_dir():
         raise InputError(f"{setting} {root}: no such folder")
     found = []
-    for name, convention in TEST_SETS.items():
+    for name, convention in {**TEST_SETS, **VALIDATION_SETS}.items():
         official, list_official = OFFICIAL_LAYOUTS.get(name, (name, _list_frames))
         if (root / name).is_dir():
             found.append(TestSet(convention, _list_frames(root / name)[:limit]))
         elif (root / official).is_dir():
             found.append(TestSet(convention, list_official(root / official)[:limit]))
     if not found:
-        known = [*TEST_SETS, *(folder for folder, _ in OFFICIAL_LAYOUTS.values())]
+        known = [*TEST_SETS, *VALIDATION_SETS, *(folder for folder, _ in OFFICIAL_LAYOUTS.values())]
         hint = "; give the folder above it" if root.resolve().name in known else ""
         raise InputError(
             f"{setting} {root}: no test set in it; expected one or more of {', '.join(known)}{hint}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import logging
 import os
@@ -56,6 +57,24 @@ def parse_options(
         if stop.code in (0, None):
             raise
         raise InputError(_one_line(printed.getvalue())) from None
+
+
+def split_arguments(arguments: Sequence[str], options_type: type) -> tuple[list[str], list[str]]:
+    """Part the options of a program from the configuration file and the settings of a run.
+
+    For programs that take both: an option of `options_type` is the program's own, such as an `--out` that is
+    not where the run would go; everything else is of the run.
+    """
+    names = {f"--{field.name}" for field in dataclasses.fields(options_type)} | {"--help", "-h"}
+    own: list[str] = []
+    of_run: list[str] = []
+    target = of_run
+    for argument in arguments:
+        if argument.startswith("-") and not argument[1:2].isdigit():
+            name = argument.split("=")[0].replace("-", "_").replace("__", "--", 1)
+            target = own if name in names or argument == "-h" else of_run
+        target.append(argument)
+    return own, of_run
 
 
 def run_program(main: Callable[[Sequence[str]], None]) -> NoReturn:

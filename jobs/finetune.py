@@ -19,6 +19,7 @@ from eval.run import evaluate_miou
 from jobs.command_line import run_program
 from jobs.config_file import flat_settings, load_config, read_config, write_config
 from jobs.finetune_config import FinetuneConfig, ValidationConfig
+from jobs.preview_paste import draw_contact_sheet, paste_scenes
 from jobs.provenance import PROVENANCE_NAME, require_same_data, write_provenance
 from jobs.segmenter import make_segment
 from models.adapt import apply_adaptation, explain_parameters, plan_thaw
@@ -37,14 +38,20 @@ from trainer.optim import build_optimizer
 from trainer.randomness import seed_everything
 from trainer.runtime import StopSignal, compile_model, log_file, make_accelerator
 from trainer.schedule import build_lr_schedule
-from trainer.tracking import start_tracking
+from trainer.tracking import show_picture, start_tracking
 
 logger = logging.getLogger(__name__)
 
 MAY_CHANGE = (
     *("out", "name", "data.workers", "data.batch_size", "loop.grad_accum"),
     *("loop.log_every", "loop.eval_every", "loop.save_every", "loop.keep_checkpoints"),
-    *("validation.shards", "validation.split", "validation.limit", "tracking.tensorboard"),
+    *(
+        "validation.shards",
+        "validation.split",
+        "validation.limit",
+        "tracking.tensorboard",
+        "tracking.pasted_scenes",
+    ),
 )
 """Settings that a resumed run may change: they alter no weight, as long as the global batch stays."""
 CONFIG_NAME = "config.yaml"
@@ -102,6 +109,8 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> TrainState:
         logger.info(
             "from step %d to %d on %d processes", run.state.step, config.loop.steps, accelerator.num_processes
         )
+        if accelerator.is_main_process and run.state.step == 0:
+            _show_pasted(accelerator, config)
         with StopSignal(accelerator) as stop_requested:
             state = train(dataclasses.replace(run, stop_requested=stop_requested), config.loop)
         if state.step < config.loop.steps:
@@ -149,6 +158,14 @@ def _build_run(
         evaluate=_make_validation(config.validation, accelerator.device),
         num_frozen=thaw.num_frozen,
     )
+
+
+def _show_pasted(accelerator: Accelerator, config: FinetuneConfig) -> None:
+    """Show what is pasted, before an hour is spent on it."""
+    count = config.tracking.pasted_scenes
+    if count and config.tracking.tensorboard and config.paste.probability > 0:
+        sheet = draw_contact_sheet(paste_scenes(config, count), columns=count)
+        show_picture(accelerator, "pasted scenes", sheet, step=0)
 
 
 def _make_validation(

@@ -13,10 +13,12 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from jobs.command_line import parse_options, run_program
+from jobs.command_line import parse_options, run_program, split_arguments
 from jobs.config_file import load_config
 from jobs.finetune_config import FinetuneConfig
-from outlier_paste.paste import OutlierPaste, build_paste
+from outlier_paste.bank import open_bank
+from outlier_paste.config import PasteConfig
+from outlier_paste.paste import build_paste
 from shards.errors import InputError
 from shards.schema import CITYSCAPES_CLASSES, OUTLIER_ID, Sample
 from shards.staging import make_folder, write_atomically
@@ -61,7 +63,7 @@ class PreviewOptions:
 
 def main(arguments: Sequence[str]) -> None:
     """Write the contact sheet of a configuration."""
-    own, of_run = split_arguments(arguments)
+    own, of_run = split_arguments(arguments, PreviewOptions)
     options: PreviewOptions = parse_options(PreviewOptions, own, program="jobs.preview_paste")
     if options.out.is_dir():
         raise InputError(f"--out {options.out}: is a folder; the name of a PNG file is needed")
@@ -70,35 +72,17 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError(f"--out {options.out}: the file is already there; --overwrite True replaces it")
     config = load_config(FinetuneConfig, of_run, program="jobs.preview_paste")
     scenes = paste_scenes(config, options.scenes)
+    log_bank(config.paste)
     sheet = draw_contact_sheet(scenes, columns=options.columns, tile_width=options.tile_width)
     _, content = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
     write_atomically(options.out, content.tobytes())
     logger.info("%s: %d scenes", options.out, len(scenes))
 
 
-def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Part the options of this program from the configuration file and the settings of the run.
-
-    `--out` is the sheet here; where the run would go does not matter.
-    """
-    names = {f"--{field.name}" for field in dataclasses.fields(PreviewOptions)} | {"--help", "-h"}
-    own: list[str] = []
-    of_run: list[str] = []
-    target = of_run
-    for argument in arguments:
-        if argument.startswith("-") and not argument[1:2].isdigit():
-            target = (
-                own if argument.split("=")[0].replace("-", "_").replace("__", "--", 1) in names else of_run
-            )
-        target.append(argument)
-    return own, of_run
-
-
 def paste_scenes(config: FinetuneConfig, num_scenes: int) -> list[Sample]:
     """Make the first scenes of a run, every one of them with outliers where a place for them is found."""
     paste = build_paste(dataclasses.replace(config.paste, probability=1.0))
     assert paste is not None, "a probability of 1 pastes"
-    log_bank(paste)
     data = dataclasses.replace(config.data, batch_size=1, workers=0)
     stream = build_stream(
         data, seed=config.seed, rank=0, world_size=1, transform=paste, num_batches=num_scenes
@@ -109,12 +93,13 @@ def paste_scenes(config: FinetuneConfig, num_scenes: int) -> list[Sample]:
     ]
 
 
-def log_bank(paste: OutlierPaste) -> None:
+def log_bank(config: PasteConfig) -> None:
     """Say how many objects of which categories may be pasted."""
-    counts = paste.bank.category_counts()
+    bank = open_bank(config.bank, held_out=config.held_out)
+    counts = bank.category_counts()
     listed = ", ".join(f"{name} {count}" for name, count in counts.most_common(12))
     more = f" and {len(counts) - 12} more" if len(counts) > 12 else ""
-    logger.info("%d objects of %d categories: %s%s", len(paste.bank), len(counts), listed, more)
+    logger.info("%d objects of %d categories: %s%s", len(bank), len(counts), listed, more)
 
 
 def draw_contact_sheet(

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 from accelerate import Accelerator
+from jaxtyping import UInt8
+
+from shards.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +18,12 @@ class TrackingConfig:
 
     tensorboard: bool = True
     """Write scalars and settings to the run's tensorboard/ folder."""
+    pasted_scenes: int = 4
+    """So many scenes of the run, all with objects, are shown there when it starts; 0: none."""
+
+    def __post_init__(self) -> None:
+        if self.pasted_scenes < 0:
+            raise InputError(f"tracking.pasted_scenes: got {self.pasted_scenes}; 0 or more are needed")
 
 
 def start_tracking(
@@ -26,3 +36,10 @@ def start_tracking(
     """
     if config.tensorboard:
         accelerator.init_trackers("tensorboard", config=dict(settings))
+
+
+def show_picture(accelerator: Accelerator, tag: str, picture: UInt8[np.ndarray, "H W 3"], step: int) -> None:
+    """Show a picture (R, G, B) in TensorBoard, if that is open."""
+    for tracker in accelerator.trackers:
+        if tracker.name == "tensorboard":
+            tracker.log_images({tag: picture[None]}, step=step, dataformats="NHWC")

@@ -213,7 +213,8 @@ def test_a_wrong_filter_option_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_kind_of_download_is_refused() -> None:
     with pytest.raises(
-        InputError, match="which download: 'kitti' is not known; the first argument is cityscapes or coco"
+        InputError,
+        match="which download: 'kitti' is not known; .* is cityscapes, coco, segments",
     ):
         main(["kitti"])
 

@@ -9,15 +9,16 @@ import cv2
 import numpy as np
 import pytest
 
+from jobs.command_line import split_arguments
 from jobs.preview_paste import (
     CAPTION_HEIGHT,
     GAP,
     OUTLINE_COLOR,
+    PreviewOptions,
     draw_contact_sheet,
     draw_scene,
     label_colors,
     main,
-    split_arguments,
 )
 from shards.cutout import Cutout, encode_cutout
 from shards.errors import InputError
@@ -88,7 +89,8 @@ def test_the_sheet_has_a_place_for_every_scene(count: int, columns: int, grid: t
 
 def test_arguments_are_parted() -> None:
     own, of_run = split_arguments(
-        ["c.yaml", "--out", "a.png", "--data.shards", "x", "y", "--tile-width=9", "--seed", "3"]
+        ["c.yaml", "--out", "a.png", "--data.shards", "x", "y", "--tile-width=9", "--seed", "3"],
+        PreviewOptions,
     )
     assert own == ["--out", "a.png", "--tile-width=9"]
     assert of_run == ["c.yaml", "--data.shards", "x", "y", "--seed", "3"]

@@ -26,6 +26,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from jobs.config_file import load_config, read_config, write_config
 from jobs.finetune import finetune
 from jobs.finetune_config import FinetuneConfig
+from jobs.preview_paste import draw_contact_sheet, paste_scenes
 from models.checkpoint import list_checkpoints, load_model
 from shards.errors import InputError
 from shards.manifest import Manifest, ShardEntry, write_manifest
@@ -91,6 +92,17 @@ def test_a_run_leaves_everything_a_reader_needs(
         "grad_norm",
     } <= tags
     assert [point.step for point in events.Scalars("loss/total")] == [1, 2, 3, 4]
+    (shown,) = events.Images("pasted scenes")
+    sheet = cv2.imdecode(np.frombuffer(shown.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(sheet[..., ::-1], draw_contact_sheet(paste_scenes(config, 4), columns=4))
+    assert (sheet == 255).all(axis=-1).sum() > 1000  # white on its label maps: every scene has an outlier
+
+
+def test_no_scenes_are_shown_where_nothing_is_pasted(tmp_path: Path, scene_shards: str) -> None:
+    finetune(make_config(tmp_path, scene_shards, "--loop.steps", "1"))
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert events.Tags()["images"] == []
 
 
 def test_the_floor_of_a_loss_is_logged_beside_it(
