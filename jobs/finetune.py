@@ -45,13 +45,8 @@ logger = logging.getLogger(__name__)
 MAY_CHANGE = (
     *("out", "name", "data.workers", "data.batch_size", "loop.grad_accum"),
     *("loop.log_every", "loop.eval_every", "loop.save_every", "loop.keep_checkpoints"),
-    *(
-        "validation.shards",
-        "validation.split",
-        "validation.limit",
-        "tracking.tensorboard",
-        "tracking.pasted_scenes",
-    ),
+    *("validation.shards", "validation.split", "validation.limit"),
+    *("tracking.tensorboard", "tracking.pasted_scenes", "paste.cache_mb"),
 )
 """Settings that a resumed run may change: they alter no weight, as long as the global batch stays."""
 CONFIG_NAME = "config.yaml"

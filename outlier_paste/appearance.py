@@ -28,6 +28,8 @@ MAX_MOTION = 0.06
 """Longest motion blur, as share of the object's longer side."""
 MAX_NOISE = 16.0
 """Most noise that is added, as a standard deviation in grey levels."""
+MIN_CLONED = 8
+"""Shorter sides leave OpenCV's solver no interior: it raises an error in the best case."""
 _IMMERKAER = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 
 
@@ -147,13 +149,14 @@ def clone_seamlessly(
     """Keep the object's gradients, and take the colours at its edge from the scene: cv2's `seamlessClone`.
 
     Costs a hundred times as much as all other steps together. Where the object lies over the border, the
-    scene's outermost pixels are continued.
+    scene's outermost pixels are continued. Objects smaller than `MIN_CLONED` stay as they are.
 
     Source: Pérez et al., "Poisson Image Editing", SIGGRAPH 2003.
     """
     overlap = find_overlap(patch.mask.shape, (patch.top, patch.left), image.shape[:2])
     solid = cv2.threshold(patch.mask, 127, 255, cv2.THRESH_BINARY)[1]
-    if overlap is None or not solid.any():
+    left, top, box_width, box_height = cv2.boundingRect(solid)
+    if overlap is None or min(box_width, box_height) < MIN_CLONED:
         return patch
     margin = 3  # the object's outline must not touch the border of what is handed over
     height, width = solid.shape
@@ -169,8 +172,8 @@ def clone_seamlessly(
     framed = (margin, margin, margin, margin)
     source = cv2.copyMakeBorder(patch.picture, *framed, cv2.BORDER_REPLICATE)
     mask = cv2.copyMakeBorder(solid, *framed, cv2.BORDER_CONSTANT, value=(0,))
-    left, top, box_width, box_height = cv2.boundingRect(mask)
-    middle = (left + box_width // 2, top + box_height // 2)  # where the box's middle goes: it stays
+    # where the middle of the mask's box goes: it stays
+    middle = (margin + left + box_width // 2, margin + top + box_height // 2)
     cloned = cv2.seamlessClone(source, scene, mask, middle, cv2.NORMAL_CLONE)
     return patch._replace(picture=np.ascontiguousarray(cloned[margin:-margin, margin:-margin]))
 

@@ -1,14 +1,24 @@
 from __future__ import annotations
 
 import io
+import itertools
 import pickle
 import tarfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
-from outlier_paste.bank import BYTES_PER_MB, CutoutBank, open_bank
+from outlier_paste.bank import (
+    BYTES_PER_MB,
+    CutoutBank,
+    Pool,
+    fitting_shrink,
+    is_held_out,
+    open_bank,
+    photo_of,
+)
 from shards.cutout import Cutout, encode_cutout
 from shards.errors import InputError
 
@@ -97,3 +107,79 @@ def test_a_cutout_without_object_is_named(tmp_path: Path) -> None:
     bank: CutoutBank = open_bank(str(write_bank(tmp_path / "b.tar", "a", mask_value=127)))
     with pytest.raises(InputError, match=r"cut-out 000: mask\.png is empty"):
         bank.get(0)
+
+
+@pytest.mark.parametrize("shrink", [2, 4, 8])
+def test_a_smaller_cutout_is_the_whole_one_averaged(tmp_path: Path, shrink: int) -> None:
+    rows, columns = np.mgrid[:99, :130]
+    image = np.stack([2 * rows, columns, rows + columns // 2], axis=2).astype(np.uint8)
+    mask = np.where((rows - 50) ** 2 + (columns - 60) ** 2 < 1500, 255, 0).astype(np.uint8)
+    members = encode_cutout(Cutout("0", image, mask, "zebra", (480, 640)))
+    bank = open_bank(str(write_tar(tmp_path / "b.tar", {f"0.{k}": v for k, v in members.items()})))
+    assert bank.shape(0) == (99, 130)
+    small, size = bank.get(0, shrink), (-(-130 // shrink), -(-99 // shrink))
+    assert small.mask.shape == size[::-1]
+    expected = cv2.resize(image, size, interpolation=cv2.INTER_AREA)[:-1, :-1].astype(int)  # whole blocks
+    np.testing.assert_allclose(small.image[:-1, :-1].astype(int), expected, atol=2 + shrink)
+    np.testing.assert_array_equal(small.mask, cv2.resize(mask, size, interpolation=cv2.INTER_AREA))
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted", "shrink"),
+    [((100, 100), (100, 100), 1), ((100, 100), (51, 50), 1), ((100, 100), (50, 50), 2),
+     ((999, 999), (9, 9), 8), ((5, 9), (50, 90), 1)],
+)  # fmt: skip
+def test_a_cutout_is_shrunk_to_no_less_than_is_wanted(
+    shape: tuple[int, int], wanted: tuple[int, int], shrink: int
+) -> None:
+    assert fitting_shrink(shape, wanted) == shrink
+
+
+def test_a_pool_is_a_window_that_moves_through_the_bank(tmp_path: Path) -> None:
+    bank = open_bank(str(write_bank(tmp_path / "b.tar", "abcdefghij")), pool=Pool(size=4, refresh=0.5))
+    pools = [{bank.draw(np.random.default_rng(seed), epoch) for seed in range(80)} for epoch in range(6)]
+    assert [len(pool) for pool in pools] == [4] * 6
+    assert [len(pool & after) for pool, after in itertools.pairwise(pools)] == [2] * 5
+    assert set().union(*pools) == set(range(10))
+    assert pools[0] == pools[5]  # 10 objects, 2 exchanged per epoch
+
+
+def test_without_a_pool_all_objects_are_drawn_equally_often(tmp_path: Path) -> None:
+    bank, rng = open_bank(str(write_bank(tmp_path / "b.tar", "abcde"))), np.random.default_rng(0)
+    counts = np.bincount([bank.draw(rng, epoch=7) for _ in range(5000)], minlength=5)
+    assert abs(counts - 1000).max() < 4 * 29  # four standard deviations
+
+
+def write_photos(path: Path, num_photos: int) -> Path:
+    """Two objects of each photograph."""
+    members = {}
+    for i in range(num_photos):
+        for part in (1, 2):
+            cutout = Cutout("", np.zeros((4, 4, 3), np.uint8), np.full((4, 4), 255, np.uint8), "c", (9, 9))
+            members |= {f"{i:012d}-{part}.{k}": v for k, v in encode_cutout(cutout).items()}
+    return write_tar(path, members)
+
+
+def test_what_is_held_out_is_never_in_the_training_part(tmp_path: Path) -> None:
+    path = str(write_photos(tmp_path / "b.tar", 300))
+    trained = open_bank(path, held_out=0.2)
+    kept = open_bank(path, held_out=0.2, take_held_out=True)
+    assert len(trained) + len(kept) == 600
+    assert not {photo_of(key) for key in trained.keys} & {photo_of(key) for key in kept.keys}
+    assert 0.1 < len(kept) / 600 < 0.3
+    assert len(open_bank(path)) == 600
+
+
+def test_a_larger_share_holds_out_more_and_never_less() -> None:
+    keys = [f"{i:012d}-1" for i in range(500)]
+    small, large = ({key for key in keys if is_held_out(key, share)} for share in (0.1, 0.5))
+    assert small < large
+    assert not any(is_held_out(key, 0.0) for key in keys)
+
+
+def test_a_bank_of_which_everything_is_held_out_is_an_error(tmp_path: Path) -> None:
+    path = str(write_photos(tmp_path / "b.tar", 1))
+    with pytest.raises(InputError, match=r"paste\.held_out: is 0\.999, which holds all of the 2 objects"):
+        open_bank(path, held_out=0.999)
+    with pytest.raises(InputError, match=r"paste\.held_out: is 0\.0, which holds none of the 2 objects"):
+        open_bank(path, take_held_out=True)

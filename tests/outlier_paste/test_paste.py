@@ -1,17 +1,28 @@
 from __future__ import annotations
 
 import io
+import itertools
 import pickle
 import tarfile
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import settings as tries
+from hypothesis import strategies as st
 from scipy.ndimage import binary_dilation
 
+from outlier_paste.appearance import APPEARANCES
 from outlier_paste.bank import resize_cutout
-from outlier_paste.config import PasteConfig
+from outlier_paste.blend import BLENDS
+from outlier_paste.config import OVERLAPS, PasteConfig
 from outlier_paste.paste import OutlierPaste, build_paste, drop_remnants
+from outlier_paste.placement import PLACEMENTS
+from outlier_paste.sizing import SIZINGS
 from shards.cutout import Cutout, encode_cutout
 from shards.errors import InputError
 from shards.schema import OUTLIER_ID, VOID_ID, Sample
@@ -21,19 +32,23 @@ def make_cutout(number: int) -> Cutout:
     """A disc of 60 pixels, in a colour that no scene below has."""
     rows, columns = np.mgrid[:60, :60]
     mask = ((rows - 29.5) ** 2 + (columns - 29.5) ** 2 < 900).astype(np.uint8) * np.uint8(255)
-    image = np.full((60, 60, 3), (255, 0, 200 + number), np.uint8)
+    image = np.full((60, 60, 3), (255, 0, 150 + 20 * number), np.uint8)
     return Cutout(key=f"{number}", image=image, mask=mask, category="disc", source_size=(480, 640))
+
+
+def write_bank(path: Path, cutouts: Sequence[Cutout]) -> str:
+    with tarfile.open(path, "w") as tar:
+        for cutout in cutouts:
+            for suffix, content in encode_cutout(cutout).items():
+                info = tarfile.TarInfo(f"{cutout.key}.{suffix}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return str(path)
 
 
 @pytest.fixture
 def bank(tmp_path: Path) -> str:
-    with tarfile.open(tmp_path / "b.tar", "w") as tar:
-        for number in range(5):
-            for suffix, content in encode_cutout(make_cutout(number)).items():
-                info = tarfile.TarInfo(f"{number}.{suffix}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-    return str(tmp_path / "b.tar")
+    return write_bank(tmp_path / "b.tar", [make_cutout(number) for number in range(5)])
 
 
 def make_scene(seed: int = 0) -> Sample:
@@ -109,6 +124,104 @@ def test_scenes_get_one_to_max_objects(bank: str) -> None:
         result = paste(Sample(key="k", image=image, label=label), np.random.default_rng(seed))
         counts.append(connected(result.label == OUTLIER_ID)[1])
     assert set(counts) == {1, 2, 3}
+
+
+def test_objects_do_not_meet_where_no_overlap_is_allowed(bank: str) -> None:
+    counts = {"none": 0, "ordered": 0}
+    for overlap in counts:
+        paste = build(bank, max_objects=6, min_size=0.3, max_size=0.3, overlap=overlap)
+        for seed in range(40):
+            places = [item.place for item in paste._plan(make_scene(), np.random.default_rng(seed), 0)]
+            counts[overlap] += sum(a.meets(b) for a, b in itertools.combinations(places, 2))
+    assert counts["none"] == 0
+    assert counts["ordered"] > 20
+
+
+def test_nearer_objects_cover_farther_ones(bank: str) -> None:
+    """Of two discs that overlap, the one that reaches lower down is whole."""
+    paste = build(bank, max_objects=2, min_size=0.4, max_size=0.4, blend="hard")
+    whole = int((resize_cutout(make_cutout(0), 48, 48, mirrored=False).mask >= 128).sum())
+    overlapping = 0
+    for seed in range(300):
+        result = paste(make_scene(), np.random.default_rng(seed))
+        tint = np.where(result.label == OUTLIER_ID, result.image[..., 2], 0).astype(int)
+        discs = [np.nonzero(abs(tint - 150 - 20 * number) < 8) for number in range(5)]
+        discs = sorted((disc for disc in discs if len(disc[0])), key=lambda disc: disc[0].max())
+        if len(discs) == 2 and not _is_cut(result) and discs[0][0].max() < discs[1][0].max():
+            assert len(discs[1][0]) == whole
+            overlapping += len(discs[0][0]) < whole
+    assert overlapping > 3
+
+
+def _is_cut(scene: Sample) -> bool:
+    border = np.ones(scene.label.shape, bool)
+    border[1:-1, 1:-1] = False
+    return bool((scene.label[border] == OUTLIER_ID).any())
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.02, 0.1, 1.0])
+def test_never_more_than_the_stated_share_is_hidden(bank: str, limit: float) -> None:
+    paste = build(bank, max_objects=6, max_hidden=limit, max_size=0.9)
+    shares = [(paste(make_scene(), np.random.default_rng(s)).label == OUTLIER_ID).mean() for s in range(40)]
+    assert max(shares) <= limit
+    assert max(shares) >= 0.5 * limit
+
+
+def test_a_mode_of_the_literature_is_its_law_transcribed(tmp_path: Path, bank: str) -> None:
+    """`rba`: the object at its own size, unblended, inside of the frame, each place equally likely."""
+    paste = build(bank, mode="rba", probability=0.5)
+    pasted = 0
+    for seed in range(60):
+        result = paste(make_scene(seed), np.random.default_rng(seed))
+        rng, image, label = np.random.default_rng(seed), make_scene(seed).image, make_scene(seed).label
+        if rng.random() < 0.5:
+            rng.integers(1, 2)  # the number of objects: one
+            cutout = paste.bank.get(int(rng.integers(5)))
+            top, left = int(rng.integers(120 - 60 + 1)), int(rng.integers(160 - 60 + 1))
+            inside = cutout.mask > 127
+            image[top : top + 60, left : left + 60][inside] = cutout.image[inside]
+            label[top : top + 60, left : left + 60][inside] = OUTLIER_ID
+            pasted += 1
+        np.testing.assert_array_equal(result.image, image)
+        np.testing.assert_array_equal(result.label, label)
+    assert 15 < pasted < 45
+
+
+@given(
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    scene=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    settings=st.fixed_dictionaries(
+        {
+            "placement": st.sampled_from(sorted(PLACEMENTS)),
+            "sizing": st.sampled_from(sorted(SIZINGS)),
+            "blend": st.sampled_from(sorted(BLENDS)),
+            "overlap": st.sampled_from(OVERLAPS),
+            "match": st.lists(st.sampled_from(sorted(APPEARANCES)), max_size=2).map(tuple),
+            "min_pixels": st.integers(0, 20),
+            "max_size": st.floats(0.05, 1.0),
+        }
+    ),
+    seed=st.integers(0, 2**32),
+)
+@tries(max_examples=150, deadline=None)
+def test_any_object_on_any_scene_leaves_a_valid_scene(
+    shape: tuple[int, int], scene: tuple[int, int], settings: dict[str, Any], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    mask = rng.choice(np.array([0, 255], np.uint8), shape)
+    mask[0, 0] = 255
+    cutout = Cutout("k-1", rng.integers(0, 256, (*shape, 3), dtype=np.uint8), mask, "c", shape)
+    label = rng.choice(np.array([0, 10, 13, VOID_ID], np.uint8), scene)
+    image = rng.integers(0, 256, (*scene, 3), dtype=np.uint8)
+    before_image, before = image.copy(), label.copy()
+    with tempfile.TemporaryDirectory() as folder:
+        paste = build(write_bank(Path(folder) / "b.tar", [cutout]), **settings)
+        result = paste(Sample(key="s", image=image, label=label), rng)
+    changed = result.label != before
+    assert np.isin(result.label[changed], (OUTLIER_ID, VOID_ID)).all()
+    assert (result.label == OUTLIER_ID).sum() <= 0.5 * label.size
+    if not changed.any():
+        np.testing.assert_array_equal(result.image, before_image)
 
 
 def test_nothing_to_paste_builds_nothing() -> None:

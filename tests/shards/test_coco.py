@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from shards.bank_report import render_report
 from shards.coco import plan_cutouts
 from shards.cutout import decode_cutout
 from shards.errors import InputError
@@ -269,3 +270,83 @@ def test_a_grey_picture_becomes_colour(coco: Coco) -> None:
 def test_a_negative_number_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"{name}: is -1; 0 or more is needed"):
         ObjectFilter(**{name: -1})
+
+
+def test_a_whole_picture_is_one_cutout_of_all_masks_crowds_included(coco: Coco) -> None:
+    coco.add(1, (24, square(0, 0, 10)), (25, square(20, 20, 8)))
+    coco.add(2, (24, square(5, 5, 9)))
+    coco.add(3, (24, {"size": [40, 60], "counts": [800, 400, 1200]}), crowd=1)
+    rule = ObjectFilter(unit="image", excluded_categories=(), min_side=0, min_area=0)
+    (first, second, crowd) = [
+        decode_cutout(*sample) for shard in coco.plan(rule)[0] for sample in shard.samples()
+    ]
+    assert [c.key for c in (first, second, crowd)] == [f"{i:012d}-all" for i in (1, 2, 3)]
+    assert [c.category for c in (first, second, crowd)] == ["several", "zebra", "zebra"]
+    assert first.mask.shape == (28, 28)
+    assert (first.mask == 255).sum() == 100 + 64
+    assert "1 dropped: merged with the others of its picture (unit image)" in coco.plan(rule)[1][1]
+
+
+def test_objects_alone_are_excluded_on_request(coco: Coco) -> None:
+    coco.add(1, (24, square(0, 0, 10)), (1, square(20, 0, 9)))
+    rule = ObjectFilter(exclude="object", min_side=0, min_area=0)
+    assert coco.keys(rule) == ["000000000001-100"]
+    assert coco.plan(rule)[1] == [
+        "images: 1 kept",
+        "objects in these images: 1 kept; 1 dropped: of an excluded category",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "kept", "reason"),
+    [
+        ({"only_categories": ("giraffe",)}, [102], "of none of the asked categories (only_categories)"),
+        ({"max_area": 100}, [101], "larger than 100 pixels (max_area)"),
+        ({"min_fill": 0.8}, [100, 102], "covers less than 0.8 of its bounding box (min_fill)"),
+        ({"truncated": False}, [101, 102], "reaches the border of its picture (truncated)"),
+    ],
+)
+def test_filters_of_single_objects(coco: Coco, options: dict, kept: list[int], reason: str) -> None:
+    triangle = [[30.0, 20.0, 40.0, 20.0, 30.0, 30.0]]
+    coco.add(1, (24, square(0, 0, 20)), (24, triangle), (25, square(40, 10, 12)))
+    rule = ObjectFilter(excluded_categories=(), min_side=0, min_area=0, **options)
+    assert coco.keys(rule) == [f"000000000001-{number}" for number in kept]
+    assert f"{3 - len(kept)} dropped: {reason}" in coco.plan(rule)[1][1]
+
+
+@pytest.mark.parametrize("edge", [(0, 10), (51, 10), (10, 0), (10, 31)])
+def test_every_border_cuts(coco: Coco, edge: tuple[int, int]) -> None:
+    coco.add(1, (24, square(*edge, 9)), (24, square(20, 15, 9)))
+    rule = ObjectFilter(excluded_categories=(), min_side=0, min_area=0, truncated=False)
+    assert coco.keys(rule) == ["000000000001-101"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_fill": 2.0}, r"min_fill: is 2\.0; a number in 0\.\.1"),
+        ({"max_area": 5}, "max_area: is 5, less than min_area 1024"),
+        ({"unit": "image", "crowd": True}, "crowd: is True with unit image, which takes all objects"),
+        (
+            {"unit": "image", "only_categories": ("zebra",)},
+            r"only_categories: is \('zebra',\) with unit image",
+        ),
+    ],
+)
+def test_filters_that_make_no_sense_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ObjectFilter(**options)
+
+
+def test_the_report_says_what_is_there_and_what_was_dropped(coco: Coco) -> None:
+    coco.add(1, (24, square(0, 0, 10)), (24, square(20, 0, 20)), (25, square(40, 0, 12)))
+    coco.add(2, (1, square(0, 0, 10)))
+    rule = ObjectFilter(min_side=0, min_area=101)
+    coco.file.write_text(json.dumps(coco.content))
+    plan = plan_cutouts(coco.pictures, coco.file, rule=rule)
+    text = render_report(plan.report, plan.sizes)
+    assert "- images\n  - 1 kept\n  - 1 dropped: an excluded category is in the picture" in text
+    assert "  - 1 dropped: smaller than 101 pixels (min_area)" in text
+    assert "| 50 % | 272 | 16 | 16 | 1.00 |" in text  # of 144 and 400 pixels
+    assert "| giraffe | 1 | 50.0 % |" in text
+    assert "| zebra | 1 | 50.0 % |" in text

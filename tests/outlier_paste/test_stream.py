@@ -1,0 +1,115 @@
+"""Pasting inside the stream: what a scene gets depends on (seed, epoch, sample key) alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from outlier_paste.config import PasteConfig
+from outlier_paste.paste import build_paste
+from shards.augment import AugmentConfig
+from shards.order import SampleOrder
+from shards.schema import OUTLIER_ID
+from shards.stream import StreamConfig, build_stream
+from tests.conftest import NUM_SCENES
+
+# Python 3.12 warns of every fork of a process with threads; the DataLoader's default on Linux is to fork.
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+
+SETTINGS = (
+    {"placement": "anywhere", "match": ("color", "motion", "noise")},
+    {"placement": "road", "overlap": "none", "pool": 1},
+    {"mode": "rba"},
+)
+Scene = tuple[bytes, bytes]
+
+
+def make_stream(scenes: str, bank: str, choice: int, workers: int = 0, batch_size: int = 1, **options: int):
+    paste = build_paste(PasteConfig(bank=bank, probability=0.7, **SETTINGS[choice]))  # type: ignore[arg-type]
+    config = StreamConfig(shards=(scenes,), crop=(40, 40), batch_size=batch_size, workers=workers)
+    return build_stream(config, seed=3, transform=paste, **options)
+
+
+@pytest.fixture(scope="module")
+def expected(scene_shards: str, cutout_shard: str):
+    """Scene of (choice of settings, epoch, key), out of one plain stream over three epochs."""
+
+    @cache
+    def of(choice: int) -> dict[tuple[int, str], Scene]:
+        order = SampleOrder(NUM_SCENES, 3)
+        stream = make_stream(scene_shards, cutout_shard, choice, rank=0, world_size=1)
+        scenes = {}
+        for position, batch in enumerate(itertools.islice(stream, 3 * NUM_SCENES)):
+            scene = (batch.image[0].numpy().tobytes(), batch.label[0].numpy().tobytes())
+            scenes[(order.at(position)[0], batch.keys[0])] = scene
+        return scenes
+
+    return of
+
+
+@given(
+    choice=st.integers(0, len(SETTINGS) - 1),
+    world=st.integers(1, 4),
+    batch_size=st.integers(1, 3),
+    start=st.integers(0, 9),
+    data=st.data(),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_scene_is_the_same_on_any_rank_in_any_batch_from_any_start(
+    expected, scene_shards: str, cutout_shard: str, choice: int, world: int, batch_size: int, start: int, data
+) -> None:
+    rank = data.draw(st.integers(0, world - 1))
+    stream = make_stream(
+        scene_shards, cutout_shard, choice, batch_size=batch_size, rank=rank, world_size=world,
+        start_position=start,
+    )  # fmt: skip
+    order = SampleOrder(NUM_SCENES, 3)
+    for step, batch in enumerate(itertools.islice(stream, 1)):
+        first = start + step * world * batch_size + rank * batch_size
+        for slot, key in enumerate(batch.keys):
+            epoch = order.at(first + slot)[0]
+            scene = (batch.image[slot].numpy().tobytes(), batch.label[slot].numpy().tobytes())
+            assert scene == expected(choice)[(epoch, key)]
+
+
+@pytest.mark.parametrize("choice", range(len(SETTINGS)))
+def test_workers_change_nothing(expected, scene_shards: str, cutout_shard: str, choice: int) -> None:
+    stream = make_stream(scene_shards, cutout_shard, choice, workers=2, rank=0, world_size=1)
+    order = SampleOrder(NUM_SCENES, 3)
+    for position, batch in enumerate(itertools.islice(stream, 2 * NUM_SCENES)):
+        scene = (batch.image[0].numpy().tobytes(), batch.label[0].numpy().tobytes())
+        assert scene == expected(choice)[(order.at(position)[0], batch.keys[0])]
+
+
+def test_epochs_differ(expected) -> None:
+    scenes = expected(0)
+    keys = {key for _, key in scenes}
+    assert sum(scenes[(0, key)] != scenes[(1, key)] for key in keys) == len(keys)
+
+
+def test_an_object_on_the_frame_is_cropped_and_enlarged_with_it(scene_shards: str, cutout_shard: str) -> None:
+    """A crop of the whole frame shows what mode rba pasted, to the pixel; a zoom shows it larger."""
+    paste = build_paste(PasteConfig(bank=cutout_shard, probability=1.0, mode="rba"))
+    plain = AugmentConfig(scale=(1.0, 1.0), flip=0.0, color=0.0)
+    config = StreamConfig(shards=(scene_shards,), crop=(48, 48), batch_size=1, workers=0, augment=plain)
+    rows, columns = np.mgrid[:20, :20] - 9.5
+    disc = int((rows**2 + columns**2 < 90).sum())  # pixels of the object in its photograph
+    for batch in build_stream(config, seed=0, rank=0, world_size=1, transform=paste, num_batches=8):
+        outlier = (batch.label[0] == OUTLIER_ID).numpy()
+        assert outlier.sum() == disc
+        # no blending: a JPEG of stripes in two colours, of which the second channel is the negative
+        pixels = batch.image[0].numpy()[:, outlier].astype(int)
+        np.testing.assert_allclose(pixels[0] + pixels[1], 255, atol=40)
+    zoomed = dataclasses.replace(config, augment=dataclasses.replace(plain, scale=(2.0, 2.0)))
+    counts = [
+        int((batch.label[0] == OUTLIER_ID).sum())
+        for batch in build_stream(zoomed, seed=0, rank=0, world_size=1, transform=paste, num_batches=16)
+    ]
+    assert min(counts) < 2 * disc  # the crop has cut some off
+    assert 3.5 * disc < max(counts) <= 4.5 * disc  # and shows others whole, twice as long
