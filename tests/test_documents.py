@@ -19,7 +19,7 @@ from trainer.losses import BASES, CLASS_TERMS, OUTLIER_CLASS_TERM, OUTLIER_TERMS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "jobs/configs").glob("*.yaml")]
+    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "jobs/configs").rglob("*.yaml")]
 )
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 

@@ -9,7 +9,8 @@ from jobs.config_file import flat_settings, load_config, read_config, write_conf
 from jobs.finetune_config import FinetuneConfig
 from shards.errors import InputError
 
-CONFIGS = sorted((Path(__file__).resolve().parents[2] / "jobs" / "configs").glob("*.yaml"))
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((ROOT / "jobs" / "configs").rglob("*.yaml"))
 
 
 def load(*arguments: str) -> FinetuneConfig:
@@ -53,11 +54,11 @@ def test_weights_of_a_file_are_replaced_as_a_whole(tmp_path: Path) -> None:
         load(str(path), "--loss.outlier")
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_shipped_configuration_loads_and_says_how_to_run_it(path: Path) -> None:
     read_config(FinetuneConfig, path)
     assert path.read_text().startswith("#")
-    assert f"python -m jobs.finetune jobs/configs/{path.name}" in path.read_text()
+    assert f"-m jobs.finetune {path.relative_to(ROOT)}" in path.read_text()
 
 
 @pytest.mark.parametrize(
