@@ -32,7 +32,8 @@ def draw_points(
 ) -> DrawnPoints:
     """Draw the points of one depth, each image's from its own generator.
 
-    Nothing here needs to know the matching, so nothing has to wait for it.
+    Nothing here needs to know the matching, so nothing has to wait for it; the price is about 0.3 MB per mask
+    and depth with 12544 points.
 
     Args:
         counts: matched masks of each image.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 from transformers.models.mask2former.modeling_mask2former import (
@@ -87,14 +88,18 @@ def test_costs_that_are_not_finite_still_give_a_matching() -> None:
     assert len(matching.query) == 1
 
 
-def test_depths_are_matched_each_for_itself_after_one_transfer() -> None:
+def test_depths_are_matched_each_for_itself_after_one_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second image is void, so matrices and images are not one to one."""
     label = torch.randint(0, 3, (2, 8, 8), dtype=torch.uint8)
     label[1] = VOID_ID
     depths = [(3 * torch.randn(2, 5, 8, 8), torch.randn(2, 5, 20)) for _ in range(3)]
     points = [torch.rand(2, 30, 2) for _ in depths]
     segments = find_segments(label)
+    transfers = []
+    to_cpu = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: transfers.append(tensor) or to_cpu(tensor))
     together = list(match_depths(depths, segments, COSTS, points))
+    assert [len(tensor) for tensor in transfers] == [3 * 5 * 3]
     for depth, where, matching in zip(depths, points, together, strict=True):
         alone = next(match_depths([depth], segments, COSTS, [where]))
         assert torch.equal(alone.segment, matching.segment)
