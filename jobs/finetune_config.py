@@ -73,7 +73,7 @@ class FinetuneConfig:
             )
         if self.loss.outlier and self.paste.probability == 0:
             raise InputError(
-                f"loss.outlier: {', '.join(self.loss.outlier)} needs outliers; set paste.bank and "
+                f"loss.outlier: there are no outliers for {', '.join(self.loss.outlier)}; set paste.bank and "
                 f"paste.probability, or leave loss.outlier empty"
             )
         self._check_class_head()

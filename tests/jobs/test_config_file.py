@@ -87,7 +87,7 @@ def test_every_shipped_configuration_loads_and_says_how_to_run_it(path: Path) ->
         ("model: {num_classes: 5}", "model.num_classes must be 19, as many as the shards have, got 5"),
         (
             "loss: {outlier: [rba]}",
-            "loss.outlier: rba needs outliers; set paste.bank and paste.probability, or leave loss.outlier",
+            "loss.outlier: there are no outliers for rba; set paste.bank and paste.probability, or leave",
         ),
         (
             "loss: {classification: isomax_plus}",

@@ -41,9 +41,9 @@ def match_depths(
     """Assign, at each depth, to each segment the query that fits it best, each query at most once.
 
     cost = mask · BCE + dice · Dice − class · softmax(class_logits)[class], the first two over random points
-    of the image, which all its pairs share. Computed in float32; a cost that is not finite counts as very high,
-    so that a diverging run fails in its loss and not in here. An image with more segments than queries leaves
-    the costliest segments without a query.
+    of the image, which all its pairs share. Computed in float32; a cost that is not finite counts as very
+    high, so that a diverging run fails in its loss and not in here. An image with more segments than queries
+    leaves the costliest segments without a query.
 
     The costs of all depths reach the CPU in one transfer. A depth is solved there when its matching is asked
     for: the device meanwhile works on what the caller has launched for the depth before.
