@@ -92,8 +92,8 @@ class MaskLoss:
     def floors(self, prediction: Prediction) -> dict[str, float]:
         """Return what `class` cannot get below, over all depths of `prediction`; nothing if that is 0.
 
-        A weighted mean of losses has the floor of each. It holds where the sum of weights is not replaced:
-        a step of no more masks than queries, and of ten queries at least.
+        A weighted mean of losses has the floor of each. It holds where the divisor is the sum of the weights:
+        no image has more segments than queries, and the weights add up to 1 at least.
         """
         floor = sum(self.class_term.floor(classes.shape[-1]) for classes in prediction.class_logits)
         return {"class": floor} if floor else {}
