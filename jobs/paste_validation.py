@@ -73,19 +73,18 @@ def main(arguments: Sequence[str]) -> None:
     config = load_config(FinetuneConfig, of_run, program="jobs.paste_validation")
     reader = open_shards(config.validation.shards or config.data.shards, config.validation.split)
     require_scenes(reader)
-    paste = OutlierPaste(
-        dataclasses.replace(config.paste, bank=config.paste.bank or options.bank, probability=1.0),
-        open_held_out(config.paste, options.bank),
-    )
+    bank = open_held_out(config.paste, options.bank)
+    always = dataclasses.replace(config.paste, bank=config.paste.bank or options.bank, probability=1.0)
+    paste = OutlierPaste(always, bank)
     with staged_folder(options.out) as folder:
         written = write_set(paste_frames(reader, paste, options), folder / FOLDER)
         if not written:
             raise InputError(f"paste: none of {len(reader)} frames has a place for an object")
         record = {"frames": written, "variant": options.variant, "bank": options.bank or config.paste.bank}
         record |= {"held_out": 0.0 if options.bank else config.paste.held_out}
-        record |= {"objects": len(paste.bank), "paste": dataclasses.asdict(config.paste)}
+        record |= {"objects": len(bank), "paste": dataclasses.asdict(config.paste)}
         (folder / RECORD_NAME).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    logger.info("%s: %d frames from a bank of %d objects", options.out, len(written), len(paste.bank))
+    logger.info("%s: %d frames from a bank of %d objects", options.out, len(written), len(bank))
 
 
 def open_held_out(config: PasteConfig, own_bank: str) -> CutoutBank:

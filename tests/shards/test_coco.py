@@ -329,7 +329,7 @@ def test_every_border_cuts(coco: Coco, edge: tuple[int, int]) -> None:
         ({"unit": "image", "crowd": True}, "crowd: is True with unit image, which takes all objects"),
         (
             {"unit": "image", "only_categories": ("zebra",)},
-            r"only_categories: is \('zebra',\) with unit image",
+            r"only_categories: is .* with unit image",
         ),
     ],
 )

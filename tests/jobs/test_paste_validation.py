@@ -1,0 +1,129 @@
+"""`jobs.paste_validation`: what is chosen on was never trained on, and the evaluation reads it."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from eval.datasets import check_masks, find_test_sets, read_image, read_target
+from jobs.paste_validation import FOLDER, RECORD_NAME, main, mask_of
+from outlier_paste.bank import open_bank, photo_of
+from shards.cutout import Cutout, encode_cutout
+from shards.errors import InputError
+from tests.conftest import NUM_SCENES
+
+
+def write_bank(path: Path, photos: range) -> str:
+    """One disc per photograph, whose red tells the number of the photograph."""
+    rows, columns = np.mgrid[:30, :30] - 14.5
+    mask = np.where(rows**2 + columns**2 < 200, 255, 0).astype(np.uint8)
+    with tarfile.open(path, "w") as tar:
+        for photo in photos:
+            image = np.full((30, 30, 3), (5 * photo, 255, 0), np.uint8)
+            cutout = Cutout(f"{photo:012d}-1", image, mask, "disc", (480, 640))
+            for suffix, content in encode_cutout(cutout).items():
+                info = tarfile.TarInfo(f"{cutout.key}.{suffix}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return str(path)
+
+
+@pytest.fixture(name="bank")
+def _bank(tmp_path: Path) -> str:
+    return write_bank(tmp_path / "bank.tar", range(50))
+
+
+@pytest.fixture(name="run")
+def _run(tmp_path: Path, scene_shards: str, bank: str) -> list[str]:
+    paste = ["--paste.bank", bank, "--paste.held_out", "0.3", "--paste.min_size", "0.4"]
+    return ["--validation.shards", scene_shards, *paste, "--paste.blend", "hard", "--paste.max_objects", "1"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_the_evaluation_reads_it_and_only_held_out_objects_are_in_it(
+    run: list[str], bank: str, tmp_path: Path
+) -> None:
+    main(["--out", str(tmp_path / "val"), *run])
+    (found,) = find_test_sets(tmp_path / "val")
+    assert found.name == "Pasted val"
+    assert len(found) == NUM_SCENES
+    check_masks(found)
+    kept = {int(photo_of(key)) for key in open_bank(bank, held_out=0.3, take_held_out=True).keys}
+    trained = {int(photo_of(key)) for key in open_bank(bank, held_out=0.3).keys}
+    assert not kept & trained
+    for frame in found.frames:
+        image, target = read_image(frame), read_target(frame, found.convention)
+        assert (target == 255)[-3:].sum() + (target == 1)[-3:].sum() == target[-3:].size  # void stays void
+        red = image[target == 1][:, 0]
+        assert round(float(np.median(red)) / 5) in kept
+
+
+def test_equal_arguments_give_equal_files_whatever_the_seed_of_the_run(
+    run: list[str], tmp_path: Path
+) -> None:
+    for name, more in (("a", []), ("b", ["--seed", "5"]), ("c", ["--variant", "1"])):
+        main(["--out", str(tmp_path / name), *run, *more])
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert contents(tmp_path / "a") != contents(tmp_path / "c")
+
+
+def test_the_record_says_how_it_was_made(run: list[str], bank: str, tmp_path: Path) -> None:
+    main(["--out", str(tmp_path / "val"), "--frames", "3", *run])
+    record = json.loads((tmp_path / "val" / RECORD_NAME).read_text())
+    assert record["frames"] == ["scene0", "scene4", "scene7"]
+    assert (record["bank"], record["held_out"], record["variant"]) == (bank, 0.3, 0)
+    assert record["paste"]["blend"] == "hard"
+    assert {p.stem for p in (tmp_path / "val" / FOLDER / "images").iterdir()} == set(record["frames"])
+
+
+def test_a_bank_of_its_own_must_be_disjoint(run: list[str], tmp_path: Path) -> None:
+    other = write_bank(tmp_path / "other.tar", range(40, 60))
+    with pytest.raises(InputError, match=r"--bank .*other\.tar: shares \d+ photographs with the training"):
+        main(["--out", str(tmp_path / "val"), "--bank", other, *run])
+    assert not (tmp_path / "val").exists()
+    disjoint = write_bank(tmp_path / "disjoint.tar", range(50, 60))
+    main(["--out", str(tmp_path / "val"), "--bank", disjoint, *run, "--paste.held_out", "0"])
+    assert find_test_sets(tmp_path / "val")
+
+
+def test_a_run_that_holds_nothing_out_is_refused(run: list[str], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"paste\.held_out: is 0, so training pastes every object"):
+        main(["--out", str(tmp_path / "val"), *run, "--paste.held_out", "0"])
+    with pytest.raises(InputError, match=r"paste\.bank: is empty; a folder of cut-outs is needed"):
+        main(["--out", str(tmp_path / "val"), *run, "--paste.bank", ""])
+
+
+def test_frames_without_a_place_are_left_out_and_none_at_all_is_an_error(
+    run: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="none of 8 frames has a place for an object"):
+        main(["--out", str(tmp_path / "val"), *run, "--paste.max_hidden", "0"])
+    assert not (tmp_path / "val").exists()
+
+
+def test_a_folder_in_use_is_kept(run: list[str], tmp_path: Path) -> None:
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "notes").write_text("mine")
+    with pytest.raises(InputError, match="already holds files"):
+        main(["--out", str(tmp_path / "val"), *run])
+
+
+@pytest.mark.parametrize("name", ["frames", "variant"])
+def test_impossible_options_are_named(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"{name}: got -1; 0 or more are needed"):
+        main(["--out", str(tmp_path / "val"), f"--{name}", "-1"])
+
+
+def test_masks_have_the_evaluations_values() -> None:
+    label = np.array([[0, 18, 254, 255]], np.uint8)
+    assert mask_of(label).tolist() == [[0, 0, 1, 255]]
+    assert cv2.imencode(".png", mask_of(label))[0]
