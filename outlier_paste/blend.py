@@ -126,9 +126,11 @@ def _mix(
     soft = cv2.findNonZero(cv2.inRange(opacity, (1,), (254,)))
     if soft is not None:
         columns, rows = soft.reshape(-1, 2).T  # OpenCV 4 has one axis more than OpenCV 5
-        weight = opacity[rows, columns, None].astype(np.int32)
-        below = scene[rows, columns].astype(np.int32)
-        mixed = 255 * below + weight * (pixels[rows, columns] - below)
+        places = rows * opacity.shape[1] + columns  # one index is twice as fast as two
+        whole = scene.reshape(-1, 3) if scene.flags.c_contiguous else scene.copy().reshape(-1, 3)
+        below = whole.take(places, axis=0).astype(np.int32)
+        above = pixels.reshape(-1, 3).take(places, axis=0)
+        mixed = 255 * below + opacity.reshape(-1).take(places)[:, None] * (above - below)
         scene[rows, columns] = (2 * mixed + 255) // 510  # divided by 255 and rounded, exact in integers
     cv2.copyTo(pixels, cv2.threshold(opacity, 254, 255, cv2.THRESH_BINARY)[1], scene)
 

@@ -127,8 +127,8 @@ def build_paste(config: PasteConfig) -> OutlierPaste | None:
 
 def count_values(label: UInt8[np.ndarray, "h w"], mask: UInt8[np.ndarray, "h w"]) -> dict[int, int]:
     """Count the pixels of each train id where the mask is not 0."""
-    counts = np.bincount(label[mask > 0], minlength=256)
-    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+    counts = cv2.calcHist([label], [0], mask, [256], [0, 256]).ravel()  # float32: exact up to 2 ** 24
+    return {value: int(counts[value]) for value in np.flatnonzero(counts).tolist()}
 
 
 def drop_remnants(label: UInt8[np.ndarray, "H W"], hidden: set[int], min_pixels: int) -> None:
