@@ -21,6 +21,7 @@ check: $(VENV)/.installed-check  ## format, lint, types and the fast tests
 bench: $(VENV)/.installed  ## benchmarks: both sides and the ratio, never a test
 	$(BIN)/python -m benchmarks.metrics
 	$(BIN)/python -m benchmarks.loader
+	$(BIN)/python -m benchmarks.paste
 
 install: $(VENV)/.installed
 
