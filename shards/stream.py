@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from shards.augment import AugmentConfig, crop_scene, jitter_color
+from shards.augment import AugmentConfig, choose_crop, resize_crop, resize_label
 from shards.batch import Batch, stack_samples
+from shards.color import jitter_as_upstream, jitter_color
 from shards.errors import InputError
-from shards.order import BatchPositions, SampleOrder, require_shards_for_workers, sample_generator
-from shards.reader import ShardReader, decode_sample, open_shards, require_scenes
+from shards.order import BatchPositions, SampleOrder, sample_generator
+from shards.reader import ShardReader, open_shards
+from shards.scene import read_scene, require_scenes
 from shards.schema import Sample
+
+logger = logging.getLogger(__name__)
 
 Transform = Callable[[Sample, np.random.Generator], Sample]
 """Changes a scene, such as by pasting objects; draws from nothing but the generator."""
@@ -29,7 +36,8 @@ class StreamConfig:
     """Which scenes are read, and how they become batches."""
 
     shards: tuple[str, ...] = ()
-    """Folders written by `jobs.prepare`, tar files, or patterns such as `data/train-{000000..000031}.tar`."""
+    """Folders written by `jobs.prepare`, tar files, or patterns such as `data/train-{000000..000031}.tar`; or
+    URLs of these (`https://`, `s3://`, ...), whose shards are copied into `cache` when first read."""
     split: str = "train"
     """Which part of the folders to read."""
     crop: tuple[int, int] = (1024, 1024)
@@ -39,6 +47,12 @@ class StreamConfig:
     workers: int = 2
     """Loader processes per training process; 0 decodes in the training process itself."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    cache: str = ""
+    """Folder for copies of remote shards, which many processes may share; empty: ~/.cache/eomt-anomaly."""
+    max_errors: int = 0
+    """How many unreadable shards, and then how many unreadable samples, a process tolerates. Each is told in
+    the log; such a shard is left out, and in place of such a sample comes the next one of its epoch that can
+    be read. 0: the first is an error."""
 
     def __post_init__(self) -> None:
         if min(self.crop) < 1:
@@ -49,9 +63,18 @@ class StreamConfig:
             raise InputError(f"data.batch_size: got {self.batch_size}; at least 1 is needed")
         if self.workers < 0:
             raise InputError(f"data.workers: got {self.workers}; 0 or more are needed")
+        if self.max_errors < 0:
+            raise InputError(f"data.max_errors: got {self.max_errors}; 0 or more are needed")
 
 
-class SceneDataset(Dataset[Sample | InputError]):
+class Scene(NamedTuple):
+    """A finished scene, and what was wrong with those that it stands in for."""
+
+    sample: Sample
+    errors: tuple[str, ...]
+
+
+class SceneDataset(Dataset[Scene | InputError]):
     """Makes the scene at any position of the sequence.
 
     A user's mistake is returned, not raised: the DataLoader would bury its one line in a worker's traceback.
@@ -65,11 +88,20 @@ class SceneDataset(Dataset[Sample | InputError]):
         self.order = SampleOrder(len(reader), seed)
         self.transform = transform
 
-    def __getitem__(self, position: int) -> Sample | InputError:
-        try:
-            return self.make_scene(position)
-        except InputError as error:
-            return error
+    def __getitem__(self, position: int) -> Scene | InputError:
+        """Make the scene at `position`, or the next readable one of the same epoch.
+
+        Which one stands in depends on the shards alone, whatever the number of ranks and workers.
+        """
+        epoch, place = divmod(position, self.order.num_samples)
+        errors: list[str] = []
+        for ahead in range(min(self.config.max_errors + 1, self.order.num_samples)):
+            stand_in = epoch * self.order.num_samples + (place + ahead) % self.order.num_samples
+            try:
+                return Scene(self.make_scene(stand_in), tuple(errors))
+            except InputError as error:
+                errors.append(str(error))
+        return InputError(errors[-1])
 
     def make_scene(self, position: int) -> Sample:
         """Decode, crop, transform and recolour the sample at `position`.
@@ -80,14 +112,16 @@ class SceneDataset(Dataset[Sample | InputError]):
         would be recognised by that alone.
         """
         epoch, index = self.order.at(position)
-        key = self.reader.keys[index]
-        sample = decode_sample(key, self.reader.read(index))
-        varied = sample_generator("augment", self.order.seed, epoch, key)
-        sample = crop_scene(sample, self.config.augment, self.config.crop, varied)
+        scene = read_scene(self.reader, index)
+        varied = sample_generator("augment", self.order.seed, epoch, scene.key)
+        augment = self.config.augment
+        crop = choose_crop(scene.label, augment, self.config.crop, varied)
+        image = resize_crop(scene.picture.decode(crop.rows, crop.columns), crop)
+        sample = Sample(key=scene.key, image=image, label=resize_label(scene.label, crop))
         if self.transform is not None:
-            sample = self.transform(sample, sample_generator("transform", self.order.seed, epoch, key))
-        image = jitter_color(sample.image, self.config.augment.color, varied)
-        return Sample(key=sample.key, image=image, label=sample.label)
+            sample = self.transform(sample, sample_generator("transform", self.order.seed, epoch, scene.key))
+        jitter = jitter_color if augment.recipe == "ours" else jitter_as_upstream
+        return Sample(key=sample.key, image=jitter(sample.image, augment.color, varied), label=sample.label)
 
 
 class Stream:
@@ -102,6 +136,7 @@ class Stream:
         self.positions = positions
         self.position = positions.start
         """Samples that all processes together have consumed when the last batch was handed out."""
+        self._unreadable: set[str] = set()
 
     def __iter__(self) -> Iterator[Batch]:
         batches = iter(self._loader())
@@ -112,12 +147,27 @@ class Stream:
                     return
                 if isinstance(batch, InputError):
                     raise batch
+                self._tolerate(batch.errors)
                 self.position += self.positions.global_batch
                 yield batch
         finally:
             del batches  # ends the workers now; a traceback would keep this frame, and them, alive
 
-    def _loader(self) -> DataLoader[Sample | InputError]:
+    def _tolerate(self, errors: Sequence[str]) -> None:
+        """Tell of unreadable samples, each once, and stop where there are too many."""
+        for error in errors:
+            if error in self._unreadable:
+                continue
+            self._unreadable.add(error)
+            allowed = self.dataset.config.max_errors
+            if len(self._unreadable) > allowed:
+                raise InputError(
+                    f"data.max_errors: {len(self._unreadable)} samples cannot be read, {allowed} are "
+                    f"allowed; the last: {error}"
+                )
+            logger.warning("unreadable, %d of %d allowed: %s", len(self._unreadable), allowed, error)
+
+    def _loader(self) -> DataLoader[Scene | InputError]:
         workers = self.dataset.config.workers
         return DataLoader(
             self.dataset,
@@ -155,7 +205,7 @@ def build_stream(
         num_batches: where to end; None never does.
 
     Raises:
-        InputError: the shards are unfit, hold no scenes, or are fewer than the processes that read them.
+        InputError: the shards are unfit or hold no scenes.
     """
     if not config.shards:
         raise InputError(
@@ -163,9 +213,10 @@ def build_stream(
         )
     assert 0 <= rank < world_size
     assert start_position >= 0
-    reader = open_shards(config.shards, config.split)
+    reader = open_shards(config.shards, config.split, cache=config.cache, max_errors=config.max_errors)
+    for error in reader.errors:
+        logger.warning("left out: %s", error)
     require_scenes(reader)
-    require_shards_for_workers(reader.num_shards, world_size, config.workers)
     dataset = SceneDataset(reader, config, seed, transform)
     positions = BatchPositions(
         start=start_position,
@@ -177,11 +228,15 @@ def build_stream(
     return Stream(dataset, positions)
 
 
-def _collate(samples: Sequence[Sample | InputError]) -> Batch | InputError:
-    for sample in samples:
-        if isinstance(sample, InputError):
-            return sample
-    return stack_samples([sample for sample in samples if isinstance(sample, Sample)])
+def _collate(scenes: Sequence[Scene | InputError]) -> Batch | InputError:
+    made: list[Scene] = []
+    for scene in scenes:
+        if isinstance(scene, InputError):
+            return scene
+        made.append(scene)
+    return stack_samples(
+        [scene.sample for scene in made], list(itertools.chain(*(scene.errors for scene in made)))
+    )
 
 
 def _start_worker(_: int) -> None:

@@ -20,6 +20,7 @@ from typing import TypeVar
 import cv2
 from tqdm import tqdm
 
+from shards.index import build_index, write_index
 from shards.manifest import ShardEntry, hash_file
 
 MIN_SHARDS = 8
@@ -122,6 +123,7 @@ def _write_shard(plan: ShardPlan, folder: Path, after_sample: Callable[[], objec
 
     path = folder / plan.name
     keys = write_shard(path, samples())
+    write_index(path, build_index(path))
     return ShardEntry(
         name=plan.name,
         split=plan.split,

@@ -100,7 +100,7 @@ def test_cityscapes_becomes_shards_that_the_manifest_describes(tmp_path: Path) -
         assert set(reader.suffixes(0)) == {"image.jpg", "label.png"}
     assert {path.name for path in (tmp_path / "S").iterdir()} == {
         "manifest.json",
-        *(entry.name for entry in manifest.shards),
+        *(entry.name + ending for entry in manifest.shards for ending in ("", ".index.json")),
     }
 
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.augment import AugmentConfig, crop_scene, find_window, jitter_color
+from shards.augment import AugmentConfig, crop_scene, find_window
+from shards.color import jitter_color
 from shards.errors import InputError
 from shards.schema import VOID_ID, Sample
 
@@ -169,6 +170,8 @@ def test_colours_agree_with_the_standard_library(seed: int) -> None:
         ({"scale": (2.0, 1.0)}, r"data\.augment\.scale: got \[2\.0, 1\.0\]; two numbers in 0\.05\.\.20"),
         ({"scale": (0.0, 1.0)}, r"data\.augment\.scale: got \[0\.0, 1\.0\]"),
         ({"flip": 1.5}, r"data\.augment\.flip: got 1\.5; a number in 0\.\.1 is needed"),
+        ({"class_balance": 2.0}, r"data\.augment\.class_balance: got 2\.0; a number in 0\.\.1"),
+        ({"max_class_share": 0.0}, r"data\.augment\.max_class_share: got 0\.0; more than 0, at most 1"),
         ({"color": -0.1}, r"data\.augment\.color: got -0\.1; a number in 0\.\.1"),
     ],
 )

@@ -13,7 +13,8 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from shards.errors import InputError
 from shards.manifest import Manifest, ShardEntry, write_manifest
-from shards.reader import MAX_OPEN_FILES, decode_sample, open_shards
+from shards.reader import MAX_OPEN_FILES, open_shards
+from shards.scene import decode_sample
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> Path:

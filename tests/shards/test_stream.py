@@ -168,9 +168,11 @@ def test_a_sample_without_label_is_found_before_the_first_batch(tmp_path: Path) 
         build_stream(StreamConfig(shards=(f"{tmp_path}/s.tar",), workers=0), seed=0, rank=0, world_size=1)
 
 
-def test_more_readers_than_shards_are_refused(folder: Path) -> None:
-    with pytest.raises(InputError, match="2 processes with 3 workers each are 6 readers of 5 shards"):
-        build_stream(make_config(folder, workers=3), seed=0, rank=0, world_size=2)
+def test_more_workers_than_shards_read_every_sample_once(folder: Path) -> None:
+    """Workers share positions, not shards, so that one shard can feed any number of them."""
+    config = dataclasses.replace(make_config(folder), shards=(f"{folder}/s-0.tar",), batch_size=1, workers=2)
+    halves = [keys_of(read(config, 3, rank=rank, world=2)) for rank in (0, 1)]
+    assert Counter(halves[0] + halves[1]) == {f"scene{i:02d}": 2 for i in (0, 5, 10)}
 
 
 def test_no_shards_are_an_error() -> None:
@@ -183,6 +185,7 @@ def test_no_shards_are_an_error() -> None:
     [
         ({"crop": (0, 8)}, r"data\.crop: got \[0, 8\]; \(height, width\), both at least 1"),
         ({"batch_size": 0}, r"data\.batch_size: got 0; at least 1 is needed"),
+        ({"max_errors": -1}, r"data\.max_errors: got -1; 0 or more are needed"),
         ({"workers": -1}, r"data\.workers: got -1; 0 or more are needed"),
     ],
 )
