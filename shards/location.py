@@ -204,13 +204,21 @@ def _reach(url: str, ask: Any, attempts: int = ATTEMPTS) -> Any:
     for attempt in range(attempts):
         try:
             return ask(system, path)
-        except (FileNotFoundError, IsADirectoryError, PermissionError):
-            raise InputError(f"{url}: cannot be read: no such file, or no right to read it") from None
         except Exception as error:  # each file system has its own
+            if _is_final(error):
+                raise InputError(f"{url}: cannot be read: no such file, or no right to read it") from None
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             if attempt + 1 < attempts:
                 time.sleep(PAUSE_S * (attempt + 1))
     raise InputError(f"{url}: cannot be read after {attempts} attempts: {reason}")
+
+
+def _is_final(error: Exception) -> bool:
+    """Say whether to ask again is useless; fsspec's HTTP calls a server out of reach a missing file, too."""
+    cause = error.__cause__
+    absent = (FileNotFoundError, IsADirectoryError, PermissionError)
+    said = cause is None or isinstance(cause, absent) or getattr(cause, "status", 0) in (401, 403, 404, 410)
+    return isinstance(error, absent) and said
 
 
 @contextlib.contextmanager
