@@ -134,7 +134,7 @@ def find_shards(path: str, split: str | None, cache: str = "", *, check_files: b
         return [Shard(path)]
     found: list[Shard] = []
     for pattern in _expand(path):
-        matches = sorted(glob.glob(pattern))  # noqa: PTH207 - Path.glob takes no absolute pattern
+        matches = _without_indexes(glob.glob(pattern))  # noqa: PTH207 - Path.glob takes no absolute pattern
         if not matches and (check_files or not pattern.endswith(".tar") or glob.has_magic(pattern)):
             raise _nothing_found(path, pattern)
         found += [Shard(match) for match in matches or [pattern]]
@@ -151,10 +151,10 @@ def _find_remote(url: str, split: str | None, cache: Path) -> list[Shard]:
     for pattern in _expand(url):
         if glob.has_magic(pattern.split("://", 1)[1]):
             protocol = pattern.split("://", 1)[0]
-            matches = _reach(pattern, lambda system, path: system.glob(path))
+            matches = _without_indexes(_reach(pattern, lambda system, path: system.glob(path)))
             if not matches:
                 raise _nothing_found(url, pattern)
-            found += [Shard(_with_protocol(protocol, match), cache=cache) for match in sorted(matches)]
+            found += [Shard(_with_protocol(protocol, match), cache=cache) for match in matches]
         elif pattern.endswith(".tar"):
             found.append(Shard(pattern, cache=cache))
         else:
@@ -178,6 +178,11 @@ def _expand(path: str) -> list[str]:
         return list(braceexpand(path))
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def _without_indexes(names: Sequence[str]) -> list[str]:
+    """Sort what a pattern has found; `train-*` fits the index files, too."""
+    return sorted(name for name in names if not name.endswith(INDEX_ENDING))
 
 
 def _nothing_found(path: str, pattern: str) -> InputError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import logging
 import os
@@ -26,6 +27,9 @@ from shards.scene import read_scene, require_scenes
 from shards.schema import Sample
 
 logger = logging.getLogger(__name__)
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's mallopt, from malloc.h."""
 
 Transform = Callable[[Sample, np.random.Generator], Sample]
 """Changes a scene, such as by pasting objects; draws from nothing but the generator."""
@@ -101,7 +105,9 @@ class SceneDataset(Dataset[Scene | InputError]):
                 return Scene(self.make_scene(stand_in), tuple(errors))
             except InputError as error:
                 errors.append(str(error))
-        return InputError(errors[-1])
+        return (
+            InputError(errors[0]) if len(errors) == 1 else _too_many(len(errors), len(errors) - 1, errors[-1])
+        )
 
     def make_scene(self, position: int) -> Sample:
         """Decode, crop, transform and recolour the sample at `position`.
@@ -161,10 +167,7 @@ class Stream:
             self._unreadable.add(error)
             allowed = self.dataset.config.max_errors
             if len(self._unreadable) > allowed:
-                raise InputError(
-                    f"data.max_errors: {len(self._unreadable)} samples cannot be read, {allowed} are "
-                    f"allowed; the last: {error}"
-                )
+                raise _too_many(len(self._unreadable), allowed, error)
             logger.warning("unreadable, %d of %d allowed: %s", len(self._unreadable), allowed, error)
 
     def _loader(self) -> DataLoader[Scene | InputError]:
@@ -228,6 +231,12 @@ def build_stream(
     return Stream(dataset, positions)
 
 
+def _too_many(count: int, allowed: int, last: str) -> InputError:
+    return InputError(
+        f"data.max_errors: {count} samples cannot be read, {allowed} are allowed; the last: {last}"
+    )
+
+
 def _collate(scenes: Sequence[Scene | InputError]) -> Batch | InputError:
     made: list[Scene] = []
     for scene in scenes:
@@ -247,11 +256,26 @@ def _start_worker(_: int) -> None:
     """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    _keep_freed_memory()
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS, where SIGTERM ends a worker whoever sends it
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_obey_the_parent_only, daemon=True).start()
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse the memory of pictures instead of returning it after each.
+
+    By default arrays of 128 kB and more are mapped anew every time, and the kernel zeroes their pages, which
+    costs as much as a resize. What is kept is at most what one scene needs at once. No effect without glibc.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    for parameter, num_bytes in ((_M_MMAP_THRESHOLD, 2**26), (_M_TRIM_THRESHOLD, 2**28)):
+        mallopt(parameter, num_bytes)
 
 
 def _obey_the_parent_only() -> None:

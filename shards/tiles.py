@@ -101,12 +101,13 @@ def decode_tiles(content: bytes, rows: slice, columns: slice) -> UInt8[np.ndarra
     bottom = min(layout.height, last[0] * layout.tile_height)
     right = min(layout.width, last[1] * layout.tile_width)
     picture = np.empty((bottom - top, right - left, 3), np.uint8)
+    decompressor = zstandard.ZstdDecompressor()  # making one costs as much as a tile
     for row, column, frame in _frames(content, layout, first, last):
         part = picture[
             row * layout.tile_height - top : (row + 1) * layout.tile_height - top,
             column * layout.tile_width - left : (column + 1) * layout.tile_width - left,
         ]
-        part[:] = _decompress(frame, part.size).reshape(part.shape)
+        part[:] = _decompress(decompressor, frame, part.size).reshape(part.shape)
     _add_rows_above(picture.reshape(len(picture), -1), layout.tile_height)
     return picture[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
 
@@ -129,11 +130,11 @@ def _frames(
             yield row, column, view[ends[number] - sizes[number] : ends[number]]
 
 
-def _decompress(frame: memoryview, size: int) -> UInt8[np.ndarray, " N"]:
+def _decompress(decompressor: Any, frame: memoryview, size: int) -> UInt8[np.ndarray, " N"]:
     try:
         if zstandard.frame_content_size(frame) != size:  # asked before any memory is taken
             raise ValueError(f"a tile of {zstandard.frame_content_size(frame)} bytes, {size} are needed")
-        return np.frombuffer(zstandard.ZstdDecompressor().decompress(frame), np.uint8)
+        return np.frombuffer(decompressor.decompress(frame), np.uint8)
     except zstandard.ZstdError as error:
         raise ValueError(str(error)) from None
 
