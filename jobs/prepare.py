@@ -17,7 +17,8 @@ from jobs.command_line import parse_options, run_program
 from shards.cityscapes import JPEG_QUALITY, ImageEncoding, Split, plan_cityscapes
 from shards.coco import MASK_ENCODING, ObjectFilter, plan_cutouts
 from shards.errors import InputError
-from shards.manifest import MANIFEST_VERSION, Manifest, write_manifest
+from shards.manifest import MANIFEST_VERSION, Manifest, ShardEntry, write_manifest
+from shards.parts import Task, parse_task, write_part
 from shards.schema import LABEL_ENCODING
 from shards.staging import require_free, staged_folder
 from shards.tiles import require_zstandard
@@ -30,7 +31,31 @@ SAMPLES_PER_WORKER = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class CityscapesJob:
+class Sharing:
+    """How the work is shared; the shards do not depend on it."""
+
+    workers: int = 0
+    """Processes; 0 takes one per processor, fewer for a small set."""
+    task: str = ""
+    """`I/N`: this is task I (from 0) of N, on any machines that share the output folder; `slurm`: the place
+    in a SLURM array. Each writes its share and the last one completes the folder; one that starts again goes
+    on where it stopped."""
+    resume: bool = False
+    """Keep finished shards of an interrupted run in `.OUT.parts`, and go on with them the next time."""
+
+    def check(self, samples_per_shard: int) -> None:
+        """Check the counts.
+
+        Raises:
+            InputError: one of them, or the task, is impossible.
+        """
+        _check_counts(samples_per_shard, self.workers)
+        if self.task:
+            parse_task(self.task)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CityscapesJob(Sharing):
     """Cityscapes frames and their labels -> shards of scenes."""
 
     root: Path
@@ -48,11 +73,9 @@ class CityscapesJob:
     is faster than JPEG (needs the package zstandard)."""
     jpeg_quality: int = JPEG_QUALITY
     """Of `--image_encoding jpeg`, 1 to 100."""
-    workers: int = 0
-    """Processes; 0 takes one per processor, fewer for a small set. The shards do not depend on it."""
 
     def __post_init__(self) -> None:
-        _check_counts(self.samples_per_shard, self.workers)
+        self.check(self.samples_per_shard)
         if not 1 <= self.jpeg_quality <= 100:
             raise InputError(f"jpeg_quality: is {self.jpeg_quality}; 1 to 100 is needed")
         if self.image_encoding == "tiles":
@@ -62,7 +85,7 @@ class CityscapesJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CocoJob(ObjectFilter):
+class CocoJob(ObjectFilter, Sharing):
     """COCO pictures and instance annotations -> shards of cut-out objects."""
 
     images: Path
@@ -73,12 +96,10 @@ class CocoJob(ObjectFilter):
     """New or empty folder for the shards and `manifest.json`."""
     samples_per_shard: int = 1000
     """About the most objects in one shard. A small set is still cut into 8 shards or so."""
-    workers: int = 0
-    """Processes; 0 takes one per processor, fewer for a small set. The shards do not depend on it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_counts(self.samples_per_shard, self.workers)
+        self.check(self.samples_per_shard)
 
     def rule(self) -> ObjectFilter:
         """Return the options that say which objects qualify."""
@@ -120,7 +141,7 @@ def prepare_cityscapes(job: CityscapesJob) -> None:
     options: dict[str, Any] = {"splits": list(job.splits), "samples_per_shard": job.samples_per_shard}
     if job.image_encoding == "jpeg":
         options["jpeg_quality"] = job.jpeg_quality
-    _write(plans, job.out, job.workers, "cityscapes", LABEL_ENCODING, job.image_encoding, options)
+    _write(plans, job, "cityscapes", LABEL_ENCODING, job.image_encoding, options)
 
 
 def prepare_coco(job: CocoJob) -> None:
@@ -129,39 +150,49 @@ def prepare_coco(job: CocoJob) -> None:
     for line in plan.report:
         logger.info("%s", line)
     options = {**asdict(job.rule()), "samples_per_shard": job.samples_per_shard}
-    _write(plan.shards, job.out, job.workers, "cutouts", MASK_ENCODING, "jpeg", options)
+    _write(plan.shards, job, "cutouts", MASK_ENCODING, "jpeg", options)
 
 
 def _write(
     plans: Sequence[ShardPlan],
-    out: Path,
-    workers: int,
+    job: CityscapesJob | CocoJob,
     kind: str,
     label_encoding: str,
     image_encoding: str,
     options: dict[str, Any],
 ) -> None:
+    """Write all shards, or this task's share of them."""
     began = time.monotonic()
-    with staged_folder(out) as folder:
-        shards = write_shards(plans, folder, workers=workers or _default_workers(plans), description=kind)
+    options = {**options, "opencv": cv2.__version__}  # whose encoders decide the bytes
+    workers = job.workers or _default_workers(plans)
+
+    def finish(shards: tuple[ShardEntry, ...], folder: Path) -> Manifest:
+        count = sum(entry.num_samples for entry in shards)
         manifest = Manifest(
-            version=MANIFEST_VERSION,
-            kind=kind,
-            label_encoding=label_encoding,
-            image_encoding=image_encoding,
-            num_samples=sum(entry.num_samples for entry in shards),
-            options={**options, "opencv": cv2.__version__},  # whose encoders decide the bytes
-            shards=shards,
+            MANIFEST_VERSION, kind, label_encoding, image_encoding, count, options, tuple(shards)
         )
         write_manifest(manifest, folder)
-    megabytes = sum(entry.num_bytes for entry in shards) / 1e6
+        return manifest
+
+    if job.task or job.resume:
+        task = parse_task(job.task) if job.task else Task(0, 1)
+        identity = {**options, "kind": kind, "image_encoding": image_encoding}
+        result = write_part(
+            plans, job.out, task, options=identity, finish=finish, workers=workers, description=kind
+        )
+        if not isinstance(result, Manifest):
+            others = f"{len(result)} shards of other tasks are missing yet" if result else "all are complete"
+            logger.info("%s: task %s has written its share; %s", job.out, task, others)
+            return
+        manifest = result
+    else:
+        with staged_folder(job.out) as folder:
+            manifest = finish(write_shards(plans, folder, workers=workers, description=kind), folder)
+    num_samples, num_shards = manifest.num_samples, len(manifest.shards)
+    megabytes = sum(entry.num_bytes for entry in manifest.shards) / 1e6
+    seconds = time.monotonic() - began
     logger.info(
-        "%s: %d samples in %d shards, %.1f MB, %.1f s",
-        out,
-        manifest.num_samples,
-        len(shards),
-        megabytes,
-        time.monotonic() - began,
+        "%s: %d samples in %d shards, %.1f MB, %.1f s", job.out, num_samples, num_shards, megabytes, seconds
     )
 
 

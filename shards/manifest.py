@@ -127,7 +127,7 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
         image_encoding=_field(content, "image_encoding", str, f"{path}"),
         num_samples=_field(content, "num_samples", int, f"{path}"),
         options=_field(content, "options", dict, f"{path}"),
-        shards=tuple(_parse_entry(entry, f"{path}: shards[{i}]") for i, entry in enumerate(shards)),
+        shards=tuple(parse_entry(entry, f"{path}: shards[{i}]") for i, entry in enumerate(shards)),
     )
     if manifest.kind not in KINDS:
         raise InputError(f"{path}: kind is {manifest.kind!r}; known kinds are {', '.join(KINDS)}")
@@ -139,7 +139,15 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
     return manifest
 
 
-def _parse_entry(content: Any, where: str) -> ShardEntry:
+def parse_entry(content: Any, where: str) -> ShardEntry:
+    """Read the description of one shard.
+
+    Args:
+        where: it stands, for messages.
+
+    Raises:
+        InputError: a field is missing or contradicts another one.
+    """
     entry = ShardEntry(
         name=_field(content, "name", str, where),
         split=_field(content, "split", str, where),
