@@ -98,11 +98,6 @@ def read_manifest(folder: Path, *, check_files: bool = True) -> Manifest:
     return manifest
 
 
-def find_changed_shards(manifest: Manifest, folder: Path) -> list[str]:
-    """Return the names of shards whose bytes hash to something else than the manifest says."""
-    return [entry.name for entry in manifest.shards if hash_file(folder / entry.name) != entry.sha256]
-
-
 def parse_manifest(text: bytes, path: str) -> Manifest:
     """Read the content of a manifest file.
 
