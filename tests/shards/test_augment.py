@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from shards.augment import AugmentConfig, choose_crop, crop_scene, find_window
+from shards.augment import AugmentConfig, choose_crop, crop_scene, find_window, recolor_inside
 from shards.color import jitter_color
 from shards.errors import InputError
 from shards.schema import VOID_ID, Sample
@@ -306,3 +306,15 @@ def test_a_class_share_limit_prefers_mixed_windows() -> None:
 def test_a_class_share_limit_that_no_window_meets_gives_a_window() -> None:
     crop = choose_crop(np.zeros((40, 80), np.uint8), AugmentConfig(max_class_share=0.1), (40, 40), rng())
     assert crop.size == (40, 40)
+
+
+def test_padding_keeps_its_black_when_colours_change() -> None:
+    sample = scene(20, 40)
+    config = AugmentConfig(scale=(0.5, 0.5), flip=0.0)
+    crop = choose_crop(sample.label, config, (20, 20), rng())
+    image = crop_scene(sample, config, (20, 20), rng()).image
+    changed = recolor_inside(image, crop, lambda part: 255 - part)
+    filled = crop.window.out_height * crop.window.out_width
+    assert (changed != image).any(axis=2).sum() == filled == 200
+    label = crop_scene(sample, config, (20, 20), rng()).label
+    assert not changed[label == VOID_ID].any()
