@@ -6,6 +6,7 @@ from the label alone, and only that part of the picture is decoded (where its fo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -207,6 +208,22 @@ def resize_label(label: UInt8[np.ndarray, "H W"], crop: Crop) -> UInt8[np.ndarra
         part = cv2.resize(part, size, interpolation=cv2.INTER_NEAREST_EXACT)
     part = cv2.flip(part, 1) if crop.mirrored else part
     return _pad(part, crop, (VOID_ID,))
+
+
+def recolor_inside(
+    image: UInt8[np.ndarray, "H W 3"],
+    crop: Crop,
+    recolor: Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "h w 3"]],
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Change the colours of a crop where it shows the frame; padding stays black."""
+    window = crop.window
+    if (window.out_height, window.out_width) == crop.size:
+        return recolor(image)
+    rows = slice(window.out_top, window.out_top + window.out_height)
+    columns = slice(window.out_left, window.out_left + window.out_width)
+    changed = image.copy()
+    changed[rows, columns] = recolor(np.ascontiguousarray(image[rows, columns]))
+    return changed
 
 
 def _pad(image: np.ndarray, crop: Crop, value: tuple[int, ...]) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from shards.augment import AugmentConfig, choose_crop, resize_crop, resize_label
+from shards.augment import AugmentConfig, choose_crop, recolor_inside, resize_crop, resize_label
 from shards.batch import Batch, stack_samples
 from shards.color import jitter_as_upstream, jitter_color
 from shards.errors import InputError
@@ -127,7 +127,8 @@ class SceneDataset(Dataset[Scene | InputError]):
         if self.transform is not None:
             sample = self.transform(sample, sample_generator("transform", self.order.seed, epoch, scene.key))
         jitter = jitter_color if augment.recipe == "ours" else jitter_as_upstream
-        return Sample(key=sample.key, image=jitter(sample.image, augment.color, varied), label=sample.label)
+        image = recolor_inside(sample.image, crop, lambda part: jitter(part, augment.color, varied))
+        return Sample(key=sample.key, image=image, label=sample.label)
 
 
 class Stream:
