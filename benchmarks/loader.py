@@ -3,7 +3,7 @@
 python -m benchmarks.loader [--real FOLDER] [--upstream FOLDER] [--out RESULTS.md]
 
 The sides take turns on one thread each, so that whatever else the machine does slows all of them. Upstream's
-own code runs in another process (`upstream_loader.py`), which waits while others are timed; it pastes nothing.
+own code runs in another process (`upstream_loader.py`) that waits when others are timed; it pastes nothing.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class CityscapesJob(Sharing):
     splits: tuple[Split, ...] = ("train", "val")
     """Which parts to take."""
     samples_per_shard: int = 64
-    """Most frames in one shard. A small split is still cut into 8 shards, so that several workers get one."""
+    """Most frames in one shard. A small split is still cut into 8 shards."""
     image_encoding: ImageEncoding = "jpeg"
     """`jpeg`: without chroma subsampling, a quarter of the size, decodes 4 times faster than PNG; `png`: the
     original file's bytes; `tiles`: lossless, a fifth larger than PNG, and a crop decodes its part only, which
