@@ -1,9 +1,9 @@
 """Our loader beside one of the usual kind: one worker, decode + augment + paste on half the scenes.
 
-python -m benchmarks.loader [--real FOLDER] [--out RESULTS.md]
+python -m benchmarks.loader [--real FOLDER] [--upstream FOLDER] [--out RESULTS.md]
 
-Both sides run in this process on one thread and take turns, so that whatever else the machine does slows
-both.
+The sides take turns on one thread each, so that whatever else the machine does slows all of them. Upstream's
+own code runs in another process (`upstream_loader.py`) that waits when others are timed; it pastes nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import os
 import platform
 import random
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import zipfile
@@ -27,6 +29,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import torch
 import torchvision
 
@@ -38,12 +41,13 @@ from outlier_paste.config import PasteConfig
 from outlier_paste.paste import OutlierPaste, build_paste
 from shards.augment import AugmentConfig
 from shards.batch import Batch
+from shards.errors import InputError
+from shards.manifest import read_manifest
 from shards.schema import Sample
 from shards.stream import StreamConfig, build_stream
 
 CROP = 1024
-UPSTREAM_SCALE = (0.25, 1.0)
-"""What the usual "0.5 to 2.0" amounts to on a Cityscapes frame."""
+ENCODINGS = ("png", "jpeg", "tiles")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,12 @@ class BenchmarkOptions:
 
     real: Path | None = None
     """Folder with `cityscapes/` and `coco/` in the official layouts, instead of drawn frames."""
+    upstream: Path | None = None
+    """Folder with a copy of tue-mps/eomt, to time its own data set and transforms as well."""
+    scaling: tuple[int, ...] = (1, 2)
+    """Numbers of loader workers for the second table; empty leaves it out."""
+    scenes: int = 160
+    """Scenes that are timed for each of these numbers."""
     rounds: int = 12
     """Turns; in each, the usual loader makes one scene and each of ours makes `ours_per_round`."""
     ours_per_round: int = 8
@@ -75,6 +85,7 @@ def main(arguments: Sequence[str]) -> None:
         prepare_both(root, folder)
         lines = describe_machine(options)
         lines += compare_loaders(options, root, folder)
+        lines += scale_workers(options, folder)
         lines += compare_paste(options, root, folder)
     report = "\n".join(lines) + "\n"
     print(report, end="")
@@ -83,16 +94,21 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def prepare_both(root: Path, folder: Path) -> None:
-    """Make the shards of our side, as JPEG and as the lossless original, and the zip file of the other."""
-    for encoding in ("jpeg", "png"):
+    """Make the shards of our side in every encoding, and the zip files of the other sides."""
+    for encoding in ENCODINGS:
         options = ["--root", str(root / "cityscapes"), "--out", str(folder / encoding), "--splits", "train"]
         prepare(["cityscapes", *options, "--image_encoding", encoding, "--workers", "1"])
     sources = ["--images", str(root / "coco/train2017"), "--annotations", str(root / "coco/annotations")]
     everything = ["--excluded_categories", "--min_side", "0"]
     prepare(["coco", *sources, "--out", str(folder / "cutouts"), *everything, "--workers", "1"])
-    with zipfile.ZipFile(folder / "frames.zip", "w") as archive:
-        for path in sorted((root / "cityscapes").rglob("train/*/*.png")):
-            archive.write(path, str(path.relative_to(root)))
+    for name, half in (
+        ("frames", ""),
+        ("leftImg8bit_trainvaltest", "leftImg8bit"),
+        ("gtFine_trainvaltest", "gtFine"),
+    ):
+        with zipfile.ZipFile(folder / f"{name}.zip", "w") as archive:
+            for path in sorted((root / "cityscapes" / half).rglob("train/*/*.png")):
+                archive.write(path, str(path.relative_to(root / "cityscapes" if half else root)))
 
 
 def compare_loaders(options: BenchmarkOptions, root: Path, folder: Path) -> list[str]:
@@ -100,17 +116,91 @@ def compare_loaders(options: BenchmarkOptions, root: Path, folder: Path) -> list
     usual = open_usual(root, folder, probability=0.5)
     numbers = count()
     sides: dict[str, Callable[[], object]] = {"usual": lambda: usual.load(next(numbers) % len(usual.images))}
-    for encoding in ("png", "jpeg"):
+    if options.upstream is not None:
+        sides["upstream, without objects"] = open_upstream(options.upstream, folder)
+    baselines = tuple(sides)
+    for encoding in ENCODINGS:
         sides[f"ours, {encoding} frames"] = open_ours(folder, encoding, AugmentConfig())
-        same_scales = AugmentConfig(scale=UPSTREAM_SCALE)
-        sides[f"ours, {encoding} frames, the usual scales"] = open_ours(folder, encoding, same_scales)
-    repeats = {name: 1 if name == "usual" else options.ours_per_round for name in sides}
+        upstream = AugmentConfig(recipe="upstream")
+        sides[f"ours, {encoding} frames, upstream's recipe"] = open_ours(folder, encoding, upstream)
+    repeats = {name: 1 if name in baselines else options.ours_per_round for name in sides}
     times = time_in_turns(sides, repeats, options.rounds)
-    lines = ["", "## Whole scenes, objects on half of them", "", "| side | ms/image | images/s | ratio |"]
-    lines.append("|---|---:|---:|---:|")
+    ratios = " | ".join(f"{name.split(',')[0]} / side" for name in baselines)
+    lines = ["", "## Whole scenes, objects on half of them", "", f"| side | ms/image | images/s | {ratios} |"]
+    lines.append("|---|---:|---:|" + "---:|" * len(baselines))
     for name, seconds in times.items():
-        lines.append(f"| {name} | {1e3 * seconds:.1f} | {1 / seconds:.1f} | {times['usual'] / seconds:.1f} |")
+        times_faster = " | ".join(f"{times[baseline] / seconds:.1f}" for baseline in baselines)
+        lines.append(f"| {name} | {1e3 * seconds:.1f} | {1 / seconds:.1f} | {times_faster} |")
+    return [
+        *lines,
+        "",
+        *(f"- {encoding}: {size_of(folder, encoding):.2f} MB/frame" for encoding in ENCODINGS),
+    ]
+
+
+def size_of(folder: Path, encoding: str) -> float:
+    """Return the mean size of a sample in MB, label and tar headers included."""
+    manifest = read_manifest(folder / encoding)
+    return sum(entry.num_bytes for entry in manifest.shards) / manifest.num_samples / 1e6
+
+
+def scale_workers(options: BenchmarkOptions, folder: Path) -> list[str]:
+    """Time the stream with several loader workers, and look at their memory."""
+    if not options.scaling:
+        return []
+    lines = ["", f"## Workers, tiles, batches of 2, {options.scenes} scenes", ""]
+    lines += [
+        "| workers | images/s | memory of a worker at most, MB | of it not shared, MB |",
+        "|---:|---:|---:|---:|",
+    ]
+    for workers in options.scaling:
+        config = StreamConfig(
+            shards=(str(folder / "tiles"),), crop=(CROP, CROP), batch_size=2, workers=workers
+        )
+        paste = open_paste(folder, probability=0.5, cache_mb=PasteConfig().cache_mb)
+        batches = iter(build_stream(config, seed=0, rank=0, world_size=1, transform=paste))
+        for _ in range(2 * workers + 2):  # started, and what was made ahead is used up
+            next(batches)
+        resident, private = [0], [0]
+        began = time.perf_counter()
+        for _ in range(options.scenes // 2):
+            next(batches)
+        seconds = time.perf_counter() - began
+        for child in psutil.Process().children():
+            if child.cmdline() == psutil.Process().cmdline():  # a forked worker, not upstream's loader
+                memory = child.memory_full_info()
+                resident.append(memory.rss)
+                private.append(memory.uss)
+        batches.close()  # type: ignore[attr-defined]
+        megabytes = f"{max(resident) / 1e6:.0f} | {max(private) / 1e6:.0f}"
+        lines.append(f"| {workers} | {options.scenes / seconds:.1f} | {megabytes} |")
     return lines
+
+
+def open_upstream(upstream: Path, folder: Path) -> Callable[[], float]:
+    """Start upstream's own loader, and return what makes it load one scene and tells the seconds."""
+    script = Path(__file__).with_name("upstream_loader.py")
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(upstream.resolve()), str(folder), str(CROP)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    if process.stdout.readline() != "ready\n":
+        raise InputError(
+            f"--upstream {upstream}: its loader does not start; a copy of tue-mps/eomt is needed"
+        )
+    ask, answer = process.stdin, process.stdout
+
+    def load() -> float:
+        ask.write("1\n")
+        ask.flush()
+        return float(answer.readline())
+
+    return load
 
 
 def compare_paste(options: BenchmarkOptions, root: Path, folder: Path) -> list[str]:

@@ -4,8 +4,8 @@ python -m benchmarks.paste [--real FOLDER] [--out RESULTS.md]
 
 The mapper decodes the object's photograph, rasterises its polygons, and copies the whole frame. Both sides
 run in this process on one thread and take turns. Each call gets a scene of its own, made outside of the
-measured time. Measured is the thread's processor time, which does not count the turns of other programs: a call
-of a third of a millisecond would else show how busy the machine was.
+measured time. Measured is the thread's processor time, which does not count the turns of other programs: a
+call of a third of a millisecond would else show how busy the machine was.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 python -m jobs.doctor checkpoint PATH
 python -m jobs.doctor shards FOLDER
+python -m jobs.doctor dataset FOLDER
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from typing import Annotated, Any
 import tyro
 
 from jobs.command_line import parse_options, run_program
+from jobs.dataset_report import report_dataset
+from jobs.shard_report import report_shards
 from models.checkpoint import explain_report
 from models.diagnosis import Diagnosis, diagnose
 from models.formats import KIND_NAMES
 from shards.errors import InputError
-from shards.manifest import find_changed_shards, read_manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,15 +34,31 @@ class CheckpointQuestion:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardsQuestion:
-    """What a folder of shards holds, and whether every byte is as its manifest says."""
+    """What shards hold, whether every byte is as their manifest says, and whether every member decodes."""
+
+    path: tyro.conf.Positional[str]
+    """Folder written by `jobs.prepare`, a tar file, or a pattern of tar files."""
+    workers: int = 0
+    """Threads; 0 takes one per processor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetQuestion:
+    """What official downloads hold (Cityscapes, COCO, the anomaly sets), beside what is known of them."""
 
     path: tyro.conf.Positional[Path]
-    """Folder written by `jobs.prepare`."""
+    """Folder with `leftImg8bit` and `gtFine` (or their zip files), `annotations` and `train2017`, or the
+    folders of the anomaly sets."""
+    limit: int = 0
+    """Decode so many pictures of each part; 0: all. Names are compared for all."""
+    strict: bool = False
+    """Whether a difference from the known counts is an error, too."""
 
 
 Question = (
     Annotated[CheckpointQuestion, tyro.conf.subcommand("checkpoint")]
     | Annotated[ShardsQuestion, tyro.conf.subcommand("shards")]
+    | Annotated[DatasetQuestion, tyro.conf.subcommand("dataset")]
 )
 
 
@@ -48,7 +66,9 @@ def main(arguments: Sequence[str]) -> None:
     """Answer one question from the command line; problems are a user's mistake (exit code 2)."""
     question: Any = parse_options(Question, arguments, program="jobs.doctor")
     if isinstance(question, ShardsQuestion):
-        examine_shards(question.path)
+        report_shards(question.path, question.workers)
+    elif isinstance(question, DatasetQuestion):
+        report_dataset(question.path, question.limit, strict=question.strict)
     else:
         examine_checkpoint(question.path)
 
@@ -64,24 +84,6 @@ def examine_checkpoint(path: Path) -> None:
     if diagnosis.problems:
         raise InputError(f"{diagnosis.checkpoint.path}: {'; '.join(diagnosis.problems)}")
     print("\n  no problem found")
-
-
-def examine_shards(folder: Path) -> None:
-    """Print what a folder of shards holds.
-
-    Raises:
-        InputError: a shard is missing, or differs from what the manifest says.
-    """
-    manifest = read_manifest(folder)
-    print(f"{folder}\n  kind     {manifest.kind}, images as {manifest.image_encoding}")
-    for split in manifest.splits:
-        entries = manifest.select(split)
-        num_bytes = sum(entry.num_bytes for entry in entries)
-        num_samples = sum(entry.num_samples for entry in entries)
-        print(f"  {split:<8} {num_samples:,} samples in {len(entries)} shards, {num_bytes / 1e6:,.1f} MB")
-    if changed := find_changed_shards(manifest, folder):
-        raise InputError(f"{folder}: bytes differ from the manifest's hashes in {', '.join(changed)}")
-    print("\n  every shard has the bytes that the manifest says")
 
 
 def render_diagnosis(diagnosis: Diagnosis) -> str:

@@ -24,7 +24,8 @@ from jobs.command_line import parse_options, run_program
 from jobs.segmenter import make_segment, require_readable
 from models.checkpoint import CHECKPOINTS_FOLDER, find_checkpoint, load_segmenter
 from shards.errors import InputError
-from shards.reader import ShardReader, decode_scenes, open_shards
+from shards.reader import ShardReader, open_shards
+from shards.scene import decode_scenes
 from shards.staging import require_free, staged_folder
 from trainer.runtime import compile_model
 

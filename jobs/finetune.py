@@ -28,7 +28,8 @@ from models.eomt import EoMT
 from models.lora import merged
 from outlier_paste.paste import build_paste
 from shards.errors import InputError
-from shards.reader import decode_scenes, open_shards, require_scenes
+from shards.reader import open_shards
+from shards.scene import decode_scenes, require_scenes
 from shards.staging import make_folder, require_free
 from shards.stream import build_stream
 from trainer.checkpoint import newest_checkpoint
@@ -43,7 +44,7 @@ from trainer.tracking import show_picture, start_tracking
 logger = logging.getLogger(__name__)
 
 MAY_CHANGE = (
-    *("out", "name", "data.workers", "data.batch_size", "loop.grad_accum"),
+    *("out", "name", "data.workers", "data.batch_size", "data.cache", "loop.grad_accum"),
     *("loop.log_every", "loop.eval_every", "loop.save_every", "loop.keep_checkpoints"),
     *("validation.shards", "validation.split", "validation.limit"),
     *("tracking.tensorboard", "tracking.pasted_scenes", "paste.cache_mb"),

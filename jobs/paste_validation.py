@@ -24,7 +24,8 @@ from outlier_paste.config import PasteConfig
 from outlier_paste.paste import OutlierPaste
 from shards.errors import InputError
 from shards.order import sample_generator
-from shards.reader import ShardReader, decode_sample, open_shards, require_scenes
+from shards.reader import ShardReader, open_shards
+from shards.scene import decode_sample, require_scenes
 from shards.schema import OUTLIER_ID, VOID_ID, Sample
 from shards.staging import require_free, staged_folder
 

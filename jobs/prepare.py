@@ -15,14 +15,16 @@ import tyro
 
 from jobs.command_line import parse_options, run_program
 from shards.bank_report import REPORT_NAME, render_report
-from shards.cityscapes import ImageEncoding, Split, plan_cityscapes
+from shards.cityscapes import JPEG_QUALITY, ImageEncoding, Split, plan_cityscapes
 from shards.coco import MASK_ENCODING, plan_cutouts
 from shards.errors import InputError
-from shards.manifest import MANIFEST_VERSION, Manifest, write_manifest
+from shards.manifest import MANIFEST_VERSION, Manifest, ShardEntry, write_manifest
 from shards.object_filter import ObjectFilter
+from shards.parts import Task, parse_task, write_part
 from shards.schema import LABEL_ENCODING
 from shards.segments import SegmentFilter, plan_segments
 from shards.staging import require_free, staged_folder
+from shards.tiles import require_zstandard
 from shards.writer import ShardPlan, write_shards
 
 logger = logging.getLogger(__name__)
@@ -32,7 +34,31 @@ SAMPLES_PER_WORKER = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class CityscapesJob:
+class Sharing:
+    """How the work is shared; the shards do not depend on it."""
+
+    workers: int = 0
+    """Processes; 0 takes one per processor, fewer for a small set."""
+    task: str = ""
+    """`I/N`: this is task I (from 0) of N, on any machines that share the output folder; `slurm`: the place
+    in a SLURM array. Each writes its share and the last one completes the folder; one that starts again goes
+    on where it stopped."""
+    resume: bool = False
+    """Keep finished shards of an interrupted run in `.OUT.parts`, and go on with them the next time."""
+
+    def check(self, samples_per_shard: int) -> None:
+        """Check the counts.
+
+        Raises:
+            InputError: one of them, or the task, is impossible.
+        """
+        _check_counts(samples_per_shard, self.workers)
+        if self.task:
+            parse_task(self.task)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CityscapesJob(Sharing):
     """Cityscapes frames and their labels -> shards of scenes."""
 
     root: Path
@@ -43,21 +69,26 @@ class CityscapesJob:
     splits: tuple[Split, ...] = ("train", "val")
     """Which parts to take."""
     samples_per_shard: int = 64
-    """Most frames in one shard. A small split is still cut into 8 shards, so that several workers get one."""
+    """Most frames in one shard. A small split is still cut into 8 shards."""
     image_encoding: ImageEncoding = "jpeg"
-    """`jpeg`: quality 95 without chroma subsampling, a quarter of the size, decodes more than 3 times faster;
-    `png`: the original file's bytes."""
-    workers: int = 0
-    """Processes; 0 takes one per processor, fewer for a small set. The shards do not depend on it."""
+    """`jpeg`: without chroma subsampling, a quarter of the size, decodes 4 times faster than PNG; `png`: the
+    original file's bytes; `tiles`: lossless, a fifth larger than PNG, and a crop decodes its part only, which
+    is faster than JPEG (needs the package zstandard)."""
+    jpeg_quality: int = JPEG_QUALITY
+    """Of `--image_encoding jpeg`, 1 to 100."""
 
     def __post_init__(self) -> None:
-        _check_counts(self.samples_per_shard, self.workers)
+        self.check(self.samples_per_shard)
+        if not 1 <= self.jpeg_quality <= 100:
+            raise InputError(f"jpeg_quality: is {self.jpeg_quality}; 1 to 100 is needed")
+        if self.image_encoding == "tiles":
+            require_zstandard("--image_encoding")
         if not self.splits:
             raise InputError("splits: is empty; train, val or test is needed")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CocoJob(ObjectFilter):
+class CocoJob(ObjectFilter, Sharing):
     """COCO pictures and instance annotations -> shards of cut-out objects."""
 
     images: Path
@@ -68,12 +99,10 @@ class CocoJob(ObjectFilter):
     """New or empty folder for the shards and `manifest.json`."""
     samples_per_shard: int = 1000
     """About the most objects in one shard. A small set is still cut into 8 shards or so."""
-    workers: int = 0
-    """Processes; 0 takes one per processor, fewer for a small set. The shards do not depend on it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_counts(self.samples_per_shard, self.workers)
+        self.check(self.samples_per_shard)
 
     def rule(self) -> ObjectFilter:
         """Return the options that say which objects qualify."""
@@ -81,7 +110,7 @@ class CocoJob(ObjectFilter):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentsJob(SegmentFilter):
+class SegmentsJob(SegmentFilter, Sharing):
     """Pictures and segment maps, such as ADE20K's -> shards of cut-out objects."""
 
     images: Path
@@ -93,12 +122,10 @@ class SegmentsJob(SegmentFilter):
     """New or empty folder for the shards and `manifest.json`."""
     samples_per_shard: int = 1000
     """About the most cut-outs in one shard."""
-    workers: int = 0
-    """Processes; 0 takes one per processor, fewer for a small set. The shards do not depend on it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_counts(self.samples_per_shard, self.workers)
+        self.check(self.samples_per_shard)
 
     def rule(self) -> SegmentFilter:
         """Return the options that say which segments qualify."""
@@ -134,12 +161,15 @@ def prepare_cityscapes(job: CityscapesJob) -> None:
         splits=job.splits,
         samples_per_shard=job.samples_per_shard,
         image_encoding=job.image_encoding,
+        jpeg_quality=job.jpeg_quality,
     )
     for split in dict.fromkeys(plan.split for plan in plans):
         sizes = [plan.num_samples for plan in plans if plan.split == split]
         logger.info("%s: %d frames in %d shards", split, sum(sizes), len(sizes))
-    options = {"splits": list(job.splits), "samples_per_shard": job.samples_per_shard}
-    _write(plans, job.out, job.workers, "cityscapes", LABEL_ENCODING, job.image_encoding, options)
+    options: dict[str, Any] = {"splits": list(job.splits), "samples_per_shard": job.samples_per_shard}
+    if job.image_encoding == "jpeg":
+        options["jpeg_quality"] = job.jpeg_quality
+    _write(plans, job, "cityscapes", LABEL_ENCODING, job.image_encoding, options)
 
 
 def prepare_cutouts(job: CocoJob | SegmentsJob) -> None:
@@ -153,43 +183,52 @@ def prepare_cutouts(job: CocoJob | SegmentsJob) -> None:
         logger.info("%s", line)
     options = {**asdict(job.rule()), "samples_per_shard": size}
     report = {REPORT_NAME: render_report(plan.report, plan.sizes)}
-    _write(plan.shards, job.out, job.workers, "cutouts", MASK_ENCODING, "jpeg", options, report)
+    _write(plan.shards, job, "cutouts", MASK_ENCODING, "jpeg", options, report)
 
 
 def _write(
     plans: Sequence[ShardPlan],
-    out: Path,
-    workers: int,
+    job: CityscapesJob | CocoJob | SegmentsJob,
     kind: str,
     label_encoding: str,
     image_encoding: str,
     options: dict[str, Any],
     texts: Mapping[str, str] | None = None,
 ) -> None:
-    """Write shards, manifest and `texts` (file name -> content) as one complete folder."""
+    """Write all shards, or this task's share; `texts` (file name -> content) come with the manifest."""
     began = time.monotonic()
-    with staged_folder(out) as folder:
-        shards = write_shards(plans, folder, workers=workers or _default_workers(plans), description=kind)
+    options = {**options, "opencv": cv2.__version__}  # whose encoders decide the bytes
+    workers = job.workers or _default_workers(plans)
+
+    def finish(shards: tuple[ShardEntry, ...], folder: Path) -> Manifest:
+        count = sum(entry.num_samples for entry in shards)
         manifest = Manifest(
-            version=MANIFEST_VERSION,
-            kind=kind,
-            label_encoding=label_encoding,
-            image_encoding=image_encoding,
-            num_samples=sum(entry.num_samples for entry in shards),
-            options={**options, "opencv": cv2.__version__},  # whose encoders decide the bytes
-            shards=shards,
+            MANIFEST_VERSION, kind, label_encoding, image_encoding, count, options, tuple(shards)
         )
         write_manifest(manifest, folder)
         for name, text in (texts or {}).items():
             (folder / name).write_text(text, encoding="utf-8")
-    megabytes = sum(entry.num_bytes for entry in shards) / 1e6
+        return manifest
+
+    if job.task or job.resume:
+        task = parse_task(job.task) if job.task else Task(0, 1)
+        identity = {**options, "kind": kind, "image_encoding": image_encoding}
+        result = write_part(
+            plans, job.out, task, options=identity, finish=finish, workers=workers, description=kind
+        )
+        if not isinstance(result, Manifest):
+            others = f"{len(result)} shards of other tasks are missing yet" if result else "all are complete"
+            logger.info("%s: task %s has written its share; %s", job.out, task, others)
+            return
+        manifest = result
+    else:
+        with staged_folder(job.out) as folder:
+            manifest = finish(write_shards(plans, folder, workers=workers, description=kind), folder)
+    num_samples, num_shards = manifest.num_samples, len(manifest.shards)
+    megabytes = sum(entry.num_bytes for entry in manifest.shards) / 1e6
+    seconds = time.monotonic() - began
     logger.info(
-        "%s: %d samples in %d shards, %.1f MB, %.1f s",
-        out,
-        manifest.num_samples,
-        len(shards),
-        megabytes,
-        time.monotonic() - began,
+        "%s: %d samples in %d shards, %.1f MB, %.1f s", job.out, num_samples, num_shards, megabytes, seconds
     )
 
 

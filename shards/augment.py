@@ -1,46 +1,72 @@
-"""Random crops, flips and colours of a scene, in uint8, touching only the pixels that are kept.
+"""Random crops and flips of a scene, in uint8, touching only the pixels that are kept.
 
-The work is done on one label map and one image. The crop window is found in the coordinates of the frame
-and only that part is resized; brightness and contrast are one table, hue and saturation another one in HSV.
+The work is done on one label map and one image. The crop window is found in the coordinates of the frame,
+from the label alone, and only that part of the picture is decoded (where its format can) and resized.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
 from shards.errors import InputError
-from shards.schema import VOID_ID, Sample
+from shards.schema import NUM_CLASSES, VOID_ID, Sample
+
+Recipe = Literal["ours", "upstream"]
+RECIPE_SCALES: dict[Recipe, tuple[float, float]] = {"ours": (1.0, 2.0), "upstream": (0.5, 2.0)}
+"""Range of the zoom where `data.augment.scale` does not say."""
+CROP_TRIES = 10
+"""Windows that are looked at for one below `max_class_share`; the last is taken as it is."""
+LABEL_STRIDE = 4
+"""Every fourth row and column of the label is counted for that."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
     """How scenes vary. `scale: [1, 1]`, `flip: 0` and `color: 0` leave the window's random place only."""
 
-    scale: tuple[float, float] = (1.0, 2.0)
-    """Range of the zoom, drawn uniformly. At 1 the frame is resized until it just covers the crop (Cityscapes
-    stays at its own resolution for a crop of 1024 rows); 2 shows half as much, twice as large. Below 1 the
-    frame no longer fills the crop and void pixels are added: [0.25, 1.0] is what upstream EoMT's "0.5-2.0"
-    amounts to on Cityscapes, with about 40 % of the pixels void."""
+    recipe: Recipe = "ours"
+    """ours: at zoom 1 the frame just covers the crop, and content smaller than the crop lies anywhere in it.
+    upstream: tue-mps/eomt's; at zoom 1 the frame just fits into the crop (its "0.5 to 2.0" is our 0.25 to 1.0
+    on Cityscapes with a square crop, and 40 % of the pixels are void), content lies at the upper left, and
+    colours change as torchvision changes them."""
+    scale: tuple[float, float] = (0.0, 0.0)
+    """Range of the zoom, drawn uniformly; 0 0: the recipe's own, 1 to 2 for ours and 0.5 to 2 for upstream.
+    With ours, Cityscapes keeps its own resolution at 1 for a crop of 1024 rows; 2 shows half as much, twice
+    as large. Where the frame does not fill the crop, void pixels are added."""
     flip: float = 0.5
     """Probability of a mirror image, 0 to 1."""
     color: float = 0.5
     """Strength of the colour jitter, 0 (none) to 1. At 0.5: brightness +-32 of 255, contrast and saturation
     times 0.5 to 1.5, hue +-18 degrees, each with probability 0.5."""
+    max_class_share: float = 1.0
+    """Look for a window in which no class fills more than this share of what is not void; 1: any window."""
+    class_balance: float = 0.0
+    """Probability that the window shows a random pixel of a random class of the frame, each class as likely
+    as any other; 0: windows are uniform, and small classes as rare as they are."""
 
     def __post_init__(self) -> None:
+        if self.scale == (0, 0):
+            object.__setattr__(self, "scale", RECIPE_SCALES[self.recipe])  # a saved configuration says it
         low, high = self.scale
         if not 0.05 <= low <= high <= 20:
             raise InputError(
                 f"data.augment.scale: got {list(self.scale)}; two numbers in 0.05..20, smaller first"
             )
-        for name, value in (("flip", self.flip), ("color", self.color)):
-            if not 0 <= value <= 1:
-                raise InputError(f"data.augment.{name}: got {value}; a number in 0..1 is needed")
+        for name in ("flip", "color", "class_balance"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(
+                    f"data.augment.{name}: got {getattr(self, name)}; a number in 0..1 is needed"
+                )
+        if not 0 < self.max_class_share <= 1:
+            raise InputError(
+                f"data.augment.max_class_share: got {self.max_class_share}; more than 0, at most 1 is needed"
+            )
 
 
 class Window(NamedTuple):
@@ -58,6 +84,26 @@ class Window(NamedTuple):
     """Of the part of the crop; the rest of the crop is void."""
 
 
+@dataclass(frozen=True)
+class Crop:
+    """What is cut out of a frame, before any pixel of its picture is decoded."""
+
+    window: Window
+    mirrored: bool
+    size: tuple[int, int]
+    """(height, width) of the result, in pixels."""
+
+    @property
+    def rows(self) -> slice:
+        """The rows of the frame that are needed."""
+        return slice(self.window.top, self.window.top + self.window.height)
+
+    @property
+    def columns(self) -> slice:
+        """The columns of the frame that are needed."""
+        return slice(self.window.left, self.window.left + self.window.width)
+
+
 def crop_scene(
     sample: Sample, config: AugmentConfig, crop: tuple[int, int], generator: np.random.Generator
 ) -> Sample:
@@ -65,37 +111,66 @@ def crop_scene(
 
     Args:
         crop: (height, width) of the result, in pixels.
-        generator: draws the zoom, the window's place and the mirroring: always four numbers, in this order.
+        generator: see `choose_crop`.
     """
+    chosen = choose_crop(sample.label, config, crop, generator)
+    image = resize_crop(sample.image[chosen.rows, chosen.columns], chosen)
+    return Sample(key=sample.key, image=image, label=resize_label(sample.label, chosen))
+
+
+def choose_crop(
+    label: UInt8[np.ndarray, "H W"],
+    config: AugmentConfig,
+    crop: tuple[int, int],
+    generator: np.random.Generator,
+) -> Crop:
+    """Choose what is cut out of a frame, from its label alone.
+
+    Args:
+        label: train ids of the whole frame.
+        crop: (height, width) of the result, in pixels.
+        generator: draws the zoom, the window's place and the mirroring: four numbers, in this order. More are
+            drawn only where `class_balance` or `max_class_share` ask for them.
+
+    Source: the share limit is that of mmsegmentation's `RandomCrop(cat_max_ratio)` and detectron2's
+    `RandomCrop_CategoryAreaConstraint`. We differ: shares are counted on every fourth row and column.
+    """
+    frame = (label.shape[0], label.shape[1])
     zoom = config.scale[0] + (config.scale[1] - config.scale[0]) * generator.random()
-    place, mirrored = (generator.random(), generator.random()), generator.random() < config.flip
-    window = find_window((sample.label.shape[0], sample.label.shape[1]), crop, zoom, place)
-    image, label = _resize_window(sample, window)
-    if mirrored:
-        image, label = cv2.flip(image, 1), cv2.flip(label, 1)
-    if (window.out_height, window.out_width) != crop:
-        rows = (window.out_top, crop[0] - window.out_height - window.out_top)
-        columns = (window.out_left, crop[1] - window.out_width - window.out_left)
-        image = cv2.copyMakeBorder(image, *rows, *columns, cv2.BORDER_CONSTANT, value=(0, 0, 0))
-        label = cv2.copyMakeBorder(label, *rows, *columns, cv2.BORDER_CONSTANT, value=(VOID_ID,))
-    return Sample(key=sample.key, image=image, label=label)
+    place, mirrored = (generator.random(), generator.random()), bool(generator.random() < config.flip)
+    if config.class_balance and generator.random() < config.class_balance:
+        place = _place_on_a_class(label, crop, zoom, config.recipe, generator) or place
+    window = find_window(frame, crop, zoom, place, config.recipe)
+    for _ in range(CROP_TRIES - 1 if config.max_class_share < 1 else 0):
+        if _largest_share(label, window) <= config.max_class_share:
+            break
+        place = (generator.random(), generator.random())
+        window = find_window(frame, crop, zoom, place, config.recipe)
+    return Crop(window, mirrored, crop)
 
 
 def find_window(
-    frame: tuple[int, int], crop: tuple[int, int], zoom: float, place: tuple[float, float]
+    frame: tuple[int, int],
+    crop: tuple[int, int],
+    zoom: float,
+    place: tuple[float, float],
+    recipe: Recipe = "ours",
 ) -> Window:
     """Find the part of a frame that a crop shows.
 
-    The frame is resized by zoom * max(crop height / frame height, crop width / frame width), so that it
-    fills the crop for every zoom >= 1. Where it does not, its content lies at a random place in the crop.
+    The frame is resized by zoom * f(crop height / frame height, crop width / frame width). For ours f is the
+    larger of the two, so that the frame fills the crop for every zoom >= 1; where it does not, its content
+    lies at a random place in the crop. For upstream f is the smaller, and content lies at the upper left.
 
     Args:
         frame: (height, width) of the whole picture.
         crop: (height, width) of the result.
         zoom: see `AugmentConfig.scale`.
         place: (row, column) of the window among the possible ones, each in [0, 1).
+        recipe: see `AugmentConfig.recipe`.
     """
-    factor = zoom * max(crop[0] / frame[0], crop[1] / frame[1])
+    ratios = (crop[0] / frame[0], crop[1] / frame[1])
+    factor = zoom * (max(ratios) if recipe == "ours" else min(ratios))
     sides = []
     for of_frame, of_crop, share in zip(frame, crop, place, strict=True):
         wanted = max(1, round(of_crop / factor))
@@ -103,60 +178,97 @@ def find_window(
             sides.append((int(share * (of_frame - wanted + 1)), wanted, 0, of_crop))
         else:
             filled = min(of_crop, max(1, round(of_frame * factor)))
-            sides.append((0, of_frame, int(share * (of_crop - filled + 1)), filled))
+            free = of_crop - filled + 1 if recipe == "ours" else 0
+            sides.append((0, of_frame, int(share * free), filled))
     (top, height, out_top, out_height), (left, width, out_left, out_width) = sides
     return Window(top, left, height, width, out_top, out_left, out_height, out_width)
 
 
-def jitter_color(
-    image: UInt8[np.ndarray, "H W 3"], strength: float, generator: np.random.Generator
-) -> UInt8[np.ndarray, "H W 3"]:
-    """Change brightness, contrast, saturation and hue, each with probability 0.5.
-
-    With u uniform in [-1, 1] for each: value * (1 + strength * u) + 64 * strength * u, then in HSV
-    saturation * (1 + strength * u) and hue + 36 degrees * strength * u.
-
-    Args:
-        image: sRGB in [0, 255]; not modified, and returned itself where nothing changes.
-        strength: 0 to 1.
-        generator: draws eight numbers, whatever the strength.
-
-    Source: the photometric distortion of SSD, Liu et al., ECCV 2016, whose ranges are ours at strength
-    0.5. We differ: contrast always comes before hue and saturation, hue is counted in 256 steps.
-    """
-    used = generator.random(4) < 0.5
-    brightness, contrast, saturation, hue = strength * used * generator.uniform(-1, 1, 4)
-    values = np.arange(256, dtype=np.float64)
-    if brightness or contrast:
-        image = cv2.LUT(image, _as_table(values * (1 + contrast) + 64 * brightness))
-    if saturation or hue:
-        tables = np.stack(
-            [
-                ((values + round(hue * 36 / 360 * 256)) % 256).astype(np.uint8),
-                _as_table(values * (1 + saturation)),
-                values.astype(np.uint8),
-            ],
-            axis=-1,
-        )
-        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-        image = cv2.cvtColor(cv2.LUT(hsv, tables[None]), cv2.COLOR_HSV2RGB_FULL)
-    return image
-
-
-def _as_table(values: np.ndarray) -> UInt8[np.ndarray, "256"]:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
-
-
-def _resize_window(
-    sample: Sample, window: Window
-) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
-    rows = slice(window.top, window.top + window.height)
-    columns = slice(window.left, window.left + window.width)
-    image, label = sample.image[rows, columns], sample.label[rows, columns]
+def resize_crop(part: UInt8[np.ndarray, "h w 3"], crop: Crop) -> UInt8[np.ndarray, "H W 3"]:
+    """Resize the needed part of a picture, mirror it, and add black where the frame does not reach."""
+    window = crop.window
     size = (window.out_width, window.out_height)
     if (window.width, window.height) == size:
-        return np.ascontiguousarray(image), np.ascontiguousarray(label)
-    # averaging where it shrinks, or thin things flicker; INTER_NEAREST would shift labels by half a pixel
-    shrinks = window.height * window.width > window.out_height * window.out_width
-    picture = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return picture, cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        image = np.ascontiguousarray(part)
+    else:
+        # averaging where it shrinks, or thin things flicker
+        shrinks = window.height * window.width > window.out_height * window.out_width
+        image = cv2.resize(part, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    image = cv2.flip(image, 1) if crop.mirrored else image
+    return _pad(image, crop, (0, 0, 0))
+
+
+def resize_label(label: UInt8[np.ndarray, "H W"], crop: Crop) -> UInt8[np.ndarray, "h w"]:
+    """Cut a label map as its picture is cut; what the frame does not reach is void."""
+    part, window = label[crop.rows, crop.columns], crop.window
+    size = (window.out_width, window.out_height)
+    if (window.width, window.height) == size:
+        part = np.ascontiguousarray(part)
+    else:  # INTER_NEAREST would shift labels by half a pixel
+        part = cv2.resize(part, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    part = cv2.flip(part, 1) if crop.mirrored else part
+    return _pad(part, crop, (VOID_ID,))
+
+
+def recolor_inside(
+    image: UInt8[np.ndarray, "H W 3"],
+    crop: Crop,
+    recolor: Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "h w 3"]],
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Change the colours of a crop where it shows the frame; padding stays black."""
+    window = crop.window
+    if (window.out_height, window.out_width) == crop.size:
+        return recolor(image)
+    rows = slice(window.out_top, window.out_top + window.out_height)
+    columns = slice(window.out_left, window.out_left + window.out_width)
+    changed = image.copy()
+    changed[rows, columns] = recolor(np.ascontiguousarray(image[rows, columns]))
+    return changed
+
+
+def _pad(image: np.ndarray, crop: Crop, value: tuple[int, ...]) -> np.ndarray:
+    window, size = crop.window, crop.size
+    if (window.out_height, window.out_width) == size:
+        return image
+    rows = (window.out_top, size[0] - window.out_height - window.out_top)
+    columns = (window.out_left, size[1] - window.out_width - window.out_left)
+    return cv2.copyMakeBorder(image, *rows, *columns, cv2.BORDER_CONSTANT, value=value)
+
+
+def _place_on_a_class(
+    label: UInt8[np.ndarray, "H W"],
+    crop: tuple[int, int],
+    zoom: float,
+    recipe: Recipe,
+    generator: np.random.Generator,
+) -> tuple[float, float] | None:
+    """Return a place whose window shows a random pixel of a random class; None: all is void.
+
+    The pixel is anywhere in the window: in its middle, small classes would always be seen there.
+    """
+    counts = _count_values(label)[:NUM_CLASSES]
+    present = np.flatnonzero(counts)
+    if not len(present):
+        return None
+    chosen = int(present[int(generator.random() * len(present))])
+    pixels = np.flatnonzero(label.reshape(-1) == chosen)
+    pixel = divmod(int(pixels[int(generator.random() * len(pixels))]), label.shape[1])
+    frame = (label.shape[0], label.shape[1])
+    window = find_window(frame, crop, zoom, (0.0, 0.0), recipe)
+    shares = []
+    for at, side, of_frame in zip(pixel, (window.height, window.width), frame, strict=True):
+        first, last = max(0, at - side + 1), min(at, of_frame - side)
+        start = first + int(generator.random() * (last - first + 1))
+        shares.append((start + 0.5) / (of_frame - side + 1))
+    return shares[0], shares[1]
+
+
+def _largest_share(label: UInt8[np.ndarray, "H W"], window: Window) -> float:
+    """Return the share of the largest class among the pixels of a window that are not void."""
+    part = label[window.top : window.top + window.height, window.left : window.left + window.width]
+    counts = _count_values(np.ascontiguousarray(part[::LABEL_STRIDE, ::LABEL_STRIDE]))[:VOID_ID]
+    return float(counts.max() / max(1, counts.sum()))
+
+
+def _count_values(label: UInt8[np.ndarray, "H W"]) -> np.ndarray:
+    return cv2.calcHist([label], [0], None, [256], [0, 256]).ravel().astype(np.int64)

@@ -26,6 +26,8 @@ class Batch:
     """Train ids, `OUTLIER_ID` or `VOID_ID`."""
     keys: tuple[str, ...]
     """Names of the scenes."""
+    errors: tuple[str, ...] = ()
+    """What was wrong with scenes that others stand in for; see `StreamConfig.max_errors`."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -36,18 +38,20 @@ class Batch:
             image=self.image.to(device, non_blocking=True),
             label=self.label.to(device, non_blocking=True),
             keys=self.keys,
+            errors=self.errors,
         )
 
     def pin_memory(self) -> Batch:
         """Move the tensors to page-locked memory; the DataLoader calls this where a GPU waits."""
-        return Batch(image=self.image.pin_memory(), label=self.label.pin_memory(), keys=self.keys)
+        return Batch(self.image.pin_memory(), self.label.pin_memory(), self.keys, self.errors)
 
 
-def stack_samples(samples: Sequence[Sample]) -> Batch:
+def stack_samples(samples: Sequence[Sample], errors: Sequence[str] = ()) -> Batch:
     """Copy scenes of one size into a batch.
 
     Args:
         samples: at least one; all of the same height and width.
+        errors: see `Batch.errors`.
     """
     height, width = samples[0].label.shape
     images = np.empty((len(samples), 3, height, width), np.uint8)
@@ -55,4 +59,6 @@ def stack_samples(samples: Sequence[Sample]) -> Batch:
     for image, label, sample in zip(images, labels, samples, strict=True):
         image[:] = sample.image.transpose(2, 0, 1)
         label[:] = sample.label
-    return Batch(torch.from_numpy(images), torch.from_numpy(labels), tuple(s.key for s in samples))
+    return Batch(
+        torch.from_numpy(images), torch.from_numpy(labels), tuple(s.key for s in samples), tuple(errors)
+    )

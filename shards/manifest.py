@@ -46,7 +46,7 @@ class Manifest:
     label_encoding: str
     """What the values in label files mean, such as `cityscapes-train-id`."""
     image_encoding: str
-    """File format of the pictures: `jpeg` or `png`."""
+    """How the pictures are stored: one of the keys of `IMAGE_SUFFIXES`."""
     num_samples: int
     """Over all shards."""
     options: dict[str, Any]
@@ -77,34 +77,40 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
     write_atomically(folder / MANIFEST_NAME, json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n")
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path, *, check_files: bool = True) -> Manifest:
     """Read `folder`/manifest.json and check that every shard is there in its full size.
 
     The hashes are not computed: that costs a read of all bytes.
 
+    Args:
+        check_files: False looks at the manifest alone.
+
     Raises:
-        InputError: there is no manifest, it is no JSON or of an unknown version, a field is missing or
-            contradicts another one, or a shard is missing or has another size than the manifest says.
+        InputError: there is no manifest, it is unfit (see `parse_manifest`), or a shard is missing or has
+            another size than the manifest says.
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise InputError(f"{folder}: has no {MANIFEST_NAME}; a folder written by jobs.prepare is needed")
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{path}: is no valid JSON ({error})") from None
-    manifest = _parse_manifest(content, path)
-    for entry in manifest.shards:
+    manifest = parse_manifest(path.read_bytes(), str(path))
+    for entry in manifest.shards if check_files else ():
         _check_shard_file(entry, folder)
     return manifest
 
 
-def find_changed_shards(manifest: Manifest, folder: Path) -> list[str]:
-    """Return the names of shards whose bytes hash to something else than the manifest says."""
-    return [entry.name for entry in manifest.shards if hash_file(folder / entry.name) != entry.sha256]
+def parse_manifest(text: bytes, path: str) -> Manifest:
+    """Read the content of a manifest file.
 
+    Args:
+        path: where it is, for messages.
 
-def _parse_manifest(content: Any, path: Path) -> Manifest:
+    Raises:
+        InputError: it is no JSON or of an unknown version, or a field is missing or contradicts another one.
+    """
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path}: is no valid JSON ({error})") from None
     version = _field(content, "version", int, f"{path}")
     if version != MANIFEST_VERSION:
         raise InputError(f"{path}: version is {version}; this program reads version {MANIFEST_VERSION}")
@@ -116,7 +122,7 @@ def _parse_manifest(content: Any, path: Path) -> Manifest:
         image_encoding=_field(content, "image_encoding", str, f"{path}"),
         num_samples=_field(content, "num_samples", int, f"{path}"),
         options=_field(content, "options", dict, f"{path}"),
-        shards=tuple(_parse_entry(entry, f"{path}: shards[{i}]") for i, entry in enumerate(shards)),
+        shards=tuple(parse_entry(entry, f"{path}: shards[{i}]") for i, entry in enumerate(shards)),
     )
     if manifest.kind not in KINDS:
         raise InputError(f"{path}: kind is {manifest.kind!r}; known kinds are {', '.join(KINDS)}")
@@ -128,7 +134,15 @@ def _parse_manifest(content: Any, path: Path) -> Manifest:
     return manifest
 
 
-def _parse_entry(content: Any, where: str) -> ShardEntry:
+def parse_entry(content: Any, where: str) -> ShardEntry:
+    """Read the description of one shard.
+
+    Args:
+        where: it stands, for messages.
+
+    Raises:
+        InputError: a field is missing or contradicts another one.
+    """
     entry = ShardEntry(
         name=_field(content, "name", str, where),
         split=_field(content, "split", str, where),

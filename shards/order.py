@@ -84,25 +84,3 @@ def sample_generator(purpose: str, seed: int, epoch: int, key: str) -> np.random
     """
     digest = hashlib.blake2b(f"{purpose}\0{seed}\0{epoch}\0{key}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
-
-
-def require_shards_for_workers(num_shards: int, ranks: int, workers: int) -> None:
-    """Check that every worker process can have a shard of its own.
-
-    Args:
-        ranks: training processes.
-        workers: loader processes of each of them; 0 reads in the training process itself.
-
-    Raises:
-        InputError: ranks * max(1, workers) > num_shards.
-    """
-    workers = max(1, workers)
-    readers = ranks * workers
-    if readers <= num_shards:
-        return
-    allowed = num_shards // ranks
-    way_out = f"lower data.workers to {allowed}" if allowed else f"start at most {num_shards} processes"
-    raise InputError(
-        f"data.workers: {ranks} processes with {workers} workers each are {readers} readers "
-        f"of {num_shards} shards; {way_out}, or prepare at least {readers} shards"
-    )

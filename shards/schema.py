@@ -56,7 +56,7 @@ VOID_ID = 255
 MAX_LABEL_ID = 33
 LABEL_ENCODING = "cityscapes-train-id"
 """Name of the encoding above, as manifests state it."""
-IMAGE_SUFFIXES: dict[str, str] = {"jpeg": "image.jpg", "png": "image.png"}
+IMAGE_SUFFIXES: dict[str, str] = {"jpeg": "image.jpg", "png": "image.png", "tiles": "image.tiles"}
 """Encoding of the pictures -> suffix of a scene's image member in a shard."""
 LABEL_SUFFIX = "label.png"
 """Suffix of a scene's label member: PNG always, because JPEG would change its values."""

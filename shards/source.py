@@ -14,6 +14,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from shards.errors import InputError
+from shards.picture import picture_size, require_sane_size
+
+MAX_MEMBER_BYTES = 2**31
+"""Of a member of a zip file, decompressed; the largest official one, COCO's annotations, has 0.45 GB."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +72,15 @@ class ZipSource:
         """Return the content of one member.
 
         Raises:
-            InputError: it is damaged, encrypted or absent.
+            InputError: it is damaged, encrypted, absent, or larger than `MAX_MEMBER_BYTES`.
         """
         try:
-            return self._archive().read(name)
+            archive = self._archive()
+            size = archive.getinfo(name).file_size  # no more than this is ever decompressed
+            if size > MAX_MEMBER_BYTES:
+                where, limit = self.locate(name), f"{MAX_MEMBER_BYTES:,}"
+                raise InputError(f"{where}: says that it has {size:,} bytes; at most {limit} are read")
+            return archive.read(name)
         except (zipfile.BadZipFile, zlib.error, RuntimeError, OSError, EOFError, KeyError) as error:
             raise InputError(f"{self.locate(name)}: cannot be read ({error})") from None
 
@@ -139,8 +148,11 @@ def decode_bgr(data: bytes, where: str) -> UInt8[np.ndarray, "H W 3"]:
         where: the file, for the message.
 
     Raises:
-        InputError: the picture cannot be decoded, or not to its end.
+        InputError: the picture cannot be decoded, or not to its end, or promises more than
+            `shards.picture.MAX_PIXELS`.
     """
+    if (size := picture_size(data)) is not None:
+        require_sane_size(size, where)
     picture = (
         cv2.imdecode(_as_array(data), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data else None
     )

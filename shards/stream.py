@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import ctypes
+import itertools
+import logging
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from shards.augment import AugmentConfig, crop_scene, jitter_color
+from shards.augment import AugmentConfig, choose_crop, recolor_inside, resize_crop, resize_label
 from shards.batch import Batch, stack_samples
+from shards.color import jitter_as_upstream, jitter_color
 from shards.errors import InputError
-from shards.order import BatchPositions, SampleOrder, require_shards_for_workers, sample_generator
-from shards.reader import ShardReader, decode_sample, open_shards, require_scenes
+from shards.order import BatchPositions, SampleOrder, sample_generator
+from shards.reader import ShardReader, open_shards
+from shards.scene import read_scene, require_scenes
 from shards.schema import Sample
+
+logger = logging.getLogger(__name__)
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's mallopt, from malloc.h."""
 
 Transform = Callable[[Sample, np.random.Generator], Sample]
 """Changes a scene, such as by pasting objects; draws from nothing but the generator. It may write into the
@@ -45,7 +55,8 @@ class StreamConfig:
     """Which scenes are read, and how they become batches."""
 
     shards: tuple[str, ...] = ()
-    """Folders written by `jobs.prepare`, tar files, or patterns such as `data/train-{000000..000031}.tar`."""
+    """Folders written by `jobs.prepare`, tar files, or patterns such as `data/train-{000000..000031}.tar`; or
+    URLs of these (`https://`, `s3://`, ...), whose shards are copied into `cache` when first read."""
     split: str = "train"
     """Which part of the folders to read."""
     crop: tuple[int, int] = (1024, 1024)
@@ -55,6 +66,12 @@ class StreamConfig:
     workers: int = 2
     """Loader processes per training process; 0 decodes in the training process itself."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    cache: str = ""
+    """Folder for copies of remote shards, which many processes may share; empty: ~/.cache/eomt-anomaly."""
+    max_errors: int = 0
+    """How many unreadable shards, and then how many unreadable samples, a process tolerates. Each is told in
+    the log; such a shard is left out, and in place of such a sample comes the next one of its epoch that can
+    be read. 0: the first is an error."""
 
     def __post_init__(self) -> None:
         if min(self.crop) < 1:
@@ -65,9 +82,18 @@ class StreamConfig:
             raise InputError(f"data.batch_size: got {self.batch_size}; at least 1 is needed")
         if self.workers < 0:
             raise InputError(f"data.workers: got {self.workers}; 0 or more are needed")
+        if self.max_errors < 0:
+            raise InputError(f"data.max_errors: got {self.max_errors}; 0 or more are needed")
 
 
-class SceneDataset(Dataset[Sample | InputError]):
+class Scene(NamedTuple):
+    """A finished scene, and what was wrong with those that it stands in for."""
+
+    sample: Sample
+    errors: tuple[str, ...]
+
+
+class SceneDataset(Dataset[Scene | InputError]):
     """Makes the scene at any position of the sequence.
 
     A user's mistake is returned, not raised: the DataLoader would bury its one line in a worker's traceback.
@@ -85,11 +111,22 @@ class SceneDataset(Dataset[Sample | InputError]):
         self.order = SampleOrder(len(reader), seed)
         self.transform = transform
 
-    def __getitem__(self, position: int) -> Sample | InputError:
-        try:
-            return self.make_scene(position)
-        except InputError as error:
-            return error
+    def __getitem__(self, position: int) -> Scene | InputError:
+        """Make the scene at `position`, or the next readable one of the same epoch.
+
+        Which one stands in depends on the shards alone, whatever the number of ranks and workers.
+        """
+        epoch, place = divmod(position, self.order.num_samples)
+        errors: list[str] = []
+        for ahead in range(min(self.config.max_errors + 1, self.order.num_samples)):
+            stand_in = epoch * self.order.num_samples + (place + ahead) % self.order.num_samples
+            try:
+                return Scene(self.make_scene(stand_in), tuple(errors))
+            except InputError as error:
+                errors.append(str(error))
+        return (
+            InputError(errors[0]) if len(errors) == 1 else _too_many(len(errors), len(errors) - 1, errors[-1])
+        )
 
     def make_scene(self, position: int) -> Sample:
         """Decode, crop, transform and recolour the sample at `position`.
@@ -101,17 +138,23 @@ class SceneDataset(Dataset[Sample | InputError]):
         published methods do: the crop, the zoom and the mirroring then act on the objects too.
         """
         epoch, index = self.order.at(position)
-        key = self.reader.keys[index]
-        sample = decode_sample(key, self.reader.read(index))
-        varied = sample_generator("augment", self.order.seed, epoch, key)
+        scene = read_scene(self.reader, index)
+        varied = sample_generator("augment", self.order.seed, epoch, scene.key)
         transform, before_crop = self._transform_of(epoch)
-        drawn = sample_generator("transform", self.order.seed, epoch, key)
+        drawn = sample_generator("transform", self.order.seed, epoch, scene.key)
+        augment, label = self.config.augment, scene.label
         if before_crop:
-            sample = transform(sample, drawn)
-        sample = crop_scene(sample, self.config.augment, self.config.crop, varied)
+            frame = transform(Sample(key=scene.key, image=scene.picture.decode(), label=label), drawn)
+            crop = choose_crop(frame.label, augment, self.config.crop, varied)
+            picture, label = frame.image[crop.rows, crop.columns], frame.label
+        else:
+            crop = choose_crop(label, augment, self.config.crop, varied)
+            picture = scene.picture.decode(crop.rows, crop.columns)
+        sample = Sample(key=scene.key, image=resize_crop(picture, crop), label=resize_label(label, crop))
         if not before_crop:
             sample = transform(sample, drawn)
-        image = jitter_color(sample.image, self.config.augment.color, varied)
+        jitter = jitter_color if augment.recipe == "ours" else jitter_as_upstream
+        image = recolor_inside(sample.image, crop, lambda part: jitter(part, augment.color, varied))
         return Sample(key=sample.key, image=image, label=sample.label)
 
     def _transform_of(self, epoch: int) -> tuple[Transform, bool]:
@@ -133,6 +176,7 @@ class Stream:
         self.positions = positions
         self.position = positions.start
         """Samples that all processes together have consumed when the last batch was handed out."""
+        self._unreadable: set[str] = set()
 
     def __iter__(self) -> Iterator[Batch]:
         batches = iter(self._loader())
@@ -143,12 +187,24 @@ class Stream:
                     return
                 if isinstance(batch, InputError):
                     raise batch
+                self._tolerate(batch.errors)
                 self.position += self.positions.global_batch
                 yield batch
         finally:
             del batches  # ends the workers now; a traceback would keep this frame, and them, alive
 
-    def _loader(self) -> DataLoader[Sample | InputError]:
+    def _tolerate(self, errors: Sequence[str]) -> None:
+        """Tell of unreadable samples, each once, and stop where there are too many."""
+        for error in errors:
+            if error in self._unreadable:
+                continue
+            self._unreadable.add(error)
+            allowed = self.dataset.config.max_errors
+            if len(self._unreadable) > allowed:
+                raise _too_many(len(self._unreadable), allowed, error)
+            logger.warning("unreadable, %d of %d allowed: %s", len(self._unreadable), allowed, error)
+
+    def _loader(self) -> DataLoader[Scene | InputError]:
         workers = self.dataset.config.workers
         return DataLoader(
             self.dataset,
@@ -186,7 +242,7 @@ def build_stream(
         num_batches: where to end; None never does.
 
     Raises:
-        InputError: the shards are unfit, hold no scenes, or are fewer than the processes that read them.
+        InputError: the shards are unfit or hold no scenes.
     """
     if not config.shards:
         raise InputError(
@@ -194,9 +250,10 @@ def build_stream(
         )
     assert 0 <= rank < world_size
     assert start_position >= 0
-    reader = open_shards(config.shards, config.split)
+    reader = open_shards(config.shards, config.split, cache=config.cache, max_errors=config.max_errors)
+    for error in reader.errors:
+        logger.warning("left out: %s", error)
     require_scenes(reader)
-    require_shards_for_workers(reader.num_shards, world_size, config.workers)
     dataset = SceneDataset(reader, config, seed, transform)
     positions = BatchPositions(
         start=start_position,
@@ -212,11 +269,21 @@ def _change_nothing(sample: Sample, _: np.random.Generator) -> Sample:
     return sample
 
 
-def _collate(samples: Sequence[Sample | InputError]) -> Batch | InputError:
-    for sample in samples:
-        if isinstance(sample, InputError):
-            return sample
-    return stack_samples([sample for sample in samples if isinstance(sample, Sample)])
+def _too_many(count: int, allowed: int, last: str) -> InputError:
+    return InputError(
+        f"data.max_errors: {count} samples cannot be read, {allowed} are allowed; the last: {last}"
+    )
+
+
+def _collate(scenes: Sequence[Scene | InputError]) -> Batch | InputError:
+    made: list[Scene] = []
+    for scene in scenes:
+        if isinstance(scene, InputError):
+            return scene
+        made.append(scene)
+    return stack_samples(
+        [scene.sample for scene in made], list(itertools.chain(*(scene.errors for scene in made)))
+    )
 
 
 def _start_worker(_: int) -> None:
@@ -227,11 +294,26 @@ def _start_worker(_: int) -> None:
     """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    _keep_freed_memory()
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS, where SIGTERM ends a worker whoever sends it
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_obey_the_parent_only, daemon=True).start()
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse the memory of pictures instead of returning it after each.
+
+    By default arrays of 128 kB and more are mapped anew every time, and the kernel zeroes their pages, which
+    costs as much as a resize. What is kept is at most what one scene needs at once. No effect without glibc.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    for parameter, num_bytes in ((_M_MMAP_THRESHOLD, 2**26), (_M_TRIM_THRESHOLD, 2**28)):
+        mallopt(parameter, num_bytes)
 
 
 def _obey_the_parent_only() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import multiprocessing
 import os
 import signal
@@ -12,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import TypeVar
@@ -20,10 +21,15 @@ from typing import TypeVar
 import cv2
 from tqdm import tqdm
 
+from shards.index import build_index, write_index
 from shards.manifest import ShardEntry, hash_file
+from shards.staging import write_atomically
 
 MIN_SHARDS = 8
-"""A small set is still cut into this many shards (or one per sample), so that several workers get one."""
+"""A small set is still cut into this many shards (or one per sample), so that few are read by all workers."""
+
+ENTRY_ENDING = ".entry.json"
+"""Of a finished shard's entry, while the manifest does not exist yet; see `shards/parts.py`."""
 
 EncodedSample = tuple[str, Mapping[str, bytes]]
 """A sample's key, and its members by suffix, such as `image.png`."""
@@ -72,7 +78,12 @@ def split_into_shards(
 
 
 def write_shards(
-    plans: Sequence[ShardPlan], folder: Path, *, workers: int, description: str = "shards"
+    plans: Sequence[ShardPlan],
+    folder: Path,
+    *,
+    workers: int,
+    description: str = "shards",
+    record: bool = False,
 ) -> tuple[ShardEntry, ...]:
     """Write every planned shard into `folder`; the result does not depend on `workers`.
 
@@ -84,6 +95,7 @@ def write_shards(
         folder: an existing folder.
         workers: number of processes; with 1, or one shard only, no other process is started.
         description: title of the progress bar.
+        record: write each shard's entry beside it (`ENTRY_ENDING`) as soon as the shard is complete.
 
     Raises:
         InputError: raised while making a sample, as `ShardPlan.samples` documents.
@@ -93,8 +105,8 @@ def write_shards(
     workers = min(workers, len(plans))
     with bar:
         if workers <= 1:
-            return tuple(_write_shard(plan, folder, lambda: bar.update()) for plan in plans)
-        return _write_in_processes(plans, folder, workers, bar)
+            return tuple(_write_shard(plan, folder, lambda: bar.update(), record) for plan in plans)
+        return _write_in_processes(plans, folder, workers, bar, record)
 
 
 def write_shard(path: Path, samples: Iterable[EncodedSample]) -> tuple[str, ...]:
@@ -114,15 +126,20 @@ def write_shard(path: Path, samples: Iterable[EncodedSample]) -> tuple[str, ...]
     return tuple(keys)
 
 
-def _write_shard(plan: ShardPlan, folder: Path, after_sample: Callable[[], object]) -> ShardEntry:
+def _write_shard(
+    plan: ShardPlan, folder: Path, after_sample: Callable[[], object], record: bool
+) -> ShardEntry:
     def samples() -> Iterator[EncodedSample]:
         for sample in plan.samples():
             yield sample
             after_sample()
 
     path = folder / plan.name
-    keys = write_shard(path, samples())
-    return ShardEntry(
+    partial = folder / f".{plan.name}.partial-{os.getpid()}"
+    keys = write_shard(partial, samples())
+    partial.replace(path)
+    write_index(path, build_index(path))
+    entry = ShardEntry(
         name=plan.name,
         split=plan.split,
         num_samples=len(keys),
@@ -130,10 +147,13 @@ def _write_shard(plan: ShardPlan, folder: Path, after_sample: Callable[[], objec
         sha256=hash_file(path),
         keys=keys,
     )
+    if record:
+        write_atomically(folder / (plan.name + ENTRY_ENDING), json.dumps(asdict(entry)) + "\n")
+    return entry
 
 
 def _write_in_processes(
-    plans: Sequence[ShardPlan], folder: Path, workers: int, bar: tqdm
+    plans: Sequence[ShardPlan], folder: Path, workers: int, bar: tqdm, record: bool
 ) -> tuple[ShardEntry, ...]:
     # Workers are spawned: a fork of a process with threads (torch, tqdm) may deadlock.
     context = multiprocessing.get_context("spawn")
@@ -145,7 +165,7 @@ def _write_in_processes(
     ):
         try:
             with _ctrl_c_held_back():
-                pending = {pool.submit(_write_in_worker, plan, folder) for plan in plans}
+                pending = {pool.submit(_write_in_worker, plan, folder, record) for plan in plans}
             while pending:
                 done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
                 if interrupted.is_set():
@@ -212,8 +232,8 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
-def _write_in_worker(plan: ShardPlan, folder: Path) -> ShardEntry:
-    return _write_shard(plan, folder, _raise_if_stopped)
+def _write_in_worker(plan: ShardPlan, folder: Path, record: bool) -> ShardEntry:
+    return _write_shard(plan, folder, _raise_if_stopped, record)
 
 
 def _raise_if_stopped() -> None:

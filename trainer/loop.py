@@ -147,6 +147,7 @@ def train(run: Run, config: LoopConfig) -> TrainState:
             scalars = _step_scalars(run, sums, grad_norm, run.loss.floors(prediction)) | clock.rates(
                 state.samples_seen
             )
+            scalars["data/errors"] = _sum_over_ranks(accelerator, clock.errors)
             accelerator.log(scalars, step=state.step)
             logger.info(_log_line(state.step, config.steps, scalars))
         run.lr_schedule.step()  # after the log, which shows the rates of this step
@@ -208,6 +209,10 @@ def _step_scalars(
     return {"loss/total": total, **terms, **bounds, "grad_norm": grad_norm, **(heads or rates)}
 
 
+def _sum_over_ranks(accelerator: Accelerator, value: int) -> float:
+    return float(accelerator.reduce(torch.tensor(float(value), device=accelerator.device), reduction="sum"))
+
+
 def _log_line(step: int, steps: int, scalars: Mapping[str, float]) -> str:
     named = [f"{tag.removeprefix('loss/')} {value:.4g}" for tag, value in scalars.items()]
     return f"step {step}/{steps}  " + "  ".join(named)
@@ -223,11 +228,14 @@ class _Clock:
 
     def __init__(self, samples_seen: int) -> None:
         self._since, self._waited, self._samples = time.perf_counter(), 0.0, samples_seen
+        self.errors = 0
+        """Unreadable samples that others stood in for, on this rank, since the start."""
 
     def wait_for(self, batches: Iterator[Batch], count: int, device: torch.device) -> list[Batch]:
         started = time.perf_counter()
         loaded = [next(batches) for _ in range(count)]
         self._waited += time.perf_counter() - started
+        self.errors += sum(len(batch.errors) for batch in loaded)
         return [batch.to(device) for batch in loaded]
 
     def rates(self, samples_seen: int) -> dict[str, float]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -118,6 +120,76 @@ def test_a_run_killed_outright_resumes_to_the_same_bits(
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 
+def kill_mid_epoch(command: list[str], checkpoints: Path) -> int:
+    """Start a run, kill all its processes outright after two checkpoints; return the newest step."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # the number of threads orders the sums
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while len(list(checkpoints.glob("step-*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    family = psutil.Process(process.pid)
+    for member in [family, *family.children(recursive=True)]:  # the launcher first, or it would tidy up
+        member.kill()
+    process.wait()
+    return max(int(path.name.removeprefix("step-")) for path in checkpoints.glob("step-*"))
+
+
+def test_two_processes_killed_outright_mid_epoch_resume_to_the_same_bits(
+    tmp_path: Path, scene_shards: str, cutout_shard: str
+) -> None:
+    """Steps of 6 of 8 scenes, so that three of four checkpoints lie within an epoch; a loader worker each."""
+    extra = ("--loop.steps", "30", "--loop.save_every", "1", "--loop.keep_checkpoints", "0")
+    extra += ("--data.workers", "1")
+    whole = run([*TORCHRUN, *arguments(tmp_path / "a", scene_shards, cutout_shard, 3, *extra)])
+    assert whole.returncode == 0, whole.stderr
+    command = [*TORCHRUN, *arguments(tmp_path / "b", scene_shards, cutout_shard, 3, *extra)]
+    step = kill_mid_epoch(command, tmp_path / "b" / "run" / "checkpoints")
+    assert step < 30
+    while step * 6 % 8 == 0:  # a checkpoint between two epochs proves less: take the one before
+        shutil.rmtree(tmp_path / "b" / "run" / "checkpoints" / f"step-{step:07d}")
+        step -= 1
+    resumed = run([*command, "--resume"])
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"from step {step} to 30 on 2 processes" in resumed.stderr
+    expected, actual = weights(tmp_path / "a", 30), weights(tmp_path / "b", 30)
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+def test_a_resume_on_one_process_instead_of_two_keeps_the_weights(
+    tmp_path: Path, scene_shards: str, cutout_shard: str
+) -> None:
+    """The global batch stays 4; tolerance as for two processes against one."""
+    two = run([*TORCHRUN, *arguments(tmp_path / "two", scene_shards, cutout_shard, 2)])
+    assert two.returncode == 0, two.stderr
+    expected = weights(tmp_path / "two", 4)
+    shutil.rmtree(tmp_path / "two" / "run" / "checkpoints" / "step-0000004")  # as if killed before it
+    one = run(
+        ["-m", "jobs.finetune", *arguments(tmp_path / "two", scene_shards, cutout_shard, 4), "--resume"]
+    )
+    assert one.returncode == 0, one.stderr
+    assert "from step 2 to 4 on 1 processes" in one.stderr
+    actual = weights(tmp_path / "two", 4)
+    for name in expected:
+        torch.testing.assert_close(actual[name], expected[name], atol=1e-5, rtol=0, msg=name)
+
+
+def test_a_resume_on_two_processes_instead_of_one_keeps_the_weights(
+    tmp_path: Path, scene_shards: str, cutout_shard: str
+) -> None:
+    one = run(["-m", "jobs.finetune", *arguments(tmp_path / "one", scene_shards, cutout_shard, 4)])
+    assert one.returncode == 0, one.stderr
+    expected = weights(tmp_path / "one", 4)
+    shutil.rmtree(tmp_path / "one" / "run" / "checkpoints" / "step-0000004")
+    two = run([*TORCHRUN, *arguments(tmp_path / "one", scene_shards, cutout_shard, 2), "--resume"])
+    assert two.returncode == 0, two.stderr
+    assert "from step 2 to 4 on 2 processes" in two.stderr
+    actual = weights(tmp_path / "one", 4)
+    for name in expected:
+        torch.testing.assert_close(actual[name], expected[name], atol=1e-5, rtol=0, msg=name)
+
+
 def test_a_signal_to_the_whole_job_saves_before_leaving(
     tmp_path: Path, scene_shards: str, cutout_shard: str
 ) -> None:
@@ -138,13 +210,11 @@ def test_a_signal_to_the_whole_job_saves_before_leaving(
     assert len(list((tmp_path / "run" / "checkpoints").glob("step-*"))) == 1
 
 
-def test_more_readers_than_shards_are_refused_in_one_line(
-    tmp_path: Path, scene_shards: str, cutout_shard: str
-) -> None:
-    extra = ("--data.workers", "5")
+def test_more_readers_than_shards_train(tmp_path: Path, scene_shards: str, cutout_shard: str) -> None:
+    extra = ("--data.workers", "5")  # 2 processes with 5 workers each over 8 shards
     result = run([*TORCHRUN, *arguments(tmp_path, scene_shards, cutout_shard, 1, *extra)])
-    assert "error: data.workers: 2 processes with 5 workers each are 10 readers of 8 shards" in result.stderr
-    assert not (tmp_path / "run").exists()
+    assert result.returncode == 0, result.stderr
+    assert len(weights(tmp_path, 4)) > 0
 
 
 def test_processes_that_did_not_find_each_other_are_an_error(

@@ -125,11 +125,6 @@ def test_unknown_options_and_wrong_types(refuse: Program, job: str, tmp_path: Pa
     assert "'many'" in line
 
 
-def test_more_readers_than_shards(refuse: Program, tmp_path: Path, scene_shards: str) -> None:
-    line = refuse("finetune", *finetune(tmp_path, scene_shards), "--data.workers", 9)
-    assert "data.workers: 1 processes with 9 workers each are 9 readers of 8 shards" in line
-
-
 def test_a_truncated_shard(refuse: Program, tmp_path: Path, scene_shards: str) -> None:
     folder = tmp_path / "shards"
     shutil.copytree(Path(scene_shards).parent, folder)

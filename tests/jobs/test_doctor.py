@@ -15,7 +15,6 @@ from models.description import write_description
 from models.diagnosis import measure_parts
 from models.eomt import EoMT, ModelConfig
 from shards.errors import InputError
-from shards.manifest import Manifest, ShardEntry, write_manifest
 
 CONFIG = ModelConfig(size="tiny", image_size=(32, 32), num_queries=3)
 
@@ -87,26 +86,3 @@ def test_statistics_are_those_of_the_numbers() -> None:
 def test_an_empty_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=re.escape(f"{tmp_path}: the folder holds no weight file")):
         main(["checkpoint", str(tmp_path)])
-
-
-def write_shards(folder: Path) -> None:
-    content = b"0123456789"
-    (folder / "a.tar").write_bytes(content)
-    entry = ShardEntry("a.tar", "train", 2, 10, hashlib.sha256(content).hexdigest(), ("x", "y"))
-    write_manifest(Manifest(1, "cityscapes", "cityscapes-train-id", "jpeg", 2, {}, (entry,)), folder)
-
-
-def test_sound_shards_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_shards(tmp_path)
-    main(["shards", str(tmp_path)])
-    told = capsys.readouterr().out
-    assert "kind     cityscapes, images as jpeg" in told
-    assert "train    2 samples in 1 shards" in told
-    assert "every shard has the bytes that the manifest says" in told
-
-
-def test_a_changed_byte_in_a_shard_is_found(tmp_path: Path) -> None:
-    write_shards(tmp_path)
-    (tmp_path / "a.tar").write_bytes(b"0123456788")
-    with pytest.raises(InputError, match="bytes differ from the manifest's hashes in a.tar"):
-        main(["shards", str(tmp_path)])

@@ -23,7 +23,8 @@ from jobs.prepare import main
 from shards.cutout import decode_cutout
 from shards.errors import InputError
 from shards.manifest import read_manifest
-from shards.reader import ShardReader
+from shards.reader import ShardReader, open_shards
+from shards.scene import decode_scenes
 
 REPOSITORY = Path(__file__).parents[2]
 REAL_SAMPLE = REPOSITORY.parent / "shared" / "real_sample"
@@ -100,7 +101,7 @@ def test_cityscapes_becomes_shards_that_the_manifest_describes(tmp_path: Path) -
         assert set(reader.suffixes(0)) == {"image.jpg", "label.png"}
     assert {path.name for path in (tmp_path / "S").iterdir()} == {
         "manifest.json",
-        *(entry.name for entry in manifest.shards),
+        *(entry.name + ending for entry in manifest.shards for ending in ("", ".index.json")),
     }
 
 
@@ -143,6 +144,107 @@ def test_one_and_two_workers_give_identical_output(tmp_path: Path) -> None:
     for workers in ("1", "2"):
         cityscapes(root, tmp_path / workers, "--workers", workers)
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
+def test_tasks_give_the_bytes_of_one_process_in_any_order(tmp_path: Path) -> None:
+    root = make_cityscapes(tmp_path / "R", num_train=9)
+    cityscapes(root, tmp_path / "whole", "--samples_per_shard", "2")
+    for task in ("2/3", "0/3", "1/3"):
+        assert not (tmp_path / "S").exists()
+        cityscapes(root, tmp_path / "S", "--samples_per_shard", "2", "--task", task)
+    assert contents(tmp_path / "S") == contents(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["R", "S", "whole"]
+
+
+def test_coco_tasks_give_the_bytes_of_one_process(tmp_path: Path) -> None:
+    root = make_coco(tmp_path / "coco")
+    coco(root / "train2017", root / "annotations", tmp_path / "whole")
+    for task in ("0/2", "1/2"):
+        coco(root / "train2017", root / "annotations", tmp_path / "S", "--task", task)
+    assert contents(tmp_path / "S") == contents(tmp_path / "whole")
+
+
+def test_more_tasks_than_shards_are_idle(tmp_path: Path) -> None:
+    root = make_cityscapes(tmp_path / "R")
+    cityscapes(root, tmp_path / "whole")
+    for i in range(11):
+        cityscapes(root, tmp_path / "S", "--task", f"{i}/11")
+        if (tmp_path / "S").exists():
+            break
+    assert i == 6  # 7 frames in 7 shards
+    assert contents(tmp_path / "S") == contents(tmp_path / "whole")
+
+
+def test_an_interrupted_preparation_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_cityscapes(tmp_path / "R")
+    cityscapes(root, tmp_path / "whole")
+    broken = root / "leftImg8bit/val/ulm/ulm_000000_000019_leftImg8bit.png"
+    content = broken.read_bytes()
+    broken.write_bytes(b"broken")
+    with pytest.raises(InputError, match="cannot be decoded as a picture"):
+        cityscapes(root, tmp_path / "S", "--resume", "True", "--workers", "1")
+    parts = tmp_path / ".S.parts"
+    before = {path.name: path.stat().st_mtime_ns for path in parts.glob("cityscapes-train-*.tar")}
+    assert len(before) == 5
+    (parts / ".cityscapes-val-000000.tar.partial-1").write_bytes(b"left by a killed process")
+    broken.write_bytes(content)
+    cityscapes(root, tmp_path / "S", "--resume", "True", "--workers", "1")
+    assert contents(tmp_path / "S") == contents(tmp_path / "whole")
+    assert {name: (tmp_path / "S" / name).stat().st_mtime_ns for name in before} == before
+    assert not parts.exists()
+
+
+def test_a_task_killed_while_it_completes_the_folder_is_finished_by_the_next(tmp_path: Path) -> None:
+    root = make_cityscapes(tmp_path / "R")
+    cityscapes(root, tmp_path / "whole")
+    cityscapes(root, tmp_path / "S", "--task", "1/2")
+    cityscapes(root, tmp_path / "S", "--task", "0/2")
+    parts = tmp_path / ".S.parts"
+    (tmp_path / "S").rename(parts)  # the manifest is written, the entries are gone
+    cityscapes(root, tmp_path / "S", "--task", "0/2")
+    assert contents(tmp_path / "S") == contents(tmp_path / "whole")
+
+
+def test_tasks_with_other_options_are_refused(tmp_path: Path) -> None:
+    root = make_cityscapes(tmp_path / "R")
+    cityscapes(root, tmp_path / "S", "--task", "0/2")
+    with pytest.raises(
+        InputError, match=r"\.S\.parts: was begun with other options \(image_encoding: jpeg, now"
+    ):
+        cityscapes(root, tmp_path / "S", "--task", "1/2", "--image_encoding", "png")
+    make_cityscapes(tmp_path / "R", num_train=6)
+    with pytest.raises(InputError, match=r"\.S\.parts: was begun with other files \(7 shards, now 8"):
+        cityscapes(root, tmp_path / "S", "--task", "1/2")
+
+
+@pytest.mark.slow
+def test_two_tasks_at_once_complete_one_folder(tmp_path: Path) -> None:
+    root = make_cityscapes(tmp_path / "R")
+    cityscapes(root, tmp_path / "whole")
+    command = [sys.executable, "-m", "jobs.prepare", "cityscapes", "--root", str(root)]
+    command += ["--out", str(tmp_path / "S"), "--task", "slurm"]
+    tasks = []
+    for i in (1, 2):
+        array = {"SLURM_ARRAY_TASK_ID": str(i), "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "2"}
+        tasks.append(subprocess.Popen(command, cwd=REPOSITORY, env={**os.environ, **array}))
+    assert [task.wait(120) for task in tasks] == [0, 0]
+    assert contents(tmp_path / "S") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("encoding", ["png", "tiles", "jpeg"])
+def test_every_encoding_keeps_what_it_promises(tmp_path: Path, encoding: str) -> None:
+    root = make_cityscapes(tmp_path / "R", size=(200, 300))
+    cityscapes(root, tmp_path / "S", "--image_encoding", encoding, "--jpeg_quality", "100")
+    manifest = read_manifest(tmp_path / "S")
+    assert manifest.image_encoding == encoding
+    assert ("jpeg_quality" in manifest.options) == (encoding == "jpeg")
+    reader = open_shards([str(tmp_path / "S")], "train")
+    for sample in decode_scenes(reader, len(reader)):
+        original = cv2.imread(str(next(root.glob(f"leftImg8bit/*/*/{sample.key}_*"))))[..., ::-1]
+        difference = np.abs(sample.image.astype(int) - original)
+        assert difference.max() <= (4 if encoding == "jpeg" else 0)  # JPEG's colour space rounds, even at 100
 
 
 def test_the_log_says_what_was_kept_and_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -195,6 +297,8 @@ def test_a_failure_in_the_last_shard_leaves_nothing(tmp_path: Path, workers: str
     [
         (["--samples_per_shard", "0"], "samples_per_shard: is 0; 1 or more is needed"),
         (["--workers", "-1"], "workers: is -1; 0 or more is needed"),
+        (["--jpeg_quality", "0"], "jpeg_quality: is 0; 1 to 100 is needed"),
+        (["--task", "3/3"], "--task: got '3/3'; I/N with I in 0..N-1 is needed"),
         (["--splits"], "splits: is empty; train, val or test is needed"),
         (["--splits", "trian"], "trian"),
         (["--image_encoding", "webp"], "webp"),

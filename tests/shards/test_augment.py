@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import colorsys
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
-from shards.augment import AugmentConfig, crop_scene, find_window, jitter_color
+from shards.augment import AugmentConfig, choose_crop, crop_scene, find_window, recolor_inside
+from shards.color import jitter_color
 from shards.errors import InputError
 from shards.schema import VOID_ID, Sample
 
@@ -169,9 +174,147 @@ def test_colours_agree_with_the_standard_library(seed: int) -> None:
         ({"scale": (2.0, 1.0)}, r"data\.augment\.scale: got \[2\.0, 1\.0\]; two numbers in 0\.05\.\.20"),
         ({"scale": (0.0, 1.0)}, r"data\.augment\.scale: got \[0\.0, 1\.0\]"),
         ({"flip": 1.5}, r"data\.augment\.flip: got 1\.5; a number in 0\.\.1 is needed"),
+        ({"class_balance": 2.0}, r"data\.augment\.class_balance: got 2\.0; a number in 0\.\.1"),
+        ({"max_class_share": 0.0}, r"data\.augment\.max_class_share: got 0\.0; more than 0, at most 1"),
         ({"color": -0.1}, r"data\.augment\.color: got -0\.1; a number in 0\.\.1"),
     ],
 )
 def test_impossible_settings_are_named(settings: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         AugmentConfig(**settings)  # type: ignore[arg-type]
+
+
+UPSTREAM = AugmentConfig(recipe="upstream")
+
+
+def test_a_recipe_fills_in_its_own_scale_and_keeps_one_that_is_given() -> None:
+    assert AugmentConfig().scale == (1.0, 2.0)
+    assert UPSTREAM.scale == (0.5, 2.0)
+    assert AugmentConfig(recipe="upstream", scale=(0.7, 0.9)).scale == (0.7, 0.9)
+
+
+def torchvision_window(seed: int) -> tuple[int, int, int, bool]:
+    """Where tue-mps/eomt's own steps look on a quarter-size Cityscapes frame, with torchvision.
+
+    Red is the row and green the column of a pixel, in [0, 1], so that the place can be read from the crop.
+    """
+    torch.manual_seed(seed)
+    rows, columns = torch.meshgrid(torch.linspace(0, 1, 128), torch.linspace(0, 1, 256), indexing="ij")
+    image = tv_tensors.Image(torch.stack([rows, columns, torch.ones_like(rows)]))
+    image = v2.RandomHorizontalFlip()(image)
+    image = v2.ScaleJitter((128, 128), scale_range=(0.5, 2.0))(image)
+    missing = [max(0, 128 - side) for side in image.shape[-2:]]
+    image = v2.RandomCrop((128, 128))(v2.functional.pad(image, [0, 0, missing[1], missing[0]]))
+    filled = image[2] > 0.5
+    height, width = int(filled.any(1).sum()), int(filled.any(0).sum())
+    mirrored = bool(image[1, 0, 0] > image[1, 0, width - 1])
+    left = float(image[1, 0, width - 1 if mirrored else 0]) * 255 - (128 / height - 1) / 2  # of its rim
+    return height, width, round(left), mirrored
+
+
+def test_upstream_s_crops_have_the_distribution_of_torchvision_s() -> None:
+    """Scale, place and mirroring over 600 crops each: Kolmogorov-Smirnov, and the share of mirror images."""
+    from scipy.stats import ks_2samp
+
+    theirs = np.array([torchvision_window(seed) for seed in range(600)])
+    label = np.zeros((128, 256), np.uint8)
+    ours = []
+    for seed in range(600):
+        crop = choose_crop(label, UPSTREAM, (128, 128), rng(seed))
+        window = crop.window
+        ours.append((window.out_height, window.out_width, window.left, crop.mirrored))
+        assert (window.top, window.out_top, window.out_left) == (0, 0, 0)
+    for column, name in enumerate(("filled rows", "filled columns", "left")):
+        assert ks_2samp(np.array(ours)[:, column], theirs[:, column]).pvalue > 0.01, name
+    assert np.mean(ours, axis=0)[3] == pytest.approx(theirs.mean(axis=0)[3], abs=0.08)
+
+
+@pytest.mark.parametrize(("zoom", "largest", "mean"), [(1.0, 0, 0), (1.5, 6, 1.0), (2.0, 6, 1.0)])
+def test_a_crop_has_torchvision_s_pixels(zoom: float, largest: float, mean: float) -> None:
+    """Resizing the window alone is resizing the whole frame, but for half a pixel of its rim.
+
+    Ours rounds the window to whole pixels of the frame, so a crop is up to half a frame pixel off: the
+    difference is that of a smooth picture moved so far. Labels agree but for edges.
+    """
+    coarse = np.random.default_rng(1).integers(0, 256, (5, 9, 3)).astype(np.float32)
+    image = np.clip(cv2.resize(coarse, (256, 128), interpolation=cv2.INTER_CUBIC), 0, 255).astype(np.uint8)
+    sample = Sample(key="k", image=image, label=(image[..., 0] // 16).astype(np.uint8))
+    crop = crop_scene(sample, AugmentConfig(scale=(zoom, zoom), flip=0.0, color=0.0), (128, 128), rng(4))
+    window = choose_crop(sample.label, AugmentConfig(scale=(zoom, zoom)), (128, 128), rng(4)).window
+    size = [round(128 * zoom), round(256 * zoom)]
+    whole = v2.functional.resize(torch.from_numpy(image).permute(2, 0, 1), size, antialias=True)
+    top, left = round(window.top * zoom), round(window.left * zoom)
+    expected = v2.functional.crop(whole, top, left, 128, 128).permute(1, 2, 0).numpy()
+    inner = np.s_[2:-2, 2:-2]
+    difference = np.abs(crop.image.astype(int) - expected)[inner]
+    assert difference.max() <= largest
+    assert difference.mean() <= mean
+
+
+def test_balanced_crops_show_every_class_equally_often() -> None:
+    """A class of 1 pixel in 2000 is in a third of all balanced windows, and in almost no uniform one."""
+    label = np.full((64, 128), 0, np.uint8)
+    label[:, 64:] = 10
+    label[20:22, 100:102] = 5
+    balanced = AugmentConfig(scale=(8.0, 8.0), class_balance=1.0)
+    uniform = AugmentConfig(scale=(8.0, 8.0))
+
+    def share(config: AugmentConfig) -> float:
+        crops = [choose_crop(label, config, (64, 64), rng(seed)) for seed in range(600)]
+        return float(np.mean([(label[crop.rows, crop.columns] == 5).any() for crop in crops]))
+
+    assert share(balanced) > 1 / 3 - 0.05
+    assert share(uniform) < 0.03
+
+
+def test_a_balanced_crop_shows_its_pixel_anywhere_in_the_window() -> None:
+    label = np.full((60, 60), 0, np.uint8)
+    label[30, 30] = 5
+    config = AugmentConfig(scale=(6.0, 6.0), class_balance=1.0)
+    tops = set()
+    for seed in range(300):
+        crop = choose_crop(label, config, (60, 60), rng(seed))
+        if (label[crop.rows, crop.columns] == 5).any():
+            tops.add(crop.window.top)
+    assert tops == set(range(21, 31))
+
+
+def test_void_frames_and_void_pixels_attract_no_balanced_crop() -> None:
+    label = np.full((40, 80), VOID_ID, np.uint8)
+    config = AugmentConfig(scale=(2.0, 2.0), class_balance=1.0)
+    assert choose_crop(label, config, (40, 40), rng()).window.height == 20
+    label[39, 79] = 3
+    for seed in range(20):
+        crop = choose_crop(label, config, (40, 40), rng(seed))
+        assert (label[crop.rows, crop.columns] == 3).any()
+
+
+def test_a_class_share_limit_prefers_mixed_windows() -> None:
+    """Half of the frame is road and half is 4-pixel stripes; windows of road alone become rare."""
+    label = np.zeros((64, 256), np.uint8)
+    label[:, 128:] = np.arange(128) // 4 % 19
+    limited = AugmentConfig(scale=(2.0, 2.0), max_class_share=0.75)
+
+    def road_only(config: AugmentConfig) -> float:
+        crops = [choose_crop(label, config, (64, 64), rng(seed)) for seed in range(300)]
+        return float(np.mean([(label[crop.rows, crop.columns] == 0).mean() > 0.8 for crop in crops]))
+
+    assert road_only(AugmentConfig(scale=(2.0, 2.0))) > 0.3
+    assert road_only(limited) < 0.02
+
+
+def test_a_class_share_limit_that_no_window_meets_gives_a_window() -> None:
+    crop = choose_crop(np.zeros((40, 80), np.uint8), AugmentConfig(max_class_share=0.1), (40, 40), rng())
+    assert crop.size == (40, 40)
+
+
+def test_padding_keeps_its_black_when_colours_change() -> None:
+    sample = scene(20, 40)
+    config = AugmentConfig(scale=(0.5, 0.5), flip=0.0)
+    crop = choose_crop(sample.label, config, (20, 20), rng())
+    image = crop_scene(sample, config, (20, 20), rng()).image
+    changed = recolor_inside(image, crop, lambda part: 255 - part)
+    filled = crop.window.out_height * crop.window.out_width
+    assert (changed != image).any(axis=2).sum() == filled == 200
+    label = crop_scene(sample, config, (20, 20), rng()).label
+    assert not changed[label == VOID_ID].any()

@@ -12,7 +12,6 @@ from shards.errors import InputError
 from shards.order import (
     BatchPositions,
     SampleOrder,
-    require_shards_for_workers,
     sample_generator,
 )
 
@@ -118,30 +117,3 @@ def test_no_samples_are_an_error() -> None:
 def test_a_negative_seed_is_an_error() -> None:
     with pytest.raises(InputError, match="seed: got -1; a whole number >= 0"):
         SampleOrder(5, seed=-1)
-
-
-@pytest.mark.parametrize(
-    ("shards", "ranks", "workers"), [(1, 1, 0), (1, 1, 1), (4, 2, 2), (5, 2, 2), (2, 2, 0)]
-)
-def test_enough_shards_pass(shards: int, ranks: int, workers: int) -> None:
-    require_shards_for_workers(shards, ranks, workers)
-    with pytest.raises(InputError):
-        require_shards_for_workers(ranks * max(1, workers) - 1, ranks, workers)
-
-
-def test_too_few_shards_are_named_with_all_numbers_and_the_way_out() -> None:
-    with pytest.raises(
-        InputError,
-        match="2 processes with 4 workers each are 8 readers of 6 shards; "
-        r"lower data\.workers to 3, or prepare at least 8 shards",
-    ):
-        require_shards_for_workers(6, 2, 4)
-
-
-def test_fewer_shards_than_processes_say_so() -> None:
-    with pytest.raises(
-        InputError,
-        match="8 processes with 1 workers each are 8 readers of 6 shards; "
-        "start at most 6 processes, or prepare at least 8 shards",
-    ):
-        require_shards_for_workers(6, 8, 0)

@@ -13,7 +13,8 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from shards.errors import InputError
 from shards.manifest import Manifest, ShardEntry, write_manifest
-from shards.reader import MAX_OPEN_FILES, decode_sample, open_shards
+from shards.reader import MAX_OPEN_FILES, open_shards
+from shards.scene import decode_sample
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> Path:
@@ -76,6 +77,7 @@ def test_braces_and_wildcards_name_shards_in_order(tmp_path: Path) -> None:
         write_tar(tmp_path / f"s-{i}.tar", {f"key{i}.x": b""})
     assert open_shards([f"{tmp_path}/s-{{2..3}}.tar"], None).keys == ("key2", "key3")
     assert open_shards([f"{tmp_path}/s-*.tar"], None).keys == ("key0", "key1", "key2", "key3")
+    assert open_shards([f"{tmp_path}/s-*"], None).keys == ("key0", "key1", "key2", "key3")  # no index file
 
 
 @pytest.mark.parametrize(("split", "keys"), [("train", ("a",)), ("val", ("b",)), (None, ("a", "b"))])

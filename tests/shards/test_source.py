@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shards import source as source_module
 from shards.errors import InputError
 from shards.source import FolderSource, ZipSource, decode_bgr, open_source
 
@@ -139,3 +140,25 @@ def test_a_truncated_picture_is_named(kind: str, share: float) -> None:
     file = cv2.imencode(kind, noise)[1].tobytes()
     with pytest.raises(InputError, match=r"a/x: cannot be decoded as a picture \(\d+ bytes\)"):
         decode_bgr(file[: int(share * len(file))], "a/x")
+
+
+def test_a_member_that_would_fill_the_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million zeros in a kilobyte; the limit is lowered so that the test stays small."""
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(10**6))
+    monkeypatch.setattr(source_module, "MAX_MEMBER_BYTES", 10**5)
+    with pytest.raises(
+        InputError, match=r"bomb\.zip:a\.png: says that it has 1,000,000 bytes; at most 100,000"
+    ):
+        ZipSource(tmp_path / "bomb.zip").read("a.png")
+
+
+def test_a_picture_that_promises_too_many_pixels_is_refused() -> None:
+    file = bytearray(cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes())
+    file[16:24] = (60_000).to_bytes(4, "big") * 2
+    with pytest.raises(
+        InputError, match="x says that it has 60000 x 60000 pixels; at most 67,108,864 are decoded"
+    ):
+        decode_bgr(bytes(file), "x")

@@ -3,7 +3,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import multiprocessing
+import shutil
 import subprocess
+import tarfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,12 +15,16 @@ import numpy as np
 import pytest
 import torch
 import webdataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from shards.augment import AugmentConfig
 from shards.batch import Batch
 from shards.errors import InputError
+from shards.reader import open_shards
 from shards.schema import Sample
 from shards.stream import StreamConfig, build_stream
+from shards.writer import write_shard
 
 NUM_SAMPLES = 13  # a prime: no batch size divides an epoch
 
@@ -168,9 +174,134 @@ def test_a_sample_without_label_is_found_before_the_first_batch(tmp_path: Path) 
         build_stream(StreamConfig(shards=(f"{tmp_path}/s.tar",), workers=0), seed=0, rank=0, world_size=1)
 
 
-def test_more_readers_than_shards_are_refused(folder: Path) -> None:
-    with pytest.raises(InputError, match="2 processes with 3 workers each are 6 readers of 5 shards"):
-        build_stream(make_config(folder, workers=3), seed=0, rank=0, world_size=2)
+def test_more_workers_than_shards_read_every_sample_once(folder: Path) -> None:
+    """Workers share positions, not shards, so that one shard can feed any number of them."""
+    config = dataclasses.replace(make_config(folder), shards=(f"{folder}/s-0.tar",), batch_size=1, workers=2)
+    halves = [keys_of(read(config, 3, rank=rank, world=2)) for rank in (0, 1)]
+    assert Counter(halves[0] + halves[1]) == {f"scene{i:02d}": 2 for i in (0, 5, 10)}
+
+
+@given(
+    num_shards=st.integers(1, 5),
+    ranks=st.sampled_from([1, 2, 3, 4]),
+    resumed_ranks=st.sampled_from([1, 2, 3, 4]),
+    stop=st.integers(0, 7),
+)
+@settings(max_examples=12, deadline=None)
+def test_any_ranks_and_any_interruption_see_the_same_pixels(
+    folder: Path, num_shards: int, ranks: int, resumed_ranks: int, stop: int
+) -> None:
+    """A global batch of 12 is cut over the ranks; after `stop` steps others go on, over other cuts.
+
+    The same scenes may lie in any number of shards, and the expected pixels are made one by one.
+    """
+    config = dataclasses.replace(make_config(folder, batch_size=12), shards=spread(folder, num_shards))
+    one = dataclasses.replace(config, shards=spread(folder, 1))
+    dataset = build_stream(one, seed=1, rank=0, world_size=1, transform=mark).dataset
+    seen: list[tuple[str, bytes, bytes]] = []
+    for first, last, world in ((0, stop, ranks), (stop, 8, resumed_ranks)):
+        part = dataclasses.replace(config, batch_size=12 // world)
+        parts = [read(part, last - first, rank=rank, world=world, start=12 * first) for rank in range(world)]
+        for step in range(last - first):
+            seen += [pixels for batches in parts for pixels in pixels_of(batches[step])]
+    expected = [dataset.make_scene(position) for position in range(96)]
+    assert seen == [(s.key, s.image.tobytes(), s.label.tobytes()) for s in expected]
+
+
+def spread(folder: Path, num_shards: int) -> tuple[str, ...]:
+    """Put the 13 scenes into another number of shards, sorted by key, and return their pattern."""
+    target = folder / f"in-{num_shards}"
+    if not target.is_dir():
+        target.mkdir()
+        source = open_shards([f"{folder}/s-*.tar"], None)
+        scenes = sorted((key, source.read(index)) for index, key in enumerate(source.keys))
+        for number in range(num_shards):
+            write_shard(
+                target / f"{number}.tar", scenes[number * 13 // num_shards : (number + 1) * 13 // num_shards]
+            )
+    return (f"{target}/*.tar",)
+
+
+def pixels_of(batch: Batch) -> list[tuple[str, bytes, bytes]]:
+    images = batch.image.permute(0, 2, 3, 1).contiguous().numpy()
+    return [
+        (key, image.tobytes(), label.tobytes())
+        for key, image, label in zip(batch.keys, images, batch.label.numpy(), strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("ranks", "workers", "stop"), [(1, 1, 3), (1, 2, 5), (2, 1, 1), (2, 2, 4)], ids=str)
+def test_workers_on_several_ranks_resume_bit_for_bit(
+    folder: Path, ranks: int, workers: int, stop: int
+) -> None:
+    config = make_config(folder, batch_size=4 // ranks)
+    loaded = dataclasses.replace(config, workers=workers)
+    for rank in range(ranks):
+        stream = build_stream(config, seed=1, rank=rank, world_size=ranks, transform=mark, num_batches=8)
+        first = read(loaded, stop, rank=rank, world=ranks)
+        rest = read(loaded, 8 - stop, rank=rank, world=ranks, start=4 * stop)
+        assert_equal_batches(first + rest, list(stream))
+
+
+@pytest.fixture
+def damaged(folder: Path, tmp_path: Path) -> Path:
+    """The five shards, with the label of scene07 damaged and the last shard cut."""
+    for path in folder.glob("s-*.tar"):
+        shutil.copy(path, tmp_path)
+    with tarfile.open(tmp_path / "s-2.tar") as tar:
+        place = tar.getmember("scene07.label.png").offset_data
+    content = bytearray((tmp_path / "s-2.tar").read_bytes())
+    content[place : place + 40] = bytes(40)
+    (tmp_path / "s-2.tar").write_bytes(content)
+    shard = tmp_path / "s-4.tar"
+    shard.write_bytes(shard.read_bytes()[:-6000])
+    return tmp_path
+
+
+def test_unreadable_shards_and_samples_are_errors_by_default(damaged: Path) -> None:
+    with pytest.raises(InputError, match=r"s-4\.tar: is truncated"):
+        read(make_config(damaged), 1)
+    (damaged / "s-4.tar").unlink()
+    with pytest.raises(InputError, match=r"s-\{0\.\.4\}\.tar \(.*s-4\.tar\): no shard found"):
+        read(make_config(damaged), 1)
+    config = dataclasses.replace(make_config(damaged), shards=(f"{damaged}/s-*.tar",))
+    with pytest.raises(InputError, match=r"sample scene07: label\.png \(\d+ bytes\) cannot be decoded"):
+        read(config, NUM_SAMPLES)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_tolerated_errors_are_told_and_replaced_alike_on_all_ranks_and_workers(
+    damaged: Path, caplog: pytest.LogCaptureFixture, missing: bool
+) -> None:
+    if missing:
+        (damaged / "s-4.tar").unlink()
+    config = dataclasses.replace(make_config(damaged, batch_size=2), max_errors=1)
+    whole = read(config, 22)  # four epochs of the 11 samples that are left
+    assert "left out: " in caplog.text
+    assert caplog.text.count("unreadable, 1 of 1 allowed: sample scene07: label.png") == 1
+    assert len(caplog.records) == 2
+    counts = Counter(keys_of(whole))
+    assert set(counts) == {f"scene{i:02d}" for i in range(NUM_SAMPLES)} - {"scene04", "scene09", "scene07"}
+    assert sum(len(batch.errors) for batch in whole) == 4
+    assert sorted(counts.values())[:6] == [4] * 6  # the others stood in for scene07
+    assert sum(counts.values()) == 44
+    assert_equal_batches(read(dataclasses.replace(config, workers=1), 22), whole)
+    ranks = [read(dataclasses.replace(config, batch_size=1), 22, rank=rank, world=2) for rank in (0, 1)]
+    together = [key for step in range(22) for batches in ranks for key in batches[step].keys]
+    assert together == keys_of(whole)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_more_errors_than_allowed_stop_the_run(damaged: Path, workers: int) -> None:
+    """Each sample counts once, however often it comes."""
+    with tarfile.open(damaged / "s-1.tar") as tar:
+        place = tar.getmember("scene11.image.png").offset_data
+    content = bytearray((damaged / "s-1.tar").read_bytes())
+    content[place : place + 40] = bytes(40)
+    (damaged / "s-1.tar").write_bytes(content)
+    config = dataclasses.replace(make_config(damaged, batch_size=1, workers=workers), max_errors=1)
+    with pytest.raises(InputError, match=r"data\.max_errors: 2 samples cannot be read, 1 are allowed; "):
+        read(config, 2 * NUM_SAMPLES)
 
 
 def test_no_shards_are_an_error() -> None:
@@ -183,6 +314,7 @@ def test_no_shards_are_an_error() -> None:
     [
         ({"crop": (0, 8)}, r"data\.crop: got \[0, 8\]; \(height, width\), both at least 1"),
         ({"batch_size": 0}, r"data\.batch_size: got 0; at least 1 is needed"),
+        ({"max_errors": -1}, r"data\.max_errors: got -1; 0 or more are needed"),
         ({"workers": -1}, r"data\.workers: got -1; 0 or more are needed"),
     ],
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import webdataset
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards.writer import MIN_SHARDS, EncodedSample, ShardPlan, split_into_shards, write_shard, write_shards
@@ -84,6 +84,7 @@ def test_a_worker_that_dies_is_reported_and_does_not_hang(tmp_path: Path) -> Non
 
 
 @given(count=st.integers(0, 200), largest=st.integers(1, 40))
+@settings(deadline=None)
 def test_pieces_are_a_balanced_partition(count: int, largest: int) -> None:
     pieces = split_into_shards(range(count), largest)
     assert [item for piece in pieces for item in piece] == list(range(count))
@@ -94,6 +95,7 @@ def test_pieces_are_a_balanced_partition(count: int, largest: int) -> None:
 
 
 @given(weights=st.lists(st.integers(1, 30), max_size=60), largest=st.integers(1, 40))
+@settings(deadline=None)
 def test_weighted_pieces_are_a_partition_and_exceed_by_less_than_one_item(
     weights: list[int], largest: int
 ) -> None:

@@ -409,7 +409,7 @@ def test_a_run_does_not_resume_on_other_data(tmp_path: Path, scene_shards: str) 
     shutil.copytree(Path(scene_shards).parent, shards)
     entries = [
         ShardEntry(p.name, "train", 1, p.stat().st_size, "0" * 64, (f"scene{i}",))
-        for i, p in enumerate(sorted(shards.iterdir()))
+        for i, p in enumerate(sorted(shards.glob("*.tar")))
     ]
     manifest = Manifest(1, "cityscapes", LABEL_ENCODING, "png", len(entries), {}, tuple(entries))
     write_manifest(manifest, shards)

@@ -1,0 +1,204 @@
+"""Where every member of a tar shard lies: byte offsets, kept in a small file beside the shard.
+
+A sample is a run of members that share a key. As in WebDataset, the key of `000017.image.jpg` is what
+stands before the first dot of the base name (`000017`) and its suffix is the rest (`image.jpg`); suffixes
+are compared in lower case. Any tar that WebDataset writes can be read, compressed ones cannot: a byte
+offset means nothing there.
+
+The index of `x.tar` is `x.tar.index.json`. It is a convenience, never a truth: where it is absent,
+unreadable, older than its shard or of a shard of another size, it is built anew, and written if the folder
+allows; every read checks the header that stands before the member (`require_header`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from shards.errors import InputError
+from shards.staging import write_atomically
+
+INDEX_ENDING = ".index.json"
+INDEX_VERSION = 1
+
+
+class Member(NamedTuple):
+    """Where one file of a sample lies in its shard, in bytes."""
+
+    suffix: str
+    offset: int
+    size: int
+
+
+class IndexedSample(NamedTuple):
+    """One sample of a shard, with its members in file order."""
+
+    key: str
+    members: tuple[Member, ...]
+
+
+def load_index(shard: Path) -> tuple[IndexedSample, ...]:
+    """Return the samples of `shard` in file order, from its index file where that can be trusted.
+
+    Raises:
+        InputError: the shard is missing, truncated, unsafe or no tar.
+    """
+    path = index_path(shard)
+    try:
+        status = shard.stat()
+        if path.stat().st_mtime_ns >= status.st_mtime_ns:
+            samples = parse_index(path.read_bytes(), status.st_size)
+            if samples is not None and _ends_as_indexed(shard, samples, status.st_size):
+                return samples
+    except OSError:
+        pass  # build_index names a shard that is missing; a missing index is the usual case
+    samples = build_index(shard)
+    with contextlib.suppress(OSError):  # a read-only folder is read without index files
+        write_index(shard, samples)
+    return samples
+
+
+def index_path(shard: Path) -> Path:
+    """Return where the index of `shard` is kept."""
+    return shard.with_name(shard.name + INDEX_ENDING)
+
+
+def write_index(shard: Path, samples: Sequence[IndexedSample]) -> None:
+    """Write the index beside `shard`; equal shards give equal bytes."""
+    rows = [[key, [list(member) for member in members]] for key, members in samples]
+    content = {"version": INDEX_VERSION, "num_bytes": shard.stat().st_size, "samples": rows}
+    write_atomically(index_path(shard), json.dumps(content, separators=(",", ":")) + "\n")
+
+
+def parse_index(content: bytes, num_bytes: int) -> tuple[IndexedSample, ...] | None:
+    """Read an index file; None where it is damaged, of another version or of a shard of another size.
+
+    Args:
+        num_bytes: size of the shard.
+    """
+    try:
+        found: Any = json.loads(content)
+        if found["version"] != INDEX_VERSION or found["num_bytes"] != num_bytes:
+            return None
+        samples = tuple(
+            IndexedSample(str(key), tuple(Member(str(s), int(offset), int(size)) for s, offset, size in rows))
+            for key, rows in found["samples"]
+        )
+    except (ValueError, TypeError, KeyError):
+        return None
+    inside = all(
+        member.offset >= tarfile.BLOCKSIZE and 0 <= member.size <= num_bytes - member.offset
+        for sample in samples
+        for member in sample.members
+    )
+    return samples if inside else None
+
+
+def require_header(header: bytes, key: str, member: Member, where: str) -> None:
+    """Check that the tar header before a member is of that member.
+
+    Args:
+        header: the 512 bytes that stand before the member.
+        where: the shard, for the message.
+
+    Raises:
+        InputError: name or size differ: the shard was replaced after it was indexed.
+    """
+    if not _is_header_of(header, key, member):
+        raise InputError(
+            f"{where}: no member {key}.{member.suffix} of {member.size} bytes at offset {member.offset}; the "
+            f"file is not the one that was indexed: remove its {INDEX_ENDING} file, or restore it"
+        )
+
+
+def build_index(path: Path) -> tuple[IndexedSample, ...]:
+    """List the samples of one shard from its headers, which costs about 20 µs per member.
+
+    Raises:
+        InputError: as `load_index` says.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            members = [_check_member(path, info, size) for info in tar]
+            end = tar.offset
+            file.seek(end)
+            tail = file.read(tarfile.BLOCKSIZE)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened: {error.strerror or error}") from None
+    except tarfile.TarError as error:
+        raise InputError(f"{path}: is no plain tar file, or a damaged one ({size} bytes): {error}") from None
+    # tarfile itself stops in silence at a broken header and at a cut between two members
+    if tail != bytes(tarfile.BLOCKSIZE):
+        raise InputError(
+            f"{path}: is truncated or damaged: no end-of-archive mark at byte {end}, where the last whole "
+            f"member ends; the file has {size} bytes"
+        )
+    return _group_members(path, [member for member in members if member is not None])
+
+
+def _is_header_of(header: bytes, key: str, member: Member) -> bool:
+    if len(header) != tarfile.BLOCKSIZE:
+        return False
+    size = header[124:136].strip(b" \0")
+    if not header[124] & 0x80 and not (size.isdigit() and int(size, 8) == member.size):
+        return False  # a set first bit marks sizes of 8 GiB and more, in binary
+    name, expected = header[:100].rstrip(b"\0"), f"{key}.{member.suffix}".lower()
+    if len(name) == 100 or not expected.isascii():
+        return True  # the whole name stands in another block
+    return name.rpartition(b"/")[2].decode("utf-8", "replace").lower() == expected
+
+
+def _ends_as_indexed(shard: Path, samples: tuple[IndexedSample, ...], num_bytes: int) -> bool:
+    """Say whether first and last member stand where the index says, and the end of the archive after them."""
+    if not samples:
+        return False
+    first, last = samples[0], samples[-1]
+    with shard.open("rb") as file:
+        for key, member in ((first.key, first.members[0]), (last.key, last.members[-1])):
+            file.seek(member.offset - tarfile.BLOCKSIZE)
+            try:
+                require_header(file.read(tarfile.BLOCKSIZE), key, member, str(shard))
+            except InputError:
+                return False
+        file.seek(member.offset + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
+        return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+
+
+def _check_member(path: Path, info: tarfile.TarInfo, file_size: int) -> tuple[str, Member] | None:
+    """Return the key and place of a member; None for folders and for WebDataset's own `__name__`."""
+    name = PurePosixPath(info.name)
+    if name.is_absolute() or ".." in name.parts:
+        raise InputError(f"{path}: refuses the member {info.name!r}: its path leaves the archive")
+    if info.isdir() or (name.name.startswith("__") and name.name.endswith("__")):
+        return None
+    if not info.isreg() or info.issparse():
+        raise InputError(f"{path}: refuses the member {info.name!r}: only plain files belong into a shard")
+    if info.offset_data + info.size > file_size:
+        raise InputError(
+            f"{path}: is truncated: member {info.name!r} ends at byte {info.offset_data + info.size}, "
+            f"the file has {file_size}"
+        )
+    key, dot, suffix = name.name.partition(".")
+    if not key or not dot or not suffix:
+        raise InputError(
+            f"{path}: member {info.name!r} has no suffix; names such as 000017.image.jpg are needed"
+        )
+    return key, Member(suffix.lower(), info.offset_data, info.size)
+
+
+def _group_members(path: Path, members: list[tuple[str, Member]]) -> tuple[IndexedSample, ...]:
+    samples: list[IndexedSample] = []
+    for key, member in members:
+        if not samples or samples[-1].key != key:
+            samples.append(IndexedSample(key, (member,)))
+            continue
+        earlier = samples[-1].members
+        if any(member.suffix == other.suffix for other in earlier):
+            raise InputError(f"{path}: sample {key!r} has two members with the suffix {member.suffix}")
+        samples[-1] = IndexedSample(key, (*earlier, member))
+    return tuple(samples)

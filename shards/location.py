@@ -1,0 +1,249 @@
+"""Where shards are: folders, files, patterns and URLs; remote ones are copied into a cache when first read.
+
+URLs are those of fsspec (`https://`, `s3://`, `gs://`, `hf://`, `file://`, ...); some need a package of their
+own, such as s3fs. Many processes may share a cache: a lock lets one of them download a shard while the others
+wait, and a file appears under its name only when it is complete. Where locks do not work (some network
+file systems) a shard is downloaded more than once, and still read whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from braceexpand import braceexpand
+
+from shards.errors import InputError
+from shards.index import INDEX_ENDING, IndexedSample, load_index, parse_index
+from shards.manifest import MANIFEST_NAME, Manifest, hash_file, parse_manifest, read_manifest
+
+ATTEMPTS = 3
+PAUSE_S = 2.0
+"""Between two attempts to reach a remote file; longer each time."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file, local or remote."""
+
+    location: str
+    """Path or URL."""
+    keys: tuple[str, ...] | None = None
+    """Samples that a manifest says it holds; None: no manifest speaks of it."""
+    num_bytes: int | None = None
+    """Size that a manifest says it has."""
+    sha256: str | None = None
+    cache: Path | None = None
+    """Folder for the local copy of a remote shard; None: it is a local file."""
+
+    def __str__(self) -> str:
+        return self.location
+
+    def index(self) -> tuple[IndexedSample, ...]:
+        """Return the samples in file order; of a remote shard without downloading it, where that can be.
+
+        Raises:
+            InputError: as `load_index` and `fetch` say.
+        """
+        if self.cache is not None and self.num_bytes is not None and not self._copy(self.version()).is_file():
+            with contextlib.suppress(InputError):  # prepared by another program: no index beside it
+                content = _read_remote(self.location + INDEX_ENDING, attempts=1)
+                samples = parse_index(content, self.num_bytes)
+                if samples is not None:
+                    return samples
+        return load_index(self.fetch())
+
+    def fetch(self) -> Path:
+        """Return the local file, after downloading it where it is not in the cache yet.
+
+        Raises:
+            InputError: a remote file cannot be read, or is not the one that its manifest describes.
+        """
+        if self.cache is None:
+            return Path(self.location)
+        copy = self._copy(self.version())
+        if copy.is_file():
+            return copy
+        try:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(copy.with_name(copy.name + ".lock")):
+                if not copy.is_file():
+                    self._download(copy)
+        except OSError as error:
+            raise InputError(f"data.cache {self.cache}: {self.location}: {error.strerror or error}") from None
+        return copy
+
+    def version(self) -> str:
+        """Return what tells this content of the URL from another: its hash, or what the server says of it."""
+        if self.sha256 is not None:
+            return self.sha256
+        info = _reach(self.location, lambda system, path: system.info(path))
+        told = [info.get(name) for name in ("size", "ETag", "etag", "mtime", "LastModified", "created")]
+        return repr(told)
+
+    def _copy(self, version: str) -> Path:
+        assert self.cache is not None
+        digest = hashlib.sha256(f"{self.location}\0{version}".encode()).hexdigest()[:16]
+        return self.cache / digest / self.location.rpartition("/")[2]
+
+    def _download(self, copy: Path) -> None:
+        handle, name = tempfile.mkstemp(prefix=f".{copy.name}.partial-", dir=copy.parent)
+        os.close(handle)
+        try:
+            _reach(self.location, lambda system, path: system.get_file(path, name))
+            size = Path(name).stat().st_size
+            if self.num_bytes is not None and size != self.num_bytes:
+                raise InputError(f"{self.location}: has {size} bytes, the manifest says {self.num_bytes}")
+            if self.sha256 is not None and hash_file(Path(name)) != self.sha256:
+                raise InputError(f"{self.location}: its bytes differ from the manifest's hash")
+            Path(name).chmod(0o644)
+            Path(name).replace(copy)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+
+def find_shards(path: str, split: str | None, cache: str = "", *, check_files: bool = True) -> list[Shard]:
+    """List the shards that `path` names.
+
+    Args:
+        path: a folder with a manifest, a `.tar` file, or a pattern of tar files with the wildcards `*`, `?`,
+            `[...]` and braces such as `train-{000000..000007}.tar`; each as a path or as a URL.
+        split: which shards of a folder to take; None takes all.
+        cache: folder for remote shards; empty: see `default_cache`.
+        check_files: report a shard that a manifest lists and that is missing or has another size; otherwise
+            whoever opens it finds out.
+
+    Raises:
+        InputError: nothing is there, or the manifest is unfit.
+    """
+    if "://" in path:
+        return _find_remote(path, split, Path(cache) if cache else default_cache())
+    if Path(path).is_dir():
+        return _select(read_manifest(Path(path), check_files=check_files), path, path, split)
+    if Path(path).is_file():
+        return [Shard(path)]
+    found: list[Shard] = []
+    for pattern in _expand(path):
+        matches = _without_indexes(glob.glob(pattern))  # noqa: PTH207 - Path.glob takes no absolute pattern
+        if not matches and (check_files or not pattern.endswith(".tar") or glob.has_magic(pattern)):
+            raise _nothing_found(path, pattern)
+        found += [Shard(match) for match in matches or [pattern]]
+    return found
+
+
+def default_cache() -> Path:
+    """Return where remote shards are kept if `data.cache` does not say: in XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eomt-anomaly"
+
+
+def _find_remote(url: str, split: str | None, cache: Path) -> list[Shard]:
+    found: list[Shard] = []
+    for pattern in _expand(url):
+        if glob.has_magic(pattern.split("://", 1)[1]):
+            protocol = pattern.split("://", 1)[0]
+            matches = _without_indexes(_reach(pattern, lambda system, path: system.glob(path)))
+            if not matches:
+                raise _nothing_found(url, pattern)
+            found += [Shard(_with_protocol(protocol, match), cache=cache) for match in matches]
+        elif pattern.endswith(".tar"):
+            found.append(Shard(pattern, cache=cache))
+        else:
+            folder = pattern.rstrip("/")
+            where = f"{folder}/{MANIFEST_NAME}"
+            shards = _select(parse_manifest(_read_remote(where), where), folder, pattern, split)
+            found += [replace(shard, cache=cache) for shard in shards]
+    return found
+
+
+def _select(manifest: Manifest, folder: str, given: str, split: str | None) -> list[Shard]:
+    try:
+        entries = manifest.shards if split is None else manifest.select(split)
+    except InputError as error:
+        raise InputError(f"{given}: {error}") from None
+    return [Shard(f"{folder}/{e.name}", e.keys, e.num_bytes, e.sha256) for e in entries]
+
+
+def _expand(path: str) -> list[str]:
+    try:
+        return list(braceexpand(path))
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _without_indexes(names: Sequence[str]) -> list[str]:
+    """Sort what a pattern has found; `train-*` fits the index files, too."""
+    return sorted(name for name in names if not name.endswith(INDEX_ENDING))
+
+
+def _nothing_found(path: str, pattern: str) -> InputError:
+    part = "" if pattern == path else f" ({pattern})"
+    return InputError(
+        f"{path}{part}: no shard found; give a folder with a manifest, a .tar file or a pattern"
+    )
+
+
+def _with_protocol(protocol: str, path: str) -> str:
+    return path if "://" in path else f"{protocol}://{path}"
+
+
+def _read_remote(url: str, attempts: int = ATTEMPTS) -> bytes:
+    return _reach(url, lambda system, path: system.cat_file(path), attempts)
+
+
+def _reach(url: str, ask: Any, attempts: int = ATTEMPTS) -> Any:
+    """Ask the file system of `url`, again where it does not answer; a file that is absent stays absent."""
+    try:
+        system, path = fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"{url}: {' '.join(str(error).split())}") from None
+    for attempt in range(attempts):
+        try:
+            return ask(system, path)
+        except Exception as error:  # each file system has its own
+            if _is_final(error):
+                raise InputError(f"{url}: cannot be read: no such file, or no right to read it") from None
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            if attempt + 1 < attempts:
+                time.sleep(PAUSE_S * (attempt + 1))
+    raise InputError(f"{url}: cannot be read after {attempts} attempts: {reason}")
+
+
+def _is_final(error: Exception) -> bool:
+    """Say whether to ask again is useless; fsspec's HTTP calls a server out of reach a missing file, too."""
+    cause = error.__cause__
+    absent = (FileNotFoundError, IsADirectoryError, PermissionError)
+    said = cause is None or isinstance(cause, absent) or getattr(cause, "status", 0) in (401, 403, 404, 410)
+    return isinstance(error, absent) and said
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock between processes; the system releases it when its holder dies."""
+    with path.open("w") as file:
+        with contextlib.suppress(OSError):  # no locks here: see the module's first lines
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def require_listed_keys(shard: Shard, held: Sequence[str]) -> None:
+    """Check that a shard holds the samples that its manifest lists.
+
+    Raises:
+        InputError: it holds others.
+    """
+    if shard.keys is not None and tuple(held) != shard.keys:
+        raise InputError(
+            f"{shard}: holds {len(held)} samples ({', '.join(held[:2])}, ...), the manifest beside it "
+            f"lists {len(shard.keys)} ({', '.join(shard.keys[:2])}, ...): the file is not the one that was "
+            "prepared"
+        )

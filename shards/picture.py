@@ -1,0 +1,141 @@
+"""Encoded pictures of any kind that shards hold: their size without decoding, and the part that is needed."""
+
+from __future__ import annotations
+
+import struct
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from shards.errors import InputError
+from shards.tiles import decode_tiles, require_zstandard, tiles_size
+
+MAX_PIXELS = 2**26
+"""64 million, 32 times a Cityscapes frame. A header that promises more is refused before memory is taken."""
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""JPEG segments that hold height and width."""
+
+
+class Picture:
+    """One encoded sRGB picture whose size is known and which has not been decoded yet."""
+
+    def __init__(self, content: bytes, where: str) -> None:
+        """Read the header.
+
+        Args:
+            content: a PNG, JPEG or WebP file, or tiles (`shards/tiles.py`).
+            where: what it is, for messages.
+
+        Raises:
+            InputError: it is none of these, or promises more than `MAX_PIXELS`.
+        """
+        self._content, self._where = content, where
+        size = picture_size(content)
+        if size is None:
+            raise InputError(f"{where} ({len(content)} bytes) cannot be decoded")
+        require_sane_size(size, where)
+        self.shape: tuple[int, int] = size
+        """(height, width) in pixels."""
+
+    def decode(self, rows: slice | None = None, columns: slice | None = None) -> UInt8[np.ndarray, "h w 3"]:
+        """Return a part of the picture, R G B; all of it by default. Tiles outside of it are not touched.
+
+        Args:
+            rows: with start and stop inside the picture.
+            columns: the same.
+
+        Raises:
+            InputError: the picture is damaged.
+        """
+        rows, columns = rows or slice(0, self.shape[0]), columns or slice(0, self.shape[1])
+        if tiles_size(self._content) is not None:
+            require_zstandard(self._where)
+            try:
+                return decode_tiles(self._content, rows, columns)
+            except ValueError as error:
+                raise InputError(
+                    f"{self._where} ({len(self._content)} bytes) cannot be decoded: {error}"
+                ) from None
+        # The EXIF orientation is ignored: labels are drawn on the stored pixels.
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        picture = cv2.imdecode(np.frombuffer(self._content, np.uint8), flags)
+        if picture is None or picture.shape[:2] != self.shape:
+            raise InputError(f"{self._where} ({len(self._content)} bytes) cannot be decoded")
+        part = picture[rows, columns]
+        return cv2.cvtColor(part, cv2.COLOR_BGR2RGB, dst=part if part.flags.c_contiguous else None)
+
+
+def decode_gray(content: bytes, where: str) -> UInt8[np.ndarray, "H W"]:
+    """Decode a picture of one 8-bit channel, exactly.
+
+    Raises:
+        InputError: it is none, is damaged, or promises more than `MAX_PIXELS`.
+    """
+    size = picture_size(content)
+    if size is not None:
+        require_sane_size(size, where)
+    flags = cv2.IMREAD_UNCHANGED
+    label = None if size is None else cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    if label is None:
+        raise InputError(f"{where} ({len(content)} bytes) cannot be decoded")
+    if label.ndim != 2 or label.dtype != np.uint8:
+        raise InputError(f"{where} is {label.dtype} of shape {label.shape}; one channel of 8 bits is needed")
+    return label
+
+
+def require_sane_size(size: tuple[int, int], where: str) -> None:
+    """Check that decoding takes a bounded amount of memory.
+
+    Raises:
+        InputError: the picture has more than `MAX_PIXELS`.
+    """
+    if size[0] * size[1] > MAX_PIXELS:
+        raise InputError(
+            f"{where} says that it has {size[1]} x {size[0]} pixels; at most {MAX_PIXELS:,} are decoded"
+        )
+
+
+def picture_size(content: bytes) -> tuple[int, int] | None:
+    """Return (height, width) as the header of a PNG, JPEG or WebP file or of tiles says; None: it is none."""
+    if content.startswith(_PNG_SIGNATURE):
+        if len(content) < 24:
+            return None
+        width, height = struct.unpack_from(">II", content, 16)
+        return (height, width) if height and width else None
+    if content.startswith(b"\xff\xd8"):
+        return _jpeg_size(content)
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return _webp_size(content)
+    return tiles_size(content)
+
+
+def _jpeg_size(content: bytes) -> tuple[int, int] | None:
+    place = 2
+    while place + 9 <= len(content) and content[place] == 0xFF:
+        marker = content[place + 1]
+        if marker in _FRAME_MARKERS:
+            height, width = struct.unpack_from(">HH", content, place + 5)
+            return (height, width) if height and width else None
+        if marker == 0xFF:  # a fill byte
+            place += 1
+        else:
+            place += 2 + struct.unpack_from(">H", content, place + 2)[0]
+    return None
+
+
+def _webp_size(content: bytes) -> tuple[int, int] | None:
+    if len(content) < 30:
+        return None
+    kind = content[12:16]
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", content, 26)
+        return height & 0x3FFF, width & 0x3FFF
+    if kind == b"VP8L":
+        bits = struct.unpack_from("<I", content, 21)[0]
+        return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(content[i : i + 3], "little") + 1 for i in (24, 27))
+        return height, width
+    return None

@@ -1,0 +1,156 @@
+"""The members of a sample as a scene: which one is the picture, which the label, and what they hold.
+
+Besides our own names (`KEY.image.jpg`, `KEY.label.png`) those that other people's shards use are understood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from shards.errors import InputError
+from shards.picture import Picture, decode_gray
+from shards.reader import ShardReader
+from shards.schema import (
+    LABEL_SUFFIX,
+    MAX_LABEL_ID,
+    NUM_CLASSES,
+    OUTLIER_ID,
+    VOID_ID,
+    Sample,
+    train_id_table,
+)
+
+IMAGE_NAMES = ("image", "img", "rgb", "leftimg8bit", "input", "")
+IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "tiles")
+TRAIN_ID_NAMES = ("label", "labels", "mask", "seg", "segmentation", "target", "labeltrainids")
+LABEL_ID_NAMES = ("labelids", "gtfine_labelids")
+"""Labels that hold Cityscapes' own numbers (-1..33); they become train ids on the way in."""
+FOREIGN_TRAIN_IDS = ("gtfine_labeltrainids",)
+
+
+def _join(name: str, ending: str) -> str:
+    return f"{name}.{ending}" if name else ending
+
+
+IMAGES = frozenset(_join(name, ending) for name in IMAGE_NAMES for ending in IMAGE_ENDINGS)
+TRAIN_ID_LABELS = frozenset(f"{name}.png" for name in TRAIN_ID_NAMES + FOREIGN_TRAIN_IDS)
+LABEL_ID_LABELS = frozenset(f"{name}.png" for name in LABEL_ID_NAMES)
+
+
+@dataclass(frozen=True)
+class SceneMembers:
+    """Which members of a sample are used."""
+
+    image: str
+    label: str
+
+    @property
+    def both(self) -> tuple[str, str]:
+        """The two suffixes."""
+        return self.image, self.label
+
+
+@dataclass(frozen=True)
+class EncodedScene:
+    """A scene whose label is decoded and whose picture waits until it is known what of it is needed."""
+
+    key: str
+    picture: Picture
+    label: UInt8[np.ndarray, "H W"]
+
+
+def find_scene_members(key: str, suffixes: Sequence[str]) -> SceneMembers:
+    """Find picture and label among the suffixes of a sample.
+
+    A bare `png` is the label where the picture is a bare `jpg`, `jpeg` or `webp` and no label has a name of
+    its own; else it is a picture.
+
+    Raises:
+        InputError: there is no image, more than one, no label, or more than one.
+    """
+    labels = [suffix for suffix in suffixes if suffix in TRAIN_ID_LABELS | LABEL_ID_LABELS]
+    images = [suffix for suffix in suffixes if suffix in IMAGES]
+    if not labels and "png" in images and len(images) == 2:
+        images.remove("png")
+        labels = ["png"]
+    missing = [] if images else ["image.jpg or image.png"]
+    missing += [] if labels else [LABEL_SUFFIX]
+    if missing:
+        raise InputError(
+            f"sample {key}: has no {' and no '.join(missing)}; its members are {', '.join(suffixes)}"
+        )
+    for found, what in ((images, "image"), (labels, "label")):
+        if len(found) > 1:
+            raise InputError(f"sample {key}: has both {' and '.join(sorted(found))}; one {what} is needed")
+    return SceneMembers(images[0], labels[0])
+
+
+def open_scene(key: str, members: Mapping[str, bytes]) -> EncodedScene:
+    """Decode the label of a scene, and the header of its picture.
+
+    Raises:
+        InputError: a member is missing or cannot be decoded, the sizes differ, or the label holds a value
+            that is neither a train id, `OUTLIER_ID` nor `VOID_ID` (nor a label id, where its name says so).
+    """
+    names = find_scene_members(key, tuple(members))
+    picture = Picture(members[names.image], f"sample {key}: {names.image}")
+    label = _decode_label(f"sample {key}: {names.label}", members[names.label], names.label)
+    if picture.shape != label.shape:
+        raise InputError(f"sample {key}: image is {picture.shape} but label is {label.shape} (height, width)")
+    return EncodedScene(key, picture, label)
+
+
+def decode_sample(key: str, members: Mapping[str, bytes]) -> Sample:
+    """Decode a scene and its label map.
+
+    Raises:
+        InputError: as `open_scene` says.
+    """
+    scene = open_scene(key, members)
+    return Sample(key=key, image=scene.picture.decode(), label=scene.label)
+
+
+def require_scenes(reader: ShardReader) -> None:
+    """Check, without reading any of them, that all samples are scenes.
+
+    Raises:
+        InputError: a sample has no image, more than one, or no label.
+    """
+    for index, key in enumerate(reader.keys):
+        find_scene_members(key, reader.suffixes(index))
+
+
+def read_scene(reader: ShardReader, index: int) -> EncodedScene:
+    """Read the two members of a scene, whatever else the sample holds."""
+    key = reader.keys[index]
+    return open_scene(key, reader.read(index, find_scene_members(key, reader.suffixes(index)).both))
+
+
+def decode_scenes(reader: ShardReader, count: int) -> Iterator[Sample]:
+    """Decode the first `count` scenes, one after the other."""
+    for index in range(count):
+        scene = read_scene(reader, index)
+        yield Sample(key=scene.key, image=scene.picture.decode(), label=scene.label)
+
+
+def _decode_label(where: str, content: bytes, suffix: str) -> UInt8[np.ndarray, "H W"]:
+    label = decode_gray(content, where)
+    if suffix in LABEL_ID_LABELS:
+        _require_values(label, MAX_LABEL_ID + 1, VOID_ID - 1, where, f"label ids 0..{MAX_LABEL_ID} and 255")
+        return train_id_table()[label]
+    allowed = f"train ids 0..{NUM_CLASSES - 1}, {OUTLIER_ID} (outlier) and {VOID_ID} (void)"
+    _require_values(label, NUM_CLASSES, OUTLIER_ID - 1, where, allowed)
+    return label
+
+
+def _require_values(label: UInt8[np.ndarray, "H W"], low: int, high: int, where: str, allowed: str) -> None:
+    """Check that no value in low..high occurs; a histogram would take ten times as long."""
+    strange = cv2.inRange(label, (low,), (high,))
+    if cv2.countNonZero(strange):
+        unknown = np.unique(label[strange > 0]).tolist()
+        raise InputError(f"{where} holds {', '.join(map(str, unknown[:8]))}; allowed are {allowed}")

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+
+from shards import index as index_module
+from shards.errors import InputError
+from shards.index import build_index, index_path, load_index, parse_index
+from shards.reader import open_shards
+
+
+def write_tar(path: Path, members: dict[str, bytes], kind: int = tarfile.USTAR_FORMAT) -> Path:
+    with tarfile.open(path, "w", format=kind) as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Path:
+    return write_tar(tmp_path / "s.tar", {"a.x": b"1" * 700, "a.y": b"22", "b.x": b"333"})
+
+
+def refuse_to_build(path: Path) -> None:
+    raise AssertionError(f"{path} was indexed anew")
+
+
+def make_newer(path: Path, than: Path) -> None:
+    time = than.stat().st_mtime_ns + 10**9
+    os.utime(path, ns=(time, time))
+
+
+def test_an_index_is_written_beside_the_shard_and_then_trusted(
+    shard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = load_index(shard)
+    assert index_path(shard) == shard.parent / "s.tar.index.json"
+    assert json.loads(index_path(shard).read_bytes())["num_bytes"] == shard.stat().st_size
+    monkeypatch.setattr(index_module, "build_index", refuse_to_build)
+    assert load_index(shard) == built
+
+
+def test_offsets_are_those_of_the_standard_library(shard: Path) -> None:
+    with tarfile.open(shard) as tar:
+        theirs = [(info.name, info.offset_data, info.size) for info in tar]
+    ours = [(f"{key}.{m.suffix}", m.offset, m.size) for key, members in load_index(shard) for m in members]
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("damage", ["older", "no JSON", "a list", "version", "size", "outside", "empty"])
+def test_an_index_that_does_not_fit_is_built_anew(shard: Path, damage: str) -> None:
+    right = load_index(shard)
+    content = json.loads(index_path(shard).read_bytes())
+    if damage == "older":
+        make_newer(shard, than=index_path(shard))
+        content["samples"][0][0] = "wrong"
+    elif damage == "version":
+        content["version"] = 99
+    elif damage == "size":
+        content["num_bytes"] += 512
+    elif damage == "outside":
+        content["samples"][1][1][0][1] = 10**12
+    elif damage == "empty":
+        content["samples"] = []
+    text = {"no JSON": "{", "a list": "[]"}.get(damage, json.dumps(content))
+    index_path(shard).write_text(text)
+    if damage == "older":
+        make_newer(shard, than=index_path(shard))
+    assert load_index(shard) == right
+    assert parse_index(index_path(shard).read_bytes(), shard.stat().st_size) == right  # and written again
+
+
+def test_a_shard_replaced_by_one_of_equal_size_is_indexed_anew(shard: Path, tmp_path: Path) -> None:
+    load_index(shard)
+    write_tar(shard, {"c.x": b"1" * 700, "c.y": b"22", "d.x": b"333"})
+    make_newer(index_path(shard), than=shard)  # as a copy that keeps old times would look
+    assert [sample.key for sample in load_index(shard)] == ["c", "d"]
+
+
+def test_a_member_that_moved_under_an_old_index_is_never_returned(shard: Path) -> None:
+    """First and last member are where they were; what lies between is noticed when it is read."""
+    reader = open_shards([str(shard)], None)
+    write_tar(shard, {"a.x": b"1" * 700, "z.y": b"22", "b.x": b"333"})
+    reader.close()
+    assert reader.read(1) == {"x": b"333"}
+    with pytest.raises(
+        InputError, match=r"s\.tar: no member a\.y of 2 bytes at offset 2048; the file is not"
+    ):
+        reader.read(0)
+
+
+def test_a_read_only_folder_is_read_without_index(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(index_module, "write_atomically", refuse)
+    assert [sample.key for sample in load_index(shard)] == ["a", "b"]
+    assert not index_path(shard).exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_long_and_foreign_names_survive_index_and_read(tmp_path: Path, kind: int) -> None:
+    names = ["deep/er/short.x", f"{'d' * 90}/{'k' * 60}.x"]
+    names += [] if kind == tarfile.USTAR_FORMAT else [f"{'k' * 140}.image.png", "straße.x"]
+    path = write_tar(tmp_path / "s.tar", {name: name.encode() for name in names}, kind)
+    for _ in range(2):  # the second time from the index file
+        reader = open_shards([str(path)], None)
+        assert [next(iter(reader.read(i).values())).decode() for i in range(len(reader))] == names
+
+
+def test_every_process_may_write_the_same_index(shard: Path) -> None:
+    first = load_index(shard)
+    text = index_path(shard).read_bytes()
+    index_path(shard).unlink()
+    assert load_index(shard) == first
+    assert index_path(shard).read_bytes() == text
+    assert [path.name for path in sorted(shard.parent.iterdir())] == ["s.tar", "s.tar.index.json"]
+
+
+def test_the_index_of_a_shard_that_webdataset_wrote_finds_what_webdataset_reads(tmp_path: Path) -> None:
+    path = tmp_path / "w.tar"
+    rng = np.random.default_rng(0)
+    with webdataset.TarWriter(str(path)) as writer:
+        for i in range(5):
+            writer.write({"__key__": f"k{i}", "jpg": rng.bytes(100 * i + 1), "seg.png": rng.bytes(513)})
+    assert load_index(path) == build_index(path)
+    reader = open_shards([str(path)], None)
+    stream = path.open("rb")
+    with stream:
+        files = list(webdataset.tariterators.tar_file_iterator(stream))
+    found = {}
+    for i, key in enumerate(reader.keys):
+        found |= {f"{key}.{suffix}": content for suffix, content in reader.read(i).items()}
+    assert found == {file["fname"]: file["data"] for file in files}

@@ -1,0 +1,212 @@
+"""Remote shards: over HTTP from this machine, and through fsspec's file system in memory."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.server
+import io
+import multiprocessing
+import os
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from shards import location
+from shards.errors import InputError
+from shards.index import build_index, write_index
+from shards.location import Shard, default_cache, find_shards
+from shards.manifest import Manifest, ShardEntry, write_manifest
+from shards.reader import open_shards
+
+# Python 3.12 warns of every fork of a process with threads; the DataLoader's default on Linux is to fork.
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two prepared shards with indexes and a manifest."""
+    folder = tmp_path / "remote"
+    folder.mkdir()
+    entries = []
+    for i, split in enumerate(("train", "val")):
+        path = write_tar(folder / f"s-{split}-{i}.tar", {f"k{i}.x": str(i).encode() * 600})
+        write_index(path, build_index(path))
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        entries.append(ShardEntry(path.name, split, 1, path.stat().st_size, digest, (f"k{i}",)))
+    write_manifest(Manifest(1, "cityscapes", "cityscapes-train-id", "png", 2, {}, tuple(entries)), folder)
+    return folder
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Counts what it is asked for."""
+
+    asked: list[str]
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self) -> None:
+        assert isinstance(self.server, Server)
+        self.server.asked.append(self.path)
+        super().do_GET()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[Server]:
+    with Server(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))) as server:
+        server.asked = []
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(location, "PAUSE_S", 0.0)
+
+
+def address(server: Server) -> str:
+    return f"http://127.0.0.1:{server.server_address[1]}"
+
+
+def test_a_remote_folder_is_opened_without_downloading_its_shards(server: Server, tmp_path: Path) -> None:
+    reader = open_shards([address(server)], "train", cache=str(tmp_path / "cache"))
+    assert reader.keys == ("k0",)
+    assert server.asked == ["/manifest.json", "/s-train-0.tar.index.json"]
+    assert reader.read(0) == {"x": b"0" * 600}
+    assert server.asked.count("/s-train-0.tar") == 1
+    again = open_shards([address(server)], "train", cache=str(tmp_path / "cache"))
+    assert again.read(0) == {"x": b"0" * 600}
+    assert server.asked.count("/s-train-0.tar") == 1
+
+
+def test_a_shard_without_index_or_manifest_is_downloaded_and_indexed(
+    server: Server, folder: Path, tmp_path: Path
+) -> None:
+    for path in folder.glob("*.json"):
+        path.unlink()
+    pattern = f"{address(server)}/s-{{train-0,val-1}}.tar"
+    assert open_shards([pattern], None, cache=str(tmp_path / "cache")).keys == ("k0", "k1")
+    reader = open_shards([pattern], None, cache=str(tmp_path / "cache"))
+    assert [reader.read(i)["x"][:1] for i in (0, 1)] == [b"0", b"1"]
+    assert server.asked.count("/s-train-0.tar") == server.asked.count("/s-val-1.tar") == 1
+
+
+def test_a_shard_that_changed_on_the_server_is_downloaded_anew(
+    server: Server, folder: Path, tmp_path: Path
+) -> None:
+    url = f"{address(server)}/s-train-0.tar"
+    (folder / "manifest.json").unlink()
+    assert open_shards([url], None, cache=str(tmp_path / "cache")).keys == ("k0",)
+    write_tar(folder / "s-train-0.tar", {"new.x": b"1" * 9000, "newer.x": b"2" * 9000})
+    assert open_shards([url], None, cache=str(tmp_path / "cache")).keys == ("new", "newer")
+
+
+def fetch_in_child(shard: Shard, start: multiprocessing.synchronize.Barrier) -> None:
+    start.wait()
+    assert shard.fetch().read_bytes()[:5] == b"k0.x\0"
+
+
+def test_many_processes_share_one_download(server: Server, tmp_path: Path) -> None:
+    shard = find_shards(address(server), "train", str(tmp_path / "cache"))[0]
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(4)
+    children = [context.Process(target=fetch_in_child, args=(shard, start)) for _ in range(4)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+    assert [child.exitcode for child in children] == [0] * 4
+    assert server.asked.count("/s-train-0.tar") == 1
+    assert not list((tmp_path / "cache").rglob("*partial*"))
+
+
+def die_while_downloading(shard: Shard) -> None:
+    location._reach = lambda *_: os._exit(9)  # type: ignore[assignment]
+    shard.fetch()
+
+
+def test_a_process_killed_while_downloading_blocks_nobody(server: Server, tmp_path: Path) -> None:
+    shard = find_shards(address(server), "train", str(tmp_path / "cache"))[0]
+    child = multiprocessing.get_context("fork").Process(target=die_while_downloading, args=(shard,))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 9
+    assert len(list((tmp_path / "cache").rglob("*partial*"))) == 1
+    assert shard.fetch().stat().st_size == shard.num_bytes
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"short", r"s-train-0\.tar: has 5 bytes, the manifest says \d+"),
+        (None, r"s-train-0\.tar: its bytes differ from the manifest's hash"),
+    ],
+    ids=["size", "hash"],
+)
+def test_a_download_that_is_not_what_the_manifest_says_is_refused(
+    server: Server, folder: Path, tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    path = folder / "s-train-0.tar"
+    path.write_bytes(path.read_bytes()[:-1] + b"!" if content is None else content)
+    reader = open_shards([address(server)], "train", cache=str(tmp_path / "cache"))
+    with pytest.raises(InputError, match=message):
+        reader.read(0)
+    assert not [path for path in (tmp_path / "cache").rglob("*.tar*") if path.suffix != ".lock"]
+
+
+def test_wildcards_work_where_the_file_system_can_list(tmp_path: Path) -> None:
+    system = fsspec.filesystem("memory")
+    for name in ("a", "b"):
+        content = write_tar(tmp_path / "x.tar", {f"{name}.x": name.encode()}).read_bytes()
+        system.pipe_file(f"/bucket/s-{name}.tar", content)
+    reader = open_shards(["memory://bucket/s-*.tar"], None, cache=str(tmp_path / "cache"))
+    assert reader.keys == ("a", "b")
+    assert reader.read(1) == {"x": b"b"}
+    with pytest.raises(InputError, match=r"memory://bucket/t-\*\.tar: no shard found"):
+        find_shards("memory://bucket/t-*.tar", None, str(tmp_path))
+
+
+def test_a_file_url_is_a_remote_shard_too(folder: Path, tmp_path: Path) -> None:
+    reader = open_shards([f"file://{folder}"], "val", cache=str(tmp_path / "cache"))
+    assert reader.read(0) == {"x": b"1" * 600}
+
+
+def test_a_missing_remote_file_is_one_line(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"http://.*/none\.tar: cannot be read: no such file"):
+        open_shards([f"{address(server)}/none.tar"], None, cache=str(tmp_path))
+
+
+def test_a_server_that_does_not_answer_is_one_line_after_three_attempts(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"http://127\.0\.0\.1:9/s\.tar: cannot be read after 3 attempts: "):
+        open_shards(["http://127.0.0.1:9/s.tar"], None, cache=str(tmp_path))
+
+
+def test_an_unknown_protocol_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="gopher://x/s.tar: Protocol not known: gopher"):
+        find_shards("gopher://x/s.tar", None, str(tmp_path))[0].fetch()
+
+
+def test_the_cache_is_where_the_desktop_standard_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert default_cache() == Path("/somewhere/eomt-anomaly")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert default_cache() == Path.home() / ".cache/eomt-anomaly"

@@ -1,0 +1,61 @@
+"""Time lost to data and samples that could not be read are told in log and TensorBoard."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from jobs.config_file import load_config
+from jobs.finetune import finetune
+from jobs.finetune_config import FinetuneConfig
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator() -> Iterator[None]:
+    """Accelerate keeps the state of a process; each run here is to look like its own process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_log_and_tensorboard_show_speed_waiting_and_decode_errors(
+    tmp_path: Path, scene_shards: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One of eight scenes is damaged; four steps of two scenes are one epoch and meet it once."""
+    caplog.set_level(logging.INFO)
+    shards = tmp_path / "shards"
+    shutil.copytree(Path(scene_shards).parent, shards)
+    damaged = shards / "scenes-000003.tar"
+    with tarfile.open(damaged) as tar:
+        place = tar.getmember("scene3.label.png").offset_data
+    content = bytearray(damaged.read_bytes())
+    content[place : place + 20] = bytes(20)
+    damaged.write_bytes(content)
+    arguments = [
+        "--name", "run", "--out", str(tmp_path), "--data.shards", f"{shards}/*.tar",
+        "--data.crop", "32", "32", "--data.batch_size", "2", "--data.workers", "0", "--data.max_errors", "1",
+        "--model.size", "tiny", "--model.image_size", "32", "32", "--model.num_queries", "5",
+        "--loss.options", "num_points", "32", "--loop.steps", "4", "--loop.log_every", "1",
+    ]  # fmt: skip
+    finetune(load_config(FinetuneConfig, arguments, program="jobs.finetune"))
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.count("unreadable, 1 of 1 allowed: sample scene3: label.png") == 1
+    last = next(line for line in log.splitlines() if "step 4/4" in line)
+    assert "data/errors 1" in last
+    assert "speed/images_per_s" in last
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    errors = [point.value for point in events.Scalars("data/errors")]
+    assert errors == sorted(errors)
+    assert errors[-1] == 1
+    assert all(0 <= point.value <= 1 for point in events.Scalars("speed/data_wait_share"))
+    assert all(point.value > 0 for point in events.Scalars("speed/images_per_s"))
