@@ -2,12 +2,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_OUT ?= demo
+EXPERIMENTS_OUT ?= experiments
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench install clean
+.PHONY: demo experiments test check bench install clean
 
 demo: $(VENV)/.installed  ## the whole chain on the synthetic world, CPU only; results in $(DEMO_OUT)/
 	$(BIN)/python -m jobs.demo --out $(DEMO_OUT)
+
+experiments: $(VENV)/.installed  ## the losses over three seeds, with spread; about 40 minutes; goes on where it stopped
+	$(BIN)/python -m jobs.experiments --out $(EXPERIMENTS_OUT)
 
 test: $(VENV)/.installed  ## every test, the slow ones too
 	$(BIN)/python -m pytest -q --durations=15

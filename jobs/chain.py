@@ -10,6 +10,7 @@ import logging
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,16 +32,20 @@ class Method:
     """Whether it sees pasted outliers."""
     scores: tuple[str, ...] = ()
     """Scores of its own, beside those that every method has."""
+    ablation: bool = False
+    """Whether it only explains another method; the demo leaves it out."""
 
 
 METHODS: dict[str, Method] = {
     CONTROL: Method(meaning="the same steps, no outliers", pastes=False),
     "logit_norm": Method(meaning="LogitNorm, no outliers", pastes=False),
     "isomax_plus": Method(meaning="IsoMax+, no outliers", pastes=False, scores=("MinDistance",)),
+    "paste_only": Method(meaning="pasted outliers, no outlier term", pastes=True, ablation=True),
     "rba": Method(meaning="RbA outlier exposure", pastes=True),
     "sole_claim": Method(meaning="sole-claim outlier exposure", pastes=True),
 }
 """Name of run and configuration (`demo_NAME.yaml`) -> method."""
+IN_DEMO = tuple(name for name, method in METHODS.items() if not method.ablation)
 SCORES = ("MSP", "MaxLogit", "MaxEntropy", "RbA", "SoleClaim")
 
 
@@ -74,24 +79,27 @@ def make_data(out: Path, seed: int, scale: Scale) -> None:
         run_job("prepare", "coco", *coco, "--out", shards / "cutouts")
 
 
-def train_and_evaluate(out: Path, runs: Path, seed: int, scale: Scale) -> list[Record]:
-    """Train the baseline from scratch, fine-tune it with every method, and evaluate each.
+def train_and_evaluate(
+    out: Path, runs: Path, seed: int, scale: Scale, methods: Sequence[str] = IN_DEMO
+) -> list[Record]:
+    """Train the baseline from scratch, fine-tune it with each method, and evaluate all of them.
 
     Args:
         out: where `make_data` has put the data.
         runs: folder for the runs.
         seed: of every run.
+        methods: names of `METHODS`.
 
     Returns:
         the records of all runs, the baseline's first.
     """
     _finetune(out, runs, seed, BASELINE, scale.baseline)
-    for name, method in METHODS.items():
+    for name in methods:
         start = ("--model.weights", runs / BASELINE, *scale.finetune)
-        bank = ("--paste.bank", out / "shards" / "cutouts") if method.pastes else ()
+        bank = ("--paste.bank", out / "shards" / "cutouts") if METHODS[name].pastes else ()
         _finetune(out, runs, seed, name, (*start, *bank))
     records = []
-    for name in (BASELINE, *METHODS):
+    for name in (BASELINE, *methods):
         _evaluate(out, runs / name, (*SCORES, *(METHODS[name].scores if name in METHODS else ())))
         path = runs / name / "eval" / "results.json"
         records += parse_json(path.read_text(), str(path))

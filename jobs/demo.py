@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from eval.report import Record, render_markdown
-from jobs.chain import BASELINE, METHODS, SCORES, SMOKE, Scale, make_data, train_and_evaluate
+from jobs.chain import BASELINE, IN_DEMO, METHODS, SCORES, SMOKE, Scale, make_data, train_and_evaluate
 from jobs.command_line import parse_options, run_program
 from shards.errors import InputError
 from shards.staging import make_folder, require_free, write_atomically
@@ -89,7 +89,7 @@ def _summary(records: Sequence[Record]) -> str:
         "Mean AP / FPR95 over the test sets. One seed: `make experiments` says which differences hold.",
         f"  {'':<12}{'mIoU':>6}" + "".join(f"{score:>15}" for score in SCORES),
     ]
-    for name in (BASELINE, *METHODS):
+    for name in (BASELINE, *IN_DEMO):
         own = [record for record in records if record.model == name]
         cells = [f"{100 * miou:.1f}" if (miou := own[0].miou) is not None else ""]
         for score in SCORES:

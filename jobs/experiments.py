@@ -26,7 +26,11 @@ from shards.staging import make_folder, require_free, write_atomically
 logger = logging.getLogger(__name__)
 
 WORLD_SEED = 0
-COMPARISONS = (*((name, CONTROL) for name in METHODS if name != CONTROL), ("sole_claim", "rba"))
+COMPARISONS = (
+    *((name, CONTROL) for name in METHODS if name != CONTROL),
+    ("sole_claim", "rba"),
+    ("sole_claim", "paste_only"),
+)
 Records = Mapping[int, Sequence[Record]]
 """Seed -> records of all its runs."""
 
@@ -59,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
     scale = SMOKE if options.smoke else Scale()
     make_data(options.out, WORLD_SEED, scale)
     records = {
-        seed: train_and_evaluate(options.out, options.out / f"seed-{seed}", seed, scale)
+        seed: train_and_evaluate(options.out, options.out / f"seed-{seed}", seed, scale, tuple(METHODS))
         for seed in options.seeds
     }
     report = render_report(records)
