@@ -80,7 +80,13 @@ def compare_sides(options: BenchmarkOptions, root: Path, folder: Path) -> list[s
             open_side(folder, cache_mb, mode="rba"), FRAME
         )
     times = time_sides(sides, options)
-    lines = ["", "## Pasting one object", "", "| side | ms of one core | ratio | target |", "|---|---:|---:|---:|"]
+    lines = [
+        "",
+        "## Pasting one object",
+        "",
+        "| side | ms of one core | ratio | target |",
+        "|---|---:|---:|---:|",
+    ]
     base = times["whole-image mapper"]
     for name, seconds in times.items():
         target = next((f"{goal}" for place, goal in TARGETS.items() if name == f"ours, {place}"), "")
@@ -118,7 +124,13 @@ def measure_steps(options: BenchmarkOptions, folder: Path) -> list[str]:
         for step in steps
     }
     times = time_sides(sides, options, calls=4)
-    lines = ["", "## One object with an appearance step, from the pool", "", "| step | ms of one core |", "|---|---:|"]
+    lines = [
+        "",
+        "## One object with an appearance step, from the pool",
+        "",
+        "| step | ms of one core |",
+        "|---|---:|",
+    ]
     return lines + [f"| {name} | {1e3 * seconds:.2f} |" for name, seconds in times.items()]
 
 
