@@ -14,6 +14,7 @@ import importlib
 import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,18 @@ def main(upstream: Path, folder: Path) -> None:
     if moved := request["moved_to"]:  # upstream's own loading refuses another size; its backbone can change
         network.encoder.backbone.set_input_size(img_size=tuple(moved))
         image_size = moved
-    image = torch.randint(0, 256, (BATCH, 3, *image_size), dtype=torch.uint8, generator=generator)
+    image = draw_image(image_size, generator)
     answers = {"image": image, "pos_embed": network.encoder.backbone.pos_embed.detach().clone()}
     for name, probability in request["cases"].items():
         answers |= {f"{name}/{key}": value for key, value in predict(network, image, probability).items()}
     save_file(answers, folder / "answers.safetensors")
+
+
+def draw_image(image_size: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Draw images whose patches differ: smooth patches of colour, so that masks cover some and not all."""
+    coarse = torch.randint(0, 256, (BATCH, 3, 6, 6), generator=generator).float()
+    smooth = nn.functional.interpolate(coarse, tuple(image_size), mode="bilinear")
+    return smooth.round().to(torch.uint8)
 
 
 def build_network(request: dict[str, Any], folder: Path, generator: torch.Generator) -> Any:
@@ -84,8 +92,10 @@ def _draw(name: str, value: Tensor, generator: torch.Generator) -> Tensor:
     noise = torch.randn(value.shape, generator=generator)
     if name.endswith("gamma"):
         return 0.3 + 0.1 * noise
-    if name.endswith(("cls_token", "reg_token", "pos_embed")) or value.shape == (value.shape[0],):
-        return 0.3 * noise + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
+    if name.endswith(("cls_token", "reg_token", "pos_embed")):
+        return 0.3 * noise
+    if value.ndim == 1:  # biases and norms; large ones would drown what differs between patches
+        return 0.05 * noise + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
     return noise / math.sqrt(value[0].numel())
 
 
