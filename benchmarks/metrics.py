@@ -8,12 +8,8 @@ Memory is the peak resident size over that before, each side measured in a proce
 
 from __future__ import annotations
 
-import datetime
 import multiprocessing
-import os
-import platform
 import statistics
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +25,7 @@ import torchmetrics
 from numpy.typing import NDArray
 from sklearn.metrics import auc, average_precision_score, roc_curve
 
+from benchmarks.machine import describe_machine, measure_peak
 from eval.miou import ConfusionMatrix
 from eval.pixel import pixel_metrics
 from jobs.command_line import parse_options, run_program
@@ -58,22 +55,12 @@ def main(arguments: Sequence[str]) -> None:
     options: BenchmarkOptions = parse_options(BenchmarkOptions, arguments, program="benchmarks.metrics")
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(options.threads)
-    lines = [*describe_machine(options), *compare_pixel_metrics(options), *compare_miou(options)]
+    machine = describe_machine(options.threads, (np, sklearn, torch, torchmetrics, cv2))
+    lines = ["# Metrics", "", machine, *compare_pixel_metrics(options), *compare_miou(options)]
     report = "\n".join(lines) + "\n"
     print(report, end="")
     if options.out is not None:
         options.out.write_text(report, encoding="utf-8")
-
-
-def describe_machine(options: BenchmarkOptions) -> list[str]:
-    """Return date, processor and versions as Markdown."""
-    versions = {m.__name__: m.__version__ for m in (np, sklearn, torch, torchmetrics, cv2)}
-    return [
-        "# Metrics",
-        "",
-        f"{datetime.date.today()}; {_processor()}, {os.cpu_count()} cores, {options.threads} thread(s) used; "
-        f"Python {platform.python_version()}, {', '.join(f'{k} {v}' for k, v in versions.items())}",
-    ]
 
 
 def compare_pixel_metrics(options: BenchmarkOptions) -> list[str]:
@@ -173,32 +160,7 @@ def _extra_memory(side: str, options: BenchmarkOptions, kind: str) -> int:
     pools = draw_pools(options, kind)
     run = sklearn_metrics if side == "sklearn" else pixel_metrics
     run(pools[0][:1000], pools[1][:1000])  # what is loaded lazily does not count
-    before = peak = _resident_bytes()
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.001):
-            peak = max(peak, _resident_bytes())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    run(*pools)
-    done.set()
-    watcher.join()
-    return peak - before
-
-
-def _resident_bytes() -> int:
-    """Resident size now; Linux only. Peak counters would include what came before."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-    return names[0] if names else platform.processor() or platform.machine()
+    return measure_peak(partial(run, *pools))
 
 
 if __name__ == "__main__":

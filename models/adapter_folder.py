@@ -105,7 +105,7 @@ def _overlay(
     kept = base.weights
     if description.config.class_head != (base.config.class_head if base.config else ""):
         kept = {name: value for name, value in kept.items() if not name.startswith("class_head.")}
-    return merge_weights({**kept, **ours}, description.lora.scale, where)
+    return merge_weights({**kept, **ours}, description.lora, where)
 
 
 def _find_base(folder: Path, sha256: str) -> Checkpoint:

@@ -89,6 +89,23 @@ def find_size(width: int, depth: int, where: str) -> str:
     )
 
 
+def count_blocks(weights: Mapping[str, Tensor], prefix: str) -> int:
+    """Count the blocks `prefix.0`, `prefix.1`, … that have weights."""
+    start = len(prefix.split("."))
+    numbers = [name.split(".")[start] for name in weights if name.startswith(f"{prefix}.")]
+    return len({number for number in numbers if number.isdecimal()})
+
+
+def find_backbone_size(weights: Mapping[str, Tensor], where: str) -> str:
+    """Return the size of a backbone, read off its published weights.
+
+    Raises:
+        InputError: of no known size.
+    """
+    width = weights["patch_embed.proj.weight"].shape[0] if weights["patch_embed.proj.weight"].ndim else 0
+    return find_size(width, count_blocks(weights, "blocks"), where)
+
+
 def load_backbone_weights(
     backbone: VisionTransformer, weights: Mapping[str, Tensor], where: str
 ) -> LoadReport:
@@ -104,6 +121,9 @@ def load_backbone_weights(
     Raises:
         InputError: they do not hold this architecture.
     """
+    for name, dimensions in (("patch_embed.proj.weight", 4), ("pos_embed", 3)):
+        if name in weights and weights[name].ndim != dimensions:
+            raise InputError(f"{where}: {name} has {weights[name].ndim} dimensions; {dimensions} are needed")
     state = checkpoint_filter_fn(dict(weights), backbone, interpolation="bicubic", antialias=True)
     state = {name: value for name, value in state.items() if not is_under(name, NOT_OURS)}
     report = load_strictly(backbone, state, where)

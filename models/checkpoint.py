@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from models.adapter_folder import is_adapter_folder, read_adapter
-from models.backbone import load_backbone_weights, resize_positions
+from models.backbone import find_backbone_size, load_backbone_weights, resize_positions
 from models.description import DESCRIPTION_NAME
 from models.eomt import DEFAULT_IMAGE_SIZE, EoMT, ModelConfig
 from models.erfnet import ERFNet, load_erfnet
@@ -49,7 +49,13 @@ def find_checkpoint(path: Path) -> Path:
     Raises:
         InputError: `path` is missing, or is neither.
     """
-    if not path.exists():
+    try:
+        is_there = path.exists()
+        if is_there and path.is_dir():
+            (path / DESCRIPTION_NAME).exists()
+    except OSError as error:  # such as a name that is too long, or a folder that may not be entered
+        raise InputError(f"checkpoint {path}: {error.strerror or error}") from None
+    if not is_there:
         raise InputError(f"checkpoint {path}: no such file or folder")
     if path.is_file() or (path / DESCRIPTION_NAME).is_file() or is_adapter_folder(path):
         return path
@@ -142,9 +148,14 @@ def complete_config(config: ModelConfig, checkpoint: Checkpoint, skip: Sequence[
     """
     if checkpoint.kind == "erfnet":
         raise InputError(f"model.weights {checkpoint.path}: ERFNet weights cannot start an EoMT")
-    completed = config.completed(checkpoint.config)
     if checkpoint.config is None:
-        return completed
+        size = find_backbone_size(checkpoint.weights, str(checkpoint.path))
+        if config.size not in ("", size):
+            raise InputError(
+                f"model.weights {checkpoint.path}: a backbone of size {size}; model.size says {config.size}"
+            )
+        return replace(config, size=size).completed()
+    completed = config.completed(checkpoint.config)
     free = {"image_size", "num_blocks", "entropic_scale"}  # resampled; in no weight; in no weight
     if (completed.class_head, checkpoint.config.class_head) == ("isomax", "linear"):
         free.add("class_head")  # see `IsoMaxHead.start_from`

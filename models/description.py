@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from models.eomt import EoMT, ModelConfig
 from models.lora_settings import LoraSettings
@@ -48,6 +48,7 @@ def parse_description(text: str, where: str) -> Description:
         lora = fields.pop("lora", None)
         if lora is not None:
             lora = LoraSettings(**{**lora, "targets": tuple(lora["targets"])})
+        _require_types(fields)
         config = ModelConfig(**{**fields, "image_size": (int(height), int(width))}).completed()
         return Description(config, lora)
     except (
@@ -57,6 +58,16 @@ def parse_description(text: str, where: str) -> Description:
         AttributeError,
     ) as error:  # InputError and broken JSON: ValueErrors
         raise InputError(f"{where}: not a model description: {error}") from None
+
+
+def _require_types(fields: dict[str, Any]) -> None:
+    for name in ("patch_size", "num_queries", "num_blocks", "num_classes"):
+        if name in fields and (type(fields[name]) is not int or fields[name] < 1):
+            raise InputError(f"{name} is {fields[name]!r}; a number of at least 1 is needed")
+    if fields.get("class_head", "linear") not in ("linear", "isomax"):
+        raise InputError(f"class_head is {fields['class_head']!r}; linear or isomax is needed")
+    if not isinstance(fields.get("weights", ""), str):
+        raise InputError(f"weights is {fields['weights']!r}; a path is needed")
 
 
 def read_description(folder: Path) -> Description:

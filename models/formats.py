@@ -23,10 +23,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from models.backbone import find_size
+from models.backbone import SIZES, count_blocks, find_size
 from models.description import DESCRIPTION_NAME, METADATA_KEY, parse_description, read_description
 from models.eomt import ModelConfig
-from models.huggingface import count_blocks, from_huggingface, without_unit_scales
+from models.huggingface import from_huggingface, without_unit_scales
 from models.lora import merge_weights
 from models.lora_settings import LoraSettings
 from models.weights import INDEX_SUFFIX, WEIGHT_SUFFIXES, read_metadata, read_weight_file
@@ -72,20 +72,25 @@ def read_checkpoint(path: Path) -> Checkpoint:
         InputError: nothing is there, nothing is readable, or it is of no kind we know.
     """
     file = find_weight_file(path)
-    weights = {_unwrap(name): value for name, value in read_weight_file(file).items()}
+    weights = _unwrap_all(read_weight_file(file), file)
     kind = _recognise(weights, file)
     if kind in ("backbone", "erfnet"):
         return Checkpoint(file, kind, weights, None)
     settings = {name: value for name, value in weights.items() if name in NO_WEIGHTS}
     weights = _to_our_names({n: v for n, v in weights.items() if n not in settings}, kind)
     mask_probs = settings.get("attn_mask_probs")
+    if mask_probs is not None and mask_probs.ndim != 1:
+        raise InputError(f"{file}: attn_mask_probs has {mask_probs.ndim} dimensions; one is needed")
     num_blocks = 0 if mask_probs is None else len(mask_probs)
     described, lora = _description(file, kind)
-    if lora is not None or any(".lora_A." in name for name in weights):
+    if lora is not None or any(".lora_" in name for name in weights):
         if lora is None:
             raise InputError(f"{file}: LoRA adapters without the {DESCRIPTION_NAME} that says their strength")
-        weights = merge_weights(weights, lora.scale, str(file))
+        weights = merge_weights(weights, lora, str(file))
     config = described or read_config_off(weights, file, num_blocks=num_blocks)
+    depth = SIZES[config.size].depth
+    if config.num_blocks > depth:
+        raise InputError(f"{file}: {config.num_blocks} joint blocks; size {config.size} has {depth} blocks")
     if config.size == "tiny":
         weights = without_unit_scales(weights)
     notes = [f"LoRA of rank {lora.rank}, alpha {lora.alpha:g}, merged"] if lora else []
@@ -138,6 +143,10 @@ def read_config_off(weights: Mapping[str, Tensor], where: Path, *, num_blocks: i
     missing = [name for name in needed if name not in weights]
     if missing:
         raise InputError(f"{where}: an EoMT without {', '.join(missing)}; its sizes cannot be read")
+    for name, dimensions in zip(needed, (2, 2, 4, 3), strict=True):
+        if weights[name].ndim != dimensions or not weights[name].numel():
+            shape = "x".join(map(str, weights[name].shape)) or "scalar"
+            raise InputError(f"{where}: {name} is {shape}; {dimensions} dimensions are needed")
     num_queries, width = weights["queries.weight"].shape
     depth = count_blocks(weights, "backbone.blocks")
     patch_size = weights["backbone.patch_embed.proj.weight"].shape[-1]
@@ -154,6 +163,17 @@ def read_config_off(weights: Mapping[str, Tensor], where: Path, *, num_blocks: i
         num_classes=weights[head].shape[0] - 1,
         class_head="isomax" if isomax else "linear",
     ).completed()
+
+
+def _unwrap_all(weights: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
+    plain: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        if (bare := _unwrap(name)) in plain:
+            raise InputError(
+                f"{where}: holds {bare} twice, under other prefixes; which one counts is unknown"
+            )
+        plain[bare] = value
+    return plain
 
 
 def _unwrap(name: str) -> str:
@@ -209,13 +229,18 @@ def _read_huggingface_config(path: Path) -> ModelConfig:
         size = find_size(int(fields["hidden_size"]), int(fields["num_hidden_layers"]), str(path))
         sides = fields["image_size"]
         height, width = sides if isinstance(sides, list) else (sides, sides)
+        numbers = {name: int(fields[name]) for name in ("patch_size", "num_queries", "num_blocks")}
+        numbers["num_classes"] = len(fields["id2label"]) if "id2label" in fields else 2  # their own default
+        for name, number in {**numbers, "image_size": min(int(height), int(width))}.items():
+            if number < 1:
+                raise InputError(f"{path}: {name} is {number}; at least 1 is needed")
         return ModelConfig(
             size=size,
             image_size=(int(height), int(width)),
-            patch_size=int(fields["patch_size"]),
-            num_queries=int(fields["num_queries"]),
-            num_blocks=int(fields["num_blocks"]),
-            num_classes=len(fields["id2label"]) if "id2label" in fields else 2,  # transformers' own default
+            patch_size=numbers["patch_size"],
+            num_queries=numbers["num_queries"],
+            num_blocks=numbers["num_blocks"],
+            num_classes=numbers["num_classes"],
         )
     except InputError:
         raise

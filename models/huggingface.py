@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.backbone import SIZES
+from models.backbone import SIZES, count_blocks
 from models.eomt import IMAGENET_MEAN, IMAGENET_STD, ModelConfig
 
 OUTSIDE_BLOCKS = {
@@ -153,13 +153,6 @@ def without_unit_scales(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not all(bool((weights[name] == 1).all()) for name in scales):
         return dict(weights)
     return {name: value for name, value in weights.items() if name not in scales}
-
-
-def count_blocks(weights: Mapping[str, Tensor], prefix: str) -> int:
-    """Count the blocks `prefix.0`, `prefix.1`, … that have weights."""
-    start = len(prefix.split("."))
-    numbers = [name.split(".")[start] for name in weights if name.startswith(f"{prefix}.")]
-    return len({number for number in numbers if number.isdecimal()})
 
 
 def _name_table(depth: int) -> dict[str, str]:

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
+from models.backbone import count_blocks
 from models.eomt import EoMT
 from models.lora_settings import LoraSettings
 from shards.errors import InputError
@@ -36,22 +37,25 @@ def add_adapters(model: EoMT, settings: LoraSettings) -> None:
         raise InputError(
             f"adapt.lora.last_blocks: {settings.last_blocks} blocks were asked for, the model has {depth}"
         )
-    first = depth - settings.last_blocks if settings.last_blocks else 0
     peft.inject_adapter_in_model(
         peft.LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha,  # type: ignore[arg-type]  # an int by annotation, any number in use
             lora_dropout=settings.dropout,
-            target_modules=[
-                f"backbone.blocks.{block}.{target}"
-                for block in range(first, depth)
-                for target in settings.targets
-            ],
+            target_modules=adapted_layers(settings, depth),
         ),
         model,
         adapter_name=ADAPTER,
     )
     model.lora = settings
+
+
+def adapted_layers(settings: LoraSettings, depth: int) -> list[str]:
+    """Name the layers of a model with `depth` blocks that carry an adapter."""
+    first = depth - settings.last_blocks if settings.last_blocks else 0
+    return [
+        f"backbone.blocks.{block}.{target}" for block in range(first, depth) for target in settings.targets
+    ]
 
 
 @contextlib.contextmanager
@@ -72,30 +76,41 @@ def merged(model: EoMT) -> Iterator[EoMT]:
             layer.merged_adapters.clear()
 
 
-def merge_weights(weights: Mapping[str, Tensor], scale: float, where: str) -> dict[str, Tensor]:
+def merge_weights(weights: Mapping[str, Tensor], settings: LoraSettings, where: str) -> dict[str, Tensor]:
     """Turn the weights of an adapted model into those of a plain one.
 
     Args:
         weights: under the names of the adapted model (`….base_layer.weight`, `….lora_A.default.weight`, …).
-        scale: alpha / rank.
+        settings: which layers have an adapter, of what rank and strength.
         where: what the weights come from, for the message.
 
     Raises:
-        InputError: an adapter without its base weight, or half of one.
+        InputError: an adapter without its base weight, half of one, one of another shape, or other layers
+            than `settings` says.
     """
     plain = {
         name.replace(".base_layer.", "."): value for name, value in weights.items() if ".lora_" not in name
     }
-    for name, down in weights.items():
-        if ".lora_A." not in name:
-            continue
-        layer = name.partition(".lora_A.")[0]
-        up, base = weights.get(name.replace(".lora_A.", ".lora_B.")), plain.get(f"{layer}.weight")
-        if up is None or base is None:
+    found = {name.partition(".lora_")[0] for name in weights if ".lora_" in name}
+    expected = set(adapted_layers(settings, count_blocks(plain, "backbone.blocks")))
+    for layer in sorted(expected | found):
+        halves = [weights.get(f"{layer}.lora_{half}.{ADAPTER}.weight") for half in "AB"]
+        down, up, base = *halves, plain.get(f"{layer}.weight")
+        if base is None:
+            raise InputError(f"{where}: a LoRA adapter without its base: {layer}")
+        if down is None or up is None:
+            raise InputError(f"{where}: a LoRA adapter without its {'A' if down is None else 'B'}: {layer}")
+        if layer not in expected:
             raise InputError(
-                f"{where}: a LoRA adapter without its {'base' if base is None else 'B'}: {layer}"
+                f"{where}: a LoRA adapter on {layer}, which the model's description does not name"
             )
-        plain[f"{layer}.weight"] = base + _delta(down, up, scale).to(base.dtype)
+        rank = settings.rank
+        if (down.shape, up.shape) != ((rank, base.shape[-1]), (base.shape[0], rank)):
+            raise InputError(
+                f"{where}: the LoRA adapter of {layer} has shapes {tuple(down.shape)} and {tuple(up.shape)}; "
+                f"rank {rank} over {tuple(base.shape)} was described"
+            )
+        plain[f"{layer}.weight"] = base + _delta(down, up, settings.scale).to(base.dtype)
     return plain
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +18,11 @@ from torch import Tensor, nn
 
 from shards.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pth", ".pt")
 INDEX_SUFFIX = ".safetensors.index.json"
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def read_weight_file(path: Path) -> dict[str, Tensor]:
@@ -26,12 +31,13 @@ def read_weight_file(path: Path) -> dict[str, Tensor]:
     Weights inside `state_dict` (Lightning) or `model` (DINOv2, MAE) are found there.
 
     Raises:
-        InputError: no such file, it is truncated or no weight file, or it holds code.
+        InputError: no such file, it is truncated or no weight file, it holds code, or numbers that are no
+            plain weights (quantised, complex, sparse).
     """
     if not path.is_file():
         raise InputError(f"{path}: no such weight file")
     if path.name.endswith(INDEX_SUFFIX):
-        return {name: value for part in list_parts(path) for name, value in read_weight_file(part).items()}
+        return _read_parts(path)
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     for wrapper in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
@@ -39,9 +45,31 @@ def read_weight_file(path: Path) -> dict[str, Tensor]:
     if (
         not isinstance(content, dict)
         or not content
-        or not all(isinstance(v, Tensor) for v in content.values())
+        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
     ):
         raise InputError(f"{path}: holds no weights by name")
+    for name, value in content.items():
+        if not _is_plain(value):
+            kind = str(value.dtype).removeprefix("torch.")
+            layout = "" if value.layout == torch.strided else f", {value.layout}".replace("torch.", "")
+            raise InputError(
+                f"{path}: {name} holds {kind}{layout} on {value.device}; only weights of float32, float16, "
+                f"bfloat16 or float64 are read"
+            )
+    return content
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Say whether a tensor holds numbers as they are used; counters of one integer are let through."""
+    is_weight = value.dtype in FLOATS or (value.ndim == 0 and not value.dtype.is_complex)
+    return is_weight and value.layout == torch.strided and value.device.type == "cpu"
+
+
+def _read_parts(index: Path) -> dict[str, Tensor]:
+    content = {name: value for part in list_parts(index) for name, value in read_weight_file(part).items()}
+    listed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    if lost := sorted(listed - content.keys()):
+        raise InputError(f"{index}: lists {len(lost)} weights that no part has {_some(lost)}")
     return content
 
 
@@ -57,22 +85,53 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path}: truncated, or no safetensors file: {_first_line(error)}") from None
+        raise InputError(
+            f"{path}: truncated, or no safetensors file{_looks_like(path)}: {_first_line(error)}"
+        ) from None
 
 
 def _read_pickle(path: Path) -> object:
     try:
         return torch.load(path, "cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if zipfile.is_zipfile(path) or "weights_only" in str(error).lower():
+    except Exception as error:  # zip reader, archive reader and unpickler each raise their own
+        if isinstance(error, pickle.UnpicklingError) and _may_be_pickle(path):
+            found = re.search(r"GLOBAL (\S+)", str(error))
+            what = f" ({found[1]})" if found else ""
             raise InputError(
-                f"{path}: a pickle with more than tensors in it, which could run code, is not loaded; where "
-                f"you trust it, save its state_dict alone: "
+                f"{path}: a pickle with more than tensors in it{what}, which could run code, is not loaded; "
+                f"where you trust it, save its state_dict alone: "
                 f"torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
             ) from None
-        raise InputError(f"{path}: truncated, or no weight file: {_first_line(error)}") from None
-    except Exception as error:  # zip reader, archive reader and unpickler each raise their own
-        raise InputError(f"{path}: truncated, or no weight file: {_first_line(error)}") from None
+        raise InputError(
+            f"{path}: truncated, or no weight file{_looks_like(path)}: {_first_line(error)}"
+        ) from None
+
+
+def _may_be_pickle(path: Path) -> bool:
+    """Say whether a file begins as torch.save writes it: an archive, or a pickle of protocol 2 or later."""
+    return zipfile.is_zipfile(path) or _head(path).startswith(b"\x80")
+
+
+def _looks_like(path: Path) -> str:
+    """Name what is often found in place of weights."""
+    try:
+        head = _head(path)
+    except OSError:
+        return ""
+    if head.startswith(b"version https://git-lfs"):
+        return " (a Git LFS pointer; `git lfs pull` fetches the file it stands for)"
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return " (a web page)"
+    if path.suffix == ".safetensors" and head.startswith(b"PK"):
+        return " (an archive as torch.save writes it; name it .bin)"
+    if path.suffix != ".safetensors" and head[8:9] == b"{":
+        return " (a safetensors file; name it .safetensors)"
+    return ""
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(64)
 
 
 def list_parts(path: Path) -> list[Path]:
@@ -94,7 +153,8 @@ def list_parts(path: Path) -> list[Path]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    line = str(error).partition("\n")[0].partition(". ")[0]
+    return line[:200] or type(error).__name__
 
 
 @dataclass(frozen=True)
@@ -171,13 +231,28 @@ def load_strictly(
         skip: see `compare_weights`.
 
     Raises:
-        InputError: something is missing, left over or of another shape; the module is unchanged.
+        InputError: something is missing, left over, of another shape, or not finite; the module is unchanged.
     """
     report = compare_weights(module, weights, skip)
     if not report.fits:
         raise InputError(f"{where}: the weights do not fit the model: {report.explain()}")
-    module.load_state_dict({name: weights[name] for name in report.loaded}, strict=False)
+    loaded = {name: weights[name] for name in report.loaded}
+    if broken := find_not_finite(loaded):
+        raise InputError(f"{where}: NaN or infinite values in {len(broken)} weights {_some(broken)}")
+    if zero := find_all_zero(loaded):
+        logger.warning("%s: only zeros in %d weights %s", where, len(zero), _some(zero))
+    module.load_state_dict(loaded, strict=False)
     return report
+
+
+def find_not_finite(weights: Mapping[str, Tensor]) -> list[str]:
+    """List the tensors with a NaN or an infinite value."""
+    return [name for name, value in weights.items() if not bool(value.isfinite().all())]
+
+
+def find_all_zero(weights: Mapping[str, Tensor]) -> list[str]:
+    """List the matrices and convolutions (two or more dimensions) without a value other than 0."""
+    return [n for n, v in weights.items() if v.ndim > 1 and v.numel() and not bool(v.any())]
 
 
 def is_under(name: str, prefixes: Sequence[str]) -> bool:

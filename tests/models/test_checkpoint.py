@@ -225,3 +225,42 @@ def test_the_file_that_dinov2_publishes_is_read(tmp_path: Path) -> None:
         torch.testing.assert_close(
             backbone.forward_features(image), source.forward_features(image), atol=1e-4, rtol=0
         )
+
+
+def test_a_backbone_file_tells_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "vit.pth"
+    torch.save(build_backbone("tiny", (32, 32), 16).state_dict(), path)
+    assert initialise_model(ModelConfig(weights=str(path), image_size=(32, 32))).config.size == "tiny"
+    with pytest.raises(InputError, match=r"vit.pth: a backbone of size tiny; model.size says small"):
+        initialise_model(ModelConfig(weights=str(path), size="small"))
+
+
+def test_a_backbone_with_a_flat_embedding_is_refused(tmp_path: Path) -> None:
+    state = build_backbone("tiny", (32, 32), 16).state_dict() | {"patch_embed.proj.weight": torch.ones(128)}
+    torch.save(state, tmp_path / "vit.pth")
+    with pytest.raises(InputError, match="patch_embed.proj.weight has 1 dimensions; 4 are needed"):
+        initialise_model(ModelConfig(weights=str(tmp_path / "vit.pth"), image_size=(32, 32)))
+
+
+def test_a_name_that_no_file_system_takes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="checkpoint .*: File name too long"):
+        find_checkpoint(tmp_path / ("x" * 300))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("num_blocks", 2.5, "num_blocks is 2.5; a number of at least 1 is needed"),
+        ("patch_size", "16", "patch_size is '16'; a number of at least 1 is needed"),
+        ("class_head", "x", "class_head is 'x'; linear or isomax is needed"),
+        ("weights", None, "weights is None; a path is needed"),
+    ],
+)
+def test_a_description_with_a_wrong_value_is_refused(
+    tmp_path: Path, field: str, value: object, message: str
+) -> None:
+    folder = save(EoMT(ModelConfig(size="tiny", image_size=(32, 32), num_queries=3)), tmp_path / "model")
+    fields = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**fields, field: value}))
+    with pytest.raises(InputError, match=f"model.json: not a model description: {message}"):
+        load_model(folder)

@@ -229,3 +229,39 @@ def test_folders_that_hold_no_or_several_weight_files_are_refused(tmp_path: Path
         read_checkpoint(tmp_path)
     with pytest.raises(InputError, match="nothing: no such file or folder"):
         read_checkpoint(tmp_path / "nothing")
+
+
+def test_a_weight_under_two_prefixes_is_refused(tmp_path: Path, model: EoMT) -> None:
+    state = as_upstream(model) | {"module.network.q.weight": torch.zeros(5, 128)}
+    torch.save(state, tmp_path / "eomt.bin")
+    with pytest.raises(InputError, match="eomt.bin: holds q.weight twice, under other prefixes"):
+        read_checkpoint(tmp_path / "eomt.bin")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("q.weight", torch.ones(3), "queries.weight is 3; 2 dimensions are needed"),
+        ("class_head.weight", torch.tensor(1.0), "class_head.weight is scalar; 2 dimensions are needed"),
+        ("encoder.backbone.pos_embed", torch.ones(4), "backbone.pos_embed is 4; 3 dimensions are needed"),
+        ("attn_mask_probs", torch.tensor(0.0), "attn_mask_probs has 0 dimensions; one is needed"),
+        ("attn_mask_probs", torch.zeros(99), "99 joint blocks; size tiny has 6 blocks"),
+    ],
+    ids=["queries", "class head", "positions", "probabilities", "joint blocks"],
+)
+def test_weights_that_tell_impossible_sizes_are_refused(
+    tmp_path: Path, model: EoMT, name: str, value: torch.Tensor, message: str
+) -> None:
+    torch.save(as_upstream(model) | {f"network.{name}": value}, tmp_path / "eomt.bin")
+    with pytest.raises(InputError, match=f"eomt.bin: {message}"):
+        read_checkpoint(tmp_path / "eomt.bin")
+
+
+def test_a_hugging_face_configuration_of_zeros_is_refused(
+    tmp_path: Path, reference: EomtForUniversalSegmentation
+) -> None:
+    reference.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "patch_size": 0}))
+    with pytest.raises(InputError, match="config.json: patch_size is 0; at least 1 is needed"):
+        read_checkpoint(tmp_path)

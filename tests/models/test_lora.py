@@ -113,10 +113,29 @@ def test_adapters_without_their_description_are_refused(tmp_path: Path) -> None:
 def test_half_an_adapter_is_refused() -> None:
     state = adapted().state_dict()
     layer = "backbone.blocks.0.attn.qkv"
-    for gone, what in ((f"{layer}.base_layer.weight", "base"), (f"{layer}.lora_B.default.weight", "B")):
-        partial = {name: value for name, value in state.items() if name != gone}
+    for gone, what in (("base_layer", "base"), ("lora_A.default", "A"), ("lora_B.default", "B")):
+        partial = {name: value for name, value in state.items() if name != f"{layer}.{gone}.weight"}
         with pytest.raises(InputError, match=f"file: a LoRA adapter without its {what}: {layer}"):
-            merge_weights(partial, 1.0, "file")
+            merge_weights(partial, EVERYTHING, "file")
+
+
+def test_a_lost_adapter_is_missed() -> None:
+    state = adapted().state_dict()
+    rest = {name: value for name, value in state.items() if ".3.attn.proj.lora_" not in name}
+    with pytest.raises(InputError, match="a LoRA adapter without its A: backbone.blocks.3.attn.proj"):
+        merge_weights(rest, EVERYTHING, "file")
+
+
+def test_adapters_other_than_described_are_refused() -> None:
+    state = adapted().state_dict()
+    with pytest.raises(
+        InputError, match=r"file: a LoRA adapter on backbone.blocks.0.attn.proj, which the model's"
+    ):
+        merge_weights(state, LoraSettings(targets=("attn.qkv",)), "file")
+    with pytest.raises(
+        InputError, match=r"file: the LoRA adapter of .* has shapes .*; rank 2 over \(128, 128\)"
+    ):
+        merge_weights(state, LoraSettings(rank=2), "file")
 
 
 def test_only_the_last_blocks_get_adapters() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -92,3 +93,77 @@ def test_a_refused_load_leaves_the_module_alone() -> None:
     with pytest.raises(InputError, match=r"here: the weights do not fit the model: 1 missing \[bias\]"):
         load_strictly(module, {"weight": torch.zeros(2, 2)}, "here")
     assert torch.equal(module.weight, before)
+
+
+def test_an_index_that_lists_what_no_part_has_is_refused(tmp_path: Path) -> None:
+    save_file(WEIGHTS, tmp_path / "model-1.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys([*WEIGHTS, "c"], "model-1.safetensors")}))
+    with pytest.raises(InputError, match=r"index.json: lists 1 weights that no part has \[c\]"):
+        read_weight_file(index)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n",
+            r"\(a Git LFS pointer; `git lfs",
+        ),
+        (b"<!DOCTYPE html><html>", r"\(a web page\)"),
+        (b"\x28\x00\x00\x00\x00\x00\x00\x00{}", r"\(a safetensors file; name it .safetensors\)"),
+        (b"hello", "truncated, or no weight file: "),
+    ],
+    ids=["lfs", "html", "safetensors", "text"],
+)
+def test_what_is_no_weight_file_is_named_and_nobody_is_told_to_trust_it(
+    tmp_path: Path, content: bytes, what: str
+) -> None:
+    (tmp_path / "w.bin").write_bytes(content)
+    with pytest.raises(InputError, match=what) as refusal:
+        read_weight_file(tmp_path / "w.bin")
+    assert "trust" not in str(refusal.value)
+
+
+def test_the_class_that_a_pickle_asks_for_is_named(tmp_path: Path) -> None:
+    torch.save({"state_dict": WEIGHTS, "hyper_parameters": argparse.Namespace(lr=1.0)}, tmp_path / "w.ckpt")
+    with pytest.raises(
+        InputError, match=r"w.ckpt: a pickle with more than tensors in it \(argparse.Namespace\)"
+    ):
+        read_weight_file(tmp_path / "w.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        (torch.ones(2, dtype=torch.int8), "int8 on cpu"),
+        (torch.ones(2).to(torch.float8_e4m3fn), "float8_e4m3fn on cpu"),
+        (torch.ones(2, dtype=torch.complex64), "complex64 on cpu"),
+        (torch.ones(2, device="meta"), "float32 on meta"),
+    ],
+    ids=["int8", "float8", "complex", "meta"],
+)
+def test_what_is_no_plain_weight_is_refused(tmp_path: Path, value: torch.Tensor, what: str) -> None:
+    torch.save({**WEIGHTS, "c": value}, tmp_path / "w.bin")
+    with pytest.raises(InputError, match=f"w.bin: c holds {what}; only weights of float32"):
+        read_weight_file(tmp_path / "w.bin")
+
+
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    torch.save({1: torch.ones(1)}, tmp_path / "w.bin")
+    with pytest.raises(InputError, match="w.bin: holds no weights by name"):
+        read_weight_file(tmp_path / "w.bin")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value: float) -> None:
+    module = nn.Linear(2, 2)
+    before = module.weight.clone()
+    with pytest.raises(InputError, match=r"file: NaN or infinite values in 1 weights \[bias\]"):
+        load_strictly(module, {"weight": torch.ones(2, 2), "bias": torch.tensor([0.0, value])}, "file")
+    assert torch.equal(module.weight, before)
+
+
+def test_matrices_of_zeros_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    load_strictly(nn.Linear(2, 2), {"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}, "file")
+    assert caplog.messages == ["file: only zeros in 1 weights [weight]"]

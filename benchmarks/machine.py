@@ -1,0 +1,56 @@
+"""What a benchmark runs on: its description for the head of a report, and memory while something runs."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+
+def describe_machine(threads: int, modules: Iterable[Any]) -> str:
+    """Return date, processor, threads and versions as one line."""
+    versions = ", ".join(f"{module.__name__} {module.__version__}" for module in modules)
+    return (
+        f"{datetime.date.today()}; {processor_name()}, {os.cpu_count()} cores, {threads} thread(s) used; "
+        f"Python {platform.python_version()}, {versions}"
+    )
+
+
+def processor_name() -> str:
+    """Return the name that the processor gives itself."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def measure_peak(run: Callable[[], object]) -> int:
+    """Return by how many bytes the resident size rises while `run` runs; Linux only.
+
+    Peak counters of the system would include what came before.
+    """
+    before = peak = _resident_bytes()
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.001):
+            peak = max(peak, _resident_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        run()
+    finally:
+        done.set()
+        watcher.join()
+    return peak - before
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
