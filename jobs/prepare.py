@@ -188,12 +188,9 @@ def _write(
     else:
         with staged_folder(job.out) as folder:
             manifest = finish(write_shards(plans, folder, workers=workers, description=kind), folder)
-    num_samples, num_shards = manifest.num_samples, len(manifest.shards)
-    megabytes = sum(entry.num_bytes for entry in manifest.shards) / 1e6
-    seconds = time.monotonic() - began
-    logger.info(
-        "%s: %d samples in %d shards, %.1f MB, %.1f s", job.out, num_samples, num_shards, megabytes, seconds
-    )
+    megabytes, seconds = sum(entry.num_bytes for entry in manifest.shards) / 1e6, time.monotonic() - began
+    counts = (manifest.num_samples, len(manifest.shards), megabytes, seconds)
+    logger.info("%s: %d samples in %d shards, %.1f MB, %.1f s", job.out, *counts)
 
 
 def _default_workers(plans: Sequence[ShardPlan]) -> int:
