@@ -43,7 +43,7 @@ from shards.batch import Batch
 from shards.errors import InputError
 from shards.manifest import read_manifest
 from shards.schema import Sample
-from shards.stream import StreamConfig, build_stream
+from shards.stream import StreamConfig, build_stream, keep_freed_memory
 
 CROP = 1024
 ENCODINGS = ("png", "jpeg", "tiles")
@@ -74,6 +74,7 @@ def main(arguments: Sequence[str]) -> None:
     options: BenchmarkOptions = parse_options(BenchmarkOptions, arguments, program="benchmarks.loader")
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    keep_freed_memory()  # as our workers do; the usual side in this process gains from it, too
     random.seed(0)
     logging.getLogger().setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as name:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,11 +19,18 @@ from jobs.command_line import parse_options, run_program
 from shards.cityscapes import JPEG_QUALITY, ImageEncoding, Split, plan_cityscapes
 from shards.coco import MASK_ENCODING, ObjectFilter, plan_cutouts
 from shards.errors import InputError
-from shards.manifest import MANIFEST_VERSION, Manifest, ShardEntry, write_manifest
+from shards.manifest import (
+    MANIFEST_NAME,
+    MANIFEST_VERSION,
+    Manifest,
+    ShardEntry,
+    read_manifest,
+    write_manifest,
+)
 from shards.parts import Task, parse_task, write_part
 from shards.schema import LABEL_ENCODING
 from shards.staging import require_free, staged_folder
-from shards.tiles import require_zstandard
+from shards.tiles import require_zstandard, zstd_version
 from shards.writer import ShardPlan, write_shards
 
 logger = logging.getLogger(__name__)
@@ -119,7 +128,8 @@ def main(arguments: Sequence[str]) -> None:
             f"which download: {arguments[0]!r} is not known; the first argument is cityscapes or coco"
         )
     job: CityscapesJob | CocoJob = parse_options(Job, arguments, program="jobs.prepare")
-    require_free(job.out)
+    if not _may_be_complete(job):
+        require_free(job.out)
     if isinstance(job, CityscapesJob):
         prepare_cityscapes(job)
     else:
@@ -141,6 +151,8 @@ def prepare_cityscapes(job: CityscapesJob) -> None:
     options: dict[str, Any] = {"splits": list(job.splits), "samples_per_shard": job.samples_per_shard}
     if job.image_encoding == "jpeg":
         options["jpeg_quality"] = job.jpeg_quality
+    if job.image_encoding == "tiles":
+        options["zstd"] = zstd_version()
     _write(plans, job, "cityscapes", LABEL_ENCODING, job.image_encoding, options)
 
 
@@ -164,17 +176,12 @@ def _write(
     """Write all shards, or this task's share of them."""
     began = time.monotonic()
     options = {**options, "opencv": cv2.__version__}  # whose encoders decide the bytes
-    workers = job.workers or _default_workers(plans)
-
-    def finish(shards: tuple[ShardEntry, ...], folder: Path) -> Manifest:
-        count = sum(entry.num_samples for entry in shards)
-        manifest = Manifest(
-            MANIFEST_VERSION, kind, label_encoding, image_encoding, count, options, tuple(shards)
-        )
-        write_manifest(manifest, folder)
-        return manifest
-
+    draft = Manifest(MANIFEST_VERSION, kind, label_encoding, image_encoding, 0, options, ())
+    finish, workers = partial(_finish, draft), job.workers or _default_workers(plans)
     if job.task or job.resume:
+        if _may_be_complete(job) and _is_made_like(draft, read_manifest(job.out)):
+            logger.info("%s: is complete already", job.out)
+            return
         task = parse_task(job.task) if job.task else Task(0, 1)
         identity = {**options, "kind": kind, "image_encoding": image_encoding}
         result = write_part(
@@ -191,6 +198,23 @@ def _write(
     megabytes, seconds = sum(entry.num_bytes for entry in manifest.shards) / 1e6, time.monotonic() - began
     counts = (manifest.num_samples, len(manifest.shards), megabytes, seconds)
     logger.info("%s: %d samples in %d shards, %.1f MB, %.1f s", job.out, *counts)
+
+
+def _finish(draft: Manifest, shards: tuple[ShardEntry, ...], folder: Path) -> Manifest:
+    manifest = replace(draft, num_samples=sum(entry.num_samples for entry in shards), shards=shards)
+    write_manifest(manifest, folder)
+    return manifest
+
+
+def _is_made_like(draft: Manifest, manifest: Manifest) -> bool:
+    """Compare what two folders are made with; JSON knows no tuples."""
+    same = json.loads(json.dumps(draft.options)) == manifest.options
+    return same and (draft.kind, draft.image_encoding) == (manifest.kind, manifest.image_encoding)
+
+
+def _may_be_complete(job: CityscapesJob | CocoJob) -> bool:
+    """Say whether this is a task that starts again, after another one has completed the folder."""
+    return bool(job.task or job.resume) and (job.out / MANIFEST_NAME).is_file()
 
 
 def _default_workers(plans: Sequence[ShardPlan]) -> int:
