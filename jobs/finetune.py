@@ -31,7 +31,7 @@ from shards.errors import InputError
 from shards.reader import open_shards
 from shards.scene import decode_scenes, require_scenes
 from shards.staging import make_folder, require_free
-from shards.stream import build_stream
+from shards.stream import Stream, build_stream
 from trainer.checkpoint import newest_checkpoint
 from trainer.loop import Run, TrainState, train
 from trainer.losses import build_loss
@@ -139,6 +139,7 @@ def _build_run(
         start_position=state.samples_seen,
         transform=build_paste(config.paste),
     )
+    _require_same_samples(stream, state)
     return Run(
         accelerator=accelerator,
         model=prepared,
@@ -248,6 +249,17 @@ def _require_same_batch(config: FinetuneConfig, accelerator: Accelerator, state:
             f"--resume: the run took {state.samples_seen // state.step} samples per step, this start would "
             f"take {global_batch} (data.batch_size x loop.grad_accum x {accelerator.num_processes} processes)"
         )
+
+
+def _require_same_samples(stream: Stream, state: TrainState) -> None:
+    """Check that the sequence goes on that the run has begun, wherever its shards lie now."""
+    reader = stream.dataset.reader
+    if state.data and state.data != reader.fingerprint():
+        raise InputError(
+            f"--resume: data.shards hold {len(reader)} samples, but not those that the run was started with, "
+            f"or in another order; a resumed run keeps its data"
+        )
+    state.data = reader.fingerprint()
 
 
 def _quiet_other_ranks(accelerator: Accelerator) -> None:

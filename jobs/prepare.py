@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,13 +20,20 @@ from shards.bank_report import REPORT_NAME, render_report
 from shards.cityscapes import JPEG_QUALITY, ImageEncoding, Split, plan_cityscapes
 from shards.coco import MASK_ENCODING, plan_cutouts
 from shards.errors import InputError
-from shards.manifest import MANIFEST_VERSION, Manifest, ShardEntry, write_manifest
+from shards.manifest import (
+    MANIFEST_NAME,
+    MANIFEST_VERSION,
+    Manifest,
+    ShardEntry,
+    read_manifest,
+    write_manifest,
+)
 from shards.object_filter import ObjectFilter
 from shards.parts import Task, parse_task, write_part
 from shards.schema import LABEL_ENCODING
 from shards.segments import SegmentFilter, plan_segments
 from shards.staging import require_free, staged_folder
-from shards.tiles import require_zstandard
+from shards.tiles import require_zstandard, zstd_version
 from shards.writer import ShardPlan, write_shards
 
 logger = logging.getLogger(__name__)
@@ -147,7 +156,8 @@ def main(arguments: Sequence[str]) -> None:
             f"which download: {arguments[0]!r} is not known; the first argument is {', '.join(DOWNLOADS)}"
         )
     job: CityscapesJob | CocoJob | SegmentsJob = parse_options(Job, arguments, program="jobs.prepare")
-    require_free(job.out)
+    if not _may_be_complete(job):
+        require_free(job.out)
     if isinstance(job, CityscapesJob):
         prepare_cityscapes(job)
     else:
@@ -169,6 +179,8 @@ def prepare_cityscapes(job: CityscapesJob) -> None:
     options: dict[str, Any] = {"splits": list(job.splits), "samples_per_shard": job.samples_per_shard}
     if job.image_encoding == "jpeg":
         options["jpeg_quality"] = job.jpeg_quality
+    if job.image_encoding == "tiles":
+        options["zstd"] = zstd_version()
     _write(plans, job, "cityscapes", LABEL_ENCODING, job.image_encoding, options)
 
 
@@ -198,19 +210,13 @@ def _write(
     """Write all shards, or this task's share; `texts` (file name -> content) come with the manifest."""
     began = time.monotonic()
     options = {**options, "opencv": cv2.__version__}  # whose encoders decide the bytes
+    draft = Manifest(MANIFEST_VERSION, kind, label_encoding, image_encoding, 0, options, ())
+    finish = partial(_finish, draft, texts or {})
     workers = job.workers or _default_workers(plans)
-
-    def finish(shards: tuple[ShardEntry, ...], folder: Path) -> Manifest:
-        count = sum(entry.num_samples for entry in shards)
-        manifest = Manifest(
-            MANIFEST_VERSION, kind, label_encoding, image_encoding, count, options, tuple(shards)
-        )
-        write_manifest(manifest, folder)
-        for name, text in (texts or {}).items():
-            (folder / name).write_text(text, encoding="utf-8")
-        return manifest
-
     if job.task or job.resume:
+        if _may_be_complete(job) and _is_made_like(draft, read_manifest(job.out)):
+            logger.info("%s: is complete already", job.out)
+            return
         task = parse_task(job.task) if job.task else Task(0, 1)
         identity = {**options, "kind": kind, "image_encoding": image_encoding}
         result = write_part(
@@ -224,12 +230,30 @@ def _write(
     else:
         with staged_folder(job.out) as folder:
             manifest = finish(write_shards(plans, folder, workers=workers, description=kind), folder)
-    num_samples, num_shards = manifest.num_samples, len(manifest.shards)
-    megabytes = sum(entry.num_bytes for entry in manifest.shards) / 1e6
-    seconds = time.monotonic() - began
-    logger.info(
-        "%s: %d samples in %d shards, %.1f MB, %.1f s", job.out, num_samples, num_shards, megabytes, seconds
-    )
+    megabytes, seconds = sum(entry.num_bytes for entry in manifest.shards) / 1e6, time.monotonic() - began
+    counts = (manifest.num_samples, len(manifest.shards), megabytes, seconds)
+    logger.info("%s: %d samples in %d shards, %.1f MB, %.1f s", job.out, *counts)
+
+
+def _finish(
+    draft: Manifest, texts: Mapping[str, str], shards: tuple[ShardEntry, ...], folder: Path
+) -> Manifest:
+    manifest = replace(draft, num_samples=sum(entry.num_samples for entry in shards), shards=shards)
+    write_manifest(manifest, folder)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return manifest
+
+
+def _is_made_like(draft: Manifest, manifest: Manifest) -> bool:
+    """Compare what two folders are made with; JSON knows no tuples."""
+    same = json.loads(json.dumps(draft.options)) == manifest.options
+    return same and (draft.kind, draft.image_encoding) == (manifest.kind, manifest.image_encoding)
+
+
+def _may_be_complete(job: CityscapesJob | CocoJob | SegmentsJob) -> bool:
+    """Say whether this is a task that starts again, after another one has completed the folder."""
+    return bool(job.task or job.resume) and (job.out / MANIFEST_NAME).is_file()
 
 
 def _default_workers(plans: Sequence[ShardPlan]) -> int:

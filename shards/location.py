@@ -45,6 +45,8 @@ class Shard:
     sha256: str | None = None
     cache: Path | None = None
     """Folder for the local copy of a remote shard; None: it is a local file."""
+    stamp: str = ""
+    """What the server said of a remote shard that no manifest speaks of: size, time, tag."""
 
     def __str__(self) -> str:
         return self.location
@@ -55,7 +57,7 @@ class Shard:
         Raises:
             InputError: as `load_index` and `fetch` say.
         """
-        if self.cache is not None and self.num_bytes is not None and not self._copy(self.version()).is_file():
+        if self.cache is not None and self.num_bytes is not None and not self._copy().is_file():
             with contextlib.suppress(InputError):  # prepared by another program: no index beside it
                 content = _read_remote(self.location + INDEX_ENDING, attempts=1)
                 samples = parse_index(content, self.num_bytes)
@@ -71,7 +73,7 @@ class Shard:
         """
         if self.cache is None:
             return Path(self.location)
-        copy = self._copy(self.version())
+        copy = self._copy()
         if copy.is_file():
             return copy
         try:
@@ -83,17 +85,9 @@ class Shard:
             raise InputError(f"data.cache {self.cache}: {self.location}: {error.strerror or error}") from None
         return copy
 
-    def version(self) -> str:
-        """Return what tells this content of the URL from another: its hash, or what the server says of it."""
-        if self.sha256 is not None:
-            return self.sha256
-        info = _reach(self.location, lambda system, path: system.info(path))
-        told = [info.get(name) for name in ("size", "ETag", "etag", "mtime", "LastModified", "created")]
-        return repr(told)
-
-    def _copy(self, version: str) -> Path:
+    def _copy(self) -> Path:
         assert self.cache is not None
-        digest = hashlib.sha256(f"{self.location}\0{version}".encode()).hexdigest()[:16]
+        digest = hashlib.sha256(f"{self.location}\0{self.sha256 or self.stamp}".encode()).hexdigest()[:16]
         return self.cache / digest / self.location.rpartition("/")[2]
 
     def _download(self, copy: Path) -> None:
@@ -127,7 +121,7 @@ def find_shards(path: str, split: str | None, cache: str = "", *, check_files: b
         InputError: nothing is there, or the manifest is unfit.
     """
     if "://" in path:
-        return _find_remote(path, split, Path(cache) if cache else default_cache())
+        return _find_remote(path, split, Path(cache) if cache else default_cache(), check_files)
     if Path(path).is_dir():
         return _select(read_manifest(Path(path), check_files=check_files), path, path, split)
     if Path(path).is_file():
@@ -146,23 +140,35 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eomt-anomaly"
 
 
-def _find_remote(url: str, split: str | None, cache: Path) -> list[Shard]:
+def _find_remote(url: str, split: str | None, cache: Path, check_files: bool) -> list[Shard]:
     found: list[Shard] = []
     for pattern in _expand(url):
         if glob.has_magic(pattern.split("://", 1)[1]):
-            protocol = pattern.split("://", 1)[0]
             matches = _without_indexes(_reach(pattern, lambda system, path: system.glob(path)))
             if not matches:
                 raise _nothing_found(url, pattern)
-            found += [Shard(_with_protocol(protocol, match), cache=cache) for match in matches]
+            locations = [_with_protocol(pattern.split("://", 1)[0], match) for match in matches]
         elif pattern.endswith(".tar"):
-            found.append(Shard(pattern, cache=cache))
+            locations = [pattern]
         else:
             folder = pattern.rstrip("/")
             where = f"{folder}/{MANIFEST_NAME}"
             shards = _select(parse_manifest(_read_remote(where), where), folder, pattern, split)
             found += [replace(shard, cache=cache) for shard in shards]
+            continue
+        found += [Shard(place, cache=cache, stamp=_ask_stamp(place, check_files)) for place in locations]
     return found
+
+
+def _ask_stamp(url: str, required: bool) -> str:
+    """Ask once, when a run starts: it must not change its data on the way."""
+    try:
+        info = _reach(url, lambda system, path: system.info(path))
+    except InputError:
+        if required:
+            raise
+        return "absent"
+    return repr([info.get(name) for name in ("size", "ETag", "etag", "mtime", "LastModified", "created")])
 
 
 def _select(manifest: Manifest, folder: str, given: str, split: str | None) -> list[Shard]:

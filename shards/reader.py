@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tarfile
 from collections import Counter, OrderedDict
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shards.errors import InputError
-from shards.index import Member, require_header
+from shards.index import IndexedSample, Member, require_header
 from shards.location import Shard, find_shards, require_listed_keys
 
 MAX_OPEN_FILES = 64
@@ -47,7 +48,7 @@ class ShardReader:
         """What was wrong with the shards that were left out."""
         self.shards: tuple[Shard, ...] = ()
         self._entries: list[_Entry] = []
-        owners: dict[str, int] = {}
+        self._owners: dict[str, int] = {}
         for given in shards:
             shard = given if isinstance(given, Shard) else Shard(str(given))
             try:
@@ -58,18 +59,18 @@ class ShardReader:
                 if len(self.errors) > max_errors:
                     raise
                 continue
-            number = len(self.shards)
-            self.shards += (shard,)
-            for key, members in samples:
-                if key in owners:
-                    first = self.shards[owners[key]]
-                    raise InputError(
-                        f"{shard}: sample {key!r} is already in {first}; every key must be unique"
-                    )
-                owners[key] = number
-                self._entries.append(_Entry(number, members))
-        self.keys = tuple(owners)
+            self._add(shard, samples)
+        self.keys = tuple(self._owners)
         self._handles: OrderedDict[int, int] = OrderedDict()
+
+    def _add(self, shard: Shard, samples: Sequence[IndexedSample]) -> None:
+        for key, members in samples:
+            if key in self._owners:
+                first = self.shards[self._owners[key]]
+                raise InputError(f"{shard}: sample {key!r} is already in {first}; every key must be unique")
+            self._owners[key] = len(self.shards)
+            self._entries.append(_Entry(len(self.shards), members))
+        self.shards += (shard,)
 
     @property
     def num_shards(self) -> int:
@@ -83,6 +84,11 @@ class ShardReader:
         """Count the samples of each shard, in the order of `shards`."""
         counts = Counter(entry.shard for entry in self._entries)
         return [counts[number] for number in range(len(self.shards))]
+
+    def fingerprint(self) -> str:
+        """Return what the order of samples depends on, in 32 hexadecimal digits: all keys, in their order."""
+        text = "\0".join(self.keys).encode()
+        return hashlib.blake2b(text, digest_size=16).hexdigest()
 
     def suffixes(self, index: int) -> tuple[str, ...]:
         """Name the members of one sample, without reading them."""

@@ -294,7 +294,7 @@ def _start_worker(_: int) -> None:
     """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    _keep_freed_memory()
+    keep_freed_memory()
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS, where SIGTERM ends a worker whoever sends it
@@ -302,7 +302,7 @@ def _start_worker(_: int) -> None:
         threading.Thread(target=_obey_the_parent_only, daemon=True).start()
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let glibc reuse the memory of pictures instead of returning it after each.
 
     By default arrays of 128 kB and more are mapped anew every time, and the kernel zeroes their pages, which

@@ -59,6 +59,11 @@ def require_zstandard(setting: str) -> None:
         raise InputError(f"{setting}: tiles need the package zstandard; install eomt-anomaly[tiles]")
 
 
+def zstd_version() -> str:
+    """Return the version of the library that decides the bytes of `encode_tiles`."""
+    return ".".join(map(str, zstandard.ZSTD_VERSION))
+
+
 def encode_tiles(picture: UInt8[np.ndarray, "H W 3"]) -> bytes:
     """Encode an sRGB picture; equal pixels give equal bytes with the same version of zstd."""
     height, width = picture.shape[:2]

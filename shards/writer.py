@@ -26,7 +26,7 @@ from shards.manifest import ShardEntry, hash_file
 from shards.staging import write_atomically
 
 MIN_SHARDS = 8
-"""A small set is still cut into this many shards (or one per sample), so that few are read by all workers."""
+"""A small set is still cut into this many shards (or 1 per sample), for readers that want one per worker."""
 
 ENTRY_ENDING = ".entry.json"
 """Of a finished shard's entry, while the manifest does not exist yet; see `shards/parts.py`."""

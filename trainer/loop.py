@@ -68,14 +68,17 @@ class TrainState:
     step: int = 0
     samples_seen: int = 0
     """Over all ranks: the position in the global sequence of samples."""
+    data: str = ""
+    """Which samples that sequence is made of: the fingerprint of `shards.reader.ShardReader`."""
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, int | str]:
         """Return the counters."""
-        return {"step": self.step, "samples_seen": self.samples_seen}
+        return {"step": self.step, "samples_seen": self.samples_seen, "data": self.data}
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, int | str]) -> None:
         """Take counters from a checkpoint."""
         self.step, self.samples_seen = int(state["step"]), int(state["samples_seen"])
+        self.data = str(state.get("data", ""))
 
 
 @dataclass(frozen=True)

@@ -156,11 +156,26 @@ def test_tasks_give_the_bytes_of_one_process_in_any_order(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["R", "S", "whole"]
 
 
+def test_a_task_that_starts_again_after_all_are_done_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = make_cityscapes(tmp_path / "R")
+    cityscapes(root, tmp_path / "S", "--task", "0/1")
+    before = contents(tmp_path / "S")
+    with caplog.at_level(logging.INFO):
+        cityscapes(root, tmp_path / "S", "--task", "0/1")
+    assert "S: is complete already" in caplog.text
+    with pytest.raises(InputError, match=r"--out .*S: the folder already holds files"):
+        cityscapes(root, tmp_path / "S", "--task", "0/1", "--jpeg_quality", "80")
+    assert contents(tmp_path / "S") == before
+
+
 def test_coco_tasks_give_the_bytes_of_one_process(tmp_path: Path) -> None:
     root = make_coco(tmp_path / "coco")
     coco(root / "train2017", root / "annotations", tmp_path / "whole")
     for task in ("0/2", "1/2"):
         coco(root / "train2017", root / "annotations", tmp_path / "S", "--task", task)
+    coco(root / "train2017", root / "annotations", tmp_path / "S", "--task", "1/2")  # once more is nothing
     assert contents(tmp_path / "S") == contents(tmp_path / "whole")
 
 

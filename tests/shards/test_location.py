@@ -200,6 +200,13 @@ def test_a_server_that_does_not_answer_is_one_line_after_three_attempts(tmp_path
         open_shards(["http://127.0.0.1:9/s.tar"], None, cache=str(tmp_path))
 
 
+def test_a_missing_remote_shard_is_left_out_where_errors_may_be(server: Server, tmp_path: Path) -> None:
+    pattern = f"{address(server)}/{{s-train-0,none,s-val-1}}.tar"
+    reader = open_shards([pattern], None, cache=str(tmp_path), max_errors=1)
+    assert reader.keys == ("k0", "k1")
+    assert "/none.tar: cannot be read: no such file" in reader.errors[0]
+
+
 def test_an_unknown_protocol_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="gopher://x/s.tar: Protocol not known: gopher"):
         find_shards("gopher://x/s.tar", None, str(tmp_path))[0].fetch()
