@@ -88,7 +88,7 @@ class Shard:
     def _copy(self) -> Path:
         assert self.cache is not None
         digest = hashlib.sha256(f"{self.location}\0{self.sha256 or self.stamp}".encode()).hexdigest()[:16]
-        return self.cache / digest / self.location.rpartition("/")[2]
+        return self.cache / digest / _without_query(self.location).rpartition("/")[2]
 
     def _download(self, copy: Path) -> None:
         handle, name = tempfile.mkstemp(prefix=f".{copy.name}.partial-", dir=copy.parent)
@@ -143,12 +143,12 @@ def default_cache() -> Path:
 def _find_remote(url: str, split: str | None, cache: Path, check_files: bool) -> list[Shard]:
     found: list[Shard] = []
     for pattern in _expand(url):
-        if glob.has_magic(pattern.split("://", 1)[1]):
+        if glob.has_magic(_without_query(pattern).split("://", 1)[1]):
             matches = _without_indexes(_reach(pattern, lambda system, path: system.glob(path)))
             if not matches:
                 raise _nothing_found(url, pattern)
             locations = [_with_protocol(pattern.split("://", 1)[0], match) for match in matches]
-        elif pattern.endswith(".tar"):
+        elif _without_query(pattern).endswith(".tar"):
             locations = [pattern]
         else:
             folder = pattern.rstrip("/")
@@ -184,6 +184,11 @@ def _expand(path: str) -> list[str]:
         return list(braceexpand(path))
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def _without_query(url: str) -> str:
+    """Cut off what signs a web address: there, a question mark is no wildcard."""
+    return url.partition("?")[0] if url.startswith(("http://", "https://")) else url
 
 
 def _without_indexes(names: Sequence[str]) -> list[str]:

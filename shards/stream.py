@@ -29,7 +29,7 @@ from shards.schema import Sample
 logger = logging.getLogger(__name__)
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""Parameters of glibc's mallopt, from malloc.h."""
+"""Parameters of glibc's mallopt, from malloc.h; 32 MiB is the largest threshold that it takes everywhere."""
 
 Transform = Callable[[Sample, np.random.Generator], Sample]
 """Changes a scene, such as by pasting objects; draws from nothing but the generator. It may write into the
@@ -312,7 +312,7 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return
-    for parameter, num_bytes in ((_M_MMAP_THRESHOLD, 2**26), (_M_TRIM_THRESHOLD, 2**28)):
+    for parameter, num_bytes in ((_M_MMAP_THRESHOLD, 2**25), (_M_TRIM_THRESHOLD, 2**28)):
         mallopt(parameter, num_bytes)
 
 

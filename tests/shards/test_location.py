@@ -173,6 +173,12 @@ def test_a_download_that_is_not_what_the_manifest_says_is_refused(
     assert not [path for path in (tmp_path / "cache").rglob("*.tar*") if path.suffix != ".lock"]
 
 
+def test_a_signed_address_is_no_pattern(server: Server, tmp_path: Path) -> None:
+    url = f"{address(server)}/s-train-0.tar?signature=a%2Fb&expires=1"
+    assert open_shards([url], None, cache=str(tmp_path / "cache")).keys == ("k0",)
+    assert [path.name for path in (tmp_path / "cache").rglob("*.tar")] == ["s-train-0.tar"]
+
+
 def test_wildcards_work_where_the_file_system_can_list(tmp_path: Path) -> None:
     system = fsspec.filesystem("memory")
     for name in ("a", "b"):
