@@ -85,7 +85,7 @@ class CellRunner:
         self._control.mkdir(parents=True, exist_ok=True)
         owner = f"{_job_name()} on {socket.gethostname()}, process {os.getpid()}"
         with hold_lock(self._control / "lock", wait_s=wait_s, owner=owner) as lock:
-            if self._stage.is_done():
+            if self._tasks.is_done(self._task, self._name):
                 self._say("done before")
                 return 0
             state = read_state(self._control, self._name)
@@ -122,7 +122,8 @@ class CellRunner:
 
     def _leave(self, state: StageState, code: int) -> int:
         """Write what came of it, and queue the task again if it was only interrupted."""
-        if self._stage.is_done():
+        done = Path(self._stage.creates).exists() if self._stage.creates else code == 0
+        if done:
             return self._finish(state, "done", code, "")
         if code == STOPPED or (self._asked and code):
             self._finish(state, "stopped", STOPPED, "asked to stop")

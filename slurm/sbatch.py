@@ -46,10 +46,11 @@ def render_array(place: Place, stage: str, resources: Resources, array: str, *, 
     name = f"{stage}-${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}.log"
     lines = [
         *_head(place, f"stage {stage}: one task per cell of tasks.json", options),
-        *_environment(place, resources),
+        *_environment(resources),
         *(_rendezvous(resources) if resources.num_ranks > 1 else []),
-        "# slurm/cell.py sees to the cell's lock, restarts and end; srun starts its ranks and passes USR1 on to",
-        "# each of them. A task that was asked to stop is queued again, alone.",
+        f"sweep={shlex.quote(str(place.folder))}",
+        "# slurm/cell.py sees to the cell's lock, restarts and end; srun starts the ranks and passes USR1 on",
+        "# to each. A task that was asked to stop is queued again, alone.",
         *(["# shellcheck disable=SC2016  # the ranks expand it"] if resources.num_ranks > 1 else []),
         f'exec {shlex.quote(place.python)} -m slurm.cell "$sweep" {stage} "$SLURM_ARRAY_TASK_ID" \\',
         f'    --log "$sweep/{LOGS_FOLDER}/{name}" --wait_for_lock_s {LOCK_WAIT_S} -- \\',
@@ -66,7 +67,7 @@ def render_job(place: Place, stage: str, resources: Resources, command: str) -> 
     """
     lines = [
         *_head(place, f"stage {stage}", _options(place, stage, resources, f"{stage}-%j.log")),
-        *_environment(place, resources),
+        *_environment(resources),
         f"exec {command}",
     ]
     return "\n".join(lines) + "\n"
@@ -79,7 +80,6 @@ def _head(place: Place, what: str, options: Sequence[str]) -> list[str]:
         *(f"#SBATCH {option}" for option in options),
         "",
         "set -eo pipefail  # not -u: module files read variables that are not there",
-        f"sweep={shlex.quote(str(place.folder))}",
         f"cd {shlex.quote(str(place.root))}",
     ]
 
@@ -96,7 +96,7 @@ def _options(place: Place, stage: str, resources: Resources, log: str) -> list[s
     return [f"--job-name={name}", *asked, output, "--open-mode=append", "--requeue"]
 
 
-def _environment(place: Place, resources: Resources) -> list[str]:
+def _environment(resources: Resources) -> list[str]:
     variables = {"OMP_NUM_THREADS": str(resources.cpus_per_rank), "PYTHONUNBUFFERED": "1"}
     if not resources.gpus_per_node:
         variables["CUDA_VISIBLE_DEVICES"] = ""  # also where nothing hides the GPUs of other jobs

@@ -10,8 +10,8 @@ from slurm.array import parse_array_expression
 from slurm.submit import SlurmError, call
 
 ENDED = frozenset(
-    ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY")
-    + ("PREEMPTED", "REVOKED", "TIMEOUT")
+    {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"}
+    | {"PREEMPTED", "REVOKED", "TIMEOUT"}
 )
 """States that a job does not leave by itself."""
 

@@ -30,19 +30,16 @@ class Stage:
 
     command: str
     """As a shell would take it."""
-    creates: str
-    """What the command leaves at its end, complete or absent: it is there exactly when the stage is done."""
+    creates: str = ""
+    """What the command leaves at its end, complete or absent: it is there exactly when the stage is done.
+    Empty where there is no such thing; then exit code 0 counts."""
     progress: str = ""
     """Pattern of what it leaves on the way; the last name in order is how far it came."""
-
-    def is_done(self) -> bool:
-        """Say whether the command has been through."""
-        return Path(self.creates).exists()
 
     def progress_mark(self) -> str:
         """Return the name of the newest thing it left on the way; empty if there is none."""
         pattern = Path(self.progress or "-")
-        names = [path.name for path in pattern.parent.glob(pattern.name)] if pattern.parent.is_dir() else []
+        names = [path.name for path in pattern.parent.glob(pattern.name)]
         return max(names, default="")
 
 
@@ -70,6 +67,13 @@ class Tasks:
     def control(self, task: Task) -> Path:
         """Return the folder of a cell's lock and state."""
         return self.folder / CELLS_FOLDER / task.name
+
+    def is_done(self, task: Task, stage: str) -> bool:
+        """Say whether a stage's command has been through."""
+        creates = task.stages[stage].creates
+        if creates:
+            return Path(creates).exists()
+        return read_state(self.control(task), stage).state == "done"
 
 
 @dataclass(frozen=True, kw_only=True)
