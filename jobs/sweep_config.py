@@ -26,7 +26,7 @@ class EvaluationStage:
     def __post_init__(self) -> None:
         if self.resources.num_ranks != 1:
             raise InputError(
-                f"evaluation.resources: an evaluation is one process, but they ask for {self.resources.num_ranks}; "
+                f"evaluation.resources: {self.resources.num_ranks} processes, but an evaluation is one; "
                 f"nodes: 1 and ranks_per_node: 1 are needed"
             )
 
