@@ -76,7 +76,8 @@ def render_job(place: Place, stage: str, resources: Resources, command: str) -> 
 def _head(place: Place, what: str, options: Sequence[str]) -> list[str]:
     return [
         "#!/bin/bash",
-        f"# Sweep {place.sweep}, {what}. Written by jobs.submit; may be edited and submitted by hand.",
+        f"# Sweep {place.sweep}, {what}.",
+        "# Written by jobs.submit; may be edited and submitted by hand.",
         *(f"#SBATCH {option}" for option in options),
         "",
         "set -eo pipefail  # not -u: module files read variables that are not there",
@@ -137,8 +138,9 @@ def _srun(resources: Resources) -> list[str]:
     ]
     if resources.num_ranks == 1:
         return [f"    srun {' '.join(options)}"]
-    ranks = (
-        "export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS "
-        f'LOCAL_WORLD_SIZE={resources.ranks_here}; exec "$@"'
-    )
-    return [f"    srun {' '.join(options)} \\", f"    bash -c '{ranks}' rank"]
+    return [
+        f"    srun {' '.join(options)} \\",
+        "    bash -c 'export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID",
+        f"             export WORLD_SIZE=$SLURM_NTASKS LOCAL_WORLD_SIZE={resources.ranks_here}",
+        """             exec "$@"' rank""",
+    ]
