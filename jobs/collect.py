@@ -152,28 +152,36 @@ def _cells(sweep: Path) -> list[tuple[Path, str]]:
 
 
 def group_by_seed(finished: Sequence[Finished]) -> list[SeedGroup]:
-    """Put runs together whose config.yaml differs in seed, name and folder alone; others stand alone."""
-    groups: dict[str, list[Finished]] = {}
+    """Put runs together that are called the same but for the seed, and whose settings say so too.
+
+    Runs without config.yaml stand alone, and so does a second run of one seed.
+    """
+    groups: dict[tuple[str, str, int], list[Finished]] = {}
+    seen: dict[tuple[str, str, Any], int] = {}
     for run in finished:
-        groups.setdefault(_settings_key(run.folder), []).append(run)
-    named = []
-    for runs in groups.values():
-        first = runs[0].records[0].model if runs[0].records else runs[0].folder.name
-        model = SEED_IN_NAME.sub("", first) or first
-        named.append(SeedGroup(model if len(runs) > 1 else first, [run.records for run in runs]))
-    return named
+        model = run.records[0].model if run.records else run.folder.name
+        name, (key, seed) = SEED_IN_NAME.sub("", model) or model, _settings(run.folder)
+        repeat = seen[name, key, seed] = seen.get((name, key, seed), -1) + 1
+        groups.setdefault((name, key, repeat), []).append(run)
+    return [_named(name, runs) for (name, _, _), runs in groups.items()]
 
 
-def _settings_key(folder: Path) -> str:
+def _named(name: str, runs: Sequence[Finished]) -> SeedGroup:
+    records = [run.records for run in runs]
+    return SeedGroup(name if len(runs) > 1 or not records[0] else records[0][0].model, records)
+
+
+def _settings(folder: Path) -> tuple[str, Any]:
+    """Return a run's settings as text, apart from those that may differ in a group, and its seed."""
     path = folder / "config.yaml"
     if not path.is_file():
-        return f"folder {folder.absolute()}"
+        return f"folder {folder.absolute()}", None
     try:
         settings: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         kept = {name: value for name, value in settings.items() if name not in OWN_SETTINGS}
+        return yaml.safe_dump(kept, sort_keys=True), settings.get("seed")
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError):
         raise InputError(f"{path}: is no configuration of a run") from None
-    return yaml.safe_dump(kept, sort_keys=True)
 
 
 if __name__ == "__main__":

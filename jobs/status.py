@@ -25,6 +25,7 @@ STEP_LINE = re.compile(r"^(?P<time>\S+ \S+) step (?P<step>\d+)/(?P<steps>\d+)  (
 ERROR_LINE = re.compile(
     r"^(\S*: )?error: |^[\w.]*(Error|Exception|Interrupt)\b|Killed|oom[-_]kill", re.IGNORECASE
 )
+RANK_MARK = re.compile(r"^\[rank\d+\]: ")
 TAIL_BYTES = 65536
 
 
@@ -155,13 +156,14 @@ def _time(match: re.Match[str]) -> datetime:
 def explain(state: StageState, job: JobState | None) -> str:
     """Say why a cell failed: our own reason or Slurm's state, and the last error line of its log."""
     reason = state.reason or (f"Slurm says {job.state}" if job else "its process is gone")
-    lines = [line.strip() for line in read_tail(Path(state.log)) if line.strip()] if state.log else []
-    # Slurm and the runner speak last, after the program has said why
+    lines = (
+        [RANK_MARK.sub("", line) for line in read_tail(Path(state.log)) if line.strip()] if state.log else []
+    )
+    # Slurm speaks last, after the program has said why
     said = [line for line in lines if not line.startswith(("srun: ", "slurmstepd", "["))]
-    errors = [line for line in said if ERROR_LINE.search(line)] or [
-        line for line in lines if ERROR_LINE.search(line)
-    ]
-    last = (errors or said or [""])[-1]
+    said_errors = [line for line in said if ERROR_LINE.search(line)]
+    errors = [line for line in lines if ERROR_LINE.search(line)]
+    last = (said_errors or errors or said or [""])[-1].strip()
     return f"{reason}; {last[:300]} ({state.log})" if last else reason
 
 
