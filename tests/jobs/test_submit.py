@@ -150,7 +150,7 @@ def test_a_sweep_may_grow_and_change_its_resources_but_not_its_cells(
     assert "#SBATCH --array=0-5\n" in (tmp_path / "sweeps/lr/finetune.sbatch").read_text()
     count = len(asked(slurm))
     with pytest.raises(
-        InputError, match=r"holds another sweep: its cell optim.lr=0.0001,seed=0 is none of this"
+        InputError, match=r"holds another sweep: its cell optim.lr=0.001,seed=2 is none of this"
     ):
         main([str(sweep(grid={"optim.lr": [1e-3]}))])
     with pytest.raises(
