@@ -37,7 +37,15 @@ from shards.staging import require_free, write_atomically
 from slurm.array import array_expression
 from slurm.local import Machine, run_locally
 from slurm.status import query_jobs
-from slurm.submit import SlurmError, Submission, add_submission, cancel, read_submissions, submit_script
+from slurm.submit import (
+    SlurmError,
+    Submission,
+    add_submission,
+    cancel,
+    forget_submissions,
+    read_submissions,
+    submit_script,
+)
 from slurm.tasks import TASKS_NAME, read_state, read_tasks
 
 logger = logging.getLogger(__name__)
@@ -94,7 +102,7 @@ def submit(plan: Plan, options: SubmitOptions) -> None:
         SlurmError: sbatch is missing or refused; nothing stays submitted.
     """
     folder, tasks = plan.config.folder, plan.tasks
-    live = _check_folder(plan)
+    live, moved = _check_folder(plan)
     failed = [i for i in range(len(tasks.cells)) if _has_failed(plan, i)]
     left_out = set() if options.retry_failed else set(failed)
     todo = [i for i in range(len(tasks.cells)) if not _is_done(plan, i) and i not in left_out | live]
@@ -107,6 +115,8 @@ def submit(plan: Plan, options: SubmitOptions) -> None:
         )
     machine = _machine(plan, options) if options.local is not None else None
     write_plan(plan)
+    if moved:
+        forget_submissions(folder)  # their indices are those of other cells now
     _report(plan, todo, failed, live, options)
     if options.retry_failed:
         for index in failed:
@@ -121,22 +131,22 @@ def submit(plan: Plan, options: SubmitOptions) -> None:
         _run_here(plan, todo, machine)
 
 
-def _check_folder(plan: Plan) -> set[int]:
-    """Check that the folder is new or this sweep's, and return the cells that Slurm is still busy with."""
+def _check_folder(plan: Plan) -> tuple[set[int], bool]:
+    """Check that the folder is new or this sweep's; return what Slurm is busy with, and whether cells moved."""
     folder = plan.config.folder
     if not (folder / TASKS_NAME).is_file():
         require_free(folder, "out/name")
-        return set()
-    changed = require_same_sweep(plan, read_tasks(folder))
+        return set(), False
+    moved = require_same_sweep(plan, read_tasks(folder))
     submitted = [entry for entry in read_submissions(folder) if entry.array]
     found, _ = query_jobs([entry.job for entry in submitted])
     live = {int(key.partition("_")[2]) for key, job in found.items() if "_" in key and job.is_live}
-    if changed and live:
+    if moved and live:
         raise InputError(
             f"{plan.source}: cells were added or moved while jobs of {folder} are queued; wait for them, or "
             f"jobs.cancel {shlex.quote(str(folder))}"
         )
-    return live
+    return live, moved
 
 
 def _is_done(plan: Plan, index: int) -> bool:

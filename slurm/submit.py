@@ -128,6 +128,11 @@ def read_submissions(folder: Path) -> list[Submission]:
         raise ValueError(f"{path}: is no list of submitted jobs") from None
 
 
+def forget_submissions(folder: Path) -> None:
+    """Forget which jobs of a sweep were submitted."""
+    (folder / SUBMISSIONS_NAME).unlink(missing_ok=True)
+
+
 def add_submission(folder: Path, submission: Submission) -> None:
     """Note a job that was submitted."""
     entries = [*read_submissions(folder), submission]

@@ -148,6 +148,8 @@ def test_a_sweep_may_grow_and_change_its_resources_but_not_its_cells(
     main([str(sweep())])
     main([str(sweep(seeds=[0, 1, 2], resources={"time_limit_min": 9, "stop_before_end_s": 60}))])
     assert "#SBATCH --array=0-5\n" in (tmp_path / "sweeps/lr/finetune.sbatch").read_text()
+    jobs = json.loads((tmp_path / "sweeps/lr/submissions.json").read_text())
+    assert [job["job"] for job in jobs] == ["104", "105", "106"]  # whose indices are those of the cells now
     count = len(asked(slurm))
     with pytest.raises(
         InputError, match=r"holds another sweep: its cell optim.lr=0.001,seed=2 is none of this"
