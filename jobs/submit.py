@@ -132,7 +132,7 @@ def submit(plan: Plan, options: SubmitOptions) -> None:
 
 
 def _check_folder(plan: Plan) -> tuple[set[int], bool]:
-    """Check that the folder is new or this sweep's; return what Slurm is busy with, and whether cells moved."""
+    """Check that the folder is new or this sweep's; return what Slurm works on, and whether cells moved."""
     folder = plan.config.folder
     if not (folder / TASKS_NAME).is_file():
         require_free(folder, "out/name")
