@@ -133,7 +133,9 @@ def _build_table(protocol: str, records: Sequence[Record]) -> Table:
         for name in names:
             line += [row[name].ap, row[name].fpr95] if name in row else [None, None]
         values.append([_percent(value) for value in line])
-    labels = [(next(iter(row.values())).model, _method(next(iter(row.values())))) for row in grouped.values()]
+    labels = [
+        (next(iter(row.values())).model, method_name(next(iter(row.values())))) for row in grouped.values()
+    ]
     columns = [f"{name} {metric}" for name in names for metric in ("AuPRC", "FPR95")]
     footnote = PROTOCOLS[protocol].describe() if protocol in PROTOCOLS else f"protocol {protocol}"
     return Table(
@@ -144,7 +146,8 @@ def _build_table(protocol: str, records: Sequence[Record]) -> Table:
     )
 
 
-def _method(record: Record) -> str:
+def method_name(record: Record) -> str:
+    """Name a score, and its temperature where it is not the plain one."""
     if record.temperature in (None, 1):
         return record.score
     chosen = f" from {record.temperature_from}" if record.temperature_from else ""
@@ -175,8 +178,13 @@ def _mark_best(values: Sequence[Sequence[str]]) -> tuple[frozenset[int], ...]:
 
 def render_markdown(records: Sequence[Record]) -> str:
     """Render `results.md`: a table per protocol, best values bold, the protocol below."""
+    return markdown_tables(build_tables(records))
+
+
+def markdown_tables(tables: Sequence[Table]) -> str:
+    """Mark tables up as Markdown, one after the other."""
     parts = []
-    for table in build_tables(records):
+    for table in tables:
         lines = [_pipes(table.header), _pipes(["---", "---", *["---:"] * (len(table.header) - 2)])]
         for row, best in zip(table.rows, table.best, strict=True):
             cells = [cell.replace("|", r"\|") for cell in row]
@@ -199,7 +207,12 @@ def _latex(text: str) -> str:
 
 def render_latex(records: Sequence[Record]) -> str:
     """Render `results.tex`: `\\input` it where `booktabs` is loaded."""
-    return "\n".join(_latex_table(table) for table in build_tables(records))
+    return latex_tables(build_tables(records))
+
+
+def latex_tables(tables: Sequence[Table]) -> str:
+    """Mark tables up as LaTeX, one after the other."""
+    return "\n".join(_latex_table(table) for table in tables)
 
 
 def _latex_table(table: Table) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -16,13 +17,17 @@ import scipy.stats
 LEVEL = 0.95
 
 
-class Spread(NamedTuple):
-    """Of one number over runs that differ in their seed alone."""
+@dataclass(frozen=True)
+class Estimate:
+    """One number over runs that differ in their seed alone; a fraction in [0, 1]."""
 
     mean: float
-    deviation: float
-    """Standard deviation with n - 1; NaN for a single run, which has no spread to show."""
-    num_runs: int
+    spread: float | None
+    """Standard deviation between runs, divided by n - 1; None for a single run, which has none to show."""
+
+    def __str__(self) -> str:
+        spread = "" if self.spread is None else f" ± {100 * self.spread:.2f}"
+        return f"{100 * self.mean:.2f}{spread}"
 
 
 class SeedDifference(NamedTuple):
@@ -39,10 +44,13 @@ class SeedDifference(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
-def measure_spread(values: Sequence[float]) -> Spread:
-    """Return mean and standard deviation of at least one value."""
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-    return Spread(float(np.mean(values)), deviation, len(values))
+def estimate(values: Sequence[float | None]) -> Estimate | None:
+    """Return mean and spread of the values that were measured; None if there are none."""
+    measured = [value for value in values if value is not None and not math.isnan(value)]
+    if not measured:
+        return None
+    spread = float(np.std(measured, ddof=1)) if len(measured) > 1 else None
+    return Estimate(float(np.mean(measured)), spread)
 
 
 def compare_seeds(first: Sequence[float], second: Sequence[float], level: float = LEVEL) -> SeedDifference:
@@ -59,8 +67,10 @@ def compare_seeds(first: Sequence[float], second: Sequence[float], level: float 
     """
     if len(first) != len(second) or not first:
         raise ValueError(f"as many numbers of both methods are needed, got {len(first)} and {len(second)}")
-    mean, deviation, count = measure_spread([a - b for a, b in zip(first, second, strict=True)])
+    differences = np.subtract(first, second)
+    mean, count = float(differences.mean()), len(differences)
     if count == 1:
         return SeedDifference(mean, -math.inf, math.inf)
+    deviation = float(differences.std(ddof=1))
     margin = float(scipy.stats.t.ppf((1 + level) / 2, count - 1)) * deviation / math.sqrt(count)
     return SeedDifference(mean, mean - margin, mean + margin)

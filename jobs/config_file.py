@@ -34,24 +34,52 @@ def load_config(config_type: type[Config], arguments: Sequence[str], *, program:
     else:
         saved = _emptied(read_config(config_type, Path(arguments[0])), arguments[1:], "--")
         config = parse_options(config_type, arguments[1:], default=saved, program=program)
+    require_finite(config)
+    return config
+
+
+def require_finite(config: Any) -> None:
+    """Refuse nan and infinity in any setting."""
     for name, value in flat_settings(config).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"{name}: got {value}; a finite number is needed")
-    return config
 
 
 def read_config(config_type: type[Config], path: Path) -> Config:
     """Read a YAML file into `config_type`; settings that the file leaves out keep their defaults."""
+    return build_config(config_type, read_settings(path), str(path))
+
+
+def read_settings(path: Path) -> Any:
+    """Read a YAML file as it is, unchecked; an empty one is an empty mapping."""
     if not path.is_file():
         raise InputError(f"{path}: no such configuration file")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
+
+
+def build_config(config_type: type[Config], settings: Any, where: str) -> Config:
+    """Check nested settings and build `config_type` of them; `where` they are from opens each message."""
     try:
-        return _build(config_type, content or {}, "")
+        return _build(config_type, settings, "")
     except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(f"{where}: {error}") from None
+
+
+def with_overrides(settings: Any, overrides: Mapping[str, Any]) -> Any:
+    """Return nested settings with those at dotted names replaced; what is given is not changed."""
+    for name, value in overrides.items():
+        settings = _replaced(settings, name.split("."), value)
+    return settings
+
+
+def _replaced(settings: Any, keys: Sequence[str], value: Any) -> Any:
+    if not keys:
+        return value
+    inner = settings if isinstance(settings, Mapping) else {}
+    return {**inner, keys[0]: _replaced(inner.get(keys[0]), keys[1:], value)}
 
 
 def write_config(config: Any, path: Path) -> None:
@@ -117,6 +145,8 @@ def _build(config_type: type[Config], content: Any, where: str) -> Config:
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
+    if hint is Any:
+        return value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, where)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from eval.report import Record
-from eval.spread import compare_seeds, measure_spread
+from eval.spread import compare_seeds, estimate
 from jobs.chain import BASELINE, CONTROL, METHODS, SCORES, SMOKE, Scale, make_data, train_and_evaluate
 from jobs.command_line import parse_options, run_program
 from shards.errors import InputError
@@ -100,10 +100,10 @@ def render_report(records: Records) -> str:
         f"|---|---:|{'---:|' * len(scores)}",
     ]
     for name in (BASELINE, *METHODS):
-        cells = [_spread(_read(records, name, SCORES[0], "miou"))]
+        cells = [str(estimate(_read(records, name, SCORES[0], "miou")))]
         for score in scores:
-            pair = [_spread(_read(records, name, score, metric)) for metric in ("ap", "fpr95")]
-            cells.append(" / ".join(pair) if all(pair) else "")
+            pair = [estimate(_read(records, name, score, metric)) for metric in ("ap", "fpr95")]
+            cells.append("" if None in pair else " / ".join(map(str, pair)))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += [
         "",
@@ -135,13 +135,6 @@ def _read(records: Records, model: str, score: str, metric: str) -> list[float]:
         for runs in records.values()
     ]
     return [float(np.mean(of_seed)) for of_seed in values if of_seed]
-
-
-def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    spread = measure_spread(values)
-    return f"{100 * spread.mean:.1f} ± {100 * spread.deviation:.1f}"
 
 
 if __name__ == "__main__":

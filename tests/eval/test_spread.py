@@ -8,15 +8,20 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from eval.spread import compare_seeds, measure_spread
+from eval.spread import compare_seeds, estimate
 
 
 def test_mean_and_deviation_of_a_hand_worked_case() -> None:
-    assert measure_spread([1.0, 2.0, 6.0]) == (3.0, pytest.approx(math.sqrt(7)), 3)
+    found = estimate([1.0, 2.0, None, 6.0])
+    assert found is not None
+    assert (found.mean, found.spread) == (3.0, pytest.approx(math.sqrt(7)))
 
 
 def test_a_single_run_has_no_spread_and_supports_nothing() -> None:
-    assert math.isnan(measure_spread([4.0]).deviation)
+    found = estimate([4.0])
+    assert found is not None
+    assert found.spread is None
+    assert estimate([None, math.nan]) is None
     assert not compare_seeds([9.0], [1.0]).is_supported
 
 
@@ -34,7 +39,10 @@ def test_the_interval_is_that_of_the_paired_t_test(count: int) -> None:
 def test_a_shared_shift_is_supported_although_each_method_spreads_more() -> None:
     second = [10.0, 30.0, 50.0]
     first = [value + shift for value, shift in zip(second, (2.0, 2.1, 1.9), strict=True)]
-    assert measure_spread(first).deviation > 10
+    alone = estimate(first)
+    assert alone is not None
+    assert alone.spread is not None
+    assert alone.spread > 10
     assert compare_seeds(first, second).is_supported
 
 

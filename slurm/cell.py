@@ -1,0 +1,170 @@
+"""Run one stage of one cell, under Slurm or without: one process at a time, from where the last one left.
+
+    python -m slurm.cell SWEEP STAGE INDEX [--log FILE] [--wait_for_lock_s N] [--ranks N] [-- srun ...]
+
+Standard library only, so that it starts at once on the machine of the batch script. Exit code 0: done, now or
+before; 75: asked to stop, and queued again if Slurm is there; anything else: failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import shlex
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from types import FrameType
+
+from slurm.launch import Launch
+from slurm.lock import LockTaken, hold_lock
+from slurm.submit import SlurmError, current_job, is_running, requeue
+from slurm.tasks import Stage, StageState, Task, Tasks, read_state, read_tasks, write_state
+
+STOPPED = 75
+"""Exit code of a command that was asked to stop and has saved (EX_TEMPFAIL: try again)."""
+FAILED = 1
+BRIEFLY_S = 2.0
+"""Who only looks whether a lock is held keeps it for less than this."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one stage of one cell from the command line, and return its exit code."""
+    cut = list(arguments).index("--") if "--" in arguments else len(arguments)
+    launcher = list(arguments[cut + 1 :])
+    parser = argparse.ArgumentParser(prog="python -m slurm.cell", description=__doc__)
+    parser.add_argument("sweep", type=Path)
+    parser.add_argument("stage")
+    parser.add_argument("index", type=int)
+    parser.add_argument("--log", default="", help="where the output goes, for jobs.status")
+    parser.add_argument("--wait_for_lock_s", type=float, default=BRIEFLY_S)
+    parser.add_argument("--ranks", type=int, default=1, help="processes to start where no launcher is given")
+    options = parser.parse_args(arguments[:cut])
+    try:
+        tasks = read_tasks(options.sweep)
+        if not 0 <= options.index < len(tasks.cells):
+            raise ValueError(f"{options.sweep}: there is no cell {options.index}; it has {len(tasks.cells)}")
+        task = tasks.cells[options.index]
+        if options.stage not in task.stages:
+            raise ValueError(f"stage {options.stage!r}: known here: {', '.join(task.stages)}")
+        runner = CellRunner(tasks, task, options.stage, log=options.log)
+        return runner.run(launcher, num_ranks=options.ranks, wait_s=options.wait_for_lock_s)
+    except (ValueError, LockTaken) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2 if isinstance(error, ValueError) else FAILED
+
+
+class CellRunner:
+    """One attempt at one stage of one cell."""
+
+    def __init__(self, tasks: Tasks, task: Task, stage: str, *, log: str) -> None:
+        self._tasks, self._task, self._name, self._log = tasks, task, stage, log
+        self._stage: Stage = task.stages[stage]
+        self._control = tasks.control(task)
+        self._launch: Launch | None = None
+        self._asked = 0  # the signal that asked to stop
+        self._under_slurm = False
+
+    def run(self, launcher: Sequence[str], *, num_ranks: int, wait_s: float) -> int:
+        """Take the lock, and run the command unless it is done or starts in vain.
+
+        Args:
+            launcher: words before the command, such as srun and its options; without them `num_ranks`
+                processes are started here.
+
+        Raises:
+            LockTaken: somebody else works on this cell.
+        """
+        self._under_slurm = bool(launcher)
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            signal.signal(number, self._notice)
+        self._control.mkdir(parents=True, exist_ok=True)
+        owner = f"{_job_name()} on {socket.gethostname()}, process {os.getpid()}"
+        with hold_lock(self._control / "lock", wait_s=wait_s, owner=owner) as lock:
+            if self._tasks.is_done(self._task, self._name):
+                self._say("done before")
+                return 0
+            state = read_state(self._control, self._name)
+            mark = self._stage.progress_mark()
+            if state.starts_from(mark) >= self._tasks.max_starts:
+                return self._give_up(state, mark)
+            state = self._record_start(state, mark)
+            if self._asked:
+                return self._leave(state, STOPPED)
+            self._say(f"start {len(state.starts)}, from {mark or 'the beginning'}: {self._stage.command}")
+            self._launch = Launch(shlex.split(self._stage.command), launcher, num_ranks, keep_open=lock)
+            return self._leave(state, self._launch.wait())
+
+    def _notice(self, number: int, _frame: FrameType | None) -> None:
+        """Pass on the wish to stop, once: a second signal ends the command at once.
+
+        Slurm itself sends TERM to the processes of a job that it ends, and srun would kill them at once if it
+        got one; USR1 comes to the batch script alone, and srun passes it on.
+        """
+        first, self._asked = not self._asked, self._asked or number
+        if first and self._launch is not None and not (self._under_slurm and number == signal.SIGTERM):
+            self._launch.ask_to_stop(signal.SIGUSR1 if self._under_slurm else signal.SIGTERM)
+
+    def _record_start(self, state: StageState, mark: str) -> StageState:
+        start = {
+            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "host": socket.gethostname(),
+            "job": _job_name(),
+            "progress": mark,
+        }
+        state = StageState(state="running", starts=(*state.starts, start), log=self._log)
+        write_state(self._control, self._name, state)
+        return state
+
+    def _leave(self, state: StageState, code: int) -> int:
+        """Write what came of it, and queue the task again if it was only interrupted."""
+        done = Path(self._stage.creates).exists() if self._stage.creates else code == 0
+        if done:
+            return self._finish(state, "done", code, "")
+        if code == STOPPED or (self._asked and code):
+            self._finish(state, "stopped", STOPPED, "asked to stop")
+            return self._queue_again(state)
+        if code == 0:
+            return self._finish(state, "failed", FAILED, f"ended well, but left no {self._stage.creates}")
+        return self._finish(state, "failed", code, f"exit code {code}")
+
+    def _queue_again(self, state: StageState) -> int:
+        """Requeue this task, and it alone; not if Slurm is ending or requeueing it already."""
+        job = current_job(os.environ)
+        if not self._under_slurm or not job:
+            return STOPPED
+        try:
+            if is_running(job):
+                requeue(job)
+                self._say(f"queued again as {job}")
+        except SlurmError as error:
+            return self._finish(state, "stopped", FAILED, f"saved, but not queued again: {error}")
+        return STOPPED
+
+    def _give_up(self, state: StageState, mark: str) -> int:
+        reason = (
+            f"started {state.starts_from(mark)} times from {mark or 'the beginning'} without getting further"
+        )
+        return self._finish(state, "failed", FAILED, reason)
+
+    def _finish(self, state: StageState, name: str, code: int, reason: str) -> int:
+        changed = dataclasses.replace(state, state=name, exit_code=code, reason=reason)
+        write_state(self._control, self._name, changed)
+        self._say(f"{name} {reason}".strip())
+        return 0 if name == "done" else code
+
+    def _say(self, text: str) -> None:
+        print(f"[{self._task.name}] {self._name}: {text}", flush=True)
+
+
+def _job_name() -> str:
+    job = current_job(os.environ)
+    return f"job {job}" if job else "a local process"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

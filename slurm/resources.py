@@ -1,0 +1,113 @@
+"""What a job asks of the cluster."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+ENVIRONMENT_NAME = re.compile(r"[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Resources of one array task. What is empty or 0 is not asked for: the cluster's default holds."""
+
+    partition: str = ""
+    """Queue."""
+    account: str = ""
+    """Who pays."""
+    qos: str = ""
+    """Quality of service."""
+    constraint: str = ""
+    """Node features, such as `a100&ib`."""
+    nodes: int = 1
+    """Machines per task."""
+    gpus_per_node: int = 0
+    """GPUs of each machine; 0: none, and processes of one task talk over gloo instead of NCCL."""
+    gpu_type: str = ""
+    """Type of GPU where the cluster tells them apart, such as a100."""
+    ranks_per_node: int = 0
+    """Training processes per machine; 0: one per GPU, or one where there is none."""
+    cpus_per_rank: int = 1
+    """Processors of each process: its loader workers and itself."""
+    mem_gb_per_node: int = 0
+    """Memory of each machine."""
+    time_limit_min: int = 0
+    """After so many minutes Slurm ends the task."""
+    stop_before_end_s: int = 180
+    """So long before the limit a fine-tuning is asked to save and leave; it is then queued again. Slurm looks
+    every 30 s, so leave time for that and for one step and one checkpoint."""
+    throttle: int = 0
+    """At most so many tasks of the array run at once; 0: as many as fit."""
+    exclusive: bool = False
+    """Share no machine with other jobs."""
+    modules: tuple[str, ...] = ()
+    """`module load` each of them."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables for the processes, such as NCCL_SOCKET_IFNAME: ib0."""
+    setup: tuple[str, ...] = ()
+    """Shell lines before the work, as they are."""
+    container: str = ""
+    """Words before each command, such as `apptainer exec --nv suite.sif`."""
+    python: str = ""
+    """Interpreter of the commands, inside the container if there is one; empty: the one that submits."""
+    sbatch_options: tuple[str, ...] = ()
+    """Further options of sbatch, as they are, such as --reservation=course."""
+    srun_options: tuple[str, ...] = ()
+    """Further options of srun, as they are, such as --container-image=suite.sqsh."""
+
+    def __post_init__(self) -> None:
+        words = {name: value for name, value in vars(self).items() if isinstance(value, str)}
+        for name, value in {**words, **self.environment}.items():
+            if "\n" in value:
+                raise ValueError(f"{name}: got {value!r}; one line is needed")
+        for name in ("nodes", "cpus_per_rank"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("gpus_per_node", "ranks_per_node", "mem_gb_per_node", "time_limit_min", "throttle"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if self.stop_before_end_s < 0 or self.stop_before_end_s > 65535:
+            raise ValueError(f"stop_before_end_s must be in 0..65535, got {self.stop_before_end_s}")
+        if self.time_limit_min and self.stop_before_end_s >= 60 * self.time_limit_min:
+            raise ValueError(
+                f"stop_before_end_s is {self.stop_before_end_s}, which leaves nothing of "
+                f"time_limit_min {self.time_limit_min}"
+            )
+        if self.gpu_type and not self.gpus_per_node:
+            raise ValueError(f"gpu_type is {self.gpu_type!r}, but gpus_per_node is 0")
+        for name in self.environment:
+            if not ENVIRONMENT_NAME.fullmatch(name):
+                raise ValueError(f"environment: {name!r} is no name of a variable")
+        for name in ("sbatch_options", "srun_options"):
+            for option in getattr(self, name):
+                if not option.startswith("-") or "\n" in option:
+                    raise ValueError(f"{name}: {option!r} does not start with - (one line each)")
+
+    @property
+    def ranks_here(self) -> int:
+        """Processes on each machine."""
+        return self.ranks_per_node or self.gpus_per_node or 1
+
+    @property
+    def num_ranks(self) -> int:
+        """Processes of one task, over all machines."""
+        return self.nodes * self.ranks_here
+
+    def options(self) -> list[str]:
+        """Return the options of sbatch that ask for this, one line each, without quoting."""
+        gpus = f"{self.gpu_type}:{self.gpus_per_node}" if self.gpu_type else str(self.gpus_per_node)
+        wanted = [
+            ("partition", self.partition),
+            ("account", self.account),
+            ("qos", self.qos),
+            ("constraint", self.constraint),
+            ("nodes", str(self.nodes)),
+            ("ntasks-per-node", str(self.ranks_here)),
+            ("gpus-per-node", gpus if self.gpus_per_node else ""),
+            ("cpus-per-task", str(self.cpus_per_rank)),
+            ("mem", f"{self.mem_gb_per_node}G" if self.mem_gb_per_node else ""),
+            ("time", str(self.time_limit_min) if self.time_limit_min else ""),
+        ]
+        lines = [f"--{name}={value}" for name, value in wanted if value]
+        return [*lines, *(["--exclusive"] if self.exclusive else []), *self.sbatch_options]

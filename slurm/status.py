@@ -1,0 +1,128 @@
+"""Reading Slurm's answers: what state its jobs and array tasks are in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from slurm.array import parse_array_expression
+from slurm.submit import SlurmError, call
+
+ENDED = frozenset(
+    {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"}
+    | {"PREEMPTED", "REVOKED", "TIMEOUT"}
+)
+"""States that a job does not leave by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobState:
+    """One job, or one task of an array."""
+
+    state: str
+    """In Slurm's words, such as PENDING, RUNNING, COMPLETED, TIMEOUT."""
+    reason: str = ""
+    """Why it waits, or ended; empty if Slurm gives none."""
+    time_left: str = ""
+    """Until its limit, as squeue writes it."""
+    host: str = ""
+
+    @property
+    def is_live(self) -> bool:
+        """Say whether it runs, or waits for its turn."""
+        return self.state not in ENDED
+
+
+def query_jobs(jobs: Sequence[str]) -> tuple[dict[str, JobState], list[str]]:
+    """Ask squeue, then of what it no longer knows sacct, then scontrol: whichever the cluster has.
+
+    Args:
+        jobs: numbers of jobs, of an array its one number.
+
+    Returns:
+        States by `17`, or `17_3` for a task of an array, and what the commands that failed said. A job that
+        nobody knows any more is missing.
+    """
+    found: dict[str, JobState] = {}
+    complaints: list[str] = []
+    for command, parse in (
+        (["squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%L|%N|%r", "-j"], parse_squeue),
+        (["sacct", "-n", "-P", "-X", "-o", "JobID,State,NodeList", "-j"], parse_sacct),
+    ):
+        missing = _missing(jobs, found)
+        if missing:
+            try:
+                found = {**parse(call([*command, ",".join(missing)])), **found}
+            except SlurmError as error:
+                complaints.append(str(error))
+    for job in _missing(jobs, found):
+        try:
+            found = {**parse_scontrol(call(["scontrol", "show", "job", "-o", job])), **found}
+        except SlurmError as error:
+            complaints.append(str(error))
+    return found, complaints
+
+
+def _missing(jobs: Sequence[str], found: dict[str, JobState]) -> list[str]:
+    known = {key.partition("_")[0] for key in found}
+    return [job for job in jobs if job not in known]
+
+
+def parse_squeue(text: str) -> dict[str, JobState]:
+    """Read lines `job|state|time left|nodes|reason`."""
+    found = {}
+    for line in text.splitlines():
+        job, state, left, host, reason = line.split("|", 4)
+        running = state == "RUNNING"
+        found[job.strip()] = JobState(
+            state=state, reason=_reason(reason), time_left=left if running else "", host=host
+        )
+    return found
+
+
+def parse_sacct(text: str) -> dict[str, JobState]:
+    """Read lines `job|state|nodes`; a state may carry who cancelled."""
+    found = {}
+    for line in text.splitlines():
+        job, state, host = line.split("|", 2)
+        word, _, rest = state.partition(" ")
+        for key in _expand(job):
+            found[key] = JobState(state=word, reason=rest, host="" if host == "None assigned" else host)
+    return found
+
+
+def parse_scontrol(text: str) -> dict[str, JobState]:
+    """Read the lines of `scontrol show job -o`."""
+    found: dict[str, JobState] = {}
+    for line in text.splitlines():
+        fields = dict(re.findall(r"(?:^|\s)([A-Za-z]+)=(\S*)", line))
+        if "JobState" not in fields:
+            continue
+        state = JobState(
+            state=fields["JobState"],
+            reason=_reason(fields.get("Reason", "")),
+            host=_host(fields.get("NodeList", "")),
+        )
+        if "ArrayTaskId" in fields:
+            keys = _expand(f"{fields['ArrayJobId']}_[{fields['ArrayTaskId']}]")
+        else:
+            keys = [fields["JobId"]]
+        found |= dict.fromkeys(keys, state)
+    return found
+
+
+def _expand(job: str) -> list[str]:
+    """Turn `17_[0-2%1]` into its tasks."""
+    match = re.fullmatch(r"(\d+)_\[(.+)\]", job)
+    if match is None:
+        return [job]
+    return [f"{match[1]}_{index}" for index in parse_array_expression(match[2])]
+
+
+def _reason(text: str) -> str:
+    return "" if text in ("None", "(null)") else text
+
+
+def _host(text: str) -> str:
+    return "" if text == "(null)" else text

@@ -1,0 +1,113 @@
+"""One table from many runs: seeds merged, the rest apart, what is missing said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from eval.report import MISSING, Record, parse_json, render_json
+from jobs.collect import main
+from shards.errors import InputError
+from slurm.tasks import Stage, StageState, Task, Tasks, write_state, write_tasks
+
+
+def make_run(root: Path, name: str, ap: float | None, **settings: object) -> Path:
+    """A run folder; without `ap` it has no results."""
+    folder = root / name
+    (folder / "eval").mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump({"name": name, "out": str(root), **settings}))
+    if ap is not None:
+        record = Record(
+            model=name, checkpoint=name, score="MSP", temperature=1.0, temperature_from=None,
+            dataset="SMIYC RA-21", protocol="native", num_images=1, num_pixels=4, ap=ap, ap_ci=None,
+            fpr95=0.5, fpr95_ci=None, auroc=None, miou=None,
+        )  # fmt: skip
+        (folder / "eval" / "results.json").write_text(render_json([record]))
+    return folder
+
+
+def rows(table: str) -> list[list[str]]:
+    return [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")][2:]
+
+
+def test_runs_that_differ_in_their_seed_become_one_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [
+        make_run(tmp_path, "lora,seed=0", 0.2, seed=0, optim={"lr": 1.0}),
+        make_run(tmp_path, "lora,seed=1", 0.4, seed=1, optim={"lr": 1.0}),
+        make_run(tmp_path, "lora,lr=2,seed=0", 0.9, seed=0, optim={"lr": 2.0}),
+    ]
+    main([*map(str, runs), "--out", str(tmp_path / "table")])
+    table = (tmp_path / "table" / "results.md").read_text()
+    assert capsys.readouterr().out == table
+    assert [row[:4] for row in rows(table)] == [
+        ["lora (2 seeds)", "MSP", MISSING, "30.00 ± 14.14"],
+        ["lora,lr=2,seed=0", "MSP", MISSING, "**90.00**"],
+    ]
+    records = parse_json((tmp_path / "table" / "results.json").read_text(), "table")
+    assert [record.model for record in records] == [run.name for run in runs]
+    assert (tmp_path / "table" / "results.csv").read_text().count("\n") == 4
+    assert "lora (2 seeds)" in (tmp_path / "table" / "results.tex").read_text()
+
+
+def test_a_second_run_of_one_seed_is_no_second_seed(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / part, "a", ap, seed=0) for part, ap in (("x", 0.2), ("y", 0.4))]
+    main([*map(str, runs), "--out", str(tmp_path / "table")])
+    assert [row[:4] for row in rows((tmp_path / "table" / "results.md").read_text())] == [
+        ["a", "MSP", MISSING, "20.00"],
+        ["a", "MSP", MISSING, "**40.00**"],
+    ]
+
+
+def make_sweep(root: Path) -> Path:
+    """A sweep of three cells: one done, one failed, one that waits."""
+    make_run(root / "runs", "a,seed=0", 0.2, seed=0)
+    cells = []
+    for name in ("a,seed=0", "b,seed=0", "c,seed=0"):
+        created = str(root / "runs" / name / "eval" / "results.json")
+        cells.append(Task(name=name, stages={"evaluate": Stage(command="true", creates=created)}))
+    tasks = Tasks(sweep="s", folder=root, max_starts=3, cells=cells)
+    (root / "cells" / "b,seed=0").mkdir(parents=True)
+    write_state(tasks.control(cells[1]), "evaluate", StageState(state="failed", reason="exit code 3"))
+    write_tasks(tasks)
+    return root
+
+
+def test_a_sweep_says_what_is_missing_and_why(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "sweep")
+    main([str(sweep), "--out", str(tmp_path / "table")])
+    table = (tmp_path / "table" / "results.md").read_text()
+    assert table.endswith(
+        "\nMissing: b,seed=0 (evaluate failed: exit code 3); c,seed=0 (evaluate waiting).\n"
+    )
+    assert [row[0] for row in rows(table)] == ["a,seed=0"]
+
+
+def test_a_table_is_replaced_only_if_asked_and_nothing_else_is(tmp_path: Path) -> None:
+    run, out = make_run(tmp_path, "a", 0.2), tmp_path / "table"
+    main([str(run), "--out", str(out)])
+    with pytest.raises(InputError, match="already holds files"):
+        main([str(run), "--out", str(out)])
+    main([str(run), str(make_run(tmp_path, "b", 0.3)), "--out", str(out), "--replace", "True"])
+    assert "| b | MSP |" in (out / "results.md").read_text()
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds notes.txt, which is no table of jobs.collect"):
+        main([str(run), "--out", str(out), "--replace", "True"])
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "table")]
+    with pytest.raises(InputError, match="gone: no such run, sweep or results file"):
+        main([str(tmp_path / "gone"), *out])
+    with pytest.raises(InputError, match=r"nothing is finished yet: a \(no eval/results.json\)"):
+        main([str(make_run(tmp_path, "a", None)), *out])
+    broken = make_run(tmp_path, "b", 0.1)
+    (broken / "config.yaml").write_text("[")
+    with pytest.raises(InputError, match="config.yaml: is no configuration of a run"):
+        main([str(broken), *out])
+    with pytest.raises(InputError, match="no run was given"):
+        main(out)
+    assert not (tmp_path / "table").exists()

@@ -1,0 +1,278 @@
+"""A sweep file becomes checked cells, scripts and commands; mistakes cost one line and submit nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jobs.config_file import read_config
+from jobs.finetune_config import FinetuneConfig
+from jobs.status import main as status
+from jobs.submit import main
+from shards.errors import InputError
+from slurm.tasks import StageState, read_tasks, write_state
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = sorted((ROOT / "slurm/examples").glob("*.yaml"))
+Write = Callable[..., Path]
+
+
+@pytest.fixture(name="sweep")
+def _sweep(tmp_path: Path) -> Write:
+    """Write a sweep file (and its base configuration) with some settings replaced."""
+
+    def write(**changes: Any) -> Path:
+        base = {
+            "data": {"shards": ["s"], "crop": [32, 32]},
+            "model": {"size": "tiny", "image_size": [32, 32]},
+        }
+        (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
+        settings = {
+            "name": "lr",
+            "out": str(tmp_path / "sweeps"),
+            "config": str(tmp_path / "base.yaml"),
+            "grid": {"optim.lr": [1e-3, 1e-4]},
+            "seeds": [0, 1],
+            "evaluation": {"datasets": "sets", "options": {"scores": ["MSP", "RbA"]}},
+        }
+        path = tmp_path / "sweep.yaml"
+        path.write_text(yaml.safe_dump({**settings, **changes}))
+        return path
+
+    return write
+
+
+@pytest.fixture(name="slurm")
+def _slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Slurm that notes what it is asked: sbatch numbers its jobs from 101, or refuses as a file says."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    scripts = {
+        "sbatch": f'echo "$@" >> {folder}/asked\nn=$(wc -l < {folder}/asked)\n'
+        f"if [ -e {folder}/refuse$n ]; then cat {folder}/refuse$n >&2; exit 1; fi\necho $((100 + n))",
+        "scancel": f'echo scancel "$@" >> {folder}/asked',
+        "squeue": f"cat {folder}/queue",
+        "sacct": "exit 1",
+        "scontrol": "exit 1",
+    }
+    for name, script in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    (folder / "queue").write_text("")
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    return folder
+
+
+def asked(slurm: Path) -> list[str]:
+    return (slurm / "asked").read_text().splitlines() if (slurm / "asked").exists() else []
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_can_be_submitted(
+    example: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    main([str(example), "--dry-run"])
+    printed = capsys.readouterr().out
+    assert "#SBATCH --array=0-" in printed
+    assert f"python -m jobs.submit slurm/examples/{example.name} --dry-run" in example.read_text()
+    assert not (ROOT / "sweeps" / read_name(example)).exists()
+
+
+def read_name(example: Path) -> str:
+    return yaml.safe_load(example.read_text())["name"]
+
+
+def test_a_dry_run_shows_scripts_and_cells_and_writes_nothing(
+    sweep: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = sweep(resources={"throttle": 2, "ranks_per_node": 2}, overrides={"loop.steps": 7})
+    main([str(path), "--dry-run"])
+    printed = capsys.readouterr().out
+    assert "#SBATCH --array=0-3%2\n" in printed
+    assert "    3  optim.lr=0.0001,seed=1  7 steps, global batch 8\n" in printed
+    assert printed.count("#!/bin/bash") == 3
+    assert not (tmp_path / "sweeps").exists()
+
+
+def test_three_jobs_are_chained_and_every_cell_keeps_its_exact_commands(
+    sweep: Write, slurm: Path, tmp_path: Path
+) -> None:
+    main([str(sweep())])
+    folder = tmp_path / "sweeps" / "lr"
+    assert asked(slurm) == [
+        f"--parsable {folder}/finetune.sbatch",
+        f"--parsable --dependency=aftercorr:101 --kill-on-invalid-dep=yes {folder}/evaluate.sbatch",
+        f"--parsable --dependency=afterany:102 --kill-on-invalid-dep=yes {folder}/collect.sbatch",
+    ]
+    jobs = json.loads((folder / "submissions.json").read_text())
+    assert [(job["stage"], job["job"], job["array"]) for job in jobs] == [
+        ("finetune", "101", "0-3"), ("evaluate", "102", "0-3"), ("collect", "103", ""),
+    ]  # fmt: skip
+    rows = json.loads((folder / "tasks.json").read_text())["cells"]
+    assert [row["name"] for row in rows][:2] == ["optim.lr=0.001,seed=0", "optim.lr=0.001,seed=1"]
+    stages, run = rows[3]["stages"], folder / "runs" / "optim.lr=0.0001,seed=1"
+    config = folder / "cells" / "optim.lr=0.0001,seed=1" / "config.yaml"
+    assert stages["finetune"]["command"].endswith(f"python -m jobs.finetune {config} --resume")
+    assert stages["finetune"]["creates"] == str(run / "checkpoints" / "step-0020000")
+    expected = f"jobs.evaluate --checkpoint {run} --datasets sets --out {run}/eval --scores MSP RbA"
+    assert stages["evaluate"]["command"].endswith(expected)
+    built = read_config(FinetuneConfig, config)
+    assert (built.optim.lr, built.seed, built.name, built.out) == (1e-4, 1, run.name, str(folder / "runs"))
+
+
+def test_done_queued_and_failed_cells_are_left_out(sweep: Write, slurm: Path, tmp_path: Path) -> None:
+    main([str(sweep())])
+    tasks = read_tasks(tmp_path / "sweeps" / "lr")
+    for stage in tasks.cells[0].stages.values():
+        Path(stage.creates).mkdir(parents=True)
+    write_state(tasks.control(tasks.cells[1]), "finetune", StageState(state="failed", reason="exit code 1"))
+    (slurm / "queue").write_text("101_3|RUNNING|5:00|n1|None\n101_2|TIMEOUT|0:00|n1|TimeLimit\n")
+    main([str(sweep())])
+    assert "#SBATCH --array=2\n" in (tasks.folder / "finetune.sbatch").read_text()
+    (slurm / "queue").write_text("")
+    main([str(sweep()), "--retry-failed"])
+    assert "#SBATCH --array=1-3\n" in (tasks.folder / "finetune.sbatch").read_text()
+    assert not (tasks.control(tasks.cells[1]) / "finetune.json").exists()
+    assert len(asked(slurm)) == 9
+
+
+def test_a_sweep_may_grow_and_change_its_resources_but_not_its_cells(
+    sweep: Write, slurm: Path, tmp_path: Path
+) -> None:
+    main([str(sweep())])
+    main([str(sweep(seeds=[0, 1, 2], resources={"time_limit_min": 9, "stop_before_end_s": 60}))])
+    assert "#SBATCH --array=0-5\n" in (tmp_path / "sweeps/lr/finetune.sbatch").read_text()
+    jobs = json.loads((tmp_path / "sweeps/lr/submissions.json").read_text())
+    assert [job["job"] for job in jobs] == ["104", "105", "106"]  # whose indices are those of the cells now
+    count = len(asked(slurm))
+    with pytest.raises(
+        InputError, match=r"holds another sweep: its cell optim.lr=0.001,seed=2 is none of this"
+    ):
+        main([str(sweep(grid={"optim.lr": [1e-3]}))])
+    with pytest.raises(
+        InputError, match=r"another sweep: loop.steps of cell .* is 20000 there and 5 here; take"
+    ):
+        main([str(sweep(seeds=[0, 1, 2], overrides={"loop.steps": 5}))])
+    (slurm / "queue").write_text("101_3|RUNNING|5:00|n1|None\n")
+    with pytest.raises(InputError, match="cells were added or moved while jobs of .* are queued"):
+        main([str(sweep(seeds=[0, 1, 2, 3]))])
+    assert len(asked(slurm)) == count
+
+
+def test_a_refusal_is_shown_and_leaves_nothing_submitted(sweep: Write, slurm: Path, tmp_path: Path) -> None:
+    (slurm / "refuse2").write_text("sbatch: error: Batch job submission failed:\n Invalid account\n")
+    with pytest.raises(
+        InputError, match="sbatch refused: sbatch: error: Batch job submission failed: Invalid acc"
+    ):
+        main([str(sweep())])
+    assert asked(slurm)[-1] == "scancel 101"
+    assert not (tmp_path / "sweeps/lr/submissions.json").exists()
+
+
+def test_without_sbatch_nothing_is_written(
+    sweep: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="sbatch: not found; .* --local 1 runs the cells here"):
+        main([str(sweep())])
+    assert not (tmp_path / "sweeps").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resources": {"gpu": 1}}, "resources.gpu: unknown setting"),
+        ({"resources": {"nodes": 0}}, "sweep.yaml: nodes must be at least 1, got 0"),
+        (
+            {"grid": {"optim.lrr": [1]}},
+            "cell optim.lrr=1,seed=0: optim.lrr: unknown setting; perhaps you meant lr",
+        ),
+        ({"overrides": {"loop.steps": "many"}}, "loop.steps: expected int, got 'many'"),
+        ({"grid": {"optim.lr.x": [1]}}, "optim.lr: expected float, got {'x': 1}"),
+        ({"grid": {"optim.lr": [float("inf")]}}, "optim.lr: got inf; a finite number is needed"),
+        ({"grid": {"optim.lr": []}}, "grid.optim.lr: the list is empty, which makes a grid of zero cells"),
+        ({"grid": {}, "seeds": list(range(10_001))}, "the grid has 10001 cells; at most 10000 are allowed"),
+        ({"overrides": {"out": "x"}}, "overrides.out: the sweep names its runs itself"),
+        ({"name": "a/b"}, "name: got 'a/b'; a folder name without / and leading dot is needed"),
+        ({"config": ""}, "config and preparation.arguments: exactly one of them is needed"),
+        ({"config": "gone.yaml"}, "gone.yaml: no such configuration file"),
+        ({"evaluation": {"datasets": "d", "options": {"sped": 3}}}, "unrecognized options: --sped"),
+        (
+            {"evaluation": {"resources": {"gpus_per_node": 4}}},
+            "evaluation.resources: 4 processes, but an evaluation",
+        ),
+        ({"max_starts_without_progress": 0}, "max_starts_without_progress must be at least 1, got 0"),
+        (
+            {"config": "", "preparation": {"arguments": ["cityscapes", "--rot", "x"]}},
+            "unrecognized options: --rot",
+        ),
+        (
+            {"preparation": {"arguments": ["coco"], "tasks": 0}},
+            "preparation.tasks must be in 1..10000, got 0",
+        ),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line_and_submits_nothing(
+    sweep: Write, slurm: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        main([str(sweep(**changes))])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert asked(slurm) == []
+    assert not (tmp_path / "sweeps").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(sweep: Write, slurm: Path, tmp_path: Path) -> None:
+    (tmp_path / "sweeps/lr").mkdir(parents=True)
+    (tmp_path / "sweeps/lr/notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="out/name .*: the folder already holds files"):
+        main([str(sweep())])
+    assert asked(slurm) == []
+
+
+def test_status_tells_states_numbers_and_why_a_cell_failed(
+    sweep: Write, slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([str(sweep())])
+    folder = tmp_path / "sweeps" / "lr"
+    tasks = read_tasks(folder)
+    run = folder / "runs" / tasks.cells[1].name
+    (run / "checkpoints" / "step-0000020").mkdir(parents=True)
+    (run / "log.txt").write_text(
+        "2026-01-01 10:00:00 step 20/120  total 9.5  speed/images_per_s 4.2  speed/data_wait_share 0\n"
+        "2026-01-01 10:00:40 step 40/120  total 8.25  speed/images_per_s 4.5  speed/data_wait_share 0\n"
+    )
+    (folder / "logs" / "x.log").write_text(
+        "[c] finetune: start 1\n[rank0]: RuntimeError: CUDA out of memory\nsrun: error: n1: task 0: Exited\n"
+    )
+    log = str(folder / "logs" / "x.log")
+    failed = StageState(state="failed", exit_code=1, reason="exit code 1", log=log)
+    write_state(tasks.control(tasks.cells[2]), "finetune", failed)
+    (slurm / "queue").write_text(
+        "101_0|PENDING|5:00||Resources\n101_1|RUNNING|1:23:00|n2|None\n101_2|FAILED|0:00|n1|NonZeroExitCode\n"
+        "101_3|TIMEOUT|0:00|n1|TimeLimit\n103|PENDING|1:00||Dependency\n"
+    )
+    capsys.readouterr()
+    status([str(folder)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["optim.lr=0.001,seed=0", "finetune", "pending"]
+    assert " ".join(lines[2].split()) == (
+        "optim.lr=0.001,seed=1 finetune starting 40/120 4.5 1:23:00 8.25 step-0000020 n2"
+    )
+    assert lines[3].split()[:3] == ["optim.lr=0.0001,seed=0", "finetune", "failed"]
+    assert lines[4].split()[:3] == ["optim.lr=0.0001,seed=1", "finetune", "timeout"]
+    assert f"exit code 1; RuntimeError: CUDA out of memory ({log})" in lines[7]
+    assert "Slurm says TIMEOUT" in lines[8]
+    assert "collect: job 103 pending" in lines
+
+
+def test_status_of_nothing_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no sweep is in .* jobs.submit makes one"):
+        status([str(tmp_path)])

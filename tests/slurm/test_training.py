@@ -1,0 +1,142 @@
+"""On a real Slurm: a training over two machines, stopped, killed, resumed, scored, collected."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from jobs.status import read_progress
+from slurm.tasks import read_state
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 120
+
+
+def write_sweep(path: Path, out: Path, scenes: str, test_set: Path) -> Path:
+    """A sweep of one cell on two machines: one rank each."""
+    base = path.with_name("base.yaml")
+    config = {
+        "data": {"shards": [scenes], "crop": [32, 32], "batch_size": 1, "workers": 0},
+        "model": {"size": "tiny", "image_size": [32, 32], "num_queries": 5},
+        "loss": {"name": "mask", "options": {"num_points": 32}},
+        "optim": {"lr": 1e-3},
+        "loop": {"steps": STEPS, "save_every": 10, "log_every": 1, "keep_checkpoints": 0},
+        "tracking": {"tensorboard": False},
+    }
+    base.write_text(yaml.safe_dump(config))
+    sweep = {
+        "name": "two nodes",
+        "out": str(out),
+        "config": str(base),
+        "resources": {"nodes": 2, "ranks_per_node": 1, "environment": {"GLOO_SOCKET_IFNAME": "lo"}},
+        "evaluation": {"datasets": str(test_set), "options": {"scores": ["MSP"], "pictures": 0}},
+    }
+    path.write_text(yaml.safe_dump(sweep))
+    return path
+
+
+def write_test_set(root: Path) -> Path:
+    folder = root / "RoadAnomaly21"
+    for name, pixels in (
+        ("images", np.random.default_rng(0).integers(0, 256, (32, 32, 3))),
+        ("labels_masks", None),
+    ):
+        (folder / name).mkdir(parents=True)
+        mask = np.zeros((32, 32))
+        mask[8:16, 8:16] = 1
+        cv2.imwrite(str(folder / name / "0.png"), (mask if pixels is None else pixels).astype(np.uint8))
+    return root
+
+
+def job(name: str, *arguments: object, **environment: str) -> str:
+    command = [sys.executable, "-m", f"jobs.{name}", *map(str, arguments)]
+    answer = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ, **environment}
+    )
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout + answer.stderr
+
+
+def rank_processes(run: Path) -> list[int]:
+    """Find the training processes of a run by their environment and command."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            environment = (process / "environ").read_bytes()
+        except OSError:
+            continue
+        ours = any(run.name.encode() in word and b"config.yaml" in word for word in words)
+        if (
+            ours
+            and b"jobs.finetune" in words
+            and b"\0RANK=1\0" in environment
+            and words[0].endswith(b"python")
+        ):
+            found.append(int(process.name))
+    return found
+
+
+def test_a_training_over_two_machines_resumes_exactly_and_ends_in_a_table(
+    cluster, tmp_path: Path, scene_shards: str
+) -> None:
+    """Stopped by a signal and queued again by itself; then a rank killed outright, and retried as asked."""
+    test_set = write_test_set(tmp_path / "sets")
+    sweep = write_sweep(tmp_path / "sweep.yaml", tmp_path / "a", scene_shards, test_set)
+    job("submit", sweep)
+    folder = tmp_path / "a" / "two nodes"
+    run, control = folder / "runs" / "seed=0", folder / "cells" / "seed=0"
+    queue = cluster.run("squeue", "-h", "-o", "%A %j").splitlines()
+    (training,) = [line.split()[0] for line in queue if line.endswith("two nodes-finetune")]
+
+    def step() -> int:
+        return int(read_progress(run / "log.txt").step.partition("/")[0] or 0)
+
+    cluster.until(lambda: step() > 2, 240, "the first steps")
+    cluster.run("scancel", "--batch", "--signal=USR1", f"{training}_0")
+    cluster.until(lambda: read_state(control, "finetune").state == "stopped", 60, "the stop")
+    stopped_at = step()
+    assert (run / "checkpoints" / f"step-{stopped_at:07d}").is_dir()
+    assert stopped_at < STEPS
+    assert "from step 0 to" in (run / "log.txt").read_text()
+
+    cluster.until(lambda: step() > stopped_at + 12, 240, "steps after the requeue")
+    assert f"from step {stopped_at} to {STEPS} on 2 processes" in (run / "log.txt").read_text()
+    assert "finetune running" in job("status", sweep)
+    os.kill(rank_processes(run)[0], signal.SIGKILL)
+    cluster.until(lambda: read_state(control, "finetune").state == "failed", 240, "the failure")
+    cluster.until(lambda: not cluster.run("squeue", "-h"), 60, "an empty queue")
+    status = job("status", sweep)
+    assert "finetune failed" in status
+    assert "exit code" in status
+
+    assert "1 have failed and are left out" in job("submit", sweep)
+    assert not cluster.run("squeue", "-h")
+    job("submit", sweep, "--retry-failed")
+    whole = write_sweep(tmp_path / "whole.yaml", tmp_path / "b", scene_shards, test_set)
+    job("submit", whole, "--local", 1)  # meanwhile, on this machine and never stopped
+    cluster.until(lambda: not cluster.run("squeue", "-h"), 240, "the end of all jobs")
+    assert "1 done" in job("status", sweep)
+    expected, actual = (
+        load_file(
+            tmp_path / out / "two nodes/runs/seed=0/checkpoints" / f"step-{STEPS:07d}/model.safetensors"
+        )
+        for out in "ab"
+    )
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+    tables = [(tmp_path / out / "two nodes/table/results.md").read_text() for out in "ab"]
+    assert "| seed=0 | MSP |" in tables[0]
+    assert tables[0] == tables[1]
+    assert "1 cells, 1 done, 0 to run" in job("submit", sweep)
