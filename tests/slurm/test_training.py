@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from jobs import status, submit
 from jobs.status import read_progress
 from slurm.tasks import read_state
 
@@ -60,13 +62,20 @@ def write_test_set(root: Path) -> Path:
     return root
 
 
-def job(name: str, *arguments: object, **environment: str) -> str:
-    command = [sys.executable, "-m", f"jobs.{name}", *map(str, arguments)]
-    answer = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ, **environment}
-    )
-    assert answer.returncode == 0, answer.stderr
-    return answer.stdout + answer.stderr
+@pytest.fixture(name="job")
+def _job(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> Callable[..., str]:
+    """Run a program in this process, which has loaded torch already, and return what it said."""
+    monkeypatch.chdir(ROOT)
+    caplog.set_level(logging.INFO)
+
+    def run(program: ModuleType, *arguments: object) -> str:
+        caplog.clear()
+        program.main([str(argument) for argument in arguments])
+        return capsys.readouterr().out + caplog.text
+
+    return run
 
 
 def rank_processes(run: Path) -> list[int]:
@@ -90,12 +99,12 @@ def rank_processes(run: Path) -> list[int]:
 
 
 def test_a_training_over_two_machines_resumes_exactly_and_ends_in_a_table(
-    cluster, tmp_path: Path, scene_shards: str
+    cluster, tmp_path: Path, scene_shards: str, job: Callable[..., str]
 ) -> None:
     """Stopped by a signal and queued again by itself; then a rank killed outright, and retried as asked."""
     test_set = write_test_set(tmp_path / "sets")
     sweep = write_sweep(tmp_path / "sweep.yaml", tmp_path / "a", scene_shards, test_set)
-    job("submit", sweep)
+    job(submit, sweep)
     folder = tmp_path / "a" / "two nodes"
     run, control = folder / "runs" / "seed=0", folder / "cells" / "seed=0"
     queue = cluster.run("squeue", "-h", "-o", "%A %j").splitlines()
@@ -114,21 +123,21 @@ def test_a_training_over_two_machines_resumes_exactly_and_ends_in_a_table(
 
     cluster.until(lambda: step() > stopped_at + 12, 240, "steps after the requeue")
     assert f"from step {stopped_at} to {STEPS} on 2 processes" in (run / "log.txt").read_text()
-    assert "finetune running" in job("status", sweep)
+    assert "finetune running" in job(status, sweep)
     os.kill(rank_processes(run)[0], signal.SIGKILL)
     cluster.until(lambda: read_state(control, "finetune").state == "failed", 240, "the failure")
     cluster.until(lambda: not cluster.run("squeue", "-h"), 60, "an empty queue")
-    status = job("status", sweep)
-    assert "finetune failed" in status
-    assert "exit code" in status
+    told = job(status, sweep)
+    assert "finetune failed" in told
+    assert "exit code" in told
 
-    assert "1 have failed and are left out" in job("submit", sweep)
+    assert "1 have failed and are left out" in job(submit, sweep)
     assert not cluster.run("squeue", "-h")
-    job("submit", sweep, "--retry-failed")
+    job(submit, sweep, "--retry-failed")
     whole = write_sweep(tmp_path / "whole.yaml", tmp_path / "b", scene_shards, test_set)
-    job("submit", whole, "--local", 1)  # meanwhile, on this machine and never stopped
+    job(submit, whole, "--local", 1)  # meanwhile, on this machine and never stopped
     cluster.until(lambda: not cluster.run("squeue", "-h"), 240, "the end of all jobs")
-    assert "1 done" in job("status", sweep)
+    assert "1 done" in job(status, sweep)
     expected, actual = (
         load_file(
             tmp_path / out / "two nodes/runs/seed=0/checkpoints" / f"step-{STEPS:07d}/model.safetensors"
@@ -139,4 +148,4 @@ def test_a_training_over_two_machines_resumes_exactly_and_ends_in_a_table(
     tables = [(tmp_path / out / "two nodes/table/results.md").read_text() for out in "ab"]
     assert "| seed=0 | MSP |" in tables[0]
     assert tables[0] == tables[1]
-    assert "1 cells, 1 done, 0 to run" in job("submit", sweep)
+    assert "1 cells, 1 done, 0 to run" in job(submit, sweep)
