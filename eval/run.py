@@ -1,7 +1,7 @@
 """The evaluation itself: a callable that segments windows goes in, records come out.
 
 Nothing here knows a model. `segment` takes windows of the network's input size (UInt8, B 3 h w) and returns
-their evidence (Float, B C h w).
+their evidence and, behind it, the maps of those scores that evidence does not suffice for (see `Segment`).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from eval.pictures import Exhibit, choose_exhibits, shrink_exhibit
 from eval.pool import ANOMALY, ScorePool
 from eval.protocol import Protocol
 from eval.report import Record
-from eval.scores import SCORES
+from eval.scores import DEFAULT_SCORES, QUERY_SCORES, SCORES
 from eval.windows import Segment, segment_in_windows
-from shards.schema import CITYSCAPES_CLASSES, Sample
+from shards.schema import CITYSCAPES_CLASSES, NUM_CLASSES, Sample
 
 _STRIP_ROWS = 32
 """Scores are computed in strips: their intermediate results then stay in the processor's cache."""
@@ -59,22 +59,28 @@ class PixelAnswers(NamedTuple):
 
 
 @torch.no_grad()
-def answer_pixels(evidence: Float[Tensor, "C H W"], names: Sequence[str]) -> PixelAnswers:
+def answer_pixels(evidence: Float[Tensor, "N H W"], names: Sequence[str]) -> PixelAnswers:
     """Compute all scores and the predicted classes in one pass over the evidence.
 
     Args:
-        names: names of `eval.scores.SCORES`.
+        evidence: of C classes; behind it the maps of those `names` that are query scores, in their order.
+        names: names of `eval.scores.SCORES` and `QUERY_SCORES`.
     """
     height, width = evidence.shape[1:]
-    scores = {name: torch.empty(height, width, device=evidence.device) for name in names}
+    read_from_queries = [name for name in names if name in QUERY_SCORES]
+    num_classes = len(evidence) - len(read_from_queries)
+    maps = dict(zip(read_from_queries, evidence[num_classes:], strict=True))
+    evidence = evidence[:num_classes]
+    scores = {name: torch.empty(height, width, device=evidence.device) for name in names if name in SCORES}
     prediction = torch.empty(height, width, dtype=torch.uint8, device=evidence.device)
     for top in range(0, height, _STRIP_ROWS):
         rows = slice(top, top + _STRIP_ROWS)
         strip = evidence[None, :, rows]
         prediction[rows] = strip[0].max(dim=0).indices  # four times as fast as argmax over the first axis
-        for name in names:
-            scores[name][rows] = SCORES[name](strip)[0]
-    return PixelAnswers({name: s.cpu().numpy() for name, s in scores.items()}, prediction.cpu().numpy())
+        for name, score in scores.items():
+            score[rows] = SCORES[name](strip)[0]
+    found = {name: (scores | maps)[name].cpu().numpy() for name in names}
+    return PixelAnswers(found, prediction.cpu().numpy())
 
 
 def evaluate_test_set(
@@ -85,7 +91,7 @@ def evaluate_test_set(
     *,
     window: tuple[int, int],
     windows_at_once: int = 4,
-    scores: Sequence[str] = tuple(SCORES),
+    scores: Sequence[str] = DEFAULT_SCORES,
     num_exhibits: int = 3,
     scratch: Path | None = None,
 ) -> TestSetResult:
@@ -94,6 +100,7 @@ def evaluate_test_set(
     Args:
         window: (h, w), the input size of the network.
         windows_at_once: windows per call of `segment`; bounds its memory.
+        scores: names of scores; `segment` answers the maps of those among `QUERY_SCORES`, in this order.
         num_exhibits: frames to keep, shrunk, for a picture.
         scratch: folder for the pooled scores (4 bytes per pixel and score); None is the system's.
 
@@ -169,7 +176,7 @@ def evaluate_miou(
     num_images = 0
     for sample in tqdm(samples, desc="mIoU", unit="image", total=num_samples, disable=None):
         evidence = segment_in_windows(_to_tensor(sample.image), segment, window, windows_at_once)
-        matrix.add(sample.label, answer_pixels(evidence, ()).prediction)
+        matrix.add(sample.label, answer_pixels(evidence[:NUM_CLASSES], ()).prediction)  # no query scores
         num_images += 1
     by_class = zip(CITYSCAPES_CLASSES, matrix.iou().tolist(), strict=True)
     iou = {entry.name: None if math.isnan(value) else value for entry, value in by_class}

@@ -1,8 +1,9 @@
 """Anomaly scores of a pixel, as pure functions: what training pushes apart is what the tests measure.
 
-Every score reads the evidence L, one number per class and pixel, and is higher where the pixel is more
-anomalous. The scale is free: metrics only compare. EoMT's evidence is a sum of probabilities (see
-`pixel_evidence`) of about [0, 1], not a logit; per-pixel networks hand in their logits.
+A score is higher where the pixel is more anomalous. The scale is free: metrics only compare. There are two
+kinds. `SCORES` read the evidence L, one number per class and pixel, which every network has: EoMT's is a sum
+of probabilities (see `pixel_evidence`) of about [0, 1], not a logit; per-pixel networks hand in their logits.
+`QUERY_SCORES` read what a mask model's queries say (`QueryOutputs`), which is gone in L.
 
 All functions are differentiable, compute in float32 whatever the autocast state, and stay finite for
 logits up to at least 1e4 in size.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +27,8 @@ def pixel_evidence(
     mask_logits: Float[Tensor, "B Q _h _w"],
     class_logits: Float[Tensor, "B Q C1"],
     size: tuple[int, int] | None = None,
-) -> Float[Tensor, "B C1-1 _H _W"]:
+    num_classes: int | None = None,
+) -> Float[Tensor, "B _C _H _W"]:
     """Turn mask predictions into evidence per class and pixel.
 
     L[c] = Σ_q softmax(class_logits_q)[c] · sigmoid(mask_logits_q), c without "no object". The last class is
@@ -37,16 +40,22 @@ def pixel_evidence(
         class_logits: C classes and, last, "no object".
         size: (H, W) to resize the mask logits to, bilinearly with align_corners=False and before the
             sigmoid (the sigmoid of a mean is not the mean of sigmoids); None keeps their resolution.
+        num_classes: how many of the first classes are returned; None: all but "no object". Those between,
+            such as a trained outlier class, are treated like "no object".
 
     Source: Mask2Former, Cheng et al., CVPR 2022, and RbA, Nayal et al., ICCV 2023. RbA resizes with
     align_corners=True; EoMT, whose masks we read, does not.
     """
     with torch.autocast(mask_logits.device.type, enabled=False):
-        masks = mask_logits.float()
-        if size is not None and tuple(masks.shape[-2:]) != tuple(size):
-            masks = F.interpolate(masks, size=tuple(size), mode="bilinear", align_corners=False)
-        classes = class_logits.float().softmax(dim=-1)[..., :-1]
-        return torch.einsum("bqc,bqhw->bchw", classes, masks.sigmoid())
+        classes = class_logits.float().softmax(dim=-1)[..., : -1 if num_classes is None else num_classes]
+        return torch.einsum("bqc,bqhw->bchw", classes, _resized(mask_logits, size).sigmoid())
+
+
+def _resized(mask_logits: Tensor, size: tuple[int, int] | None) -> Tensor:
+    masks = mask_logits.float()
+    if size is None or tuple(masks.shape[-2:]) == tuple(size):
+        return masks
+    return F.interpolate(masks, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def msp(evidence: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
@@ -93,13 +102,119 @@ def rba(evidence: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
         return -evidence.float().tanh().sum(dim=1)
 
 
+def energy(evidence: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
+    """Free energy: -log Σ_c exp(L[c]).
+
+    Meant for logits. Of a mask model's L, about [0, 1], it moves by 0.1 at most; see `mask_energy`.
+
+    Source: Liu et al., NeurIPS 2020; per pixel as PEBAL, Tian et al., ECCV 2022.
+    """
+    with torch.autocast(evidence.device.type, enabled=False):
+        return -evidence.float().logsumexp(dim=1)
+
+
+class QueryOutputs(NamedTuple):
+    """What a mask model's queries say of a window, as far as a score reads it."""
+
+    mask_logits: Float[Tensor, "B Q _h _w"]
+    class_logits: Float[Tensor, "B Q C1"]
+    """Ready for softmax; "no object" is the last column."""
+    num_classes: int
+    """How many of the first columns are classes of the closed set. A column between them and "no object" is a
+    trained outlier class."""
+    class_distances: Float[Tensor, "B Q C1"] | None = None
+    """Distance to each class's prototype, where the model has prototypes."""
+    farthest: Float[Tensor, ""] | float = 2.0
+    """The largest distance there can be."""
+
+
+def mask_energy(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Float[Tensor, "B _H _W"]:
+    """Free energy of the log-evidence: -log Σ_c exp(log L[c]) = -log Σ_c L[c], from -log Q up.
+
+    0 where the queries' claims add up to one, 2.3 where they add up to a tenth. It ranks as -Σ_c L[c] does.
+    Computed in logarithms, -log Σ_q exp(log p_q + log sigmoid(mask_q)) with p_q the probability that q shows
+    any class, so that it has no upper end and useful gradients where no query claims the pixel.
+    """
+    with torch.autocast(queries.mask_logits.device.type, enabled=False):
+        logits = queries.class_logits.float()
+        log_class = logits[..., : queries.num_classes].logsumexp(dim=-1) - logits.logsumexp(dim=-1)  # (B, Q)
+        log_mask = F.logsigmoid(_resized(queries.mask_logits, size))
+        return -(log_class[..., None, None] + log_mask).logsumexp(dim=1)
+
+
+def eam(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Float[Tensor, "B _H _W"]:
+    """Ensemble over anomaly scores of masks: 1 - Σ_q sigmoid(mask_q) · max_c softmax(class_logits_q)[c].
+
+    Source: Grcić et al., "On Advantages of Mask-level Recognition for Outlier-aware Segmentation", CVPRW
+    2023, https://github.com/matejgrcic/Open-set-M2F.
+    """
+    with torch.autocast(queries.mask_logits.device.type, enabled=False):
+        sure = queries.class_logits.float().softmax(dim=-1)[..., : queries.num_classes].amax(dim=-1)
+        return 1 - torch.einsum("bq,bqhw->bhw", sure, _resized(queries.mask_logits, size).sigmoid())
+
+
+def uno(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Float[Tensor, "B _H _W"]:
+    """Trained outlier class against the surest class: Σ_q sigmoid(mask_q) · (p_q[outlier] - max_c p_q[c]).
+
+    In (-Q, Q). Needs a model with an outlier class.
+
+    Source: Delić et al., "Outlier Detection by Ensembling Uncertainty with Negative Objectness", BMVC 2024,
+    https://github.com/matejgrcic/Open-set-M2F.
+    """
+    with torch.autocast(queries.mask_logits.device.type, enabled=False):
+        p = queries.class_logits.float().softmax(dim=-1)
+        balance = p[..., queries.num_classes] - p[..., : queries.num_classes].amax(dim=-1)
+        return torch.einsum("bq,bqhw->bhw", balance, _resized(queries.mask_logits, size).sigmoid())
+
+
+def min_distance(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Float[Tensor, "B _H _W"]:
+    """Minimum distance to a class's prototype, of those queries that claim the pixel, in [0, farthest].
+
+        min_q [ sigmoid(mask_q) · min_c D_q[c] + (1 - sigmoid(mask_q)) · farthest ]
+
+    over the classes without "no object": IsoMax+'s score of the query where one query surely claims the
+    pixel, the largest possible distance where none does. The choice is ours, the published score is of whole
+    images. A minimum, not a sum: two queries on one pixel do not make it more known than one. Needs a model
+    with prototypes.
+
+    Source: Macêdo and Ludermir, "Enhanced Isotropy Maximization Loss", 2021.
+    """
+    assert queries.class_distances is not None
+    with torch.autocast(queries.mask_logits.device.type, enabled=False):
+        nearest = queries.class_distances.float()[..., : queries.num_classes].amin(dim=-1)  # (B, Q)
+        closeness = (queries.farthest - nearest)[..., None, None] * _resized(
+            queries.mask_logits, size
+        ).sigmoid()
+        return queries.farthest - closeness.amax(dim=1)
+
+
 SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "MSP": msp,
     "MaxLogit": max_logit,
     "MaxEntropy": max_entropy,
     "RbA": rba,
+    "Energy": energy,
 }
-"""Name in the tables -> evidence (B, C, H, W) to score (B, H, W); higher is more anomalous."""
+"""Name in the tables -> evidence (B, C, H, W) to score (B, H, W)."""
+DEFAULT_SCORES = ("MSP", "MaxLogit", "MaxEntropy", "RbA")
+
+
+class QueryScore(NamedTuple):
+    """A score that evidence does not suffice for."""
+
+    read: Callable[[QueryOutputs, tuple[int, int] | None], Tensor]
+    """Queries and the size to resize their masks to -> score (B, H, W)."""
+    needs: Literal["queries", "class distances", "an outlier class"]
+    """What a network must have for it."""
+
+
+QUERY_SCORES: dict[str, QueryScore] = {
+    "MaskEnergy": QueryScore(mask_energy, "queries"),
+    "EAM": QueryScore(eam, "queries"),
+    "MinDistance": QueryScore(min_distance, "class distances"),
+    "UNO": QueryScore(uno, "an outlier class"),
+}
+"""Name in the tables -> how it is computed, and what for."""
 
 
 def require_scores(names: tuple[str, ...], setting: str = "--scores") -> None:
@@ -108,9 +223,10 @@ def require_scores(names: tuple[str, ...], setting: str = "--scores") -> None:
     Raises:
         InputError: an unknown name, a name given twice, or none.
     """
-    unknown = [name for name in names if name not in SCORES]
+    known = (*SCORES, *QUERY_SCORES)
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise InputError(f"{setting}: unknown score {unknown[0]!r}; known scores: {', '.join(SCORES)}")
+        raise InputError(f"{setting}: unknown score {unknown[0]!r}; known scores: {', '.join(known)}")
     if not names or len(set(names)) < len(names):
         given = ", ".join(names) or "nothing"
-        raise InputError(f"{setting}: got {given}; at least one score, each once, of {', '.join(SCORES)}")
+        raise InputError(f"{setting}: got {given}; at least one score, each once, of {', '.join(known)}")

@@ -13,7 +13,8 @@ from torch import Tensor
 from shards.errors import InputError
 
 Segment = Callable[[Tensor], Tensor]
-"""Windows, UInt8 (B, 3, h, w), to evidence at the same resolution, Float (B, C, h, w)."""
+"""Windows, UInt8 (B, 3, h, w), to maps at the same resolution, Float (B, C + S, h, w): evidence of the C
+classes, and one map for each of S query scores (see `eval.scores.QUERY_SCORES`) that it was built for."""
 
 
 def covering_size(size: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]:

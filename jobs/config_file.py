@@ -23,13 +23,16 @@ Config = TypeVar("Config")
 def load_config(config_type: type[Config], arguments: Sequence[str], *, program: str) -> Config:
     """Read `[CONFIG.yaml] --section.setting value ...`; what stands on the command line wins.
 
+    Of settings by name, such as loss.weights, `--loss.weights.dice 7` changes one entry of the file's, and
+    `--loss.weights mask 5 dice 5` replaces them all.
+
     Raises:
         InputError: the file is missing or no YAML mapping, a key is unknown, or a value has the wrong type.
     """
     if not arguments or arguments[0].startswith("-"):
         config: Config = parse_options(config_type, arguments, program=program)
     else:
-        saved = read_config(config_type, Path(arguments[0]))
+        saved = _emptied(read_config(config_type, Path(arguments[0])), arguments[1:], "--")
         config = parse_options(config_type, arguments[1:], default=saved, program=program)
     for name, value in flat_settings(config).items():
         if isinstance(value, float) and not math.isfinite(value):
@@ -69,6 +72,22 @@ def flat_settings(config: Any) -> dict[str, str | int | float | bool]:
 
     visit(_plain(config), "")
     return flat
+
+
+def _emptied(config: Config, arguments: Sequence[str], prefix: str) -> Config:
+    """Empty those dictionaries of a configuration that `arguments` give as a whole.
+
+    Of a dictionary that is not empty, the parser would know the present keys and no others.
+    """
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value, option = getattr(config, field.name), prefix + field.name
+        if isinstance(value, dict) and option in arguments:
+            changes[field.name] = {}
+        elif dataclasses.is_dataclass(value):
+            inner = _emptied(value, arguments, f"{option}.")
+            changes |= {} if inner is value else {field.name: inner}
+    return dataclasses.replace(config, **changes) if changes else config  # type: ignore[type-var]
 
 
 def _plain(value: Any) -> Any:

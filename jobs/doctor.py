@@ -95,6 +95,7 @@ def render_diagnosis(diagnosis: Diagnosis) -> str:
         lines.append(
             f"  model    {config.size}, image {height}x{width}, patch {config.patch_size}, "
             f"{config.num_queries} queries, {config.num_blocks} joint blocks, {config.num_classes} classes"
+            + (" and one of outliers" if config.outlier_class == "trained" else "")
         )
     total = sum(part.num_parameters for part in diagnosis.parts)
     tensors = sum(part.num_tensors for part in diagnosis.parts)

@@ -19,9 +19,9 @@ from eval.pictures import draw_grid, encode_png
 from eval.protocol import Protocol, get_protocol
 from eval.report import Record, render_csv, render_json, render_latex, render_markdown
 from eval.run import Subject, evaluate_miou, evaluate_test_set
-from eval.scores import SCORES, require_scores
+from eval.scores import DEFAULT_SCORES, require_scores
 from jobs.command_line import parse_options, run_program
-from jobs.segmenter import make_segment
+from jobs.segmenter import make_segment, require_readable
 from models.checkpoint import CHECKPOINTS_FOLDER, find_checkpoint, load_segmenter
 from shards.errors import InputError
 from shards.reader import ShardReader, decode_scenes, open_shards
@@ -45,8 +45,9 @@ class EvaluateOptions:
     """New or empty folder for results.json, .csv, .md, .tex and the pictures."""
     cityscapes: Path | None = None
     """Folder written by `jobs.prepare cityscapes`; its val split gives the mIoU, which is missing without."""
-    scores: tuple[str, ...] = tuple(SCORES)
-    """Which anomaly scores."""
+    scores: tuple[str, ...] = DEFAULT_SCORES
+    """Which anomaly scores: MSP, MaxLogit, MaxEntropy, RbA, Energy of any network; MaskEnergy, EAM of EoMT;
+    MinDistance of class head isomax; UNO of a trained outlier class."""
     protocol: str = "native"
     """How images, windows, ground truth and metrics are treated; stated below every table."""
     device: str = "auto"
@@ -76,7 +77,7 @@ class Segmenter:
     """The model side as evaluation sees it."""
 
     segment: Callable[[Tensor], Tensor]
-    """Windows (B, 3, h, w) to evidence (B, C, h, w)."""
+    """Windows (B, 3, h, w) to evidence and the maps of query scores (see `eval.windows.Segment`)."""
     window: tuple[int, int]
 
 
@@ -171,13 +172,15 @@ def wrap_checkpoint(checkpoint: Path, device: torch.device, options: EvaluateOpt
     """Load the network of a checkpoint onto the device.
 
     Raises:
-        InputError: the checkpoint is missing or broken, or this platform cannot compile.
+        InputError: the checkpoint is missing or broken, or has not what a score reads, or this platform
+            cannot compile.
     """
     model = load_segmenter(checkpoint).to(device)
+    require_readable(model, options.scores, f"--scores: {checkpoint}")
     if options.compile:
         compile_model(model, device, "--compile")
     logger.info("%s on %s", checkpoint, device)
-    return Segmenter(make_segment(model, device, options.precision), model.image_size)
+    return Segmenter(make_segment(model, device, options.precision, options.scores), model.image_size)
 
 
 def choose_device(name: str) -> torch.device:

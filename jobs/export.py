@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from eval.scores import require_scores
 from jobs.command_line import parse_options, run_program
 from jobs.onnx_scorer import write_onnx
+from jobs.segmenter import require_readable
 from models.adapter_folder import write_adapter
 from models.checkpoint import find_checkpoint, load_model, load_segmenter, open_checkpoint
 from models.description import METADATA_KEY, describe, read_description
@@ -85,6 +86,8 @@ def _export_huggingface(checkpoint: Path, options: ExportOptions, folder: Path) 
             f"--to huggingface: transformers' EoMT has a linear class head; {checkpoint} has "
             f"{model.config.class_head}"
         )
+    if model.config.outlier_class == "trained":
+        raise InputError(f"--to huggingface: transformers' EoMT has no outlier class; {checkpoint} has one")
     if model.config.num_classes != len(CITYSCAPES_CLASSES):
         raise InputError(
             f"--to huggingface: {checkpoint} has {model.config.num_classes} classes, whose names are "
@@ -104,6 +107,7 @@ def _export_huggingface(checkpoint: Path, options: ExportOptions, folder: Path) 
 
 def _export_onnx(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
     model = load_segmenter(checkpoint)
+    require_readable(model, (options.score,), f"--score: {checkpoint}")
     difference = write_onnx(model, options.score, folder / "model.onnx")
     height, width = model.image_size
     return (

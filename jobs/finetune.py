@@ -72,6 +72,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> TrainState:
         InputError: a setting or a file it names is wrong, or the run's folder is taken.
     """
     folder = Path(config.out) / config.name
+    config = dataclasses.replace(config, loss=config.loss.completed())
     config = _as_started(config, folder / CONFIG_NAME) if resume else config
     checkpoint = _find_start(config, folder, resume=resume)
     seed_everything(config.seed)

@@ -12,7 +12,7 @@ from shards.errors import InputError
 from shards.schema import NUM_CLASSES
 from shards.stream import StreamConfig
 from trainer.loop import LoopConfig
-from trainer.losses import LossConfig
+from trainer.losses import OUTLIER_CLASS_TERM, LossConfig, build_loss
 from trainer.optim import OptimConfig
 from trainer.schedule import ScheduleConfig
 from trainer.tracking import TrackingConfig
@@ -71,13 +71,35 @@ class FinetuneConfig:
                 f"got {self.model.num_classes}; weights of another label set can start with "
                 f"--model.num_classes {NUM_CLASSES} --init.skip class_head"
             )
-        if self.loss.name == "mask_rba" and self.paste.probability == 0:
+        if self.loss.outlier and self.paste.probability == 0:
             raise InputError(
-                "loss.name: mask_rba needs outliers; set paste.bank and paste.probability, or take loss mask"
+                f"loss.outlier: {', '.join(self.loss.outlier)} needs outliers; set paste.bank and "
+                f"paste.probability, or leave loss.outlier empty"
             )
+        self._check_class_head()
+        self._check_outlier_class()
         if any(self.model.image_size) and self.data.crop != self.model.image_size:
             raise InputError(
                 f"data.crop {list(self.data.crop)} and model.image_size {list(self.model.image_size)} "
                 f"differ; the model takes crops of its own size, and weights of another size are resampled "
                 f"if model.image_size says so"
+            )
+
+    def _check_class_head(self) -> None:
+        """Check that the classification loss and the class head speak of the same logits."""
+        needed = build_loss(self.loss).base.class_term.head
+        has = self.model.class_head or ("" if self.model.weights else "linear")  # "": the weights will tell
+        if has and has != needed:
+            fitting = "isomax_plus" if has == "isomax" else "cross_entropy or logit_norm"
+            raise InputError(
+                f"loss.classification: {self.loss.classification} needs model.class_head {needed}, "
+                f"not {has}; with {has} take {fitting}"
+            )
+
+    def _check_outlier_class(self) -> None:
+        """Check that the model has the class that loss term uno teaches."""
+        has = self.model.outlier_class or ("" if self.model.weights else "none")  # "": the weights will tell
+        if OUTLIER_CLASS_TERM in self.loss.outlier and has == "none":
+            raise InputError(
+                f"loss.outlier: {OUTLIER_CLASS_TERM} needs model.outlier_class trained, not none"
             )

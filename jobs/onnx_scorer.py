@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from eval.scores import SCORES, pixel_evidence
+from eval.scores import SCORES
+from jobs.segmenter import read_prediction
 from models.eomt import EoMT
 from models.erfnet import ERFNet
 from shards.errors import InputError
-from shards.schema import NUM_CLASSES
 
 LARGEST_IN_ONE_FILE = 1.8e9
 """Bytes of weights; protobuf ends at 2 GiB, beyond it they stand in a file of their own."""
@@ -28,19 +28,17 @@ class Scorer(nn.Module):
     def __init__(self, model: EoMT | ERFNet, score: str) -> None:
         super().__init__()
         self.model = model
-        self.score = SCORES[score]
+        self.score = score
 
     def forward(
         self, image: UInt8[Tensor, "B 3 H W"]
     ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B H W"]]:
         """Return evidence per class and the anomaly score, higher where more anomalous."""
-        prediction = self.model(image)
-        if isinstance(prediction, Tensor):
-            evidence = prediction[:, :NUM_CLASSES]
-        else:
-            size = (image.shape[-2], image.shape[-1])
-            evidence = pixel_evidence(prediction.mask_logits[-1], prediction.class_logits[-1], size)
-        return evidence, self.score(evidence)
+        size = (image.shape[-2], image.shape[-1])
+        maps = read_prediction(self.model, self.model(image), size, (self.score,))
+        if self.score in SCORES:
+            return maps, SCORES[self.score](maps)
+        return maps[:, :-1], maps[:, -1]
 
 
 def write_onnx(model: EoMT | ERFNet, score: str, path: Path) -> float:

@@ -1,32 +1,87 @@
-"""A network as what evaluation knows: a function from a window of pixels to evidence per class."""
+"""A network as what evaluation knows: a function from a window of pixels to evidence per class and scores."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from eval.scores import pixel_evidence
-from models.eomt import EoMT
+from eval.scores import QUERY_SCORES, QueryOutputs, pixel_evidence
+from models.eomt import EoMT, Prediction
 from models.erfnet import ERFNet
+from models.heads import IsoMaxHead
+from shards.errors import InputError
 from shards.schema import NUM_CLASSES
 from trainer.runtime import Precision
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def make_segment(
-    model: EoMT | ERFNet, device: torch.device | str, precision: Precision = "float32"
-) -> Callable[[UInt8[Tensor, "B 3 h w"]], Float[Tensor, "B C h w"]]:
-    """Wrap a model for `eval`: windows of `model.image_size` in, evidence at window resolution out.
+def require_readable(model: EoMT | ERFNet, scores: Sequence[str], where: str) -> None:
+    """Check that a network has what `scores` read.
+
+    Args:
+        where: setting and checkpoint, for the message.
+
+    Raises:
+        InputError: a score needs queries, prototypes or an outlier class that the network lacks.
+    """
+    has = set()
+    if isinstance(model, EoMT):
+        has.add("queries")
+        if isinstance(model.class_head, IsoMaxHead):
+            has.add("class distances")
+        if model.config.outlier_class == "trained":
+            has.add("an outlier class")
+    for name in scores:
+        if name in QUERY_SCORES and QUERY_SCORES[name].needs not in has:
+            raise InputError(
+                f"{where} has no {QUERY_SCORES[name].needs.removeprefix('an ')}, which {name} reads"
+            )
+
+
+def read_prediction(
+    model: EoMT | ERFNet, prediction: Prediction | Tensor, size: tuple[int, int], scores: Sequence[str] = ()
+) -> Float[Tensor, "B N H W"]:
+    """Turn what a network answers into evidence of the classes and, behind it, maps of query scores.
 
     EoMT's evidence is `eval.scores.pixel_evidence`; ERFNet's its logits, the void channel dropped.
 
     Args:
+        size: (H, W) of the window.
+        scores: names; those that evidence suffices for are passed over.
+    """
+    if isinstance(prediction, Tensor):
+        return prediction[:, :NUM_CLASSES].float()
+    assert isinstance(model, EoMT)
+    masks, classes = prediction.mask_logits[-1], prediction.class_logits[-1]
+    num_classes = model.config.num_classes
+    evidence = pixel_evidence(masks, classes, size, num_classes)
+    if not any(name in QUERY_SCORES for name in scores):
+        return evidence
+    queries = QueryOutputs(masks, classes, num_classes)
+    if isinstance(model.class_head, IsoMaxHead):
+        assert prediction.class_distances is not None
+        farthest = 2 * model.class_head.distance_scale.float().abs()
+        queries = queries._replace(class_distances=prediction.class_distances[-1], farthest=farthest)
+    maps = [QUERY_SCORES[name].read(queries, size) for name in scores if name in QUERY_SCORES]
+    return torch.cat((evidence, torch.stack(maps, dim=1)), dim=1)
+
+
+def make_segment(
+    model: EoMT | ERFNet,
+    device: torch.device | str,
+    precision: Precision = "float32",
+    scores: Sequence[str] = (),
+) -> Callable[[UInt8[Tensor, "B 3 h w"]], Float[Tensor, "B N h w"]]:
+    """Wrap a model for `eval`: windows of `model.image_size` in, `read_prediction` at window resolution out.
+
+    Args:
         model: in evaluation mode, on `device`.
-        precision: float32, or autocast of the network; evidence is computed in float32 either way.
+        precision: float32, or autocast of the network; evidence and scores are float32 either way.
+        scores: which scores are to be computed from the answer.
     """
     kind = torch.device(device).type
 
@@ -34,10 +89,6 @@ def make_segment(
     def segment(window: Tensor) -> Tensor:
         with torch.autocast(kind, dtype=AUTOCAST.get(precision), enabled=precision in AUTOCAST):
             prediction = model(window.to(device))
-        if isinstance(prediction, Tensor):
-            return prediction[:, :NUM_CLASSES].float()
-        return pixel_evidence(
-            prediction.mask_logits[-1], prediction.class_logits[-1], (window.shape[-2], window.shape[-1])
-        )
+        return read_prediction(model, prediction, (window.shape[-2], window.shape[-1]), scores)
 
     return segment

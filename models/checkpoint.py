@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from models.adapter_folder import is_adapter_folder, read_adapter
@@ -108,8 +109,8 @@ def initialise_model(
     """Build the EoMT that a fine-tuning starts from, with the weights that `config.weights` names.
 
     What the configuration leaves out comes from the weights; where both speak they must agree, except that
-    another image size resamples the position embedding, that an isomax head starts from a linear one, and
-    that what `init.skip` names may differ.
+    another image size resamples the position embedding, that an isomax head starts from a linear one, that a
+    class head may gain an outlier class, and that what `init.skip` names may differ.
 
     Args:
         image_size: height and width of the model where neither the configuration nor an EoMT's weights say.
@@ -147,8 +148,10 @@ def complete_config(config: ModelConfig, checkpoint: Checkpoint, skip: Sequence[
     free = {"image_size", "num_blocks", "entropic_scale"}  # resampled; in no weight; in no weight
     if (completed.class_head, checkpoint.config.class_head) == ("isomax", "linear"):
         free.add("class_head")  # see `IsoMaxHead.start_from`
+    if (completed.outlier_class, checkpoint.config.outlier_class) == ("trained", "none"):
+        free.add("outlier_class")  # see `_with_outlier_row`
     free |= {"num_queries"} if is_under("queries.weight", skip) else set()
-    free |= {"num_classes", "class_head"} if is_under("class_head.weight", skip) else set()
+    free |= {"num_classes", "class_head", "outlier_class"} if is_under("class_head.weight", skip) else set()
     differing = {k: v for k, v in differing_fields(completed, checkpoint.config).items() if k not in free}
     if differing:
         said = ", ".join(
@@ -179,6 +182,8 @@ def fill_model(model: EoMT, checkpoint: Checkpoint, skip: Sequence[str] = ()) ->
         return _fill_backbone(model, checkpoint, skip, where)
     assert checkpoint.config is not None
     weights, resized = _fit_positions(checkpoint.weights, checkpoint.config, model.config)
+    if not is_under("class_head.weight", skip):
+        weights = _with_outlier_row(weights, checkpoint.config, model)
     if (
         isinstance(model.class_head, IsoMaxHead)
         and checkpoint.config.class_head == "linear"
@@ -227,6 +232,22 @@ def _fit_positions(
     old, new = _grid(saved), _grid(wanted)
     fitted = resize_positions(weights[name], old, new)
     return {**weights, name: fitted}, {name: (tuple(weights[name].shape), tuple(fitted.shape))}
+
+
+def _with_outlier_row(weights: dict[str, Tensor], saved: ModelConfig, model: EoMT) -> dict[str, Tensor]:
+    """Put the model's own row of the outlier class before "no object", if only the model has that class."""
+    if saved.outlier_class == model.config.outlier_class:
+        return weights
+    logger.info("weights: class_head gains a row for the outlier class, at its initial value")
+    own = model.class_head.state_dict()
+    extended = dict(weights)
+    for name in ("weight", "bias", "prototypes"):
+        if (found := weights.get(f"class_head.{name}")) is not None:
+            row = own.get(name, own.get("prototypes"))
+            assert row is not None
+            row = row[saved.num_classes, None].to(found)
+            extended[f"class_head.{name}"] = torch.cat((found[: saved.num_classes], row, found[-1:]))
+    return extended
 
 
 def _grid(config: ModelConfig) -> tuple[int, int]:

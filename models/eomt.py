@@ -49,7 +49,8 @@ class Prediction(NamedTuple):
 
     mask_logits: tuple[Float[Tensor, "B Q h w"], ...]
     class_logits: tuple[Float[Tensor, "B Q C1"], ...]
-    """C1 is C + 1: the last column is "no object". Ready for softmax, whatever the class head."""
+    """C1 is C + 1, the last column "no object"; C + 2 with a trained outlier class, which stands before it.
+    Ready for softmax, whatever the class head."""
     class_distances: tuple[Float[Tensor, "B Q C1"], ...] | None = None
     """Distance to each prototype, in [0, 2 · distance scale]; with class head isomax only."""
 
@@ -77,6 +78,9 @@ class ModelConfig:
     without any. With linear weights, isomax starts from the directions of their rows."""
     entropic_scale: float = 0.0
     """What isomax multiplies its distances by before softmax. 0: as the weights; 10 without any."""
+    outlier_class: Literal["", "none", "trained"] = ""
+    """trained: one more class, of outliers, for loss term uno. Empty: as the weights; none without any. With
+    weights that have none, its row of a linear class head starts as zeros, its prototype anywhere."""
     weights: str = ""
     """Where to start from: a run or checkpoint folder of this suite, a file of tue-mps/eomt, a Hugging Face
     folder, or a DINOv2 backbone file (`jobs.doctor checkpoint` says what a file is). Empty: random
@@ -118,8 +122,14 @@ class ModelConfig:
             num_classes=self.num_classes or (found.num_classes if found else NUM_CLASSES),
             class_head=self.class_head or (found.class_head if found else "linear"),
             entropic_scale=self.entropic_scale or (found.entropic_scale if found else DEFAULT_ENTROPIC_SCALE),
+            outlier_class=self.outlier_class or (found.outlier_class if found else "") or "none",
             weights=self.weights,
         )
+
+    @property
+    def num_logits(self) -> int:
+        """Columns of the class logits: classes, the outlier class if there is one, "no object"."""
+        return (self.num_classes or NUM_CLASSES) + (self.outlier_class == "trained") + 1
 
 
 class _Depth(NamedTuple):
@@ -159,11 +169,7 @@ class EoMT(nn.Module):
             )
         width = self.backbone.embed_dim
         self.queries = nn.Embedding(config.num_queries, width)
-        self.class_head: nn.Linear | IsoMaxHead = (
-            IsoMaxHead(width, config.num_classes + 1, config.entropic_scale)
-            if config.class_head == "isomax"
-            else nn.Linear(width, config.num_classes + 1)
-        )
+        self.class_head = _build_class_head(config, width)
         self.mask_head = nn.Sequential(
             nn.Linear(width, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
         )
@@ -260,6 +266,17 @@ class EoMT(nn.Module):
         covered = (on_patches > 0).flatten(2) | released[..., None]  # (B, Q, P)
         always = covered.new_ones(*covered.shape[:2], self.num_queries + self.backbone.num_prefix_tokens)
         return torch.cat((always, covered), dim=2)[:, None]
+
+
+def _build_class_head(config: ModelConfig, width: int) -> nn.Linear | IsoMaxHead:
+    if config.class_head == "isomax":
+        return IsoMaxHead(width, config.num_logits, config.entropic_scale)
+    head = nn.Linear(width, config.num_logits)
+    if config.outlier_class == "trained":
+        with torch.no_grad():  # as UNO: no query is an outlier before it has seen one
+            head.weight[config.num_classes] = 0.0
+            head.bias[config.num_classes] = 0.0
+    return head
 
 
 class UpscaleBlock(nn.Module):

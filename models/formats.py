@@ -124,7 +124,7 @@ def read_config_off(weights: Mapping[str, Tensor], where: Path, *, num_blocks: i
 
     The image size is the position grid times the patch size; the grid is taken to be square, as in every
     published checkpoint, because the weights do not say; nor do they say an entropic scale, which is taken to
-    be the published 10.
+    be the published 10; nor whether one of the classes is a trained outlier class, which is taken not to be.
 
     Args:
         num_blocks: joint blocks, which no shape tells; 0 takes the size's own.

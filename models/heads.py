@@ -27,7 +27,7 @@ class IsoMaxHead(nn.Module):
 
     Args:
         width: D, numbers per query.
-        num_logits: C + 1.
+        num_logits: C + 1, or C + 2 with an outlier class.
         entropic_scale: E, above 0; 10 as published.
 
     Source: Macêdo and Ludermir, "Enhanced Isotropy Maximization Loss", 2021,

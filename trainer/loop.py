@@ -144,7 +144,9 @@ def train(run: Run, config: LoopConfig) -> TrainState:
         progress.update()
 
         if is_due(state.step, config.log_every, config.steps):
-            scalars = _step_scalars(run, sums, grad_norm) | clock.rates(state.samples_seen)
+            scalars = _step_scalars(run, sums, grad_norm, run.loss.floors(prediction)) | clock.rates(
+                state.samples_seen
+            )
             accelerator.log(scalars, step=state.step)
             logger.info(_log_line(state.step, config.steps, scalars))
         run.lr_schedule.step()  # after the log, which shows the rates of this step
@@ -194,13 +196,16 @@ def _clip(accelerator: Accelerator, model: nn.Module, max_norm: float) -> float:
     return float(norm)
 
 
-def _step_scalars(run: Run, sums: Mapping[str, Tensor], grad_norm: float) -> dict[str, float]:
+def _step_scalars(
+    run: Run, sums: Mapping[str, Tensor], grad_norm: float, floors: Mapping[str, float]
+) -> dict[str, float]:
     reduced = run.accelerator.reduce(dict(sums), reduction="sum")
     terms = {f"loss/{name}": float(value) for name, value in reduced.items()}
     total = sum(run.loss_weights[name] * float(value) for name, value in reduced.items())
     rates = {f"lr/{group['name']}": float(group["lr"]) for group in run.optimizer.param_groups}
     heads = {tag: value for tag, value in rates.items() if tag in ("lr/heads", "lr/lora", "lr/backbone.norm")}
-    return {"loss/total": total, **terms, "grad_norm": grad_norm, **(heads or rates)}
+    bounds = {f"floor/{name}": value for name, value in floors.items()}
+    return {"loss/total": total, **terms, **bounds, "grad_norm": grad_norm, **(heads or rates)}
 
 
 def _log_line(step: int, steps: int, scalars: Mapping[str, float]) -> str:

@@ -25,7 +25,7 @@ def arguments(out: Path, scenes: str, cutouts: str, batch_size: int, *extra: str
         "--name", "run", "--out", str(out), "--data.shards", scenes, "--data.crop", "32", "32",
         "--data.batch_size", str(batch_size), "--data.workers", "0",
         "--model.size", "tiny", "--model.image_size", "32", "32", "--model.num_queries", "5",
-        "--loss.name", "mask_rba", "--loss.options", "num_points", "32",
+        "--loss.outlier", "rba", "--loss.options.mask.num_points", "32",
         "--paste.bank", cutouts, "--paste.probability", "0.5",
         "--loop.steps", "4", "--loop.save_every", "2", "--loop.log_every", "1", "--optim.lr", "1e-3", *extra,
     ]  # fmt: skip

@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from eval.datasets import TestSet, find_test_sets, read_image, read_target
 from eval.protocol import get_protocol
 from eval.run import Subject, answer_pixels, evaluate_miou, evaluate_test_set
-from eval.scores import SCORES
+from eval.scores import DEFAULT_SCORES, SCORES
 from shards.errors import InputError
 from shards.schema import Sample
 
@@ -48,7 +48,7 @@ def test_records_match_sklearn_over_all_pixels(tmp_path):
     evidence = np.stack([read_image(f) for f in test_set.frames]).astype(np.float32) / np.float32(255)
     counted = targets != 255
     result = evaluated(test_set)
-    assert [record.score for record in result.records] == list(SCORES)
+    assert [record.score for record in result.records] == list(DEFAULT_SCORES)
     for record in result.records:
         scores = SCORES[record.score](torch.from_numpy(evidence.transpose(0, 3, 1, 2))).numpy()
         expected = average_precision_score(targets[counted], scores[counted])
@@ -65,6 +65,16 @@ def test_all_scores_and_classes_come_from_one_pass():
     for name, scores in answers.scores.items():
         np.testing.assert_allclose(scores, SCORES[name](evidence[None])[0], rtol=1e-5)
     np.testing.assert_array_equal(answers.prediction, evidence.argmax(dim=0))
+
+
+def test_maps_of_query_scores_stand_behind_the_evidence():
+    maps = torch.randn(5, 70, 9, generator=torch.Generator().manual_seed(0))
+    answers = answer_pixels(maps, ["UNO", "RbA", "EAM"])
+    assert list(answers.scores) == ["UNO", "RbA", "EAM"]
+    np.testing.assert_array_equal(answers.scores["UNO"], maps[3])
+    np.testing.assert_array_equal(answers.scores["EAM"], maps[4])
+    np.testing.assert_allclose(answers.scores["RbA"], SCORES["RbA"](maps[None, :3])[0], rtol=1e-5)
+    np.testing.assert_array_equal(answers.prediction, maps[:3].argmax(dim=0))
 
 
 def test_each_image_is_segmented_once_whatever_the_number_of_scores(tmp_path):

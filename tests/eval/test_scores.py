@@ -11,7 +11,18 @@ import scipy.stats
 import torch
 import torch.nn.functional as F
 
-from eval.scores import SCORES, max_entropy, max_logit, msp, pixel_evidence, rba, require_scores
+from eval.scores import (
+    QUERY_SCORES,
+    SCORES,
+    QueryOutputs,
+    energy,
+    max_entropy,
+    max_logit,
+    msp,
+    pixel_evidence,
+    rba,
+    require_scores,
+)
 from shards.errors import InputError
 
 
@@ -26,6 +37,8 @@ def test_scores_match_scipy():
     np.testing.assert_allclose(msp(values), 1 - p.max(axis=1), rtol=1e-5)
     np.testing.assert_allclose(max_entropy(values), scipy.stats.entropy(p, axis=1) / math.log(19), rtol=1e-5)
     np.testing.assert_allclose(max_logit(values), -values.numpy().max(axis=1))
+    logsumexp = scipy.special.logsumexp(values.double().numpy(), axis=1)
+    np.testing.assert_allclose(energy(values), -logsumexp, rtol=1e-5)
     np.testing.assert_allclose(
         rba(values), -np.tanh(values.double().numpy()).sum(axis=1), rtol=1e-5, atol=1e-6
     )
@@ -63,6 +76,7 @@ PLAIN = {
     "MaxLogit": lambda x: -x.amax(1),
     "MaxEntropy": lambda x: torch.distributions.Categorical(logits=x.movedim(1, -1)).entropy() / math.log(19),
     "RbA": lambda x: -x.tanh().sum(1),
+    "Energy": lambda x: -x.exp().sum(1).log(),
 }
 """The formulas as papers write them, good enough in float64."""
 
@@ -115,6 +129,104 @@ def test_evidence_stays_finite_for_extreme_bf16_logits_and_passes_gradients():
     for given in (masks, classes):
         assert given.grad is not None
         assert given.grad.isfinite().all()
+
+
+def make_queries(scale: float = 2.0, dtype: torch.dtype = torch.float32) -> QueryOutputs:
+    """Four classes, a trained outlier class, "no object"; prototypes with distance scale 1.5."""
+    generator = torch.Generator().manual_seed(8)
+    masks = scale * torch.randn(2, 7, 3, 4, generator=generator)
+    classes = scale * torch.randn(2, 7, 6, generator=generator)
+    distances = 3 * torch.rand(2, 7, 6, generator=generator)
+    return QueryOutputs(masks.to(dtype), classes.to(dtype), 4, distances.to(dtype), 3.0)
+
+
+def score_of_pixel(name: str, queries: QueryOutputs, image: int, row: int, column: int) -> float:
+    """The formulas as their sources write them, one pixel and one query at a time, in float64."""
+    masks = scipy.special.expit(queries.mask_logits[image, :, row, column].double().numpy())
+    p = scipy.special.softmax(queries.class_logits[image].double().numpy(), axis=-1)
+    assert queries.class_distances is not None
+    distances = queries.class_distances[image].double().numpy()
+    terms = []
+    for m, classes, distance in zip(masks, p, distances, strict=True):
+        known, outlier = classes[:4], classes[4]
+        terms.append(
+            {
+                "MaskEnergy": m * known.sum(),
+                "EAM": m * known.max(),
+                "UNO": m * (-outlier + known.max()),
+                "MinDistance": m * distance[:4].min() + (1 - m) * 3.0,
+            }[name]
+        )
+    total = sum(terms)
+    return {"MaskEnergy": -np.log(total), "EAM": 1 - total, "UNO": -total, "MinDistance": min(terms)}[name]
+
+
+@pytest.mark.parametrize("name", QUERY_SCORES)
+def test_query_scores_equal_a_loop_over_pixels_and_queries(name):
+    queries = make_queries()
+    score = QUERY_SCORES[name].read(queries, None)
+    expected = [
+        [[score_of_pixel(name, queries, b, y, x) for x in range(4)] for y in range(3)] for b in range(2)
+    ]
+    np.testing.assert_allclose(score, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", QUERY_SCORES)
+def test_query_scores_resize_the_masks_first(name):
+    queries = make_queries()
+    resized = F.interpolate(queries.mask_logits, size=(6, 9), mode="bilinear")
+    expected = QUERY_SCORES[name].read(queries._replace(mask_logits=resized), None)
+    torch.testing.assert_close(QUERY_SCORES[name].read(queries, (6, 9)), expected)
+
+
+@pytest.mark.parametrize("name", QUERY_SCORES)
+def test_a_pixel_that_no_query_claims_is_the_most_anomalous(name):
+    queries = make_queries()
+    classes = torch.tensor([[9.0, 0, 0, 0, 0, 0]])[None]
+    distances = torch.tensor([[0.1, 2, 2, 2, 2, 2]])[None]
+    masks = torch.tensor([6.0, 0.0, -6.0]).reshape(1, 1, 1, 3)
+    claimed, torn, free = (
+        QUERY_SCORES[name].read(QueryOutputs(masks, classes, 4, distances, 3.0), None).flatten()
+    )
+    assert claimed < torn < free
+    assert QUERY_SCORES[name].read(queries, None).isfinite().all()
+
+
+@pytest.mark.parametrize("name", QUERY_SCORES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_query_scores_and_gradients_stay_finite_for_extreme_logits(name, dtype):
+    queries = make_queries(1e4, dtype)
+    given = [queries.mask_logits.requires_grad_(), queries.class_logits.requires_grad_()]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        score = QUERY_SCORES[name].read(queries, (6, 9))
+    score.sum().backward()
+    assert score.dtype == torch.float32
+    assert score.isfinite().all()
+    assert all(tensor.grad.isfinite().all() for tensor in given if tensor.grad is not None)
+    assert given[0].grad is not None
+
+
+def test_ranges_of_query_scores():
+    queries = make_queries()
+    scores = {name: score.read(queries, None) for name, score in QUERY_SCORES.items()}
+    assert (scores["MinDistance"] >= 0).all()
+    assert (scores["MinDistance"] <= 3).all()
+    assert (scores["EAM"] <= 1).all()
+    assert (scores["MaskEnergy"] >= -math.log(7)).all()
+    assert (scores["UNO"].abs() < 7).all()
+
+
+def test_evidence_can_leave_out_a_trained_outlier_class():
+    queries = make_queries()
+    evidence = pixel_evidence(queries.mask_logits, queries.class_logits, None, 4)
+    all_but_no_object = pixel_evidence(queries.mask_logits, queries.class_logits)
+    torch.testing.assert_close(evidence, all_but_no_object[:, :4])
+
+
+def test_mask_energy_is_the_energy_of_log_evidence():
+    queries = make_queries()
+    evidence = pixel_evidence(queries.mask_logits, queries.class_logits, (6, 8), 4)
+    torch.testing.assert_close(QUERY_SCORES["MaskEnergy"].read(queries, (6, 8)), energy(evidence.log()))
 
 
 def test_unknown_score_is_named_with_the_known_ones():

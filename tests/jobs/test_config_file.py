@@ -18,11 +18,17 @@ def load(*arguments: str) -> FinetuneConfig:
 
 def test_a_written_configuration_reads_back_equal(tmp_path: Path) -> None:
     config = load(
-        "--seed", "3", "--data.shards", "a", "b", "--model.size", "tiny", "--loss.options", "num_points", "9"
+        "--seed", "3", "--data.shards", "a", "b", "--model.size", "tiny",
+        "--loss.options.mask.num_points", "9",
+        "--loss.options.logit_norm.temperature", "2", "--loss.classification", "logit_norm",
+        "--loss.outlier", "rba", "--loss.options.rba.inlier_upper", "-0.5", "--paste.bank", "x",
+        "--paste.probability", "1", "--loss.weights", "mask", "1", "dice", "2", "class", "3", "rba", "4",
     )  # fmt: skip
     write_config(config, tmp_path / "config.yaml")
     assert read_config(FinetuneConfig, tmp_path / "config.yaml") == config
-    assert config.loss.options == {"num_points": 9.0}
+    assert config.loss.options.mask.num_points == 9
+    assert config.loss.options.rba.thresholds == (-0.5, -0.1)
+    assert config.loss.weights == {"mask": 1.0, "dice": 2.0, "class": 3.0, "rba": 4.0}
 
 
 def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
@@ -32,6 +38,19 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     assert (config.seed, config.optim.lr) == (5, 0.001)
     assert config.loss.weights == {"mask": 1.0, "dice": 7.0, "class": 3.0}
     assert config.loop == load().loop
+
+
+def test_weights_of_a_file_are_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "loss: {outlier: [rba], weights: {mask: 1, dice: 2, class: 3, rba: 4}}\n"
+        "paste: {bank: a, probability: 1}\n"
+    )
+    config = load(str(path), "--loss.outlier", "--loss.weights", "mask", "5", "dice", "5", "class", "2")
+    assert config.loss.weights == {"mask": 5.0, "dice": 5.0, "class": 2.0}
+    assert load(str(path), "--loss.outlier", "--loss.weights").loss.weights == {}
+    with pytest.raises(InputError, match="loss.weights: rba is no term of this loss; exactly one weight for"):
+        load(str(path), "--loss.outlier")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
@@ -52,15 +71,30 @@ def test_every_shipped_configuration_loads_and_says_how_to_run_it(path: Path) ->
         ("data: {crop: [1]}", "data.crop: expected 2 values, got [1]"),
         ("data: {shards: a}", "data.shards: expected a list, got 'a'"),
         ("schedule: {masked_attention: maybe}", "got 'maybe'; allowed: annealed, always, never"),
-        ("loss: {options: 3}", "loss.options: expected values by name, got 3"),
+        ("loss: {options: 3}", "loss.options: expected settings by name, got 3"),
+        ("loss: {weights: 3}", "loss.weights: expected values by name, got 3"),
+        ("loss: {options: {rba: {margn: 1}}}", "loss.options.rba.margn: unknown setting"),
+        ("loss: {options: {rbaa: {}}}", "loss.options.rbaa: unknown setting; perhaps you meant rba; known"),
+        (
+            "loss: {options: {rba: {preset: best}}}",
+            "loss.options.rba.preset: got 'best'; allowed: reachable, released, code",
+        ),
         ("optim: {lr: -1}", "optim.lr must be above 0, got -1.0"),
         ("data: {crop: [32, 32]}", "data.crop [32, 32] and model.image_size [1024, 1024] differ"),
         ("name: a/b", "name: got 'a/b'; a folder name without /"),
         ("seed: 4294967296", "seed must be in 0..4294967295, got 4294967296"),
         ("model: {num_classes: 5}", "model.num_classes must be 19, as many as the shards have, got 5"),
         (
-            "loss: {name: mask_rba}",
-            "loss.name: mask_rba needs outliers; set paste.bank and paste.probability",
+            "loss: {outlier: [rba]}",
+            "loss.outlier: rba needs outliers; set paste.bank and paste.probability, or leave loss.outlier",
+        ),
+        (
+            "loss: {classification: isomax_plus}",
+            "loss.classification: isomax_plus needs model.class_head isomax, not linear; with linear take",
+        ),
+        (
+            "{model: {class_head: isomax}, loss: {classification: logit_norm}}",
+            "logit_norm needs model.class_head linear, not isomax; with isomax take isomax_plus",
         ),
         ("validation: {limit: -3}", "validation.limit must be 0 (all) or more, got -3"),
         ("loss: {weights: {mask: -5, dice: 1, class: 1}}", "loss.weights.mask must be 0 or more, got -5.0"),
@@ -104,11 +138,17 @@ def test_mistakes_on_the_command_line_are_one_line(arguments: list[str], message
     assert "─" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["optim.lr", "schedule.poly_power", "loss.weights.mask", "paste.max_size"])
+@pytest.mark.parametrize("name", ["optim.lr", "schedule.poly_power", "paste.max_size"])
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_numbers_are_finite(name: str, value: str) -> None:
     with pytest.raises(InputError, match=name.split(".")[1]):
         load(f"--{name}", value)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_weights_are_finite(value: str) -> None:
+    with pytest.raises(InputError, match=f"loss.weights.dice: got {value}; a finite number is needed"):
+        load("--loss.weights", "mask", "1", "dice", value, "class", "1")
 
 
 def test_settings_flatten_to_dotted_plain_values() -> None:

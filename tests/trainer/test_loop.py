@@ -48,14 +48,14 @@ def make_config(out: Path, scenes: str, *extra: str) -> FinetuneConfig:
         "--name", "run", "--out", str(out), "--data.shards", scenes, "--data.crop", "32", "32",
         "--data.batch_size", "2", "--data.workers", "0",
         "--model.size", "tiny", "--model.image_size", "32", "32", "--model.num_queries", "5",
-        "--loss.options", "num_points", "32", "--optim.lr", "1e-3", "--loop.steps", "4",
+        "--loss.options.mask.num_points", "32", "--optim.lr", "1e-3", "--loop.steps", "4",
         "--loop.save_every", "2", "--loop.log_every", "1", "--loop.keep_checkpoints", "0",
     ]  # fmt: skip
     return load_config(FinetuneConfig, [*arguments, *extra], program="jobs.finetune")
 
 
 def with_paste(cutouts: str) -> list[str]:
-    return ["--paste.bank", cutouts, "--paste.probability", "1", "--loss.name", "mask_rba"]
+    return ["--paste.bank", cutouts, "--paste.probability", "1", "--loss.outlier", "rba"]
 
 
 def weights(out: Path, step: int) -> dict[str, torch.Tensor]:
@@ -70,7 +70,7 @@ def test_a_run_leaves_everything_a_reader_needs(
     state = finetune(config)
     run = tmp_path / "run"
     assert (state.step, state.samples_seen) == (4, 8)
-    complete = dataclasses.replace(config, model=config.model.completed())
+    complete = dataclasses.replace(config, model=config.model.completed(), loss=config.loss.completed())
     assert read_config(FinetuneConfig, run / "config.yaml") == complete
     provenance = json.loads((run / "provenance.json").read_text())
     assert provenance[0]["seed"] == 0
@@ -85,7 +85,7 @@ def test_a_run_leaves_everything_a_reader_needs(
         "loss/mask",
         "loss/dice",
         "loss/class",
-        "loss/outlier",
+        "loss/rba",
         "lr/heads",
         "grad_norm",
     } <= tags
@@ -245,7 +245,7 @@ def test_a_removal_that_was_killed_leaves_no_half_checkpoint(
 
 def test_a_loss_that_explodes_stops_the_run_and_names_the_samples(tmp_path: Path, scene_shards: str) -> None:
     config = make_config(
-        tmp_path, scene_shards, "--loss.weights.mask", "1e38", "--loss.weights.class", "1e38"
+        tmp_path, scene_shards, "--loss.weights", "mask", "1e38", "dice", "1", "class", "1e38"
     )
     with pytest.raises(
         FloatingPointError, match=r"step \d: gradient norm is (nan|inf); mask .* samples scene\d, scene"

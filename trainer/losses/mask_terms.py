@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor
 from models.eomt import Prediction
 from shards.batch import Batch
 from shards.errors import InputError
+from trainer.losses.class_terms import ClassTerm
 from trainer.losses.matcher import MatchCosts, Matching, match_queries
 from trainer.losses.targets import Segments, StepTotals, find_segments, sample_logits, sample_membership
 
@@ -19,18 +21,41 @@ OVERSAMPLING = 3.0
 IMPORTANT_SHARE = 0.75
 
 
+@dataclass(frozen=True, kw_only=True)
+class MaskOptions:
+    """Options of base objective `mask`."""
+
+    num_points: int = 12544
+    """Points per mask; EoMT uses 12544 (= 112²) for crops of 1024²."""
+    no_object_weight: float = 0.1
+    """Weight of "no object" in the classification loss, in (0, 1]."""
+    match_mask: float = 5.0
+    """Weight of the mask cost in the matching."""
+    match_dice: float = 5.0
+    """The same for dice."""
+    match_class: float = 2.0
+    """The same for the class."""
+
+    def __post_init__(self) -> None:
+        if self.num_points < 1:
+            raise InputError(f"loss.options.mask.num_points must be at least 1, got {self.num_points}")
+        if not 0 < self.no_object_weight <= 1:
+            raise InputError(
+                f"loss.options.mask.no_object_weight must be in (0, 1], got {self.no_object_weight}"
+            )
+
+
 class MaskLoss:
-    """Hungarian matching, then per matched mask point-sampled BCE and dice, and class cross-entropy.
+    """Hungarian matching, then per matched mask point-sampled BCE and dice, and a classification loss.
 
     Terms: `mask`, `dice`, `class`, each summed over the supervised depths. They are computed in float32
-    inside autocast and stay connected to the graph when a batch holds no class at all.
+    inside autocast and stay connected to the graph when a batch holds no class at all. The matcher reads the
+    plain class logits, whatever the classification loss makes of them.
 
     Args:
-        num_points: points per mask; EoMT uses 12544 (= 112²) for crops of 1024².
-        no_object_weight: weight of "no object" in the cross-entropy, in (0, 1].
-        match_mask: weight of the mask cost in the matching.
-        match_dice: the same for dice.
-        match_class: the same for the class.
+        class_term: what `class` is: the weighted mean of its losses of all queries.
+        outlier_class: whether outliers are segments like any other, of class `NUM_CLASSES` (UNO); otherwise
+            their pixels belong to no segment, and masks should leave them out.
 
     Source: Mask2Former, Cheng et al., CVPR 2022; weights and points as EoMT. We differ: normalisers are the
     totals of the whole step (see `StepTotals`), not of a micro-batch; masks are read off the label map.
@@ -38,38 +63,38 @@ class MaskLoss:
 
     terms: tuple[str, ...] = ("mask", "dice", "class")
 
-    def __init__(
-        self,
-        *,
-        num_points: float = 12544,
-        no_object_weight: float = 0.1,
-        match_mask: float = 5.0,
-        match_dice: float = 5.0,
-        match_class: float = 2.0,
-    ) -> None:
-        if num_points < 1:
-            raise InputError(f"loss.options.num_points must be at least 1, got {num_points}")
-        if not 0 < no_object_weight <= 1:
-            raise InputError(f"loss.options.no_object_weight must be in (0, 1], got {no_object_weight}")
-        self.num_points = int(num_points)
-        self.no_object_weight = no_object_weight
-        self.costs = MatchCosts(mask=match_mask, dice=match_dice, class_=match_class)
+    def __init__(self, options: MaskOptions, class_term: ClassTerm, outlier_class: bool = False) -> None:
+        self.num_points = options.num_points
+        self.no_object_weight = options.no_object_weight
+        self.costs = MatchCosts(mask=options.match_mask, dice=options.match_dice, class_=options.match_class)
+        self.class_term = class_term
+        self.outlier_class = outlier_class
 
     def __call__(
         self, prediction: Prediction, batch: Batch, totals: StepTotals, generators: Sequence[torch.Generator]
     ) -> dict[str, Float[Tensor, ""]]:
         """Return this batch's share of the step's terms."""
-        segments = find_segments(batch.label)
+        segments = find_segments(batch.label, self.outlier_class)
+        num_masks = totals.masks + (totals.outlier_masks if self.outlier_class else 0)
         sums: dict[str, Tensor] = {}
         for masks, classes in zip(prediction.mask_logits, prediction.class_logits, strict=True):
             matching = match_queries(masks, classes, segments, self.costs, self.num_points, generators)
             with torch.autocast(masks.device.type, enabled=False):
                 bce, dice = self._mask_terms(masks, segments, matching, generators)
-                entropy = self._class_term(classes.float(), segments, matching, totals)
-            divisor = max(totals.masks, 1.0)
-            for name, value in (("mask", bce / divisor), ("dice", dice / divisor), ("class", entropy)):
+                class_loss = self._class_loss(classes, segments, matching, totals.images, num_masks)
+            divisor = max(num_masks, 1.0)
+            for name, value in (("mask", bce / divisor), ("dice", dice / divisor), ("class", class_loss)):
                 sums[name] = sums[name] + value if name in sums else value
         return sums
+
+    def floors(self, prediction: Prediction) -> dict[str, float]:
+        """Return what `class` cannot get below, over all depths of `prediction`; nothing if that is 0.
+
+        A weighted mean of losses has the floor of each. It holds where the sum of weights is not replaced:
+        a step of no more masks than queries, and of ten queries at least.
+        """
+        floor = sum(self.class_term.floor(classes.shape[-1]) for classes in prediction.class_logits)
+        return {"class": floor} if floor else {}
 
     def _mask_terms(
         self,
@@ -90,18 +115,23 @@ class MaskLoss:
         dice = 1 - (2 * (share * target).sum(1) + 1) / (share.sum(1) + target.sum(1) + 1)
         return bce, dice.sum()
 
-    def _class_term(
-        self, class_logits: Tensor, segments: Segments, matching: Matching, totals: StepTotals
+    def _class_loss(
+        self,
+        class_logits: Tensor,
+        segments: Segments,
+        matching: Matching,
+        num_images: float,
+        num_masks: float,
     ) -> Tensor:
-        """Cross-entropy of all queries, weighted; unmatched queries should say "no object"."""
+        """Weighted mean of all queries' losses; unmatched queries should say "no object"."""
         num_queries, no_object = class_logits.shape[1], class_logits.shape[2] - 1
         target = torch.full(class_logits.shape[:2], no_object, device=class_logits.device)  # (B, Q)
         target[segments.image_index[matching.segment], matching.query] = segments.class_id[matching.segment]
-        weight = class_logits.new_ones(no_object + 1)
+        weight = torch.ones(no_object + 1, device=class_logits.device)
         weight[no_object] = self.no_object_weight
-        entropy = F.cross_entropy(class_logits.flatten(0, 1), target.flatten(), weight, reduction="sum")
-        unmatched = max(totals.images * num_queries - totals.masks, 0.0)
-        return entropy / max(totals.masks + self.no_object_weight * unmatched, 1.0)
+        losses = self.class_term(class_logits.flatten(0, 1), target.flatten(), weight)
+        unmatched = max(num_images * num_queries - num_masks, 0.0)
+        return losses / max(num_masks + self.no_object_weight * unmatched, 1.0)
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ class Segments:
     image_index: Int64[Tensor, " N"]
     """Ascending."""
     class_id: Int64[Tensor, " N"]
-    """Train ids."""
+    """Train ids; the values of `label`."""
     per_image: tuple[int, ...]
     """Number of segments of each image."""
 
@@ -41,30 +41,36 @@ class StepTotals:
     masks: float
     inlier_pixels: float
     outlier_pixels: float
+    outlier_masks: float
+    """Images with an outlier pixel: masks more, where outliers are a class."""
 
 
-def find_segments(label: UInt8[Tensor, "B H W"]) -> Segments:
+def find_segments(label: UInt8[Tensor, "B H W"], outlier_class: bool = False) -> Segments:
     """List which classes occur in which image.
 
     Args:
         label: train ids, `OUTLIER_ID` or `VOID_ID`.
+        outlier_class: whether outliers are one more class, whose id is `NUM_CLASSES`.
     """
-    present = _count_values(label)[:, :NUM_CLASSES] > 0  # (B, C)
+    if outlier_class:
+        label = label.masked_fill(label == OUTLIER_ID, NUM_CLASSES)
+    present = _count_values(label)[:, : NUM_CLASSES + outlier_class] > 0  # (B, C)
     image_index, class_id = present.nonzero(as_tuple=True)
     return Segments(label, image_index, class_id, tuple(present.sum(dim=1).tolist()))
 
 
-def count_totals(labels: Sequence[UInt8[Tensor, "_b H W"]]) -> Float[Tensor, " 4"]:
-    """Count one rank's share of a step: images, masks, inlier pixels, outlier pixels.
+def count_totals(labels: Sequence[UInt8[Tensor, "_b H W"]]) -> Float[Tensor, " 5"]:
+    """Count one rank's share of a step: images, masks, inlier and outlier pixels, outlier masks.
 
     A float64 tensor, so that ranks can add theirs: `StepTotals(*reduced.tolist())`.
     """
-    total = torch.zeros(4, dtype=torch.float64, device=labels[0].device)
+    total = torch.zeros(5, dtype=torch.float64, device=labels[0].device)
     for label in labels:
         counts = _count_values(label)
-        inlier = counts[:, :NUM_CLASSES]
+        inlier, outlier = counts[:, :NUM_CLASSES], counts[:, OUTLIER_ID]
         images = counts.new_tensor(len(label))
-        total += torch.stack((images, (inlier > 0).sum(), inlier.sum(), counts[:, OUTLIER_ID].sum()))
+        masks, outlier_masks = (inlier > 0).sum(), (outlier > 0).sum()
+        total += torch.stack((images, masks, inlier.sum(), outlier.sum(), outlier_masks))
     return total
 
 

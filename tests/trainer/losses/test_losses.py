@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import re
 
 import pytest
@@ -13,10 +15,21 @@ from models.eomt import Prediction
 from shards.batch import Batch
 from shards.errors import InputError
 from shards.schema import OUTLIER_ID, VOID_ID
-from trainer.losses import LOSSES, LossConfig, build_loss, weighted_sum
-from trainer.losses.mask_terms import MaskLoss, _choose_points
-from trainer.losses.outlier_terms import rba_hinge
-from trainer.losses.targets import StepTotals, count_totals
+from trainer.losses import (
+    BASES,
+    CLASS_TERMS,
+    DEFAULT_WEIGHTS,
+    OUTLIER_TERMS,
+    LossConfig,
+    LossOptions,
+    build_loss,
+    weighted_sum,
+)
+from trainer.losses.class_terms import LogitNorm, LogitNormOptions
+from trainer.losses.mask_terms import MaskLoss, MaskOptions, _choose_points
+from trainer.losses.matcher import MatchCosts, match_queries
+from trainer.losses.outlier_terms import RbaOptions
+from trainer.losses.targets import StepTotals, count_totals, find_segments, sample_membership
 from trainer.randomness import sample_generators
 
 Q, C = 6, 19
@@ -34,13 +47,20 @@ def make_batch(kind: str = "mixed", size: int = 4) -> Batch:
     return Batch(image, label, tuple(f"scene{i}" for i in range(size)))
 
 
-def make_prediction(size: int = 4, scale: float = 3.0, dtype: torch.dtype = torch.float32) -> Prediction:
+def make_prediction(
+    size: int = 4, scale: float = 3.0, dtype: torch.dtype = torch.float32, columns: int = C + 1
+) -> Prediction:
     generator = torch.Generator().manual_seed(6)
     masks = tuple((torch.randn(size, Q, 8, 8, generator=generator) * scale).to(dtype) for _ in range(2))
-    classes = tuple((torch.randn(size, Q, C + 1, generator=generator) * scale).to(dtype) for _ in range(2))
+    classes = tuple((torch.randn(size, Q, columns, generator=generator) * scale).to(dtype) for _ in range(2))
     for tensor in (*masks, *classes):
         tensor.requires_grad_()
     return Prediction(masks, classes)
+
+
+def columns_for(config: LossConfig) -> int:
+    """Count the class logits: classes, the outlier class if outliers are one, "no object"."""
+    return C + 1 + ("uno" in config.outlier)
 
 
 def cut(prediction: Prediction, batch: Batch, part: slice) -> tuple[Prediction, Batch]:
@@ -49,10 +69,24 @@ def cut(prediction: Prediction, batch: Batch, part: slice) -> tuple[Prediction, 
     return Prediction(masks, classes), Batch(batch.image[part], batch.label[part], batch.keys[part])
 
 
-def run_loss(name: str, prediction: Prediction, batch: Batch, totals: StepTotals | None = None) -> dict:
+def make_config(*outlier: str, classification: str = "cross_entropy", **mask: float) -> LossConfig:
+    options = LossOptions(mask=MaskOptions(**{"num_points": 64, **mask}))
+    return LossConfig(classification=classification, outlier=outlier, options=options).completed()
+
+
+MIXTURES = {
+    f"{classification}+{'+'.join(outlier) or 'nothing'}": make_config(*outlier, classification=classification)
+    for classification in CLASS_TERMS
+    for outlier in ((), *((name,) for name in (*OUTLIER_TERMS, "uno")), (*OUTLIER_TERMS, "uno"))
+}
+"""Every classification loss with no outlier term, with each of them, and with all at once."""
+
+
+def run_loss(
+    config: LossConfig, prediction: Prediction, batch: Batch, totals: StepTotals | None = None
+) -> dict:
     totals = totals or StepTotals(*count_totals([batch.label]).tolist())
-    loss = build_loss(LossConfig(name=name, options={"num_points": 64.0}))
-    return loss(prediction, batch, totals, sample_generators(0, 0, batch.keys, "cpu"))
+    return build_loss(config)(prediction, batch, totals, sample_generators(0, 0, batch.keys, "cpu"))
 
 
 def test_mask_terms_equal_transformers_on_the_same_points() -> None:
@@ -65,7 +99,7 @@ def test_mask_terms_equal_transformers_on_the_same_points() -> None:
     classes = torch.zeros(1, 2, C + 1)
     classes[0, 0, 0], classes[0, 1, 5] = 9.0, 9.0
     batch = Batch(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), label, ("a",))
-    terms = run_loss("mask", Prediction((masks,), (classes,)), batch)
+    terms = run_loss(make_config(), Prediction((masks,), (classes,)), batch)
 
     generators = sample_generators(0, 0, ("a",), "cpu")
     torch.rand(1, 64, 2, generator=generators[0])  # the matcher's points come first
@@ -82,7 +116,7 @@ def test_mask_terms_equal_transformers_on_the_same_points() -> None:
 def test_unmatched_queries_are_weighted_as_no_object() -> None:
     batch = make_batch("void", size=1)
     prediction = make_prediction(1)
-    terms = run_loss("mask", prediction, batch)
+    terms = run_loss(make_config(), prediction, batch)
     expected = sum(
         F.cross_entropy(c[0], torch.full((Q,), C), reduction="sum") * 0.1 / max(1.0, 0.1 * Q)
         for c in prediction.class_logits
@@ -99,63 +133,34 @@ def test_points_are_mostly_where_the_mask_is_uncertain() -> None:
     assert (important - 0.5).abs().median() < (anywhere - 0.5).abs().median() / 2
 
 
-def test_rba_hinge_equals_a_loop_over_pixels() -> None:
-    batch = make_batch(size=2)
-    prediction = make_prediction(2)
-    masks, classes = prediction.mask_logits[-1].detach(), prediction.class_logits[-1].detach()
-    totals = StepTotals(*count_totals([batch.label]).tolist())
-    score = torch.zeros(2, 8, 8)
-    for b in range(2):
-        for row in range(8):
-            for column in range(8):
-                evidence = torch.zeros(C)
-                for q in range(Q):
-                    evidence += classes[b, q].softmax(0)[:C] * masks[b, q, row, column].sigmoid()
-                score[b, row, column] = -evidence.tanh().sum()
-    score = F.interpolate(score[:, None], size=(32, 32), mode="bilinear")[:, 0]
-    inlier = [max(0.0, float(s) + 0.7) ** 2 for s in score[batch.label < C]]
-    outlier = [max(0.0, -0.1 - float(s)) ** 2 for s in score[batch.label == OUTLIER_ID]]
-    expected = 0.5 * (sum(inlier) / len(inlier) + sum(outlier) / len(outlier))
-    actual = rba_hinge(masks, classes, batch.label, totals, -0.7, -0.1)
-    assert float(actual) == pytest.approx(expected, rel=1e-4)
-
-
-def test_the_released_thresholds_have_no_inlier_half() -> None:
-    batch, prediction = make_batch("inlier"), make_prediction()
-    totals = StepTotals(*count_totals([batch.label]).tolist())
-    value = rba_hinge(prediction.mask_logits[0], prediction.class_logits[0], batch.label, totals, 0.0, 5.0)
-    assert value.item() == 0.0
-
-
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("kind", ["mixed", "void", "outlier", "inlier"])
+@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("scale", [0.0, 3.0, 1e4], ids=lambda s: f"logits{s:g}")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_terms_and_gradients_are_finite_and_connected(
-    name: str, kind: str, scale: float, dtype: torch.dtype
-) -> None:
-    prediction = make_prediction(scale=scale, dtype=dtype)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        terms = run_loss(name, prediction, make_batch(kind))
-    config = LossConfig(name=name)
-    weighted_sum(terms, config.weights).backward()
-    assert all(torch.isfinite(value) for value in terms.values())
-    for tensor in (*prediction.mask_logits, *prediction.class_logits):
-        assert tensor.grad is not None
-        assert torch.isfinite(tensor.grad).all()
+def test_terms_and_gradients_are_finite_and_connected(name: str, scale: float, dtype: torch.dtype) -> None:
+    """Of batches that are mixed, all void, all outlier, or without any; in float32 and inside autocast."""
+    config = MIXTURES[name]
+    for kind in ("mixed", "void", "outlier", "inlier"):
+        prediction = make_prediction(2, scale, dtype, columns_for(config))
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            terms = run_loss(config, prediction, make_batch(kind, 2))
+        weighted_sum(terms, config.weights).backward()
+        assert all(value.dtype == torch.float32 and torch.isfinite(value) for value in terms.values()), kind
+        for tensor in (*prediction.mask_logits, *prediction.class_logits):
+            assert tensor.grad is not None, kind
+            assert torch.isfinite(tensor.grad).all(), kind
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", MIXTURES)
 def test_a_batch_cut_in_pieces_has_the_loss_and_gradient_of_the_whole(name: str) -> None:
-    batch = make_batch()
-    whole, pieces = make_prediction(), make_prediction()
+    batch, columns = make_batch(), columns_for(MIXTURES[name])
+    whole, pieces = make_prediction(columns=columns), make_prediction(columns=columns)
     totals = StepTotals(*count_totals([batch.label]).tolist())
-    weights = LossConfig(name=name).weights
-    expected = run_loss(name, whole, batch, totals)
+    weights = MIXTURES[name].weights
+    expected = run_loss(MIXTURES[name], whole, batch, totals)
     weighted_sum(expected, weights).backward()
     sums = dict.fromkeys(expected, 0.0)
-    for part in (slice(0, 1), slice(1, 4)):
-        terms = run_loss(name, *cut(pieces, batch, part), totals)
+    for part in (slice(0, 1), slice(1, 2), slice(2, 4)):  # the last has no outlier
+        terms = run_loss(MIXTURES[name], *cut(pieces, batch, part), totals)
         weighted_sum(terms, weights).backward()
         sums = {term: sums[term] + float(value.detach()) for term, value in terms.items()}
     assert sums == pytest.approx({term: float(value.detach()) for term, value in expected.items()}, rel=1e-5)
@@ -163,20 +168,76 @@ def test_a_batch_cut_in_pieces_has_the_loss_and_gradient_of_the_whole(name: str)
         torch.testing.assert_close(a.grad, b.grad, atol=1e-6, rtol=1e-4)
 
 
+def test_outliers_are_segments_of_one_more_class() -> None:
+    """UNO equals the base objective over 20 classes: the same batch, its outliers relabelled, says so."""
+    batch, prediction = make_batch(), make_prediction(columns=C + 2)
+    terms = run_loss(make_config("uno"), prediction, batch)
+    segments = find_segments(batch.label, outlier_class=True)
+    assert segments.per_image[:2] == tuple(n + 1 for n in find_segments(batch.label).per_image[:2])
+    assert (segments.class_id == C).sum() == 2
+    masks = torch.stack([batch.label[i] == OUTLIER_ID for i in range(2)])
+    which = (segments.class_id == C).nonzero()[:, 0]
+    points = torch.rand(2, 100, 2)
+    sampled = F.grid_sample(masks[:, None].float(), (2 * points - 1)[:, None], align_corners=False)
+    torch.testing.assert_close(
+        sample_membership(segments, which, points), sampled[:, 0, 0], atol=1e-5, rtol=0
+    )
+    assert set(terms) == {"mask", "dice", "class"}
+
+
+def test_uno_counts_the_masks_of_outliers() -> None:
+    """One image, all outlier: one query answers "outlier" with weight 1, the others "no object" with 0.1."""
+    batch, prediction = make_batch("outlier", size=1), make_prediction(1, columns=C + 2)
+    masks, classes = prediction.mask_logits[0], prediction.class_logits[0]
+    terms = run_loss(make_config("uno"), Prediction((masks,), (classes,)), batch)
+    costs = MatchCosts(mask=5.0, dice=5.0, class_=2.0)
+    segments, generators = find_segments(batch.label, True), sample_generators(0, 0, batch.keys, "cpu")
+    query = int(match_queries(masks, classes, segments, costs, 64, generators).query)
+    target = torch.full((Q,), C + 1)
+    target[query] = C
+    weight = torch.ones(C + 2)
+    weight[-1] = 0.1
+    torch.testing.assert_close(terms["class"], F.cross_entropy(classes[0], target, weight))
+
+
+def test_floors_add_up_over_depths() -> None:
+    prediction = make_prediction()
+    one = LogitNorm(LogitNormOptions()).floor(C + 1)
+    loss = build_loss(make_config(classification="logit_norm"))
+    assert loss.floors(prediction) == {"class": pytest.approx(2 * one)}
+    assert build_loss(make_config("rba")).floors(prediction) == {}
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "focal"}, "loss.name: unknown loss 'focal'; known losses: mask, mask_rba"),
-        ({"options": {"margn": 1.0}}, "loss.options: 'mask' has no option 'margn'; it takes num_points"),
+        ({"name": "focal"}, "loss.name: unknown 'focal'; known: mask"),
         (
-            {"name": "mask_rba", "options": {"x": 1.0}},
-            "it takes inlier_upper, outlier_lower, outlier_layers, num_",
+            {"classification": "ce"},
+            "loss.classification: unknown 'ce'; known: cross_entropy, logit_norm, iso",
         ),
-        ({"weights": {"mask": 1.0, "dice": 1.0}}, "loss.weights: 'mask' needs a weight for class"),
-        ({"weights": {"mask": 1.0, "dice": 1.0, "class": 1.0, "oulier": 1.0}}, "unknown term 'oulier'"),
-        ({"options": {"num_points": 0.0}}, "loss.options.num_points must be at least 1, got 0"),
-        ({"options": {"no_object_weight": 0.0}}, "loss.options.no_object_weight must be in (0, 1], got 0"),
-        ({"name": "mask_rba", "options": {"outlier_layers": -1.0}}, "outlier_layers must be 0 (all) or more"),
+        (
+            {"outlier": ("rbaa",)},
+            "loss.outlier: unknown 'rbaa'; known: rba, energy, mask2anomaly, uno",
+        ),
+        (
+            {"outlier": ("uno",), "weights": {"mask": 1.0, "dice": 1.0, "class": 1.0, "uno": 1.0}},
+            "loss.weights: uno is no term of this loss; exactly one weight for each of mask, dice, class is",
+        ),
+        ({"outlier": ("rba", "rba")}, "loss.outlier: got rba, rba; each term at most once"),
+        (
+            {"options": LossOptions(rba=RbaOptions(preset="code"))},
+            "loss.options.rba: nothing here reads it; this loss consists of mask, cross_entropy",
+        ),
+        (
+            {"weights": {"mask": 1.0, "dice": 1.0}},
+            "loss.weights: class is missing; exactly one weight for each of mask, dice, class is needed",
+        ),
+        (
+            {"weights": {"mask": 1.0, "dice": 1.0, "class": 1.0, "rba": 1.0}},
+            "loss.weights: rba is no term of this loss; exactly one weight for each of mask, dice, class is",
+        ),
+        ({"weights": {"mask": 1.0, "dice": 1.0, "class": -1.0}}, "loss.weights.class must be 0 or more, got"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -185,7 +246,37 @@ def test_impossible_configurations_are_refused(settings: dict, message: str) -> 
         LossConfig(**settings)
 
 
+@pytest.mark.parametrize(
+    ("options", "values", "message"),
+    [
+        (MaskOptions, {"num_points": 0}, "loss.options.mask.num_points must be at least 1, got 0"),
+        (MaskOptions, {"no_object_weight": 0.0}, "no_object_weight must be in (0, 1], got 0"),
+        (
+            LogitNormOptions,
+            {"temperature": 0.0},
+            "loss.options.logit_norm.temperature must be above 0, got 0",
+        ),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_impossible_options_are_refused(options: type, values: dict, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        options(**values)
+
+
+def test_the_registry_is_complete() -> None:
+    """Every outlier term has options, a default weight, and a place in the help text."""
+    fields = [field.name for field in dataclasses.fields(LossOptions)]
+    base = make_config()
+    assert set(fields) >= set(OUTLIER_TERMS)
+    assert set(fields) <= {"mask", *CLASS_TERMS, *OUTLIER_TERMS}
+    assert set(DEFAULT_WEIGHTS) == {*base.weights, *OUTLIER_TERMS}
+    for names in (BASES, CLASS_TERMS, OUTLIER_TERMS, ("uno",)):
+        assert all(re.search(rf"\b{name}\b", inspect.getsource(LossConfig)) for name in names)
+
+
 def test_options_reach_the_loss() -> None:
-    loss = build_loss(LossConfig(name="mask", options={"num_points": 7.0, "no_object_weight": 0.5}))
+    options = LossOptions(mask=MaskOptions(num_points=7, no_object_weight=0.5))
+    loss = build_loss(LossConfig(options=options)).base
     assert isinstance(loss, MaskLoss)
     assert (loss.num_points, loss.no_object_weight) == (7, 0.5)

@@ -30,7 +30,7 @@ def test_totals_count_images_masks_and_pixels_over_micro_batches() -> None:
     label[0, 0] = torch.tensor([4, OUTLIER_ID])
     label[1, 0] = torch.tensor([4, 5])
     totals = count_totals([label, label[:1]])
-    assert totals.tolist() == [3, 1 + 2 + 1, 1 + 2 + 1, 1 + 0 + 1]
+    assert totals.tolist() == [3, 1 + 2 + 1, 1 + 2 + 1, 1 + 0 + 1, 1 + 0 + 1]
 
 
 def test_membership_equals_bilinear_sampling_of_the_boolean_mask() -> None:

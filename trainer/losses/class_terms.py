@@ -1,0 +1,126 @@
+"""What the class logits of a query are asked for: cross-entropy as it is, LogitNorm, or IsoMax+."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from shards.errors import InputError
+
+PUBLISHED_EPSILON = 1e-7
+NORM_FLOOR = 1e-3
+"""Shorter vectors are normalised by this length: the gradient, 1 / (length · temperature), has to fit into
+float16. Published LogitNorm reaches 1e7 / temperature at zero logits."""
+
+
+@runtime_checkable
+class ClassTerm(Protocol):
+    """A classification loss on query class logits; the caller divides by the sum of the weights."""
+
+    head: Literal["linear", "isomax"]
+    """The class head (`model.class_head`) whose logits it is meant for."""
+
+    def __call__(
+        self, logits: Float[Tensor, "N C1"], target: Int64[Tensor, " N"], weight: Float[Tensor, " C1"]
+    ) -> Float[Tensor, ""]:
+        """Return Σ_n weight[target_n] · loss_n, in float32."""
+        ...
+
+    def floor(self, num_logits: int) -> float:
+        """Return what no logits can get a single query's loss below; 0 where there is no such limit."""
+        ...
+
+
+class CrossEntropy:
+    """−log softmax(z)[y]: what Mask2Former and EoMT are trained with."""
+
+    head: Literal["linear", "isomax"] = "linear"
+
+    def __call__(
+        self, logits: Float[Tensor, "N C1"], target: Int64[Tensor, " N"], weight: Float[Tensor, " C1"]
+    ) -> Float[Tensor, ""]:
+        """Return Σ_n weight[target_n] · loss_n, in float32."""
+        with torch.autocast(logits.device.type, enabled=False):
+            return F.cross_entropy(logits.float(), target, weight.float(), reduction="sum")
+
+    def floor(self, num_logits: int) -> float:
+        """Return 0: a sure and right query costs nothing."""
+        return 0.0
+
+
+class IsoMaxPlus(CrossEntropy):
+    """Enhanced Isotropy Maximization: −log softmax(−E · D)[y] over distances D to prototypes.
+
+    The isomax class head (`models.heads.IsoMaxHead`) holds the first part of the published loss, prototypes
+    and distance scale; its logits already are −E · D with the entropic scale E. What is left is the
+    cross-entropy of those logits, with the weight of "no object" kept. The matcher reads the same logits, so
+    its class cost lies in [−1, 0] like that of any head.
+
+    Source: Macêdo and Ludermir, "Enhanced Isotropy Maximization Loss", 2021,
+    https://github.com/dlmacedo/entropic-out-of-distribution-detection. We differ: log-softmax at once (theirs
+    takes the logarithm of a probability, which is −inf from distances that differ by about 10); one more
+    prototype, of "no object"; a weighted mean over queries.
+    """
+
+    head: Literal["linear", "isomax"] = "isomax"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitNormOptions:
+    """Options of classification `logit_norm`."""
+
+    temperature: float = 0.3
+    """What normalised logits are divided by: the lower, the sharper. 1.0 is the authors' code, 0.04 that of
+    OpenOOD; about 0.3 was the best of those that others tried on EoMT queries. It sets the loss's floor, see
+    docs/losses.md."""
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise InputError(f"loss.options.logit_norm.temperature must be above 0, got {self.temperature}")
+
+
+class LogitNorm:
+    """Cross-entropy of logits of one length: −log softmax(z / (‖z‖ + 1e-7) / temperature)[y].
+
+    A network cannot lower it by growing its logits, only by turning them, so it stays less sure of what it
+    does not know. All logits of a query are normalised together, "no object" included; the weight of "no
+    object" is kept. Only this loss normalises: the matcher and every score read the plain logits. Computed
+    in float32 inside autocast.
+
+    The loss has a floor. Among vectors of length 1 the best is the one that points to the target and is equal
+    elsewhere, (√((K−1)/K), −1/√(K(K−1)), …), which leaves
+
+        floor = log(1 + (K − 1) · exp(−√(K/(K−1)) / temperature))
+
+    per query: 0.48 for K = 20 and 0.3, 2.06 for 1.0, where a uniform guess costs 3.00. A weighted mean over
+    queries has the same floor. So a high training loss is no sign that something is wrong.
+
+    Source: Wei et al., "Mitigating Neural Network Overconfidence with Logit Normalization", ICML 2022,
+    https://github.com/hongxin001/logitnorm_ood. We differ: lengths below 1e-3 count as 1e-3.
+    """
+
+    head: Literal["linear", "isomax"] = "linear"
+
+    def __init__(self, options: LogitNormOptions) -> None:
+        self.temperature = options.temperature
+
+    def __call__(
+        self, logits: Float[Tensor, "N C1"], target: Int64[Tensor, " N"], weight: Float[Tensor, " C1"]
+    ) -> Float[Tensor, ""]:
+        """Return Σ_n weight[target_n] · loss_n, in float32."""
+        with torch.autocast(logits.device.type, enabled=False):
+            values = logits.float()
+            length = torch.linalg.vector_norm(values, dim=-1, keepdim=True).clamp(min=NORM_FLOOR)
+            scaled = values / (length + PUBLISHED_EPSILON) / self.temperature
+            return F.cross_entropy(scaled, target, weight.float(), reduction="sum")
+
+    def floor(self, num_logits: int) -> float:
+        """Return the least loss of one query with `num_logits` logits."""
+        others = num_logits - 1
+        return math.log1p(others * math.exp(-math.sqrt(num_logits / others) / self.temperature))
