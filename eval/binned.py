@@ -1,7 +1,7 @@
 """Metrics of a curve known at thresholds only: what lies between two of them counts as evenly mixed.
 
-`ImageCounts` keeps, per image, how many positives and negatives lie in each of some thousand bins. It is what a
-bootstrap over images needs: the counts of a resampled set are a weighted sum of the images' counts.
+`ImageCounts` keeps, per image, how many positives and negatives lie in each of some thousand bins. It is
+what a bootstrap over images needs: the counts of a resampled set are a weighted sum of the images' counts.
 """
 
 from __future__ import annotations
@@ -72,13 +72,13 @@ def count_images(
 ) -> ImageCounts:
     """Sketch the sorted scores of each image, on bins chosen from all of them.
 
-    Every threshold is a score that occurs; what equals it is a bin of its own, so that ties stay ties. An open
-    bin holds at most 4 / `num_bins` of the positives or as little of the negatives. Where fewer distinct
+    Every threshold is a score that occurs; what equals it is a bin of its own, so that ties stay ties. An
+    open bin holds at most 8 / `num_bins` of the positives or as little of the negatives. Where fewer distinct
     scores occur than bins, the sketch is exact.
     """
     chosen = []
     for runs in (SortedRuns(positives), SortedRuns(negatives)):
-        chosen.append(choose_splitters([runs], max(1, 4 * runs.size // num_bins)))
+        chosen.append(choose_splitters([runs], max(1, 8 * runs.size // num_bins)))
     splitters = np.unique(np.concatenate(chosen))
     counts = []
     for runs_of_class in (positives, negatives):

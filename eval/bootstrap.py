@@ -7,13 +7,13 @@ bootstrap therefore draws images, with replacement, and computes the metric of t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
-NUM_RESAMPLES = 2000
+NUM_RESAMPLES = 1000
 LEVEL = 0.95
 SEED = 0
 _BLOCK = 200
@@ -49,17 +49,24 @@ def draw_weights(num_images: int, count: int, seed: int = SEED) -> Float64[np.nd
     return rng.multinomial(num_images, np.full(num_images, 1 / num_images), size=count).astype(np.float64)
 
 
+def draw_blocks(
+    num_images: int, count: int = NUM_RESAMPLES, seed: int = SEED
+) -> Iterator[Float64[np.ndarray, "B R"]]:
+    """Yield the weights of `draw_weights` some at a time, which bounds memory."""
+    weights = draw_weights(num_images, count, seed)
+    for begin in range(0, count, _BLOCK):
+        yield weights[begin : begin + _BLOCK]
+
+
 def resample(
     statistic: Statistic, num_images: int, *, count: int = NUM_RESAMPLES, seed: int = SEED
 ) -> Float64[np.ndarray, " B"]:
     """Return the metric of each resampled set."""
-    weights = draw_weights(num_images, count, seed)
-    parts = [statistic(weights[begin : begin + _BLOCK]) for begin in range(0, count, _BLOCK)]
-    return np.concatenate(parts)
+    return np.concatenate([statistic(weights) for weights in draw_blocks(num_images, count, seed)])
 
 
 def interval_of(values: Float64[np.ndarray, " B"], level: float = LEVEL) -> tuple[float, float] | None:
-    """Return the central interval that holds `level` of the values, NaN left out; None where fewer than 20 are left.
+    """Return the central interval that holds `level` of the values without NaN; None for fewer than 20.
 
     Source: percentile interval, Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
@@ -73,7 +80,7 @@ def interval_of(values: Float64[np.ndarray, " B"], level: float = LEVEL) -> tupl
 def bootstrap_interval(
     statistic: Statistic, num_images: int, *, count: int = NUM_RESAMPLES, seed: int = SEED
 ) -> tuple[float, float] | None:
-    """Return the 95 % interval of a metric; None for fewer than two images, which say nothing about others."""
+    """Return the 95 % interval of a metric; None for one image, which says nothing about others."""
     if num_images < 2:
         return None
     return interval_of(resample(statistic, num_images, count=count, seed=seed))

@@ -1,7 +1,7 @@
 """Metrics of anomalies as objects: what share of each is found, and how many finds are true.
 
-A frame is cut into segments: 8-connected regions of the ground truth and of the pixels scored above a threshold.
-For a true segment k, with the predicted segments that touch it joined to K,
+A frame is cut into segments: 8-connected regions of the ground truth and of the pixels scored above a
+threshold. For a true segment k, with the predicted segments that touch it joined to K,
 
     sIoU(k) = |k ∩ K| / |(k ∪ K) \\ A|,    A: pixels of K that belong to other true segments,
 
@@ -9,11 +9,12 @@ so that one predicted region over two neighbouring objects costs neither of them
 
     PPV(p) = |p ∩ T| / |p|,    T: all true segments.
 
-At a threshold τ a true segment counts as found where sIoU >= τ, else as missed, and a predicted one is false where
-PPV < τ. F1* is the mean of F1 = 2 TP / (2 TP + FN + FP) over τ = 0.25, 0.30, ..., 0.75.
+At a threshold τ a true segment counts as found where sIoU >= τ, else as missed, and a predicted one is
+false where PPV < τ. F1* is the mean of F1 = 2 TP / (2 TP + FN + FP) over τ = 0.25, 0.30, ..., 0.75.
 
-Source: Chan et al., SegmentMeIfYouCan, NeurIPS 2021, and `SegEval` of its toolkit (road-anomaly-benchmark), whose
-numbers these are. We differ in speed: one table of overlaps per frame takes the place of a pass per segment.
+Source: Chan et al., SegmentMeIfYouCan, NeurIPS 2021, and `SegEval` of its toolkit (road-anomaly-benchmark),
+whose numbers these are. We differ in speed: one table of overlaps per frame takes the place of a pass per
+segment.
 """
 
 from __future__ import annotations

@@ -261,6 +261,16 @@ def require_same_size(
         raise InputError(f"{frame.image}: image is {width} x {height}, its mask {columns} x {rows}")
 
 
+def resize_target(target: UInt8[np.ndarray, "_H _W"], size: tuple[int, int]) -> UInt8[np.ndarray, "_h _w"]:
+    """Resize by the pixel that holds the new pixel's middle, as Pillow does (OpenCV does not)."""
+    positions = []
+    for new, old in zip(size, target.shape, strict=True):
+        steps = np.full(new, old / new)
+        steps[0] /= 2
+        positions.append(np.cumsum(steps).astype(np.int64))  # added up, as Pillow does: it decides ties
+    return target[positions[0][:, None], positions[1]]
+
+
 def check_masks(test_set: TestSet) -> None:
     """Decode all masks, which takes seconds, before a network runs for an hour.
 

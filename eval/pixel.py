@@ -2,7 +2,8 @@
 
 Only thresholds at which an anomalous pixel lies change recall, so there is no curve to build: for each
 distinct positive score, look up how many positives and negatives are at least as high. The scores come as
-sorted runs, one per image, and are joined one interval of values at a time: memory does not grow with the set.
+sorted runs, one per image, and are joined one interval of values at a time: memory does not grow with the
+set.
 """
 
 from __future__ import annotations

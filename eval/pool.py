@@ -172,7 +172,7 @@ class ScorePool:
         return pool
 
     def runs(self, name: str) -> tuple[list[Float32[np.ndarray, " _N"]], list[Float32[np.ndarray, " _N"]]]:
-        """Return the sorted scores of anomalous and of normal pixels, one memory map per image, in set order."""
+        """Return sorted scores of anomalous and of normal pixels: a memory map per image, in set order."""
         file = self._files[name]
         file.flush()
         empty = np.zeros(0, dtype=np.float32)

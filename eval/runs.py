@@ -128,7 +128,7 @@ def _bounds(runs: Sequence[Floats], splitters: Floats) -> tuple[Positions, Posit
 
 
 def _gather(runs: Sequence[Floats], starts: Positions, ends: Positions) -> Floats:
-    pieces = [runs[i][starts[i] : ends[i]] for i in np.flatnonzero(ends > starts)]
+    pieces = [runs[i][starts[i] : ends[i]] for i in np.flatnonzero(ends > starts).tolist()]
     if len(pieces) == 1:
         return np.asarray(pieces[0])  # sorted already, and no copy
     if not pieces:

@@ -1,10 +1,14 @@
 """Score a checkpoint on the anomaly test sets: numbers, tables and pictures.
 
 python -m jobs.evaluate --checkpoint RUN --datasets Validation_Dataset --out RUN/eval
+
+Under `torchrun --nproc_per_node N -m jobs.evaluate ...` N processes share the images; the numbers are the
+same.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,16 +20,20 @@ from torch import Tensor
 
 from eval.datasets import TestSet, check_masks, find_test_sets
 from eval.pictures import draw_grid, encode_png
-from eval.protocol import Protocol, get_protocol
+from eval.protocol import Protocol, get_protocols
+from eval.ranks import ALONE, Ranks
 from eval.report import Record, render_csv, render_json, render_latex, render_markdown
-from eval.run import Subject, evaluate_miou, evaluate_test_set
+from eval.report_images import render_per_image
+from eval.run import Cell, MiouResult, Subject, evaluate_miou, evaluate_test_set
 from eval.scores import DEFAULT_SCORES, require_scores
+from eval.sketch import Sketch, sketch_path, write_sketch
 from jobs.command_line import parse_options, run_program
+from jobs.launched import device_of_rank, launched_ranks, shared_staged_folder
 from jobs.segmenter import make_segment, require_readable
 from models.checkpoint import CHECKPOINTS_FOLDER, find_checkpoint, load_segmenter
 from shards.errors import InputError
-from shards.reader import ShardReader, decode_scenes, open_shards
-from shards.staging import require_free, staged_folder
+from shards.reader import ShardReader, decode_sample, open_shards
+from shards.staging import require_free
 from trainer.runtime import compile_model
 
 logger = logging.getLogger(__name__)
@@ -42,14 +50,19 @@ class EvaluateOptions:
     """Folder that holds the test sets (RoadAnomaly21, RoadObsticle21, FS_LostFound_full, fs_static,
     RoadAnomaly), each with images/ and labels_masks/."""
     out: Path
-    """New or empty folder for results.json, .csv, .md, .tex and the pictures."""
+    """New or empty folder for results.json, .csv, .md, .tex, per_image.csv, pictures, and sketches for paired
+    tests."""
     cityscapes: Path | None = None
     """Folder written by `jobs.prepare cityscapes`; its val split gives the mIoU, which is missing without."""
     scores: tuple[str, ...] = DEFAULT_SCORES
     """Which anomaly scores: MSP, MaxLogit, MaxEntropy, RbA, Energy of any network; MaskEnergy, EAM of EoMT;
     MinDistance of class head isomax; UNO of a trained outlier class."""
-    protocol: str = "native"
-    """How images, windows, ground truth and metrics are treated; stated below every table."""
+    protocol: tuple[str, ...] = ("native",)
+    """How images, windows, ground truth and metrics are treated, stated below every table: one or more of
+    native, course-512, smiyc, fishyscapes and rba. Those that differ in the reading only share one forward
+    pass."""
+    components: bool = True
+    """Compute component metrics (sIoU, PPV, F1*) too; needs 4 more bytes of disk per pixel and score."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     name: str = ""
@@ -84,36 +97,64 @@ class Segmenter:
 def main(arguments: Sequence[str]) -> None:
     """Run one evaluation from the command line and print its table."""
     options: EvaluateOptions = parse_options(EvaluateOptions, arguments, program="jobs.evaluate")
-    records = evaluate(options)
-    print(render_markdown(records), end="")
+    with launched_ranks() as ranks:
+        records = evaluate(options, ranks)
+    if ranks.is_first:
+        print(render_markdown(records), end="")
 
 
-def evaluate(options: EvaluateOptions) -> list[Record]:
+def evaluate(options: EvaluateOptions, ranks: Ranks = ALONE) -> list[Record]:
     """Check all inputs, then load the model, score every test set, and write the results.
+
+    Args:
+        ranks: the processes that share the images; the first one measures and writes, the others return
+            nothing.
 
     Raises:
         InputError: an option, test set, shard or checkpoint is wrong. Nothing is written then.
     """
     require_free(options.out)
+    ranks.wait()  # before the first one makes the folder
     checkpoint = find_checkpoint(options.checkpoint)  # once: a run that still trains saves newer ones
     device = choose_device(options.device)
     require_scores(options.scores)
-    protocol = get_protocol(options.protocol)
+    protocols = get_protocols(options.protocol)
     test_sets = find_test_sets(options.datasets, options.limit)
     for test_set in test_sets:
         check_masks(test_set)
     reader = open_shards([str(options.cityscapes)], "val") if options.cityscapes else None
     segmenter = wrap_checkpoint(checkpoint, device, options)
-    with staged_folder(options.out) as folder:
-        miou = _miou(segmenter, reader, options) if reader else None
-        subject = Subject(model=model_name(options, checkpoint), checkpoint=str(checkpoint), miou=miou)
-        records: list[Record] = []
+    with shared_staged_folder(options.out, ranks) as folder:
+        subject = Subject(model=model_name(options, checkpoint), checkpoint=str(checkpoint))
+        if reader is not None:
+            measured = _miou(segmenter, reader, options, folder, ranks)
+            subject = dataclasses.replace(
+                subject,
+                miou=measured.miou,
+                miou_ci=measured.miou_ci,
+                ece=measured.ece,
+                ece_ci=measured.ece_ci,
+            )
+        cells: list[Cell] = []
         for test_set in test_sets:
-            records += _evaluate_one(segmenter, test_set, protocol, subject, options, folder)
-        for name, render in RENDERINGS.items():
-            (folder / name).write_text(render(records), encoding="utf-8")
+            cells += _evaluate_one(segmenter, test_set, protocols, subject, options, folder, ranks)
+        records = [cell.record for cell in cells]
+        if ranks.is_first:
+            _write(folder, cells)
     logger.info("%s: results of %d test sets", options.out, len(test_sets))
     return records
+
+
+def _write(folder: Path, cells: Sequence[Cell]) -> None:
+    records = [cell.record for cell in cells]
+    for name, render in RENDERINGS.items():
+        (folder / name).write_text(render(records), encoding="utf-8")
+    (folder / "per_image.csv").write_text(render_per_image(cells), encoding="utf-8")
+    for cell in cells:
+        record, counts = cell.record, cell.measurement.counts
+        stems = tuple(cell.stems[image] for image in counts.images.tolist())
+        path = sketch_path(folder, record.dataset, record.protocol, record.score)
+        write_sketch(path, Sketch(counts, stems, record.protocol))
 
 
 RENDERINGS: dict[str, Callable[[Sequence[Record]], str]] = {
@@ -127,22 +168,25 @@ RENDERINGS: dict[str, Callable[[Sequence[Record]], str]] = {
 def _evaluate_one(
     segmenter: Segmenter,
     test_set: TestSet,
-    protocol: Protocol,
+    protocols: Sequence[Protocol],
     subject: Subject,
     options: EvaluateOptions,
     folder: Path,
-) -> list[Record]:
+    ranks: Ranks,
+) -> list[Cell]:
     logger.info("%s: %d images", test_set.name, len(test_set))
     result = evaluate_test_set(
         segmenter.segment,
         test_set,
-        protocol,
+        protocols,
         subject,
         window=segmenter.window,
         windows_at_once=options.windows_at_once,
         scores=options.scores,
         num_exhibits=options.pictures,
+        components=options.components,
         scratch=folder,
+        ranks=ranks,
     )
     for record in result.records:
         assert record.ap is not None
@@ -151,21 +195,26 @@ def _evaluate_one(
     if result.exhibits:
         picture = draw_grid(f"{subject.model} on {test_set.name}", result.exhibits)
         (folder / f"{test_set.convention.folder}.png").write_bytes(encode_png(picture))
-    return result.records
+    return result.cells
 
 
-def _miou(segmenter: Segmenter, reader: ShardReader, options: EvaluateOptions) -> float:
+def _miou(
+    segmenter: Segmenter, reader: ShardReader, options: EvaluateOptions, folder: Path, ranks: Ranks
+) -> MiouResult:
     count = min(options.limit or len(reader), len(reader))
     logger.info("Cityscapes val: %d images", count)
+    mine = range(ranks.rank, count, ranks.count)
     result = evaluate_miou(
         segmenter.segment,
-        decode_scenes(reader, count),
+        (decode_sample(reader.keys[i], reader.read(i)) for i in mine),
         window=segmenter.window,
         windows_at_once=options.windows_at_once,
-        num_samples=count,
+        num_samples=len(mine),
+        scratch=folder,
+        ranks=ranks,
     )
-    logger.info("  mIoU %.2f", 100 * result.miou)
-    return result.miou
+    logger.info("  mIoU %.2f, ECE %.2f", 100 * result.miou, 100 * result.ece)
+    return result
 
 
 def wrap_checkpoint(checkpoint: Path, device: torch.device, options: EvaluateOptions) -> Segmenter:
@@ -190,7 +239,7 @@ def choose_device(name: str) -> torch.device:
         InputError: no such device, or it is not on this machine.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return device_of_rank()
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
         raise InputError(f"--device: got {name!r}; allowed are auto, cpu, cuda and cuda:N")
