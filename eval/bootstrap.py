@@ -91,9 +91,9 @@ def paired_test(
 ) -> PairedTest:
     """Compare two models on the same images, both on the same resampled sets.
 
-    What makes an image hard is hard for both, so the difference varies less than either metric. The p-value is
-    twice the smaller share of resampled differences on either side of 0, with one added to both counts, as a
-    share of 0 of finitely many is no proof of impossibility.
+    What makes an image hard is hard for both, so the difference varies less than either metric. The p-value
+    is twice the smaller share of resampled differences on either side of 0, with one added to both counts,
+    as a share of 0 of finitely many is no proof of impossibility.
 
     Args:
         first: metric of model A; of the same images, in the same order, as `second`.

@@ -47,6 +47,8 @@ class Convention:
     """As tables print it."""
     values: Mapping[int, int] = field(default_factory=lambda: {0: NORMAL, 1: ANOMALY, 255: VOID})
     """Mask value -> target; any other value is an error."""
+    is_benchmark: bool = True
+    """Whether numbers on it are reported as results, so that nothing may be chosen on it."""
 
 
 TEST_SETS: dict[str, Convention] = {
@@ -79,12 +81,15 @@ class TestSet:
         return len(self.frames)
 
 
-def find_test_sets(root: Path, limit: int | None = None, setting: str = "--datasets") -> tuple[TestSet, ...]:
+def find_test_sets(
+    root: Path, limit: int | None = None, setting: str = "--datasets", own: Sequence[Convention] = ()
+) -> tuple[TestSet, ...]:
     """List the test sets that are present below `root`, in the order of the tables.
 
     Args:
         root: folder that holds the sets' folders.
         limit: use the first frames only, for a quick look; None is all.
+        own: the user's own sets, which must be there; in the course's layout.
 
     Raises:
         InputError: no set is there, or one is empty or has an image or mask without its partner.
@@ -100,6 +105,10 @@ def find_test_sets(root: Path, limit: int | None = None, setting: str = "--datas
             found.append(TestSet(convention, _list_frames(root / name)[:limit]))
         elif (root / official).is_dir():
             found.append(TestSet(convention, list_official(root / official)[:limit]))
+    for convention in own:
+        if not (root / convention.folder).is_dir():
+            raise InputError(f"{setting} {root}: no folder {convention.folder}, which --sets describes")
+        found.append(TestSet(convention, _list_frames(root / convention.folder)[:limit]))
     if not found:
         known = [*TEST_SETS, *(folder for folder, _ in OFFICIAL_LAYOUTS.values())]
         hint = "; give the folder above it" if root.resolve().name in known else ""

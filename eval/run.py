@@ -10,7 +10,7 @@ import logging
 import math
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +128,7 @@ def evaluate_test_set(
     components: bool = True,
     scratch: Path | None = None,
     ranks: Ranks = ALONE,
+    keep: Callable[[int, UInt8[np.ndarray, "H W"]], None] | None = None,
 ) -> TestSetResult:
     """Score all frames of a test set; each is decoded and segmented once for all scores and protocols of a
     size.
@@ -142,6 +143,7 @@ def evaluate_test_set(
         All
             ranks must see it where there are several.
         ranks: this process among those that share the work. All but the first get an empty result.
+        keep: called after each image with its position and target, such as to save what the network said.
 
     Raises:
         InputError: a file is broken or breaks the convention, sizes differ, no pixel is anomalous, or the
@@ -159,6 +161,8 @@ def evaluate_test_set(
                     frame_image, target = _read(frame, test_set, size)
                     evidence = segment_in_windows(_to_tensor(frame_image), segment, window, windows_at_once)
                     answers = answer_pixels(evidence, scores)
+                    if keep is not None and size is None:
+                        keep(image, target)
                     pool.add(answers.scores, target, image)
                     if components or image in choose_exhibits(len(test_set), num_exhibits):
                         maps.add(image, answers.scores, target, answers.prediction)
@@ -294,6 +298,7 @@ def evaluate_miou(
     num_samples: int | None = None,
     scratch: Path | None = None,
     ranks: Ranks = ALONE,
+    keep: Callable[[int, UInt8[np.ndarray, "H W"]], None] | None = None,
 ) -> MiouResult:
     """Compare predicted classes (argmax of evidence at native size) with the labels of `samples`.
 
@@ -304,14 +309,18 @@ def evaluate_miou(
         num_samples: for the progress bar, where `samples` has no length.
         scratch: folder that all ranks see.
         ranks: this process among those that share the work; all get the same result.
+        keep: called after each image with its position among all samples and its labels.
 
     Raises:
         InputError: a label holds a value that is no train id, outlier or void, or all are void.
     """
     matrices, confidences = [], []
-    for sample in tqdm(samples, desc="mIoU", unit="image", total=num_samples, disable=None):
+    progress = tqdm(samples, desc="mIoU", unit="image", total=num_samples, disable=None)
+    for position, sample in enumerate(progress):
         evidence = segment_in_windows(_to_tensor(sample.image), segment, window, windows_at_once)
         answers = answer_pixels(evidence[:NUM_CLASSES], ("MSP",))  # no query scores
+        if keep is not None:
+            keep(ranks.rank + position * ranks.count, sample.label)
         matrix = ConfusionMatrix()
         matrix.add(sample.label, answers.prediction)
         matrices.append(matrix.counts)

@@ -15,10 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from eval.cache import (
+    CLOSED_SET,
+    CachedSet,
+    CacheInfo,
+    PredictionRecorder,
+    write_frame,
+    write_index,
+    write_info,
+)
 from eval.datasets import TestSet, check_masks, find_test_sets
+from eval.own_sets import read_own_sets
 from eval.pictures import draw_grid, encode_png
 from eval.protocol import Protocol, get_protocols
 from eval.ranks import ALONE, Ranks
@@ -31,9 +42,11 @@ from jobs.command_line import parse_options, run_program
 from jobs.launched import device_of_rank, launched_ranks, shared_staged_folder
 from jobs.segmenter import make_segment, require_readable
 from models.checkpoint import CHECKPOINTS_FOLDER, find_checkpoint, load_segmenter
+from models.eomt import EoMT
 from shards.errors import InputError
 from shards.reader import ShardReader, decode_sample, open_shards
-from shards.staging import require_free
+from shards.schema import NUM_CLASSES
+from shards.staging import make_folder, require_free
 from trainer.runtime import compile_model
 
 logger = logging.getLogger(__name__)
@@ -52,6 +65,11 @@ class EvaluateOptions:
     out: Path
     """New or empty folder for results.json, .csv, .md, .tex, per_image.csv, pictures, and sketches for paired
     tests."""
+    sets: Path | None = None
+    """YAML file that describes test sets of your own below --datasets; see `eval/own_sets.py`."""
+    cache: Path | None = None
+    """New or empty folder to save the network's predictions to, for `jobs.temperature`; 26 MB per frame of
+    2048 x 1024 and a mask model."""
     cityscapes: Path | None = None
     """Folder written by `jobs.prepare cityscapes`; its val split gives the mIoU, which is missing without."""
     scores: tuple[str, ...] = DEFAULT_SCORES
@@ -92,6 +110,8 @@ class Segmenter:
     segment: Callable[[Tensor], Tensor]
     """Windows (B, 3, h, w) to evidence and the maps of query scores (see `eval.windows.Segment`)."""
     window: tuple[int, int]
+    recorder: PredictionRecorder | None = None
+    """Keeps what the network says, where predictions are cached."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -114,18 +134,27 @@ def evaluate(options: EvaluateOptions, ranks: Ranks = ALONE) -> list[Record]:
         InputError: an option, test set, shard or checkpoint is wrong. Nothing is written then.
     """
     require_free(options.out)
+    if options.cache is not None:
+        require_free(options.cache, "--cache")
     ranks.wait()  # before the first one makes the folder
     checkpoint = find_checkpoint(options.checkpoint)  # once: a run that still trains saves newer ones
     device = choose_device(options.device)
     require_scores(options.scores)
     protocols = get_protocols(options.protocol)
-    test_sets = find_test_sets(options.datasets, options.limit)
+    if options.cache is not None and any(protocol.size is not None for protocol in protocols):
+        raise InputError("--cache: predictions are saved at native size, so without protocol course-512")
+    own = read_own_sets(options.sets) if options.sets else ()
+    test_sets = find_test_sets(options.datasets, options.limit, own=own)
     for test_set in test_sets:
         check_masks(test_set)
     reader = open_shards([str(options.cityscapes)], "val") if options.cityscapes else None
     segmenter = wrap_checkpoint(checkpoint, device, options)
     with shared_staged_folder(options.out, ranks) as folder:
         subject = Subject(model=model_name(options, checkpoint), checkpoint=str(checkpoint))
+        if options.cache is not None and ranks.is_first:
+            make_folder(options.cache, "--cache")
+            write_info(options.cache, CacheInfo(model=subject.model, checkpoint=subject.checkpoint))
+        ranks.wait()
         if reader is not None:
             measured = _miou(segmenter, reader, options, folder, ranks)
             subject = dataclasses.replace(
@@ -187,7 +216,12 @@ def _evaluate_one(
         components=options.components,
         scratch=folder,
         ranks=ranks,
+        keep=_keeper(segmenter, options, test_set.convention.folder),
     )
+    if ranks.is_first:
+        stems = tuple(frame.stem for frame in test_set.frames)
+        convention = test_set.convention
+        _finish_cache(options, segmenter, convention.folder, convention.name, convention.is_benchmark, stems)
     for record in result.records:
         assert record.ap is not None
         assert record.fpr95 is not None
@@ -212,9 +246,41 @@ def _miou(
         num_samples=len(mine),
         scratch=folder,
         ranks=ranks,
+        keep=_keeper(segmenter, options, CLOSED_SET),
     )
+    if ranks.is_first:
+        _finish_cache(options, segmenter, CLOSED_SET, "Cityscapes val", False, tuple(reader.keys[:count]))
     logger.info("  mIoU %.2f, ECE %.2f", 100 * result.miou, 100 * result.ece)
     return result
+
+
+def _keeper(
+    segmenter: Segmenter, options: EvaluateOptions, folder: str
+) -> Callable[[int, np.ndarray], None] | None:
+    """Return what saves the predictions of each frame of a set; None without --cache."""
+    if options.cache is None or segmenter.recorder is None:
+        return None
+    path, recorder = options.cache / folder, segmenter.recorder
+
+    def keep(position: int, target: np.ndarray) -> None:
+        write_frame(path, position, target, recorder.take())
+
+    return keep
+
+
+def _finish_cache(
+    options: EvaluateOptions,
+    segmenter: Segmenter,
+    folder: str,
+    name: str,
+    is_benchmark: bool,
+    stems: tuple[str, ...],
+) -> None:
+    if options.cache is not None:
+        cached = CachedSet(
+            folder=folder, name=name, is_benchmark=is_benchmark, window=segmenter.window, stems=stems
+        )
+        write_index(options.cache, cached)
 
 
 def wrap_checkpoint(checkpoint: Path, device: torch.device, options: EvaluateOptions) -> Segmenter:
@@ -229,7 +295,10 @@ def wrap_checkpoint(checkpoint: Path, device: torch.device, options: EvaluateOpt
     if options.compile:
         compile_model(model, device, "--compile")
     logger.info("%s on %s", checkpoint, device)
-    return Segmenter(make_segment(model, device, options.precision, options.scores), model.image_size)
+    num_classes = model.config.num_classes if isinstance(model, EoMT) else NUM_CLASSES
+    recorder = PredictionRecorder(num_classes) if options.cache is not None else None
+    segment = make_segment(model, device, options.precision, options.scores, recorder)
+    return Segmenter(segment, model.image_size, recorder)
 
 
 def choose_device(name: str) -> torch.device:

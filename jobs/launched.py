@@ -20,9 +20,13 @@ def launched_ranks() -> Iterator[Ranks]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
+
+    def wait() -> None:
+        distributed.barrier()
+
     distributed.init_process_group("gloo")
     try:
-        yield Ranks(distributed.get_rank(), distributed.get_world_size(), lambda: distributed.barrier())
+        yield Ranks(distributed.get_rank(), distributed.get_world_size(), wait)
     finally:
         distributed.destroy_process_group()
 

@@ -1,0 +1,68 @@
+"""Plots of evaluations, as PNG bytes: metrics over temperature, PR and ROC curves."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+matplotlib.use("Agg")
+_DPI = 110
+
+Line = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""x and y."""
+
+
+def plot_temperatures(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float, float]]]]) -> bytes:
+    """Plot AP (left) and FPR95 (right) over temperature, a row per test set.
+
+    Args:
+        curves: test set -> name of a line -> (temperature, AP, FPR95), fractions.
+    """
+    figure = Figure(figsize=(11, 3.1 * len(curves)), layout="constrained")
+    axes = figure.subplots(len(curves), 2, squeeze=False)
+    for (dataset, lines), row in zip(curves.items(), axes, strict=True):
+        for column, (axis, metric) in enumerate(zip(row, ("AuPRC", "FPR95"), strict=True)):
+            for label, points in lines.items():
+                ordered = np.array(sorted(points))
+                axis.plot(ordered[:, 0], 100 * ordered[:, 1 + column], marker=".", label=label)
+            axis.set_xscale("log")
+            axis.axvline(1, color="0.8", zorder=0)
+            axis.set(title=f"{dataset}: {metric}, %", xlabel="temperature")
+            axis.grid(alpha=0.3)
+        row[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    return _encode(figure)
+
+
+def plot_curves(title: str, precision: Mapping[str, Line], roc: Mapping[str, Line]) -> bytes:
+    """Plot precision over recall and TPR over FPR (logarithmic), a line per name.
+
+    Args:
+        title: of the picture.
+        precision: name -> (recall, precision).
+        roc: name -> (FPR, TPR).
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, (x, y) in precision.items():
+        left.plot(x, y, label=name, drawstyle="steps-post")
+    for name, (x, y) in roc.items():
+        right.plot(np.maximum(x, 1e-5), y, label=name)
+    left.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    right.set(xlabel="false positive rate", ylabel="true positive rate", xscale="log", ylim=(0, 1.02))
+    right.axhline(0.95, color="0.6", linestyle=":")
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    left.legend(fontsize=8)
+    figure.suptitle(title)
+    return _encode(figure)
+
+
+def _encode(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
+    return file.getvalue()
