@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import matplotlib
 import numpy as np
@@ -59,6 +60,50 @@ def plot_curves(title: str, precision: Mapping[str, Line], roc: Mapping[str, Lin
         axis.grid(alpha=0.3)
     left.legend(fontsize=8)
     figure.suptitle(title)
+    return _encode(figure)
+
+
+class Frame(Protocol):
+    """What `plot_frames` needs of a frame."""
+
+    @property
+    def caption(self) -> str:
+        """Which frame, and how it scored."""
+
+    @property
+    def image(self) -> np.ndarray:
+        """(h, w, 3), sRGB."""
+
+    @property
+    def heat(self) -> np.ndarray:
+        """(h, w, 3), its scores in colours."""
+
+    @property
+    def normal(self) -> np.ndarray:
+        """Scores of normal pixels."""
+
+    @property
+    def anomalous(self) -> np.ndarray:
+        """Scores of anomalous pixels."""
+
+
+def plot_frames(frames: Sequence[Frame]) -> bytes:
+    """Plot a row per frame: image with outlined anomalies, scores, histogram of both classes."""
+    figure = Figure(figsize=(12, 2.6 * len(frames)), layout="constrained")
+    for frame, (picture, heat, histogram) in zip(
+        frames, figure.subplots(len(frames), 3, squeeze=False), strict=True
+    ):
+        picture.imshow(frame.image)
+        picture.set_title(frame.caption, fontsize=8, loc="left")
+        heat.imshow(frame.heat)
+        for axis in (picture, heat):
+            axis.set_axis_off()
+        bins = np.histogram_bin_edges(np.concatenate([frame.normal, frame.anomalous]), bins=60)
+        histogram.hist(frame.normal, bins, density=True, alpha=0.6, label="normal")
+        histogram.hist(frame.anomalous, bins, density=True, alpha=0.6, label="anomalous")
+        histogram.set_yscale("log")
+        histogram.legend(fontsize=7)
+        histogram.tick_params(labelsize=7)
     return _encode(figure)
 
 

@@ -48,6 +48,8 @@ class Measurement(NamedTuple):
     """By field of `PixelMetrics`, without the threshold."""
     num_images: int
     num_pixels: int
+    fpr95_threshold: float
+    """95 % of the anomalous pixels have at least this score."""
     tied: float
     """Share of the normal pixels whose score is exactly the threshold of FPR95."""
 
@@ -85,6 +87,7 @@ def measure_score(pool: ScorePool, score: str, protocol: Protocol) -> Measuremen
         intervals=_intervals(counts, protocol),
         num_images=len(chosen.images),
         num_pixels=positives.size + negatives.size,
+        fpr95_threshold=float(positives.nth(int(0.05 * positives.size))),
         tied=_tied_at_fpr95(positives, negatives),
     )
 

@@ -26,6 +26,7 @@ from eval.bootstrap import bootstrap_interval
 from eval.calibration import count_confidence, expected_calibration_error
 from eval.component import DEFAULT_SEGMENTS, SMALLEST_SEGMENTS
 from eval.datasets import Frame, TestSet, read_image, read_target, require_same_size, resize_target
+from eval.gallery import Gallery, choose_extremes, make_gallery
 from eval.maps import MapStore
 from eval.measure import ImageMetrics, Measurement, measure_components, measure_images, measure_score
 from eval.miou import ConfusionMatrix, mean_iou_of
@@ -66,6 +67,10 @@ class Cell(NamedTuple):
     images: list[ImageMetrics]
     stems: list[str]
     """By position in the set."""
+    folder: str
+    """Of the test set, as its convention calls it."""
+    gallery: Gallery | None = None
+    """Pictures and slices, where maps were kept."""
 
 
 class TestSetResult(NamedTuple):
@@ -173,6 +178,8 @@ def evaluate_test_set(
                         for protocol in of_size
                         for name in scores
                     ]
+                    if components:
+                        found = _add_galleries(found, maps, test_set, size)
                     cells += found
                     exhibits = exhibits or _exhibits(maps, test_set, num_exhibits, size, scores)
                 ranks.wait()
@@ -221,6 +228,22 @@ def _exhibits(
         found = {name: maps.scores(i, name) for name in scores}
         exhibits.append(shrink_exhibit(test_set.frames[i].stem, image, target, maps.prediction(i), found))
     return exhibits
+
+
+def _add_galleries(
+    cells: Sequence[Cell], maps: MapStore, test_set: TestSet, size: tuple[int, int] | None
+) -> list[Cell]:
+    """Add pictures and slices to the cells of the first protocol; the others read the same maps."""
+    first = [cell for cell in cells if cell.record.protocol == cells[0].record.protocol]
+    chosen = {cell.record.score: choose_extremes(cell.images) for cell in first}
+    positions = {row.image for rows in chosen.values() for _, row in rows}
+    images = {i: _read(test_set.frames[i], test_set, size)[0] for i in sorted(positions)}
+    found = []
+    for cell in first:
+        score = cell.record.score
+        gallery = make_gallery(maps, images, chosen[score], cell.images, cell.measurement, score, cell.stems)
+        found.append(cell._replace(gallery=gallery))
+    return found + list(cells[len(first) :])
 
 
 def _measure(
@@ -272,7 +295,7 @@ def _measure(
         ece=subject.ece,
         ece_ci=subject.ece_ci,
     )
-    return Cell(record, measured, rows, [frame.stem for frame in test_set.frames])
+    return Cell(record, measured, rows, [frame.stem for frame in test_set.frames], test_set.convention.folder)
 
 
 class MiouResult(NamedTuple):

@@ -30,6 +30,7 @@ from eval.cache import (
 )
 from eval.datasets import TestSet, check_masks, find_test_sets
 from eval.own_sets import read_own_sets
+from eval.page import render_page
 from eval.pictures import draw_grid, encode_png
 from eval.protocol import Protocol, get_protocols
 from eval.ranks import ALONE, Ranks
@@ -63,8 +64,8 @@ class EvaluateOptions:
     """Folder that holds the test sets (RoadAnomaly21, RoadObsticle21, FS_LostFound_full, fs_static,
     RoadAnomaly), each with images/ and labels_masks/."""
     out: Path
-    """New or empty folder for results.json, .csv, .md, .tex, per_image.csv, pictures, and sketches for paired
-    tests."""
+    """New or empty folder for results.json, .csv, .md, .tex, per_image.csv, report.html (one page
+    with everything), pictures, and sketches for paired tests."""
     sets: Path | None = None
     """YAML file that describes test sets of your own below --datasets; see `eval/own_sets.py`."""
     cache: Path | None = None
@@ -169,16 +170,20 @@ def evaluate(options: EvaluateOptions, ranks: Ranks = ALONE) -> list[Record]:
             cells += _evaluate_one(segmenter, test_set, protocols, subject, options, folder, ranks)
         records = [cell.record for cell in cells]
         if ranks.is_first:
-            _write(folder, cells)
+            _write(folder, cells, f"{subject.model}: road anomalies")
     logger.info("%s: results of %d test sets", options.out, len(test_sets))
     return records
 
 
-def _write(folder: Path, cells: Sequence[Cell]) -> None:
+def _write(folder: Path, cells: Sequence[Cell], title: str) -> None:
     records = [cell.record for cell in cells]
     for name, render in RENDERINGS.items():
         (folder / name).write_text(render(records), encoding="utf-8")
     (folder / "per_image.csv").write_text(render_per_image(cells), encoding="utf-8")
+    names = {cell.record.dataset: cell.folder for cell in cells}
+    drawn = {name: folder / f"{of_set}.png" for name, of_set in names.items()}
+    pictures = {name: path.read_bytes() for name, path in drawn.items() if path.is_file()}
+    (folder / "report.html").write_text(render_page(title, cells, pictures), encoding="utf-8")
     for cell in cells:
         record, counts = cell.record, cell.measurement.counts
         stems = tuple(cell.stems[image] for image in counts.images.tolist())

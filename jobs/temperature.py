@@ -193,9 +193,9 @@ def _oracle_table(
 ) -> str:
     """Lay out what a leak would gain: the test set's own best temperature beside the honest ones."""
     lines = [
-        "Oracle: the temperature was chosen on the very test set it is reported on. An upper bound, no result.",
+        "Oracle: chosen on the very test set that it is reported on. An upper bound, no result.",
         "",
-        "| Test set | Method | AuPRC at T = 1 | AuPRC at chosen T | oracle T | oracle AuPRC | oracle FPR95 |",
+        "| Test set | Method | AuPRC at T = 1 | at chosen T | oracle T | oracle AuPRC | oracle FPR95 |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for each in sweeps:

@@ -80,6 +80,7 @@ def test_everything_is_written(tmp_path):
         "RoadAnomaly.png",
         "RoadAnomaly21.png",
         "per_image.csv",
+        "report.html",
         "results.csv",
         "results.json",
         "results.md",
