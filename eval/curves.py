@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
+from jaxtyping import Float32, UInt8
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -63,31 +64,21 @@ def plot_curves(title: str, precision: Mapping[str, Line], roc: Mapping[str, Lin
     return _encode(figure)
 
 
-class Frame(Protocol):
-    """What `plot_frames` needs of a frame."""
+class FrameView(NamedTuple):
+    """One frame with one score, shrunk."""
 
-    @property
-    def caption(self) -> str:
-        """Which frame, and how it scored."""
-
-    @property
-    def image(self) -> np.ndarray:
-        """(h, w, 3), sRGB."""
-
-    @property
-    def heat(self) -> np.ndarray:
-        """(h, w, 3), its scores in colours."""
-
-    @property
-    def normal(self) -> np.ndarray:
-        """Scores of normal pixels."""
-
-    @property
-    def anomalous(self) -> np.ndarray:
-        """Scores of anomalous pixels."""
+    caption: str
+    """Which frame, and how it scored."""
+    image: UInt8[np.ndarray, "h w 3"]
+    """sRGB, with the anomalies' outlines."""
+    heat: UInt8[np.ndarray, "h w 3"]
+    """Its scores in colours."""
+    normal: Float32[np.ndarray, " N"]
+    """Scores of some thousand normal pixels."""
+    anomalous: Float32[np.ndarray, " _N"]
 
 
-def plot_frames(frames: Sequence[Frame]) -> bytes:
+def plot_frames(frames: Sequence[FrameView]) -> bytes:
     """Plot a row per frame: image with outlined anomalies, scores, histogram of both classes."""
     figure = Figure(figsize=(12, 2.6 * len(frames)), layout="constrained")
     for frame, (picture, heat, histogram) in zip(

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from eval.curves import Line, plot_frames
+from eval.curves import FrameView, Line, plot_frames
 from eval.maps import MapStore
 from eval.measure import ImageMetrics, Measurement
 from eval.pictures import PANEL_WIDTH, color_scores, draw_target
@@ -19,18 +19,6 @@ from eval.slices import Slice, count_slices, shares
 
 NUM_EXTREMES = 2
 _PERCENTILES = (1, 99)
-
-
-class FrameView(NamedTuple):
-    """One frame with one score, shrunk."""
-
-    caption: str
-    image: UInt8[np.ndarray, "h w 3"]
-    """With the anomalies' outlines."""
-    heat: UInt8[np.ndarray, "h w 3"]
-    normal: np.ndarray
-    """Scores of some thousand normal pixels."""
-    anomalous: np.ndarray
 
 
 class Gallery(NamedTuple):

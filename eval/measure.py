@@ -69,12 +69,18 @@ def select_images(pool: ScorePool, score: str, protocol: Protocol) -> SelectedIm
 def measure_score(pool: ScorePool, score: str, protocol: Protocol) -> Measurement:
     """Compute the pixel metrics of a score and their 95 % intervals over images.
 
-    Intervals come from a sketch (see `eval/binned.py`), numbers from all pixels.
+    Intervals come from a sketch (see `eval/binned.py`) of the scores in the protocol's float type, numbers
+    from all pixels.
 
     Raises:
         InputError: a class has no pixel, a score is NaN, or beyond the protocol's float type.
     """
     chosen = select_images(pool, score, protocol)
+    if (
+        protocol.float_type == "float16"
+    ):  # rounding keeps the order; this holds one score of the set in memory
+        rounded = [[_half(run).astype(np.float32) for run in runs] for runs in chosen[1:]]
+        chosen = SelectedImages(chosen.images, *rounded)
     positives, negatives = SortedRuns(chosen.positives), SortedRuns(chosen.negatives)
     metrics = pooled_metrics(positives, negatives, fpr_rule=protocol.fpr_rule)
     if protocol.is_binned:
