@@ -180,6 +180,7 @@ def _with_interval(value: float | None, interval: tuple[float, float] | None) ->
 def _image(png: bytes, text: str) -> str:
     """Put a picture into the page, as WebP: a tenth of the PNG's size."""
     picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None, text
     _, packed = cv2.imencode(".webp", picture, [cv2.IMWRITE_WEBP_QUALITY, 82])
     data = base64.b64encode(packed.tobytes()).decode("ascii")
     return f'<p><img alt="{escape(text)}" src="data:image/webp;base64,{data}"></p>'

@@ -19,7 +19,7 @@ def test_the_interval_of_a_mean_is_scipys():
     values = np.random.default_rng(0).exponential(size=40)
     ours = bootstrap_interval(mean_of(values), 40, count=8000)
     theirs = stats.bootstrap(
-        (values,), np.mean, n_resamples=8000, method="percentile", rng=np.random.default_rng(1)
+        (values,), np.mean, n_resamples=8000, method="percentile", random_state=np.random.default_rng(1)
     ).confidence_interval
     # Monte Carlo error of a 2.5 % quantile from 8000 draws of standard deviation 0.15 is about 0.005.
     assert ours == pytest.approx((theirs.low, theirs.high), abs=0.03)
