@@ -32,7 +32,8 @@ def plot_temperatures(curves: Mapping[str, Mapping[str, Sequence[tuple[float, fl
             for label, points in lines.items():
                 ordered = np.array(sorted(points))
                 axis.plot(ordered[:, 0], 100 * ordered[:, 1 + column], marker=".", label=label)
-            axis.set_xscale("log")
+            axis.set_xscale("log", base=2)
+            axis.xaxis.set_major_formatter("{x:g}")
             axis.axvline(1, color="0.8", zorder=0)
             axis.set(title=f"{dataset}: {metric}, %", xlabel="temperature")
             axis.grid(alpha=0.3)
