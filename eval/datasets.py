@@ -47,6 +47,8 @@ class Convention:
     """As tables print it."""
     values: Mapping[int, int] = field(default_factory=lambda: {0: NORMAL, 1: ANOMALY, 255: VOID})
     """Mask value -> target; any other value is an error."""
+    is_benchmark: bool = True
+    """Whether numbers on it are reported as results, so that nothing may be chosen on it."""
 
 
 TEST_SETS: dict[str, Convention] = {
@@ -83,12 +85,15 @@ class TestSet:
         return len(self.frames)
 
 
-def find_test_sets(root: Path, limit: int | None = None, setting: str = "--datasets") -> tuple[TestSet, ...]:
+def find_test_sets(
+    root: Path, limit: int | None = None, setting: str = "--datasets", own: Sequence[Convention] = ()
+) -> tuple[TestSet, ...]:
     """List the test sets that are present below `root`, in the order of the tables.
 
     Args:
         root: folder that holds the sets' folders.
         limit: use the first frames only, for a quick look; None is all.
+        own: the user's own sets, which must be there; in the course's layout.
 
     Raises:
         InputError: no set is there, or one is empty or has an image or mask without its partner.
@@ -104,6 +109,10 @@ def find_test_sets(root: Path, limit: int | None = None, setting: str = "--datas
             found.append(TestSet(convention, _list_frames(root / name)[:limit]))
         elif (root / official).is_dir():
             found.append(TestSet(convention, list_official(root / official)[:limit]))
+    for convention in own:
+        if not (root / convention.folder).is_dir():
+            raise InputError(f"{setting} {root}: no folder {convention.folder}, which --sets describes")
+        found.append(TestSet(convention, _list_frames(root / convention.folder)[:limit]))
     if not found:
         known = [*TEST_SETS, *VALIDATION_SETS, *(folder for folder, _ in OFFICIAL_LAYOUTS.values())]
         hint = "; give the folder above it" if root.resolve().name in known else ""
@@ -263,6 +272,16 @@ def require_same_size(
     if image.shape[:2] != target.shape:
         (height, width), (rows, columns) = image.shape[:2], target.shape
         raise InputError(f"{frame.image}: image is {width} x {height}, its mask {columns} x {rows}")
+
+
+def resize_target(target: UInt8[np.ndarray, "_H _W"], size: tuple[int, int]) -> UInt8[np.ndarray, "_h _w"]:
+    """Resize by the pixel that holds the new pixel's middle, as Pillow does (OpenCV does not)."""
+    positions = []
+    for new, old in zip(size, target.shape, strict=True):
+        steps = np.full(new, old / new)
+        steps[0] /= 2
+        positions.append(np.cumsum(steps).astype(np.int64))  # added up, as Pillow does: it decides ties
+    return target[positions[0][:, None], positions[1]]
 
 
 def check_masks(test_set: TestSet) -> None:

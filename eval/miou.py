@@ -67,3 +67,13 @@ class ConfusionMatrix:
         if not self.counts.any():
             raise InputError("miou: no labelled pixel was seen; are all labels void?")
         return float(np.nanmean(self.iou()))
+
+
+def mean_iou_of(counts: Float64[np.ndarray, "B C C"]) -> Float64[np.ndarray, " B"]:
+    """Return `ConfusionMatrix.mean_iou` of many matrices at once; NaN for empty ones."""
+    both = np.diagonal(counts, axis1=1, axis2=2)
+    union = counts.sum(axis=1) + counts.sum(axis=2) - both
+    occurs = union > 0
+    iou = np.divide(both, union, out=np.zeros_like(both), where=occurs)
+    total = occurs.sum(axis=1)
+    return np.divide(iou.sum(axis=1), total, out=np.full(len(counts), np.nan), where=total > 0)

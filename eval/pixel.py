@@ -1,32 +1,38 @@
-"""Pixel metrics, exact over all pixels of a test set: average precision, FPR at 95 % TPR and AUROC.
+"""Pixel metrics, exact over all pixels of a test set: AP, FPR at 95 % TPR, AUROC and best F1.
 
-Only thresholds at which an anomalous pixel lies change recall, so there is no curve to build: sort both
-classes, and look up, for each distinct positive score, how many negatives lie above it.
+Only thresholds at which an anomalous pixel lies change recall, so there is no curve to build: for each
+distinct positive score, look up how many positives and negatives are at least as high. The scores come as
+sorted runs, one per image, and are joined one interval of values at a time: memory does not grow with the
+set.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
 from numpy.typing import NDArray
 
+from eval.runs import SortedRuns, choose_splitters, cut
 from shards.errors import InputError
 
 TPR = 0.95
-_BLOCK = 1 << 18
-"""Positives merged at a time: bounds the 64-bit counts to some 20 MB, however many positives."""
+_INTERVAL = 1 << 20
+"""Scores joined at a time; with the 64-bit counts of its positives at most some 80 MB."""
 
 
 class PixelMetrics(NamedTuple):
-    """Fractions in [0, 1]."""
+    """Fractions in [0, 1], and a score."""
 
     ap: float
     fpr95: float
     auroc: float
+    best_f1: float
+    f1_threshold: float
+    """Pixels with at least this score are called anomalous where F1 is best; of several, the highest."""
 
 
 def pixel_metrics(
@@ -36,11 +42,7 @@ def pixel_metrics(
     fpr_rule: str = "first-at-least",
     overwrite: bool = False,
 ) -> PixelMetrics:
-    """Compute the three metrics in one pass over the sorted scores.
-
-    AP = Σ_k (R_k - R_{k-1}) · P_k over the distinct scores from the highest down (step sum, no
-    interpolation); AUROC = P(positive > negative) + ½ P(equal). Equal scores are one threshold. Scores may
-    be infinite; -0.0 equals 0.0.
+    """Compute the metrics of scores that are in memory; see `pooled_metrics`.
 
     Args:
         positives: scores of the anomalous pixels, higher = more anomalous.
@@ -50,69 +52,129 @@ def pixel_metrics(
 
     Raises:
         InputError: a class is empty, or a score is NaN.
+    """
+    if not overwrite:
+        positives, negatives = positives.copy(), negatives.copy()
+    positives.sort()  # float32 has a vectorised sort; NaN goes last
+    negatives.sort()
+    return pooled_metrics(SortedRuns([positives]), SortedRuns([negatives]), fpr_rule=fpr_rule)
 
-    Source: `average_precision_score` and `roc_curve(drop_intermediate=False)` of scikit-learn, which this
-    agrees with to rounding.
+
+def pooled_metrics(
+    positives: SortedRuns,
+    negatives: SortedRuns,
+    *,
+    fpr_rule: str = "first-at-least",
+    interval: int = _INTERVAL,
+) -> PixelMetrics:
+    """Compute the metrics over all runs, exactly, whatever the order and number of runs.
+
+    AP = Σ_k (R_k - R_{k-1}) · P_k over the distinct scores from the highest down (step sum, no
+    interpolation); AUROC = P(positive > negative) + ½ P(equal); best F1 = max_k 2 TP / (TP + FP + P). Equal
+    scores are one threshold. Scores may be infinite; -0.0 equals 0.0.
+
+    Args:
+        positives: scores of the anomalous pixels, higher = more anomalous; a sorted run per image.
+        negatives: scores of the normal pixels.
+        fpr_rule: a name of `FPR_RULES`.
+        interval: scores joined at a time.
+
+    Raises:
+        InputError: a class is empty, or a score is NaN.
+
+    Source: `average_precision_score`, `roc_curve(drop_intermediate=False)` and `precision_recall_curve` of
+    scikit-learn, which this agrees with to rounding.
     """
     for name, scores in (("anomalous", positives), ("normal", negatives)):
         if scores.size == 0:
             raise InputError(f"metrics: no {name} pixel; AP, FPR95 and AUROC need both classes")
-    if not overwrite:
-        positives, negatives = positives.copy(), negatives.copy()
-    for name, scores in (("anomalous", positives), ("normal", negatives)):
-        scores.sort()  # float32 has a vectorised sort; NaN goes last
-        if np.isnan(scores[-1]):
-            count = int(np.isnan(scores).sum())
+        if count := scores.count_nan():
             raise InputError(f"metrics: {count} of {scores.size} scores of {name} pixels are NaN")
-    ap, auroc = _areas(positives, negatives)
-    return PixelMetrics(ap=ap, fpr95=FPR_RULES[fpr_rule](positives, negatives), auroc=auroc)
-
-
-def _areas(positives: NDArray[np.float32], negatives: NDArray[np.float32]) -> tuple[float, float]:
-    """Return AP and AUROC of sorted scores."""
-    num_positives, num_negatives = positives.size, negatives.size
     precision_parts, rank_parts = [], []
-    for begin in range(0, num_positives, _BLOCK):
-        end = min(begin + _BLOCK, num_positives)
-        block = positives[begin:end]
-        is_first = np.empty(block.size, dtype=bool)
-        is_first[0] = begin == 0 or block[0] != positives[begin - 1]
-        np.not_equal(block[1:], block[:-1], out=is_first[1:])
-        first = np.flatnonzero(is_first) + begin  # where each distinct score begins
-        if first.size == 0:
-            continue  # one score fills the block; it was counted where it began
-        values = positives[first]
-        after = np.append(first[1:], np.searchsorted(positives, values[-1], side="right"))
-        equal = (after - first).astype(np.float64)  # positives with this score
-        below = np.searchsorted(negatives, values, side="left")
-        not_above = np.searchsorted(negatives, values, side="right")
-        true_positives = num_positives - first
-        false_positives = num_negatives - below
-        precision_parts.append(float(np.sum(equal * true_positives / (true_positives + false_positives))))
-        rank_parts.append(float(np.sum(equal * (below + not_above))))
-    ap = math.fsum(precision_parts) / num_positives
-    auroc = math.fsum(rank_parts) / 2 / num_positives / num_negatives
-    return ap, auroc
+    best_f1, f1_threshold = -1.0, 0.0
+    for steps in _steps(positives, negatives, interval):
+        precision = steps.equal * steps.true_positives / (steps.true_positives + steps.false_positives)
+        precision_parts.append(float(precision.sum()))
+        below = 2 * negatives.size - steps.false_positives - steps.false_above
+        rank_parts.append(float((steps.equal * below).sum()))
+        f1 = 2 * steps.true_positives / (steps.true_positives + steps.false_positives + positives.size)
+        last = f1.size - 1 - int(f1[::-1].argmax())
+        if f1[last] >= best_f1:
+            best_f1, f1_threshold = float(f1[last]), float(steps.values[last])
+    return PixelMetrics(
+        ap=math.fsum(precision_parts) / positives.size,
+        fpr95=FPR_RULES[fpr_rule](positives, negatives),
+        auroc=math.fsum(rank_parts) / 2 / positives.size / negatives.size,
+        best_f1=best_f1,
+        f1_threshold=f1_threshold,
+    )
 
 
-def _fpr_at(positives: NDArray[np.float32], negatives: NDArray[np.float32], *, strict: bool) -> float:
+class _Steps(NamedTuple):
+    """Distinct scores of positives, upwards, and what they count."""
+
+    values: NDArray[np.float32]
+    equal: NDArray[np.float64]
+    """Positives with this score."""
+    true_positives: NDArray[np.int64]
+    """Positives with at least this score."""
+    false_positives: NDArray[np.int64]
+    """Negatives with at least this score."""
+    false_above: NDArray[np.int64]
+    """Negatives with a higher score."""
+
+
+def _steps(positives: SortedRuns, negatives: SortedRuns, interval: int) -> Iterator[_Steps]:
+    splitters = choose_splitters((positives, negatives), interval)
+    if splitters.size:
+        below = positives.count_below(splitters)
+        equal = positives.count_not_above(splitters) - below
+        found = equal > 0
+        if found.any():
+            yield _Steps(
+                splitters[found],
+                equal[found].astype(np.float64),
+                positives.size - below[found],
+                negatives.size - negatives.count_below(splitters)[found],
+                negatives.size - negatives.count_not_above(splitters)[found],
+            )
+    for part in cut(positives, negatives, splitters):
+        if part.positives.size == 0:
+            continue
+        is_first = np.empty(part.positives.size, dtype=bool)
+        is_first[0] = True
+        np.not_equal(part.positives[1:], part.positives[:-1], out=is_first[1:])
+        first = np.flatnonzero(is_first)  # where each distinct score begins
+        values = part.positives[first]
+        above = negatives.size - part.negatives_below
+        yield _Steps(
+            values,
+            np.diff(first, append=part.positives.size).astype(np.float64),
+            positives.size - part.positives_below - first,
+            above - np.searchsorted(part.negatives, values, side="left"),
+            above - np.searchsorted(part.negatives, values, side="right"),
+        )
+
+
+def _fpr_at(positives: SortedRuns, negatives: SortedRuns, *, strict: bool) -> float:
     """Return the FPR at the highest threshold whose TPR is at least (strict: above) 0.95."""
     count = _required_count(positives.size, strict=strict)
-    threshold = positives[positives.size - count]
-    return float((negatives.size - np.searchsorted(negatives, threshold, side="left")) / negatives.size)
+    threshold = np.asarray(positives.nth(positives.size - count))
+    return float((negatives.size - negatives.count_below(threshold)) / negatives.size)
 
 
-def _fpr_interpolated(positives: NDArray[np.float32], negatives: NDArray[np.float32]) -> float:
+def _fpr_interpolated(positives: SortedRuns, negatives: SortedRuns) -> float:
     """Return `np.interp(0.95, tpr, fpr)`: linear between the two points around 0.95.
 
     Where several points share the lower TPR, `np.interp` takes the last, which has the highest FPR.
     """
     num_positives, num_negatives = positives.size, negatives.size
-    threshold = positives[num_positives - _required_count(num_positives, strict=True)]
-    tpr = (num_positives - np.searchsorted(positives, threshold, side="left")) / num_positives
-    fpr = (num_negatives - np.searchsorted(negatives, threshold, side="left")) / num_negatives
-    lower_tpr = (num_positives - np.searchsorted(positives, threshold, side="right")) / num_positives
-    lower_fpr = (num_negatives - np.searchsorted(negatives, threshold, side="right")) / num_negatives
+    count = _required_count(num_positives, strict=True)
+    threshold = np.asarray(positives.nth(num_positives - count))
+    tpr = (num_positives - positives.count_below(threshold)) / num_positives
+    fpr = (num_negatives - negatives.count_below(threshold)) / num_negatives
+    lower_tpr = (num_positives - positives.count_not_above(threshold)) / num_positives
+    lower_fpr = (num_negatives - negatives.count_not_above(threshold)) / num_negatives
     return float(lower_fpr + (fpr - lower_fpr) / (tpr - lower_tpr) * (TPR - lower_tpr))
 
 
@@ -131,12 +193,12 @@ def _required_count(num_positives: int, *, strict: bool) -> int:
     return count
 
 
-FPR_RULES: dict[str, Callable[[NDArray[np.float32], NDArray[np.float32]], float]] = {
+FPR_RULES: dict[str, Callable[[SortedRuns, SortedRuns], float]] = {
     "first-at-least": lambda positives, negatives: _fpr_at(positives, negatives, strict=False),
     "first-above": lambda positives, negatives: _fpr_at(positives, negatives, strict=True),
     "interpolated": _fpr_interpolated,
 }
-"""How a false positive rate "at 95 % TPR" is read off a curve of steps; all take sorted scores.
+"""How a false positive rate "at 95 % TPR" is read off a curve of steps; all take sorted runs.
 
 - `first-at-least`: the first threshold with TPR >= 0.95 (Fishyscapes, SMIYC, UNO). The default.
 - `first-above`: the first with TPR > 0.95 (RbA, DenseHybrid); differs only where a threshold hits 0.95.

@@ -38,9 +38,25 @@ class Record:
     fpr95_ci: tuple[float, float] | None
     auroc: float | None
     miou: float | None
+    auroc_ci: tuple[float, float] | None = None
+    miou_ci: tuple[float, float] | None = None
+    best_f1: float | None = None
+    """Best F1 of pixels."""
+    best_f1_ci: tuple[float, float] | None = None
+    siou: float | None = None
+    """Mean adjusted IoU of true segments; see `eval/component.py`."""
+    ppv: float | None = None
+    """Mean precision of predicted segments."""
+    f1_star: float | None = None
+    f1_star_ci: tuple[float, float] | None = None
+    ece: float | None = None
+    """Calibration error of the closed-set prediction, where the mIoU was measured."""
+    ece_ci: tuple[float, float] | None = None
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Record))
+_INTERVALS = tuple(name for name in FIELDS if name.endswith("_ci"))
+_NEEDED = frozenset(f.name for f in dataclasses.fields(Record) if f.default is dataclasses.MISSING)
 
 
 def render_json(records: Sequence[Record]) -> str:
@@ -67,10 +83,11 @@ def parse_json(text: str, where: str) -> list[Record]:
 
 
 def _parse_record(entry: Any, where: str) -> Record:
-    if not isinstance(entry, dict) or set(entry) != set(FIELDS):
-        given = ", ".join(sorted(set(entry) ^ set(FIELDS))) if isinstance(entry, dict) else repr(entry)
+    if not isinstance(entry, dict) or not _NEEDED <= set(entry) <= set(FIELDS):
+        wrong = (_NEEDED - set(entry)) | (set(entry) - set(FIELDS)) if isinstance(entry, dict) else set()
+        given = ", ".join(sorted(wrong)) if isinstance(entry, dict) else repr(entry)
         raise InputError(f"{where}: fields differ from the format ({given}); expected {', '.join(FIELDS)}")
-    intervals = {name: tuple(entry[name]) if entry[name] else None for name in ("ap_ci", "fpr95_ci")}
+    intervals = {name: tuple(entry[name]) if entry.get(name) else None for name in _INTERVALS}
     return Record(**{**entry, **intervals})
 
 

@@ -25,7 +25,7 @@ from outlier_paste.paste import OutlierPaste
 from shards.errors import InputError
 from shards.order import sample_generator
 from shards.reader import ShardReader, open_shards
-from shards.scene import decode_sample, require_scenes
+from shards.scene import decode_scene, require_scenes
 from shards.schema import OUTLIER_ID, VOID_ID, Sample
 from shards.staging import require_free, staged_folder
 
@@ -127,7 +127,7 @@ def paste_frames(
     chosen = np.linspace(0, len(reader) - 1, count).round().astype(int).tolist()
     for index in tqdm(chosen, desc="frames", unit="frame", disable=None):
         key = reader.keys[index]
-        sample = decode_sample(key, reader.read(index))
+        sample = decode_scene(reader, index)
         for attempt in range(ATTEMPTS):
             sample = paste(sample, sample_generator("paste validation", options.variant, attempt, key))
             if (sample.label == OUTLIER_ID).any():

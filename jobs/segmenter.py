@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from eval.cache import PredictionRecorder
 from eval.scores import QUERY_SCORES, QueryOutputs, pixel_evidence
 from models.eomt import EoMT, Prediction
 from models.erfnet import ERFNet
@@ -75,6 +76,7 @@ def make_segment(
     device: torch.device | str,
     precision: Precision = "float32",
     scores: Sequence[str] = (),
+    recorder: PredictionRecorder | None = None,
 ) -> Callable[[UInt8[Tensor, "B 3 h w"]], Float[Tensor, "B N h w"]]:
     """Wrap a model for `eval`: windows of `model.image_size` in, `read_prediction` at window resolution out.
 
@@ -82,6 +84,7 @@ def make_segment(
         model: in evaluation mode, on `device`.
         precision: float32, or autocast of the network; evidence and scores are float32 either way.
         scores: which scores are to be computed from the answer.
+        recorder: keeps what the network says, for a cache of predictions.
     """
     kind = torch.device(device).type
 
@@ -89,6 +92,10 @@ def make_segment(
     def segment(window: Tensor) -> Tensor:
         with torch.autocast(kind, dtype=AUTOCAST.get(precision), enabled=precision in AUTOCAST):
             prediction = model(window.to(device))
+        if recorder is not None and isinstance(prediction, Tensor):
+            recorder.add(prediction[:, :NUM_CLASSES])
+        elif recorder is not None:
+            recorder.add(prediction.mask_logits[-1], prediction.class_logits[-1])
         return read_prediction(model, prediction, (window.shape[-2], window.shape[-1]), scores)
 
     return segment

@@ -131,11 +131,16 @@ def read_scene(reader: ShardReader, index: int) -> EncodedScene:
     return open_scene(key, reader.read(index, find_scene_members(key, reader.suffixes(index)).both))
 
 
+def decode_scene(reader: ShardReader, index: int) -> Sample:
+    """Read and decode a whole scene."""
+    scene = read_scene(reader, index)
+    return Sample(key=scene.key, image=scene.picture.decode(), label=scene.label)
+
+
 def decode_scenes(reader: ShardReader, count: int) -> Iterator[Sample]:
     """Decode the first `count` scenes, one after the other."""
     for index in range(count):
-        scene = read_scene(reader, index)
-        yield Sample(key=scene.key, image=scene.picture.decode(), label=scene.label)
+        yield decode_scene(reader, index)
 
 
 def _decode_label(where: str, content: bytes, suffix: str) -> UInt8[np.ndarray, "H W"]:

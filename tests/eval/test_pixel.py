@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from eval import pixel
-from eval.pixel import FPR_RULES, pixel_metrics
+from eval.pixel import FPR_RULES, pixel_metrics, pooled_metrics
+from eval.runs import SortedRuns
 from shards.errors import InputError
 
 
@@ -17,16 +17,27 @@ def float32(*values: float) -> np.ndarray:
     return np.array(values, dtype=np.float32)
 
 
-def sklearn_metrics(positives: np.ndarray, negatives: np.ndarray) -> tuple[float, float, float]:
+def sklearn_metrics(positives: np.ndarray, negatives: np.ndarray) -> tuple[float, float, float, float, float]:
     truth = np.repeat([1, 0], [positives.size, negatives.size])
     scores = np.concatenate([positives, negatives]).astype(np.float64)
     scores = np.nan_to_num(scores, posinf=1e300, neginf=-1e300)  # scikit-learn refuses infinity
     fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
+    precision, recall, thresholds = precision_recall_curve(truth, scores)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-300)
+    best = f1.max()
+    threshold = thresholds[np.flatnonzero(f1[:-1] >= best - 1e-15)[-1]]
     return (
         float(average_precision_score(truth, scores)),
         float(fpr[np.argmax(tpr >= 0.95)]),
         float(roc_auc_score(truth, scores)),
+        float(best),
+        float(np.inf * threshold if abs(threshold) >= 1e300 else threshold),
     )
+
+
+def runs_of(scores: np.ndarray, count: int) -> SortedRuns:
+    """Deal the scores out to `count` images."""
+    return SortedRuns([np.sort(scores[i::count]) for i in range(count)])
 
 
 def drawn(kind: str) -> tuple[np.ndarray, np.ndarray]:
@@ -53,12 +64,23 @@ KINDS = ["distinct", "heavy ties", "one value", "signed zeros", "infinities", "f
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("block", [7, 1 << 20], ids=["many blocks", "one block"])
-def test_metrics_match_sklearn(kind, block, monkeypatch):
-    monkeypatch.setattr(pixel, "_BLOCK", block)
+def test_metrics_match_sklearn(kind):
     positives, negatives = drawn(kind)
     expected = sklearn_metrics(positives, negatives)
     np.testing.assert_allclose(pixel_metrics(positives, negatives), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rule", list(FPR_RULES))
+@pytest.mark.parametrize("count", [1, 37])
+def test_any_number_of_runs_and_any_interval_give_the_same_metrics(kind, rule, count):
+    positives, negatives = drawn(kind)
+    expected = pixel_metrics(positives, negatives, fpr_rule=rule)
+    for interval in (600, 4001):
+        runs = runs_of(positives, count), runs_of(negatives, count)
+        np.testing.assert_allclose(
+            pooled_metrics(*runs, fpr_rule=rule, interval=interval), expected, rtol=0, atol=1e-13
+        )
 
 
 @settings(max_examples=60, deadline=None)
@@ -93,7 +115,7 @@ def test_the_fpr_rules_differ_where_a_threshold_hits_95_percent():
 
 def test_four_pixels_by_hand():
     metrics = pixel_metrics(float32(4, 2), float32(3, 1))
-    assert metrics == pytest.approx(((1 + 2 / 3) / 2, 0.5, 0.75))
+    assert metrics == pytest.approx(((1 + 2 / 3) / 2, 0.5, 0.75, 0.8, 2))
 
 
 def test_inputs_stay_as_they_are_unless_lent():

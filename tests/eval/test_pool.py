@@ -23,10 +23,10 @@ def drawn_images(count: int = 4) -> list[tuple[dict[str, np.ndarray], np.ndarray
     return images
 
 
-def filled(images: list[tuple[dict[str, np.ndarray], np.ndarray]]) -> ScorePool:
+def filled(images: list[tuple[dict[str, np.ndarray], np.ndarray]], first: int = 0) -> ScorePool:
     pool = ScorePool(["A", "B"])
-    for scores, target in images:
-        pool.add(scores, target)
+    for i, (scores, target) in enumerate(images):
+        pool.add(scores, target, first + i)
     return pool
 
 
@@ -37,17 +37,40 @@ def test_pooled_metrics_match_sklearn_over_all_pixels():
         assert (pool.num_images, pool.num_pixels, pool.num_anomalous) == (4, truth.size, int(truth.sum()))
         for name in ("A", "B"):
             scores = np.concatenate([maps[name][target != 255] for maps, target in images])
-            ap, _, auroc = pool.metrics(name)
-            assert ap == pytest.approx(average_precision_score(truth, scores), abs=1e-12)
-            assert auroc == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
+            metrics = pool.metrics(name)
+            assert metrics.ap == pytest.approx(average_precision_score(truth, scores), abs=1e-12)
+            assert metrics.auroc == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
 
 
 def test_order_and_merging_change_nothing():
     images = drawn_images()
-    with filled(images) as whole, filled(images[2:]) as merged, filled(images[:2]) as rest:
+    with filled(images) as whole, filled(images[2:], first=2) as merged, filled(images[:2]) as rest:
         merged.merge(rest)
         assert merged.metrics("A") == whole.metrics("A")
         assert (merged.num_images, merged.num_pixels) == (whole.num_images, whole.num_pixels)
+        assert merged.images == [0, 1, 2, 3]
+        for ours, theirs in zip(merged.runs("B")[1], whole.runs("B")[1], strict=True):
+            np.testing.assert_array_equal(ours, theirs)  # images lie in the order of the set again
+
+
+def test_a_saved_pool_is_read_back(tmp_path):
+    with filled(drawn_images()) as pool:
+        pool.save(tmp_path / "saved")
+        with ScorePool.load(tmp_path / "saved", tmp_path) as loaded:
+            assert loaded.images == pool.images
+            assert loaded.metrics("B") == pool.metrics("B")
+            for ours, theirs in zip(loaded.runs("A")[0], pool.runs("A")[0], strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_saved_pool_that_was_cut_off_is_refused(tmp_path):
+    with filled(drawn_images()) as pool:
+        pool.save(tmp_path / "saved")
+    (tmp_path / "saved" / "1.f32").write_bytes(b"1234")
+    with pytest.raises(InputError, match=r"1.f32: expected \d+ bytes of scores; it was cut off"):
+        ScorePool.load(tmp_path / "saved")
+    with pytest.raises(InputError, match="nowhere: no saved pool of scores"):
+        ScorePool.load(tmp_path / "nowhere")
 
 
 def test_images_can_be_added_after_a_metric_was_read():
@@ -63,7 +86,7 @@ def test_void_pixels_do_not_count():
     with ScorePool(["A"]) as pool:
         pool.add({"A": np.array([[0, 1, 9, np.nan]], dtype=np.float32)}, target)
         assert pool.num_pixels == 2
-        assert pool.metrics("A") == (1.0, 0.0, 1.0)
+        assert pool.metrics("A") == (1.0, 0.0, 1.0, 1.0, 1.0)
 
 
 def test_nothing_is_left_in_the_folder(tmp_path):

@@ -1,14 +1,27 @@
-"""Protocols are complete, named, and honest about what is not there."""
+"""Each protocol against what its convention does, computed with other people's functions."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import average_precision_score, roc_curve
 
+from eval.datasets import TestSet, find_test_sets, resize_target
+from eval.measure import measure_score
 from eval.pixel import FPR_RULES
-from eval.protocol import PROTOCOLS, get_protocol
+from eval.pool import ScorePool
+from eval.protocol import MAX_IMAGES_RBA, PROTOCOLS, get_protocol, get_protocols
+from eval.run import Subject, evaluate_test_set
 from shards.errors import InputError
+
+SUBJECT = Subject(model="m", checkpoint="c")
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -20,7 +33,164 @@ def test_the_footnote_states_every_choice(name):
     assert protocol.fpr_rule in FPR_RULES
 
 
-@pytest.mark.parametrize("name", ["course-512", "smiyc", "fishyscapes", "rba", "Native"])
-def test_a_protocol_that_is_not_there_is_refused_with_the_available_ones(name):
-    with pytest.raises(InputError, match=f"--protocol: no protocol '{name}'; available: native$"):
-        get_protocol(name)
+def test_a_protocol_that_is_not_there_is_refused_with_the_available_ones():
+    available = "native, course-512, smiyc, fishyscapes, rba"
+    with pytest.raises(InputError, match=f"--protocol: no protocol 'Native'; available: {available}$"):
+        get_protocol("Native")
+    with pytest.raises(InputError, match="--protocol: got rba, rba; at least one, each once"):
+        get_protocols(["rba", "rba"])
+    with pytest.raises(InputError, match="--protocol: got nothing"):
+        get_protocols([])
+
+
+def drawn_pool(num_images: int = 5, digits: int = 2) -> tuple[ScorePool, list[np.ndarray], list[np.ndarray]]:
+    """Images of which the third has no anomaly; rounded, so that thresholds hold many pixels."""
+    rng = np.random.default_rng(8)
+    pool, maps, targets = ScorePool(["A"]), [], []
+    for i in range(num_images):
+        target = rng.choice(np.array([0, 1, 255], np.uint8), (20, 30), p=[0.7, 0.2, 0.1])
+        target[target == 1] = 0 if i == 2 else 1
+        score = np.round(rng.normal(size=(20, 30)) + (target == 1), digits).astype(np.float32)
+        pool.add({"A": score}, target)
+        maps.append(score)
+        targets.append(target)
+    return pool, maps, targets
+
+
+def pooled(maps: list[np.ndarray], targets: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    truth, scores = np.concatenate([t.ravel() for t in targets]), np.concatenate([m.ravel() for m in maps])
+    return truth[truth != 255], scores[truth != 255]
+
+
+def test_fishyscapes_takes_the_first_threshold_that_reaches_95_percent():
+    pool, maps, targets = drawn_pool()
+    truth, scores = pooled(maps, targets)
+    fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
+    metrics = measure_score(pool, "A", get_protocol("fishyscapes")).metrics
+    assert metrics.fpr95 == pytest.approx(fpr[np.searchsorted(tpr, 0.95)], abs=1e-12)
+    assert metrics.ap == pytest.approx(average_precision_score(truth, scores), abs=1e-12)
+    pool.close()
+
+
+def test_rba_takes_the_first_threshold_above_95_percent_and_no_image_from_1300_on():
+    pool, maps, targets = drawn_pool()
+    pool.add({"A": -maps[0]}, targets[0], MAX_IMAGES_RBA)
+    truth, scores = pooled(maps, targets)
+    fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
+    measured = measure_score(pool, "A", get_protocol("rba"))
+    assert measured.metrics.fpr95 == pytest.approx(fpr[np.flatnonzero(tpr > 0.95)[0]], abs=1e-12)
+    assert measured.num_images == 5
+    assert measure_score(pool, "A", get_protocol("native")).num_images == 6
+    pool.close()
+
+
+def test_course_512_interpolates_and_skips_images_without_anomaly():
+    pool, maps, targets = drawn_pool()
+    truth, scores = pooled(maps[:2] + maps[3:], targets[:2] + targets[3:])
+    fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
+    measured = measure_score(pool, "A", get_protocol("course-512"))
+    assert measured.metrics.fpr95 == pytest.approx(np.interp(0.95, tpr, fpr), abs=1e-12)
+    assert measured.metrics.ap == pytest.approx(average_precision_score(truth, scores), abs=1e-12)
+    assert measured.num_images == 4
+    pool.close()
+
+
+def write_set(root: Path) -> TestSet:
+    rng = np.random.default_rng(3)
+    for name in ("images", "labels_masks"):
+        (root / "RoadAnomaly" / name).mkdir(parents=True)
+    for i in range(2):
+        mask = cv2.resize(rng.integers(0, 2, (9, 13), dtype=np.uint8) * 2, (130, 90), interpolation=0)
+        image = cv2.resize(rng.integers(0, 256, (9, 13, 3), dtype=np.uint8), (130, 90))
+        cv2.imwrite(str(root / f"RoadAnomaly/images/{i}.png"), image)
+        cv2.imwrite(str(root / f"RoadAnomaly/labels_masks/{i}.png"), mask)
+    return find_test_sets(root)[0]
+
+
+def test_course_512_squashes_image_and_mask_as_the_courses_script_does(tmp_path):
+    test_set = write_set(tmp_path)
+    truth, scores = [], []
+    for frame in test_set.frames:
+        image = Image.open(frame.image).resize((1024, 512), Image.Resampling.BILINEAR)
+        truth.append(np.asarray(Image.open(frame.mask).resize((1024, 512), Image.Resampling.NEAREST)) == 2)
+        scores.append(-(np.asarray(image).astype(np.float32) / 255).max(axis=2))
+    expected = average_precision_score(np.stack(truth).ravel(), np.stack(scores).ravel())
+    (record,) = evaluate_test_set(
+        lambda windows: windows.float() / 255,
+        test_set,
+        get_protocol("course-512"),
+        SUBJECT,
+        window=(512, 1024),
+        scores=["MaxLogit"],
+        components=False,
+    ).records
+    assert record.num_pixels == 2 * 512 * 1024
+    assert record.ap == pytest.approx(expected, abs=1e-3)  # Pillow rounds between its two passes, we do not
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (90, 130), (512, 1024), (1080, 1920)])
+def test_targets_are_resized_as_pillow_does(shape):
+    target = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    expected = Image.fromarray(target).resize((64, 48), Image.Resampling.NEAREST)
+    np.testing.assert_array_equal(resize_target(target, (48, 64)), np.asarray(expected))
+
+
+def slow_percentile_metrics(maps, targets):
+    """Follow `PixBinaryClass`: bins per image, thresholds joined, the curve read off point by point."""
+    points: dict[float, list[int]] = {}
+    for score, target in zip(maps, targets, strict=True):
+        half = score.astype(np.float16)
+        true, false = half[target == 1], half[target == 0]
+        everything = np.concatenate([true, false])
+        eps = max(float(everything.max() - everything.min()) * 0.01, 0.01)
+        edges = {float(everything.min()) - eps, float(everything.max()) + eps}
+        for part in (true, false):
+            if part.size:
+                edges |= {float(q) for q in np.quantile(part, np.linspace(0, 1, min(384, part.size)))}
+        ordered = sorted(edges)
+        for low, high in itertools.pairwise(ordered):
+            point = points.setdefault(low, [0, 0])
+            point[0] += sum(low <= float(v) < high for v in true)
+            point[1] += sum(low <= float(v) < high for v in false)
+    num_true, num_false = (sum(p[i] for p in points.values()) for i in (0, 1))
+    tp = fp = 0
+    ap, fpr95, f1 = 0.0, None, 0.0
+    for threshold in sorted(points, reverse=True):
+        tp, fp = tp + points[threshold][0], fp + points[threshold][1]
+        if tp + fp:
+            ap += points[threshold][0] / num_true * tp / (tp + fp)
+        if fpr95 is None and tp / num_true >= 0.95:
+            fpr95 = fp / num_false
+        f1 = max(f1, 2 * tp / (tp + fp + num_true))
+    return ap, fpr95, f1
+
+
+@pytest.mark.parametrize("digits", [2, 6], ids=["rounded", "distinct"])
+def test_smiyc_reads_thresholds_off_percentiles_of_half_precision(digits):
+    pool, maps, targets = drawn_pool(digits=digits)
+    metrics = measure_score(pool, "A", get_protocol("smiyc")).metrics
+    ap, fpr95, f1 = slow_percentile_metrics(maps, targets)
+    assert (metrics.ap, metrics.fpr95, metrics.best_f1) == pytest.approx((ap, fpr95, f1), abs=1e-12)
+    pool.close()
+
+
+def test_smiyc_refuses_scores_that_half_precision_cannot_hold():
+    with ScorePool(["A"]) as pool:
+        pool.add({"A": np.array([[1e5, 0]], np.float32)}, np.array([[1, 0]], np.uint8))
+        with pytest.raises(InputError, match="a score is NaN or beyond 65504"):
+            measure_score(pool, "A", get_protocol("smiyc"))
+
+
+def test_several_protocols_come_from_one_pass(tmp_path):
+    seen: list[torch.Size] = []
+
+    def segment(windows: torch.Tensor) -> torch.Tensor:
+        seen.append(windows.shape)
+        return windows.float() / 255
+
+    names = ["smiyc", "native", "rba"]
+    result = evaluate_test_set(
+        segment, write_set(tmp_path), get_protocols(names), SUBJECT, window=(90, 130), scores=["MSP"]
+    )
+    assert [record.protocol for record in result.records] == names
+    assert len(seen) == 2  # one window per image

@@ -45,6 +45,8 @@ def test_json_has_the_fields_of_the_format_and_null_for_missing():
     assert list(entry) == [
         "model", "checkpoint", "score", "temperature", "temperature_from", "dataset", "protocol",
         "num_images", "num_pixels", "ap", "ap_ci", "fpr95", "fpr95_ci", "auroc", "miou",
+        "auroc_ci", "miou_ci", "best_f1", "best_f1_ci", "siou", "ppv", "f1_star", "f1_star_ci",
+        "ece", "ece_ci",
     ]  # fmt: skip
     assert entry["miou"] is None
     assert entry["ap"] == 0.74386

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from eval.report import parse_json
 from eval.scores import QueryOutputs, min_distance, pixel_evidence, uno
+from eval.sketch import compare_sketches, sketch_path
 from jobs import evaluate as program
 from jobs.evaluate import EvaluateOptions, choose_device, evaluate, main, model_name
 from jobs.segmenter import make_segment
@@ -80,10 +81,13 @@ def test_everything_is_written(tmp_path):
     names = [
         "RoadAnomaly.png",
         "RoadAnomaly21.png",
+        "per_image.csv",
+        "report.html",
         "results.csv",
         "results.json",
         "results.md",
         "results.tex",
+        "sketches",
     ]
     assert sorted(path.name for path in options.out.iterdir()) == names
     assert parse_json((options.out / "results.json").read_text(), "results.json") == records
@@ -97,6 +101,17 @@ def test_everything_is_written(tmp_path):
     assert first.miou is not None
     assert 0 < first.miou < 0.5
     assert cv2.imread(str(options.out / "RoadAnomaly.png")) is not None
+    assert None not in (first.ap_ci, first.f1_star, first.best_f1, first.ece, first.ece_ci, first.miou_ci)
+    lines = (options.out / "per_image.csv").read_text().splitlines()
+    assert len(lines) == 1 + 8 * 2
+    test = compare_sketches(
+        sketch_path(options.out, "Road Anomaly", "native", "MSP"),
+        sketch_path(options.out, "Road Anomaly", "native", "RbA"),
+        "ap",
+    )
+    difference = next(r.ap for r in records if (r.dataset, r.score) == ("Road Anomaly", "MSP"))
+    difference -= next(r.ap for r in records if (r.dataset, r.score) == ("Road Anomaly", "RbA"))
+    assert test.difference == pytest.approx(difference, abs=1e-3)
 
 
 def test_the_command_line_prints_the_table(tmp_path, capsys):
@@ -205,7 +220,7 @@ def test_a_broken_mask_is_found_before_the_model_is_loaded(tmp_path, monkeypatch
     ("changes", "message"),
     [
         ({"scores": ("msp",)}, "--scores: unknown score 'msp'"),
-        ({"protocol": "smiyc"}, "--protocol: no protocol 'smiyc'; available: native"),
+        ({"protocol": ("SMIYC",)}, "--protocol: no protocol 'SMIYC'; available: native, course-512, smiyc"),
         ({"checkpoint": Path("nowhere")}, "checkpoint nowhere: no such file or folder"),
         ({"datasets": Path("nowhere")}, "--datasets nowhere: no such folder"),
         ({"cityscapes": Path("nowhere")}, "nowhere: no shard found"),

@@ -1,0 +1,163 @@
+"""Scores as a function of temperature, from cached predictions, and the choice of one without leaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from eval.cache import CachedSet, read_frames
+from eval.pixel import PixelMetrics
+from eval.pool import VOID, ScorePool
+from eval.scores import DEFAULT_SCORES, SCORES
+from shards.errors import InputError
+from shards.schema import OUTLIER_ID
+
+Level = Literal["pixel", "query"]
+LEVELS: tuple[Level, ...] = ("pixel", "query")
+"""What is divided: the evidence of a pixel, softmax(L / T), or class logits of queries, before the sum."""
+Kind = tuple[str, Level]
+"""Score and level."""
+_AT_ONCE = 16
+"""Maps pooled in one pass over the cache; bounds the disk space to 64 bytes per pixel."""
+_STRIP_ROWS = 32
+_ROUNDS = 3
+
+
+class Variant(NamedTuple):
+    """One way of scoring."""
+
+    score: str
+    level: Level
+    temperature: float
+
+    @property
+    def label(self) -> str:
+        """How records name the score."""
+        return self.score if self.level == "pixel" else f"{self.score} (query T)"
+
+
+def list_kinds(has_queries: bool, scores: Sequence[str] = DEFAULT_SCORES) -> list[Kind]:
+    """List the pairs of score and level at which a temperature can change a ranking.
+
+    MaxLogit at pixel level is left out: dividing by T keeps every order.
+    """
+    levels: tuple[Level, ...] = LEVELS if has_queries else ("pixel",)
+    return [(s, level) for s in scores for level in levels if (s, level) != ("MaxLogit", "pixel")]
+
+
+class Sweep:
+    """Metrics of variants on one cached set; each is computed once."""
+
+    def __init__(self, cache: Path, cached: CachedSet, scratch: Path | None = None) -> None:
+        """Remember where the predictions lie.
+
+        Args:
+            cache: folder that `read_cache` read.
+            cached: one of its sets.
+            scratch: folder for pooled scores.
+        """
+        self.cached = cached
+        self._cache, self._scratch = cache, scratch
+        self.metrics: dict[Variant, PixelMetrics] = {}
+        self.num_pixels = 0
+
+    def measure(self, variants: Iterable[Variant]) -> None:
+        """Compute the metrics of all `variants` that are not known yet, 16 to a pass over the set.
+
+        Raises:
+            InputError: a cached frame is broken, or a class has no pixel.
+        """
+        missing = [variant for variant in dict.fromkeys(variants) if variant not in self.metrics]
+        missing.sort(key=lambda variant: (variant.level, variant.temperature))
+        for begin in range(0, len(missing), _AT_ONCE):
+            self._pass(missing[begin : begin + _AT_ONCE])
+
+    def _pass(self, variants: Sequence[Variant]) -> None:
+        names = {variant: f"{i}" for i, variant in enumerate(variants)}
+        with ScorePool(list(names.values()), self._scratch) as pool:
+            for target, predictions in read_frames(self._cache, self.cached):
+                size = (target.shape[0], target.shape[1])
+                maps: dict[str, Float32[np.ndarray, "H W"]] = {}
+                temperatures = {v.temperature if v.level == "query" else None for v in variants}
+                for temperature in temperatures:
+                    evidence = predictions.evidence(size, self.cached.window, temperature or 1.0)
+                    for variant in variants:
+                        if (variant.temperature if variant.level == "query" else None) == temperature:
+                            divisor = 1.0 if variant.level == "query" else variant.temperature
+                            maps[names[variant]] = _score(evidence, variant.score, divisor)
+                pool.add(maps, target)
+            for variant, name in names.items():
+                self.metrics[variant] = pool.metrics(name)
+            self.num_pixels = pool.num_pixels
+
+    def refine(self, score: str, level: Level, grid: Sequence[float]) -> float:
+        """Return the temperature of best AP: of the grid, then of ever closer neighbours of the best so far.
+
+        Each round halves, on a logarithmic scale, the distance to both neighbours.
+        """
+        tried = sorted(grid)
+        for round_number in range(_ROUNDS + 1):
+            self.measure(Variant(score, level, t) for t in tried)
+            best = max(tried, key=lambda t: self.metrics[Variant(score, level, t)].ap)
+            at = tried.index(best)
+            neighbours = [tried[i] for i in (at - 1, at + 1) if 0 <= i < len(tried)]
+            closer = [float(np.sqrt(best * neighbour)) for neighbour in neighbours]
+            if round_number < _ROUNDS:
+                tried = sorted({*tried, *closer})
+        return best
+
+
+def _score(evidence: Tensor, name: str, divisor: float) -> Float32[np.ndarray, "H W"]:
+    scores = torch.empty(evidence.shape[1:])
+    for top in range(0, evidence.shape[1], _STRIP_ROWS):
+        rows = slice(top, top + _STRIP_ROWS)
+        scores[rows] = SCORES[name](evidence[None, :, rows] / divisor)[0]
+    return scores.numpy()
+
+
+def require_selection_split(cached: CachedSet, setting: str = "--validation") -> None:
+    """Check that a temperature may be chosen on this set.
+
+    Raises:
+        InputError: it is a benchmark.
+    """
+    if cached.is_benchmark:
+        raise InputError(
+            f"{setting} {cached.folder}: is a benchmark; what is chosen on it must not be reported on it. "
+            f"Choose on a validation split, or see each benchmark's own best, so labelled, by --oracle True"
+        )
+
+
+def fit_calibration(cache: Path, cached: CachedSet, every: int = 7) -> float:
+    """Return the T of softmax(L / T) with the least negative log-likelihood of the true classes.
+
+    Args:
+        cached: a set whose targets are train ids.
+        every: one pixel in so many per axis is used; neighbours say the same.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017. NLL is convex in 1 / T.
+    """
+    evidence, labels = [], []
+    for target, predictions in read_frames(cache, cached):
+        found = predictions.evidence((target.shape[0], target.shape[1]), cached.window)
+        label = target[::every, ::every]
+        counted = (label != VOID) & (label != OUTLIER_ID)
+        evidence.append(found[:, ::every, ::every].permute(1, 2, 0)[torch.from_numpy(counted)])
+        labels.append(torch.from_numpy(label[counted].astype(np.int64)))
+    return best_likelihood(torch.cat(evidence), torch.cat(labels))
+
+
+def best_likelihood(evidence: Tensor, labels: Tensor) -> float:
+    """Return the T in [0.001, 1000] that maximises the likelihood of `labels` under softmax(evidence / T)."""
+    loss: Callable[[float], float] = lambda log_t: float(  # noqa: E731 (minimize_scalar wants a callable)
+        torch.nn.functional.cross_entropy(evidence.double() / float(np.exp(log_t)), labels)
+    )
+    bounds = (float(np.log(1e-3)), float(np.log(1e3)))
+    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))

@@ -1,0 +1,96 @@
+"""Component metrics against a slow transcription of their definition, on random fields, and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from eval.component import TAUS, SegmentSizes, component_metrics, count_components
+
+
+def slow_frame(scores, target, threshold, smallest):
+    """Follow the toolkit's definition with sets of pixels, one segment after the other."""
+    eight = np.ones((3, 3))
+    true_map, num_true = ndimage.label(target == 1, eight)
+    predicted_map, num_predicted = ndimage.label((scores > threshold) & (target != 255), eight)
+    void = {tuple(p) for p in np.argwhere(target == 255)}
+    true = [{tuple(p) for p in np.argwhere(true_map == i + 1)} for i in range(num_true)]
+    predicted = [{tuple(p) for p in np.argwhere(predicted_map == i + 1)} for i in range(num_predicted)]
+    predicted = [segment for segment in predicted if len(segment) >= smallest.predicted]
+    for segment in true:
+        if len(segment) < smallest.true:
+            void |= segment
+    true = [segment for segment in true if len(segment) >= smallest.true]
+    predicted = [segment - void for segment in predicted if segment - void]
+    every_true = set().union(*true) if true else set()
+    siou, ppv = [], []
+    for k in true:
+        joined = set().union(*[p for p in predicted if p & k])
+        siou.append(len(k & joined) / len((k | joined) - (joined & (every_true - k))))
+    for p in predicted:
+        ppv.append(len(p & every_true) / len(p))
+    return siou, ppv
+
+
+def slow_set(frames):
+    siou = [value for frame in frames for value in frame[0]]
+    ppv = [value for frame in frames for value in frame[1]]
+    f1 = []
+    for tau in TAUS:
+        tp, fn = sum(v >= tau for v in siou), sum(v < tau for v in siou)
+        f1.append(2 * tp / (2 * tp + fn + sum(v < tau for v in ppv)))
+    return sum(siou) / len(siou), sum(ppv) / len(ppv), sum(f1) / len(f1)
+
+
+def random_frame(rng: np.random.Generator):
+    field = ndimage.gaussian_filter(rng.standard_normal((60, 80)), 3)
+    target = (field > 1.2 * field.std()).astype(np.uint8)
+    target[ndimage.gaussian_filter(rng.standard_normal((60, 80)), 4) > 0.1] = 255
+    scores = field + ndimage.gaussian_filter(rng.standard_normal((60, 80)), 2) * rng.uniform(0.2, 1)
+    return scores.astype(np.float32), target, float(1.1 * field.std())
+
+
+@pytest.mark.parametrize("smallest", [SegmentSizes(1, 1), SegmentSizes(30, 12)], ids=["all", "large"])
+@pytest.mark.parametrize("seed", range(4))
+def test_metrics_of_random_fields_match_the_definition(seed, smallest):
+    rng = np.random.default_rng(seed)
+    frames = [random_frame(rng) for _ in range(5)]
+    counts = np.stack([count_components(*frame, smallest).flat() for frame in frames])
+    expected = slow_set([slow_frame(*frame, smallest) for frame in frames])
+    found = component_metrics(counts)
+    np.testing.assert_allclose([m[0] for m in found], expected, rtol=0, atol=1e-12)
+
+
+def test_weights_repeat_frames():
+    rng = np.random.default_rng(9)
+    frames = [random_frame(rng) for _ in range(3)]
+    smallest = SegmentSizes(5, 5)
+    counts = np.stack([count_components(*frame, smallest).flat() for frame in frames])
+    found = component_metrics(counts, np.array([[2.0, 0, 1]]))
+    expected = slow_set([slow_frame(*frames[i], smallest) for i in (0, 0, 2)])
+    np.testing.assert_allclose([m[0] for m in found], expected, rtol=0, atol=1e-12)
+
+
+def test_one_find_over_two_objects_costs_neither():
+    target = np.zeros((4, 9), np.uint8)
+    target[:, :4], target[:, 5:] = 1, 1
+    counts = count_components(np.ones((4, 9), np.float32), target, 0.5, SegmentSizes(1, 1))
+    # each object: 16 found; the join of 36 pixels less 16 of the other object leaves 20
+    assert (counts.true_segments, counts.predicted_segments) == (2, 1)
+    assert counts.siou_sum == pytest.approx(2 * 16 / 20)
+    assert counts.ppv_sum == pytest.approx(32 / 36)
+
+
+def test_a_pixel_at_the_threshold_is_not_predicted_and_void_separates():
+    target = np.array([[1, 255, 1, 0]], np.uint8)
+    scores = np.array([[1, 9, 1, 0.5]], np.float32)
+    counts = count_components(scores, target, 0.5, SegmentSizes(1, 1))
+    assert (counts.true_segments, counts.predicted_segments, counts.siou_sum) == (2, 2, 2.0)
+
+
+def test_a_set_without_segments_has_no_metric():
+    nothing = count_components(
+        np.zeros((3, 3), np.float32), np.zeros((3, 3), np.uint8), 0.5, SegmentSizes(1, 1)
+    )
+    assert np.isnan([m[0] for m in component_metrics(nothing.flat()[None])]).all()

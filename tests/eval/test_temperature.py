@@ -1,0 +1,82 @@
+"""A sweep against scores computed directly; calibration against the temperature that made the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score
+
+from eval.cache import CachedSet, PredictionRecorder, read_frame, write_frame, write_index
+from eval.scores import SCORES, pixel_evidence
+from eval.temperature import Sweep, Variant, best_likelihood, list_kinds, require_selection_split
+from shards.errors import InputError
+
+WINDOW = (16, 24)
+
+
+def write_set(cache: Path, kind: str, count: int = 2) -> CachedSet:
+    generator = torch.Generator().manual_seed(1)
+    rng = np.random.default_rng(1)
+    for position in range(count):
+        recorder = PredictionRecorder(num_classes=4)
+        if kind == "masks":
+            recorder.add(
+                3 * torch.randn(1, 6, 8, 12, generator=generator),
+                3 * torch.randn(1, 6, 5, generator=generator),
+            )
+        else:
+            recorder.add(3 * torch.randn(1, 4, *WINDOW, generator=generator))
+        target = rng.choice(np.array([0, 1, 255], np.uint8), WINDOW, p=[0.7, 0.2, 0.1])
+        write_frame(cache / "s", position, target, recorder.take())
+    stems = tuple(str(i) for i in range(count))
+    cached = CachedSet(folder="s", name="S", is_benchmark=True, window=WINDOW, stems=stems)
+    write_index(cache, cached)
+    return cached
+
+
+@pytest.mark.parametrize("score", ["MSP", "MaxEntropy", "RbA"])
+@pytest.mark.parametrize("level", ["pixel", "query"])
+def test_metrics_are_those_of_scores_computed_directly(tmp_path, score, level):
+    sweep = Sweep(tmp_path, write_set(tmp_path, "masks"))
+    sweep.measure(Variant(score, level, t) for t in (0.5, 3.0))
+    for temperature in (0.5, 3.0):
+        truth, values = [], []
+        for position in range(2):
+            target, found = read_frame(tmp_path / "s", position)
+            query_t, pixel_t = (temperature, 1.0) if level == "query" else (1.0, temperature)
+            evidence = pixel_evidence(found.masks.float(), found.classes / query_t, WINDOW, 4) / pixel_t
+            truth.append(target[target != 255])
+            values.append(SCORES[score](evidence)[0].numpy()[target != 255])
+        expected = average_precision_score(np.concatenate(truth), np.concatenate(values))
+        assert sweep.metrics[Variant(score, level, temperature)].ap == pytest.approx(expected, abs=1e-6)
+
+
+def test_refining_is_no_worse_than_the_grid(tmp_path):
+    sweep = Sweep(tmp_path, write_set(tmp_path, "pixels"))
+    best = sweep.refine("MSP", "pixel", (0.5, 1.0, 4.0))
+    found = sweep.metrics[Variant("MSP", "pixel", best)].ap
+    assert found == max(metrics.ap for metrics in sweep.metrics.values())
+    assert len(sweep.metrics) > 5
+
+
+def test_max_logit_has_no_pixel_temperature_and_pixel_networks_no_queries():
+    assert ("MaxLogit", "pixel") not in list_kinds(has_queries=True)
+    assert ("MaxLogit", "query") in list_kinds(has_queries=True)
+    assert list_kinds(has_queries=False) == [("MSP", "pixel"), ("MaxEntropy", "pixel"), ("RbA", "pixel")]
+
+
+def test_nothing_is_chosen_on_a_benchmark():
+    cached = CachedSet(folder="fs_static", name="FS Static", is_benchmark=True, window=WINDOW, stems=())
+    with pytest.raises(InputError, match="--validation fs_static: is a benchmark; what is chosen on it must"):
+        require_selection_split(cached)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
+def test_the_calibration_temperature_is_that_which_made_the_labels(temperature):
+    generator = torch.Generator().manual_seed(0)
+    evidence = 2 * torch.randn(40_000, 5, generator=generator)
+    labels = torch.multinomial((evidence / temperature).softmax(dim=1), 1, generator=generator)[:, 0]
+    assert best_likelihood(evidence, labels) == pytest.approx(temperature, rel=0.05)

@@ -1,0 +1,101 @@
+"""From a cached evaluation to the table over temperatures."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from eval.report import parse_json
+from jobs.evaluate import evaluate
+from jobs.temperature import TemperatureOptions, main, sweep
+from shards.errors import InputError
+from tests.jobs.test_evaluate import encode, options_for, write_val_shards
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Predictions of an untrained model on two benchmarks, a validation split and Cityscapes val."""
+    root = tmp_path_factory.mktemp("cached")
+    options = options_for(
+        root, cache=root / "cache", cityscapes=write_val_shards(root / "val"), sets=root / "o"
+    )
+    (root / "o").write_text("mine: {use: validation, name: Mine}\n")
+    rng = np.random.default_rng(4)
+    for name in ("images", "labels_masks"):
+        (options.datasets / "mine" / name).mkdir(parents=True)
+    mask = (rng.random((40, 64)) < 0.2).astype(np.uint8)
+    (options.datasets / "mine/images/a.png").write_bytes(encode(rng.integers(0, 256, (40, 64, 3), np.uint8)))
+    (options.datasets / "mine/labels_masks/a.png").write_bytes(encode(mask))
+    evaluate(options)
+    return root / "cache"
+
+
+def test_the_table_has_the_seeds_rows_and_the_oracle_its_own_column(cache, tmp_path, capsys):
+    main([
+        "--cache", str(cache), "--out", str(tmp_path / "out"), "--validation", "mine", "--oracle", "True",
+        "--scores", "MSP", "RbA", "--grid", "0.5", "2",
+    ])  # fmt: skip
+    printed = capsys.readouterr().out
+    assert printed == (tmp_path / "out" / "temperature.md").read_text()
+    for method in ("MSP", "MSP (T = 0.5)", "MSP (T = 0.75)", "MSP (T = 1.1)", "RbA (query T) (T = 0.5)"):
+        assert f"| {method} |" in printed
+    assert "from Mine)" in printed
+    assert "oracle T | oracle AuPRC" in printed
+    assert "Calibration temperature" in printed
+    records = parse_json((tmp_path / "out" / "results.json").read_text(), "results.json")
+    assert {record.temperature_from for record in records} == {None, "Mine"}  # an oracle is no result
+    with (tmp_path / "out" / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for dataset in ("SMIYC RA-21", "Road Anomaly"):
+        of_set = [r for r in rows if (r["dataset"], r["score"], r["level"]) == (dataset, "MSP", "pixel")]
+        (marked,) = [row for row in of_set if row["oracle"]]
+        assert float(marked["ap"]) == max(float(row["ap"]) for row in of_set)
+    assert not [row for row in rows if row["use"] == "validation" and row["oracle"]]
+    assert cv2.imread(str(tmp_path / "out" / "temperature.png")) is not None
+
+
+def test_without_validation_nothing_is_chosen(cache, tmp_path):
+    table = sweep(TemperatureOptions(cache=cache, out=tmp_path / "out", scores=("MSP",), grid=(2.0,)))
+    assert "oracle" not in table
+    records = parse_json((tmp_path / "out" / "results.json").read_text(), "results.json")
+    assert {record.temperature for record in records} == {1.0, 0.5, 0.75, 1.1}
+
+
+def test_temperature_one_is_the_evaluation_to_half_precision(cache, tmp_path):
+    sweep(TemperatureOptions(cache=cache, out=tmp_path / "out", grid=(1.0,)))
+    ours = parse_json((tmp_path / "out" / "results.json").read_text(), "")
+    theirs = parse_json((cache.parent / "out" / "results.json").read_text(), "")
+    evaluated = {(r.score, r.dataset): r.ap for r in theirs}
+    plain = [r for r in ours if r.temperature == 1 and (r.score, r.dataset) in evaluated]
+    assert len(plain) == 3 * 3
+    for record in plain:
+        assert record.ap == pytest.approx(evaluated[record.score, record.dataset], abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"validation": "RoadAnomaly"}, "--validation RoadAnomaly: is a benchmark"),
+        (
+            {"validation": "other"},
+            "--validation other: not in the cache, which holds RoadAnomaly, RoadAnomaly21",
+        ),
+        ({"cache": Path("nowhere")}, "--cache nowhere: no cache"),
+    ],
+    ids=["benchmark", "absent", "no cache"],
+)
+def test_a_wrong_setting_is_named(cache, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        sweep(TemperatureOptions(**{"cache": cache, "out": tmp_path / "out", **changes}))
+    assert not (tmp_path / "out").exists()
+
+
+def test_temperatures_and_scores_out_of_range_are_refused():
+    with pytest.raises(InputError, match=r"--grid: got 0.0; temperatures are above 0"):
+        TemperatureOptions(cache=Path("c"), out=Path("o"), grid=(0.0,))
+    with pytest.raises(InputError, match="--scores: got UNO; allowed are MSP"):
+        TemperatureOptions(cache=Path("c"), out=Path("o"), scores=("UNO",))
