@@ -10,6 +10,8 @@ from pathlib import Path
 import cv2
 import pytest
 
+from jobs.chain import IN_DEMO
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -19,11 +21,11 @@ def test_the_demo_goes_from_nothing_to_tables_and_pictures(tmp_path: Path) -> No
     command = [sys.executable, "-m", "jobs.demo", "--out", str(out), "--smoke", "True"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
-    for name in ("baseline", "control", "rba"):
+    for name in ("baseline", *IN_DEMO):
         run = out / "runs" / name
         records = json.loads((run / "eval" / "results.json").read_text())
         assert {record["model"] for record in records} == {name}
-        assert len(records) == 5 * 4
+        assert len(records) == 5 * (6 if name == "isomax_plus" else 5)  # MinDistance needs prototypes
         assert all(0 <= record["ap"] <= 1 and 0 <= record["fpr95"] <= 1 for record in records)
         assert all(0 <= record["miou"] <= 1 for record in records)
         assert list((run / "tensorboard").glob("events*"))
