@@ -33,7 +33,7 @@ def make_config(out: Path, shards: Path, *extra: str) -> FinetuneConfig:
         "--name", "run", "--out", str(out), "--data.shards", f"{shards}/*.tar",
         "--data.crop", "32", "32", "--data.batch_size", "2", "--data.workers", "0",
         "--model.size", "tiny", "--model.image_size", "32", "32", "--model.num_queries", "5",
-        "--loss.options", "num_points", "32", "--loop.steps", "4", "--loop.log_every", "1", *extra,
+        "--loss.options.mask.num_points", "32", "--loop.steps", "4", "--loop.log_every", "1", *extra,
     ]  # fmt: skip
     return load_config(FinetuneConfig, arguments, program="jobs.finetune")
 
