@@ -293,15 +293,20 @@ def wrap_checkpoint(checkpoint: Path, device: torch.device, options: EvaluateOpt
     """Load the network of a checkpoint onto the device.
 
     Raises:
-        InputError: the checkpoint is missing or broken, or has not what a score reads, or this platform
-            cannot compile.
+        InputError: the checkpoint is missing or broken, has not what a score reads, or has other classes than
+            those of `--cityscapes`; or this platform cannot compile.
     """
     model = load_segmenter(checkpoint).to(device)
     require_readable(model, options.scores, f"--scores: {checkpoint}")
     if options.compile:
         compile_model(model, device, "--compile")
-    logger.info("%s on %s", checkpoint, device)
     num_classes = model.config.num_classes if isinstance(model, EoMT) else NUM_CLASSES
+    if options.cityscapes is not None and num_classes != NUM_CLASSES:
+        raise InputError(
+            f"--cityscapes: {checkpoint} has {num_classes} classes, Cityscapes {NUM_CLASSES}; leave it out to "
+            f"measure anomaly scores alone"
+        )
+    logger.info("%s on %s", checkpoint, device)
     recorder = PredictionRecorder(num_classes) if options.cache is not None else None
     segment = make_segment(model, device, options.precision, options.scores, recorder)
     return Segmenter(segment, model.image_size, recorder)

@@ -234,6 +234,14 @@ def test_a_wrong_setting_is_named(tmp_path, changes, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_of_other_classes_has_no_miou_on_cityscapes(tmp_path):
+    checkpoint = write_run(tmp_path / "seven", num_classes=7)
+    options = options_for(tmp_path, checkpoint=checkpoint, cityscapes=write_val_shards(tmp_path / "val"))
+    with pytest.raises(InputError, match="--cityscapes: .* has 7 classes, Cityscapes 19; leave it out"):
+        evaluate(options)
+    assert not options.out.exists()
+
+
 def test_an_output_folder_with_files_is_left_alone(tmp_path):
     options = options_for(tmp_path)
     options.out.mkdir()
