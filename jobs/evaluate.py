@@ -303,8 +303,8 @@ def wrap_checkpoint(checkpoint: Path, device: torch.device, options: EvaluateOpt
     num_classes = model.config.num_classes if isinstance(model, EoMT) else NUM_CLASSES
     if options.cityscapes is not None and num_classes != NUM_CLASSES:
         raise InputError(
-            f"--cityscapes: {checkpoint} has {num_classes} classes, Cityscapes {NUM_CLASSES}; leave it out to "
-            f"measure anomaly scores alone"
+            f"--cityscapes: {checkpoint} has {num_classes} classes, Cityscapes {NUM_CLASSES}; leave it out "
+            f"to measure anomaly scores alone"
         )
     logger.info("%s on %s", checkpoint, device)
     recorder = PredictionRecorder(num_classes) if options.cache is not None else None
