@@ -32,7 +32,7 @@ def write_sweep(path: Path, out: Path, scenes: str, test_set: Path) -> Path:
     config = {
         "data": {"shards": [scenes], "crop": [32, 32], "batch_size": 1, "workers": 0},
         "model": {"size": "tiny", "image_size": [32, 32], "num_queries": 5},
-        "loss": {"name": "mask", "options": {"num_points": 32}},
+        "loss": {"name": "mask", "options": {"mask": {"num_points": 32}}},
         "optim": {"lr": 1e-3},
         "loop": {"steps": STEPS, "save_every": 10, "log_every": 1, "keep_checkpoints": 0},
         "tracking": {"tensorboard": False},
