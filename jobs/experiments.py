@@ -31,6 +31,7 @@ COMPARISONS = (
     ("sole_claim", "rba"),
     ("sole_claim", "paste_only"),
 )
+SCORE_COMPARISONS = (("SoleClaim", "MSP"), ("SoleClaim", "RbA"))
 Records = Mapping[int, Sequence[Record]]
 """Seed -> records of all its runs."""
 
@@ -115,14 +116,20 @@ def render_report(records: Records) -> str:
     ]
     for first, second in COMPARISONS:
         for score in SCORES:
-            lines.append(f"| {first} - {second} | {score} | {_differences(records, first, second, score)} |")
+            cells = _differences(records, (first, score), (second, score))
+            lines.append(f"| {first} - {second} | {score} | {cells} |")
+    for name in (BASELINE, *METHODS):
+        for first, second in SCORE_COMPARISONS:
+            cells = _differences(records, (name, first), (name, second))
+            lines.append(f"| {name} | {first} - {second} | {cells} |")
     return "\n".join(lines) + "\n"
 
 
-def _differences(records: Records, first: str, second: str, score: str) -> str:
+def _differences(records: Records, first: tuple[str, str], second: tuple[str, str]) -> str:
+    """Compare two methods and scores, (method, score) each."""
     cells = []
     for metric in ("ap", "fpr95"):
-        found = compare_seeds(_read(records, first, score, metric), _read(records, second, score, metric))
+        found = compare_seeds(_read(records, *first, metric), _read(records, *second, metric))
         cells.append(f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]")
         cells.append("supported" if found.is_supported else "not supported")
     return " | ".join(cells)

@@ -44,6 +44,7 @@ def test_the_report_says_which_differences_hold_over_seeds() -> None:
     sole = next(line for line in lines if line.startswith("| sole_claim - control | MSP |"))
     assert sole.startswith("| sole_claim - control | MSP | +10.0 [")
     assert "not supported" in sole.split(" | ")[3]
+    assert "| rba | SoleClaim - MSP | +0.0 [+0.0, +0.0] | not supported |" in report
 
 
 @pytest.mark.parametrize("seeds", [(), (1,), (1, 1)], ids=["none", "one", "twice"])
