@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from eval.report import Record, render_markdown
-from jobs.chain import BASELINE, IN_DEMO, METHODS, SCORES, SMOKE, Scale, make_data, train_and_evaluate
+from jobs.chain import BASELINE, IN_DEMO, METHODS, SCORES, SHORT, SMOKE, make_data, train_and_evaluate
 from jobs.command_line import parse_options, run_program
 from shards.errors import InputError
 from shards.staging import make_folder, require_free, write_atomically
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> None:
     require_free(options.out)
     make_folder(options.out)
     started = time.monotonic()
-    scale = SMOKE if options.smoke else Scale()
+    scale = SMOKE if options.smoke else SHORT
     make_data(options.out, options.seed, scale)
     records = train_and_evaluate(options.out, options.out / "runs", options.seed, scale)
     table = render_markdown(records)
