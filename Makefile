@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed  ## the whole chain on the synthetic world, CPU only; results in $(DEMO_OUT)/
 	$(BIN)/python -m jobs.demo --out $(DEMO_OUT)
 
-experiments: $(VENV)/.installed  ## the losses over three seeds, with spread; about 40 minutes; goes on where it stopped
+experiments: $(VENV)/.installed  ## the losses over three seeds, with spread; 15 to 20 minutes a seed; goes on where it stopped
 	$(BIN)/python -m jobs.experiments --out $(EXPERIMENTS_OUT)
 
 test: $(VENV)/.installed  ## every test, the slow ones too

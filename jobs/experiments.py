@@ -3,7 +3,7 @@
     python -m jobs.experiments --out experiments --seeds 0 1 2
 
 One world, drawn once. For each seed a baseline from scratch, every method of `jobs.chain` on top of it, and
-their evaluations: about ten minutes a seed on two CPU cores. Run again, it goes on where it stopped.
+their evaluations: 16 to 20 minutes a seed on one CPU core. Run again, it goes on where it stopped.
 """
 
 from __future__ import annotations
