@@ -26,7 +26,7 @@ Blend = Callable[[UInt8[np.ndarray, "h w"]], UInt8[np.ndarray, "h w"]]
 
 def hard_opacity(mask: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
     """Return 255 where the mask is 128 or more, and 0 elsewhere."""
-    return cv2.threshold(mask, 127, 255, cv2.THRESH_BINARY)[1]
+    return outlier_mask(mask)
 
 
 def feathered_opacity(mask: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
@@ -84,6 +84,11 @@ def count_visible(
     return 0 if overlap is None else int(np.count_nonzero(opacity[overlap.in_object] >= OUTLIER_OPACITY))
 
 
+def outlier_mask(opacity: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    """Return 255 where a pixel is outlier, opacity of a half or more, and 0 elsewhere."""
+    return cv2.threshold(opacity, OUTLIER_OPACITY - 1, 255, cv2.THRESH_BINARY)[1]
+
+
 def blend_into(
     image: UInt8[np.ndarray, "H W 3"],
     label: UInt8[np.ndarray, "H W"],
@@ -116,27 +121,19 @@ def blend_into(
         return
     shown, pixels = opacity[overlap.in_object], cutout[overlap.in_object]
     _mix(image[overlap.in_scene], pixels, shown)
-    _mark(label[overlap.in_scene], shown)
+    # several times as fast as a boolean index
+    cv2.copyTo(np.full_like(shown, OUTLIER_ID), outlier_mask(shown), label[overlap.in_scene])
 
 
 def _mix(
     scene: UInt8[np.ndarray, "h w 3"], pixels: UInt8[np.ndarray, "h w 3"], opacity: UInt8[np.ndarray, "h w"]
 ) -> None:
-    """Blend in place: copy where the object is opaque, which is nearly everywhere, and mix the few others."""
-    soft = cv2.findNonZero(cv2.inRange(opacity, (1,), (254,)))
-    if soft is not None:
-        columns, rows = soft.reshape(-1, 2).T  # OpenCV 4 has one axis more than OpenCV 5
-        places = rows * opacity.shape[1] + columns  # one index is twice as fast as two
-        whole = scene.reshape(-1, 3) if scene.flags.c_contiguous else scene.copy().reshape(-1, 3)
-        below = whole.take(places, axis=0).astype(np.int32)
-        above = pixels.reshape(-1, 3).take(places, axis=0)
-        mixed = 255 * below + opacity.reshape(-1).take(places)[:, None] * (above - below)
-        scene[rows, columns] = (2 * mixed + 255) // 510  # divided by 255 and rounded, exact in integers
-    cv2.copyTo(pixels, cv2.threshold(opacity, 254, 255, cv2.THRESH_BINARY)[1], scene)
-
-
-def _mark(label: UInt8[np.ndarray, "h w"], opacity: UInt8[np.ndarray, "h w"]) -> None:
-    """Write `OUTLIER_ID` where the opacity says so; four times as fast as a boolean index."""
-    _, everything = cv2.threshold(opacity, OUTLIER_OPACITY - 1, 255, cv2.THRESH_BINARY)
-    _, outlier = cv2.threshold(opacity, OUTLIER_OPACITY - 1, OUTLIER_ID, cv2.THRESH_BINARY)
-    label[...] = cv2.add(cv2.subtract(label, everything), outlier)
+    """Blend in place; where the object is opaque, which is nearly everywhere, its pixels are copied."""
+    soft = np.flatnonzero(opacity - np.uint8(1) < 254)  # 0 wraps round to 255
+    if len(soft):
+        pixels = pixels.copy()
+        above, below = pixels.reshape(-1, 3), scene.reshape(-1, 3)
+        weight = opacity.reshape(-1).take(soft).astype(np.uint16)[:, None]
+        mixed = weight * above.take(soft, axis=0) + (255 - weight) * below.take(soft, axis=0) + 128
+        above[soft] = (mixed + (mixed >> 8)) >> 8  # divided by 255 and rounded, exact in 16 bits
+    cv2.copyTo(pixels, cv2.threshold(opacity, 0, 255, cv2.THRESH_BINARY)[1], scene)

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from outlier_paste.appearance import APPEARANCES, Patch
 from outlier_paste.bank import CutoutBank, Pool, fitting_shrink, open_bank, resize_cutout
-from outlier_paste.blend import BLENDS, OUTLIER_OPACITY, blend_into, find_overlap
+from outlier_paste.blend import BLENDS, blend_into, find_overlap, outlier_mask
 from outlier_paste.config import PasteConfig
 from outlier_paste.placement import PLACEMENTS, Place
 from outlier_paste.sizing import SIZINGS, SizeRange
@@ -102,7 +102,7 @@ class OutlierPaste:
         overlap = find_overlap(opacity.shape, top_left, sample.label.shape)
         if overlap is None:
             return {}
-        seen = cv2.inRange(opacity[overlap.in_object], (OUTLIER_OPACITY,), (255,))
+        seen = outlier_mask(opacity[overlap.in_object])
         if cv2.countNonZero(seen) < max(1, config.min_pixels):
             return {}
         covered = count_values(sample.label[overlap.in_scene], seen)
