@@ -13,14 +13,17 @@ demo: $(VENV)/.installed  ## the whole chain on the synthetic world, CPU only; r
 experiments: $(VENV)/.installed  ## the losses over three seeds, with spread; 15 to 20 minutes a seed; goes on where it stopped
 	$(BIN)/python -m jobs.experiments --out $(EXPERIMENTS_OUT)
 
+# A file of tests is one process's; two files at a time, with one thread each.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/.installed  ## every test, the slow ones too
-	$(BIN)/python -m pytest -q --durations=15
+	$(TESTS) --durations=15
 
 check: $(VENV)/.installed-check  ## format, lint, types and the fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(TESTS) -m "not slow"
 
 bench: $(VENV)/.installed  ## benchmarks: both sides and the ratio, never a test
 	$(BIN)/python -m benchmarks.metrics

@@ -116,12 +116,12 @@ def render_report(records: Records) -> str:
     ]
     for first, second in COMPARISONS:
         for score in SCORES:
-            cells = _differences(records, (first, score), (second, score))
-            lines.append(f"| {first} - {second} | {score} | {cells} |")
+            differences = _differences(records, (first, score), (second, score))
+            lines.append(f"| {first} - {second} | {score} | {differences} |")
     for name in (BASELINE, *METHODS):
         for first, second in SCORE_COMPARISONS:
-            cells = _differences(records, (name, first), (name, second))
-            lines.append(f"| {name} | {first} - {second} | {cells} |")
+            differences = _differences(records, (name, first), (name, second))
+            lines.append(f"| {name} | {first} - {second} | {differences} |")
     return "\n".join(lines) + "\n"
 
 
