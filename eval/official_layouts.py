@@ -162,6 +162,12 @@ def lost_and_found_images(folder: Path, split: str) -> dict[str, Path]:
     }
 
 
+def lost_and_found_masks(folder: Path, split: str) -> dict[str, Path]:
+    """List the masks of a split of Lost and Found by the name of the frame."""
+    found = folder.glob(f"gtCoarse/{split}/*/*{_LAF_MASK}")
+    return {path.name.removesuffix(_LAF_MASK): path for path in found}
+
+
 def _fishyscapes_static(version: int) -> OfficialLayout:
     name = f"fs_val_v{version}"
     return OfficialLayout(

@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 from safetensors.torch import save_file
 
-from eval.run import PixelAnswers, answer_pixels
+from eval.answers import PixelAnswers, answer_pixels
 from eval.scores import require_scores
 from eval.submissions.benchmark import BENCHMARKS
-from eval.windows import segment_in_windows
+from eval.windows import segment_in_windows, to_tensor
 from jobs.command_line import parse_options, run_program
-from jobs.evaluate import choose_device
+from jobs.evaluate_options import choose_device
 from jobs.onnx_scorer import write_onnx
 from jobs.segmenter import make_segment, require_readable
 from jobs.submission import Answerer, PackageOptions, fingerprint, write_answers
@@ -122,8 +121,9 @@ def _load_answerer(checkpoint: Path, options: ExportOptions) -> Answerer:
         segment = make_segment(model, device, options.precision, scores)
 
         def answer(image: UInt8[np.ndarray, "H W 3"]) -> PixelAnswers:
-            pixels = torch.from_numpy(image).permute(2, 0, 1)
-            evidence = segment_in_windows(pixels, segment, model.image_size, options.windows_at_once)
+            evidence = segment_in_windows(
+                to_tensor(image), segment, model.image_size, options.windows_at_once
+            )
             return answer_pixels(evidence, scores)
 
         return answer

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from eval.answers import PixelAnswers
 from eval.frames import image_size
-from eval.run import PixelAnswers
 from eval.submissions import smiyc
 from eval.submissions.benchmark import BENCHMARKS, choose_pictures
 from eval.submissions.description import Description

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.run import PixelAnswers
+from eval.answers import PixelAnswers
 from eval.submissions import bravo, fishyscapes, smiyc
 from eval.submissions.picture import Picture, Stored
 from shards.errors import InputError

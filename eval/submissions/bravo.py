@@ -22,8 +22,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt16
 
+from eval.answers import PixelAnswers
 from eval.frames import IMAGE_SUFFIXES
-from eval.run import PixelAnswers
 from eval.submissions.picture import Picture, Stored
 from shards.errors import InputError
 from shards.picture import picture_size, require_sane_size

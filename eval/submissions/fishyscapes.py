@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from eval.answers import PixelAnswers
 from eval.datasets import TEST_SETS
 from eval.frames import Frame
 from eval.official_layouts import OFFICIAL_LAYOUTS
-from eval.run import PixelAnswers
 from eval.submissions.picture import Picture, Stored
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES

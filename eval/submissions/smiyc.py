@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from eval.datasets import TEST_SETS, Convention
+from eval.answers import PixelAnswers
+from eval.datasets import EXTRA_SETS, TEST_SETS, Convention
 from eval.frames import Frame, files_by_ending, files_by_stem, numeric_key
-from eval.official_layouts import LOST_AND_FOUND, lost_and_found_images
-from eval.run import PixelAnswers
+from eval.official_layouts import LOST_AND_FOUND, lost_and_found_images, lost_and_found_masks
 from eval.submissions.half_precision import to_half
 from eval.submissions.picture import Picture, Stored
 from shards.errors import InputError
@@ -54,19 +54,26 @@ def find_pictures(root: Path, _parts: Sequence[str] = ()) -> tuple[Picture, ...]
             continue
         for split in ("test", "train"):
             part = f"LostAndFound-{split}"
-            images = lost_and_found_images(root / name, split)
-            found += [Picture(part, f"{part}/{frame}", path) for frame, path in images.items()]
+            images, masks = (
+                read(root / name, split) for read in (lost_and_found_images, lost_and_found_masks)
+            )
+            convention = EXTRA_SETS["lost_and_found_test"]
+            found += [
+                _picture(part, stem, path, masks.get(stem), convention) for stem, path in images.items()
+            ]
     return tuple(found)
 
 
 def _list_track(folder: Path, part: str, convention: Convention) -> list[Picture]:
     images = files_by_stem(folder / "images")
     masks = files_by_ending(folder / "labels_masks", "_labels_semantic.png")
-    found = []
-    for stem in sorted(images, key=numeric_key):
-        truth = (Frame(stem, images[stem], masks[stem]), convention) if stem in masks else None
-        found.append(Picture(part, f"{part}/{stem}", images[stem], truth=truth))
-    return found
+    stems = sorted(images, key=numeric_key)
+    return [_picture(part, stem, images[stem], masks.get(stem), convention) for stem in stems]
+
+
+def _picture(part: str, stem: str, image: Path, mask: Path | None, convention: Convention) -> Picture:
+    truth = None if mask is None else (Frame(stem, image, mask), convention)
+    return Picture(part, f"{part}/{stem}", image, truth=truth)
 
 
 def name_files(key: str, method: str) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
+from eval.answers import PixelAnswers
 from eval.frames import read_picture
-from eval.run import PixelAnswers
 from eval.submissions import description as description_file
 from eval.submissions.benchmark import BENCHMARKS, Benchmark
 from eval.submissions.description import Description, parse_description, write_description

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from eval.answers import PixelAnswers
 from eval.frames import image_size
-from eval.run import PixelAnswers
 from eval.scores import SCORES
 from eval.submissions.benchmark import BENCHMARKS, choose_pictures
 from eval.submissions.bravo import confidence
