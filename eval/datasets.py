@@ -1,21 +1,17 @@
-"""The five anomaly test sets, in the layout of the course's archive `Validation_Dataset`:
+"""The anomaly test sets, in the layout of the course's archive `Validation_Dataset`:
 
     ROOT/{folder}/images/{stem}.{png,jpg,jpeg,webp}      ROOT/{folder}/labels_masks/{stem}.png
 
-or, where that folder is missing, as their authors publish four of them:
-
-    dataset_AnomalyTrack, dataset_ObstacleTrack: images/{stem}.*   labels_masks/{stem}_labels_semantic.png
-    RoadAnomaly_jpg:                             frames/{stem}.*   frames/{stem}.labels/labels_semantic.png
-    fishyscapes_lostandfound:                    {number}_{frame}_labels.png, and beside that folder
-                                 LostAndFound/leftImg8bit/{train,test}/{sequence}/{frame}_leftImg8bit.png
+or, where that folder is missing, as their authors publish them (`eval/official_layouts.py`). Images without
+published labels are no test set: `eval/submissions` predicts them.
 
 Targets are 0 (normal), 1 (anomaly) and 255 (void) after each set's own label values are mapped.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,19 +19,20 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from eval.frames import (
+    IMAGE_SUFFIXES,
+    Frame,
+    HiddenLabelsError,
+    decode_file,
+    files_by_stem,
+    numeric_key,
+    read_picture,
+)
+from eval.official_layouts import OFFICIAL_LAYOUTS
 from eval.pool import ANOMALY, NORMAL, VOID
 from shards.errors import InputError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One image of a test set and its mask."""
-
-    stem: str
-    image: Path
-    mask: Path
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,6 +59,17 @@ TEST_SETS: dict[str, Convention] = {
     )
 }
 """By folder name, in the order of the tables. Folders match exactly: RoadAnomaly is not RoadAnomaly21."""
+
+_LAF_VALUES = {0: VOID, 1: NORMAL, **dict.fromkeys(range(2, 201), ANOMALY)}
+EXTRA_SETS: dict[str, Convention] = {
+    convention.folder: convention
+    for convention in (
+        Convention("fs_static_v1", "FS Static v1"),
+        Convention("fs_static_v2", "FS Static v2"),
+        Convention("lost_and_found_test", "Lost & Found", _LAF_VALUES),
+    )
+}
+"""Benchmarks beside the five; no column where they are absent. Versions of FS Static give other numbers."""
 
 VALIDATION_SETS: dict[str, Convention] = {"PastedVal": Convention("PastedVal", "Pasted val")}
 """Sets on which temperature, threshold and checkpoint may be chosen: Cityscapes val with objects that
@@ -103,18 +111,26 @@ def find_test_sets(
     if not root.is_dir():
         raise InputError(f"{setting} {root}: no such folder")
     found = []
-    for name, convention in {**TEST_SETS, **VALIDATION_SETS}.items():
-        official, list_official = OFFICIAL_LAYOUTS.get(name, (name, _list_frames))
+    hidden: list[InputError] = []
+    for name, convention in {**TEST_SETS, **EXTRA_SETS, **VALIDATION_SETS}.items():
+        layout = OFFICIAL_LAYOUTS.get(name)
         if (root / name).is_dir():
             found.append(TestSet(convention, _list_frames(root / name)[:limit]))
-        elif (root / official).is_dir():
-            found.append(TestSet(convention, list_official(root / official)[:limit]))
+        elif layout is not None and (place := layout.find(root)) is not None:
+            try:
+                found.append(TestSet(convention, layout.list_frames(place)[:limit]))
+            except HiddenLabelsError as error:
+                hidden.append(error)
     for convention in own:
         if not (root / convention.folder).is_dir():
             raise InputError(f"{setting} {root}: no folder {convention.folder}, which --sets describes")
         found.append(TestSet(convention, _list_frames(root / convention.folder)[:limit]))
+    if not found and hidden:
+        raise hidden[0]
+    for passed_over in hidden:
+        logger.info("%s", passed_over)
     if not found:
-        known = [*TEST_SETS, *VALIDATION_SETS, *(folder for folder, _ in OFFICIAL_LAYOUTS.values())]
+        known = [*TEST_SETS, *VALIDATION_SETS, *(layout.places[0] for layout in OFFICIAL_LAYOUTS.values())]
         hint = "; give the folder above it" if root.resolve().name in known else ""
         raise InputError(
             f"{setting} {root}: no test set in it; expected one or more of {', '.join(known)}{hint}"
@@ -123,9 +139,9 @@ def find_test_sets(
 
 
 def _list_frames(folder: Path) -> tuple[Frame, ...]:
-    images = _files_by_stem(folder / "images", IMAGE_SUFFIXES)
-    masks = _files_by_stem(folder / "labels_masks", (".png",))
-    for stem in sorted(images.keys() ^ masks.keys(), key=_numeric):
+    images = files_by_stem(folder / "images")
+    masks = files_by_stem(folder / "labels_masks", (".png",))
+    for stem in sorted(images.keys() ^ masks.keys(), key=numeric_key):
         if stem in images:
             raise InputError(
                 f"{images[stem]}: image without mask; expected {folder / 'labels_masks' / stem}.png"
@@ -136,86 +152,7 @@ def _list_frames(folder: Path) -> tuple[Frame, ...]:
         )
     if not images:
         raise InputError(f"{folder}: the test set is empty; expected images/*.* and labels_masks/*.png")
-    return tuple(Frame(stem, images[stem], masks[stem]) for stem in sorted(images, key=_numeric))
-
-
-def _list_smiyc(folder: Path) -> tuple[Frame, ...]:
-    """List the validation frames; images without mask are the benchmark's hidden test split."""
-    images = _files_by_stem(folder / "images", IMAGE_SUFFIXES)
-    masks = _by_ending(folder / "labels_masks", "_labels_semantic.png")
-    return _pair_masks(folder, masks, images.get)
-
-
-def _list_road_anomaly(folder: Path) -> tuple[Frame, ...]:
-    images = _files_by_stem(folder / "frames", IMAGE_SUFFIXES)
-    masks = {
-        p.parent.name.removesuffix(".labels"): p for p in folder.glob("frames/*.labels/labels_semantic.png")
-    }
-    return _pair_masks(folder, masks, images.get)
-
-
-def _list_fishyscapes(folder: Path) -> tuple[Frame, ...]:
-    """List the frames: the masks are Fishyscapes' own, the images are those of Lost and Found."""
-    images = folder.parent / "LostAndFound" / "leftImg8bit"
-    if not images.is_dir():
-        raise InputError(
-            f"{images}: no such folder; {folder.name} holds masks only, Lost and Found the images"
-        )
-
-    def find(stem: str) -> Path | None:
-        frame = stem.partition("_")[2]
-        sequence = frame.rsplit("_", 2)[0]
-        return next(images.glob(f"*/{sequence}/{frame}_leftImg8bit.png"), None)
-
-    return _pair_masks(folder, _by_ending(folder, "_labels.png"), find)
-
-
-def _by_ending(folder: Path, ending: str) -> dict[str, Path]:
-    return {path.name.removesuffix(ending): path for path in folder.glob(f"*{ending}")}
-
-
-def _pair_masks(
-    folder: Path, masks: Mapping[str, Path], find_image: Callable[[str], Path | None]
-) -> tuple[Frame, ...]:
-    if not masks:
-        raise InputError(f"{folder}: no mask in it; the labels of a hidden test split are not published")
-    frames = []
-    for stem in sorted(masks, key=_numeric):
-        image = find_image(stem)
-        if image is None:
-            raise InputError(f"{masks[stem]}: mask without image")
-        frames.append(Frame(stem, image, masks[stem]))
-    return tuple(frames)
-
-
-OFFICIAL_LAYOUTS: dict[str, tuple[str, Callable[[Path], tuple[Frame, ...]]]] = {
-    "RoadAnomaly21": ("dataset_AnomalyTrack", _list_smiyc),
-    "RoadObsticle21": ("dataset_ObstacleTrack", _list_smiyc),
-    "FS_LostFound_full": ("fishyscapes_lostandfound", _list_fishyscapes),
-    "RoadAnomaly": ("RoadAnomaly_jpg", _list_road_anomaly),
-}
-"""Folder of the course's archive -> folder of the official download, and what lists its frames. FS Static is
-missing: its official form is an overlay on Cityscapes that has to be rendered first."""
-
-
-def _files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; a test set holds images/ and labels_masks/")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.suffix.lower() not in suffixes:
-            continue
-        if path.stem in found:
-            raise InputError(f"{path}: two files for one frame; the other is {found[path.stem].name}")
-        found[path.stem] = path
-    return found
-
-
-def _numeric(stem: str) -> tuple[tuple[int, str], ...]:
-    """Sort key: 2 before 10, as frames are numbered."""
-    return tuple(
-        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", stem) if part
-    )
+    return tuple(Frame(stem, images[stem], masks[stem]) for stem in sorted(images, key=numeric_key))
 
 
 def read_image(frame: Frame) -> UInt8[np.ndarray, "H W 3"]:
@@ -224,18 +161,7 @@ def read_image(frame: Frame) -> UInt8[np.ndarray, "H W 3"]:
     Raises:
         InputError: the file is no image.
     """
-    # The mask is not turned by the image's EXIF tag, so the image must not be either.
-    image = _decode_file(frame.image, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def _decode_file(path: Path, flags: int) -> np.ndarray:
-    """Decode from memory, which refuses a truncated JPEG; from a file, OpenCV fills its rest with grey."""
-    content = path.read_bytes()
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
-    if image is None:
-        raise InputError(f"{path}: cannot be read as an image")
-    return image
+    return read_picture(frame.image, frame.overlay)
 
 
 def read_target(frame: Frame, convention: Convention) -> UInt8[np.ndarray, "H W"]:
@@ -244,7 +170,7 @@ def read_target(frame: Frame, convention: Convention) -> UInt8[np.ndarray, "H W"
     Raises:
         InputError: the file is no 8-bit single-channel image, or holds a value outside the convention.
     """
-    mask = _decode_file(frame.mask, cv2.IMREAD_UNCHANGED)
+    mask = decode_file(frame.mask, cv2.IMREAD_UNCHANGED)
     if mask.ndim == 3 and (mask[..., :3] == mask[..., :1]).all():
         mask = mask[..., 0]  # grey saved as RGB
     if mask.ndim != 2 or mask.dtype != np.uint8:

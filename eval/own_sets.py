@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from eval.datasets import TEST_SETS, Convention
+from eval.datasets import EXTRA_SETS, TEST_SETS, Convention
 from eval.pool import ANOMALY, NORMAL, VOID
 from shards.errors import InputError
 
@@ -41,7 +41,7 @@ def read_own_sets(path: Path, setting: str = "--sets") -> tuple[Convention, ...]
 
 
 def _parse(folder: str, entry: Any, where: str) -> Convention:
-    if folder in TEST_SETS:
+    if folder in TEST_SETS or folder in EXTRA_SETS:
         raise InputError(f"{where}: is the name of a known test set; rename the folder")
     if not isinstance(entry, dict) or not set(entry) <= set(_KEYS):
         given = ", ".join(map(str, entry)) if isinstance(entry, dict) else repr(entry)

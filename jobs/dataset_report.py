@@ -6,6 +6,7 @@ the archive of the Mask2Anomaly authors holds them (counts, sizes and shares of 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -15,7 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from eval.datasets import TEST_SETS, TestSet, find_test_sets, read_image, read_target, require_same_size
+from eval.frames import HiddenLabelsError, read_picture
 from eval.pool import ANOMALY, NORMAL
+from eval.submissions import bravo
+from eval.submissions.benchmark import BENCHMARKS
 from shards.cityscapes import CityscapesFiles, Frame, Split, decode_label, list_frames, open_cityscapes
 from shards.errors import InputError
 from shards.picture import picture_size
@@ -36,9 +40,9 @@ class KnownSet:
     num_frames: int
     size: tuple[int, int]
     """(height, width), the usual one: some pictures of RoadAnomaly21 differ."""
-    anomaly: float
-    """Share of all pixels."""
-    normal: float
+    anomaly: float | None = None
+    """Share of all pixels; None: not known to us."""
+    normal: float | None = None
 
 
 KNOWN_SETS = {
@@ -48,6 +52,19 @@ KNOWN_SETS = {
     "fs_static": KnownSet(30, (1024, 2048), 0.012, 0.836),
     "RoadAnomaly": KnownSet(60, (720, 1280), 0.098, 0.902),
 }
+KNOWN_EXTRA_SETS = {
+    "fs_static_v1": KnownSet(30, (1024, 2048)),
+    "fs_static_v2": KnownSet(30, (1024, 2048)),
+    "lost_and_found_test": KnownSet(1043, (1024, 2048)),
+}
+STATIC_MD5 = {
+    "fs_val_v1.zip": "79fb134419c83f2f20b575955efa9d20",
+    "fs_val_v2.zip": "5088c63497927200d935c41d54b1cb23",
+    "fs_val_v3.zip": "0dc11db9e57088c5bb18de4c55a53f3a",
+}
+"""MD5 of the versions of Fishyscapes Static, as pytorch-ood checks them."""
+BRAVO_IMAGES = 3901
+"""Of all subsets: half of the 7802 files that BRAVO's README counts in a submission."""
 SHARE_TOLERANCE = 0.002
 """The known shares have three digits."""
 
@@ -83,7 +100,7 @@ def report_dataset(root: Path, limit: int, *, strict: bool) -> None:
     if not found:
         raise InputError(
             f"{root}: neither Cityscapes (leftImg8bit and gtFine), COCO (annotations) nor an anomaly set "
-            f"({', '.join(TEST_SETS)}) is in it"
+            f"({', '.join(TEST_SETS)}, or as published) is in it"
         )
     print(root)
     for findings in found:
@@ -111,14 +128,49 @@ def examine_datasets(root: Path, limit: int = 0) -> Iterable[Findings]:
     annotations = sorted((root / "annotations").glob("instances_*.json")) if root.is_dir() else []
     for path in annotations:
         yield examine_coco(root, path, limit)
+    yield from _examine_test_sets(root, limit)
+    yield from examine_unlabelled(root, limit)
+
+
+def _examine_test_sets(root: Path, limit: int) -> Iterable[Findings]:
     try:
         sets = find_test_sets(root)
+    except HiddenLabelsError:
+        return
     except InputError as error:
         if "no test set in it" not in str(error):
             yield Findings("anomaly sets", problems=[str(error)])
         return
     for test_set in sets:
         yield examine_test_set(test_set, limit)
+
+
+def examine_unlabelled(root: Path, limit: int = 0) -> Iterable[Findings]:
+    """Look at images that benchmarks want predicted and whose labels are not published."""
+    for benchmark in BENCHMARKS.values():
+        try:
+            pictures = [p for p in benchmark.find_pictures(root, ()) if p.truth is None]
+        except InputError as error:
+            yield Findings(f"{benchmark.name}, images to predict", problems=[str(error)])
+            continue
+        parts = Counter(picture.part for picture in pictures)
+        for part, count in parts.items():
+            findings = Findings(f"{part} ({benchmark.name}, images to predict, without labels here)")
+            findings.lines.append(f"images: {count}")
+            sizes: Counter[tuple[int, int]] = Counter()
+            for picture in [p for p in pictures if p.part == part][: limit or None]:
+                try:
+                    height, width = read_picture(picture.image).shape[:2]
+                except InputError as error:
+                    findings.problems.append(str(error))
+                    continue
+                sizes[height, width] += 1
+            findings.lines.append(f"sizes: {_told(sizes)}")
+            yield findings
+        if benchmark.name == bravo.NAME and len(parts) == len(bravo.SUBSETS):
+            findings = Findings("BRAVO, all subsets")
+            findings.compare("images", len(pictures), BRAVO_IMAGES)
+            yield findings
 
 
 def examine_cityscapes(root: Path, limit: int = 0) -> Findings:
@@ -194,8 +246,12 @@ def examine_coco(root: Path, annotations: Path, limit: int = 0) -> Findings:
 def examine_test_set(test_set: TestSet, limit: int = 0) -> Findings:
     """Look at one anomaly set: frames, sizes, label values, share of anomalous and normal pixels."""
     findings = Findings(f"{test_set.convention.folder} ({test_set.name})")
-    known = KNOWN_SETS[test_set.convention.folder]
-    findings.compare("frames", len(test_set), known.num_frames)
+    known = (KNOWN_SETS | KNOWN_EXTRA_SETS).get(test_set.convention.folder)
+    if known is None:
+        findings.lines.append(f"frames: {len(test_set)}")
+    else:
+        findings.compare("frames", len(test_set), known.num_frames)
+    _tell_static_version(findings, test_set)
     sizes: Counter[tuple[int, int]] = Counter()
     pixels = np.zeros(256, np.int64)
     without: list[str] = []
@@ -211,16 +267,38 @@ def examine_test_set(test_set: TestSet, limit: int = 0) -> Findings:
         sizes[(target.shape[0], target.shape[1])] += 1
         if not counts[ANOMALY]:
             without.append(frame.stem)
-    findings.compare_sizes("sizes", sizes, known.size)
+    if known is None:
+        findings.lines.append(f"sizes: {_told(sizes)}")
+    else:
+        findings.compare_sizes("sizes", sizes, known.size)
     total = max(1, int(pixels.sum()))
-    for name, value, expected in (("anomalous", ANOMALY, known.anomaly), ("normal", NORMAL, known.normal)):
+    shares = (known.anomaly, known.normal) if known else (None, None)
+    for name, value, expected in zip(("anomalous", "normal"), (ANOMALY, NORMAL), shares, strict=True):
         share = float(pixels[value]) / total
         findings.lines.append(f"{name} pixels: {share:.4f}")
-        if abs(share - expected) > SHARE_TOLERANCE:
+        if expected is not None and abs(share - expected) > SHARE_TOLERANCE:
             findings.differences.append(f"{name} pixels: {share:.4f}, known are {expected}")
     if without:
         findings.lines.append(f"frames without anomaly: {len(without)} ({', '.join(without[:5])})")
     return findings
+
+
+def _tell_static_version(findings: Findings, test_set: TestSet) -> None:
+    """Say which version of Fishyscapes Static lies there, as its zip file proves or its folder claims."""
+    overlay = test_set.frames[0].overlay
+    if overlay is None:
+        if test_set.convention.folder == "fs_static":
+            findings.lines.append("version: unknown, images come rendered; versions give other numbers")
+        return
+    archive = next((path for path in overlay.parents if path.suffix == ".zip"), None)
+    if archive is None:
+        findings.lines.append(f"version: {overlay.parent.name}, by the folder's name")
+        return
+    with archive.open("rb") as file:
+        digest = hashlib.md5(usedforsecurity=False)
+        while block := file.read(1 << 20):
+            digest.update(block)
+    findings.compare(f"MD5 of {archive.name}", digest.hexdigest(), STATIC_MD5[archive.name])
 
 
 def _decode_frame(files: CityscapesFiles, frame: Frame) -> np.ndarray:

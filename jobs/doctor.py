@@ -3,6 +3,7 @@
 python -m jobs.doctor checkpoint PATH
 python -m jobs.doctor shards FOLDER
 python -m jobs.doctor dataset FOLDER
+python -m jobs.doctor submission PACKAGE --datasets FOLDER
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tyro
 from jobs.command_line import parse_options, run_program
 from jobs.dataset_report import report_dataset
 from jobs.shard_report import report_shards
+from jobs.submission import report_package
 from models.checkpoint import explain_report
 from models.diagnosis import Diagnosis, diagnose
 from models.formats import KIND_NAMES
@@ -55,10 +57,24 @@ class DatasetQuestion:
     """Whether a difference from the known counts is an error, too."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SubmissionQuestion:
+    """Whether a package for SMIYC, Fishyscapes or BRAVO is what the benchmark needs."""
+
+    path: tyro.conf.Positional[Path]
+    """Folder of the package, or a zip or tar of what is in it."""
+    datasets: Path | None = None
+    """Folder with the benchmark's images, to compare names and sizes, and published labels to tell which way
+    up the scores are."""
+    parts: tuple[str, ...] = ()
+    """Of which parts of the benchmark it should be, such as AnomalyTrack-all; by default those in it."""
+
+
 Question = (
     Annotated[CheckpointQuestion, tyro.conf.subcommand("checkpoint")]
     | Annotated[ShardsQuestion, tyro.conf.subcommand("shards")]
     | Annotated[DatasetQuestion, tyro.conf.subcommand("dataset")]
+    | Annotated[SubmissionQuestion, tyro.conf.subcommand("submission")]
 )
 
 
@@ -69,6 +85,8 @@ def main(arguments: Sequence[str]) -> None:
         report_shards(question.path, question.workers)
     elif isinstance(question, DatasetQuestion):
         report_dataset(question.path, question.limit, strict=question.strict)
+    elif isinstance(question, SubmissionQuestion):
+        report_package(question.path, question.datasets, question.parts)
     else:
         examine_checkpoint(question.path)
 

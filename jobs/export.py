@@ -1,25 +1,33 @@
-"""Turn a checkpoint into what other programs read.
+"""Turn a checkpoint into what other programs read, or its answers into what benchmarks read.
 
 python -m jobs.export --checkpoint RUN --to huggingface --out FOLDER
+python -m jobs.export --checkpoint RUN --to smiyc --score RbA --datasets DOWNLOADS --out FOLDER
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from jaxtyping import UInt8
 from safetensors.torch import save_file
 
+from eval.answers import PixelAnswers, answer_pixels
 from eval.scores import require_scores
+from eval.submissions.benchmark import BENCHMARKS
+from eval.windows import segment_in_windows, to_tensor
 from jobs.command_line import parse_options, run_program
+from jobs.evaluate_options import choose_device
 from jobs.onnx_scorer import write_onnx
-from jobs.segmenter import require_readable
+from jobs.segmenter import make_segment, require_readable
+from jobs.submission import Answerer, PackageOptions, fingerprint, write_answers
 from models.adapter_folder import write_adapter
-from models.checkpoint import find_checkpoint, load_model, load_segmenter, open_checkpoint
+from models.checkpoint import CHECKPOINTS_FOLDER, find_checkpoint, load_model, load_segmenter, open_checkpoint
 from models.description import METADATA_KEY, describe, read_description
 from models.eomt import EoMT
 from models.huggingface import huggingface_config, huggingface_preprocessor, to_huggingface
@@ -36,16 +44,39 @@ class ExportOptions:
 
     checkpoint: Path
     """A run or checkpoint folder, or weights of another origin (`jobs.doctor checkpoint` tells)."""
-    to: Literal["safetensors", "adapter", "huggingface", "onnx"]
+    to: Literal["safetensors", "adapter", "huggingface", "onnx", "smiyc", "fishyscapes", "bravo"]
     """safetensors: model.safetensors, adapters merged, which this suite reads without anything beside it;
     adapter: what a LoRA run changed, in peft's layout; huggingface: the folder that transformers loads;
-    onnx: model.onnx, windows of pixels to evidence and one anomaly score."""
+    onnx: model.onnx, windows of pixels to evidence and one anomaly score; smiyc, fishyscapes, bravo: what the
+    benchmark takes for the images below --datasets, whether their labels are published or not."""
     out: Path
-    """New or empty folder."""
+    """New or empty folder. A package for a benchmark that was interrupted goes on."""
     score: str = "MSP"
-    """For onnx: which anomaly score."""
+    """For onnx and benchmarks: which anomaly score."""
     base: Path | None = None
     """For adapter: what the run started from; by default what its model.weights says."""
+    datasets: Path | None = None
+    """For benchmarks: folder with the images, as the benchmark publishes them."""
+    parts: tuple[str, ...] = ()
+    """For benchmarks: which of their parts, such as AnomalyTrack-all; by default all that are there."""
+    method: str = ""
+    """For benchmarks: the method's name in the package; by default the run's folder name."""
+    device: str = "auto"
+    """For benchmarks: auto, cpu, cuda or cuda:N."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """For benchmarks: of the network; scores are computed in float32 either way."""
+    windows_at_once: int = 4
+    """For benchmarks: windows per forward pass; lower it where memory is short."""
+
+    def __post_init__(self) -> None:
+        if self.windows_at_once < 1:
+            raise InputError(f"--windows_at_once: got {self.windows_at_once}; at least 1")
+        if self.to in BENCHMARKS and self.datasets is None:
+            raise InputError(f"--datasets: --to {self.to} predicts images; name the folder that holds them")
+        if self.to not in BENCHMARKS and (self.datasets is not None or self.parts or self.method):
+            raise InputError(
+                f"--datasets, --parts and --method are for {', '.join(BENCHMARKS)}; --to is {self.to}"
+            )
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -55,6 +86,18 @@ def main(arguments: Sequence[str]) -> None:
     if options.base is not None and options.to != "adapter":
         raise InputError(f"--base: only --to adapter has a base; --to is {options.to}")
     checkpoint = find_checkpoint(options.checkpoint)
+    if options.to in BENCHMARKS:
+        assert options.datasets is not None
+        asked = PackageOptions(
+            benchmark=options.to,
+            out=options.out,
+            datasets=options.datasets,
+            parts=options.parts,
+            score=options.score,
+            method=options.method or _run_name(checkpoint),
+        )
+        print(write_answers(_load_answerer(checkpoint, options), asked), end="")
+        return
     with staged_folder(options.out) as folder:
         told = {
             "safetensors": _export_safetensors,
@@ -63,6 +106,29 @@ def main(arguments: Sequence[str]) -> None:
             "onnx": _export_onnx,
         }[options.to](checkpoint, options, folder)
     print(f"{options.out}: {told}")
+
+
+def _run_name(checkpoint: Path) -> str:
+    path = checkpoint.resolve()
+    return path.parent.parent.name if path.parent.name == CHECKPOINTS_FOLDER else path.name
+
+
+def _load_answerer(checkpoint: Path, options: ExportOptions) -> Answerer:
+    def load() -> Callable[[UInt8[np.ndarray, "H W 3"]], PixelAnswers]:
+        device, scores = choose_device(options.device), (options.score,)
+        model = load_segmenter(checkpoint).to(device)
+        require_readable(model, scores, f"--score: {checkpoint}")
+        segment = make_segment(model, device, options.precision, scores)
+
+        def answer(image: UInt8[np.ndarray, "H W 3"]) -> PixelAnswers:
+            evidence = segment_in_windows(
+                to_tensor(image), segment, model.image_size, options.windows_at_once
+            )
+            return answer_pixels(evidence, scores)
+
+        return answer
+
+    return Answerer(str(checkpoint), fingerprint(checkpoint), load)
 
 
 def _export_safetensors(checkpoint: Path, options: ExportOptions, folder: Path) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from shards.errors import InputError
+from shards.picture import picture_size, require_sane_size
 
 OBJECT_SUFFIX = "object.jpg"
 MASK_SUFFIX = "mask.png"
@@ -78,11 +79,12 @@ def decode_cutout(key: str, members: Mapping[str, bytes], *, shrink: int = 1) ->
         shrink: one of `SHRINKS`: decode at that fraction of the height and width, rounded up.
 
     Raises:
-        InputError: a member is missing or broken, or the mask's size is not the picture's.
+        InputError: a member is missing or broken, or the mask's size is not the picture's, or
+            a header promises more pixels than are decoded.
     """
     require_members(key, members)
-    picture = _decode(members[OBJECT_SUFFIX], _COLOR_FLAGS[shrink])
-    mask = _decode(members[MASK_SUFFIX], cv2.IMREAD_GRAYSCALE)
+    picture = _decode(key, OBJECT_SUFFIX, members, _COLOR_FLAGS[shrink])
+    mask = _decode(key, MASK_SUFFIX, members, cv2.IMREAD_GRAYSCALE)
     if picture is None or mask is None:
         raise InputError(
             f"cut-out {key}: {OBJECT_SUFFIX if picture is None else MASK_SUFFIX} cannot be decoded"
@@ -157,6 +159,12 @@ def decode_description(key: str, content: bytes) -> tuple[str, tuple[int, int]]:
     return category, (int(height), int(width))
 
 
-def _decode(content: bytes, flags: int) -> UInt8[np.ndarray, "..."] | None:
-    """Decode a picture; None where the bytes are none (OpenCV itself refuses an empty buffer)."""
-    return cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+def _decode(
+    key: str, suffix: str, members: Mapping[str, bytes], flags: int
+) -> UInt8[np.ndarray, "..."] | None:
+    """Decode a picture whose header promises a bounded size; None where the bytes are none."""
+    size = picture_size(members[suffix])
+    if size is None:
+        return None
+    require_sane_size(size, f"cut-out {key}: {suffix}")
+    return cv2.imdecode(np.frombuffer(members[suffix], np.uint8), flags)

@@ -64,9 +64,7 @@ class ZipSource:
                 `..` or a backslash in its name, as no official download has.
         """
         parts = pattern.split("/")
-        return sorted(
-            name for name in self._names() if _fits(name.split("/"), parts) and not _is_hidden(name)
-        )
+        return sorted(name for name in self.names() if _fits(name.split("/"), parts) and not _is_hidden(name))
 
     def read(self, name: str) -> bytes:
         """Return the content of one member.
@@ -88,7 +86,12 @@ class ZipSource:
         """Return where a member is, for a message: `ZIP:MEMBER`."""
         return f"{self.path}:{name}"
 
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """Return the names of all files in it.
+
+        Raises:
+            InputError: as `match`.
+        """
         names = [entry.filename for entry in self._archive().infolist() if not entry.is_dir()]
         for name in names:
             if name.startswith("/") or "\\" in name or ".." in PurePosixPath(name).parts:

@@ -1,7 +1,8 @@
 """A few of the same test pictures under the names that the benchmarks' own downloads use.
 
 Sources: SMIYC (road-anomaly-benchmark), Fishyscapes (its data builders, and pytorch-ood's readers of them),
-Road Anomaly (Lis et al., ICCV 2019). What readers of those downloads are tested with.
+Road Anomaly (Lis et al., ICCV 2019), Lost and Found (as SMIYC's toolkit reads it), BRAVO (its README). What
+readers of those downloads are tested with.
 """
 
 from __future__ import annotations
@@ -24,7 +25,22 @@ from jobs.world.picture_file import write_labels, write_picture
 from jobs.world.sprite import draw_sprite
 
 NUM_OFFICIAL = 3
-"""Pictures per layout."""
+"""Labelled pictures per layout."""
+HIDDEN_PLACES = {
+    "road_anomaly_21": (
+        "dataset_AnomalyTrack/images/zebra0000.jpg",
+        "bravo_SMIYC/RoadAnomaly21/images/zebra0000.jpg",
+        "bravo_synobjs/zebra/5.png",
+    ),
+    "road_obstacle_21": ("dataset_ObstacleTrack/images/curvy-street_1.webp",),
+    "lost_and_found": (
+        "bravo_ACDC/fog/test/GOPR0475/GOPR0475_frame_000247_rgb_anon.png",
+        "bravo_outofcontext/frankfurt/frankfurt_000000_000576_leftImg8bit.png",
+        "bravo_synflare/lindau/lindau_000000_000019_leftImg8bit.png",
+        "bravo_synrain/munster/munster_000000_000019_leftImg8bit.png",
+    ),
+}
+"""Files, by the kind of picture that is drawn once for all of them, whose labels are not published."""
 _STATIC_DOMAIN = 20
 _SEQUENCE = "04_Maurener_Weg_8"  # a sequence name of Lost & Found
 
@@ -42,6 +58,19 @@ class OfficialFrame:
 
 
 @dataclass(frozen=True)
+class HiddenFrame:
+    """One picture without labels, in every place that wants one."""
+
+    frame: AnomalyFrame
+
+    def write(self, root: Path) -> None:
+        """Draw the picture and write it under `root`/official."""
+        image, _ = self.frame.draw()
+        for place in HIDDEN_PLACES[self.frame.kind]:
+            write_picture(root / "official" / place, image)
+
+
+@dataclass(frozen=True)
 class StaticOverlay:
     """One picture of Fishyscapes Static: what must be added to a frame of Cityscapes val."""
 
@@ -49,8 +78,10 @@ class StaticOverlay:
     index: int
 
     def write(self, root: Path) -> None:
-        """Write overlay and mask under `root`/official/fs_val_v3."""
+        """Write overlay and mask under `root`/official/fs_val_v3, and the frame it belongs to beside that."""
         image, instances = self.base.draw()
+        base = root / "official" / "cityscapes" / "leftImg8bit" / "val" / self.base.city
+        write_picture(base / f"{self.base.stem}_leftImg8bit.png", image)
         rng = np.random.default_rng([self.base.seed, _STATIC_DOMAIN, self.index])
         overlay = draw_overlay(image, rng)
         known = np.where(np.isin(label_ids(instances), sorted(EVALUATED)), 0, VOID)
@@ -60,12 +91,16 @@ class StaticOverlay:
         np.savez_compressed(stem.with_name(f"{stem.name}_rgb.npz"), rgb=overlay)
 
 
-def plan_official(seed: int, height: int, street: list[StreetFrame]) -> list[OfficialFrame | StaticOverlay]:
+def plan_official(
+    seed: int, height: int, street: list[StreetFrame]
+) -> list[OfficialFrame | HiddenFrame | StaticOverlay]:
     """List what to draw; `street` holds the Cityscapes frames that overlays may belong to."""
     frames = [AnomalyFrame(seed, height, kind, index) for kind in _WRITERS for index in range(NUM_OFFICIAL)]
     bases = [frame for frame in street if frame.split == "val"][:NUM_OFFICIAL]
+    hidden = [AnomalyFrame(seed, height, kind, NUM_OFFICIAL) for kind in HIDDEN_PLACES]
     return [
         *(OfficialFrame(frame) for frame in frames),
+        *(HiddenFrame(frame) for frame in hidden),
         *(StaticOverlay(base, index) for index, base in enumerate(bases)),
     ]
 
@@ -119,6 +154,11 @@ def _write_lost_and_found(
     pictures = root / "LostAndFound" / "leftImg8bit" / "test" / _SEQUENCE
     write_picture(pictures / f"{stem}_leftImg8bit.png", image)
     write_labels(root / "fishyscapes_lostandfound" / f"{index:04d}_{stem}_labels.png", labels)
+    own = np.select([labels == 0, labels == 1], [1, 2 + index], 0).astype(
+        np.uint8
+    )  # 0 void, 1 free, 2.. things
+    truth = root / "LostAndFound" / "gtCoarse" / "test" / _SEQUENCE
+    write_labels(truth / f"{stem}_gtCoarse_labelIds.png", own.astype(np.uint8))
 
 
 def _write_road_anomaly(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import cv2
@@ -111,7 +112,8 @@ def test_two_images_of_one_frame_are_refused(tmp_path):
 
 def test_no_set_at_all_lists_the_expected_names(tmp_path):
     with pytest.raises(
-        InputError, match=r"no test set in it; expected one or more of RoadAnomaly21, .*, RoadAnomaly_jpg$"
+        InputError,
+        match=r"no test set in it; expected one or more of RoadAnomaly21, .*, LostAndFound$",
     ):
         find_test_sets(tmp_path)
     (tmp_path / "fs_static").mkdir()
@@ -198,6 +200,28 @@ def test_the_course_folder_wins_over_the_official_one(tmp_path):
     write_set(tmp_path, "RoadAnomaly21", {"0": mask_of(0, 1)})
     write_files(tmp_path, "dataset_AnomalyTrack/images/a.jpg")
     assert [frame.stem for frame in find_test_sets(tmp_path)[0].frames] == ["0"]
+
+
+def test_a_hidden_split_beside_labelled_sets_is_passed_over_and_named(tmp_path, caplog):
+    write_set(tmp_path, "RoadAnomaly21", {"0": mask_of(0, 1)})
+    write_files(tmp_path, "dataset_ObstacleTrack/images/curvy-street_1.webp")
+    with caplog.at_level("INFO"):
+        assert [found.name for found in find_test_sets(tmp_path)] == ["SMIYC RA-21"]
+    assert "dataset_ObstacleTrack: no mask in it" in caplog.text
+
+
+def test_a_picture_that_promises_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
+    write_set(tmp_path, "fs_static", {"0": mask_of(0, 1)})
+    (found,) = find_test_sets(tmp_path)
+    header = struct.pack(">II5B", 100_000, 100_000, 8, 0, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header
+    found.frames[0].image.write_bytes(bomb)
+    found.frames[0].mask.write_bytes(bomb)
+    text = "0.png says that it has 100000 x 100000 pixels; at most 67,108,864 are decoded"
+    with pytest.raises(InputError, match=f"images/{text}"):
+        read_image(found.frames[0])
+    with pytest.raises(InputError, match=f"labels_masks/{text}"):
+        check_masks(found)
 
 
 def test_official_downloads_without_masks_or_images_are_refused(tmp_path):

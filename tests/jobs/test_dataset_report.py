@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import shutil
 from pathlib import Path
 
 import cv2
@@ -18,7 +20,7 @@ Findings = dict[str, tuple[list[str], list[str], list[str]]]
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("dataset") / "world"
     sizes = ["--height", "64", "--train", "2", "--val", "1", "--coco", "2", "--coco_height", "96"]
-    synthesize(["--out", str(out), *sizes, "--anomaly_images", "2", "--workers", "1"])
+    synthesize(["--out", str(out), *sizes, "--workers", "1", "--anomaly_images", "2", "--official", "True"])
     return out
 
 
@@ -109,3 +111,37 @@ def test_a_missing_photograph_is_a_problem(world: Path, tmp_path: Path) -> None:
 def test_a_folder_with_nothing_known_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="neither Cityscapes .*, COCO .* nor an anomaly set"):
         main(["dataset", str(tmp_path)])
+
+
+def test_official_downloads_are_counted_and_compared(world: Path, tmp_path: Path) -> None:
+    found = examine(world / "official")
+    lines, differences, problems = found["lost_and_found_test (Lost & Found)"]
+    assert not problems
+    assert "frames: 3, known are 1043" in differences
+    assert any(line.startswith("anomalous pixels: 0.") for line in lines)
+    lines, _, problems = found["fs_static (FS Static)"]
+    assert not problems
+    assert "version: fs_val_v3, by the folder's name" in lines
+    lines, _, problems = found["AnomalyTrack-all (smiyc, images to predict, without labels here)"]
+    assert (lines, problems) == (["images: 1", "sizes: 80 x 44 (1)"], [])
+    assert "images: 6, known are 3901" in found["BRAVO, all subsets"][1]
+
+
+def test_the_version_of_a_zip_is_its_md5(world: Path, tmp_path: Path) -> None:
+    official = world / "official"
+    shutil.make_archive(str(tmp_path / "fs_val_v1"), "zip", official / "fs_val_v3")
+    (tmp_path / "cityscapes").symlink_to(official / "cityscapes")
+    lines, differences, problems = examine(tmp_path)["fs_static_v1 (FS Static v1)"]
+    digest = hashlib.md5((tmp_path / "fs_val_v1.zip").read_bytes()).hexdigest()
+    assert f"MD5 of fs_val_v1.zip: {digest}" in lines
+    assert f"MD5 of fs_val_v1.zip: {digest}, known are 79fb134419c83f2f20b575955efa9d20" in differences
+    assert not problems
+
+
+def test_a_hidden_split_alone_is_looked_at(tmp_path: Path) -> None:
+    folder = tmp_path / "dataset_ObstacleTrack/images"
+    folder.mkdir(parents=True)
+    (folder / "curvy-street_1.webp").write_bytes(b"no picture")
+    ((name, (_, _, problems)),) = examine(tmp_path).items()
+    assert name.startswith("ObstacleTrack-all (smiyc, images to predict")
+    assert problems == [f"{folder}/curvy-street_1.webp: cannot be read as an image"]

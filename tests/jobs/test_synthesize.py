@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
+from eval.datasets import check_masks, find_test_sets
+from eval.submissions.benchmark import BENCHMARKS
+from eval.submissions.bravo import SUBSETS
 from jobs.synthesize import SynthesizeOptions, main, synthesize
 from jobs.world.anomaly_layout import ANOMALY_SETS
 from jobs.world.labels import EVALUATED, THINGS, LabelId
@@ -153,7 +157,9 @@ def test_fishyscapes_overlays_mark_exactly_the_pixels_they_change(world: Path) -
 def test_official_layouts_pair_pictures_with_masks(world: Path) -> None:
     official = world / "official"
     for track, suffix in (("dataset_AnomalyTrack", ".jpg"), ("dataset_ObstacleTrack", ".webp")):
-        for path in (official / track / "images").glob(f"*{suffix}"):
+        hidden = [path for path in (official / track / "images").glob("*") if "validation" not in path.stem]
+        assert len(hidden) == 1
+        for path in (official / track / "images").glob(f"validation*{suffix}"):
             assert (official / track / "labels_masks" / f"{path.stem}_labels_semantic.png").is_file()
     road_anomaly = official / "RoadAnomaly_jpg"
     for name in json.loads((road_anomaly / "frame_list.json").read_text()):
@@ -162,6 +168,22 @@ def test_official_layouts_pair_pictures_with_masks(world: Path) -> None:
     for path in (official / "fishyscapes_lostandfound").iterdir():
         picture = path.name[5:].replace("_labels", "_leftImg8bit")
         assert list((official / "LostAndFound" / "leftImg8bit" / "test").glob(f"*/{picture}"))
+
+
+def test_every_reader_of_an_official_layout_finds_its_miniature(world: Path) -> None:
+    official = world / "official"
+    found = {test_set.name: len(test_set) for test_set in find_test_sets(official)}
+    names = ("SMIYC RA-21", "SMIYC RO-21", "FS L&F", "FS Static", "Road Anomaly", "Lost & Found")
+    assert found == dict.fromkeys(names, 3)
+    for test_set in find_test_sets(official):
+        check_masks(test_set)
+    counts = {
+        name: Counter(picture.part for picture in benchmark.find_pictures(official, ()))
+        for name, benchmark in BENCHMARKS.items()
+    }
+    assert counts["smiyc"] == {"AnomalyTrack-all": 4, "ObstacleTrack-all": 4, "LostAndFound-test": 3}
+    assert counts["fishyscapes"] == {"LostAndFound": 3, "Static": 3}
+    assert counts["bravo"] == {f"bravo_{subset}": 1 for subset in SUBSETS}
 
 
 def test_an_overview_is_written(world: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 
 import cv2
 import numpy as np
@@ -35,6 +36,16 @@ def test_the_members_are_those_of_the_documented_format() -> None:
     assert sorted(members) == ["mask.png", "meta.json", "object.jpg"]
     assert json.loads(members["meta.json"]) == {"category": "zebra", "source_size": [480, 640]}
     assert cv2.imdecode(np.frombuffer(members["mask.png"], np.uint8), cv2.IMREAD_UNCHANGED).shape == (40, 30)
+
+
+@pytest.mark.parametrize("suffix", ["object.jpg", "mask.png"])
+def test_a_member_that_promises_too_many_pixels_is_refused_before_it_is_decoded(suffix: str) -> None:
+    header = struct.pack(">II5B", 100_000, 100_000, 8, 0, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header
+    with pytest.raises(
+        InputError, match=rf"cut-out 9-17: {suffix} says that it has 100000 x 100000 pixels; at most"
+    ):
+        decode_cutout("9-17", {**encode_cutout(example()), suffix: bomb})
 
 
 def test_a_lower_quality_makes_a_smaller_file() -> None:

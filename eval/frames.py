@@ -1,0 +1,169 @@
+"""The files of one image of a test set: how they are found by name, and how they are decoded."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from shards.errors import InputError
+from shards.picture import MAX_PIXELS, picture_size, require_sane_size
+from shards.source import ZipSource
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+class HiddenLabelsError(InputError):
+    """A test set of which only the images are there."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image of a test set and its mask. A file may lie in a zip: `fs_val_v3.zip/0000_x_labels.png`."""
+
+    stem: str
+    image: Path
+    mask: Path
+    overlay: Path | None = None
+    """What is added to the image before anything else, as Fishyscapes Static publishes it."""
+
+
+def files_by_stem(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[str, Path]:
+    """List the files of a folder that have one of `suffixes`, hidden ones left out.
+
+    Raises:
+        InputError: there is no such folder, or two files have one stem.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; a test set holds images/ and labels_masks/")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.suffix.lower() not in suffixes:
+            continue
+        if path.stem in found:
+            raise InputError(f"{path}: two files for one frame; the other is {found[path.stem].name}")
+        found[path.stem] = path
+    return found
+
+
+def files_by_ending(folder: Path, ending: str) -> dict[str, Path]:
+    """List the files of a folder whose names end so, by what stands before it."""
+    return {path.name.removesuffix(ending): path for path in folder.glob(f"*{ending}")}
+
+
+def pair_masks(
+    folder: Path, masks: Mapping[str, Path], find_image: Callable[[str], Path | None]
+) -> tuple[Frame, ...]:
+    """Give each mask its image, in numeric order.
+
+    Raises:
+        HiddenLabelsError: there is no mask.
+        InputError: one has no image.
+    """
+    if not masks:
+        raise HiddenLabelsError(
+            f"{folder}: no mask in it; the labels of a hidden test split are not published, so jobs.export "
+            f"predicts it and nothing scores it"
+        )
+    frames = []
+    for stem in sorted(masks, key=numeric_key):
+        image = find_image(stem)
+        if image is None:
+            raise InputError(f"{masks[stem]}: mask without image")
+        frames.append(Frame(stem, image, masks[stem]))
+    return tuple(frames)
+
+
+def numeric_key(stem: str) -> tuple[tuple[int, str], ...]:
+    """Return a sort key: 2 before 10, as frames are numbered."""
+    return tuple(
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", stem) if part
+    )
+
+
+def read_picture(path: Path, overlay: Path | None = None) -> UInt8[np.ndarray, "H W 3"]:
+    """Decode an image to RGB and add its overlay, clipped to [0, 255].
+
+    Raises:
+        InputError: a file is broken, or their sizes differ.
+    """
+    # The mask is not turned by the image's EXIF tag, so the image must not be either.
+    bgr = decode_file(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    image = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    if overlay is None:
+        return image
+    added = _read_overlay(overlay)
+    if added.shape != image.shape:
+        raise InputError(f"{overlay}: shape {added.shape} of rgb; its image {path.name} is {image.shape}")
+    return np.clip(image.astype(np.int32) + added, 0, 255).astype(np.uint8)
+
+
+def _read_overlay(path: Path) -> np.ndarray:
+    """Read array `rgb` of an npz file."""
+    try:
+        content = io.BytesIO(read_file(path))
+        with zipfile.ZipFile(content) as archive:
+            num_bytes = archive.getinfo("rgb.npy").file_size
+        if num_bytes > MAX_PIXELS * 3 * 8:
+            raise InputError(
+                f"{path}: says that rgb has {num_bytes:,} bytes; at most 64 million pixels are read"
+            )
+        content.seek(0)
+        with np.load(content, allow_pickle=False) as file:
+            return file["rgb"].astype(np.int32)
+    except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be read as an overlay, an npz file with rgb: {error}") from None
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of a file, or of the member of a zip file that `path` goes through.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        archive = next((p for p in path.parents if p.suffix == ".zip" and p.is_file()), None)
+        if archive is None:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    return ZipSource(archive).read(path.relative_to(archive).as_posix())
+
+
+def decode_file(path: Path, flags: int) -> np.ndarray:
+    """Decode a PNG, JPEG or WebP file, whatever its name says.
+
+    From memory, which refuses a truncated JPEG; from a file, OpenCV fills its rest with grey.
+
+    Raises:
+        InputError: it is none, is broken, or promises more pixels than are decoded.
+    """
+    content = read_file(path)
+    size = picture_size(content)
+    if size is not None:
+        require_sane_size(size, str(path))
+    image = None if size is None else cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    if image is None:
+        raise InputError(f"{path}: cannot be read as an image")
+    return image
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return (height, width) as the header of an image says.
+
+    Raises:
+        InputError: it is no image.
+    """
+    size = picture_size(read_file(path))
+    if size is None:
+        raise InputError(f"{path}: cannot be read as an image")
+    return size

@@ -1,0 +1,113 @@
+"""BRAVO: predicted classes and a confidence per image, in the folders of the images.
+
+    bravo_{ACDC,SMIYC,outofcontext,synflare,synobjs,synrain}/.../{stem}_pred.png   8 bits, train ids 0..18
+    bravo_{ACDC,SMIYC,outofcontext,synflare,synobjs,synrain}/.../{stem}_conf.png   16 bits, 65535 = sure
+
+This is the raw tree. What is uploaded is made from it by the benchmark's own `encode_submission`, which keeps
+the pixels that its sampling file names.
+
+Confidence c in [0, 1] is stored as min(floor(65536 c), 65535). c is 1 - s for scores s in [0, 1], which keeps
+MSP a probability; of other scores it is 1 / (1 + exp(s)), an order without meaning as a probability.
+
+Source: README and `bravo_toolkit` of valeoai/bravo_challenge at 0521eca and 3ab6566 (2024).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, UInt16
+
+from eval.answers import PixelAnswers
+from eval.frames import IMAGE_SUFFIXES
+from eval.submissions.picture import Picture, Stored
+from shards.errors import InputError
+from shards.picture import picture_size, require_sane_size
+from shards.schema import NUM_CLASSES
+
+NAME = "bravo"
+SUBSETS = ("ACDC", "SMIYC", "outofcontext", "synflare", "synobjs", "synrain")
+KNOWN_COUNTS: dict[str, int] = {}
+UNIT_SCORES = ("MSP", "MaxEntropy", "EAM")
+"""Scores in [0, 1], or nearly so."""
+_FILE = re.compile(rf"(?P<key>bravo_(?:{'|'.join(SUBSETS)})/.+)_(?:pred|conf)\.png")
+_ENDINGS = ("pred", "conf")
+
+
+def find_pictures(root: Path, _parts: Sequence[str] = ()) -> tuple[Picture, ...]:
+    """List the images of all subsets below `root`.
+
+    Raises:
+        InputError: two images differ in their suffix only.
+    """
+    found: dict[str, Picture] = {}
+    for subset in SUBSETS:
+        part = f"bravo_{subset}"
+        for path in sorted((root / part).rglob("*")):
+            if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+                continue
+            key = path.relative_to(root).with_suffix("").as_posix()
+            if key in found:
+                raise InputError(f"{path}: two images of one name; the other is {found[key].image.name}")
+            found[key] = Picture(part, key, path)
+    return tuple(found.values())
+
+
+def name_files(key: str, _method: str) -> tuple[str, ...]:
+    """Return the names of an image's files in a package."""
+    return tuple(f"{key}_{ending}.png" for ending in _ENDINGS)
+
+
+def read_name(name: str) -> tuple[str, str] | None:
+    """Return key and method ("": packages do not say) that a file is of; None: it is none of these."""
+    match = _FILE.fullmatch(name)
+    return (match["key"], "") if match else None
+
+
+def confidence(score: str, values: Float32[np.ndarray, "H W"]) -> UInt16[np.ndarray, "H W"]:
+    """Turn a score into a confidence of 16 bits: the lower, the more anomalous."""
+    exact = values.astype(np.float64)
+    if score in UNIT_SCORES:
+        sure = np.clip(1 - exact, 0, 1)
+    else:
+        half = np.exp(-np.abs(exact)) / (1 + np.exp(-np.abs(exact)))  # in (0, 1/2], never overflows
+        sure = np.where(exact > 0, half, 1 - half)
+    return np.minimum(np.floor(sure * 65536), 65535).astype(np.uint16)
+
+
+def encode(score: str, answers: PixelAnswers) -> tuple[bytes, ...]:
+    """Return the contents of an image's files."""
+    pictures = (answers.prediction, confidence(score, answers.scores[score]))
+    return tuple(cv2.imencode(".png", picture)[1].tobytes() for picture in pictures)
+
+
+def decode(contents: Sequence[bytes], names: Sequence[str]) -> Stored:
+    """Read an image's files back.
+
+    Raises:
+        InputError: a file is not as the benchmark needs it.
+    """
+    pictures = []
+    for content, name, kind in zip(contents, names, (np.uint8, np.uint16), strict=True):
+        size = picture_size(content)
+        if size is not None:
+            require_sane_size(size, name)
+        picture = (
+            None if size is None else cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        )
+        if picture is None:
+            raise InputError(f"{name}: cannot be read as a picture")
+        if picture.ndim != 2 or picture.dtype != kind:
+            bits = 8 * np.dtype(kind).itemsize
+            raise InputError(
+                f"{name}: {picture.dtype} of shape {picture.shape}; expected one channel of {bits} bits"
+            )
+        pictures.append(picture)
+    classes, sure = pictures
+    if classes.max() >= NUM_CLASSES:
+        raise InputError(f"{names[0]}: class {classes.max()}; allowed are 0 to {NUM_CLASSES - 1}")
+    return Stored(65535 - sure, classes)

@@ -1,0 +1,134 @@
+"""SegmentMeIfYouCan: one HDF5 file per image, where the official toolkit looks for it.
+
+    anomaly_p/{method}/{AnomalyTrack-all,ObstacleTrack-all}/{stem}.hdf5
+    anomaly_p/{method}/{LostAndFound-test,LostAndFound-train}/{frame}.hdf5
+
+Each file has one dataset, `value`: float16 (H, W), higher = more anomalous, gzip level 9. The folder that
+holds `anomaly_p` is what the toolkit calls DIR_OUTPUTS. Its other splits (validation, test, per scene,
+testNoKnown) are subsets that it reads from these files.
+
+Source: `evaluation.py` and `datasets/` of road-anomaly-benchmark at 1c7804e (2023-08).
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.answers import PixelAnswers
+from eval.datasets import EXTRA_SETS, TEST_SETS, Convention
+from eval.frames import Frame, files_by_ending, files_by_stem, numeric_key
+from eval.official_layouts import LOST_AND_FOUND, lost_and_found_images, lost_and_found_masks
+from eval.submissions.half_precision import to_half
+from eval.submissions.picture import Picture, Stored
+from shards.errors import InputError
+from shards.picture import MAX_PIXELS
+
+NAME = "smiyc"
+_TRACKS = {
+    "dataset_AnomalyTrack": ("AnomalyTrack-all", TEST_SETS["RoadAnomaly21"]),
+    "dataset_ObstacleTrack": ("ObstacleTrack-all", TEST_SETS["RoadObsticle21"]),
+}
+KNOWN_COUNTS = {"AnomalyTrack-all": 110, "LostAndFound-train": 1036, "LostAndFound-test": 1203}
+"""Images of each split, as the toolkit expects them; of ObstacleTrack-all it names none (330 to 452)."""
+_FILE = re.compile(r"anomaly_p/(?P<method>[^/]+)/(?P<key>[^/]+/[^/]+)\.hdf5")
+
+
+def find_pictures(root: Path, _parts: Sequence[str] = ()) -> tuple[Picture, ...]:
+    """List all images of the tracks below `root`, labelled and hidden ones.
+
+    Lost and Found is a track where its own labels lie beside the images; images alone are there for
+    Fishyscapes.
+    """
+    found = []
+    for name, (part, convention) in _TRACKS.items():
+        if (root / name / "images").is_dir():
+            found += _list_track(root / name, part, convention)
+    for name in LOST_AND_FOUND:
+        if not (root / name / "gtCoarse").is_dir():
+            continue
+        for split in ("test", "train"):
+            part = f"LostAndFound-{split}"
+            images, masks = (
+                read(root / name, split) for read in (lost_and_found_images, lost_and_found_masks)
+            )
+            convention = EXTRA_SETS["lost_and_found_test"]
+            found += [
+                _picture(part, stem, path, masks.get(stem), convention) for stem, path in images.items()
+            ]
+    return tuple(found)
+
+
+def _list_track(folder: Path, part: str, convention: Convention) -> list[Picture]:
+    images = files_by_stem(folder / "images")
+    masks = files_by_ending(folder / "labels_masks", "_labels_semantic.png")
+    stems = sorted(images, key=numeric_key)
+    return [_picture(part, stem, images[stem], masks.get(stem), convention) for stem in stems]
+
+
+def _picture(part: str, stem: str, image: Path, mask: Path | None, convention: Convention) -> Picture:
+    truth = None if mask is None else (Frame(stem, image, mask), convention)
+    return Picture(part, f"{part}/{stem}", image, truth=truth)
+
+
+def name_files(key: str, method: str) -> tuple[str, ...]:
+    """Return the names of an image's files in a package."""
+    return (f"anomaly_p/{method}/{key}.hdf5",)
+
+
+def read_name(name: str) -> tuple[str, str] | None:
+    """Return key and method that a file of a package is of; None: it is none of these."""
+    match = _FILE.fullmatch(name)
+    return (match["key"], match["method"]) if match else None
+
+
+def encode(score: str, answers: PixelAnswers) -> tuple[bytes, ...]:
+    """Return the contents of an image's files.
+
+    Raises:
+        InputError: h5py is missing, or a score does not fit into float16.
+    """
+    content = io.BytesIO()
+    with require_h5py().File(content, "w") as file:
+        file.create_dataset("value", data=to_half(score, answers.scores[score]), compression=9)
+    return (content.getvalue(),)
+
+
+def decode(contents: Sequence[bytes], names: Sequence[str]) -> Stored:
+    """Read an image's files back.
+
+    Raises:
+        InputError: a file is not as the toolkit needs it.
+    """
+    (content,), (name,) = contents, names
+    try:
+        with require_h5py().File(io.BytesIO(content), "r") as file:
+            if "value" not in file:
+                raise InputError(f"{name}: holds {', '.join(file) or 'nothing'}; expected the dataset value")
+            variable = file["value"]
+            shape, kind = tuple(variable.shape), variable.dtype
+            if len(shape) != 2 or kind != np.float16 or np.prod(shape) > MAX_PIXELS:
+                raise InputError(f"{name}: value is {kind} of shape {shape}; expected float16 (H, W)")
+            return Stored(variable[:], None)
+    except (OSError, RuntimeError, AttributeError) as error:
+        raise InputError(f"{name}: cannot be read as HDF5: {error}") from None
+
+
+def require_h5py() -> Any:
+    """Return the module h5py.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise InputError(
+            'packages of SMIYC are HDF5 files, which need h5py: pip install "eomt-anomaly[submission]"'
+        ) from None
+    return h5py

@@ -1,0 +1,111 @@
+"""Packages are written image by image, so that a killed export goes on; the folder is complete or absent."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from eval.answers import PixelAnswers
+from eval.frames import read_picture
+from eval.submissions import description as description_file
+from eval.submissions.benchmark import BENCHMARKS, Benchmark
+from eval.submissions.description import Description, parse_description, write_description
+from eval.submissions.picture import Picture
+from eval.submissions.verification import Findings, examine_files, verify_package
+from shards.errors import InputError
+from shards.staging import make_folder, require_free, write_atomically
+
+logger = logging.getLogger(__name__)
+
+Answer = Callable[[UInt8[np.ndarray, "H W 3"]], PixelAnswers]
+"""An image to its score map and predicted classes."""
+
+
+def unfinished_folder(folder: Path) -> Path:
+    """Return where a package grows until it is complete: beside `folder`, so that a rename finishes it."""
+    folder = folder.absolute()
+    return folder.parent / f".{folder.name}.unfinished"
+
+
+def write_package(
+    folder: Path, description: Description, pictures: Sequence[Picture], answer: Answer
+) -> Findings:
+    """Predict every image, read everything back, and rename the folder to its name.
+
+    Images that an interrupted call with the same description has finished are kept, where they read well.
+
+    Args:
+        folder: new or empty.
+        pictures: those whose sizes `description` names.
+
+    Raises:
+        InputError: the folder holds files, another package was begun for it, an image is broken, or an answer
+            is not finite or does not fit.
+    """
+    require_free(folder)
+    growing = unfinished_folder(folder)
+    _begin(growing, description)
+    benchmark = BENCHMARKS[description.benchmark]
+    kept = 0
+    for picture in tqdm(pictures, desc=description.benchmark, unit="image", disable=None):
+        names = benchmark.name_files(picture.key, description.method)
+        if _is_finished(growing, benchmark, names, description.frames[picture.key]):
+            kept += 1
+            continue
+        answers = answer(read_picture(picture.image, picture.overlay))
+        _require_finite(answers, description.score, picture.image)
+        contents = benchmark.encode(description.score, answers)
+        stored = benchmark.decode(contents, names)
+        if problems := examine_files(stored, names, description.frames[picture.key]):
+            raise InputError(f"{picture.image}: what the model answers cannot be submitted: {problems[0]}")
+        for name, content in zip(names, contents, strict=True):
+            (growing / name).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(growing / name, content)
+    if kept:
+        logger.info("%s: %d of %d images were there already", folder, kept, len(pictures))
+    findings = verify_package(growing, lambda _: pictures)
+    if findings.problems:
+        raise InputError(f"{growing}: {findings.problems[0]}")
+    if folder.is_dir():
+        folder.rmdir()  # empty, or this fails and nothing is lost
+    growing.rename(folder)
+    return findings
+
+
+def _begin(growing: Path, description: Description) -> None:
+    path = growing / description_file.NAME
+    if not path.is_file():
+        require_free(growing)
+        make_folder(growing)
+        write_description(description, growing)
+        return
+    begun = parse_description(path.read_bytes(), str(path))
+    if differing := description.differing(begun):
+        raise InputError(
+            f"{growing}: holds an unfinished package that differs in {', '.join(differing)}; delete it or "
+            f"choose another --out"
+        )
+
+
+def _is_finished(growing: Path, benchmark: Benchmark, names: Sequence[str], size: tuple[int, int]) -> bool:
+    paths = [growing / name for name in names]
+    if not all(path.is_file() for path in paths):
+        return False
+    try:
+        stored = benchmark.decode([path.read_bytes() for path in paths], names)
+    except InputError as error:
+        logger.warning("%s; predicted again", error)
+        return False
+    return stored.anomaly.shape == size
+
+
+def _require_finite(answers: PixelAnswers, score: str, image: Path) -> None:
+    values = answers.scores[score]
+    if not np.isfinite(values).all():
+        kind = "NaN" if np.isnan(values).any() else "infinity"
+        raise InputError(f"{image}: the model answers {kind} as {score}")

@@ -1,0 +1,94 @@
+"""A checkpoint becomes a package, and `jobs.doctor submission` says what a package is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from eval.scores import rba
+from eval.windows import segment_in_windows
+from jobs.doctor import main as doctor
+from jobs.export import main as export
+from jobs.segmenter import make_segment
+from models.checkpoint import load_segmenter
+from models.description import write_description
+from models.eomt import EoMT, ModelConfig
+from shards.errors import InputError
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "my_run/checkpoints/step-0000010"
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    model = EoMT(ModelConfig(size="tiny", image_size=(32, 32), num_queries=5))
+    write_description(model, folder)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    return tmp_path / "my_run"
+
+
+@pytest.fixture
+def downloads(tmp_path: Path) -> Path:
+    folder = tmp_path / "downloads/dataset_AnomalyTrack/images"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for stem in ("validation0000", "zebra0000"):
+        cv2.imwrite(str(folder / f"{stem}.jpg"), rng.integers(0, 256, (40, 64, 3), dtype=np.uint8))
+    return tmp_path / "downloads"
+
+
+def test_an_export_holds_the_models_scores_and_passes_the_doctor(
+    run: Path, downloads: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    given = ["--checkpoint", str(run), "--to", "smiyc", "--score", "RbA", "--datasets", str(downloads)]
+    export([*given, "--out", str(out), "--device", "cpu"])
+    assert capsys.readouterr().out.startswith(f"{out}: 2 images for smiyc, method my_run\n")
+    model = load_segmenter(run / "checkpoints/step-0000010")
+    image = cv2.imread(str(downloads / "dataset_AnomalyTrack/images/zebra0000.jpg"))[..., ::-1].copy()
+    evidence = segment_in_windows(
+        torch.from_numpy(image).permute(2, 0, 1), make_segment(model, "cpu"), model.image_size
+    )
+    with h5py.File(out / "anomaly_p/my_run/AnomalyTrack-all/zebra0000.hdf5") as file:
+        np.testing.assert_array_equal(file["value"][:], rba(evidence[None])[0].numpy().astype(np.float16))
+    doctor(["submission", str(out), "--datasets", str(downloads)])
+    told = capsys.readouterr().out
+    assert "AnomalyTrack-all: 2 images, known are 110" in told
+    assert told.endswith("no problem found\n")
+    with h5py.File(out / "anomaly_p/my_run/AnomalyTrack-all/zebra0000.hdf5", "w") as file:
+        file["value"] = np.zeros((40, 64), np.float16)
+    (out / "anomaly_p/my_run/AnomalyTrack-all/validation0000.hdf5").unlink()
+    with pytest.raises(
+        InputError, match=r"out: 1 of 2 images missing, such as .*validation0000 \(and 1 more\)"
+    ):
+        doctor(["submission", str(out)])
+    assert "  problem: anomaly_p/my_run/AnomalyTrack-all/zebra0000.hdf5: the same" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--to", "bravo"], "--datasets: --to bravo predicts images; name the folder that holds them"),
+        (["--to", "onnx", "--method", "x"], "--method are for smiyc, fishyscapes, bravo; --to is onnx"),
+        (
+            ["--to", "smiyc", "--datasets", "D", "--windows_at_once", "0"],
+            "--windows_at_once: got 0; at least 1",
+        ),
+        (["--to", "smiyc", "--datasets", "D", "--method", "a/b"], "--method: got 'a/b'; a method's name"),
+        (["--to", "smiyc", "--datasets", "D", "--score", "UNO"], "has no outlier class, which UNO reads"),
+        (["--to", "smiyc", "--datasets", "D", "--device", "tpu"], "--device: got 'tpu'; allowed are auto"),
+    ],
+)
+def test_an_option_that_does_not_fit_is_refused(
+    run: Path, downloads: Path, tmp_path: Path, options: list[str], text: str
+) -> None:
+    given = [str(downloads) if word == "D" else word for word in options]
+    with pytest.raises(InputError, match=text):
+        export(["--checkpoint", str(run), "--out", str(tmp_path / "out"), *given])
+    assert not (tmp_path / "out").exists()
