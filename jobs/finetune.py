@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from jobs.config_file import flat_settings, load_config, read_config, write_conf
 from jobs.finetune_config import FinetuneConfig, ValidationConfig
 from jobs.preview_paste import draw_contact_sheet, paste_scenes
 from jobs.provenance import PROVENANCE_NAME, require_same_data, write_provenance
+from jobs.run_lock import RunLock, is_only_locked
 from jobs.segmenter import make_segment
 from models.adapt import apply_adaptation, explain_parameters, plan_thaw
 from models.checkpoint import initialise_model
@@ -32,6 +34,7 @@ from shards.reader import open_shards
 from shards.scene import decode_scenes, require_scenes
 from shards.staging import make_folder, require_free
 from shards.stream import Stream, build_stream
+from trainer.agreement import require_agreement, writing
 from trainer.checkpoint import newest_checkpoint
 from trainer.loop import Run, TrainState, train
 from trainer.losses import build_loss
@@ -73,11 +76,12 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> TrainState:
 
     Raises:
         InputError: a setting or a file it names is wrong, or the run's folder is taken.
+        StorageError: the run's folder cannot be written; the checkpoints that are there stay.
     """
     folder = Path(config.out) / config.name
     config = dataclasses.replace(config, loss=config.loss.completed())
     config = _as_started(config, folder / CONFIG_NAME) if resume else config
-    checkpoint = _find_start(config, folder, resume=resume)
+    checkpoint, is_there = _find_start(config, folder, resume=resume), (folder / CONFIG_NAME).exists()
     seed_everything(config.seed)
     if checkpoint is None:
         model = initialise_model(config.model, config.init, config.data.crop)
@@ -86,21 +90,33 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> TrainState:
         model = EoMT(config.model)
     count = apply_adaptation(model, config.adapt)
     accelerator = make_accelerator(config.loop.precision, folder)
-    run = _build_run(config, model, accelerator, folder, checkpoint)
-    make_folder(folder, "out/name")
-    if accelerator.is_main_process:
-        write_config(config, folder / CONFIG_NAME)
-        write_provenance(
-            folder / PROVENANCE_NAME,
-            seed=config.seed,
-            data=_data_folders(config),
-            num_processes=accelerator.num_processes,
-        )
-    accelerator.wait_for_everyone()
-    start_tracking(accelerator, config.tracking, flat_settings(config))
+    with RunLock(folder, accelerator) as lock:
+        check = partial(_require_unchanged, folder, checkpoint, is_there=is_there)
+        require_agreement(accelerator, f"{folder}: checkpoint to start from", str(checkpoint))
+        if is_there:  # before anything is read that another run may be writing
+            lock.take(check)
+        run = _build_run(config, model, accelerator, folder, checkpoint)
+        make_folder(folder, "out/name")
+        lock.take(check)
+        return _train_in(folder, config, run, [f"{config.adapt.mode}; {count}", *explain_parameters(model)])
+
+
+def _train_in(folder: Path, config: FinetuneConfig, run: Run, explanation: Sequence[str]) -> TrainState:
+    """Write what a run folder begins with, train, and say how it ended."""
+    accelerator = run.accelerator
+    with writing(accelerator, f"{folder}: cannot be written"):
+        if accelerator.is_main_process:
+            write_config(config, folder / CONFIG_NAME)
+            write_provenance(
+                folder / PROVENANCE_NAME,
+                seed=config.seed,
+                data=_data_folders(config),
+                num_processes=accelerator.num_processes,
+            )
+        start_tracking(accelerator, config.tracking, flat_settings(config))
     with log_file(folder / "log.txt" if accelerator.is_main_process else None):
-        logger.info("%s: %s; %s", folder, config.adapt.mode, count)
-        for line in explain_parameters(model):
+        logger.info("%s: %s", folder, explanation[0])
+        for line in explanation[1:]:
             logger.info("  %s", line)
         logger.info(
             "from step %d to %d on %d processes", run.state.step, config.loop.steps, accelerator.num_processes
@@ -198,7 +214,8 @@ def _find_start(config: FinetuneConfig, folder: Path, *, resume: bool) -> Path |
     if not resume and path.exists():
         raise InputError(f"{folder}: a run is already there; --resume continues it, --name starts another")
     if not path.exists():
-        require_free(folder, "out/name")
+        if not is_only_locked(folder):
+            require_free(folder, "out/name")
         if resume:
             logger.info("%s: nothing to resume, starting", folder)
         return None
@@ -209,6 +226,12 @@ def _find_start(config: FinetuneConfig, folder: Path, *, resume: bool) -> Path |
         "%s: resuming from %s", folder, checkpoint.name if checkpoint else "the start, nothing was saved"
     )
     return checkpoint
+
+
+def _require_unchanged(folder: Path, checkpoint: Path | None, *, is_there: bool) -> None:
+    """Check, now that nobody else writes there, that a folder is what it was when the run was planned."""
+    if (folder / CONFIG_NAME).exists() != is_there or newest_checkpoint(folder) != checkpoint:
+        raise InputError(f"{folder}: another run wrote there while this one was starting; start it again")
 
 
 def _data_folders(config: FinetuneConfig) -> list[str]:
