@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import psutil
 import torch
 from accelerate import Accelerator
 
@@ -36,11 +38,13 @@ from shards.staging import make_folder, require_free
 from shards.stream import Stream, build_stream
 from trainer.agreement import require_agreement, writing
 from trainer.checkpoint import newest_checkpoint
+from trainer.deadline import Deadline, find_end
+from trainer.log_file import log_file
 from trainer.loop import Run, TrainState, train
 from trainer.losses import build_loss
 from trainer.optim import build_optimizer
 from trainer.randomness import seed_everything
-from trainer.runtime import StopSignal, compile_model, log_file, make_accelerator
+from trainer.runtime import StopSignal, compile_model, make_accelerator
 from trainer.schedule import build_lr_schedule
 from trainer.tracking import show_picture, start_tracking
 
@@ -49,6 +53,7 @@ logger = logging.getLogger(__name__)
 MAY_CHANGE = (
     *("out", "name", "data.workers", "data.batch_size", "data.cache", "loop.grad_accum"),
     *("loop.log_every", "loop.eval_every", "loop.save_every", "loop.keep_checkpoints"),
+    *("loop.time_limit", "loop.skip_bad_steps"),
     *("validation.shards", "validation.split", "validation.limit"),
     *("tracking.tensorboard", "tracking.pasted_scenes", "paste.cache_mb"),
 )
@@ -63,22 +68,24 @@ def main(arguments: Sequence[str]) -> None:
     resume = "--resume" in arguments
     arguments = [argument for argument in arguments if argument != "--resume"]
     config = load_config(FinetuneConfig, arguments, program="jobs.finetune")
-    state = finetune(config, resume=resume)
+    state = finetune(config, resume=resume, started=psutil.Process().create_time())
     if state.step < config.loop.steps:
         sys.exit(STOPPED)
 
 
-def finetune(config: FinetuneConfig, *, resume: bool = False) -> TrainState:
+def finetune(config: FinetuneConfig, *, resume: bool = False, started: float | None = None) -> TrainState:
     """Run one fine-tuning.
 
     Args:
         resume: continue from the newest checkpoint of the run's folder, if there is one.
+        started: Unix time from which `loop.time_limit` counts; None: now.
 
     Raises:
         InputError: a setting or a file it names is wrong, or the run's folder is taken.
         StorageError: the run's folder cannot be written; the checkpoints that are there stay.
     """
     folder = Path(config.out) / config.name
+    deadline = Deadline(find_end(config.loop.time_limit, started or time.time()))
     config = dataclasses.replace(config, loss=config.loss.completed())
     config = _as_started(config, folder / CONFIG_NAME) if resume else config
     checkpoint, is_there = _find_start(config, folder, resume=resume), (folder / CONFIG_NAME).exists()
@@ -98,6 +105,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> TrainState:
         run = _build_run(config, model, accelerator, folder, checkpoint)
         make_folder(folder, "out/name")
         lock.take(check)
+        run = dataclasses.replace(run, deadline=deadline)
         return _train_in(folder, config, run, [f"{config.adapt.mode}; {count}", *explain_parameters(model)])
 
 
@@ -123,10 +131,10 @@ def _train_in(folder: Path, config: FinetuneConfig, run: Run, explanation: Seque
         )
         if accelerator.is_main_process and run.state.step == 0:
             _show_pasted(accelerator, config)
-        with StopSignal(accelerator) as stop_requested:
+        with StopSignal(accelerator, run.deadline) as stop_requested:
             state = train(dataclasses.replace(run, stop_requested=stop_requested), config.loop)
         if state.step < config.loop.steps:
-            logger.info("asked to stop: saved at step %d; --resume continues", state.step)
+            logger.info("%s: saved at step %d; --resume continues", stop_requested.reason, state.step)
     accelerator.end_training()
     return state
 
@@ -267,10 +275,11 @@ def _require_same_settings(config: FinetuneConfig, path: Path) -> None:
 def _require_same_batch(config: FinetuneConfig, accelerator: Accelerator, state: TrainState) -> None:
     """Check that the number of processes keeps the global batch."""
     global_batch = config.data.batch_size * config.loop.grad_accum * accelerator.num_processes
-    if state.step and state.samples_seen != state.step * global_batch:
+    if state.samples_seen != state.batches_seen * global_batch:
         raise InputError(
-            f"--resume: the run took {state.samples_seen // state.step} samples per step, this start would "
-            f"take {global_batch} (data.batch_size x loop.grad_accum x {accelerator.num_processes} processes)"
+            f"--resume: the run took {state.samples_seen // state.batches_seen} samples per step, this start "
+            f"would take {global_batch} (data.batch_size x loop.grad_accum x {accelerator.num_processes} "
+            f"processes)"
         )
 
 

@@ -14,6 +14,7 @@ from models.description import write_description
 from models.eomt import EoMT
 from shards.errors import ReportedError
 from trainer.agreement import explain_failure, writing
+from trainer.equality import require_sound_weights
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +27,13 @@ def save_checkpoint(accelerator: Accelerator, model: EoMT, run_folder: Path, ste
     is half there; `keep` 0 removes none.
 
     Raises:
+        DivergenceError, RanksDifferError: the weights are not worth saving (see `require_sound_weights`).
         StorageError: it cannot be written (on any rank; all leave); what is there stays.
     """
     folder = run_folder / CHECKPOINTS_FOLDER
     final = folder / f"step-{step:07d}"
     partial = folder / f".{final.name}.partial"
+    require_sound_weights(accelerator, model, step)
     failure = f"{final}: cannot be saved; older checkpoints stay"
     try:
         with writing(accelerator, failure):

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import errno
 import fcntl
-from collections.abc import Iterator
+import logging
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate.state import AcceleratorState
+from tensorboard.compat.tensorflow_stub.io import gfile
 
 import jobs.finetune
 import jobs.run_lock
 from jobs.finetune import finetune
 from models.checkpoint import list_checkpoints
-from shards.errors import InputError
+from shards.errors import InputError, StorageError
 from slurm.lock import hold_lock, is_held
-from tests.trainer.test_loop import make_config
+from tests.trainer.test_loop import make_config, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -96,3 +100,96 @@ def test_a_file_system_without_locks_is_warned_of(
     monkeypatch.setattr(fcntl, "flock", refuse)
     finetune(make_config(tmp_path, scene_shards, "--loop.steps", "1"))
     assert "this file system has no locks; see that no second run is started there" in caplog.text
+
+
+class At(logging.Handler):
+    """Does something when the log of the loop says that a step was taken."""
+
+    def __init__(self, step: int, action: Callable[[], None]) -> None:
+        super().__init__()
+        self._step, self._action = step, action
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith(f"step {self._step}/"):
+            self._action()
+
+    def __enter__(self) -> None:
+        logging.getLogger("trainer.loop").addHandler(self)
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("trainer.loop").removeHandler(self)
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_leaves_what_is_there(
+    tmp_path: Path, scene_shards: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The kernel refuses files above 200 kB, which the first large one of a checkpoint is; root's too."""
+    caplog.set_level(logging.INFO)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    config = make_config(tmp_path, scene_shards)
+    fill = At(3, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1])))
+    try:
+        with fill, pytest.raises(StorageError) as stop:
+            finetune(config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert f"{checkpoints}/step-0000004: cannot be saved; older checkpoints stay: " in str(stop.value)
+    assert "\n" not in str(stop.value)
+    assert stop.value.exit_code == 74
+    assert [path.name for path in checkpoints.iterdir()] == ["step-0000002"]  # and no half of another
+    AcceleratorState._reset_state(reset_partial_state=True)
+    finetune(config, resume=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    finetune(make_config(tmp_path / "whole", scene_shards))
+    expected, actual = weights(tmp_path / "whole", 4), weights(tmp_path, 4)
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+def test_a_log_and_tensorboard_on_a_full_disk_are_warned_of_and_do_not_end_the_run(
+    tmp_path: Path,
+    scene_shards: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def make_on_full_disk(folder: Path, _setting: str) -> None:
+        folder.mkdir()
+        (folder / "log.txt").symlink_to("/dev/full")
+
+    monkeypatch.setattr(jobs.finetune, "make_folder", make_on_full_disk)
+    with At(1, lambda: monkeypatch.setattr(gfile.GFile, "write", refuse)):
+        finetune(make_config(tmp_path, scene_shards, "--loop.steps", "3"))
+    told = [record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()]
+    assert told == [
+        f"{tmp_path}/run/log.txt: cannot be written; the run goes on without: No space left on device",
+        f"{tmp_path}/run/tensorboard: cannot be written; the run goes on without TensorBoard: "
+        f"No space left on device",
+    ]
+    assert "Traceback" not in capsys.readouterr().err
+    assert len(weights(tmp_path, 3)) > 0
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    tmp_path: Path, scene_shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"))
+    (tmp_path / "run" / "lock").unlink()
+    (tmp_path / "run" / "lock").mkdir()
+    before = contents(tmp_path / "run")
+
+    def refuse(path: Path, **_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    for reason in ("Is a directory", "Read-only file system"):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        with pytest.raises(StorageError, match=f"run: cannot be written: {reason} .*lock") as stop:
+            finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"), resume=True)
+        assert stop.value.exit_code == 74
+        assert contents(tmp_path / "run") == before
+        monkeypatch.setattr(jobs.run_lock, "hold_lock", refuse)
