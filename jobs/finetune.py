@@ -24,7 +24,7 @@ from jobs.config_file import flat_settings, load_config, read_config, write_conf
 from jobs.finetune_config import FinetuneConfig, ValidationConfig
 from jobs.preview_paste import draw_contact_sheet, paste_scenes
 from jobs.provenance import PROVENANCE_NAME, require_same_data, write_provenance
-from jobs.run_lock import RunLock, is_only_locked
+from jobs.run_lock import RunLock, is_barely_begun
 from jobs.segmenter import make_segment
 from models.adapt import apply_adaptation, explain_parameters, plan_thaw
 from models.checkpoint import initialise_model
@@ -222,7 +222,7 @@ def _find_start(config: FinetuneConfig, folder: Path, *, resume: bool) -> Path |
     if not resume and path.exists():
         raise InputError(f"{folder}: a run is already there; --resume continues it, --name starts another")
     if not path.exists():
-        if not is_only_locked(folder):
+        if not is_barely_begun(folder):
             require_free(folder, "out/name")
         if resume:
             logger.info("%s: nothing to resume, starting", folder)

@@ -81,6 +81,12 @@ class RunLock:
             )
 
 
-def is_only_locked(folder: Path) -> bool:
-    """Say whether a folder holds a lock file and nothing else: a run was killed before it wrote anything."""
-    return folder.is_dir() and [path.name for path in folder.iterdir()] == [LOCK_NAME]
+def is_barely_begun(folder: Path) -> bool:
+    """Say whether a run was killed there before it had written anything whole.
+
+    That leaves its lock, and what `write_atomically` had not given its name yet.
+    """
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    return LOCK_NAME in names and all(name == LOCK_NAME or name.startswith(".config.") for name in names)

@@ -71,10 +71,10 @@ def test_of_two_runs_that_start_together_one_trains(
         patch.setattr(jobs.finetune, "make_folder", be_late)
         with pytest.raises(InputError, match="run: another run wrote there while this one was starting"):
             finetune(make_config(tmp_path, scene_shards))
-    (folder / "config.yaml").unlink()
+    (folder / "config.yaml").rename(folder / ".config.yaml.half")  # as if killed while it was written
 
     AcceleratorState._reset_state(reset_partial_state=True)
-    finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"))  # a lock alone is nobody's run
+    finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"))  # this is nobody's run
     assert len(list_checkpoints(folder / "checkpoints")) == 1
 
 
