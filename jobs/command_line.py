@@ -17,7 +17,7 @@ from typing import NoReturn, TypeVar
 import tyro
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from shards.errors import InputError
+from shards.errors import InputError, ReportedError
 
 Options = TypeVar("Options")
 
@@ -80,8 +80,9 @@ def split_arguments(arguments: Sequence[str], options_type: type) -> tuple[list[
 def run_program(main: Callable[[Sequence[str]], None]) -> NoReturn:
     """Run a program to its exit code.
 
-    0 done; 2 a user's mistake, with one line that says it; 130 Ctrl-C; 143 SIGTERM; what the program itself
-    chose by `sys.exit`; 1 anything else.
+    0 done; what a `ReportedError` says, after one line with its text, such as 2 for a user's mistake;
+    130 Ctrl-C; 143 SIGTERM; what the program itself chose by `sys.exit`; 1 anything else. The codes of a
+    fine-tuning are listed in docs/training.md.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -91,9 +92,9 @@ def run_program(main: Callable[[Sequence[str]], None]) -> NoReturn:
     try:
         with logging_redirect_tqdm():
             main(sys.argv[1:])
-    except InputError as error:
+    except ReportedError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -9,9 +9,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
+import psutil
 import torch
 from accelerate import Accelerator
 
@@ -21,6 +24,7 @@ from jobs.config_file import flat_settings, load_config, read_config, write_conf
 from jobs.finetune_config import FinetuneConfig, ValidationConfig
 from jobs.preview_paste import draw_contact_sheet, paste_scenes
 from jobs.provenance import PROVENANCE_NAME, require_same_data, write_provenance
+from jobs.run_lock import RunLock, is_barely_begun
 from jobs.segmenter import make_segment
 from models.adapt import apply_adaptation, explain_parameters, plan_thaw
 from models.checkpoint import initialise_model
@@ -32,12 +36,15 @@ from shards.reader import open_shards
 from shards.scene import decode_scenes, require_scenes
 from shards.staging import make_folder, require_free
 from shards.stream import Stream, build_stream
+from trainer.agreement import require_agreement, writing
 from trainer.checkpoint import newest_checkpoint
+from trainer.deadline import Deadline, find_end
+from trainer.log_file import log_file
 from trainer.loop import Run, TrainState, train
 from trainer.losses import build_loss
 from trainer.optim import build_optimizer
 from trainer.randomness import seed_everything
-from trainer.runtime import StopSignal, compile_model, log_file, make_accelerator
+from trainer.runtime import StopSignal, compile_model, make_accelerator
 from trainer.schedule import build_lr_schedule
 from trainer.tracking import show_picture, start_tracking
 
@@ -46,6 +53,7 @@ logger = logging.getLogger(__name__)
 MAY_CHANGE = (
     *("out", "name", "data.workers", "data.batch_size", "data.cache", "loop.grad_accum"),
     *("loop.log_every", "loop.eval_every", "loop.save_every", "loop.keep_checkpoints"),
+    *("loop.time_limit", "loop.skip_bad_steps"),
     *("validation.shards", "validation.split", "validation.limit"),
     *("tracking.tensorboard", "tracking.pasted_scenes", "paste.cache_mb"),
 )
@@ -60,24 +68,27 @@ def main(arguments: Sequence[str]) -> None:
     resume = "--resume" in arguments
     arguments = [argument for argument in arguments if argument != "--resume"]
     config = load_config(FinetuneConfig, arguments, program="jobs.finetune")
-    state = finetune(config, resume=resume)
+    state = finetune(config, resume=resume, started=psutil.Process().create_time())
     if state.step < config.loop.steps:
         sys.exit(STOPPED)
 
 
-def finetune(config: FinetuneConfig, *, resume: bool = False) -> TrainState:
+def finetune(config: FinetuneConfig, *, resume: bool = False, started: float | None = None) -> TrainState:
     """Run one fine-tuning.
 
     Args:
         resume: continue from the newest checkpoint of the run's folder, if there is one.
+        started: Unix time from which `loop.time_limit` counts; None: now.
 
     Raises:
         InputError: a setting or a file it names is wrong, or the run's folder is taken.
+        StorageError: the run's folder cannot be written; the checkpoints that are there stay.
     """
     folder = Path(config.out) / config.name
+    deadline = Deadline(find_end(config.loop.time_limit, started or time.time()))
     config = dataclasses.replace(config, loss=config.loss.completed())
     config = _as_started(config, folder / CONFIG_NAME) if resume else config
-    checkpoint = _find_start(config, folder, resume=resume)
+    checkpoint, is_there = _find_start(config, folder, resume=resume), (folder / CONFIG_NAME).exists()
     seed_everything(config.seed)
     if checkpoint is None:
         model = initialise_model(config.model, config.init, config.data.crop)
@@ -86,31 +97,44 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> TrainState:
         model = EoMT(config.model)
     count = apply_adaptation(model, config.adapt)
     accelerator = make_accelerator(config.loop.precision, folder)
-    run = _build_run(config, model, accelerator, folder, checkpoint)
-    make_folder(folder, "out/name")
-    if accelerator.is_main_process:
-        write_config(config, folder / CONFIG_NAME)
-        write_provenance(
-            folder / PROVENANCE_NAME,
-            seed=config.seed,
-            data=_data_folders(config),
-            num_processes=accelerator.num_processes,
-        )
-    accelerator.wait_for_everyone()
-    start_tracking(accelerator, config.tracking, flat_settings(config))
+    with RunLock(folder, accelerator) as lock:
+        check = partial(_require_unchanged, folder, checkpoint, is_there=is_there)
+        require_agreement(accelerator, f"{folder}: checkpoint to start from", str(checkpoint))
+        if is_there:  # before anything is read that another run may be writing
+            lock.take(check)
+        run = _build_run(config, model, accelerator, folder, checkpoint)
+        make_folder(folder, "out/name")
+        lock.take(check)
+        run = dataclasses.replace(run, deadline=deadline)
+        return _train_in(folder, config, run, [f"{config.adapt.mode}; {count}", *explain_parameters(model)])
+
+
+def _train_in(folder: Path, config: FinetuneConfig, run: Run, explanation: Sequence[str]) -> TrainState:
+    """Write what a run folder begins with, train, and say how it ended."""
+    accelerator = run.accelerator
+    with writing(accelerator, f"{folder}: cannot be written"):
+        if accelerator.is_main_process:
+            write_config(config, folder / CONFIG_NAME)
+            write_provenance(
+                folder / PROVENANCE_NAME,
+                seed=config.seed,
+                data=_data_folders(config),
+                num_processes=accelerator.num_processes,
+            )
+        start_tracking(accelerator, config.tracking, flat_settings(config))
     with log_file(folder / "log.txt" if accelerator.is_main_process else None):
-        logger.info("%s: %s; %s", folder, config.adapt.mode, count)
-        for line in explain_parameters(model):
+        logger.info("%s: %s", folder, explanation[0])
+        for line in explanation[1:]:
             logger.info("  %s", line)
         logger.info(
             "from step %d to %d on %d processes", run.state.step, config.loop.steps, accelerator.num_processes
         )
         if accelerator.is_main_process and run.state.step == 0:
             _show_pasted(accelerator, config)
-        with StopSignal(accelerator) as stop_requested:
+        with StopSignal(accelerator, run.deadline) as stop_requested:
             state = train(dataclasses.replace(run, stop_requested=stop_requested), config.loop)
         if state.step < config.loop.steps:
-            logger.info("asked to stop: saved at step %d; --resume continues", state.step)
+            logger.info("%s: saved at step %d; --resume continues", stop_requested.reason, state.step)
     accelerator.end_training()
     return state
 
@@ -198,7 +222,8 @@ def _find_start(config: FinetuneConfig, folder: Path, *, resume: bool) -> Path |
     if not resume and path.exists():
         raise InputError(f"{folder}: a run is already there; --resume continues it, --name starts another")
     if not path.exists():
-        require_free(folder, "out/name")
+        if not is_barely_begun(folder):
+            require_free(folder, "out/name")
         if resume:
             logger.info("%s: nothing to resume, starting", folder)
         return None
@@ -209,6 +234,12 @@ def _find_start(config: FinetuneConfig, folder: Path, *, resume: bool) -> Path |
         "%s: resuming from %s", folder, checkpoint.name if checkpoint else "the start, nothing was saved"
     )
     return checkpoint
+
+
+def _require_unchanged(folder: Path, checkpoint: Path | None, *, is_there: bool) -> None:
+    """Check, now that nobody else writes there, that a folder is what it was when the run was planned."""
+    if (folder / CONFIG_NAME).exists() != is_there or newest_checkpoint(folder) != checkpoint:
+        raise InputError(f"{folder}: another run wrote there while this one was starting; start it again")
 
 
 def _data_folders(config: FinetuneConfig) -> list[str]:
@@ -244,10 +275,11 @@ def _require_same_settings(config: FinetuneConfig, path: Path) -> None:
 def _require_same_batch(config: FinetuneConfig, accelerator: Accelerator, state: TrainState) -> None:
     """Check that the number of processes keeps the global batch."""
     global_batch = config.data.batch_size * config.loop.grad_accum * accelerator.num_processes
-    if state.step and state.samples_seen != state.step * global_batch:
+    if state.samples_seen != state.batches_seen * global_batch:
         raise InputError(
-            f"--resume: the run took {state.samples_seen // state.step} samples per step, this start would "
-            f"take {global_batch} (data.batch_size x loop.grad_accum x {accelerator.num_processes} processes)"
+            f"--resume: the run took {state.samples_seen // state.batches_seen} samples per step, this start "
+            f"would take {global_batch} (data.batch_size x loop.grad_accum x {accelerator.num_processes} "
+            f"processes)"
         )
 
 

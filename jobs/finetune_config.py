@@ -40,6 +40,11 @@ class FinetuneConfig:
 
     Everything goes to OUT/NAME/: config.yaml, provenance.json, log.txt, checkpoints/, tensorboard/. With
     --resume a run that is there continues from its newest checkpoint (or starts, if there is none).
+
+    Exit codes: 0 done; 2 a wrong setting or file, or another run writes there; 70 the loss, a gradient or
+    a weight is no number; 74 the folder cannot be written; 75 asked to stop or out of time, and saved:
+    --resume goes on; 143 or 138 ended by a second SIGTERM or SIGUSR1; 1 a fault of this program. More in
+    docs/training.md.
     """
 
     name: str = "eomt"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from accelerate import Accelerator
 from models.checkpoint import CHECKPOINTS_FOLDER, list_checkpoints
 from models.description import write_description
 from models.eomt import EoMT
+from shards.errors import ReportedError
+from trainer.agreement import explain_failure, writing
+from trainer.equality import require_sound_weights
 
 logger = logging.getLogger(__name__)
 
@@ -21,32 +25,58 @@ def save_checkpoint(accelerator: Accelerator, model: EoMT, run_folder: Path, ste
     All ranks write into a hidden folder beside it, which gets its name when all are done. Then all but
     the newest `keep` checkpoints are removed, hidden first, so that a run killed meanwhile leaves none that
     is half there; `keep` 0 removes none.
+
+    Raises:
+        DivergenceError, RanksDifferError: the weights are not worth saving (see `require_sound_weights`).
+        StorageError: it cannot be written (on any rank; all leave); what is there stays.
     """
     folder = run_folder / CHECKPOINTS_FOLDER
     final = folder / f"step-{step:07d}"
     partial = folder / f".{final.name}.partial"
+    require_sound_weights(accelerator, model, step)
+    failure = f"{final}: cannot be saved; older checkpoints stay"
+    try:
+        with writing(accelerator, failure):
+            if accelerator.is_main_process:
+                folder.mkdir(parents=True, exist_ok=True)
+                for leftover in folder.glob(".step-*"):  # of a save or a removal that was killed
+                    shutil.rmtree(leftover, ignore_errors=True)
+        with writing(accelerator, failure):
+            accelerator.save_state(str(partial))
+        with writing(accelerator, failure):
+            if accelerator.is_main_process:
+                write_description(model, partial)
+                _flush(partial)
+                if final.exists():
+                    _remove(final)
+                partial.rename(final)
+    except (ReportedError, SystemExit):
+        if accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)  # its room may be needed
+        raise
     if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".step-*"):  # of a save or a removal that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(partial))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        write_description(model, partial)
-        if final.exists():
-            _remove(final)
-        partial.rename(final)
+        logger.info("saved %s", final)
         for old in list_checkpoints(folder)[:-keep] if keep else []:
             _remove(old)
-        logger.info("saved %s", final)
-    accelerator.wait_for_everyone()
     return final
+
+
+def _flush(folder: Path) -> None:
+    """Have every file on the disk before the folder gets its name: a server may refuse one only now."""
+    for path in [*folder.iterdir(), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _remove(checkpoint: Path) -> None:
     hidden = checkpoint.with_name(f".{checkpoint.name}.removed")
-    checkpoint.rename(hidden)
+    try:
+        checkpoint.rename(hidden)
+    except OSError as error:
+        logger.warning("%s: cannot be removed: %s", checkpoint, explain_failure(error))
     shutil.rmtree(hidden, ignore_errors=True)
 
 

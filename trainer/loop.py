@@ -20,9 +20,11 @@ from models.eomt import EoMT
 from shards.batch import Batch
 from shards.errors import InputError
 from trainer.checkpoint import save_checkpoint
+from trainer.deadline import Deadline, parse_limit
+from trainer.divergence import BadStep, drop_step, find_bad_step
 from trainer.losses import Loss, weighted_sum
 from trainer.losses.targets import StepTotals, count_totals
-from trainer.randomness import sample_generators
+from trainer.randomness import sample_generators, seed_dropout
 from trainer.runtime import Precision
 from trainer.schedule import ScheduleConfig, draw_released
 
@@ -51,12 +53,20 @@ class LoopConfig:
     """Steps between checkpoints; the last step always saves."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints stay; 0 keeps all."""
+    time_limit: str = ""
+    """Save and leave with exit code 75 before this time is over: minutes, H:MM:SS or days-H:MM:SS since the
+    program's start, or slurm for the end that Slurm has set. A step and a save, as measured, must still fit
+    in. Empty: no limit."""
+    skip_bad_steps: int = 0
+    """So many steps of the whole run may have a loss or gradient that is NaN or infinite: their samples are
+    left out, weights, optimizer and schedule stay. One more ends the run with exit code 70."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "grad_accum", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"loop.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("eval_every", "keep_checkpoints", "max_grad_norm"):
+        parse_limit("" if self.time_limit == "slurm" else self.time_limit)
+        for name in ("eval_every", "keep_checkpoints", "max_grad_norm", "skip_bad_steps"):
             if getattr(self, name) < 0:
                 raise InputError(f"loop.{name} must be 0 or more, got {getattr(self, name)}")
 
@@ -68,16 +78,29 @@ class TrainState:
     step: int = 0
     samples_seen: int = 0
     """Over all ranks: the position in the global sequence of samples."""
+    skipped_steps: int = 0
+    """Bad steps that were left out; each took samples, and is no step."""
     data: str = ""
     """Which samples that sequence is made of: the fingerprint of `shards.reader.ShardReader`."""
 
+    @property
+    def batches_seen(self) -> int:
+        """Global batches that were taken, good or bad."""
+        return self.step + self.skipped_steps
+
     def state_dict(self) -> dict[str, int | str]:
         """Return the counters."""
-        return {"step": self.step, "samples_seen": self.samples_seen, "data": self.data}
+        return {
+            "step": self.step,
+            "samples_seen": self.samples_seen,
+            "skipped_steps": self.skipped_steps,
+            "data": self.data,
+        }
 
     def load_state_dict(self, state: Mapping[str, int | str]) -> None:
         """Take counters from a checkpoint."""
         self.step, self.samples_seen = int(state["step"]), int(state["samples_seen"])
+        self.skipped_steps = int(state.get("skipped_steps", 0))
         self.data = str(state.get("data", ""))
 
 
@@ -101,6 +124,7 @@ class Run:
     evaluate: Callable[[EoMT], Mapping[str, float]] | None = None
     """Validation: scalars by TensorBoard tag."""
     stop_requested: Callable[[], bool] = lambda: False
+    deadline: Deadline = field(default_factory=Deadline)
     num_frozen: Callable[[int], int] = lambda step: 0
     """Step -> how many of the first blocks stand still (see `models.adapt.Thaw`)."""
 
@@ -113,8 +137,9 @@ def train(run: Run, config: LoopConfig) -> TrainState:
     micro-batches and ranks add up; `share` undoes the average over ranks.
 
     Raises:
-        FloatingPointError: the gradient norm is NaN or infinite (the weights are untouched). With fp16 a
-            non-finite step is skipped instead, which is how loss scaling finds its scale.
+        DivergenceError: more often than `config.skip_bad_steps` a loss term or the gradient was NaN or
+            infinite; the weights are those before the step (see `find_bad_step` for fp16).
+        StorageError: a checkpoint cannot be saved.
     """
     accelerator, state = run.accelerator, run.state
     model: EoMT = accelerator.unwrap_model(run.model)
@@ -128,6 +153,7 @@ def train(run: Run, config: LoopConfig) -> TrainState:
         totals = _reduce_totals(accelerator, batches)
         sums: dict[str, Tensor] = {}
         for i, batch in enumerate(batches):
+            seed_dropout(run.seed, state.step, batch.keys)
             generators = sample_generators(run.seed, state.step, batch.keys, accelerator.device)
             released = draw_released(
                 run.schedule, state.step, config.steps, model.num_blocks, model.num_queries, generators
@@ -140,7 +166,10 @@ def train(run: Run, config: LoopConfig) -> TrainState:
             state.samples_seen += len(batch) * accelerator.num_processes
 
         grad_norm = _clip(accelerator, run.model, config.max_grad_norm)
-        _require_finite(accelerator, grad_norm, state.step, sums, batches)
+        bad = find_bad_step(accelerator, sums, grad_norm)
+        if bad is not None:
+            _skip(run, bad, batches, config.skip_bad_steps)
+            continue
         run.optimizer.step()
         run.optimizer.zero_grad()
         state.step += 1
@@ -150,6 +179,8 @@ def train(run: Run, config: LoopConfig) -> TrainState:
             scalars = _step_scalars(run, sums, grad_norm, run.loss.floors(prediction)) | clock.rates(
                 state.samples_seen
             )
+            if state.skipped_steps:
+                scalars["skipped_steps"] = state.skipped_steps
             scalars["data/errors"] = _sum_over_ranks(accelerator, clock.errors)
             accelerator.log(scalars, step=state.step)
             logger.info(_log_line(state.step, config.steps, scalars))
@@ -160,7 +191,8 @@ def train(run: Run, config: LoopConfig) -> TrainState:
             run.model.train()
         stopping = run.stop_requested()  # asked once per step; all ranks get the same answer
         if stopping or is_due(state.step, config.save_every, config.steps):
-            save_checkpoint(accelerator, model, run.folder, state.step, keep=config.keep_checkpoints)
+            with run.deadline.saving():
+                save_checkpoint(accelerator, model, run.folder, state.step, keep=config.keep_checkpoints)
         if stopping:
             break
     progress.close()
@@ -172,14 +204,12 @@ def is_due(step: int, every: int, last: int) -> bool:
     return every > 0 and (step % every == 0 or step == last)
 
 
-def _require_finite(
-    accelerator: Accelerator, grad_norm: float, step: int, sums: Mapping[str, Tensor], batches: list[Batch]
-) -> None:
-    if math.isfinite(grad_norm) or accelerator.scaler is not None:
-        return
-    values = ", ".join(f"{name} {float(value):.4g}" for name, value in sums.items())
-    keys = ", ".join(key for batch in batches for key in batch.keys)
-    raise FloatingPointError(f"step {step}: gradient norm is {grad_norm}; {values}; samples {keys}")
+def _skip(run: Run, bad: BadStep, batches: list[Batch], allowed: int) -> None:
+    """Leave a bad step out: its samples are gone by, and the same step is tried with the next ones."""
+    state, keys = run.state, [key for batch in batches for key in batch.keys]
+    told = drop_step(run.accelerator, run.optimizer, bad, state.step, keys, may=state.skipped_steps < allowed)
+    state.skipped_steps += 1
+    logger.warning("skipped, %d of %d allowed: %s", state.skipped_steps, allowed, told)
 
 
 def _reduce_totals(accelerator: Accelerator, batches: list[Batch]) -> StepTotals:

@@ -26,15 +26,28 @@ def sample_generators(
     """
     generators = []
     for key in keys:
-        digest = hashlib.blake2b(f"{seed}/{step}/{key}".encode(), digest_size=8).digest()
         generator = torch.Generator(device=device)
-        generator.manual_seed(int.from_bytes(digest, "little") >> 1)
+        generator.manual_seed(_mix(f"{seed}/{step}/{key}"))
         generators.append(generator)
     return generators
 
 
+def seed_dropout(seed: int, step: int, keys: Sequence[str]) -> None:
+    """Seed the global generator, which dropout draws from, as a function of (seed, step, keys of the batch).
+
+    So ranks do not drop the same elements, and a resumed run needs no state. Dropout belongs to a micro-batch
+    as a whole, not to a sample: cut another way, a step drops other elements.
+    """
+    torch.manual_seed(_mix(f"dropout/{seed}/{step}/{'/'.join(keys)}"))
+
+
+def _mix(text: str) -> int:
+    """Return a number in [0, 2^63) that any change of the text changes."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
 def seed_everything(seed: int) -> None:
-    """Seed the global generators that initial weights and dropout draw from; the same on every rank."""
+    """Seed the global generators that initial weights draw from; the same on every rank."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  (libraries below us read the global state)
     torch.manual_seed(seed)

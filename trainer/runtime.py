@@ -1,12 +1,10 @@
-"""The process around a run: accelerator, log file, and the wish to stop."""
+"""The process around a run: accelerator, and the wish to stop."""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -17,6 +15,7 @@ from accelerate.utils import ProjectConfiguration
 from torch import nn
 
 from shards.errors import InputError
+from trainer.deadline import Deadline
 
 Precision = Literal["float32", "bf16", "fp16"]
 
@@ -75,31 +74,18 @@ def compile_model(model: nn.Module, device: torch.device, setting: str) -> None:
     model.compile()
 
 
-@contextmanager
-def log_file(path: Path | None) -> Iterator[None]:
-    """Also write log lines to `path`, appending; None writes nothing (ranks other than the main one)."""
-    if path is None:
-        yield
-        return
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
-    logging.getLogger().addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()
-
-
 class StopSignal:
-    """Notices SIGTERM and SIGUSR1, so that a job that is asked to leave saves first.
+    """Notices SIGTERM, SIGUSR1 and the end of the time, so that a job that must leave saves first.
 
     A second signal ends the process at once. Use as a context manager; the handlers are put back after.
     """
 
-    def __init__(self, accelerator: Accelerator) -> None:
+    def __init__(self, accelerator: Accelerator, deadline: Deadline) -> None:
         self._accelerator = accelerator
+        self._deadline = deadline
         self._asked = False
+        self.reason = ""
+        """Why the run stops; the same on all ranks."""
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> StopSignal:
@@ -112,11 +98,13 @@ class StopSignal:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def __call__(self) -> bool:
-        """Ask all ranks whether any of them was asked to stop; all get the same answer."""
-        if self._accelerator.num_processes == 1:
-            return self._asked
-        flag = torch.tensor(float(self._asked), device=self._accelerator.device)
-        return bool(self._accelerator.reduce(flag, reduction="sum").item() > 0)
+        """Ask all ranks whether any of them must stop; all get the same answer."""
+        flags = torch.tensor([float(self._asked), float(self._deadline.is_near())])
+        if self._accelerator.num_processes > 1:
+            flags = self._accelerator.reduce(flags.to(self._accelerator.device), reduction="sum")
+        asked, late = (flag > 0 for flag in flags.tolist())
+        self.reason = "asked to stop" if asked else "time limit" if late else ""
+        return bool(self.reason)
 
     def _notice(self, number: int, _frame: FrameType | None) -> None:
         if self._asked:

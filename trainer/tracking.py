@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from jaxtyping import UInt8
 
 from shards.errors import InputError
+from trainer.event_file import forgive_write_failures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ def start_tracking(
     """
     if config.tensorboard:
         accelerator.init_trackers("tensorboard", config=dict(settings))
+        forgive_write_failures(accelerator)
 
 
 def show_picture(accelerator: Accelerator, tag: str, picture: UInt8[np.ndarray, "H W 3"], step: int) -> None:

@@ -1,0 +1,195 @@
+"""A second writer in a run's folder, a full disk, a read-only one: said in a line, and nothing is lost."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from tensorboard.compat.tensorflow_stub.io import gfile
+
+import jobs.finetune
+import jobs.run_lock
+from jobs.finetune import finetune
+from models.checkpoint import list_checkpoints
+from shards.errors import InputError, StorageError
+from slurm.lock import hold_lock, is_held
+from tests.trainer.test_loop import make_config, weights
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(jobs.run_lock, "WAIT_S", 0.0)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def contents(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_a_run_that_somebody_writes_is_not_resumed(tmp_path: Path, scene_shards: str) -> None:
+    finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with hold_lock(tmp_path / "run" / "lock", wait_s=0, owner="process 7 on node3"):
+        before = contents(tmp_path / "run")
+        with pytest.raises(
+            InputError, match="run: another run is writing there: .*lock is held by process 7 on"
+        ):
+            finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"), resume=True)
+        assert contents(tmp_path / "run") == before
+    assert not is_held(tmp_path / "run" / "lock")
+
+
+def test_of_two_runs_that_start_together_one_trains(
+    tmp_path: Path, scene_shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one takes the lock after both saw that the folder is free."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with (
+        hold_lock(folder / "lock", wait_s=0, owner="the other"),
+        pytest.raises(InputError, match="another run is writing there"),
+    ):
+        finetune(make_config(tmp_path, scene_shards))
+    assert [path.name for path in folder.iterdir()] == ["lock"]
+
+    def be_late(path: Path, setting: str) -> None:
+        (path / "config.yaml").write_text("name: run\n")
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs.finetune, "make_folder", be_late)
+        with pytest.raises(InputError, match="run: another run wrote there while this one was starting"):
+            finetune(make_config(tmp_path, scene_shards))
+    (folder / "config.yaml").rename(folder / ".config.yaml.half")  # as if killed while it was written
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"))  # this is nobody's run
+    assert len(list_checkpoints(folder / "checkpoints")) == 1
+
+
+def test_a_training_holds_its_lock_to_its_end(
+    tmp_path: Path, scene_shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = []
+    train = jobs.finetune.train
+    monkeypatch.setattr(
+        jobs.finetune, "train", lambda *a: (held.append(is_held(tmp_path / "run" / "lock")), train(*a))[1]
+    )
+    finetune(make_config(tmp_path, scene_shards, "--loop.steps", "1"))
+    assert held == [True]
+    assert not is_held(tmp_path / "run" / "lock")
+
+
+def test_a_file_system_without_locks_is_warned_of(
+    tmp_path: Path, scene_shards: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    finetune(make_config(tmp_path, scene_shards, "--loop.steps", "1"))
+    assert "this file system has no locks; see that no second run is started there" in caplog.text
+
+
+class At(logging.Handler):
+    """Does something when the log of the loop says that a step was taken."""
+
+    def __init__(self, step: int, action: Callable[[], None]) -> None:
+        super().__init__()
+        self._step, self._action = step, action
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith(f"step {self._step}/"):
+            self._action()
+
+    def __enter__(self) -> None:
+        logging.getLogger("trainer.loop").addHandler(self)
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("trainer.loop").removeHandler(self)
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_leaves_what_is_there(
+    tmp_path: Path, scene_shards: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The kernel refuses files above 200 kB, which the first large one of a checkpoint is; root's too."""
+    caplog.set_level(logging.INFO)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    config = make_config(tmp_path, scene_shards)
+    fill = At(3, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1])))
+    try:
+        with fill, pytest.raises(StorageError) as stop:
+            finetune(config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert f"{checkpoints}/step-0000004: cannot be saved; older checkpoints stay: " in str(stop.value)
+    assert "\n" not in str(stop.value)
+    assert stop.value.exit_code == 74
+    assert [path.name for path in checkpoints.iterdir()] == ["step-0000002"]  # and no half of another
+    AcceleratorState._reset_state(reset_partial_state=True)
+    finetune(config, resume=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    finetune(make_config(tmp_path / "whole", scene_shards))
+    expected, actual = weights(tmp_path / "whole", 4), weights(tmp_path, 4)
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+def test_a_log_and_tensorboard_on_a_full_disk_are_warned_of_and_do_not_end_the_run(
+    tmp_path: Path,
+    scene_shards: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def make_on_full_disk(folder: Path, _setting: str) -> None:
+        folder.mkdir()
+        (folder / "log.txt").symlink_to("/dev/full")
+
+    monkeypatch.setattr(jobs.finetune, "make_folder", make_on_full_disk)
+    with At(1, lambda: monkeypatch.setattr(gfile.GFile, "write", refuse)):
+        finetune(make_config(tmp_path, scene_shards, "--loop.steps", "3"))
+    told = [record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()]
+    assert told == [
+        f"{tmp_path}/run/log.txt: cannot be written; the run goes on without: No space left on device",
+        f"{tmp_path}/run/tensorboard: cannot be written; the run goes on without TensorBoard: "
+        f"No space left on device",
+    ]
+    assert "Traceback" not in capsys.readouterr().err
+    assert len(weights(tmp_path, 3)) > 0
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    tmp_path: Path, scene_shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"))
+    (tmp_path / "run" / "lock").unlink()
+    (tmp_path / "run" / "lock").mkdir()
+    before = contents(tmp_path / "run")
+
+    def refuse(path: Path, **_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    for reason in ("Is a directory", "Read-only file system"):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        with pytest.raises(StorageError, match=f"run: cannot be written: {reason} .*lock") as stop:
+            finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"), resume=True)
+        assert stop.value.exit_code == 74
+        assert contents(tmp_path / "run") == before
+        monkeypatch.setattr(jobs.run_lock, "hold_lock", refuse)
