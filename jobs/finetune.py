@@ -9,27 +9,22 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 
-from eval.run import evaluate_miou
 from jobs.command_line import run_program
 from jobs.config_file import flat_settings, load_config, read_config, write_config
-from jobs.finetune_config import FinetuneConfig, ValidationConfig
+from jobs.finetune_config import FinetuneConfig
 from jobs.preview_paste import draw_contact_sheet, paste_scenes
 from jobs.provenance import PROVENANCE_NAME, require_same_data, write_provenance
-from jobs.segmenter import make_segment
+from jobs.validation import build_validation
 from models.adapt import apply_adaptation, explain_parameters, plan_thaw
 from models.checkpoint import initialise_model
 from models.eomt import EoMT
-from models.lora import merged
 from outlier_paste.paste import build_paste
 from shards.errors import InputError
-from shards.reader import open_shards
-from shards.scene import decode_scenes, require_scenes
 from shards.staging import make_folder, require_free
 from shards.stream import Stream, build_stream
 from trainer.checkpoint import newest_checkpoint
@@ -47,6 +42,7 @@ MAY_CHANGE = (
     *("out", "name", "data.workers", "data.batch_size", "data.cache", "loop.grad_accum"),
     *("loop.log_every", "loop.eval_every", "loop.save_every", "loop.keep_checkpoints"),
     *("validation.shards", "validation.split", "validation.limit"),
+    *("validation.pasted", "validation.scores"),
     *("tracking.tensorboard", "tracking.pasted_scenes", "paste.cache_mb"),
 )
 """Settings that a resumed run may change: they alter no weight, as long as the global batch stays."""
@@ -152,7 +148,7 @@ def _build_run(
         seed=config.seed,
         folder=folder,
         state=state,
-        evaluate=_make_validation(config.validation, accelerator.device),
+        evaluate=build_validation(config.validation, config.paste, model, accelerator, folder),
         num_frozen=thaw.num_frozen,
     )
 
@@ -163,26 +159,6 @@ def _show_pasted(accelerator: Accelerator, config: FinetuneConfig) -> None:
     if count and config.tracking.tensorboard and config.paste.probability > 0:
         sheet = draw_contact_sheet(paste_scenes(config, count), columns=count)
         show_picture(accelerator, "pasted scenes", sheet, step=0)
-
-
-def _make_validation(
-    config: ValidationConfig, device: torch.device
-) -> Callable[[EoMT], Mapping[str, float]] | None:
-    if not config.shards:
-        return None
-    reader = open_shards(config.shards, config.split)
-    require_scenes(reader)
-    count = min(config.limit or len(reader), len(reader))
-
-    def validate(model: EoMT) -> Mapping[str, float]:
-        with merged(model):
-            result = evaluate_miou(
-                make_segment(model, device), decode_scenes(reader, count), window=model.image_size
-            )
-        logger.info("validation mIoU %.4f over %d frames", result.miou, count)
-        return {"validation/miou": result.miou}
-
-    return validate
 
 
 def _as_started(config: FinetuneConfig, path: Path) -> FinetuneConfig:

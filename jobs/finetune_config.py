@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from jobs.validation import ValidationConfig
 from models.adapt import AdaptConfig
 from models.checkpoint import InitConfig
 from models.eomt import ModelConfig
@@ -16,22 +17,6 @@ from trainer.losses import OUTLIER_CLASS_TERM, LossConfig, build_loss
 from trainer.optim import OptimConfig
 from trainer.schedule import ScheduleConfig
 from trainer.tracking import TrackingConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValidationConfig:
-    """Closed-set validation while training; on Cityscapes val, never on an anomaly benchmark."""
-
-    shards: tuple[str, ...] = ()
-    """Prepared Cityscapes whose `split` is measured; empty: no validation."""
-    split: str = "val"
-    """Which part of the shards."""
-    limit: int = 0
-    """How many frames at most; 0: all."""
-
-    def __post_init__(self) -> None:
-        if self.limit < 0:
-            raise InputError(f"validation.limit must be 0 (all) or more, got {self.limit}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,8 +98,8 @@ class Run:
     seed: int
     folder: Path
     state: TrainState = field(default_factory=TrainState)
-    evaluate: Callable[[EoMT], Mapping[str, float]] | None = None
-    """Validation: scalars by TensorBoard tag."""
+    evaluate: Callable[[EoMT, int], Mapping[str, float]] | None = None
+    """Validation of a model at a step: scalars by TensorBoard tag, the same on all ranks."""
     stop_requested: Callable[[], bool] = lambda: False
     num_frozen: Callable[[int], int] = lambda step: 0
     """Step -> how many of the first blocks stand still (see `models.adapt.Thaw`)."""
@@ -156,7 +156,7 @@ def train(run: Run, config: LoopConfig) -> TrainState:
         run.lr_schedule.step()  # after the log, which shows the rates of this step
         if run.evaluate is not None and is_due(state.step, config.eval_every, config.steps):
             run.model.eval()
-            accelerator.log(dict(run.evaluate(model)), step=state.step)
+            accelerator.log(dict(run.evaluate(model, state.step)), step=state.step)
             run.model.train()
         stopping = run.stop_requested()  # asked once per step; all ranks get the same answer
         if stopping or is_due(state.step, config.save_every, config.steps):
