@@ -7,6 +7,7 @@ accelerate launch -m jobs.finetune CONFIG.yaml --resume
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -25,9 +26,11 @@ from models.checkpoint import initialise_model
 from models.eomt import EoMT
 from outlier_paste.paste import build_paste
 from shards.errors import InputError
-from shards.staging import make_folder, require_free
+from shards.staging import make_folder, require_free, write_atomically
 from shards.stream import Stream, build_stream
+from trainer.best import Best
 from trainer.checkpoint import newest_checkpoint
+from trainer.ema import WeightAverage
 from trainer.loop import Run, TrainState, train
 from trainer.losses import build_loss
 from trainer.optim import build_optimizer
@@ -42,11 +45,15 @@ MAY_CHANGE = (
     *("out", "name", "data.workers", "data.batch_size", "data.cache", "loop.grad_accum"),
     *("loop.log_every", "loop.eval_every", "loop.save_every", "loop.keep_checkpoints"),
     *("validation.shards", "validation.split", "validation.limit"),
-    *("validation.pasted", "validation.scores"),
+    *("validation.pasted", "validation.scores", "validation.patience"),
     *("tracking.tensorboard", "tracking.pasted_scenes", "paste.cache_mb"),
 )
 """Settings that a resumed run may change: they alter no weight, as long as the global batch stays."""
+MEASURED_ON = ("validation.shards", "validation.split", "validation.limit", "validation.pasted")
+"""Of these, what may not change where the best of several validations is chosen."""
 CONFIG_NAME = "config.yaml"
+FINISHED_NAME = "finished.json"
+"""Written when a run has come to its end, also to an early one."""
 STOPPED = 75
 """Exit code of a run that was asked to stop and has saved (EX_TEMPFAIL: try again)."""
 
@@ -57,7 +64,7 @@ def main(arguments: Sequence[str]) -> None:
     arguments = [argument for argument in arguments if argument != "--resume"]
     config = load_config(FinetuneConfig, arguments, program="jobs.finetune")
     state = finetune(config, resume=resume)
-    if state.step < config.loop.steps:
+    if state.step < config.loop.steps and not state.best.is_over:
         sys.exit(STOPPED)
 
 
@@ -103,10 +110,15 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> TrainState:
         )
         if accelerator.is_main_process and run.state.step == 0:
             _show_pasted(accelerator, config)
+        (folder / FINISHED_NAME).unlink(missing_ok=True)
         with StopSignal(accelerator) as stop_requested:
             state = train(dataclasses.replace(run, stop_requested=stop_requested), config.loop)
-        if state.step < config.loop.steps:
+        if state.best.is_over:
+            logger.info("ended early at step %d: %s", state.step, state.best.explain())
+        elif state.step < config.loop.steps:
             logger.info("asked to stop: saved at step %d; --resume continues", state.step)
+    if accelerator.is_main_process and (state.best.is_over or state.step == config.loop.steps):
+        _write_end(folder, state)
     accelerator.end_training()
     return state
 
@@ -119,13 +131,15 @@ def _build_run(
     optimizer = build_optimizer(model, config.optim)
     thaw = plan_thaw(config.adapt, model, config.loop.steps)
     lr_schedule = build_lr_schedule(optimizer, config.schedule, config.loop.steps, thaw)
-    state = TrainState()
+    state = TrainState(best=Best(config.validation.select, config.validation.patience))
     if config.loop.compile:
         compile_model(model, accelerator.device, "loop.compile")
     prepared, optimizer = accelerator.prepare(model, optimizer)  # neither the stream nor the schedule
     accelerator.register_for_checkpointing(lr_schedule, state)
+    ema = WeightAverage(accelerator.unwrap_model(prepared), config.ema)
     if checkpoint is not None:
         _restore(accelerator, checkpoint)
+        ema.load(checkpoint)
         _require_same_batch(config, accelerator, state)
     stream = build_stream(
         config.data,
@@ -147,6 +161,7 @@ def _build_run(
         batches=iter(stream),
         seed=config.seed,
         folder=folder,
+        ema=ema,
         state=state,
         evaluate=build_validation(config.validation, config.paste, model, accelerator, folder),
         num_frozen=thaw.num_frozen,
@@ -159,6 +174,11 @@ def _show_pasted(accelerator: Accelerator, config: FinetuneConfig) -> None:
     if count and config.tracking.tensorboard and config.paste.probability > 0:
         sheet = draw_contact_sheet(paste_scenes(config, count), columns=count)
         show_picture(accelerator, "pasted scenes", sheet, step=0)
+
+
+def _write_end(folder: Path, state: TrainState) -> None:
+    end = {"step": state.step, "early": state.best.is_over, "best": state.best.state_dict()}
+    write_atomically(folder / FINISHED_NAME, json.dumps(end, indent=1) + "\n")
 
 
 def _as_started(config: FinetuneConfig, path: Path) -> FinetuneConfig:
@@ -209,8 +229,9 @@ def _restore(accelerator: Accelerator, checkpoint: Path) -> None:
 def _require_same_settings(config: FinetuneConfig, path: Path) -> None:
     """Check that a run is resumed with the settings it was started with."""
     before, now = flat_settings(read_config(FinetuneConfig, path)), flat_settings(config)
+    fixed = MEASURED_ON if config.validation.select else ()
     for name in sorted(before.keys() | now.keys()):
-        if name not in MAY_CHANGE and before.get(name) != now.get(name):
+        if (name not in MAY_CHANGE or name in fixed) and before.get(name) != now.get(name):
             raise InputError(
                 f"--resume: {name} is {now.get(name)} but {path} has {before.get(name)}; "
                 f"a resumed run keeps its settings"

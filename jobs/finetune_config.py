@@ -12,6 +12,7 @@ from outlier_paste.config import PasteConfig
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES
 from shards.stream import StreamConfig
+from trainer.ema import EmaConfig
 from trainer.loop import LoopConfig
 from trainer.losses import OUTLIER_CLASS_TERM, LossConfig, build_loss
 from trainer.optim import OptimConfig
@@ -41,6 +42,7 @@ class FinetuneConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -61,6 +63,8 @@ class FinetuneConfig:
                 f"loss.outlier: there are no outliers for {', '.join(self.loss.outlier)}; set paste.bank and "
                 f"paste.probability, or leave loss.outlier empty"
             )
+        if self.validation.select and not self.loop.eval_every:
+            raise InputError("validation.select: loop.eval_every is 0, so that nothing is ever measured")
         self._check_class_head()
         self._check_outlier_class()
         if any(self.model.image_size) and self.data.crop != self.model.image_size:

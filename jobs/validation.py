@@ -45,11 +45,33 @@ class ValidationConfig:
     """Anomaly scores that `pasted` is measured by; names as in `jobs.evaluate --scores`."""
     limit: int = 0
     """How many frames of each at most; 0: all."""
+    select: str = ""
+    """The one metric by which `best/` is chosen and a run ends early: miou, or ap/SCORE or fpr95/SCORE of
+    `scores`, such as ap/RbA. Empty: the newest checkpoints alone are kept."""
+    patience: int = 0
+    """End the run after so many validations in a row without a better `select`; 0: never. A run that ended
+    so ends again on --resume, which may raise the patience."""
 
     def __post_init__(self) -> None:
         require_scores(self.scores, "validation.scores")
         if self.limit < 0:
             raise InputError(f"validation.limit must be 0 (all) or more, got {self.limit}")
+        if self.patience < 0:
+            raise InputError(f"validation.patience must be 0 (never) or more, got {self.patience}")
+        metrics = self.metrics()
+        if self.select and self.select not in metrics:
+            known = ", ".join(metrics) or "nothing, as validation.shards and validation.pasted are empty"
+            raise InputError(f"validation.select: {self.select!r} is not measured; measured: {known}")
+        if self.patience and not self.select:
+            raise InputError("validation.patience: needs validation.select, the metric it waits for")
+
+    def metrics(self) -> list[str]:
+        """Name what is measured."""
+        scores = self.scores if self.pasted else ()
+        return [
+            *(["miou"] if self.shards else []),
+            *(f"{metric}/{score}" for score in scores for metric in ("ap", "fpr95")),
+        ]
 
 
 @dataclass(frozen=True)

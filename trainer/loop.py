@@ -19,7 +19,9 @@ from tqdm import tqdm
 from models.eomt import EoMT
 from shards.batch import Batch
 from shards.errors import InputError
-from trainer.checkpoint import save_checkpoint
+from trainer.best import Best
+from trainer.checkpoint import save_best, save_checkpoint
+from trainer.ema import WeightAverage
 from trainer.losses import Loss, weighted_sum
 from trainer.losses.targets import StepTotals, count_totals
 from trainer.randomness import sample_generators
@@ -70,15 +72,20 @@ class TrainState:
     """Over all ranks: the position in the global sequence of samples."""
     data: str = ""
     """Which samples that sequence is made of: the fingerprint of `shards.reader.ShardReader`."""
+    best: Best = field(default_factory=Best)
+    """Of the validations."""
 
-    def state_dict(self) -> dict[str, int | str]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the counters."""
-        return {"step": self.step, "samples_seen": self.samples_seen, "data": self.data}
+        counters = {"step": self.step, "samples_seen": self.samples_seen, "data": self.data}
+        return counters | ({"best": self.best.state_dict()} if self.best.metric else {})
 
-    def load_state_dict(self, state: Mapping[str, int | str]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take counters from a checkpoint."""
         self.step, self.samples_seen = int(state["step"]), int(state["samples_seen"])
         self.data = str(state.get("data", ""))
+        if self.best.metric and "best" in state:
+            self.best.load_state_dict(state["best"])
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,7 @@ class Run:
     """Endless, already this rank's share, starting where `state` stands."""
     seed: int
     folder: Path
+    ema: WeightAverage
     state: TrainState = field(default_factory=TrainState)
     evaluate: Callable[[EoMT, int], Mapping[str, float]] | None = None
     """Validation of a model at a step: scalars by TensorBoard tag, the same on all ranks."""
@@ -106,7 +114,7 @@ class Run:
 
 
 def train(run: Run, config: LoopConfig) -> TrainState:
-    """Take optimizer steps until `config.steps`, or until the job is asked to stop.
+    """Take optimizer steps until `config.steps`, validation gets no better, or the job is asked to stop.
 
     A resumed run enters here exactly like a fresh one: weights, optimizer, schedule and counters were
     restored into `run` before the call. Loss terms are shares of the whole step (see `StepTotals`), so
@@ -123,7 +131,7 @@ def train(run: Run, config: LoopConfig) -> TrainState:
     clock = _Clock(state.samples_seen)
     run.model.train()
 
-    while state.step < config.steps:
+    while state.step < config.steps and not state.best.is_over:
         batches = clock.wait_for(run.batches, config.grad_accum, accelerator.device)
         totals = _reduce_totals(accelerator, batches)
         sums: dict[str, Tensor] = {}
@@ -143,6 +151,8 @@ def train(run: Run, config: LoopConfig) -> TrainState:
         _require_finite(accelerator, grad_norm, state.step, sums, batches)
         run.optimizer.step()
         run.optimizer.zero_grad()
+        if not accelerator.optimizer_step_was_skipped:  # as fp16 does with an infinite gradient
+            run.ema.update()
         state.step += 1
         progress.update()
 
@@ -156,11 +166,16 @@ def train(run: Run, config: LoopConfig) -> TrainState:
         run.lr_schedule.step()  # after the log, which shows the rates of this step
         if run.evaluate is not None and is_due(state.step, config.eval_every, config.steps):
             run.model.eval()
-            accelerator.log(dict(run.evaluate(model, state.step)), step=state.step)
+            with run.ema.applied():
+                found = run.evaluate(model, state.step)
+                accelerator.log(dict(found), step=state.step)
+                if state.best.judge(found, state.step):
+                    save_best(accelerator, run.model, model, run.folder, state.best)
             run.model.train()
         stopping = run.stop_requested()  # asked once per step; all ranks get the same answer
-        if stopping or is_due(state.step, config.save_every, config.steps):
-            save_checkpoint(accelerator, model, run.folder, state.step, keep=config.keep_checkpoints)
+        if stopping or state.best.is_over or is_due(state.step, config.save_every, config.steps):
+            keep = config.keep_checkpoints
+            save_checkpoint(accelerator, model, run.folder, state.step, keep=keep, ema=run.ema)
         if stopping:
             break
     progress.close()

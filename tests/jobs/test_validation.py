@@ -62,6 +62,8 @@ def test_a_run_is_measured_as_jobs_evaluate_measures_it(
         out=tmp_path / "eval",
         scores=("MSP", "RbA"),
         device="cpu",
+        components=False,
+        pictures=0,
     )
     for record in evaluate(options):
         for metric in ("ap", "fpr95"):
