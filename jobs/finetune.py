@@ -33,7 +33,7 @@ from trainer.checkpoint import newest_checkpoint
 from trainer.ema import WeightAverage
 from trainer.loop import Run, TrainState, train
 from trainer.losses import build_loss
-from trainer.optim import build_optimizer
+from trainer.optim import build_optimizer, explain_rates
 from trainer.randomness import seed_everything
 from trainer.runtime import StopSignal, compile_model, log_file, make_accelerator
 from trainer.schedule import build_lr_schedule
@@ -108,6 +108,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> TrainState:
         logger.info(
             "from step %d to %d on %d processes", run.state.step, config.loop.steps, accelerator.num_processes
         )
+        logger.info("%s", explain_rates(run.optimizer, config.optim, _global_batch(config, accelerator)))
         if accelerator.is_main_process and run.state.step == 0:
             _show_pasted(accelerator, config)
         (folder / FINISHED_NAME).unlink(missing_ok=True)
@@ -128,9 +129,11 @@ def _build_run(
 ) -> Run:
     """Build every part, and restore them from `checkpoint` if one is given."""
     _quiet_other_ranks(accelerator)
-    optimizer = build_optimizer(model, config.optim)
+    batch = _global_batch(config, accelerator)
+    optimizer = build_optimizer(model, config.optim.scaled(batch))
     thaw = plan_thaw(config.adapt, model, config.loop.steps)
-    lr_schedule = build_lr_schedule(optimizer, config.schedule, config.loop.steps, thaw)
+    schedule = config.schedule.resolved(config.loop.steps, batch)
+    lr_schedule = build_lr_schedule(optimizer, schedule, config.loop.steps, thaw)
     state = TrainState(best=Best(config.validation.select, config.validation.patience))
     if config.loop.compile:
         compile_model(model, accelerator.device, "loop.compile")
@@ -155,7 +158,7 @@ def _build_run(
         model=prepared,
         optimizer=optimizer,
         lr_schedule=lr_schedule,
-        schedule=config.schedule,
+        schedule=schedule,
         loss=build_loss(config.loss),
         loss_weights=config.loss.weights,
         batches=iter(stream),
@@ -238,9 +241,13 @@ def _require_same_settings(config: FinetuneConfig, path: Path) -> None:
             )
 
 
+def _global_batch(config: FinetuneConfig, accelerator: Accelerator) -> int:
+    return config.data.batch_size * config.loop.grad_accum * accelerator.num_processes
+
+
 def _require_same_batch(config: FinetuneConfig, accelerator: Accelerator, state: TrainState) -> None:
     """Check that the number of processes keeps the global batch."""
-    global_batch = config.data.batch_size * config.loop.grad_accum * accelerator.num_processes
+    global_batch = _global_batch(config, accelerator)
     if state.step and state.samples_seen != state.step * global_batch:
         raise InputError(
             f"--resume: the run took {state.samples_seen // state.step} samples per step, this start would "
