@@ -33,16 +33,20 @@ from trainer.checkpoint import newest_checkpoint
 from trainer.ema import WeightAverage
 from trainer.loop import Run, TrainState, train
 from trainer.losses import build_loss
+from trainer.memory import fit_micro_batch
 from trainer.optim import build_optimizer, explain_rates
+from trainer.profile import record_profile
 from trainer.randomness import seed_everything
 from trainer.runtime import StopSignal, compile_model, log_file, make_accelerator
 from trainer.schedule import build_lr_schedule
 from trainer.tracking import show_picture, start_tracking
+from trainer.trial import TrialStep
 
 logger = logging.getLogger(__name__)
 
 MAY_CHANGE = (
     *("out", "name", "data.workers", "data.batch_size", "data.cache", "loop.grad_accum"),
+    *("loop.activation_checkpointing", "loop.fit_memory", "loop.profile"),
     *("loop.log_every", "loop.eval_every", "loop.save_every", "loop.keep_checkpoints"),
     *("validation.shards", "validation.split", "validation.limit"),
     *("validation.pasted", "validation.scores", "validation.patience"),
@@ -89,6 +93,8 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> TrainState:
         model = EoMT(config.model)
     count = apply_adaptation(model, config.adapt)
     accelerator = make_accelerator(config.loop.precision, folder)
+    if config.loop.fit_memory:
+        config = _fit_memory(config, model, accelerator)
     run = _build_run(config, model, accelerator, folder, checkpoint)
     make_folder(folder, "out/name")
     if accelerator.is_main_process:
@@ -112,8 +118,10 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> TrainState:
         if accelerator.is_main_process and run.state.step == 0:
             _show_pasted(accelerator, config)
         (folder / FINISHED_NAME).unlink(missing_ok=True)
-        with StopSignal(accelerator) as stop_requested:
-            state = train(dataclasses.replace(run, stop_requested=stop_requested), config.loop)
+        traced = config.loop.profile if accelerator.is_main_process else 0
+        with StopSignal(accelerator) as stop_requested, record_profile(folder, traced) as after_step:
+            run = dataclasses.replace(run, stop_requested=stop_requested, after_step=after_step)
+            state = train(run, config.loop)
         if state.best.is_over:
             logger.info("ended early at step %d: %s", state.step, state.best.explain())
         elif state.step < config.loop.steps:
@@ -122,6 +130,20 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> TrainState:
         _write_end(folder, state)
     accelerator.end_training()
     return state
+
+
+def _fit_memory(config: FinetuneConfig, model: EoMT, accelerator: Accelerator) -> FinetuneConfig:
+    """Halve the micro-batch while it does not fit, and take more of them instead."""
+    model.recompute = config.loop.activation_checkpointing
+    weights, crop = config.loss.weights, config.data.crop
+    trial = TrialStep(accelerator, model, build_loss(config.loss), weights, config.schedule, crop)
+    size = fit_micro_batch(accelerator, config.data.batch_size, trial)
+    grad_accum = config.loop.grad_accum * config.data.batch_size // size
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, batch_size=size),
+        loop=dataclasses.replace(config.loop, grad_accum=grad_accum),
+    )
 
 
 def _build_run(
@@ -135,6 +157,7 @@ def _build_run(
     schedule = config.schedule.resolved(config.loop.steps, batch)
     lr_schedule = build_lr_schedule(optimizer, schedule, config.loop.steps, thaw)
     state = TrainState(best=Best(config.validation.select, config.validation.patience))
+    model.recompute = config.loop.activation_checkpointing
     if config.loop.compile:
         compile_model(model, accelerator.device, "loop.compile")
     prepared, optimizer = accelerator.prepare(model, optimizer)  # neither the stream nor the schedule
@@ -185,10 +208,17 @@ def _write_end(folder: Path, state: TrainState) -> None:
 
 
 def _as_started(config: FinetuneConfig, path: Path) -> FinetuneConfig:
-    """Fill what the model's settings leave out as the run to be resumed has it."""
+    """Fill what the model's settings leave out, and a micro-batch that was fitted, as the run has them."""
     if not path.exists():
         return config
-    return dataclasses.replace(config, model=config.model.completed(read_config(FinetuneConfig, path).model))
+    saved = read_config(FinetuneConfig, path)
+    config = dataclasses.replace(config, model=config.model.completed(saved.model))
+    per_process = config.data.batch_size * config.loop.grad_accum
+    if config.loop.fit_memory and per_process == saved.data.batch_size * saved.loop.grad_accum:
+        data = dataclasses.replace(config.data, batch_size=saved.data.batch_size)
+        loop = dataclasses.replace(config.loop, grad_accum=saved.loop.grad_accum)
+        config = dataclasses.replace(config, data=data, loop=loop)
+    return config
 
 
 def _find_start(config: FinetuneConfig, folder: Path, *, resume: bool) -> Path | None:

@@ -24,6 +24,7 @@ from trainer.checkpoint import save_best, save_checkpoint
 from trainer.ema import WeightAverage
 from trainer.losses import Loss, weighted_sum
 from trainer.losses.targets import StepTotals, count_totals
+from trainer.memory import peak_memory
 from trainer.randomness import sample_generators
 from trainer.runtime import Precision
 from trainer.schedule import ScheduleConfig, draw_released
@@ -43,6 +44,14 @@ class LoopConfig:
     """float32, or autocast to bf16 or fp16 (fp16 with loss scaling, GPU only)."""
     compile: bool = False
     """Run the model through torch.compile: the same results to rounding; minutes more at the start."""
+    activation_checkpointing: bool = False
+    """Keep nothing but the input of each block for the backward pass, which runs the block again: the same
+    gradients in less memory, for one more forward pass of the blocks that train."""
+    fit_memory: bool = False
+    """Before the first step, try data.batch_size in the GPU's memory, and halve it while it does not fit;
+    loop.grad_accum grows instead, so that the global batch stays. config.yaml keeps what was found."""
+    profile: int = 0
+    """Record so many steps, after the first three, as a trace in the run's profile/; 0: none."""
     max_grad_norm: float = 0.01
     """Gradients are clipped to this norm, as EoMT does; 0 switches clipping off."""
     log_every: int = 20
@@ -58,7 +67,7 @@ class LoopConfig:
         for name in ("steps", "grad_accum", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"loop.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("eval_every", "keep_checkpoints", "max_grad_norm"):
+        for name in ("eval_every", "keep_checkpoints", "max_grad_norm", "profile"):
             if getattr(self, name) < 0:
                 raise InputError(f"loop.{name} must be 0 or more, got {getattr(self, name)}")
 
@@ -109,6 +118,8 @@ class Run:
     evaluate: Callable[[EoMT, int], Mapping[str, float]] | None = None
     """Validation of a model at a step: scalars by TensorBoard tag, the same on all ranks."""
     stop_requested: Callable[[], bool] = lambda: False
+    after_step: Callable[[], None] = lambda: None
+    """Called after every optimizer step (see `trainer.profile`)."""
     num_frozen: Callable[[int], int] = lambda step: 0
     """Step -> how many of the first blocks stand still (see `models.adapt.Thaw`)."""
 
@@ -155,12 +166,14 @@ def train(run: Run, config: LoopConfig) -> TrainState:
             run.ema.update()
         state.step += 1
         progress.update()
+        run.after_step()
 
         if is_due(state.step, config.log_every, config.steps):
             scalars = _step_scalars(run, sums, grad_norm, run.loss.floors(prediction)) | clock.rates(
                 state.samples_seen
             )
             scalars["data/errors"] = _sum_over_ranks(accelerator, clock.errors)
+            scalars |= peak_memory(accelerator)
             accelerator.log(scalars, step=state.step)
             logger.info(_log_line(state.step, config.steps, scalars))
         run.lr_schedule.step()  # after the log, which shows the rates of this step
