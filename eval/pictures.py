@@ -67,7 +67,9 @@ def shrink_exhibit(
 
 
 def draw_grid(title: str, exhibits: Sequence[Exhibit]) -> UInt8[np.ndarray, "H W 3"]:
-    """Draw rows of frames and columns image | ground truth | each score | predicted classes (| true ones).
+    """Draw rows of frames and columns image | ground truth | each score | predicted classes.
+
+    Ground truth is the true classes where they are known, else the anomalies, outlined on the image.
 
     A score's colour scale is shared by its column and runs between the 1st and 99th percentile of the
     frames shown; its ends stand in the column's title. Anomalies are outlined, void is shaded.
@@ -78,16 +80,16 @@ def draw_grid(title: str, exhibits: Sequence[Exhibit]) -> UInt8[np.ndarray, "H W
     """
     names = list(exhibits[0].scores)
     ends = {name: _scale_ends([exhibit.scores[name] for exhibit in exhibits]) for name in names}
-    titles = ["image", "ground truth (void grey)"]
+    titles = ["image", "ground truth (void grey)" if exhibits[0].truth is None else "true classes"]
     titles += [f"{name} [{_short(ends[name][0])} .. {_short(ends[name][1])}]" for name in names]
     titles += ["predicted classes"]
-    titles += ["true classes"] if exhibits[0].truth is not None else []
     rows = []
     for exhibit in exhibits:
-        panels = [_caption(exhibit.image, exhibit.stem), draw_target(exhibit.image, exhibit.target)]
+        truth = exhibit.truth
+        shown = draw_target(exhibit.image, exhibit.target) if truth is None else color_classes(truth)
+        panels = [_caption(exhibit.image, exhibit.stem), shown]
         panels += [color_scores(exhibit.scores[name], *ends[name]) for name in names]
         panels += [color_classes(exhibit.prediction)]
-        panels += [color_classes(exhibit.truth)] if exhibit.truth is not None else []
         rows.append(_join(panels, axis=1))
     header = _join([_title(text, PANEL_WIDTH) for text in titles], axis=1)
     title += "; each score's colours run from the 1st to the 99th percentile of the frames shown"

@@ -24,12 +24,14 @@ def draw_scenes(
     segment: Segment,
     window: tuple[int, int],
     scores: Sequence[str],
+    step: int,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Draw `num_probes` of the first `num_frames` scenes, with their true and predicted classes and scores.
 
     Args:
         segment: the network, built for `scores`.
         window: its input size (h, w).
+        step: for the title.
     """
     exhibits = []
     for index in sorted(choose_exhibits(num_frames, num_probes)):
@@ -40,4 +42,4 @@ def draw_scenes(
         exhibits.append(
             shrink_exhibit(scene.key, scene.image, target, answers.prediction, answers.scores, scene.label)
         )
-    return draw_grid("validation scenes", exhibits)
+    return draw_grid(f"validation scenes at step {step}", exhibits)

@@ -150,7 +150,7 @@ class Validation:
         if self._num_probes and ranks.is_first:
             names = self.config.scores
             segment = make_segment(model, self.accelerator.device, scores=names)
-            sheet = draw_scenes(reader, count, self._num_probes, segment, model.image_size, names)
+            sheet = draw_scenes(reader, count, self._num_probes, segment, model.image_size, names, step)
             show_picture(self.accelerator, "probes/scenes", sheet, step)
         return {"validation/miou": result.miou}
 
