@@ -2,9 +2,9 @@
 
 python -m benchmarks.faults [--trials 63] [--seed 0] [--out RESULTS.md]
 
-Each trial starts a tiny run of `jobs.finetune`, as one process or two, does one thing to it at a random moment
-(start-up and saves included), looks at what is left, resumes it, and compares weights and optimizer at the
-end. The runs are forked from a process that has loaded torch; else they are what a user starts.
+Each trial starts a tiny run of `jobs.finetune`, as one process or two, does one thing to it at a random
+moment (start-up and saves included), looks at what is left, resumes it, and compares weights and optimizer at
+the end. The runs are forked from a process that has loaded torch; else they are what a user starts.
 """
 
 from __future__ import annotations
@@ -318,8 +318,9 @@ def main(arguments: Sequence[str]) -> None:
         describe_machine(1, [torch]),
         "",
         f"Runs of {STEPS} steps with a checkpoint every {SAVE_EVERY}, EoMT-tiny with LoRA and dropout, batch "
-        "4. A trial interrupts one, resumes it, and compares weights and optimizer state of the last step with "
-        f"a run never stopped, to the bit. Seed {options.seed}; {time.perf_counter() - started:.0f} s in all.",
+        "4. A trial interrupts one, resumes it, and compares weights and optimizer state of the last step "
+        f"with a run never stopped, to the bit. Seed {options.seed}; "
+        f"{time.perf_counter() - started:.0f} s in all.",
         "Exit code -n is death by signal n. Steps lost: in the log, and not in the newest checkpoint.",
         "",
         *report(tallies),

@@ -10,7 +10,7 @@ import torch
 
 from eval.scores import DEFAULT_SCORES
 from jobs.launched import device_of_rank
-from models.checkpoint import CHECKPOINTS_FOLDER
+from models.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER
 from shards.errors import InputError
 
 
@@ -19,8 +19,10 @@ class EvaluateOptions:
     """Score a checkpoint on the anomaly test sets that are present."""
 
     checkpoint: Path | None = None
-    """A run folder, whose newest checkpoint is taken; a checkpoint folder; or weights of another origin: a
-    file of tue-mps/eomt, a Hugging Face folder of EoMT, an ERFNet `.pth` (`jobs.doctor checkpoint` tells)."""
+    """A run folder, whose newest checkpoint is taken; RUN/best; a checkpoint folder; or weights of another
+    origin: a file of tue-mps/eomt, a Hugging Face folder of EoMT, an ERFNet `.pth` (`jobs.doctor checkpoint`
+    tells). Where a checkpoint has averaged weights (ema.decay), they are read; its model.safetensors, given
+    as a file, has the others."""
     model_file: str = ""
     """In place of --checkpoint: your own model, as FILE.py:FUNCTION (FUNCTION is build where it is left out).
     It runs your code. See docs/own-models.md."""
@@ -108,6 +110,6 @@ def choose_device(name: str) -> torch.device:
 def model_name(options: EvaluateOptions, checkpoint: Path) -> str:
     """Return `--name`, or the name of the run that the checkpoint belongs to; a limited run says so."""
     path = checkpoint.resolve()
-    of_run = path.parent.parent.name if path.parent.name == CHECKPOINTS_FOLDER else path.name
+    of_run = path.parent.parent.name if path.parent.name in (CHECKPOINTS_FOLDER, BEST_FOLDER) else path.name
     limited = f" (first {options.limit} frames)" if options.limit else ""
     return (options.name or of_run) + limited

@@ -7,58 +7,65 @@ accelerate launch -m jobs.finetune CONFIG.yaml --resume
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import psutil
-import torch
 from accelerate import Accelerator
 
-from eval.closed_set import evaluate_miou
 from jobs.command_line import run_program
 from jobs.config_file import flat_settings, load_config, read_config, write_config
-from jobs.finetune_config import FinetuneConfig, ValidationConfig
+from jobs.finetune_config import FinetuneConfig
 from jobs.preview_paste import draw_contact_sheet, paste_scenes
 from jobs.provenance import PROVENANCE_NAME, require_same_data, write_provenance
 from jobs.run_lock import RunLock, is_barely_begun
-from jobs.segmenter import make_segment
+from jobs.validation import build_validation
 from models.adapt import apply_adaptation, explain_parameters, plan_thaw
 from models.checkpoint import initialise_model
 from models.eomt import EoMT
-from models.lora import merged
 from outlier_paste.paste import build_paste
 from shards.errors import InputError
-from shards.reader import open_shards
-from shards.scene import decode_scenes, require_scenes
-from shards.staging import make_folder, require_free
+from shards.staging import make_folder, require_free, write_atomically
 from shards.stream import Stream, build_stream
 from trainer.agreement import require_agreement, writing
+from trainer.best import Best
 from trainer.checkpoint import newest_checkpoint
 from trainer.deadline import Deadline, find_end
+from trainer.ema import WeightAverage
 from trainer.log_file import log_file
 from trainer.loop import Run, TrainState, train
 from trainer.losses import build_loss
-from trainer.optim import build_optimizer
+from trainer.memory import fit_micro_batch
+from trainer.optim import build_optimizer, explain_rates
+from trainer.profile import record_profile
 from trainer.randomness import seed_everything
 from trainer.runtime import StopSignal, compile_model, make_accelerator
 from trainer.schedule import build_lr_schedule
 from trainer.tracking import show_picture, start_tracking
+from trainer.trial import TrialStep
 
 logger = logging.getLogger(__name__)
 
 MAY_CHANGE = (
     *("out", "name", "data.workers", "data.batch_size", "data.cache", "loop.grad_accum"),
+    *("loop.activation_checkpointing", "loop.fit_memory", "loop.profile"),
     *("loop.log_every", "loop.eval_every", "loop.save_every", "loop.keep_checkpoints"),
     *("loop.time_limit", "loop.skip_bad_steps"),
     *("validation.shards", "validation.split", "validation.limit"),
+    *("validation.pasted", "validation.scores", "validation.patience"),
     *("tracking.tensorboard", "tracking.pasted_scenes", "paste.cache_mb"),
 )
 """Settings that a resumed run may change: they alter no weight, as long as the global batch stays."""
+MEASURED_ON = ("validation.shards", "validation.split", "validation.limit", "validation.pasted")
+"""Of these, what may not change where the best of several validations is chosen."""
 CONFIG_NAME = "config.yaml"
+FINISHED_NAME = "finished.json"
+"""Written when a run has come to its end, also to an early one."""
 STOPPED = 75
 """Exit code of a run that was asked to stop and has saved (EX_TEMPFAIL: try again)."""
 
@@ -69,7 +76,7 @@ def main(arguments: Sequence[str]) -> None:
     arguments = [argument for argument in arguments if argument != "--resume"]
     config = load_config(FinetuneConfig, arguments, program="jobs.finetune")
     state = finetune(config, resume=resume, started=psutil.Process().create_time())
-    if state.step < config.loop.steps:
+    if state.step < config.loop.steps and not state.best.is_over:
         sys.exit(STOPPED)
 
 
@@ -102,6 +109,8 @@ def finetune(config: FinetuneConfig, *, resume: bool = False, started: float | N
         require_agreement(accelerator, f"{folder}: checkpoint to start from", str(checkpoint))
         if is_there:  # before anything is read that another run may be writing
             lock.take(check)
+        if config.loop.fit_memory:
+            config = _fit_memory(config, model, accelerator)
         run = _build_run(config, model, accelerator, folder, checkpoint)
         make_folder(folder, "out/name")
         lock.take(check)
@@ -129,14 +138,41 @@ def _train_in(folder: Path, config: FinetuneConfig, run: Run, explanation: Seque
         logger.info(
             "from step %d to %d on %d processes", run.state.step, config.loop.steps, accelerator.num_processes
         )
+        logger.info("%s", explain_rates(run.optimizer, config.optim, _global_batch(config, accelerator)))
         if accelerator.is_main_process and run.state.step == 0:
             _show_pasted(accelerator, config)
-        with StopSignal(accelerator, run.deadline) as stop_requested:
-            state = train(dataclasses.replace(run, stop_requested=stop_requested), config.loop)
-        if state.step < config.loop.steps:
+        (folder / FINISHED_NAME).unlink(missing_ok=True)
+        traced = config.loop.profile if accelerator.is_main_process else 0
+        with (
+            StopSignal(accelerator, run.deadline) as stop_requested,
+            record_profile(folder, traced) as after_step,
+        ):
+            run = dataclasses.replace(run, stop_requested=stop_requested, after_step=after_step)
+            state = train(run, config.loop)
+        if state.best.is_over:
+            logger.info("ended early at step %d: %s", state.step, state.best.explain())
+        elif state.step < config.loop.steps:
             logger.info("%s: saved at step %d; --resume continues", stop_requested.reason, state.step)
+    if state.best.is_over or state.step == config.loop.steps:
+        with writing(accelerator, f"{folder}: cannot be written"):
+            if accelerator.is_main_process:
+                _write_end(folder, state)
     accelerator.end_training()
     return state
+
+
+def _fit_memory(config: FinetuneConfig, model: EoMT, accelerator: Accelerator) -> FinetuneConfig:
+    """Halve the micro-batch while it does not fit, and take more of them instead."""
+    model.recompute = config.loop.activation_checkpointing
+    weights, crop = config.loss.weights, config.data.crop
+    trial = TrialStep(accelerator, model, build_loss(config.loss), weights, config.schedule, crop)
+    size = fit_micro_batch(accelerator, config.data.batch_size, trial)
+    grad_accum = config.loop.grad_accum * config.data.batch_size // size
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, batch_size=size),
+        loop=dataclasses.replace(config.loop, grad_accum=grad_accum),
+    )
 
 
 def _build_run(
@@ -144,16 +180,21 @@ def _build_run(
 ) -> Run:
     """Build every part, and restore them from `checkpoint` if one is given."""
     _quiet_other_ranks(accelerator)
-    optimizer = build_optimizer(model, config.optim)
+    batch = _global_batch(config, accelerator)
+    optimizer = build_optimizer(model, config.optim.scaled(batch))
     thaw = plan_thaw(config.adapt, model, config.loop.steps)
-    lr_schedule = build_lr_schedule(optimizer, config.schedule, config.loop.steps, thaw)
-    state = TrainState()
+    schedule = config.schedule.resolved(config.loop.steps, batch)
+    lr_schedule = build_lr_schedule(optimizer, schedule, config.loop.steps, thaw)
+    state = TrainState(best=Best(config.validation.select, config.validation.patience))
+    model.recompute = config.loop.activation_checkpointing
     if config.loop.compile:
         compile_model(model, accelerator.device, "loop.compile")
     prepared, optimizer = accelerator.prepare(model, optimizer)  # neither the stream nor the schedule
     accelerator.register_for_checkpointing(lr_schedule, state)
+    ema = WeightAverage(accelerator.unwrap_model(prepared), config.ema)
     if checkpoint is not None:
         _restore(accelerator, checkpoint)
+        ema.load(checkpoint)
         _require_same_batch(config, accelerator, state)
     stream = build_stream(
         config.data,
@@ -169,14 +210,15 @@ def _build_run(
         model=prepared,
         optimizer=optimizer,
         lr_schedule=lr_schedule,
-        schedule=config.schedule,
+        schedule=schedule,
         loss=build_loss(config.loss),
         loss_weights=config.loss.weights,
         batches=iter(stream),
         seed=config.seed,
         folder=folder,
+        ema=ema,
         state=state,
-        evaluate=_make_validation(config.validation, accelerator.device),
+        evaluate=build_validation(config.validation, config.paste, model, accelerator, folder),
         num_frozen=thaw.num_frozen,
     )
 
@@ -189,31 +231,23 @@ def _show_pasted(accelerator: Accelerator, config: FinetuneConfig) -> None:
         show_picture(accelerator, "pasted scenes", sheet, step=0)
 
 
-def _make_validation(
-    config: ValidationConfig, device: torch.device
-) -> Callable[[EoMT], Mapping[str, float]] | None:
-    if not config.shards:
-        return None
-    reader = open_shards(config.shards, config.split)
-    require_scenes(reader)
-    count = min(config.limit or len(reader), len(reader))
-
-    def validate(model: EoMT) -> Mapping[str, float]:
-        with merged(model):
-            result = evaluate_miou(
-                make_segment(model, device), decode_scenes(reader, count), window=model.image_size
-            )
-        logger.info("validation mIoU %.4f over %d frames", result.miou, count)
-        return {"validation/miou": result.miou}
-
-    return validate
+def _write_end(folder: Path, state: TrainState) -> None:
+    end = {"step": state.step, "early": state.best.is_over, "best": state.best.state_dict()}
+    write_atomically(folder / FINISHED_NAME, json.dumps(end, indent=1) + "\n")
 
 
 def _as_started(config: FinetuneConfig, path: Path) -> FinetuneConfig:
-    """Fill what the model's settings leave out as the run to be resumed has it."""
+    """Fill what the model's settings leave out, and a micro-batch that was fitted, as the run has them."""
     if not path.exists():
         return config
-    return dataclasses.replace(config, model=config.model.completed(read_config(FinetuneConfig, path).model))
+    saved = read_config(FinetuneConfig, path)
+    config = dataclasses.replace(config, model=config.model.completed(saved.model))
+    per_process = config.data.batch_size * config.loop.grad_accum
+    if config.loop.fit_memory and per_process == saved.data.batch_size * saved.loop.grad_accum:
+        data = dataclasses.replace(config.data, batch_size=saved.data.batch_size)
+        loop = dataclasses.replace(config.loop, grad_accum=saved.loop.grad_accum)
+        config = dataclasses.replace(config, data=data, loop=loop)
+    return config
 
 
 def _find_start(config: FinetuneConfig, folder: Path, *, resume: bool) -> Path | None:
@@ -264,17 +298,22 @@ def _restore(accelerator: Accelerator, checkpoint: Path) -> None:
 def _require_same_settings(config: FinetuneConfig, path: Path) -> None:
     """Check that a run is resumed with the settings it was started with."""
     before, now = flat_settings(read_config(FinetuneConfig, path)), flat_settings(config)
+    fixed = MEASURED_ON if config.validation.select else ()
     for name in sorted(before.keys() | now.keys()):
-        if name not in MAY_CHANGE and before.get(name) != now.get(name):
+        if (name not in MAY_CHANGE or name in fixed) and before.get(name) != now.get(name):
             raise InputError(
                 f"--resume: {name} is {now.get(name)} but {path} has {before.get(name)}; "
                 f"a resumed run keeps its settings"
             )
 
 
+def _global_batch(config: FinetuneConfig, accelerator: Accelerator) -> int:
+    return config.data.batch_size * config.loop.grad_accum * accelerator.num_processes
+
+
 def _require_same_batch(config: FinetuneConfig, accelerator: Accelerator, state: TrainState) -> None:
     """Check that the number of processes keeps the global batch."""
-    global_batch = config.data.batch_size * config.loop.grad_accum * accelerator.num_processes
+    global_batch = _global_batch(config, accelerator)
     if state.samples_seen != state.batches_seen * global_batch:
         raise InputError(
             f"--resume: the run took {state.samples_seen // state.batches_seen} samples per step, this start "

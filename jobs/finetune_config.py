@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from jobs.validation import ValidationConfig
 from models.adapt import AdaptConfig
 from models.checkpoint import InitConfig
 from models.eomt import ModelConfig
@@ -11,27 +12,12 @@ from outlier_paste.config import PasteConfig
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES
 from shards.stream import StreamConfig
+from trainer.ema import EmaConfig
 from trainer.loop import LoopConfig
 from trainer.losses import OUTLIER_CLASS_TERM, LossConfig, build_loss
 from trainer.optim import OptimConfig
 from trainer.schedule import ScheduleConfig
 from trainer.tracking import TrackingConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValidationConfig:
-    """Closed-set validation while training; on Cityscapes val, never on an anomaly benchmark."""
-
-    shards: tuple[str, ...] = ()
-    """Prepared Cityscapes whose `split` is measured; empty: no validation."""
-    split: str = "val"
-    """Which part of the shards."""
-    limit: int = 0
-    """How many frames at most; 0: all."""
-
-    def __post_init__(self) -> None:
-        if self.limit < 0:
-            raise InputError(f"validation.limit must be 0 (all) or more, got {self.limit}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +47,7 @@ class FinetuneConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -81,6 +68,8 @@ class FinetuneConfig:
                 f"loss.outlier: there are no outliers for {', '.join(self.loss.outlier)}; set paste.bank and "
                 f"paste.probability, or leave loss.outlier empty"
             )
+        if self.validation.select and not self.loop.eval_every:
+            raise InputError("validation.select: loop.eval_every is 0, so that nothing is ever measured")
         self._check_class_head()
         self._check_outlier_class()
         if any(self.model.image_size) and self.data.crop != self.model.image_size:

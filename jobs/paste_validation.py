@@ -19,6 +19,7 @@ from eval.pool import ANOMALY, NORMAL, VOID
 from jobs.command_line import parse_options, run_program, split_arguments
 from jobs.config_file import load_config
 from jobs.finetune_config import FinetuneConfig
+from jobs.paste_record import RECORD_NAME
 from outlier_paste.bank import CutoutBank, open_bank, photo_of
 from outlier_paste.config import PasteConfig
 from outlier_paste.paste import OutlierPaste
@@ -32,7 +33,6 @@ from shards.staging import require_free, staged_folder
 logger = logging.getLogger(__name__)
 
 FOLDER = next(iter(VALIDATION_SETS))
-RECORD_NAME = "paste_validation.json"
 ATTEMPTS = 10
 """So often objects are drawn for a frame that has no place for them; then it is left out."""
 

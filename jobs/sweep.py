@@ -20,7 +20,7 @@ from jobs.config_file import (
     write_config,
 )
 from jobs.evaluate_options import EvaluateOptions
-from jobs.finetune import CONFIG_NAME, MAY_CHANGE
+from jobs.finetune import CONFIG_NAME, FINISHED_NAME, MAY_CHANGE
 from jobs.finetune_config import FinetuneConfig
 from jobs.prepare import Job
 from jobs.sweep_config import SweepConfig
@@ -109,11 +109,12 @@ def _build_cell(config: SweepConfig, base: Any, cell: Cell, source: Path) -> Fin
 def _stages(config: SweepConfig, cell: Cell, built: FinetuneConfig) -> dict[str, Stage]:
     run = config.folder / RUNS_FOLDER / cell.name
     checkpoints = run / CHECKPOINTS_FOLDER
+    last = checkpoints / f"step-{built.loop.steps:07d}"
     saved = config.folder / CELLS_FOLDER / cell.name / CONFIG_NAME
     stages = {
         FINETUNE: Stage(
             command=_command(config.resources, "finetune", [str(saved), "--resume"]),
-            creates=str(checkpoints / f"step-{built.loop.steps:07d}"),
+            creates=str(run / FINISHED_NAME if built.validation.patience else last),  # it may end early
             progress=str(checkpoints / "step-*"),
         )
     }

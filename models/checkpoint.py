@@ -24,6 +24,8 @@ from shards.errors import InputError
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS_FOLDER = "checkpoints"
+BEST_FOLDER = "best"
+"""Of a run: holds its best weights as `step-NNNNNNN`, where a metric was declared."""
 STEP_PATTERN = re.compile(r"step-(\d{7})")
 
 

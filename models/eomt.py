@@ -28,6 +28,7 @@ from jaxtyping import Bool, Float, UInt8
 from timm.layers import LayerNorm2d
 from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.backbone import SIZES, build_backbone
 from models.heads import IsoMaxHead
@@ -154,12 +155,15 @@ class EoMT(nn.Module):
     pixel_std: Tensor
     lora: LoraSettings | None
     """Which adapters it carries; set by `models.lora`."""
+    recompute: bool
+    """Whether blocks keep nothing but their input and run again in the backward pass, to the same result."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         config = config.completed()
         self.config = config
         self.lora: LoraSettings | None = None
+        self.recompute = False
         self.backbone = build_backbone(config.size, config.image_size, config.patch_size)
         depth = len(self.backbone.blocks)
         self.num_blocks = config.num_blocks
@@ -207,7 +211,7 @@ class EoMT(nn.Module):
         first_joint = len(self.backbone.blocks) - self.num_blocks
         x = self._run_trunk(image, num_frozen)
         for block in self.backbone.blocks[num_frozen:first_joint]:
-            x = block(x)
+            x = self._run_block(block, x, None)
         queries = self.queries.weight.to(x.dtype).expand(x.shape[0], -1, -1)
         x = torch.cat((queries, x), dim=1)  # (B, T, D)
 
@@ -217,7 +221,7 @@ class EoMT(nn.Module):
             if released is not None:
                 predictions.append(self._predict(x))
                 may_look = self._may_look(predictions[-1].masks, released[depth])
-            x = _apply_block(block, x, may_look)
+            x = self._run_block(block, x, may_look)
         predictions.append(self._predict(x))
         distances = tuple(p.distances for p in predictions if p.distances is not None)
         return Prediction(
@@ -238,6 +242,13 @@ class EoMT(nn.Module):
         tokens = [self.backbone.cls_token, self.backbone.reg_token, self.backbone.pos_embed]
         parameters += [p for p in tokens if p is not None and p.requires_grad]
         return x + 0.0 * torch.stack([p.flatten()[0] for p in parameters]).sum() if parameters else x
+
+    def _run_block(self, block: nn.Module, x: Tensor, may_look: Tensor | None) -> Tensor:
+        trains = x.requires_grad or any(p.requires_grad for p in block.parameters())
+        if self.recompute and trains and torch.is_grad_enabled():
+            # dropout draws the same again: `checkpoint` keeps the random state, and the autocast state
+            return checkpoint(_apply_block, block, x, may_look, use_reentrant=False)
+        return _apply_block(block, x, may_look)
 
     def _embed(self, image: Tensor) -> Tensor:
         x = (image.float() / 255 - self.pixel_mean) / self.pixel_std

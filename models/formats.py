@@ -41,6 +41,8 @@ KIND_NAMES: dict[Kind, str] = {
     "erfnet": "ERFNet",
 }
 WEIGHTS_NAME = "model.safetensors"
+AVERAGE_NAME = "ema.safetensors"
+"""In a checkpoint folder: averages of those weights that train, which stand for them."""
 WRAPPERS = ("module.", "_orig_mod.", "network.")
 NO_WEIGHTS = ("attn_mask_probs", "criterion.empty_weight", "encoder.pixel_mean", "encoder.pixel_std")
 """Buffers of the other implementations that are settings, not weights."""
@@ -73,6 +75,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     file = find_weight_file(path)
     weights = _unwrap_all(read_weight_file(file), file)
+    averages = _read_averages(path, weights)
+    weights |= averages
     kind = _recognise(weights, file)
     if kind in ("backbone", "erfnet"):
         return Checkpoint(file, kind, weights, None)
@@ -94,6 +98,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if config.size == "tiny":
         weights = without_unit_scales(weights)
     notes = [f"LoRA of rank {lora.rank}, alpha {lora.alpha:g}, merged"] if lora else []
+    if averages:
+        notes.append(f"weights averaged over training, from {AVERAGE_NAME}")
     if described is None and not num_blocks:
         notes.append(f"joint blocks are not in the file: {config.num_blocks}, as the size has by default")
     if mask_probs is not None and bool((mask_probs > 0).any()):
@@ -101,6 +107,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if settings:
         notes.append(f"settings of the other implementation, no weights: {', '.join(sorted(settings))}")
     return Checkpoint(file, kind, weights, config, tuple(notes))
+
+
+def _read_averages(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what a checkpoint folder has in place of its latest weights; a file stands for itself."""
+    file = path / AVERAGE_NAME
+    if not path.is_dir() or not file.is_file():
+        return {}
+    averages = read_weight_file(file)
+    for name, value in averages.items():
+        if name not in weights or weights[name].shape != value.shape:
+            raise InputError(f"{file}: averages {name}, of which {WEIGHTS_NAME} has none of this shape")
+    return averages
 
 
 def find_weight_file(path: Path) -> Path:

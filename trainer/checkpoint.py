@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from accelerate import Accelerator
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
-from models.checkpoint import CHECKPOINTS_FOLDER, list_checkpoints
+from models.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER, list_checkpoints
 from models.description import write_description
 from models.eomt import EoMT
+from models.formats import WEIGHTS_NAME
 from shards.errors import ReportedError
+from shards.staging import write_atomically
 from trainer.agreement import explain_failure, writing
+from trainer.best import Best
+from trainer.ema import WeightAverage
 from trainer.equality import require_sound_weights
 
 logger = logging.getLogger(__name__)
 
+BEST_RECORD = "best.json"
 
-def save_checkpoint(accelerator: Accelerator, model: EoMT, run_folder: Path, step: int, *, keep: int) -> Path:
+
+def save_checkpoint(
+    accelerator: Accelerator, model: EoMT, run_folder: Path, step: int, *, keep: int, ema: WeightAverage
+) -> Path:
     """Save weights, optimizer, schedule, counters and random states as `checkpoints/step-NNNNNNN`.
 
     All ranks write into a hidden folder beside it, which gets its name when all are done. Then all but
@@ -46,6 +59,7 @@ def save_checkpoint(accelerator: Accelerator, model: EoMT, run_folder: Path, ste
         with writing(accelerator, failure):
             if accelerator.is_main_process:
                 write_description(model, partial)
+                ema.save(partial)
                 _flush(partial)
                 if final.exists():
                     _remove(final)
@@ -84,3 +98,48 @@ def newest_checkpoint(run_folder: Path) -> Path | None:
     """Return the run's checkpoint with the highest step, or None."""
     found = list_checkpoints(run_folder / CHECKPOINTS_FOLDER)
     return found[-1] if found else None
+
+
+def save_best(
+    accelerator: Accelerator, prepared: nn.Module, model: EoMT, run_folder: Path, best: Best
+) -> Path:
+    """Save the weights as `best/step-NNNNNNN`, then remove the one that was best before.
+
+    It is weights and `model.json` only: to evaluate, export or start from, not to resume. Written under a
+    hidden name and renamed, and the older one goes last, so that a run killed meanwhile keeps at least one,
+    and of two the newer is the better. All ranks have to call it.
+
+    Raises: as `save_checkpoint`.
+
+    Args:
+        prepared: the model as `accelerator.prepare` returned it.
+        model: the same, unwrapped.
+    """
+    require_sound_weights(accelerator, model, best.step)
+    weights = accelerator.get_state_dict(prepared)
+    folder = run_folder / BEST_FOLDER
+    final = folder / f"step-{best.step:07d}"
+    with writing(accelerator, f"{final}: cannot be saved; the best before stays"):
+        if accelerator.is_main_process:
+            _write_best(weights, model, final, best)
+    return final
+
+
+def _write_best(weights: Mapping[str, Tensor], model: EoMT, final: Path, best: Best) -> None:
+    folder = final.parent
+    partial = folder / f".{final.name}.partial"
+    for leftover in folder.glob(".step-*"):  # of a save or a removal that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir(parents=True)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    save_file(tensors, partial / WEIGHTS_NAME, metadata={"format": "pt"})
+    write_description(model, partial)
+    write_atomically(partial / BEST_RECORD, json.dumps(asdict(best), indent=1) + "\n")
+    _flush(partial)
+    if final.exists():  # of a run that was killed after this save and resumed from before it
+        _remove(final)
+    partial.rename(final)
+    for old in list_checkpoints(folder):
+        if old != final:
+            _remove(old)
+    logger.info("best %s so far: %.4f; saved %s", best.metric, best.value, final)

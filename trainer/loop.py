@@ -19,11 +19,14 @@ from tqdm import tqdm
 from models.eomt import EoMT
 from shards.batch import Batch
 from shards.errors import InputError
-from trainer.checkpoint import save_checkpoint
+from trainer.best import Best
+from trainer.checkpoint import save_best, save_checkpoint
 from trainer.deadline import Deadline, parse_limit
 from trainer.divergence import BadStep, drop_step, find_bad_step
+from trainer.ema import WeightAverage
 from trainer.losses import Loss, weighted_sum
 from trainer.losses.targets import StepTotals, count_totals
+from trainer.memory import peak_memory
 from trainer.randomness import sample_generators, seed_dropout
 from trainer.runtime import Precision
 from trainer.schedule import ScheduleConfig, draw_released
@@ -43,6 +46,14 @@ class LoopConfig:
     """float32, or autocast to bf16 or fp16 (fp16 with loss scaling, GPU only)."""
     compile: bool = False
     """Run the model through torch.compile: the same results to rounding; minutes more at the start."""
+    activation_checkpointing: bool = False
+    """Keep nothing but the input of each block for the backward pass, which runs the block again: the same
+    gradients in less memory, for one more forward pass of the blocks that train."""
+    fit_memory: bool = False
+    """Before the first step, try data.batch_size in the GPU's memory, and halve it while it does not fit;
+    loop.grad_accum grows instead, so that the global batch stays. config.yaml keeps what was found."""
+    profile: int = 0
+    """Record so many steps, after the first three, as a trace in the run's profile/; 0: none."""
     max_grad_norm: float = 0.01
     """Gradients are clipped to this norm, as EoMT does; 0 switches clipping off."""
     log_every: int = 20
@@ -66,7 +77,7 @@ class LoopConfig:
             if getattr(self, name) < 1:
                 raise InputError(f"loop.{name} must be at least 1, got {getattr(self, name)}")
         parse_limit("" if self.time_limit == "slurm" else self.time_limit)
-        for name in ("eval_every", "keep_checkpoints", "max_grad_norm", "skip_bad_steps"):
+        for name in ("eval_every", "keep_checkpoints", "max_grad_norm", "skip_bad_steps", "profile"):
             if getattr(self, name) < 0:
                 raise InputError(f"loop.{name} must be 0 or more, got {getattr(self, name)}")
 
@@ -82,26 +93,31 @@ class TrainState:
     """Bad steps that were left out; each took samples, and is no step."""
     data: str = ""
     """Which samples that sequence is made of: the fingerprint of `shards.reader.ShardReader`."""
+    best: Best = field(default_factory=Best)
+    """Of the validations."""
 
     @property
     def batches_seen(self) -> int:
         """Global batches that were taken, good or bad."""
         return self.step + self.skipped_steps
 
-    def state_dict(self) -> dict[str, int | str]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the counters."""
-        return {
+        counters = {
             "step": self.step,
             "samples_seen": self.samples_seen,
             "skipped_steps": self.skipped_steps,
             "data": self.data,
         }
+        return counters | ({"best": self.best.state_dict()} if self.best.metric else {})
 
-    def load_state_dict(self, state: Mapping[str, int | str]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take counters from a checkpoint."""
         self.step, self.samples_seen = int(state["step"]), int(state["samples_seen"])
         self.skipped_steps = int(state.get("skipped_steps", 0))
         self.data = str(state.get("data", ""))
+        if self.best.metric and "best" in state:
+            self.best.load_state_dict(state["best"])
 
 
 @dataclass(frozen=True)
@@ -120,17 +136,20 @@ class Run:
     """Endless, already this rank's share, starting where `state` stands."""
     seed: int
     folder: Path
+    ema: WeightAverage
     state: TrainState = field(default_factory=TrainState)
-    evaluate: Callable[[EoMT], Mapping[str, float]] | None = None
-    """Validation: scalars by TensorBoard tag."""
+    evaluate: Callable[[EoMT, int], Mapping[str, float]] | None = None
+    """Validation of a model at a step: scalars by TensorBoard tag, the same on all ranks."""
     stop_requested: Callable[[], bool] = lambda: False
     deadline: Deadline = field(default_factory=Deadline)
+    after_step: Callable[[], None] = lambda: None
+    """Called after every optimizer step (see `trainer.profile`)."""
     num_frozen: Callable[[int], int] = lambda step: 0
     """Step -> how many of the first blocks stand still (see `models.adapt.Thaw`)."""
 
 
 def train(run: Run, config: LoopConfig) -> TrainState:
-    """Take optimizer steps until `config.steps`, or until the job is asked to stop.
+    """Take optimizer steps until `config.steps`, validation gets no better, or the job is asked to stop.
 
     A resumed run enters here exactly like a fresh one: weights, optimizer, schedule and counters were
     restored into `run` before the call. Loss terms are shares of the whole step (see `StepTotals`), so
@@ -148,7 +167,7 @@ def train(run: Run, config: LoopConfig) -> TrainState:
     clock = _Clock(state.samples_seen)
     run.model.train()
 
-    while state.step < config.steps:
+    while state.step < config.steps and not state.best.is_over:
         batches = clock.wait_for(run.batches, config.grad_accum, accelerator.device)
         totals = _reduce_totals(accelerator, batches)
         sums: dict[str, Tensor] = {}
@@ -172,8 +191,11 @@ def train(run: Run, config: LoopConfig) -> TrainState:
             continue
         run.optimizer.step()
         run.optimizer.zero_grad()
+        if not accelerator.optimizer_step_was_skipped:  # as fp16 does with an infinite gradient
+            run.ema.update()
         state.step += 1
         progress.update()
+        run.after_step()
 
         if is_due(state.step, config.log_every, config.steps):
             scalars = _step_scalars(run, sums, grad_norm, run.loss.floors(prediction)) | clock.rates(
@@ -182,17 +204,23 @@ def train(run: Run, config: LoopConfig) -> TrainState:
             if state.skipped_steps:
                 scalars["skipped_steps"] = state.skipped_steps
             scalars["data/errors"] = _sum_over_ranks(accelerator, clock.errors)
+            scalars |= peak_memory(accelerator)
             accelerator.log(scalars, step=state.step)
             logger.info(_log_line(state.step, config.steps, scalars))
         run.lr_schedule.step()  # after the log, which shows the rates of this step
         if run.evaluate is not None and is_due(state.step, config.eval_every, config.steps):
             run.model.eval()
-            accelerator.log(dict(run.evaluate(model)), step=state.step)
+            with run.ema.applied():
+                found = run.evaluate(model, state.step)
+                accelerator.log(dict(found), step=state.step)
+                if state.best.judge(found, state.step):
+                    save_best(accelerator, run.model, model, run.folder, state.best)
             run.model.train()
         stopping = run.stop_requested()  # asked once per step; all ranks get the same answer
-        if stopping or is_due(state.step, config.save_every, config.steps):
+        if stopping or state.best.is_over or is_due(state.step, config.save_every, config.steps):
+            keep = config.keep_checkpoints
             with run.deadline.saving():
-                save_checkpoint(accelerator, model, run.folder, state.step, keep=config.keep_checkpoints)
+                save_checkpoint(accelerator, model, run.folder, state.step, keep=keep, ema=run.ema)
         if stopping:
             break
     progress.close()

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import nn
 
 from models.eomt import EoMT
 from shards.errors import InputError
+
+LR_RULES: dict[str, Callable[[float], float]] = {
+    "none": lambda ratio: 1.0,
+    "linear": lambda ratio: ratio,
+    "sqrt": math.sqrt,
+}
+"""Global batch over the batch that `lr` is meant for -> factor on the learning rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +30,11 @@ class OptimConfig:
     lr * layer_decay ** (n - 1 - i), and the patch and position embeddings what block 0 gets."""
     layer_decay: float = 0.8
     """In (0, 1]; 1 gives every block the same rate."""
+    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
+    """How lr follows the global batch (data.batch_size * loop.grad_accum * processes): not at all, with its
+    ratio to lr_batch, as for SGD, or with the ratio's square root, as for Adam."""
+    lr_batch: int = 16
+    """The global batch at which lr holds as it is; EoMT's. Read where lr_scaling is not none."""
     weight_decay: float = 0.05
     """Of every parameter, norms and biases included, as EoMT does."""
 
@@ -30,6 +45,17 @@ class OptimConfig:
             raise InputError(f"optim.layer_decay must be in (0, 1], got {self.layer_decay}")
         if self.weight_decay < 0:
             raise InputError(f"optim.weight_decay must be 0 or more, got {self.weight_decay}")
+        if self.lr_batch < 1:
+            raise InputError(f"optim.lr_batch must be at least 1, got {self.lr_batch}")
+
+    def scaled(self, global_batch: int) -> OptimConfig:
+        """Return the settings with the learning rate that holds for `global_batch` images per step.
+
+        Source: linear, Goyal et al., "Accurate, Large Minibatch SGD", 2017; sqrt, for adaptive methods,
+        Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms", NeurIPS 2022.
+        """
+        factor = LR_RULES[self.lr_scaling](global_batch / self.lr_batch)
+        return replace(self, lr=self.lr * factor, lr_scaling="none")
 
 
 def group_parameters(model: EoMT, config: OptimConfig) -> list[dict[str, object]]:
@@ -61,6 +87,17 @@ def build_optimizer(model: EoMT, config: OptimConfig) -> torch.optim.AdamW:
     if not groups:
         raise InputError("adapt.mode: nothing trains; choose a mode that leaves parameters free")
     return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def explain_rates(optimizer: torch.optim.Optimizer, config: OptimConfig, global_batch: int) -> str:
+    """Say in a line which peak rates the groups have: the highest and the lowest of the backbone's."""
+    peaks = {g["name"]: float(g.get("initial_lr", g["lr"])) for g in optimizer.param_groups}
+    blocks = sorted((rate, name) for name, rate in peaks.items() if name.startswith("backbone."))
+    ends = {name: rate for rate, name in (blocks[-1:] + blocks[:1])}
+    others = {name: rate for name, rate in peaks.items() if not name.startswith("backbone.")}
+    listed = ", ".join(f"{name} {rate:.3g}" for name, rate in (others | ends).items())
+    rule = f"{config.lr_scaling} from {config.lr_batch}" if config.lr_scaling != "none" else "none"
+    return f"peak learning rates: {listed}; global batch {global_batch}, scaling {rule}"
 
 
 def _place(name: str, depth: int, config: OptimConfig) -> tuple[str, float]:

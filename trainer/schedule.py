@@ -6,7 +6,7 @@ Everything here is a function of (step, total steps), so that a resumed run need
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -18,12 +18,21 @@ from models.adapt import Thaw
 from shards.errors import InputError
 
 NEVER_FROZEN = Thaw(())
+EOMT_BATCH = 16
+EOMT_WARMUPS = (500, 1000)
+"""Steps of `EOMT_BATCH` images in which heads, and then the backbone, warm up; whatever the run's length.
+
+Source: `warmup_steps` of https://github.com/tue-mps/eomt over DINOv2; over DINOv3 it has 2000 and 3000."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
     """Learning-rate and mask-annealing schedules, as fractions of the run."""
 
+    preset: Literal["", "eomt"] = ""
+    """eomt: upstream's own numbers, whatever the run's length: heads warm up for 500 steps of 16 images, then
+    the backbone for 1000 (of another global batch, for as many images), power 0.9, annealing eomt. The
+    settings it stands for keep their defaults then."""
     head_warmup: float = 0.025
     """Share of the run in which queries and heads warm up linearly, while the backbone stands still."""
     backbone_warmup: float = 0.05
@@ -33,6 +42,10 @@ class ScheduleConfig:
     masked_attention: Literal["annealed", "always", "never"] = "annealed"
     """annealed: each joint block's queries obey their masks at first and are released one phase after the
     other; always; never: none does, and only the final prediction is supervised."""
+    annealing: Literal["equal", "eomt"] = "equal"
+    """For annealed, when the queries of the joint blocks are released. equal: one block after the other, in
+    phases of 1 / (blocks + 2) of the run; eomt: each takes a sixth of it, the first from 1/6 on, the last
+    from 4/6 on, the others evenly between, so that they overlap unless there are four (as upstream)."""
 
     def __post_init__(self) -> None:
         for name in ("head_warmup", "backbone_warmup"):
@@ -45,6 +58,39 @@ class ScheduleConfig:
             )
         if self.poly_power <= 0:
             raise InputError(f"schedule.poly_power must be above 0, got {self.poly_power}")
+        if self.preset:
+            for name in ("head_warmup", "backbone_warmup", "poly_power", "annealing"):
+                given, default = getattr(self, name), type(self).__dataclass_fields__[name].default
+                if given != default:
+                    raise InputError(
+                        f"schedule.{name}: got {given}, but schedule.preset {self.preset} fixes it; "
+                        f"leave one out"
+                    )
+
+    def resolved(self, total_steps: int, global_batch: int) -> ScheduleConfig:
+        """Turn a preset's numbers into fractions of a run; without a preset return it as it is.
+
+        Args:
+            global_batch: images per step, over all processes.
+
+        Raises:
+            InputError: the run is shorter than the preset's warm-ups.
+        """
+        if not self.preset:
+            return self
+        head, backbone = (steps * EOMT_BATCH / global_batch for steps in EOMT_WARMUPS)
+        if head + backbone > total_steps:
+            raise InputError(
+                f"schedule.preset: {self.preset} takes {head + backbone:g} steps of {global_batch} images to "
+                f"warm up, loop.steps is {total_steps}; without it, warm-ups are fractions of any run"
+            )
+        return replace(
+            self,
+            preset="",
+            head_warmup=head / total_steps,
+            backbone_warmup=backbone / total_steps,
+            annealing="eomt",
+        )
 
 
 def lr_factor(step: int, total_steps: int, warmup_start: int, warmup_end: int, power: float) -> float:
@@ -95,20 +141,36 @@ def thaw_step(group_name: str, thaw: Thaw) -> int:
     return thaw.steps[index] if index < len(thaw.steps) else 0
 
 
-def obey_probability(step: int, total_steps: int, block: int, num_blocks: int, power: float = 0.9) -> float:
-    """Return the probability that a query of a joint block still obeys its mask at `step`.
-
-    The run is cut into num_blocks + 2 equal phases. Block j obeys until phase j + 1 begins, is released
-    during it as (1 − progress) ** power, and never obeys after it.
+def release_phase(total_steps: int, block: int, num_blocks: int, rule: str = "equal") -> tuple[float, float]:
+    """Return the steps between which a joint block's queries are released from their masks.
 
     Args:
         block: j in 0..num_blocks − 1, the first joint block first.
+        rule: `equal` cuts the run into num_blocks + 2 phases, block j's being phase j + 1. `eomt` starts
+            block j at (1 + 3 j / (num_blocks − 1)) / 6 of the run and takes a sixth of it.
 
-    Source: EoMT's mask annealing; equal phases as in LightlyTrain, which reproduces the step numbers of
-    EoMT-L's Cityscapes configuration (3317, 6634, 9951, 13268, 16585 of 19900 steps).
+    Source: for `equal` LightlyTrain, https://github.com/lightly-ai/lightly-train. `eomt` is read off the step
+    numbers of all DINOv2 configurations of https://github.com/tue-mps/eomt, of 3, 4 and 5 blocks, whose runs
+    are 6 / 5 of the last number; for 4 blocks, as of EoMT-L, both rules are one.
     """
-    phase = total_steps / (num_blocks + 2)
-    progress = (step - (block + 1) * phase) / phase
+    if rule == "equal":
+        phase = total_steps / (num_blocks + 2)
+        return (block + 1) * phase, (block + 2) * phase
+    start = (1 + 3 * block / max(num_blocks - 1, 1)) / 6 * total_steps
+    return start, start + total_steps / 6
+
+
+def obey_probability(
+    step: int, total_steps: int, block: int, num_blocks: int, power: float = 0.9, rule: str = "equal"
+) -> float:
+    """Return the probability that a query of a joint block still obeys its mask at `step`.
+
+    1 until the block's phase begins (see `release_phase`), (1 − progress) ** power during it, then 0.
+
+    Source: EoMT's mask annealing.
+    """
+    start, end = release_phase(total_steps, block, num_blocks, rule)
+    progress = (step - start) / (end - start)
     if progress <= 0:
         return 1.0
     return (1.0 - progress) ** power if progress < 1 else 0.0
@@ -133,7 +195,8 @@ def draw_released(
     if config.masked_attention == "always":
         obeys = [1.0] * num_blocks
     else:
-        obeys = [obey_probability(step, total_steps, j, num_blocks) for j in range(num_blocks)]
+        rule = config.annealing
+        obeys = [obey_probability(step, total_steps, j, num_blocks, rule=rule) for j in range(num_blocks)]
     drawn = torch.stack(
         [torch.rand(num_blocks, num_queries, generator=g, device=device) for g in generators], dim=1
     )  # (L, B, Q)

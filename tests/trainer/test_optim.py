@@ -5,7 +5,7 @@ import pytest
 from models.adapt import AdaptConfig, apply_adaptation
 from models.eomt import EoMT, ModelConfig
 from shards.errors import InputError
-from trainer.optim import OptimConfig, build_optimizer, group_parameters
+from trainer.optim import OptimConfig, build_optimizer, explain_rates, group_parameters
 
 
 def make_model() -> EoMT:
@@ -57,3 +57,25 @@ def test_a_model_that_is_frozen_whole_is_refused() -> None:
 def test_impossible_rates_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         OptimConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("rule", "batch", "expected"),
+    [("none", 64, 1e-4), ("linear", 64, 4e-4), ("sqrt", 64, 2e-4), ("linear", 8, 5e-5), ("sqrt", 16, 1e-4)],
+)
+def test_the_rate_follows_the_global_batch_by_its_rule(rule: str, batch: int, expected: float) -> None:
+    scaled = OptimConfig(lr_scaling=rule).scaled(batch)  # type: ignore[arg-type]
+    assert scaled.lr == pytest.approx(expected)
+    assert scaled.scaled(1).lr == scaled.lr  # not twice
+
+
+def test_the_log_says_which_rates_hold() -> None:
+    config = OptimConfig(lr_scaling="linear", layer_decay=0.5)
+    model = make_model()
+    text = explain_rates(build_optimizer(model, config.scaled(32)), config, 32)
+    assert text == (
+        "peak learning rates: heads 0.0002, backbone.norm 0.0002, backbone.blocks.00 6.25e-06; global batch "
+        "32, scaling linear from 16"
+    )
+    with pytest.raises(InputError, match="optim.lr_batch must be at least 1, got 0"):
+        OptimConfig(lr_batch=0)

@@ -6,7 +6,14 @@ import torch
 from models.adapt import Thaw
 from shards.errors import InputError
 from trainer.randomness import sample_generators
-from trainer.schedule import ScheduleConfig, build_lr_schedule, draw_released, lr_factor, obey_probability
+from trainer.schedule import (
+    ScheduleConfig,
+    build_lr_schedule,
+    draw_released,
+    lr_factor,
+    obey_probability,
+    release_phase,
+)
 
 
 def test_learning_rates_follow_the_two_stages() -> None:
@@ -106,3 +113,72 @@ def test_a_draw_belongs_to_the_sample_whatever_its_batch() -> None:
 def test_impossible_schedules_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         ScheduleConfig(**settings)
+
+
+UPSTREAM = {
+    "Cityscapes, EoMT-L": (19902, [3317, 6634, 9951, 13268], [6634, 9951, 13268, 16585]),
+    "ADE20K, EoMT-L": (39120, [6520, 13040, 19560, 26080], [13040, 19560, 26080, 32600]),
+    "COCO, EoMT-S and B": (88692, [14782, 36955, 59128], [29564, 51737, 73910]),
+    "COCO, EoMT-g": (88692, [14782, 25869, 36955, 48042, 59128], [29564, 40651, 51737, 62824, 73910]),
+}
+"""Numbers read off upstream's configurations over DINOv2; a run is 6 / 5 of the last of them."""
+
+
+@pytest.mark.parametrize("name", UPSTREAM)
+def test_the_rule_of_eomt_gives_the_published_steps(name: str) -> None:
+    """To a step: upstream rounded halves up."""
+    total, starts, ends = UPSTREAM[name]
+    assert total == 6 / 5 * ends[-1]
+    for block, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        assert release_phase(total, block, len(starts), "eomt") == pytest.approx((start, end), abs=0.51)
+        middle = (start + end) // 2
+        obeys = obey_probability(middle, total, block, len(starts), rule="eomt")
+        assert obeys == pytest.approx(0.5**0.9, abs=1e-3)
+
+
+def test_for_four_blocks_both_rules_are_one() -> None:
+    for block in range(4):
+        assert release_phase(600, block, 4, "eomt") == pytest.approx(release_phase(600, block, 4, "equal"))
+
+
+def rates_of(config: ScheduleConfig, steps: int) -> tuple[list[float], list[float]]:
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "name": n} for n in ("heads", "backbone.norm")]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    schedule = build_lr_schedule(optimizer, config, steps)
+    rates = []
+    for _ in range(steps):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    return [r[0] for r in rates], [r[1] for r in rates]
+
+
+@pytest.mark.parametrize(("batch", "head_end", "end"), [(16, 500, 1500), (8, 1000, 3000), (64, 125, 375)])
+def test_the_preset_has_upstreams_warm_ups_whatever_the_length(batch: int, head_end: int, end: int) -> None:
+    """As upstream's TwoStageWarmupPolySchedule, (1 - (step - end) / (total - end)) ** 0.9 after a warm-up."""
+    for steps in (4000, 5000):
+        config = ScheduleConfig(preset="eomt").resolved(steps, batch)
+        assert config.annealing == "eomt"
+        heads, backbone = rates_of(config, steps)
+        assert heads[head_end // 2] == pytest.approx((head_end // 2) / head_end)
+        assert heads[head_end] == 1.0
+        assert backbone[head_end] == 0.0
+        assert backbone[(head_end + end) // 2] == pytest.approx(0.5, abs=2e-3)
+        assert backbone[end] == 1.0
+        middle = (end + steps) // 2
+        assert backbone[middle] == pytest.approx((1 - (middle - end) / (steps - end)) ** 0.9)
+
+
+@pytest.mark.parametrize("steps", [100, 1000, 19902])
+def test_fractions_follow_the_length_of_the_run(steps: int) -> None:
+    config = ScheduleConfig(head_warmup=0.1, backbone_warmup=0.2).resolved(steps, 64)
+    heads, backbone = rates_of(config, steps)
+    assert heads.index(1.0) == round(0.1 * steps)
+    assert backbone.index(1.0) == round(0.1 * steps) + round(0.2 * steps)
+
+
+def test_a_preset_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(InputError, match="eomt takes 1500 steps of 16 images to warm up, loop.steps is 1000"):
+        ScheduleConfig(preset="eomt").resolved(1000, 16)
+    with pytest.raises(InputError, match="schedule.head_warmup: got 0.1, but schedule.preset eomt fixes it"):
+        ScheduleConfig(preset="eomt", head_warmup=0.1)

@@ -1,0 +1,190 @@
+"""Validation inside a run, by `eval`'s own code: mIoU of scenes, anomaly metrics of pasted objects."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from eval.benchmarks import require_no_benchmark
+from eval.cell import Cell, Subject
+from eval.closed_set import evaluate_miou
+from eval.datasets import TestSet, check_masks, find_test_sets
+from eval.protocol import get_protocol
+from eval.ranks import Ranks
+from eval.run import evaluate_test_set
+from eval.scores import require_scores
+from jobs.paste_record import require_unseen
+from jobs.segmenter import make_segment, require_readable
+from models.eomt import EoMT
+from models.lora import merged
+from outlier_paste.config import PasteConfig
+from shards.errors import InputError
+from shards.reader import ShardReader, open_shards
+from shards.scene import decode_scene, require_scenes
+
+logger = logging.getLogger(__name__)
+
+PROTOCOL = "native"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """Validation while training, on Cityscapes val and on objects pasted onto it; never on a benchmark."""
+
+    shards: tuple[str, ...] = ()
+    """Prepared Cityscapes whose `split` is measured by mIoU; empty: no mIoU."""
+    split: str = "val"
+    """Which part of the shards."""
+    pasted: str = ""
+    """Folder that `jobs.paste_validation` wrote, measured by AP and FPR95 of `scores`; empty: none. Scores of
+    its pixels lie in the run's folder meanwhile, 4 bytes per pixel and score."""
+    scores: tuple[str, ...] = ("MSP", "RbA")
+    """Anomaly scores that `pasted` is measured by; names as in `jobs.evaluate --scores`."""
+    limit: int = 0
+    """How many frames of each at most; 0: all."""
+    select: str = ""
+    """The one metric by which `best/` is chosen and a run ends early: miou, or ap/SCORE or fpr95/SCORE of
+    `scores`, such as ap/RbA. Empty: the newest checkpoints alone are kept."""
+    patience: int = 0
+    """End the run after so many validations in a row without a better `select`; 0: never. A run that ended
+    so ends again on --resume, which may raise the patience."""
+
+    def __post_init__(self) -> None:
+        require_scores(self.scores, "validation.scores")
+        if self.limit < 0:
+            raise InputError(f"validation.limit must be 0 (all) or more, got {self.limit}")
+        if self.patience < 0:
+            raise InputError(f"validation.patience must be 0 (never) or more, got {self.patience}")
+        metrics = self.metrics()
+        if self.select and self.select not in metrics:
+            known = ", ".join(metrics) or "nothing, as validation.shards and validation.pasted are empty"
+            raise InputError(f"validation.select: {self.select!r} is not measured; measured: {known}")
+        if self.patience and not self.select:
+            raise InputError("validation.patience: needs validation.select, the metric it waits for")
+
+    def metrics(self) -> list[str]:
+        """Name what is measured."""
+        scores = self.scores if self.pasted else ()
+        return [
+            *(["miou"] if self.shards else []),
+            *(f"{metric}/{score}" for score in scores for metric in ("ap", "fpr95")),
+        ]
+
+
+@dataclass(frozen=True)
+class ValidationSets:
+    """What a run is measured on, opened and checked."""
+
+    scenes: ShardReader | None
+    """For the mIoU."""
+    pasted: TestSet | None
+
+    def __bool__(self) -> bool:
+        return self.scenes is not None or self.pasted is not None
+
+
+def open_validation(config: ValidationConfig, paste: PasteConfig) -> ValidationSets:
+    """Open what `config` names.
+
+    Raises:
+        InputError: it is missing, broken or a benchmark, or holds objects that this run pastes in training.
+    """
+    scenes, pasted = None, None
+    if config.shards:
+        for place in config.shards:
+            require_no_benchmark(place, "validation.shards")
+        scenes = open_shards(config.shards, config.split)
+        require_scenes(scenes)
+    if config.pasted:
+        require_no_benchmark(config.pasted, "validation.pasted")
+        require_unseen(Path(config.pasted), paste, "validation.pasted")
+        (pasted,) = find_test_sets(Path(config.pasted), config.limit or None, "validation.pasted")
+        check_masks(pasted)
+    return ValidationSets(scenes, pasted)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Measures a model; every rank has to call it, and all get the same numbers."""
+
+    config: ValidationConfig
+    sets: ValidationSets
+    accelerator: Accelerator
+    scratch: Path
+    """Folder that all ranks see."""
+
+    def __call__(self, model: EoMT, step: int) -> dict[str, float]:
+        """Measure `model`, in evaluation mode, and log it; fractions in [0, 1] by TensorBoard tag."""
+        with merged(model), torch.no_grad():
+            scalars = self._measure_scenes(model) | self._measure_pasted(model, step)
+        named = [f"{tag.removeprefix('validation/')} {value:.4f}" for tag, value in scalars.items()]
+        logger.info("validation at step %d: %s", step, "  ".join(named))
+        return scalars
+
+    def _measure_scenes(self, model: EoMT) -> dict[str, float]:
+        reader, ranks = self.sets.scenes, self._ranks()
+        if reader is None:
+            return {}
+        count = min(self.config.limit or len(reader), len(reader))
+        result = evaluate_miou(
+            make_segment(model, self.accelerator.device),
+            (decode_scene(reader, index) for index in range(ranks.rank, count, ranks.count)),
+            window=model.image_size,
+            num_samples=len(range(ranks.rank, count, ranks.count)),
+            scratch=self.scratch,
+            ranks=ranks,
+        )
+        return {"validation/miou": result.miou}
+
+    def _measure_pasted(self, model: EoMT, step: int) -> dict[str, float]:
+        if self.sets.pasted is None:
+            return {}
+        names = self.config.scores
+        result = evaluate_test_set(
+            make_segment(model, self.accelerator.device, scores=names),
+            self.sets.pasted,
+            get_protocol(PROTOCOL),
+            Subject(model=self.scratch.name, checkpoint=f"step {step}"),
+            window=model.image_size,
+            scores=names,
+            num_exhibits=0,
+            components=False,
+            scratch=self.scratch,
+            ranks=self._ranks(),
+        )
+        shared = [_scalars_of(result.cells)]  # the first rank has measured, the others have nothing
+        broadcast_object_list(shared)
+        return shared[0]
+
+    def _ranks(self) -> Ranks:
+        accelerator = self.accelerator
+        return Ranks(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone)
+
+
+def _scalars_of(cells: list[Cell]) -> dict[str, float]:
+    found = {}
+    for cell in cells:
+        assert cell.record.ap is not None
+        assert cell.record.fpr95 is not None
+        found[f"validation/ap/{cell.record.score}"] = cell.record.ap
+        found[f"validation/fpr95/{cell.record.score}"] = cell.record.fpr95
+    return found
+
+
+def build_validation(
+    config: ValidationConfig, paste: PasteConfig, model: EoMT, accelerator: Accelerator, folder: Path
+) -> Validation | None:
+    """Open the validation sets of a run and check that its model has what the scores read; None without any.
+
+    Raises:
+        InputError: as `open_validation`, or the model lacks something.
+    """
+    sets = open_validation(config, paste)
+    if sets.pasted is not None:
+        require_readable(model, config.scores, "validation.scores: the model")
+    return Validation(config, sets, accelerator, folder) if sets else None

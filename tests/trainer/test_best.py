@@ -1,0 +1,178 @@
+"""The best checkpoint and the early end: chosen on one declared metric, through kills and resumes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from jobs.finetune import finetune, main
+from jobs.validation import ValidationConfig
+from models.checkpoint import find_checkpoint, load_model
+from shards.errors import InputError
+from tests.trainer.test_loop import _fresh_accelerator, make_config, weights  # noqa: F401
+from trainer.best import Best
+from trainer.loop import TrainState
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def judge_all(best: Best, values: list[float]) -> list[bool]:
+    return [best.judge({f"validation/{best.metric}": v}, step) for step, v in enumerate(values, start=1)]
+
+
+def test_higher_is_better_but_for_false_positives() -> None:
+    assert judge_all(Best("ap/RbA"), [0.2, 0.2, 0.3, 0.1]) == [True, False, True, False]
+    assert judge_all(Best("fpr95/RbA"), [0.2, 0.2, 0.3, 0.1]) == [True, False, False, True]
+    assert judge_all(Best("miou"), [math.nan, 0.1, math.nan]) == [False, True, False]
+    assert judge_all(Best(""), [0.1]) == [False]
+
+
+def test_patience_counts_validations_without_a_better_one() -> None:
+    best = Best("miou", patience=2)
+    over = []
+    for step, value in enumerate([0.5, 0.4, 0.6, 0.6, 0.1], start=1):
+        best.judge({"validation/miou": value}, step)
+        over.append(best.is_over)
+    assert over == [False, False, False, False, True]
+    assert (best.value, best.step, best.waited) == (0.6, 3, 2)
+    assert best.explain() == "best miou 0.6000 at step 3, 2 validations before now"
+    patient = Best("miou", patience=3)
+    patient.load_state_dict(best.state_dict())
+    assert not patient.is_over
+
+
+def test_counters_of_runs_that_choose_nothing_stay_as_they_were() -> None:
+    assert set(TrainState().state_dict()) == {"step", "samples_seen", "skipped_steps", "data"}
+    state = TrainState(best=Best("miou"))
+    state.load_state_dict({"step": 3, "samples_seen": 6})  # of a checkpoint without a best
+    assert (state.step, state.best.step) == (3, 0)
+
+
+MEASURED = {2: 0.5, 4: 0.9, 6: 0.4, 8: 0.3, 10: 0.2}
+
+
+class Told:
+    """A validation with known values."""
+
+    def __call__(self, model: torch.nn.Module, step: int) -> dict[str, float]:
+        assert not model.training
+        return {"validation/miou": MEASURED[step]}
+
+
+@pytest.fixture(name="told")
+def _told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.finetune.build_validation", lambda *_: Told())
+
+
+def arguments(scenes: str, *extra: str) -> list[str]:
+    return [
+        *("--validation.shards", scenes, "--validation.select", "miou", "--validation.patience", "2"),
+        *("--loop.eval_every", "2", "--loop.steps", "12", "--loop.save_every", "3"),
+        *("--loop.keep_checkpoints", "1", *extra),
+    ]
+
+
+@pytest.mark.usefixtures("told")
+def test_a_run_ends_early_and_keeps_its_best_apart(
+    tmp_path: Path, scene_shards: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    state = finetune(make_config(tmp_path, scene_shards, *arguments(scene_shards)))
+    run = tmp_path / "run"
+    assert state.step == 8
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-0000008"]
+    assert [p.name for p in (run / "best").iterdir()] == ["step-0000004"]
+    assert sorted(p.name for p in (run / "best" / "step-0000004").iterdir()) == [
+        *("best.json", "model.json", "model.safetensors"),
+    ]
+    record = json.loads((run / "best" / "step-0000004" / "best.json").read_text())
+    assert (record["metric"], record["value"], record["step"]) == ("miou", 0.9, 4)
+    assert json.loads((run / "finished.json").read_text())["early"] is True
+    message = "ended early at step 8: best miou 0.9000 at step 4, 2 validations before now"
+    assert message in (run / "log.txt").read_text()
+    assert find_checkpoint(run / "best") == run / "best" / "step-0000004"
+    best = load_model(run / "best").state_dict()
+    assert not torch.equal(best["queries.weight"], weights(tmp_path, 8)["queries.weight"])
+
+
+@pytest.mark.usefixtures("told")
+def test_a_run_that_ended_early_goes_on_only_with_more_patience(tmp_path: Path, scene_shards: str) -> None:
+    finetune(make_config(tmp_path, scene_shards, *arguments(scene_shards)))
+    before = (tmp_path / "run" / "checkpoints" / "step-0000008" / "model.safetensors").read_bytes()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    command = ["--resume", "--name", "run", "--out", str(tmp_path)]
+    saved = str(tmp_path / "run" / "config.yaml")
+    main([saved, *command])  # exit code 0: it has come to its end
+    assert (tmp_path / "run" / "checkpoints" / "step-0000008" / "model.safetensors").read_bytes() == before
+    AcceleratorState._reset_state(reset_partial_state=True)
+    state = finetune(
+        make_config(tmp_path, scene_shards, *arguments(scene_shards, "--validation.patience", "3")),
+        resume=True,
+    )
+    assert (state.step, state.best.waited) == (10, 3)
+
+
+@pytest.mark.usefixtures("told")
+def test_a_killed_run_resumes_to_the_same_best_and_never_lost_it(tmp_path: Path, scene_shards: str) -> None:
+    finetune(
+        make_config(tmp_path / "a", scene_shards, *arguments(scene_shards, "--loop.keep_checkpoints", "0"))
+    )
+    AcceleratorState._reset_state(reset_partial_state=True)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")  # as if killed after the best of step 4 was saved
+    for step in (6, 8):
+        shutil.rmtree(tmp_path / "b" / "run" / "checkpoints" / f"step-{step:07d}")
+    kept = arguments(scene_shards, "--loop.keep_checkpoints", "0")
+    state = finetune(make_config(tmp_path / "b", scene_shards, *kept), resume=True)
+    assert (state.step, state.best) == (8, Best("miou", 2, 0.9, 4, 2))
+    first, second = (tmp_path / name / "run" / "best" / "step-0000004" for name in "ab")
+    for name in ("best.json", "model.json"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+    expected, actual = load_file(first / "model.safetensors"), load_file(second / "model.safetensors")
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+    expected, actual = weights(tmp_path / "a", 8), weights(tmp_path / "b", 8)
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+def test_what_is_measured_on_may_not_change_where_the_best_is_chosen(
+    tmp_path: Path, scene_shards: str, told: None
+) -> None:
+    finetune(make_config(tmp_path, scene_shards, *arguments(scene_shards)))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with pytest.raises(
+        InputError, match="--resume: validation.limit is 3 but .* a resumed run keeps its sett"
+    ):
+        finetune(
+            make_config(tmp_path, scene_shards, *arguments(scene_shards, "--validation.limit", "3")),
+            resume=True,
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"select": "miou"},
+            "validation.select: 'miou' is not measured; measured: nothing, as validation.sha",
+        ),
+        ({"select": "ap/EAM", "pasted": "val"}, "measured: ap/MSP, fpr95/MSP, ap/RbA, fpr95/RbA"),
+        ({"patience": 2}, "validation.patience: needs validation.select, the metric it waits for"),
+        ({"patience": -1}, "validation.patience must be 0 .never. or more, got -1"),
+    ],
+)
+def test_impossible_choices_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ValidationConfig(**settings)
+
+
+def test_a_choice_without_validations_is_refused(tmp_path: Path) -> None:
+    choice = ("--validation.shards", "val", "--validation.select", "miou")
+    with pytest.raises(InputError, match="validation.select: loop.eval_every is 0, so that nothing is ever"):
+        make_config(tmp_path, "scenes", *choice)

@@ -1,0 +1,172 @@
+"""Averaged weights: the published average, kept to the bit through validation, saving and resuming."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from jobs.finetune import finetune
+from models.checkpoint import load_model, open_checkpoint
+from shards.errors import InputError
+from tests.trainer.test_loop import _fresh_accelerator, make_config, weights  # noqa: F401
+from trainer.ema import EmaConfig, WeightAverage
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def make_net() -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2))
+    net[0].bias.requires_grad_(False)
+    return net
+
+
+def walk(net: nn.Module, steps: int) -> list[dict[str, torch.Tensor]]:
+    """Move what trains at random; return the weights after each step."""
+    trace = []
+    for _ in range(steps):
+        with torch.no_grad():
+            for parameter in net.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(torch.randn_like(parameter))
+        trace.append({name: value.detach().clone() for name, value in net.named_parameters()})
+    return trace
+
+
+def averages_of(net: nn.Module, average: WeightAverage) -> dict[str, torch.Tensor]:
+    with average.applied():
+        return {name: value.detach().clone() for name, value in net.named_parameters()}
+
+
+def test_the_average_is_that_of_torch() -> None:
+    net = make_net()
+    average = WeightAverage(net, EmaConfig(decay=0.9, warmup=False))
+    reference = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    reference.update_parameters(net)  # the first one copies
+    for _ in range(20):
+        walk(net, 1)
+        average.update()
+        reference.update_parameters(net)
+    for name, value in averages_of(net, average).items():
+        torch.testing.assert_close(value, reference.module.get_parameter(name), atol=1e-6, rtol=0)
+
+
+def test_the_average_with_warm_up_is_that_of_a_loop_in_float64() -> None:
+    net = make_net()
+    expected = {name: value.detach().double() for name, value in net.named_parameters()}
+    average = WeightAverage(net, EmaConfig(decay=0.5))
+    decays = []
+    for t in range(1, 13):
+        (now,) = walk(net, 1)
+        average.update()
+        decays.append(average.decay())
+        d = min(0.5, (1 + t) / (10 + t))
+        expected = {name: d * value + (1 - d) * now[name].double() for name, value in expected.items()}
+    assert decays[:2] == [2 / 11, 3 / 12]
+    assert decays[7] == decays[11] == 0.5  # 9/18 at t = 8
+    for name, value in averages_of(net, average).items():
+        torch.testing.assert_close(value.double(), expected[name], atol=1e-6, rtol=0)
+
+
+def test_the_model_gets_its_own_weights_back_to_the_bit_even_after_an_error() -> None:
+    net = make_net()
+    average = WeightAverage(net, EmaConfig(decay=0.9))
+    (before,) = walk(net, 1)
+    average.update()
+    with average.applied():
+        assert not torch.equal(net[0].weight, before["0.weight"])
+    with contextlib.suppress(RuntimeError), average.applied():
+        raise RuntimeError
+    assert all(torch.equal(value, before[name]) for name, value in net.named_parameters())
+
+
+def test_frozen_weights_are_not_copied_and_without_decay_nothing_is(tmp_path: Path) -> None:
+    net = make_net()
+    WeightAverage(net, EmaConfig(decay=0.9)).save(tmp_path)
+    assert set(load_file(tmp_path / "ema.safetensors")) == {"0.weight", "2.weight", "2.bias"}
+    nothing = WeightAverage(net, EmaConfig())
+    nothing.update()
+    nothing.save(tmp_path / "missing")
+    nothing.load(tmp_path / "missing")
+    assert not nothing
+    assert nothing.updates == 0
+
+
+def test_a_saved_average_goes_on_to_the_bit(tmp_path: Path) -> None:
+    net = make_net()
+    first = WeightAverage(net, EmaConfig(decay=0.9))
+    walk(net, 1)
+    first.update()
+    first.save(tmp_path)
+    second = WeightAverage(copy.deepcopy(net), EmaConfig(decay=0.9))
+    second.load(tmp_path)
+    for average in (first, second):
+        average.update()
+    assert first.updates == second.updates == 2
+    first.save(tmp_path / "..")
+    one = load_file(tmp_path / ".." / "ema.safetensors")
+    second.save(tmp_path)
+    two = load_file(tmp_path / "ema.safetensors")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_missing_or_foreign_average_is_refused(tmp_path: Path) -> None:
+    average = WeightAverage(make_net(), EmaConfig(decay=0.9))
+    with pytest.raises(InputError, match="--resume: .*ema.safetensors: the averaged weights cannot be read"):
+        average.load(tmp_path)
+    save_file({"0.weight": torch.zeros(4, 3)}, tmp_path / "ema.safetensors", metadata={"updates": "1"})
+    with pytest.raises(InputError, match="it averages other weights than this run trains"):
+        average.load(tmp_path)
+    with pytest.raises(InputError, match="ema.decay must be in .0, 1., got 1.0"):
+        EmaConfig(decay=1.0)
+
+
+def test_a_lora_run_keeps_averages_that_every_reader_takes(tmp_path: Path, scene_shards: str) -> None:
+    """Validation, evaluation and a further run see the averages; a file of a checkpoint the weights."""
+    extra = ("--ema.decay", "0.9", "--adapt.mode", "lora")
+    finetune(make_config(tmp_path, scene_shards, *extra))
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-0000004"
+    averages = load_file(checkpoint / "ema.safetensors")
+    assert {name.split(".")[0] for name in averages} == {"backbone", "queries", "class_head", "mask_head"}
+    assert all(".lora_" in name for name in averages if name.startswith("backbone."))
+    read = load_model(tmp_path / "run").state_dict()
+    latest = load_model(checkpoint / "model.safetensors").state_dict()
+    assert torch.equal(read["queries.weight"], averages["queries.weight"])
+    assert torch.equal(latest["queries.weight"], weights(tmp_path, 4)["queries.weight"])
+    layer = "backbone.blocks.2.attn.proj"
+    up, down = (averages[f"{layer}.lora_{half}.default.weight"] for half in "BA")
+    expected = weights(tmp_path, 4)[f"{layer}.base_layer.weight"] + 2 * up @ down
+    torch.testing.assert_close(read[f"{layer}.weight"], expected, atol=1e-6, rtol=0)
+    assert "weights averaged over training, from ema.safetensors" in open_checkpoint(tmp_path / "run").notes
+    save_file({"strange": torch.zeros(1)}, checkpoint / "ema.safetensors")
+    with pytest.raises(
+        InputError, match="averages strange, of which model.safetensors has none of this shape"
+    ):
+        load_model(tmp_path / "run")
+
+
+def test_a_resumed_run_keeps_its_averages_to_the_bit(tmp_path: Path, scene_shards: str) -> None:
+    extra = ("--ema.decay", "0.9", "--validation.shards", scene_shards, "--validation.limit", "1")
+    extra += ("--loop.eval_every", "3")  # the average stands in for the weights once, and leaves no trace
+    finetune(make_config(tmp_path / "a", scene_shards, *extra))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    finetune(make_config(tmp_path / "plain", scene_shards))
+    plain, averaged = weights(tmp_path / "plain", 4), weights(tmp_path / "a", 4)
+    assert all(torch.equal(plain[name], averaged[name]) for name in plain)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    shutil.rmtree(tmp_path / "b" / "run" / "checkpoints" / "step-0000004")
+    finetune(make_config(tmp_path / "b", scene_shards, *extra), resume=True)
+    last = Path("run", "checkpoints", "step-0000004", "ema.safetensors")
+    expected, actual = load_file(tmp_path / "a" / last), load_file(tmp_path / "b" / last)
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+    assert not torch.equal(expected["queries.weight"], averaged["queries.weight"])

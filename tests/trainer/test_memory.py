@@ -1,0 +1,175 @@
+"""Memory: recomputed activations change no gradient, and a micro-batch that is halved changes no step."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from timm.layers import DropPath
+from torch.autograd.graph import saved_tensors_hooks
+
+from jobs.config_file import read_config
+from jobs.finetune import finetune
+from jobs.finetune_config import FinetuneConfig
+from models.adapt import AdaptConfig, apply_adaptation
+from models.eomt import EoMT, ModelConfig, Prediction
+from models.lora_settings import LoraSettings
+from shards.errors import InputError
+from shards.schema import NUM_CLASSES, OUTLIER_ID, VOID_ID
+from tests.trainer.event_files import read_scalars
+from tests.trainer.test_loop import _fresh_accelerator, make_config, weights  # noqa: F401
+from trainer.memory import OutOfMemoryError, fit_micro_batch, fullest_batch
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def make_model(mode: str) -> EoMT:
+    torch.manual_seed(0)
+    model = EoMT(ModelConfig(size="tiny", image_size=(32, 32), num_queries=5))
+    apply_adaptation(model, AdaptConfig(mode=mode, lora=LoraSettings(dropout=0.3)))
+    for block in model.backbone.blocks:
+        block.drop_path1 = DropPath(0.5)
+    return model.train()
+
+
+def backward(model: EoMT, *, recompute: bool, masked: bool) -> tuple[dict[str, torch.Tensor], int]:
+    """Return the gradients of a step, and the bytes that were kept for the backward pass."""
+    model.recompute = recompute
+    model.zero_grad()
+    image = torch.arange(2 * 3 * 32 * 32).reshape(2, 3, 32, 32).remainder(251).to(torch.uint8)
+    released = torch.rand(2, 2, 5, generator=torch.manual_seed(3)) > 0.5 if masked else None
+    kept = 0
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += tensor.numel() * tensor.element_size()
+        return tensor
+
+    torch.manual_seed(5)
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        prediction = model(image, released)
+    loss = sum(m.square().mean() for m in prediction.mask_logits)
+    (loss + prediction.class_logits[-1].square().mean()).backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}, kept
+
+
+@pytest.mark.parametrize("mode", ["full", "lora", "last-2"])
+@pytest.mark.parametrize("masked", [True, False], ids=["masked", "unmasked"])
+def test_recomputed_activations_give_the_same_gradients(mode: str, masked: bool) -> None:
+    """To the bit, with stochastic depth and dropout of the adapters, which have to draw the same again."""
+    model = make_model(mode)
+    expected, kept = backward(model, recompute=False, masked=masked)
+    actual, kept_less = backward(model, recompute=True, masked=masked)
+    assert expected.keys() == actual.keys()
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+    other, _ = backward(model.eval(), recompute=True, masked=masked)
+    assert mode == "last-2" or not torch.equal(other["queries.weight"], expected["queries.weight"])
+    assert kept_less < (0.75 if mode == "last-2" else 0.5) * kept
+
+
+def test_a_run_that_recomputes_learns_the_same(tmp_path: Path, scene_shards: str) -> None:
+    finetune(make_config(tmp_path / "a", scene_shards))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    finetune(make_config(tmp_path / "b", scene_shards, "--loop.activation_checkpointing", "True"))
+    expected, actual = weights(tmp_path / "a", 4), weights(tmp_path / "b", 4)
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "tried"), [(8, 2, [8, 4, 2]), (6, 2, [6, 3, 1]), (5, 5, [5]), (7, 6, [7, 1])]
+)
+def test_a_micro_batch_is_halved_until_it_fits(size: int, most: int, tried: list[int]) -> None:
+    asked = []
+
+    def attempt(count: int) -> None:
+        asked.append(count)
+        torch.rand(3)
+        if count > most:
+            raise OutOfMemoryError("too much")
+
+    torch.manual_seed(1)
+    assert fit_micro_batch(Accelerator(cpu=True), size, attempt) == tried[-1]
+    assert asked == tried
+    assert torch.equal(torch.rand(2), torch.rand(2, generator=torch.Generator().manual_seed(1)))
+
+
+def test_memory_for_no_image_at_all_is_an_error() -> None:
+    def attempt(_count: int) -> None:
+        raise OutOfMemoryError
+
+    with pytest.raises(
+        InputError, match="data.batch_size: the memory is too small for one image; take a smal"
+    ):
+        fit_micro_batch(Accelerator(cpu=True), 4, attempt)
+
+
+def test_the_trial_batch_holds_everything_in_every_image() -> None:
+    batch = fullest_batch(2, (32, 48))
+    assert len(batch) == 2
+    for label in batch.label:
+        assert label.unique().tolist() == [*range(NUM_CLASSES), OUTLIER_ID, VOID_ID]
+
+
+@pytest.fixture(name="small_memory")
+def _small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that takes one image at a time."""
+    forward = EoMT.forward
+
+    def limited(self: EoMT, image: torch.Tensor, *arguments: object) -> Prediction:
+        if len(image) > 1:
+            raise OutOfMemoryError("tried to allocate 2 images")
+        return forward(self, image, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(EoMT, "forward", limited)
+
+
+OPTIONS = ("--adapt.mode", "lora", "--adapt.lora.dropout", "0.2")
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_a_halved_run_is_the_one_that_was_set_so_and_resumes_so(
+    tmp_path: Path, scene_shards: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    by_hand = ("--data.batch_size", "1", "--loop.grad_accum", "2")
+    finetune(make_config(tmp_path / "a", scene_shards, *OPTIONS, *by_hand))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    fitting = (*OPTIONS, "--loop.fit_memory", "True")
+    finetune(make_config(tmp_path / "b", scene_shards, *fitting))
+    assert "out of memory with 2 images per micro-batch, trying 1" in caplog.text
+    found = read_config(FinetuneConfig, tmp_path / "b" / "run" / "config.yaml")
+    assert (found.data.batch_size, found.loop.grad_accum) == (1, 2)
+    expected, actual = weights(tmp_path / "a", 4), weights(tmp_path / "b", 4)
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    shutil.rmtree(tmp_path / "b" / "run" / "checkpoints" / "step-0000004")
+    caplog.clear()
+    finetune(make_config(tmp_path / "b", scene_shards, *fitting), resume=True)
+    assert "out of memory" not in caplog.text  # it began with what was found
+    actual = weights(tmp_path / "b", 4)
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_without_the_option_memory_that_runs_out_stays_an_error(tmp_path: Path, scene_shards: str) -> None:
+    with pytest.raises(OutOfMemoryError):
+        finetune(make_config(tmp_path, scene_shards))
+
+
+def test_a_trace_of_some_steps_and_the_peak_of_memory(tmp_path: Path, scene_shards: str) -> None:
+    finetune(make_config(tmp_path, scene_shards, "--loop.profile", "2", "--loop.steps", "6"))
+    folder = tmp_path / "run" / "profile"
+    assert sorted(p.name for p in folder.iterdir()) == ["operators.txt", "steps-4-5.pt.trace.json.gz"]
+    events = json.loads(gzip.decompress((folder / "steps-4-5.pt.trace.json.gz").read_bytes()))["traceEvents"]
+    steps = {event["name"] for event in events if event["name"].startswith("ProfilerStep")}
+    assert steps == {"ProfilerStep#3", "ProfilerStep#4"}  # counted from 0
+    assert any(event["name"] == "aten::scaled_dot_product_attention" for event in events)
+    peaks = [value for _, value in read_scalars(tmp_path / "run")["memory/peak_rss_gib"]]
+    assert 0.1 < peaks[0] <= peaks[-1] < 64

@@ -1,0 +1,122 @@
+"""An exponential moving average of what trains, beside the weights themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from models.formats import AVERAGE_NAME
+from shards.errors import InputError
+
+_UPDATES = "updates"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmaConfig:
+    """Averaged weights; where they are kept, validation, `best/`, jobs.evaluate and jobs.export read them."""
+
+    decay: float = 0.0
+    """What stays of the average at each step, such as 0.999: it looks back over about 1 / (1 - decay) steps.
+    0: no average. It takes 4 more bytes of memory per number that trains."""
+    warmup: bool = True
+    """Let the average look back less at first: after t steps the decay is at most (1 + t) / (10 + t)."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise InputError(f"ema.decay must be in [0, 1), got {self.decay}")
+
+
+class WeightAverage:
+    """Averages parameters: after step t, average = d · average + (1 - d) · parameter.
+
+    d is the decay; with warm-up min(decay, (1 + t) / (10 + t)), t = 1 at the first step, so that initial
+    weights are soon forgotten. The average starts as the parameters are. Frozen parameters have none: theirs
+    would be they themselves.
+
+    Source: the moving average and its warm-up of TensorFlow's `tf.train.ExponentialMovingAverage`
+    (`num_updates`); without warm-up `torch.optim.swa_utils.AveragedModel` with `get_ema_multi_avg_fn`.
+    """
+
+    def __init__(self, model: nn.Module, config: EmaConfig) -> None:
+        """Start from what trains in `model`; with decay 0 nothing is kept and all methods do nothing.
+
+        Args:
+            model: on its device, after `accelerator.prepare`, unwrapped.
+
+        Raises:
+            InputError: the parameters are shared out over processes (FSDP).
+        """
+        kept = model.named_parameters() if config.decay else ()
+        self._parameters = {name: p for name, p in kept if p.requires_grad}
+        if any(hasattr(p, "full_tensor") for p in self._parameters.values()):
+            raise InputError("ema.decay: no average is kept of weights that FSDP shares out; set it to 0")
+        self._averages = {name: p.detach().clone() for name, p in self._parameters.items()}
+        self._config = config
+        self.updates = 0
+        """Steps taken."""
+
+    def __bool__(self) -> bool:
+        return bool(self._averages)
+
+    def update(self) -> None:
+        """Take the parameters of one more step in."""
+        if self:
+            self.updates += 1
+            parameters = [p.detach() for p in self._parameters.values()]
+            torch._foreach_lerp_(list(self._averages.values()), parameters, 1 - self.decay())
+
+    def decay(self) -> float:
+        """Return d of the latest update."""
+        if not self._config.warmup:
+            return self._config.decay
+        return min(self._config.decay, (1 + self.updates) / (10 + self.updates))
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Let the model have the averages for its weights; afterwards they are what they were, to the bit."""
+        before = {name: p.detach().clone() for name, p in self._parameters.items()}
+        self._fill(self._averages)
+        try:
+            yield
+        finally:
+            self._fill(before)
+
+    def save(self, folder: Path) -> None:
+        """Write the averages into a checkpoint that is being written; nothing where there are none."""
+        if self:
+            tensors = {name: value.cpu().contiguous() for name, value in self._averages.items()}
+            metadata = {"format": "pt", _UPDATES: str(self.updates)}
+            save_file(tensors, folder / AVERAGE_NAME, metadata=metadata)
+
+    def load(self, folder: Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            InputError: it has no averages, or those of another model.
+        """
+        if not self:
+            return
+        path = folder / AVERAGE_NAME
+        try:
+            with safe_open(path, framework="pt") as file:
+                saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+                self.updates = int(file.metadata()[_UPDATES])
+            if saved.keys() != self._averages.keys():
+                raise KeyError("it averages other weights than this run trains")
+            for name, average in self._averages.items():
+                average.copy_(saved[name])
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"--resume: {path}: the averaged weights cannot be read: {reason}") from None
+
+    @torch.no_grad()
+    def _fill(self, values: Mapping[str, Tensor]) -> None:
+        for name, parameter in self._parameters.items():
+            parameter.copy_(values[name])
