@@ -23,9 +23,9 @@ from sklearn.metrics import average_precision_score, roc_curve
 
 from benchmarks.metrics import BenchmarkOptions as MachineOptions
 from benchmarks.metrics import describe_machine
+from eval.answers import answer_pixels
 from eval.binned import count_images
 from eval.pool import ScorePool
-from eval.run import answer_pixels
 from eval.scores import DEFAULT_SCORES
 from jobs.command_line import parse_options, run_program
 

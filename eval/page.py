@@ -9,11 +9,11 @@ from html import escape
 import cv2
 import numpy as np
 
+from eval.cell import Cell
 from eval.curves import plot_curves
 from eval.gallery import curve_lines
 from eval.protocol import get_protocol
 from eval.report import MISSING, Record, build_tables
-from eval.run import Cell
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1150px }

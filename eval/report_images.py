@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from eval.run import Cell
+from eval.cell import Cell
 
 FIELDS = (
     "model", "dataset", "protocol", "score", "image", "num_normal", "num_anomalous",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
@@ -15,6 +16,11 @@ from shards.errors import InputError
 Segment = Callable[[Tensor], Tensor]
 """Windows, UInt8 (B, 3, h, w), to maps at the same resolution, Float (B, C + S, h, w): evidence of the C
 classes, and one map for each of S query scores (see `eval.scores.QUERY_SCORES`) that it was built for."""
+
+
+def to_tensor(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[Tensor, "3 H W"]:
+    """View an image as PyTorch orders it."""
+    return torch.from_numpy(image).permute(2, 0, 1)
 
 
 def covering_size(size: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]:

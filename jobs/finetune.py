@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from eval.run import evaluate_miou
+from eval.closed_set import evaluate_miou
 from jobs.command_line import run_program
 from jobs.config_file import flat_settings, load_config, read_config, write_config
 from jobs.finetune_config import FinetuneConfig, ValidationConfig

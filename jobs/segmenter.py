@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, UInt8
@@ -10,12 +13,16 @@ from torch import Tensor
 
 from eval.cache import PredictionRecorder
 from eval.scores import QUERY_SCORES, QueryOutputs, pixel_evidence
+from jobs.evaluate_options import EvaluateOptions
+from models.checkpoint import load_segmenter
 from models.eomt import EoMT, Prediction
 from models.erfnet import ERFNet
 from models.heads import IsoMaxHead
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES
-from trainer.runtime import Precision
+from trainer.runtime import Precision, compile_model
+
+logger = logging.getLogger(__name__)
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -99,3 +106,37 @@ def make_segment(
         return read_prediction(model, prediction, (window.shape[-2], window.shape[-1]), scores)
 
     return segment
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """The model side as evaluation sees it."""
+
+    segment: Callable[[Tensor], Tensor]
+    """Windows (B, 3, h, w) to evidence and the maps of query scores (see `eval.windows.Segment`)."""
+    window: tuple[int, int]
+    recorder: PredictionRecorder | None = None
+    """Keeps what the network says, where predictions are cached."""
+
+
+def wrap_checkpoint(checkpoint: Path, device: torch.device, options: EvaluateOptions) -> Segmenter:
+    """Load the network of a checkpoint onto the device.
+
+    Raises:
+        InputError: the checkpoint is missing or broken, has not what a score reads, or has other classes than
+            those of `--cityscapes`; or this platform cannot compile.
+    """
+    model = load_segmenter(checkpoint).to(device)
+    require_readable(model, options.scores, f"--scores: {checkpoint}")
+    if options.compile:
+        compile_model(model, device, "--compile")
+    num_classes = model.config.num_classes if isinstance(model, EoMT) else NUM_CLASSES
+    if options.cityscapes is not None and num_classes != NUM_CLASSES:
+        raise InputError(
+            f"--cityscapes: {checkpoint} has {num_classes} classes, Cityscapes {NUM_CLASSES}; leave it out "
+            f"to measure anomaly scores alone"
+        )
+    logger.info("%s on %s", checkpoint, device)
+    recorder = PredictionRecorder(num_classes) if options.cache is not None else None
+    segment = make_segment(model, device, options.precision, options.scores, recorder)
+    return Segmenter(segment, model.image_size, recorder)

@@ -19,7 +19,7 @@ from jobs.config_file import (
     with_overrides,
     write_config,
 )
-from jobs.evaluate import EvaluateOptions
+from jobs.evaluate_options import EvaluateOptions
 from jobs.finetune import CONFIG_NAME, MAY_CHANGE
 from jobs.finetune_config import FinetuneConfig
 from jobs.prepare import Job

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 
+from eval.cell import Cell
 from eval.gallery import choose_extremes, curve_lines
 from eval.measure import ImageMetrics, measure_score
 from eval.page import render_page
@@ -14,7 +15,6 @@ from eval.pixel import PixelMetrics
 from eval.pool import ScorePool
 from eval.protocol import get_protocol
 from eval.report import Record
-from eval.run import Cell
 
 
 def drawn_cell(model: str) -> Cell:

@@ -11,9 +11,12 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from eval.answers import answer_pixels
+from eval.cell import Subject
+from eval.closed_set import evaluate_miou
 from eval.datasets import TestSet, find_test_sets, read_image, read_target
 from eval.protocol import get_protocol
-from eval.run import Subject, answer_pixels, evaluate_miou, evaluate_test_set
+from eval.run import evaluate_test_set
 from eval.scores import DEFAULT_SCORES, SCORES
 from shards.errors import InputError
 from shards.schema import Sample

@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from eval.report import parse_json
 from eval.scores import QueryOutputs, min_distance, pixel_evidence, uno
 from eval.sketch import compare_sketches, sketch_path
-from jobs import evaluate as program
-from jobs.evaluate import EvaluateOptions, choose_device, evaluate, main, model_name
+from jobs import result_files, segmenter
+from jobs.evaluate import evaluate, main
+from jobs.evaluate_options import EvaluateOptions, choose_device, model_name
 from jobs.segmenter import make_segment
 from models.checkpoint import load_segmenter
 from models.description import write_description
@@ -202,7 +203,7 @@ def test_the_void_channel_takes_no_part(tmp_path):
 
 def test_a_failure_on_the_way_leaves_nothing(tmp_path, monkeypatch):
     options = options_for(tmp_path)
-    monkeypatch.setitem(program.RENDERINGS, "results.tex", lambda records: 1 / 0)
+    monkeypatch.setitem(result_files.RENDERINGS, "results.tex", lambda records: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         evaluate(options)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rba_run", "sets"]
@@ -211,7 +212,7 @@ def test_a_failure_on_the_way_leaves_nothing(tmp_path, monkeypatch):
 def test_a_broken_mask_is_found_before_the_model_is_loaded(tmp_path, monkeypatch):
     options = options_for(tmp_path)
     (options.datasets / "RoadAnomaly/labels_masks/1.png").write_bytes(encode(np.full((40, 64), 7, np.uint8)))
-    monkeypatch.delattr(program, "load_segmenter")
+    monkeypatch.delattr(segmenter, "load_segmenter")
     with pytest.raises(InputError, match=r"1.png: label value 7; allowed in RoadAnomaly: 0, 2"):
         evaluate(options)
 

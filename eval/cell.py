@@ -1,0 +1,51 @@
+"""What an evaluation yields: a cell per score, test set and protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from eval.gallery import Gallery
+from eval.measure import ImageMetrics, Measurement
+from eval.pictures import Exhibit
+from eval.report import Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is evaluated, as records name it."""
+
+    model: str
+    checkpoint: str
+    miou: float | None = None
+    miou_ci: tuple[float, float] | None = None
+    ece: float | None = None
+    ece_ci: tuple[float, float] | None = None
+
+
+class Cell(NamedTuple):
+    """One score of one test set under one protocol, with what its record does not say."""
+
+    record: Record
+    measurement: Measurement
+    images: list[ImageMetrics]
+    stems: list[str]
+    """By position in the set."""
+    folder: str
+    """Of the test set, as its convention calls it."""
+    gallery: Gallery | None = None
+    """Pictures and slices, where maps were kept."""
+
+
+class TestSetResult(NamedTuple):
+    """What one test set yields."""
+
+    cells: list[Cell]
+    """One per protocol and score."""
+    exhibits: list[Exhibit]
+    """The frames chosen for the picture."""
+
+    @property
+    def records(self) -> list[Record]:
+        """The cells' records."""
+        return [cell.record for cell in self.cells]
