@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
-from eval.scores import QUERY_SCORES, SCORES
+from eval.scores import SCORES
+from shards.schema import VOID_ID
 
 _STRIP_ROWS = 32
 """Scores are computed in strips: their intermediate results then stay in the processor's cache."""
@@ -29,17 +30,18 @@ def answer_pixels(evidence: Float[Tensor, "N H W"], names: Sequence[str]) -> Pix
     """Compute all scores and the predicted classes in one pass over the evidence.
 
     Args:
-        evidence: of C classes; behind it the maps of those `names` that are query scores, in their order.
-        names: names of `eval.scores.SCORES` and `QUERY_SCORES`.
+        evidence: of C classes; behind it the maps of those `names` that evidence does not suffice for, in
+            their order. C is 0 where a model says scores only; then no class is predicted (`VOID_ID`).
+        names: names of `eval.scores.SCORES` and `QUERY_SCORES`, or a user's own.
     """
     height, width = evidence.shape[1:]
-    read_from_queries = [name for name in names if name in QUERY_SCORES]
-    num_classes = len(evidence) - len(read_from_queries)
-    maps = dict(zip(read_from_queries, evidence[num_classes:], strict=True))
+    read_from_maps = [name for name in names if name not in SCORES]
+    num_classes = len(evidence) - len(read_from_maps)
+    maps = dict(zip(read_from_maps, evidence[num_classes:], strict=True))
     evidence = evidence[:num_classes]
     scores = {name: torch.empty(height, width, device=evidence.device) for name in names if name in SCORES}
-    prediction = torch.empty(height, width, dtype=torch.uint8, device=evidence.device)
-    for top in range(0, height, _STRIP_ROWS):
+    prediction = torch.full((height, width), VOID_ID, dtype=torch.uint8, device=evidence.device)
+    for top in range(0, height if num_classes else 0, _STRIP_ROWS):
         rows = slice(top, top + _STRIP_ROWS)
         strip = evidence[None, :, rows]
         prediction[rows] = strip[0].max(dim=0).indices  # four times as fast as argmax over the first axis

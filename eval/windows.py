@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,9 +14,19 @@ from torch import Tensor
 
 from shards.errors import InputError
 
-Segment = Callable[[Tensor], Tensor]
+
+@runtime_checkable
+class WholeImages(Protocol):
+    """What answers for images of any size, where a network cut into windows is not at hand."""
+
+    def segment_image(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "C H W"]:
+        """Return the maps of an image at its own resolution, as a `Segment` does for windows."""
+
+
+Segment = Callable[[Tensor], Tensor] | WholeImages
 """Windows, UInt8 (B, 3, h, w), to maps at the same resolution, Float (B, C + S, h, w): evidence of the C
-classes, and one map for each of S query scores (see `eval.scores.QUERY_SCORES`) that it was built for."""
+classes, and one map for each of S scores (see `eval.scores.QUERY_SCORES`) that it was built for. Or the same
+of whole images."""
 
 
 def to_tensor(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[Tensor, "3 H W"]:
@@ -68,7 +79,8 @@ def segment_in_windows(
 
     Args:
         image: sRGB in [0, 255].
-        segment: windows to evidence at window resolution; may answer on another device.
+        segment: windows to evidence at window resolution; may answer on another device. `WholeImages` are
+            asked once, for the image as it is.
         window: (h, w), the input size of the network.
         windows_at_once: windows per call of `segment`; bounds its memory.
 
@@ -77,6 +89,8 @@ def segment_in_windows(
     """
     if windows_at_once < 1:
         raise InputError(f"windows at once: got {windows_at_once}; at least 1")
+    if isinstance(segment, WholeImages):
+        return segment.segment_image(image)
     native = (image.shape[-2], image.shape[-1])
     scaled = resize_image(image, covering_size(native, window))
     height, width = scaled.shape[-2:]

@@ -32,13 +32,12 @@ from eval.protocol import Protocol, get_protocols
 from eval.ranks import ALONE, Ranks
 from eval.report import Record, render_markdown
 from eval.run import evaluate_test_set
-from eval.scores import require_scores
 from jobs.command_line import parse_options, run_program
 from jobs.evaluate_options import EvaluateOptions, choose_device, model_name
 from jobs.launched import launched_ranks, shared_staged_folder
+from jobs.model_source import find_source, open_source
 from jobs.result_files import write_results
-from jobs.segmenter import Segmenter, wrap_checkpoint
-from models.checkpoint import find_checkpoint
+from jobs.segmenter import Segmenter
 from shards.errors import InputError
 from shards.reader import ShardReader, open_shards
 from shards.scene import decode_scene
@@ -70,9 +69,8 @@ def evaluate(options: EvaluateOptions, ranks: Ranks = ALONE) -> list[Record]:
     if options.cache is not None:
         require_free(options.cache, "--cache")
     ranks.wait()  # before the first one makes the folder
-    checkpoint = find_checkpoint(options.checkpoint)  # once: a run that still trains saves newer ones
+    checkpoint = find_source(options)  # once: a run that still trains saves newer ones
     device = choose_device(options.device)
-    require_scores(options.scores)
     protocols = get_protocols(options.protocol)
     if options.cache is not None and any(protocol.size is not None for protocol in protocols):
         raise InputError("--cache: predictions are saved at native size, so without protocol course-512")
@@ -81,7 +79,8 @@ def evaluate(options: EvaluateOptions, ranks: Ranks = ALONE) -> list[Record]:
     for test_set in test_sets:
         check_masks(test_set)
     reader = open_shards([str(options.cityscapes)], "val") if options.cityscapes else None
-    segmenter = wrap_checkpoint(checkpoint, device, options)
+    segmenter, scores = open_source(checkpoint, device, options, test_sets)
+    options = dataclasses.replace(options, scores=scores)
     with shared_staged_folder(options.out, ranks) as folder:
         subject = Subject(model=model_name(options, checkpoint), checkpoint=str(checkpoint))
         if options.cache is not None and ranks.is_first:

@@ -18,11 +18,19 @@ from shards.errors import InputError
 class EvaluateOptions:
     """Score a checkpoint on the anomaly test sets that are present."""
 
-    checkpoint: Path
+    checkpoint: Path | None = None
     """A run folder, whose newest checkpoint is taken; RUN/best; a checkpoint folder; or weights of another
     origin: a file of tue-mps/eomt, a Hugging Face folder of EoMT, an ERFNet `.pth` (`jobs.doctor checkpoint`
     tells). Where a checkpoint has averaged weights (ema.decay), they are read; its model.safetensors, given
     as a file, has the others."""
+    model_file: str = ""
+    """In place of --checkpoint: your own model, as FILE.py:FUNCTION (FUNCTION is build where it is left out).
+    It runs your code. See docs/own-models.md."""
+    score_maps: Path | None = None
+    """In place of --checkpoint: folder with score maps (.npy, .hdf5 or 16-bit .png), one folder per test set,
+    one file per image of the same stem. --scores may name the score."""
+    map_range: tuple[float, float] = (0.0, 1.0)
+    """Scores that 0 and 65535 stand for in the PNG files of --score_maps."""
     datasets: Path
     """Folder that holds the test sets (RoadAnomaly21, RoadObsticle21, FS_LostFound_full, fs_static,
     RoadAnomaly), each with images/ and labels_masks/."""
@@ -61,10 +69,25 @@ class EvaluateOptions:
     """Frames of each set in its picture; 0 draws none."""
 
     def __post_init__(self) -> None:
+        self._check_source()
         for name, lowest in (("limit", 1), ("windows_at_once", 1), ("pictures", 0)):
             value = getattr(self, name)
             if value is not None and value < lowest:
                 raise InputError(f"--{name}: got {value}; at least {lowest}")
+
+    def _check_source(self) -> None:
+        given = [name for name in ("checkpoint", "model_file", "score_maps") if getattr(self, name)]
+        if len(given) != 1:
+            told = ", ".join(f"--{name}" for name in given) or "none of them"
+            raise InputError(f"one of --checkpoint, --model_file and --score_maps is needed; got {told}")
+        if given != ["checkpoint"]:
+            for name, default in (("cache", None), ("compile", False), ("precision", "float32")):
+                if getattr(self, name) != default:
+                    raise InputError(f"--{name}: is for --checkpoint; got --{given[0]}")
+        if given == ["score_maps"] and self.cityscapes is not None:
+            raise InputError("--cityscapes: mIoU needs a model; score maps predict no classes")
+        if not self.map_range[0] < self.map_range[1]:
+            raise InputError(f"--map_range: got {self.map_range}; the first must be smaller")
 
 
 def choose_device(name: str) -> torch.device:

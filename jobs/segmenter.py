@@ -13,6 +13,7 @@ from torch import Tensor
 
 from eval.cache import PredictionRecorder
 from eval.scores import QUERY_SCORES, QueryOutputs, pixel_evidence
+from eval.windows import Segment
 from jobs.evaluate_options import EvaluateOptions
 from models.checkpoint import load_segmenter
 from models.eomt import EoMT, Prediction
@@ -112,7 +113,7 @@ def make_segment(
 class Segmenter:
     """The model side as evaluation sees it."""
 
-    segment: Callable[[Tensor], Tensor]
+    segment: Segment
     """Windows (B, 3, h, w) to evidence and the maps of query scores (see `eval.windows.Segment`)."""
     window: tuple[int, int]
     recorder: PredictionRecorder | None = None

@@ -80,7 +80,7 @@ def test_the_losses_are_documented_by_name() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_documented_command_has_its_options_and_files(command: str) -> None:
     job, *words = shlex.split(command)
-    subcommand = words[:1] if job == "prepare" else []
+    subcommand = words[:1] if job in ("prepare", "doctor") else []
     known = help_of(job, *subcommand)
     for word in words:
         if word.startswith("--"):
