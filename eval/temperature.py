@@ -12,10 +12,11 @@ from jaxtyping import Float32
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
+from eval.answers import compare_by
 from eval.cache import CachedSet, read_frames
 from eval.pixel import PixelMetrics
 from eval.pool import VOID, ScorePool
-from eval.scores import DEFAULT_SCORES, SCORES
+from eval.scores import DEFAULT_SCORES
 from shards.errors import InputError
 from shards.schema import OUTLIER_ID
 
@@ -26,7 +27,6 @@ Kind = tuple[str, Level]
 """Score and level."""
 _AT_ONCE = 16
 """Maps pooled in one pass over the cache; bounds the disk space to 64 bytes per pixel."""
-_STRIP_ROWS = 32
 _ROUNDS = 3
 
 
@@ -91,7 +91,7 @@ class Sweep:
                     for variant in variants:
                         if (variant.temperature if variant.level == "query" else None) == temperature:
                             divisor = 1.0 if variant.level == "query" else variant.temperature
-                            maps[names[variant]] = _score(evidence, variant.score, divisor)
+                            maps[names[variant]] = compare_by(variant.score, evidence / divisor).numpy()
                 pool.add(maps, target)
             for variant, name in names.items():
                 self.metrics[variant] = pool.metrics(name)
@@ -112,14 +112,6 @@ class Sweep:
             if round_number < _ROUNDS:
                 tried = sorted({*tried, *closer})
         return best
-
-
-def _score(evidence: Tensor, name: str, divisor: float) -> Float32[np.ndarray, "H W"]:
-    scores = torch.empty(evidence.shape[1:])
-    for top in range(0, evidence.shape[1], _STRIP_ROWS):
-        rows = slice(top, top + _STRIP_ROWS)
-        scores[rows] = SCORES[name](evidence[None, :, rows] / divisor)[0]
-    return scores.numpy()
 
 
 def require_selection_split(cached: CachedSet, setting: str = "--validation") -> None:

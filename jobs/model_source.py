@@ -27,29 +27,42 @@ ANY_WINDOW = (1, 1)
 
 
 def find_source(options: EvaluateOptions) -> Path:
-    """Return the checkpoint, the Python file or the folder of maps, and check scores as far as names tell.
+    """Return the checkpoint, the Python file or the folder of maps.
 
     Raises:
-        InputError: it is not there, or a score is unknown.
+        InputError: it is not there.
     """
     if options.model_file:
         return parse_model_file(options.model_file)[0]
     if options.score_maps is not None:
         if not options.score_maps.is_dir():
             raise InputError(f"--score_maps {options.score_maps}: no such folder")
-        _name_of_maps(options.scores)
         if any(protocol.size is not None for protocol in get_protocols(options.protocol)):
             raise InputError("--score_maps: maps are of native size, so without protocol course-512")
         return options.score_maps
-    require_scores(options.scores)
     assert options.checkpoint is not None
     return find_checkpoint(options.checkpoint)
+
+
+def name_scores(options: EvaluateOptions) -> tuple[str, ...]:
+    """Return the scores that are measured, as far as options tell: a user's model knows its own.
+
+    Raises:
+        InputError: one is unknown.
+    """
+    if options.model_file:
+        return options.scores
+    if options.score_maps is not None:
+        return (_name_of_maps(options.scores),)
+    require_scores(options.scores)
+    return options.scores
 
 
 def open_source(
     source: Path, device: torch.device, options: EvaluateOptions, test_sets: Sequence[TestSet]
 ) -> tuple[Segmenter, tuple[str, ...]]:
-    """Load what `find_source` returned, and settle which scores are measured.
+    """Load what `find_source` returned, and settle which scores are measured: those that `name_scores` names,
+    unless it is a user's model.
 
     Raises:
         InputError: it is broken, or has not what a score needs.
@@ -58,7 +71,7 @@ def open_source(
         return _open_own_model(options, test_sets)
     if options.score_maps is not None:
         maps = MapFolder(source, test_sets, scale=options.map_range, is_limited=options.limit is not None)
-        return Segmenter(maps, ANY_WINDOW), (_name_of_maps(options.scores),)
+        return Segmenter(maps, ANY_WINDOW), options.scores
     return wrap_checkpoint(source, device, options), options.scores
 
 
