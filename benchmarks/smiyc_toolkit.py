@@ -26,11 +26,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from benchmarks.machine import describe_machine
-from eval.answers import PixelAnswers
 from eval.frames import image_size
 from eval.report import Record
 from eval.submissions.benchmark import BENCHMARKS, choose_pictures
 from eval.submissions.description import Description
+from eval.submissions.picture import PictureAnswer
 from eval.submissions.writing import write_package
 from jobs.command_line import parse_options, run_program
 from jobs.evaluate import evaluate
@@ -111,12 +111,10 @@ def main(arguments: Sequence[str]) -> None:
         options.out.write_text(report, encoding="utf-8")
 
 
-def saturation(image: UInt8[np.ndarray, "H W 3"]) -> PixelAnswers:
+def saturation(image: UInt8[np.ndarray, "H W 3"]) -> PictureAnswer:
     """Score a pixel by how colourful it is, as the toolkit's example does."""
     colours = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    return PixelAnswers(
-        {"Saturation": colours[..., 1].astype(np.float32) / 255}, np.zeros(image.shape[:2], np.uint8)
-    )
+    return PictureAnswer(colours[..., 1].astype(np.float32) / 255, np.zeros(image.shape[:2], np.uint8))
 
 
 def _write_and_read(root: Path, package: Path, options: BenchmarkOptions) -> dict[str, dict[str, float]]:

@@ -37,6 +37,8 @@ class CacheInfo:
 
     model: str
     checkpoint: str
+    fingerprint: str = ""
+    """Of the network and all that its answers depend on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,8 @@ class CachedSet:
     """Whether numbers on it are reported as results, so that nothing may be chosen on it."""
     window: tuple[int, int]
     stems: tuple[str, ...]
+    fingerprint: str = ""
+    """Of the data."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +134,35 @@ def write_index(cache: Path, cached: CachedSet) -> None:
     write_atomically(cache / cached.folder / "index.json", json.dumps(asdict(cached), indent=1) + "\n")
 
 
+def remove_index(cache: Path, folder: str) -> None:
+    """Declare a set unfinished."""
+    (cache / folder / "index.json").unlink(missing_ok=True)
+
+
 def write_info(cache: Path, info: CacheInfo) -> None:
     """Write whose predictions the cache holds."""
     write_atomically(cache / "cache.json", json.dumps(asdict(info), indent=1) + "\n")
+
+
+def read_info(cache: Path) -> CacheInfo | None:
+    """Read whose predictions a cache holds; None where it is none (yet)."""
+    try:
+        return CacheInfo(**json.loads((cache / "cache.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def read_index(cache: Path, folder: str) -> CachedSet | None:
+    """Read the index of a set; None where it is not finished."""
+    try:
+        return _parse_index((cache / folder / "index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _parse_index(text: str) -> CachedSet:
+    entry = json.loads(text)
+    return CachedSet(**{**entry, "window": tuple(entry["window"]), "stems": tuple(entry["stems"])})
 
 
 def read_cache(cache: Path, setting: str = "--cache") -> tuple[CacheInfo, tuple[CachedSet, ...]]:
@@ -143,12 +173,8 @@ def read_cache(cache: Path, setting: str = "--cache") -> tuple[CacheInfo, tuple[
     """
     try:
         info = CacheInfo(**json.loads((cache / "cache.json").read_text(encoding="utf-8")))
-        entries = [
-            json.loads(path.read_text(encoding="utf-8")) for path in sorted(cache.glob("*/index.json"))
-        ]
-        sets = tuple(
-            CachedSet(**{**e, "window": tuple(e["window"]), "stems": tuple(e["stems"])}) for e in entries
-        )
+        paths = sorted(cache.glob("*/index.json"))
+        sets = tuple(_parse_index(path.read_text(encoding="utf-8")) for path in paths)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{setting} {cache}: no cache of jobs.evaluate --cache: {error}") from None
     if not sets:

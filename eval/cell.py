@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +22,10 @@ class Subject:
     miou_ci: tuple[float, float] | None = None
     ece: float | None = None
     ece_ci: tuple[float, float] | None = None
+
+    def sign(self, record: Record) -> Record:
+        """Return the record as this subject's."""
+        return dataclasses.replace(record, **dataclasses.asdict(self))
 
 
 class Cell(NamedTuple):

@@ -63,13 +63,27 @@ def shrink_exhibit(
 
 
 def draw_grid(title: str, exhibits: Sequence[Exhibit]) -> UInt8[np.ndarray, "H W 3"]:
+    """Draw `draw_panels` below a title."""
+    return add_title(title, draw_panels(exhibits))
+
+
+def add_title(title: str, panels: UInt8[np.ndarray, "_H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Put a line above the panels.
+
+    Args:
+        title: name of the test set and model; ASCII, as OpenCV's fonts are.
+    """
+    title += "; each score's colours run from the 1st to the 99th percentile of the frames shown"
+    return _join([_title(title, panels.shape[1]), panels], axis=0)
+
+
+def draw_panels(exhibits: Sequence[Exhibit]) -> UInt8[np.ndarray, "H W 3"]:
     """Draw rows of frames and columns image | ground truth | each score | predicted classes.
 
     A score's colour scale is shared by its column and runs between the 1st and 99th percentile of the
     frames shown; its ends stand in the column's title. Anomalies are outlined, void is shaded.
 
     Args:
-        title: name of the test set and model; ASCII, as OpenCV's fonts are.
         exhibits: at least one, of the same scores.
     """
     names = list(exhibits[0].scores)
@@ -84,8 +98,7 @@ def draw_grid(title: str, exhibits: Sequence[Exhibit]) -> UInt8[np.ndarray, "H W
         panels += [color_classes(exhibit.prediction)]
         rows.append(_join(panels, axis=1))
     header = _join([_title(text, PANEL_WIDTH) for text in titles], axis=1)
-    title += "; each score's colours run from the 1st to the 99th percentile of the frames shown"
-    return _join([_title(title, header.shape[1]), header, *rows], axis=0)
+    return _join([header, *rows], axis=0)
 
 
 def encode_png(picture: UInt8[np.ndarray, "H W 3"]) -> bytes:
@@ -93,6 +106,13 @@ def encode_png(picture: UInt8[np.ndarray, "H W 3"]) -> bytes:
     done, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     assert done, picture.shape
     return data.tobytes()
+
+
+def decode_png(data: bytes) -> UInt8[np.ndarray, "H W 3"]:
+    """Decode what `encode_png` made."""
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
 def color_scores(scores: Float32[np.ndarray, "h w"], low: float, high: float) -> UInt8[np.ndarray, "h w 3"]:

@@ -79,10 +79,18 @@ def parse_json(text: str, where: str) -> list[Record]:
         raise InputError(f"{where}: not JSON: {error}") from None
     if not isinstance(entries, list):
         raise InputError(f"{where}: expected a list of records, got {type(entries).__name__}")
-    return [_parse_record(entry, f"{where}: record {i}") for i, entry in enumerate(entries)]
+    return [parse_record(entry, f"{where}: record {i}") for i, entry in enumerate(entries)]
 
 
-def _parse_record(entry: Any, where: str) -> Record:
+def parse_record(entry: Any, where: str) -> Record:
+    """Read one object of `results.json`.
+
+    Args:
+        where: file and place, for messages.
+
+    Raises:
+        InputError: it is no record.
+    """
     if not isinstance(entry, dict) or not _NEEDED <= set(entry) <= set(FIELDS):
         wrong = (_NEEDED - set(entry)) | (set(entry) - set(FIELDS)) if isinstance(entry, dict) else set()
         given = ", ".join(sorted(wrong)) if isinstance(entry, dict) else repr(entry)

@@ -116,7 +116,7 @@ def _finetune(out: Path, runs: Path, seed: int, name: str, overrides: tuple[obje
 
 
 def _evaluate(out: Path, run: Path, scores: tuple[str, ...]) -> None:
-    if (run / "eval").exists():
+    if (run / "eval" / "results.json").exists():
         return
     sets = ("--datasets", out / "world" / "anomaly", "--cityscapes", out / "shards" / "cityscapes")
     brief = (

@@ -3,47 +3,61 @@
 python -m jobs.evaluate --checkpoint RUN --datasets Validation_Dataset --out RUN/eval
 
 Under `torchrun --nproc_per_node N -m jobs.evaluate ...` N processes share the images; the numbers are the
-same.
+same. What is finished is kept, so an evaluation that was killed goes on when it is started again.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+import torch
 
-from eval.cache import (
-    CLOSED_SET,
-    CachedSet,
-    CacheInfo,
-    write_frame,
-    write_index,
-    write_info,
-)
-from eval.cell import Cell, Subject
-from eval.closed_set import MiouResult, evaluate_miou
+from eval.cache import CacheInfo
+from eval.cell import Subject
+from eval.closed_set import ClosedSetCounts, measure_closed_set
 from eval.datasets import TestSet, check_masks, find_test_sets
+from eval.kept_cells import KeptSet, unpack_set
 from eval.own_sets import read_own_sets
-from eval.pictures import draw_grid, encode_png
 from eval.protocol import Protocol, get_protocols
 from eval.ranks import ALONE, Ranks
 from eval.report import Record, render_markdown
-from eval.run import evaluate_test_set
 from jobs.command_line import parse_options, run_program
 from jobs.evaluate_options import EvaluateOptions, choose_device, model_name
-from jobs.launched import launched_ranks, shared_staged_folder
-from jobs.model_source import find_source, open_source
+from jobs.evaluation_folder import EvaluationFolder, evaluation_folder, require_place
+from jobs.evaluation_key import closed_set_key, hash_checkpoint, hash_test_set, network_key, set_key
+from jobs.evaluation_parts import CLOSED_SET, Plan, Work, cell_name, finish_closed_set, finish_test_set
+from jobs.launched import launched_ranks, share_object
+from jobs.model_source import OwnSource, find_source, open_own
 from jobs.result_files import write_results
-from jobs.segmenter import Segmenter
+from jobs.saved_predictions import SavedPredictions, fingerprint_of
+from jobs.segmenter import wrap_checkpoint
 from shards.errors import InputError
 from shards.reader import ShardReader, open_shards
-from shards.scene import decode_scene
-from shards.staging import make_folder, require_free
 
 logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is evaluated, looked up and checked."""
+
+    options: EvaluateOptions
+    checkpoint: Path
+    device: torch.device
+    protocols: tuple[Protocol, ...]
+    test_sets: tuple[TestSet, ...]
+    reader: ShardReader | None
+    own_model: OwnSource | None
+    """Where no checkpoint is evaluated."""
+
+    @property
+    def num_samples(self) -> int:
+        """Labelled scenes of the closed set that are looked at."""
+        available = len(self.reader) if self.reader else 0
+        return min(self.options.limit or available, available)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -56,7 +70,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def evaluate(options: EvaluateOptions, ranks: Ranks = ALONE) -> list[Record]:
-    """Check all inputs, then load the model, score every test set, and write the results.
+    """Check all inputs, then load the model, score what is not finished yet, and write the results.
 
     Args:
         ranks: the processes that share the images; the first one measures and writes, the others return
@@ -65,10 +79,28 @@ def evaluate(options: EvaluateOptions, ranks: Ranks = ALONE) -> list[Record]:
     Raises:
         InputError: an option, test set, shard or checkpoint is wrong. Nothing is written then.
     """
-    require_free(options.out)
-    if options.cache is not None:
-        require_free(options.cache, "--cache")
-    ranks.wait()  # before the first one makes the folder
+    request = _read_request(options)
+    with evaluation_folder(options.out, options.earlier, ranks) as folder:
+        plan = share_object(lambda: _plan(request, folder), ranks)
+        work = _begin(request, plan, folder, ranks)
+        if request.reader is not None:
+            finish_closed_set(work, request.reader, request.num_samples)
+        for test_set in request.test_sets:
+            finish_test_set(work, test_set, request.protocols)
+        if not ranks.is_first:
+            return []
+        sets = _read_sets(request, folder)
+        written = folder.scratch / "results"
+        written.mkdir()
+        write_results(written, sets, model_name(options, request.checkpoint))
+        folder.finish(written, plan.keys)
+    logger.info("%s: results of %d test sets", options.out, len(request.test_sets))
+    return [cell.record for kept in sets for cell in kept.cells]
+
+
+def _read_request(options: EvaluateOptions) -> Request:
+    """Look everything up, in the order of what costs least."""
+    require_place(options.out)
     checkpoint = find_source(options)  # once: a run that still trains saves newer ones
     device = choose_device(options.device)
     protocols = get_protocols(options.protocol)
@@ -79,120 +111,76 @@ def evaluate(options: EvaluateOptions, ranks: Ranks = ALONE) -> list[Record]:
     for test_set in test_sets:
         check_masks(test_set)
     reader = open_shards([str(options.cityscapes)], "val") if options.cityscapes else None
-    segmenter, scores = open_source(checkpoint, device, options, test_sets)
-    options = dataclasses.replace(options, scores=scores)
-    with shared_staged_folder(options.out, ranks) as folder:
-        subject = Subject(model=model_name(options, checkpoint), checkpoint=str(checkpoint))
-        if options.cache is not None and ranks.is_first:
-            make_folder(options.cache, "--cache")
-            write_info(options.cache, CacheInfo(model=subject.model, checkpoint=subject.checkpoint))
-        ranks.wait()
-        if reader is not None:
-            measured = _miou(segmenter, reader, options, folder, ranks)
-            subject = dataclasses.replace(
-                subject,
-                miou=measured.miou,
-                miou_ci=measured.miou_ci,
-                ece=measured.ece,
-                ece_ci=measured.ece_ci,
-            )
-        cells: list[Cell] = []
-        for test_set in test_sets:
-            cells += _evaluate_one(segmenter, test_set, protocols, subject, options, folder, ranks)
-        records = [cell.record for cell in cells]
-        if ranks.is_first:
-            write_results(folder, cells, f"{subject.model}: road anomalies")
-    logger.info("%s: results of %d test sets", options.out, len(test_sets))
-    return records
+    own_model = open_own(checkpoint, options, test_sets)
+    if own_model is not None:
+        options = dataclasses.replace(options, scores=own_model.scores)
+    return Request(options, checkpoint, device, protocols, test_sets, reader, own_model)
 
 
-def _evaluate_one(
-    segmenter: Segmenter,
-    test_set: TestSet,
-    protocols: Sequence[Protocol],
-    subject: Subject,
-    options: EvaluateOptions,
-    folder: Path,
-    ranks: Ranks,
-) -> list[Cell]:
-    logger.info("%s: %d images", test_set.name, len(test_set))
-    result = evaluate_test_set(
-        segmenter.segment,
-        test_set,
-        protocols,
-        subject,
-        window=segmenter.window,
-        windows_at_once=options.windows_at_once,
-        scores=options.scores,
-        num_exhibits=options.pictures,
-        components=options.components,
-        scratch=folder,
-        ranks=ranks,
-        keep=_keeper(segmenter, options, test_set.convention.folder),
-    )
-    if ranks.is_first:
-        stems = tuple(frame.stem for frame in test_set.frames)
-        convention = test_set.convention
-        _finish_cache(options, segmenter, convention.folder, convention.name, convention.is_benchmark, stems)
-    for record in result.records:
-        assert record.ap is not None
-        assert record.fpr95 is not None
-        logger.info("  %-10s AP %6.2f  FPR95 %6.2f", record.score, 100 * record.ap, 100 * record.fpr95)
-    if result.exhibits:
-        picture = draw_grid(f"{subject.model} on {test_set.name}", result.exhibits)
-        (folder / f"{test_set.convention.folder}.png").write_bytes(encode_png(picture))
-    return result.cells
-
-
-def _miou(
-    segmenter: Segmenter, reader: ShardReader, options: EvaluateOptions, folder: Path, ranks: Ranks
-) -> MiouResult:
-    count = min(options.limit or len(reader), len(reader))
-    logger.info("Cityscapes val: %d images", count)
-    mine = range(ranks.rank, count, ranks.count)
-    result = evaluate_miou(
-        segmenter.segment,
-        (decode_scene(reader, i) for i in mine),
-        window=segmenter.window,
-        windows_at_once=options.windows_at_once,
-        num_samples=len(mine),
-        scratch=folder,
-        ranks=ranks,
-        keep=_keeper(segmenter, options, CLOSED_SET),
-    )
-    if ranks.is_first:
-        _finish_cache(options, segmenter, CLOSED_SET, "Cityscapes val", False, tuple(reader.keys[:count]))
-    logger.info("  mIoU %.2f, ECE %.2f", 100 * result.miou, 100 * result.ece)
-    return result
-
-
-def _keeper(
-    segmenter: Segmenter, options: EvaluateOptions, folder: str
-) -> Callable[[int, np.ndarray], None] | None:
-    """Return what saves the predictions of each frame of a set; None without --cache."""
-    if options.cache is None or segmenter.recorder is None:
-        return None
-    path, recorder = options.cache / folder, segmenter.recorder
-
-    def keep(position: int, target: np.ndarray) -> None:
-        write_frame(path, position, target, recorder.take())
-
-    return keep
-
-
-def _finish_cache(
-    options: EvaluateOptions,
-    segmenter: Segmenter,
-    folder: str,
-    name: str,
-    is_benchmark: bool,
-    stems: tuple[str, ...],
-) -> None:
+def _plan(request: Request, folder: EvaluationFolder) -> Plan:
+    """Compare what is asked for with what is kept."""
+    options = request.options
+    content = request.own_model.fingerprint if request.own_model else hash_checkpoint(request.checkpoint)
+    network = network_key(content, options, request.device)
+    data = {test_set.convention.folder: hash_test_set(test_set) for test_set in request.test_sets}
+    keys = {
+        cell_name(name, protocol): {**network, **set_key(of_data, protocol, options)}
+        for name, of_data in data.items()
+        for protocol in request.protocols
+    }
+    if request.reader is not None:
+        of_closed_set = closed_set_key(request.reader, request.num_samples)
+        keys[CLOSED_SET] = {**network, **of_closed_set}
+        data[CLOSED_SET] = of_closed_set["data"]
+    missing = set(keys) - folder.find(keys)
     if options.cache is not None:
-        cached = CachedSet(
-            folder=folder, name=name, is_benchmark=is_benchmark, window=segmenter.window, stems=stems
+        saved = SavedPredictions(options.cache, _cache_info(request, network))
+        unsaved = {name for name, of_data in data.items() if not saved.has(name, of_data)}
+        missing |= {name for name in keys if name.rpartition(".")[0] in unsaved or name in unsaved}
+    if len(missing) < len(keys):
+        logger.info("%s: %d of %d parts are kept", options.out, len(keys) - len(missing), len(keys))
+    return Plan(network, data, keys, missing)
+
+
+def _begin(request: Request, plan: Plan, folder: EvaluationFolder, ranks: Ranks) -> Work:
+    """Load the network, if anything is left to do."""
+    options, saved = request.options, None
+    segmenter = None
+    if plan.missing and request.own_model is not None:
+        segmenter = request.own_model.segmenter
+    elif plan.missing:
+        segmenter = wrap_checkpoint(request.checkpoint, request.device, options)
+    if options.cache is not None:
+        saved = SavedPredictions(options.cache, _cache_info(request, plan.network))
+        ranks.wait()
+        if ranks.is_first:
+            saved.start()
+        ranks.wait()
+    return Work(options, plan, folder, ranks, segmenter, saved)
+
+
+def _cache_info(request: Request, network: dict[str, str]) -> CacheInfo:
+    return CacheInfo(
+        model=model_name(request.options, request.checkpoint),
+        checkpoint=str(request.checkpoint),
+        fingerprint=fingerprint_of(network),
+    )
+
+
+def _read_sets(request: Request, folder: EvaluationFolder) -> list[KeptSet]:
+    """Read all parts back, as the model's that is evaluated."""
+    subject = Subject(
+        model=model_name(request.options, request.checkpoint), checkpoint=str(request.checkpoint)
+    )
+    if request.reader is not None:
+        arrays = folder.read(CLOSED_SET).arrays
+        found = measure_closed_set(ClosedSetCounts(arrays["confusion"], arrays["confidence"]))
+        subject = dataclasses.replace(
+            subject, miou=found.miou, miou_ci=found.miou_ci, ece=found.ece, ece_ci=found.ece_ci
         )
-        write_index(options.cache, cached)
+        logger.info("Cityscapes val: mIoU %.2f, ECE %.2f", 100 * found.miou, 100 * found.ece)
+    names = [cell_name(t.convention.folder, p) for t in request.test_sets for p in request.protocols]
+    return [unpack_set(kept.content, kept.arrays, subject) for kept in map(folder.read, names)]
 
 
 if __name__ == "__main__":

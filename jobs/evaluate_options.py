@@ -36,7 +36,12 @@ class EvaluateOptions:
     RoadAnomaly), each with images/ and labels_masks/."""
     out: Path
     """New or empty folder for results.json, .csv, .md, .tex, per_image.csv, report.html (one page
-    with everything), pictures, and sketches for paired tests."""
+    with everything), pictures, and sketches for paired tests. What is finished is kept in OUT/cells: the same
+    command goes on where it was killed."""
+    earlier: Literal["continue", "replace", "ignore"] = "continue"
+    """What to do with what an earlier evaluation left in --out. continue: take what has the same weights,
+    data and settings, compute the rest, and refuse where finished results would be lost; replace: the same,
+    but replace finished results; ignore: take nothing, compute all anew, and replace."""
     sets: Path | None = None
     """YAML file that describes test sets of your own below --datasets; see `eval/own_sets.py`."""
     cache: Path | None = None

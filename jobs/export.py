@@ -17,15 +17,16 @@ import numpy as np
 from jaxtyping import UInt8
 from safetensors.torch import save_file
 
-from eval.answers import PixelAnswers, answer_pixels
 from eval.scores import require_scores
 from eval.submissions.benchmark import BENCHMARKS
+from eval.submissions.picture import PictureAnswer, answer_evidence
 from eval.windows import segment_in_windows, to_tensor
 from jobs.command_line import parse_options, run_program
 from jobs.evaluate_options import choose_device
+from jobs.evaluation_key import hash_checkpoint
 from jobs.onnx_scorer import write_onnx
 from jobs.segmenter import make_segment, require_readable
-from jobs.submission import Answerer, PackageOptions, fingerprint, write_answers
+from jobs.submission import Answerer, PackageOptions, write_answers
 from models.adapter_folder import write_adapter
 from models.checkpoint import CHECKPOINTS_FOLDER, find_checkpoint, load_model, load_segmenter, open_checkpoint
 from models.description import METADATA_KEY, describe, read_description
@@ -114,21 +115,21 @@ def _run_name(checkpoint: Path) -> str:
 
 
 def _load_answerer(checkpoint: Path, options: ExportOptions) -> Answerer:
-    def load() -> Callable[[UInt8[np.ndarray, "H W 3"]], PixelAnswers]:
+    def load() -> Callable[[UInt8[np.ndarray, "H W 3"]], PictureAnswer]:
         device, scores = choose_device(options.device), (options.score,)
         model = load_segmenter(checkpoint).to(device)
         require_readable(model, scores, f"--score: {checkpoint}")
         segment = make_segment(model, device, options.precision, scores)
 
-        def answer(image: UInt8[np.ndarray, "H W 3"]) -> PixelAnswers:
+        def answer(image: UInt8[np.ndarray, "H W 3"]) -> PictureAnswer:
             evidence = segment_in_windows(
                 to_tensor(image), segment, model.image_size, options.windows_at_once
             )
-            return answer_pixels(evidence, scores)
+            return answer_evidence(evidence, options.score)
 
         return answer
 
-    return Answerer(str(checkpoint), fingerprint(checkpoint), load)
+    return Answerer(str(checkpoint), hash_checkpoint(checkpoint), load)
 
 
 def _export_safetensors(checkpoint: Path, options: ExportOptions, folder: Path) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import TypeVar, cast
 
 import torch
 from torch import distributed
 
 from eval.ranks import ALONE, Ranks
-from shards.staging import staged_folder
+
+Shared = TypeVar("Shared")
 
 
 @contextmanager
@@ -31,23 +32,13 @@ def launched_ranks() -> Iterator[Ranks]:
         distributed.destroy_process_group()
 
 
-@contextmanager
-def shared_staged_folder(folder: Path, ranks: Ranks) -> Iterator[Path]:
-    """Yield the temporary folder of `staged_folder` on every rank; the first one makes and renames it."""
+def share_object(make: Callable[[], Shared], ranks: Ranks) -> Shared:
+    """Return on every rank what `make` returns on the first one, which alone calls it."""
     if ranks.count == 1:
-        with staged_folder(folder) as staging:
-            yield staging
-        return
-    if ranks.is_first:
-        with staged_folder(folder) as staging:
-            distributed.broadcast_object_list([str(staging)], src=0)
-            yield staging
-            ranks.wait()
-    else:
-        received: list[str] = [""]
-        distributed.broadcast_object_list(received, src=0)
-        yield Path(received[0])
-        ranks.wait()
+        return make()
+    boxed = [make() if ranks.is_first else None]
+    distributed.broadcast_object_list(boxed, src=0)
+    return cast(Shared, boxed[0])
 
 
 def device_of_rank() -> torch.device:

@@ -5,23 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from eval.cell import Cell
+from eval.kept_cells import KeptSet
 from eval.page import render_page
+from eval.pictures import add_title, decode_png, encode_png
 from eval.report import Record, render_csv, render_json, render_latex, render_markdown
 from eval.report_images import render_per_image
 from eval.sketch import Sketch, sketch_path, write_sketch
 
 
-def write_results(folder: Path, cells: Sequence[Cell], title: str) -> None:
-    """Write tables, page and sketches into `folder`, which holds the pictures of test sets already."""
+def write_results(folder: Path, sets: Sequence[KeptSet], model: str) -> None:
+    """Write tables, pictures, page and sketches into `folder`."""
+    cells = [cell for kept in sets for cell in kept.cells]
     records = [cell.record for cell in cells]
     for name, render in RENDERINGS.items():
         (folder / name).write_text(render(records), encoding="utf-8")
     (folder / "per_image.csv").write_text(render_per_image(cells), encoding="utf-8")
-    names = {cell.record.dataset: cell.folder for cell in cells}
-    drawn = {name: folder / f"{of_set}.png" for name, of_set in names.items()}
-    pictures = {name: path.read_bytes() for name, path in drawn.items() if path.is_file()}
-    (folder / "report.html").write_text(render_page(title, cells, pictures), encoding="utf-8")
+    pictures: dict[str, bytes] = {}
+    for kept in sets:
+        record, name = kept.cells[0].record, kept.cells[0].folder
+        if kept.panels and record.dataset not in pictures:
+            picture = add_title(f"{model} on {record.dataset}", decode_png(kept.panels))
+            pictures[record.dataset] = encode_png(picture)
+            (folder / f"{name}.png").write_bytes(pictures[record.dataset])
+    page = render_page(f"{model}: road anomalies", cells, pictures)
+    (folder / "report.html").write_text(page, encoding="utf-8")
     for cell in cells:
         record, counts = cell.record, cell.measurement.counts
         stems = tuple(cell.stems[image] for image in counts.images.tolist())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +9,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from eval.answers import PixelAnswers
 from eval.frames import image_size
 from eval.submissions import smiyc
 from eval.submissions.benchmark import BENCHMARKS, choose_pictures
 from eval.submissions.description import Description
-from eval.submissions.picture import require_method
+from eval.submissions.picture import PictureAnswer, require_method
 from eval.submissions.verification import Findings, verify_package
 from eval.submissions.writing import write_package
-from models.formats import WEIGHT_SUFFIXES
 from shards.errors import InputError
-from shards.manifest import hash_file
 from shards.staging import require_free
 
 
@@ -44,7 +40,7 @@ class Answerer:
     """Where it was read from."""
     fingerprint: str
     """SHA-256 of its weights or code."""
-    load: Callable[[], Callable[[UInt8[np.ndarray, "H W 3"]], PixelAnswers]]
+    load: Callable[[], Callable[[UInt8[np.ndarray, "H W 3"]], PictureAnswer]]
     """Called when everything else was checked."""
 
 
@@ -91,17 +87,6 @@ def report_package(path: Path, datasets: Path | None, parts: Sequence[str]) -> N
         more = f" (and {len(findings.problems) - 1} more)" if len(findings.problems) > 1 else ""
         raise InputError(f"{path}: {findings.problems[0]}{more}")
     print("\n  no problem found")
-
-
-def fingerprint(path: Path) -> str:
-    """Return the SHA-256 of a file, or of a folder's weights and descriptions with their names."""
-    if path.is_file():
-        return hash_file(path)
-    digest = hashlib.sha256()
-    for file in sorted(path.iterdir()):
-        if file.is_file() and file.suffix in (*WEIGHT_SUFFIXES, ".json"):
-            digest.update(f"{file.name}\0{hash_file(file)}\n".encode())
-    return digest.hexdigest()
 
 
 def render_findings(path: Path, findings: Findings) -> str:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.answers import PixelAnswers
 from eval.submissions import bravo, fishyscapes, smiyc
-from eval.submissions.picture import Picture, Stored
+from eval.submissions.picture import Picture, PictureAnswer, Stored
 from shards.errors import InputError
 
 
@@ -23,7 +22,7 @@ class Benchmark:
     """Key and method to the names of an image's files."""
     read_name: Callable[[str], tuple[str, str] | None]
     """The way back, from one of them."""
-    encode: Callable[[str, PixelAnswers], tuple[bytes, ...]]
+    encode: Callable[[str, PictureAnswer], tuple[bytes, ...]]
     """Score's name and answers to the contents of the files."""
     decode: Callable[[Sequence[bytes], Sequence[str]], Stored]
     """Contents and names, for messages, to what they say."""

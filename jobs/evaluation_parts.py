@@ -1,0 +1,150 @@
+"""The parts of an evaluation, computed one after the other and kept as each is finished."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from eval.cache import CLOSED_SET, CachedSet
+from eval.cell import Subject, TestSetResult
+from eval.closed_set import ClosedSetCounts, count_samples
+from eval.datasets import TestSet
+from eval.kept_cells import KeptSet, pack_set
+from eval.pictures import draw_panels, encode_png
+from eval.protocol import Protocol
+from eval.ranks import Ranks
+from eval.run import evaluate_test_set
+from jobs.evaluate_options import EvaluateOptions
+from jobs.evaluation_folder import EvaluationFolder
+from jobs.saved_predictions import SavedPredictions
+from jobs.segmenter import Segmenter
+from shards.reader import ShardReader
+from shards.scene import decode_scene
+
+logger = logging.getLogger(__name__)
+
+_NOBODY = Subject(model="", checkpoint="")
+"""A kept part is a network's, not a name's: who it is of is put in when the results are written."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for, and what of it is to be done."""
+
+    network: dict[str, str]
+    """Key of the network's answers."""
+    data: dict[str, str]
+    """Hash of the data, by folder of the test set."""
+    keys: dict[str, dict[str, str]]
+    """Of every part."""
+    missing: set[str]
+    """Parts that are computed now."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that computing a part needs."""
+
+    options: EvaluateOptions
+    plan: Plan
+    folder: EvaluationFolder
+    ranks: Ranks
+    segmenter: Segmenter | None
+    """None where no part is missing."""
+    saved: SavedPredictions | None
+    """Where predictions are saved, too."""
+
+    def keeper(self, folder: str) -> Callable[[int, np.ndarray], None] | None:
+        """Return what saves the predictions of each frame of a set; None without --cache."""
+        if self.saved is None or self.segmenter is None:
+            return None
+        return self.saved.keeper(folder, self.segmenter.recorder)
+
+    def finish_saved(self, folder: str, name: str, is_benchmark: bool, stems: Sequence[str]) -> None:
+        """Say that all predictions of a set are saved."""
+        if self.saved is not None and self.segmenter is not None:
+            self.saved.finish(
+                CachedSet(
+                    folder=folder,
+                    name=name,
+                    is_benchmark=is_benchmark,
+                    window=self.segmenter.window,
+                    stems=tuple(stems),
+                    fingerprint=self.plan.data[folder],
+                )
+            )
+
+
+def cell_name(folder: str, protocol: Protocol) -> str:
+    """Name the part of a test set (by its folder) under a protocol."""
+    return f"{folder}.{protocol.name}"
+
+
+def finish_closed_set(work: Work, reader: ShardReader, count: int) -> None:
+    """Count the first samples of the closed set, unless they are kept."""
+    if CLOSED_SET not in work.plan.missing:
+        return
+    assert work.segmenter is not None
+    logger.info("Cityscapes val: %d images", count)
+    ranks = work.ranks
+    mine = range(ranks.rank, count, ranks.count)
+    rows = count_samples(
+        work.segmenter.segment,
+        (decode_scene(reader, i) for i in mine),
+        window=work.segmenter.window,
+        windows_at_once=work.options.windows_at_once,
+        num_samples=len(mine),
+        ranks=ranks,
+        keep=work.keeper(CLOSED_SET),
+    )
+    counts = ClosedSetCounts(*(ranks.interleave(part, work.folder.scratch) for part in rows))
+    if ranks.is_first:
+        work.finish_saved(CLOSED_SET, "Cityscapes val", False, reader.keys[:count])
+        work.folder.write(CLOSED_SET, work.plan.keys[CLOSED_SET], None, counts._asdict())
+
+
+def finish_test_set(work: Work, test_set: TestSet, protocols: Sequence[Protocol]) -> None:
+    """Evaluate a test set under those protocols that are not kept; one pass per size."""
+    folder = test_set.convention.folder
+    missing = [protocol for protocol in protocols if cell_name(folder, protocol) in work.plan.missing]
+    for size in dict.fromkeys(protocol.size for protocol in missing):
+        _finish_pass(work, test_set, [protocol for protocol in missing if protocol.size == size])
+
+
+def _finish_pass(work: Work, test_set: TestSet, protocols: Sequence[Protocol]) -> None:
+    assert work.segmenter is not None
+    logger.info("%s: %d images", test_set.name, len(test_set))
+    convention, options = test_set.convention, work.options
+    result = evaluate_test_set(
+        work.segmenter.segment,
+        test_set,
+        protocols,
+        _NOBODY,
+        window=work.segmenter.window,
+        windows_at_once=options.windows_at_once,
+        scores=options.scores,
+        num_exhibits=options.pictures,
+        components=options.components,
+        scratch=work.folder.scratch,
+        ranks=work.ranks,
+        keep=work.keeper(convention.folder),
+    )
+    if work.ranks.is_first:
+        stems = [frame.stem for frame in test_set.frames]
+        work.finish_saved(convention.folder, convention.name, convention.is_benchmark, stems)
+        _keep(work, convention.folder, protocols, result)
+
+
+def _keep(work: Work, folder: str, protocols: Sequence[Protocol], result: TestSetResult) -> None:
+    panels = encode_png(draw_panels(result.exhibits)) if result.exhibits else b""
+    for record in result.records:
+        assert record.ap is not None
+        assert record.fpr95 is not None
+        logger.info("  %-10s AP %6.2f  FPR95 %6.2f", record.score, 100 * record.ap, 100 * record.fpr95)
+    for protocol in protocols:
+        cells = [cell for cell in result.cells if cell.record.protocol == protocol.name]
+        name = cell_name(folder, protocol)
+        work.folder.write(name, work.plan.keys[name], *pack_set(KeptSet(cells, panels)))
