@@ -84,7 +84,7 @@ def main(arguments: Sequence[str]) -> None:
         f"|---|---|---:|---:|---:|---:|---:|{'---:|' * len(options.tflops)}",
     ]
     for size in options.sizes:
-        costs = {mode: compute_cost(size, mode, options) for mode in MODES}
+        costs = {mode: compute_cost(size, AdaptConfig(mode=mode), options) for mode in MODES}
         for mode, cost in costs.items():
             times = " | ".join(
                 f"{options.batch_size * cost.step / 1e12 / rate:.2f}" for rate in options.tflops
@@ -100,14 +100,14 @@ def main(arguments: Sequence[str]) -> None:
         options.out.write_text(report, encoding="utf-8")
 
 
-def compute_cost(size: str, mode: str, options: CostOptions) -> Cost:
+def compute_cost(size: str, adapt: AdaptConfig, options: CostOptions) -> Cost:
     """Trace one image forward and backward."""
     side = (options.image_size, options.image_size)
     with torch.device("meta"):
         model = EoMT(ModelConfig(size=size, image_size=side))
         image = torch.empty(1, 3, *side, dtype=torch.uint8)
         released = torch.empty(model.num_blocks, 1, model.num_queries, dtype=torch.bool)
-    count = apply_adaptation(model, AdaptConfig(mode=mode))
+    count = apply_adaptation(model, adapt)
     model.to(torch.bfloat16)  # stands for autocast, which the meta device lacks
     model.backbone.patch_embed.register_forward_pre_hook(_to_bfloat16)
     kept = _Kept(model)

@@ -6,6 +6,7 @@ import datetime
 import os
 import platform
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,12 @@ def processor_name() -> str:
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def read_clocks(synchronize: Callable[[], object]) -> tuple[float, float]:
+    """Return the seconds of the clock and of the processor, once the device has done what it was given."""
+    synchronize()
+    return time.perf_counter(), time.process_time()
 
 
 def measure_peak(run: Callable[[], object]) -> int:

@@ -10,6 +10,7 @@ from jaxtyping import Float16, Float32, Float64
 from eval.binned import BinnedMetrics, ImageCounts, count_images
 from eval.bootstrap import Statistic, bootstrap_interval, draw_blocks, interval_of
 from eval.component import SegmentSizes, component_metrics, count_components
+from eval.distribution import ScoreDistribution, count_scores
 from eval.maps import MapStore
 from eval.percentiles import curve_metrics, image_curve
 from eval.pixel import PixelMetrics, pixel_metrics, pooled_metrics
@@ -52,6 +53,7 @@ class Measurement(NamedTuple):
     """95 % of the anomalous pixels have at least this score."""
     tied: float
     """Share of the normal pixels whose score is exactly the threshold of FPR95."""
+    distribution: ScoreDistribution
 
 
 def select_images(pool: ScorePool, score: str, protocol: Protocol) -> SelectedImages:
@@ -95,6 +97,7 @@ def measure_score(pool: ScorePool, score: str, protocol: Protocol) -> Measuremen
         num_pixels=positives.size + negatives.size,
         fpr95_threshold=float(positives.nth(int(0.05 * positives.size))),
         tied=_tied_at_fpr95(positives, negatives),
+        distribution=count_scores(positives, negatives),
     )
 
 

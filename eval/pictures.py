@@ -36,6 +36,8 @@ class Exhibit:
     prediction: UInt8[np.ndarray, "h w"]
     """Train ids."""
     scores: Mapping[str, Float32[np.ndarray, "h w"]]
+    truth: UInt8[np.ndarray, "h w"] | None = None
+    """True train ids, where they are known."""
 
 
 def choose_exhibits(num_frames: int, count: int) -> frozenset[int]:
@@ -50,6 +52,7 @@ def shrink_exhibit(
     target: UInt8[np.ndarray, "H W"],
     prediction: UInt8[np.ndarray, "H W"],
     scores: Mapping[str, Float32[np.ndarray, "H W"]],
+    truth: UInt8[np.ndarray, "H W"] | None = None,
 ) -> Exhibit:
     """Scale a frame to the width of a panel: pictures and scores by area, labels by nearest pixel."""
     size = (PANEL_WIDTH, max(1, round(image.shape[0] * PANEL_WIDTH / image.shape[1])))
@@ -59,6 +62,7 @@ def shrink_exhibit(
         target=cv2.resize(target, size, interpolation=cv2.INTER_NEAREST),
         prediction=cv2.resize(prediction, size, interpolation=cv2.INTER_NEAREST),
         scores={name: cv2.resize(s, size, interpolation=cv2.INTER_AREA) for name, s in scores.items()},
+        truth=None if truth is None else cv2.resize(truth, size, interpolation=cv2.INTER_NEAREST),
     )
 
 
@@ -80,20 +84,24 @@ def add_title(title: str, panels: UInt8[np.ndarray, "_H W 3"]) -> UInt8[np.ndarr
 def draw_panels(exhibits: Sequence[Exhibit]) -> UInt8[np.ndarray, "H W 3"]:
     """Draw rows of frames and columns image | ground truth | each score | predicted classes.
 
+    Ground truth is the true classes where they are known, else the anomalies, outlined on the image.
+
     A score's colour scale is shared by its column and runs between the 1st and 99th percentile of the
     frames shown; its ends stand in the column's title. Anomalies are outlined, void is shaded.
 
     Args:
-        exhibits: at least one, of the same scores.
+        exhibits: at least one, of the same scores; true classes are known of all or of none.
     """
     names = list(exhibits[0].scores)
     ends = {name: _scale_ends([exhibit.scores[name] for exhibit in exhibits]) for name in names}
-    titles = ["image", "ground truth (void grey)"]
+    titles = ["image", "ground truth (void grey)" if exhibits[0].truth is None else "true classes"]
     titles += [f"{name} [{_short(ends[name][0])} .. {_short(ends[name][1])}]" for name in names]
     titles += ["predicted classes"]
     rows = []
     for exhibit in exhibits:
-        panels = [_caption(exhibit.image, exhibit.stem), draw_target(exhibit.image, exhibit.target)]
+        truth = exhibit.truth
+        shown = draw_target(exhibit.image, exhibit.target) if truth is None else color_classes(truth)
+        panels = [_caption(exhibit.image, exhibit.stem), shown]
         panels += [color_scores(exhibit.scores[name], *ends[name]) for name in names]
         panels += [color_classes(exhibit.prediction)]
         rows.append(_join(panels, axis=1))

@@ -23,6 +23,7 @@ from jobs.config_file import flat_settings, load_config, read_config, write_conf
 from jobs.finetune_config import FinetuneConfig
 from jobs.preview_paste import draw_contact_sheet, paste_scenes
 from jobs.provenance import PROVENANCE_NAME, require_same_data, write_provenance
+from jobs.run_card import describe_run
 from jobs.run_lock import RunLock, is_barely_begun
 from jobs.validation import build_validation
 from models.adapt import apply_adaptation, explain_parameters, plan_thaw
@@ -34,9 +35,11 @@ from shards.staging import make_folder, require_free, write_atomically
 from shards.stream import Stream, build_stream
 from trainer.agreement import require_agreement, writing
 from trainer.best import Best
+from trainer.board import end_comparison, show_picture, show_text
 from trainer.checkpoint import newest_checkpoint
 from trainer.deadline import Deadline, find_end
 from trainer.ema import WeightAverage
+from trainer.groups import GroupDetails
 from trainer.log_file import log_file
 from trainer.loop import Run, TrainState, train
 from trainer.losses import build_loss
@@ -46,7 +49,7 @@ from trainer.profile import record_profile
 from trainer.randomness import seed_everything
 from trainer.runtime import StopSignal, compile_model, make_accelerator
 from trainer.schedule import build_lr_schedule
-from trainer.tracking import show_picture, start_tracking
+from trainer.tracking import start_tracking
 from trainer.trial import TrialStep
 
 logger = logging.getLogger(__name__)
@@ -58,7 +61,8 @@ MAY_CHANGE = (
     *("loop.time_limit", "loop.skip_bad_steps"),
     *("validation.shards", "validation.split", "validation.limit"),
     *("validation.pasted", "validation.scores", "validation.patience"),
-    *("tracking.tensorboard", "tracking.pasted_scenes", "paste.cache_mb"),
+    *("tracking.tensorboard", "tracking.pasted_scenes", "tracking.groups", "tracking.probes"),
+    *("tracking.curves", "paste.cache_mb"),
 )
 """Settings that a resumed run may change: they alter no weight, as long as the global batch stays."""
 MEASURED_ON = ("validation.shards", "validation.split", "validation.limit", "validation.pasted")
@@ -130,7 +134,7 @@ def _train_in(folder: Path, config: FinetuneConfig, run: Run, explanation: Seque
                 data=_data_folders(config),
                 num_processes=accelerator.num_processes,
             )
-        start_tracking(accelerator, config.tracking, flat_settings(config))
+        start_tracking(accelerator, config.tracking, flat_settings(config), _compared(config))
     with log_file(folder / "log.txt" if accelerator.is_main_process else None):
         logger.info("%s: %s", folder, explanation[0])
         for line in explanation[1:]:
@@ -138,7 +142,11 @@ def _train_in(folder: Path, config: FinetuneConfig, run: Run, explanation: Seque
         logger.info(
             "from step %d to %d on %d processes", run.state.step, config.loop.steps, accelerator.num_processes
         )
-        logger.info("%s", explain_rates(run.optimizer, config.optim, _global_batch(config, accelerator)))
+        rates = explain_rates(run.optimizer, config.optim, _global_batch(config, accelerator))
+        logger.info("%s", rates)
+        if accelerator.is_main_process:
+            card = describe_run(folder / PROVENANCE_NAME, folder / CONFIG_NAME, [explanation[0], rates])
+            show_text(accelerator, "run", card, run.state.step)
         if accelerator.is_main_process and run.state.step == 0:
             _show_pasted(accelerator, config)
         (folder / FINISHED_NAME).unlink(missing_ok=True)
@@ -157,6 +165,7 @@ def _train_in(folder: Path, config: FinetuneConfig, run: Run, explanation: Seque
         with writing(accelerator, f"{folder}: cannot be written"):
             if accelerator.is_main_process:
                 _write_end(folder, state)
+                end_comparison(accelerator)
     accelerator.end_training()
     return state
 
@@ -205,6 +214,7 @@ def _build_run(
         transform=build_paste(config.paste),
     )
     _require_same_samples(stream, state)
+    details = GroupDetails(optimizer, model, config.loop.max_grad_norm)
     return Run(
         accelerator=accelerator,
         model=prepared,
@@ -218,9 +228,19 @@ def _build_run(
         folder=folder,
         ema=ema,
         state=state,
-        evaluate=build_validation(config.validation, config.paste, model, accelerator, folder),
+        evaluate=build_validation(
+            config.validation, config.paste, config.tracking, model, accelerator, folder
+        ),
+        details=details if config.tracking.groups and config.tracking.tensorboard else lambda grad_norm: {},
         num_frozen=thaw.num_frozen,
     )
+
+
+def _compared(config: FinetuneConfig) -> list[str]:
+    """Name the scalars by which TensorBoard compares runs."""
+    validation = config.validation
+    best = [f"best/{validation.select}"] if validation.select else []
+    return [*best, *(f"validation/{metric}" for metric in validation.metrics()), "loss/total"]
 
 
 def _show_pasted(accelerator: Accelerator, config: FinetuneConfig) -> None:

@@ -6,19 +6,20 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from eval.benchmarks import require_no_benchmark
-from eval.cell import Cell, Subject
+from eval.cell import Cell, Subject, TestSetResult
 from eval.closed_set import evaluate_miou
 from eval.datasets import TestSet, check_masks, find_test_sets
+from eval.pictures import draw_grid
 from eval.protocol import get_protocol
 from eval.ranks import Ranks
 from eval.run import evaluate_test_set
 from eval.scores import require_scores
 from jobs.paste_record import require_unseen
+from jobs.probes import draw_scenes
 from jobs.segmenter import make_segment, require_readable
 from models.eomt import EoMT
 from models.lora import merged
@@ -26,6 +27,8 @@ from outlier_paste.config import PasteConfig
 from shards.errors import InputError
 from shards.reader import ShardReader, open_shards
 from shards.scene import decode_scene, require_scenes
+from trainer.board import show_distribution, show_picture, show_precision_recall
+from trainer.tracking import TrackingConfig
 
 logger = logging.getLogger(__name__)
 
@@ -117,16 +120,21 @@ class Validation:
     accelerator: Accelerator
     scratch: Path
     """Folder that all ranks see."""
+    tracking: TrackingConfig
+    """What is shown beside the numbers."""
 
     def __call__(self, model: EoMT, step: int) -> dict[str, float]:
-        """Measure `model`, in evaluation mode, and log it; fractions in [0, 1] by TensorBoard tag."""
-        with merged(model), torch.no_grad():
-            scalars = self._measure_scenes(model) | self._measure_pasted(model, step)
+        """Measure `model`, in evaluation mode, and log and show it; by TensorBoard tag.
+
+        Fractions in [0, 1], and per score the gap between the medians of anomalous and normal pixels.
+        """
+        with merged(model):
+            scalars = self._measure_scenes(model, step) | self._measure_pasted(model, step)
         named = [f"{tag.removeprefix('validation/')} {value:.4f}" for tag, value in scalars.items()]
         logger.info("validation at step %d: %s", step, "  ".join(named))
         return scalars
 
-    def _measure_scenes(self, model: EoMT) -> dict[str, float]:
+    def _measure_scenes(self, model: EoMT, step: int) -> dict[str, float]:
         reader, ranks = self.sets.scenes, self._ranks()
         if reader is None:
             return {}
@@ -139,6 +147,11 @@ class Validation:
             scratch=self.scratch,
             ranks=ranks,
         )
+        if self._num_probes and ranks.is_first:
+            names = self.config.scores
+            segment = make_segment(model, self.accelerator.device, scores=names)
+            sheet = draw_scenes(reader, count, self._num_probes, segment, model.image_size, names, step)
+            show_picture(self.accelerator, "probes/scenes", sheet, step)
         return {"validation/miou": result.miou}
 
     def _measure_pasted(self, model: EoMT, step: int) -> dict[str, float]:
@@ -152,14 +165,28 @@ class Validation:
             Subject(model=self.scratch.name, checkpoint=f"step {step}"),
             window=model.image_size,
             scores=names,
-            num_exhibits=0,
+            num_exhibits=self._num_probes,
             components=False,
             scratch=self.scratch,
             ranks=self._ranks(),
         )
+        self._show_pasted(result, step)
         shared = [_scalars_of(result.cells)]  # the first rank has measured, the others have nothing
         broadcast_object_list(shared)
         return shared[0]
+
+    def _show_pasted(self, result: TestSetResult, step: int) -> None:
+        if result.exhibits:
+            sheet = draw_grid(f"pasted objects at step {step}", result.exhibits)
+            show_picture(self.accelerator, "probes/pasted", sheet, step)
+        for cell in result.cells if self.tracking.curves else ():
+            name, measured = cell.record.score, cell.measurement
+            show_precision_recall(self.accelerator, f"precision_recall/{name}", measured.counts, step)
+            show_distribution(self.accelerator, f"scores/{name}", measured.distribution, step)
+
+    @property
+    def _num_probes(self) -> int:
+        return self.tracking.probes if self.tracking.tensorboard else 0
 
     def _ranks(self) -> Ranks:
         accelerator = self.accelerator
@@ -173,11 +200,17 @@ def _scalars_of(cells: list[Cell]) -> dict[str, float]:
         assert cell.record.fpr95 is not None
         found[f"validation/ap/{cell.record.score}"] = cell.record.ap
         found[f"validation/fpr95/{cell.record.score}"] = cell.record.fpr95
+        found[f"validation/gap/{cell.record.score}"] = cell.measurement.distribution.gap
     return found
 
 
 def build_validation(
-    config: ValidationConfig, paste: PasteConfig, model: EoMT, accelerator: Accelerator, folder: Path
+    config: ValidationConfig,
+    paste: PasteConfig,
+    tracking: TrackingConfig,
+    model: EoMT,
+    accelerator: Accelerator,
+    folder: Path,
 ) -> Validation | None:
     """Open the validation sets of a run and check that its model has what the scores read; None without any.
 
@@ -187,4 +220,4 @@ def build_validation(
     sets = open_validation(config, paste)
     if sets.pasted is not None:
         require_readable(model, config.scores, "validation.scores: the model")
-    return Validation(config, sets, accelerator, folder) if sets else None
+    return Validation(config, sets, accelerator, folder, tracking) if sets else None

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import peft
+import torch
 from jaxtyping import Float
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
@@ -74,6 +75,23 @@ def merged(model: EoMT) -> Iterator[EoMT]:
         for layer, weight in zip(layers, before, strict=True):
             layer.get_base_layer().weight.data.copy_(weight)
             layer.merged_adapters.clear()
+
+
+@torch.no_grad()
+def adapter_norms(model: EoMT) -> dict[str, float]:
+    """Return, by layer, the Frobenius norm of what its adapter adds to its weight; {} without adapters.
+
+    ‖s·B·A‖² = s² · Σ (BᵀB ∘ A·Aᵀ), two products of rank × rank instead of one of the weight's size.
+    """
+    norms = {}
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer) and ADAPTER in module.lora_A:
+            down, up = (
+                half.get_parameter(f"{ADAPTER}.weight").float() for half in (module.lora_A, module.lora_B)
+            )
+            square = ((up.T @ up) * (down @ down.T)).sum().clamp(min=0)
+            norms[name.removeprefix("backbone.")] = float(square.sqrt()) * abs(module.scaling[ADAPTER])
+    return norms
 
 
 def merge_weights(weights: Mapping[str, Tensor], settings: LoraSettings, where: str) -> dict[str, Tensor]:

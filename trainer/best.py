@@ -54,6 +54,10 @@ class Best:
             f"best {self.metric} {self.value:.4f} at step {self.step}, {self.waited} validations before now"
         )
 
+    def scalars(self) -> dict[str, float]:
+        """Return the best value by TensorBoard tag; {} before the first."""
+        return {f"best/{self.metric}": self.value} if self.step else {}
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps; patience is a setting, not a state."""
         return {"metric": self.metric, "value": self.value, "step": self.step, "waited": self.waited}

@@ -141,6 +141,8 @@ class Run:
     evaluate: Callable[[EoMT, int], Mapping[str, float]] | None = None
     """Validation of a model at a step: scalars by TensorBoard tag, the same on all ranks."""
     stop_requested: Callable[[], bool] = lambda: False
+    details: Callable[[float], Mapping[str, float]] = lambda grad_norm: {}
+    """Scalars for TensorBoard beside each log line, from the norm of all gradients (see `trainer.groups`)."""
     deadline: Deadline = field(default_factory=Deadline)
     after_step: Callable[[], None] = lambda: None
     """Called after every optimizer step (see `trainer.profile`)."""
@@ -189,6 +191,8 @@ def train(run: Run, config: LoopConfig) -> TrainState:
         if bad is not None:
             _skip(run, bad, batches, config.skip_bad_steps)
             continue
+        logs = is_due(state.step + 1, config.log_every, config.steps)
+        details = run.details(grad_norm) if logs else {}
         run.optimizer.step()
         run.optimizer.zero_grad()
         if not accelerator.optimizer_step_was_skipped:  # as fp16 does with an infinite gradient
@@ -197,7 +201,7 @@ def train(run: Run, config: LoopConfig) -> TrainState:
         progress.update()
         run.after_step()
 
-        if is_due(state.step, config.log_every, config.steps):
+        if logs:
             scalars = _step_scalars(run, sums, grad_norm, run.loss.floors(prediction)) | clock.rates(
                 state.samples_seen
             )
@@ -205,16 +209,16 @@ def train(run: Run, config: LoopConfig) -> TrainState:
                 scalars["skipped_steps"] = state.skipped_steps
             scalars["data/errors"] = _sum_over_ranks(accelerator, clock.errors)
             scalars |= peak_memory(accelerator)
-            accelerator.log(scalars, step=state.step)
+            accelerator.log({**scalars, **details}, step=state.step)
             logger.info(_log_line(state.step, config.steps, scalars))
         run.lr_schedule.step()  # after the log, which shows the rates of this step
         if run.evaluate is not None and is_due(state.step, config.eval_every, config.steps):
             run.model.eval()
             with run.ema.applied():
                 found = run.evaluate(model, state.step)
-                accelerator.log(dict(found), step=state.step)
                 if state.best.judge(found, state.step):
                     save_best(accelerator, run.model, model, run.folder, state.best)
+            accelerator.log(dict(found) | state.best.scalars(), step=state.step)
             run.model.train()
         stopping = run.stop_requested()  # asked once per step; all ranks get the same answer
         if stopping or state.best.is_over or is_due(state.step, config.save_every, config.steps):

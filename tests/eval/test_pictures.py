@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -94,3 +96,11 @@ def test_png_keeps_the_picture():
     picture = exhibit().image
     decoded = cv2.imdecode(np.frombuffer(encode_png(picture), np.uint8), cv2.IMREAD_COLOR)
     np.testing.assert_array_equal(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), picture)
+
+
+def test_true_classes_stand_where_anomalies_would_be_outlined() -> None:
+    truth = np.full((40, 80), 8, dtype=np.uint8)
+    shown = dataclasses.replace(exhibit(), truth=cv2.resize(truth, (PANEL_WIDTH, PANEL_WIDTH // 2)))
+    grid = draw_grid("t", [shown])
+    assert grid.shape[1] == 4 * PANEL_WIDTH + 3 * 6
+    assert (grid[100, PANEL_WIDTH + 20] == color_classes(truth)[0, 0]).all()

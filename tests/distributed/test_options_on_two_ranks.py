@@ -1,0 +1,88 @@
+"""Two real processes with averages, validation, best checkpoint and a fitted micro-batch give one answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from jobs.config_file import read_config
+from jobs.evaluate import EvaluateOptions, evaluate
+from jobs.finetune import finetune
+from jobs.finetune_config import FinetuneConfig
+from tests.jobs.test_validation import write_pasted
+from tests.trainer.event_files import read_scalars
+from tests.trainer.test_loop import _fresh_accelerator, make_config  # noqa: F401
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
+
+ROOT = Path(__file__).resolve().parents[2]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+SMALL_SECOND_RANK = """
+import os, sys
+from jobs.command_line import run_program
+from jobs.finetune import main
+from trainer.memory import OutOfMemoryError
+from trainer.trial import TrialStep
+attempt = TrialStep.__call__
+def limited(self, size):
+    if os.environ["RANK"] == "1" and size > 1:
+        raise OutOfMemoryError("the second rank has room for one image")
+    attempt(self, size)
+TrialStep.__call__ = limited
+run_program(main)
+"""
+
+
+def test_two_ranks_agree_and_measure_what_one_process_does(tmp_path: Path, scene_shards: str) -> None:
+    """Weights to 1e-5, as sums have another order; what is measured of equal weights to 1e-6."""
+    pasted = write_pasted(tmp_path / "pasted")
+    options = [
+        "--ema.decay",
+        "0.5",
+        "--loop.fit_memory",
+        "True",
+        "--loop.steps",
+        "2",
+        "--loop.eval_every",
+        "1",
+    ]
+    options += ["--validation.shards", scene_shards, "--validation.limit", "3"]
+    options += ["--validation.pasted", str(pasted), "--validation.select", "ap/RbA", "--loop.save_every", "1"]
+    finetune(make_config(tmp_path / "one", scene_shards, *options, "--data.batch_size", "4"))
+    script = tmp_path / "small.py"
+    script.write_text(SMALL_SECOND_RANK)
+    config = make_config(tmp_path / "two", scene_shards, *options)
+    command = [*TORCHRUN, str(script), str(tmp_path / "one" / "run" / "config.yaml"), "--out", config.out]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *command, "--data.batch_size", "2"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    two = tmp_path / "two" / "run"
+    found = read_config(FinetuneConfig, two / "config.yaml")
+    assert (found.data.batch_size, found.loop.grad_accum) == (1, 2)
+    for file in ("model.safetensors", "ema.safetensors"):
+        expected, actual = (
+            load_file(tmp_path / name / "run" / "checkpoints" / "step-0000002" / file)
+            for name in ("one", "two")
+        )
+        for name in expected:
+            torch.testing.assert_close(actual[name], expected[name], atol=1e-5, rtol=0, msg=name)
+    (best,) = (two / "best").iterdir()
+    record = json.loads((best / "best.json").read_text())
+    datasets = {"datasets": pasted, "scores": ("RbA",), "device": "cpu", "components": False, "pictures": 0}
+    (again,) = evaluate(EvaluateOptions(checkpoint=two / "best", out=tmp_path / "eval", **datasets))
+    assert again.ap == pytest.approx(record["value"], abs=1e-6)
+    assert dict(read_scalars(two)["best/ap/RbA"])[2] == pytest.approx(again.ap, abs=1e-6)
+    assert {"validation/miou", "validation/fpr95/MSP"} <= read_scalars(two).keys()

@@ -1,0 +1,49 @@
+"""What each group of parameters does at a step: learning rate, gradient norm, size of the adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.eomt import EoMT
+from models.lora import adapter_norms
+
+
+@dataclass(frozen=True)
+class GroupDetails:
+    """Scalars by TensorBoard tag, of a run that logs them; the groups are those of `trainer.optim`."""
+
+    optimizer: torch.optim.Optimizer
+    model: EoMT
+    max_grad_norm: float
+    """To which gradients are clipped; 0: not at all."""
+
+    def __call__(self, grad_norm: float) -> Mapping[str, float]:
+        """Read rates, gradients and adapters between the clipping and the optimizer's step.
+
+        Args:
+            grad_norm: of all gradients before they were clipped; norms of groups are given as before it too.
+        """
+        clipped = min(1.0, self.max_grad_norm / (grad_norm + 1e-6)) if self.max_grad_norm else 1.0
+        clipped = clipped or 1.0  # of an infinite norm, with fp16
+        found = {}
+        for group in self.optimizer.param_groups:
+            found[f"lr/{group['name']}"] = float(group["lr"])
+            gradients = [p.grad for p in group["params"] if p.grad is not None]
+            found[f"grad_norm/{group['name']}"] = _norm(gradients) / clipped
+        return found | {f"lora/{layer}": norm for layer, norm in adapter_norms(self.model).items()}
+
+
+def _norm(gradients: list[Tensor]) -> float:
+    if not gradients:
+        return 0.0
+    norms = [_whole(torch.linalg.vector_norm(gradient)) for gradient in gradients]
+    return float(torch.linalg.vector_norm(torch.stack(norms)))
+
+
+def _whole(value: Tensor) -> Tensor:
+    """Gather what FSDP shares out over processes."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
