@@ -12,6 +12,7 @@ import numpy as np
 
 from eval.binned import ImageCounts
 from eval.cell import Cell, Subject
+from eval.distribution import ScoreDistribution
 from eval.gallery import Gallery
 from eval.measure import ImageMetrics, Measurement
 from eval.pixel import PixelMetrics
@@ -19,6 +20,7 @@ from eval.report import parse_record
 from eval.slices import Slice
 
 _COUNTS = ("images", "positives", "negatives", "single")
+_HISTOGRAMS = ("edges", "normal", "anomalous")
 
 
 class KeptSet(NamedTuple):
@@ -37,9 +39,13 @@ def pack_set(kept: KeptSet) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     for i, cell in enumerate(kept.cells):
         counts = cell.measurement.counts
         arrays |= {f"{i}.{name}": getattr(counts, name) for name in _COUNTS}
+        spread = cell.measurement.distribution
+        arrays |= {f"{i}.{name}": getattr(spread, name) for name in _HISTOGRAMS}
+        plain = cell.measurement._replace(counts=None, distribution=None)  # type: ignore[arg-type]
         head: dict[str, Any] = {
             "record": dataclasses.asdict(cell.record),
-            "measurement": cell.measurement._replace(counts=None)._asdict(),  # type: ignore[arg-type]
+            "measurement": plain._asdict(),
+            "medians": [spread.normal_median, spread.anomalous_median],
             "images": cell.images,
             "stems": cell.stems,
             "folder": cell.folder,
@@ -72,6 +78,11 @@ def _unpack_cell(head: Any, arrays: dict[str, np.ndarray], prefix: str, subject:
             "metrics": PixelMetrics(*entry["metrics"]),
             "counts": ImageCounts(*(arrays[prefix + name] for name in _COUNTS)),
             "intervals": intervals,
+            "distribution": ScoreDistribution(
+                **{name: arrays[prefix + name] for name in _HISTOGRAMS},
+                normal_median=head["medians"][0],
+                anomalous_median=head["medians"][1],
+            ),
         }
     )
     images = [

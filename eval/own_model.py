@@ -82,7 +82,9 @@ class OwnSegment:
         digest = hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
         return Offer(0 if logits is None else len(logits), tuple(maps), digest)
 
-    def choose_scores(self, offer: Offer, asked: tuple[str, ...]) -> tuple[str, ...]:
+    def choose_scores(
+        self, offer: Offer, asked: tuple[str, ...], setting: str = "--scores"
+    ) -> tuple[str, ...]:
         """Settle which scores are measured; the default is all that the model's answers suffice for.
 
         Raises:
@@ -94,7 +96,7 @@ class OwnSegment:
         for name in asked:
             if name not in (*computed, *offer.own):
                 known = ", ".join((*computed, *offer.own))
-                raise InputError(f"--scores: got {name!r}; what {self._where} answers gives {known}")
+                raise InputError(f"{setting}: got {name!r}; what {self._where} answers gives {known}")
         self._scores = asked
         return asked
 

@@ -6,16 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import UInt8
-
 from eval.frames import image_size
 from eval.submissions import smiyc
 from eval.submissions.benchmark import BENCHMARKS, choose_pictures
 from eval.submissions.description import Description
-from eval.submissions.picture import PictureAnswer, require_method
+from eval.submissions.picture import Picture, require_method
 from eval.submissions.verification import Findings, verify_package
 from eval.submissions.writing import write_package
+from jobs.answerer import Answerer
 from shards.errors import InputError
 from shards.staging import require_free
 
@@ -32,20 +30,11 @@ class PackageOptions:
     method: str
 
 
-@dataclass(frozen=True)
-class Answerer:
-    """A model as packages see it."""
-
-    name: str
-    """Where it was read from."""
-    fingerprint: str
-    """SHA-256 of its weights or code."""
-    load: Callable[[], Callable[[UInt8[np.ndarray, "H W 3"]], PictureAnswer]]
-    """Called when everything else was checked."""
-
-
-def write_answers(answerer: Answerer, options: PackageOptions) -> str:
+def write_answers(make_answerer: Callable[[Picture], Answerer], options: PackageOptions) -> str:
     """Predict the images of a benchmark and write its package; return what is to be printed.
+
+    Args:
+        make_answerer: called with the first picture, when everything else was checked.
 
     Raises:
         InputError: see `eval.submissions.writing.write_package`, or an option is wrong.
@@ -56,6 +45,7 @@ def write_answers(answerer: Answerer, options: PackageOptions) -> str:
         smiyc.require_h5py()
     benchmark = BENCHMARKS[options.benchmark]
     pictures = choose_pictures(benchmark, options.datasets, options.parts)
+    answerer = make_answerer(pictures[0])
     description = Description(
         benchmark=options.benchmark,
         method=options.method,

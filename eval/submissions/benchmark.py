@@ -32,6 +32,8 @@ class Benchmark:
     """What must lie below the root, for messages."""
     together: bool
     """Whether its parts go into one package."""
+    needs_classes: bool
+    """Whether it wants predicted classes too."""
 
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -45,11 +47,12 @@ BENCHMARKS: dict[str, Benchmark] = {
         module.KNOWN_COUNTS,
         expects,
         together,
+        needs_classes,
     )
-    for module, expects, together in (
-        (smiyc, "dataset_AnomalyTrack, dataset_ObstacleTrack or LostAndFound", True),
-        (fishyscapes, "NNNN_*.png, fishyscapes_lostandfound or fs_val_v3", False),
-        (bravo, ", ".join(f"bravo_{subset}" for subset in bravo.SUBSETS), True),
+    for module, expects, together, needs_classes in (
+        (smiyc, "dataset_AnomalyTrack, dataset_ObstacleTrack or LostAndFound", True, False),
+        (fishyscapes, "NNNN_*.png, fishyscapes_lostandfound or fs_val_v3", False, True),
+        (bravo, ", ".join(f"bravo_{subset}" for subset in bravo.SUBSETS), True, True),
     )
 }
 
