@@ -1,6 +1,6 @@
 """A package of ours, read and scored by SMIYC's own toolkit, beside our evaluation of the same files.
 
-python -m benchmarks.smiyc_toolkit --toolkit CHECKOUT --python TOOLKIT_VENV/bin/python [--out RESULTS.md]
+python -m benchmarks.smiyc_package --toolkit CHECKOUT --python TOOLKIT_VENV/bin/python [--out RESULTS.md]
 
 CHECKOUT is https://github.com/SegmentMeIfYouCan/road-anomaly-benchmark; its Python is another one than ours,
 as it needs older packages (matplotlib < 3.9, numpy < 2; easydict, h5py, click, pandas, opencv, scipy,
@@ -88,7 +88,7 @@ class BenchmarkOptions:
 
 def main(arguments: Sequence[str]) -> None:
     """Draw, write a package, score it on both sides, and print a report in Markdown."""
-    options: BenchmarkOptions = parse_options(BenchmarkOptions, arguments, program="benchmarks.smiyc_toolkit")
+    options: BenchmarkOptions = parse_options(BenchmarkOptions, arguments, program="benchmarks.smiyc_package")
     with tempfile.TemporaryDirectory() as name:
         root, package = Path(name) / "official", Path(name) / "package"
         for _, _, kind, count in TRACKS.values():
