@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
+from eval.log_odds import FORMS, spread_of
 from eval.scores import SCORES
 from shards.schema import VOID_ID
 
@@ -21,6 +22,7 @@ class PixelAnswers(NamedTuple):
     """What evidence says of every pixel."""
 
     scores: dict[str, Float32[np.ndarray, "H W"]]
+    """Each in the form in which it is compared; see `eval.log_odds`."""
     prediction: UInt8[np.ndarray, "H W"]
     """Train ids."""
 
@@ -45,7 +47,32 @@ def answer_pixels(evidence: Float[Tensor, "N H W"], names: Sequence[str]) -> Pix
         rows = slice(top, top + _STRIP_ROWS)
         strip = evidence[None, :, rows]
         prediction[rows] = strip[0].max(dim=0).indices  # four times as fast as argmax over the first axis
-        for name, score in scores.items():
-            score[rows] = SCORES[name](strip)[0]
-    found = {name: (scores | maps)[name].cpu().numpy() for name in names}
-    return PixelAnswers(found, prediction.cpu().numpy())
+        for name, found in compared_scores(strip, list(scores)).items():
+            scores[name][rows] = found[0]
+    chosen = {name: (scores | maps)[name].cpu().numpy() for name in names}
+    return PixelAnswers(chosen, prediction.cpu().numpy())
+
+
+def compare_at(
+    evidence: Float[Tensor, "C H W"], names: Sequence[str], temperature: float
+) -> dict[str, Float32[np.ndarray, "H W"]]:
+    """Compute scores of evidence / T, of those in `eval.scores.SCORES`, in strips."""
+    scores = {name: torch.empty(evidence.shape[1:]) for name in names}
+    for top in range(0, evidence.shape[1], _STRIP_ROWS):
+        rows = slice(top, top + _STRIP_ROWS)
+        strip = evidence[None, :, rows]
+        strip = strip if temperature == 1 else strip / temperature
+        for name, found in compared_scores(strip, names).items():
+            scores[name][rows] = found[0]
+    return {name: score.numpy() for name, score in scores.items()}
+
+
+def compared_scores(
+    evidence: Float[Tensor, "B C H W"], names: Sequence[str]
+) -> dict[str, Float[Tensor, "B H W"]]:
+    """Compute scores of `eval.scores.SCORES` in the form in which they are compared."""
+    spread = spread_of(evidence) if any(name in FORMS for name in names) else None
+    return {
+        name: FORMS[name](spread) if spread is not None and name in FORMS else SCORES[name](evidence)
+        for name in names
+    }

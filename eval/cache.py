@@ -22,7 +22,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from eval.scores import pixel_evidence
+from eval.query_strips import read_queries
+from eval.scores import QueryOutputs
 from eval.windows import segment_in_windows
 from shards.errors import InputError
 from shards.staging import write_atomically
@@ -89,7 +90,7 @@ class WindowPredictions:
             assert self.masks is not None
             assert self.classes is not None
             classes = self.classes[part].float() / query_temperature
-            return pixel_evidence(self.masks[part].float(), classes, window, self.num_classes)
+            return read_queries(QueryOutputs(self.masks[part], classes, self.num_classes), window)
 
         return segment_in_windows(torch.zeros(3, *size, dtype=torch.uint8), replay, window)
 

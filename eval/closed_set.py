@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int64, UInt8
+import torch
+from jaxtyping import Float, Float32, Float64, Int64, UInt8
+from torch import Tensor
 from tqdm import tqdm
 
-from eval.answers import answer_pixels
 from eval.bootstrap import bootstrap_interval
 from eval.calibration import count_confidence, expected_calibration_error
 from eval.miou import ConfusionMatrix, mean_iou_of
 from eval.ranks import ALONE, Ranks
+from eval.scores import msp
 from eval.windows import Segment, segment_in_windows, to_tensor
 from shards.schema import CITYSCAPES_CLASSES, NUM_CLASSES, OUTLIER_ID, VOID_ID, Sample
+
+_STRIP_ROWS = 32
 
 
 class MiouResult(NamedTuple):
@@ -98,16 +102,30 @@ def count_samples(
     progress = tqdm(samples, desc="mIoU", unit="image", total=num_samples, disable=None)
     for position, sample in enumerate(progress):
         evidence = segment_in_windows(to_tensor(sample.image), segment, window, windows_at_once)
-        answers = answer_pixels(evidence[:NUM_CLASSES], ("MSP",))  # no query scores
+        confidence, prediction = _most_likely(evidence[:NUM_CLASSES])  # no query scores
         if keep is not None:
             keep(ranks.rank + position * ranks.count, sample.label)
         matrix = ConfusionMatrix()
-        matrix.add(sample.label, answers.prediction)
+        matrix.add(sample.label, prediction)
         matrices.append(matrix.counts)
         labelled = (sample.label != VOID_ID) & (sample.label != OUTLIER_ID)
-        is_right = answers.prediction == sample.label
-        confidences.append(count_confidence(1 - answers.scores["MSP"], is_right, labelled))
+        is_right = prediction == sample.label
+        confidences.append(count_confidence(confidence, is_right, labelled))
     return ClosedSetCounts(np.array(matrices), np.array(confidences))
+
+
+@torch.no_grad()
+def _most_likely(
+    evidence: Float[Tensor, "C H W"],
+) -> tuple[Float32[np.ndarray, "H W"], UInt8[np.ndarray, "H W"]]:
+    """Return max softmax and the class it is of."""
+    confidence = torch.empty(evidence.shape[1:])
+    prediction = torch.empty(evidence.shape[1:], dtype=torch.uint8)
+    for top in range(0, evidence.shape[1], _STRIP_ROWS):
+        rows = slice(top, top + _STRIP_ROWS)
+        confidence[rows] = 1 - msp(evidence[None, :, rows])[0]
+        prediction[rows] = evidence[:, rows].max(dim=0).indices
+    return confidence.numpy(), prediction.numpy()
 
 
 def measure_closed_set(counts: ClosedSetCounts) -> MiouResult:

@@ -48,10 +48,11 @@ def pixel_evidence(
     """
     with torch.autocast(mask_logits.device.type, enabled=False):
         classes = class_logits.float().softmax(dim=-1)[..., : -1 if num_classes is None else num_classes]
-        return torch.einsum("bqc,bqhw->bchw", classes, _resized(mask_logits, size).sigmoid())
+        return torch.einsum("bqc,bqhw->bchw", classes, resize_masks(mask_logits, size).sigmoid())
 
 
-def _resized(mask_logits: Tensor, size: tuple[int, int] | None) -> Tensor:
+def resize_masks(mask_logits: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """Resize (..., h, w) bilinearly with align_corners=False, in float32; None keeps the size."""
     masks = mask_logits.float()
     if size is None or tuple(masks.shape[-2:]) == tuple(size):
         return masks
@@ -76,7 +77,9 @@ def msp(evidence: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
 def max_logit(evidence: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
     """Largest evidence, turned around: -max_c L[c].
 
-    Source: Hendrycks et al., ICML 2022.
+    Of a mask model it orders pixels as 1 - max_c L[c] does, the score of Mask2Anomaly.
+
+    Source: Hendrycks et al., ICML 2022; Rai et al., ICCV 2023.
     """
     return -evidence.float().amax(dim=1)
 
@@ -138,7 +141,7 @@ def mask_energy(queries: QueryOutputs, size: tuple[int, int] | None = None) -> F
     with torch.autocast(queries.mask_logits.device.type, enabled=False):
         logits = queries.class_logits.float()
         log_class = logits[..., : queries.num_classes].logsumexp(dim=-1) - logits.logsumexp(dim=-1)  # (B, Q)
-        log_mask = F.logsigmoid(_resized(queries.mask_logits, size))
+        log_mask = F.logsigmoid(resize_masks(queries.mask_logits, size))
         return -(log_class[..., None, None] + log_mask).logsumexp(dim=1)
 
 
@@ -150,7 +153,7 @@ def eam(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Float[Ten
     """
     with torch.autocast(queries.mask_logits.device.type, enabled=False):
         sure = queries.class_logits.float().softmax(dim=-1)[..., : queries.num_classes].amax(dim=-1)
-        return 1 - torch.einsum("bq,bqhw->bhw", sure, _resized(queries.mask_logits, size).sigmoid())
+        return 1 - torch.einsum("bq,bqhw->bhw", sure, resize_masks(queries.mask_logits, size).sigmoid())
 
 
 def uno(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Float[Tensor, "B _H _W"]:
@@ -164,7 +167,7 @@ def uno(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Float[Ten
     with torch.autocast(queries.mask_logits.device.type, enabled=False):
         p = queries.class_logits.float().softmax(dim=-1)
         balance = p[..., queries.num_classes] - p[..., : queries.num_classes].amax(dim=-1)
-        return torch.einsum("bq,bqhw->bhw", balance, _resized(queries.mask_logits, size).sigmoid())
+        return torch.einsum("bq,bqhw->bhw", balance, resize_masks(queries.mask_logits, size).sigmoid())
 
 
 def min_distance(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Float[Tensor, "B _H _W"]:
@@ -182,7 +185,7 @@ def min_distance(queries: QueryOutputs, size: tuple[int, int] | None = None) -> 
     assert queries.class_distances is not None
     with torch.autocast(queries.mask_logits.device.type, enabled=False):
         nearest = queries.class_distances.float()[..., : queries.num_classes].amin(dim=-1)  # (B, Q)
-        closeness = (queries.farthest - nearest)[..., None, None] * _resized(
+        closeness = (queries.farthest - nearest)[..., None, None] * resize_masks(
             queries.mask_logits, size
         ).sigmoid()
         return queries.farthest - closeness.amax(dim=1)
@@ -211,7 +214,7 @@ def count_claims(queries: QueryOutputs, size: tuple[int, int] | None = None) -> 
         everything = logits.logsumexp(dim=-1)
         log_known = (logits[..., : queries.num_classes].logsumexp(dim=-1) - everything)[..., None, None]
         log_other = (logits[..., queries.num_classes :].logsumexp(dim=-1) - everything)[..., None, None]
-        masks = _resized(queries.mask_logits, size)
+        masks = resize_masks(queries.mask_logits, size)
         log_claim = log_known + F.logsigmoid(masks)
         log_refusal = torch.logaddexp(log_other, log_known + F.logsigmoid(-masks))
         none = log_refusal.sum(dim=1)

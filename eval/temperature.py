@@ -12,10 +12,11 @@ from jaxtyping import Float32
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
+from eval.answers import compare_at
 from eval.cache import CachedSet, read_frames
 from eval.pixel import PixelMetrics
 from eval.pool import VOID, ScorePool
-from eval.scores import DEFAULT_SCORES, SCORES
+from eval.scores import DEFAULT_SCORES
 from shards.errors import InputError
 from shards.schema import OUTLIER_ID
 
@@ -26,7 +27,6 @@ Kind = tuple[str, Level]
 """Score and level."""
 _AT_ONCE = 16
 """Maps pooled in one pass over the cache; bounds the disk space to 64 bytes per pixel."""
-_STRIP_ROWS = 32
 _ROUNDS = 3
 
 
@@ -85,13 +85,13 @@ class Sweep:
             for target, predictions in read_frames(self._cache, self.cached):
                 size = (target.shape[0], target.shape[1])
                 maps: dict[str, Float32[np.ndarray, "H W"]] = {}
-                temperatures = {v.temperature if v.level == "query" else None for v in variants}
-                for temperature in temperatures:
-                    evidence = predictions.evidence(size, self.cached.window, temperature or 1.0)
-                    for variant in variants:
-                        if (variant.temperature if variant.level == "query" else None) == temperature:
-                            divisor = 1.0 if variant.level == "query" else variant.temperature
-                            maps[names[variant]] = _score(evidence, variant.score, divisor)
+                for query_t in {_divisors(variant)[0] for variant in variants}:
+                    evidence = predictions.evidence(size, self.cached.window, query_t)
+                    of_query_t = [variant for variant in variants if _divisors(variant)[0] == query_t]
+                    for pixel_t in {_divisors(variant)[1] for variant in of_query_t}:
+                        same = {v.score: names[v] for v in of_query_t if _divisors(v)[1] == pixel_t}
+                        found = compare_at(evidence, list(same), pixel_t)
+                        maps |= {same[score]: values for score, values in found.items()}
                 pool.add(maps, target)
             for variant, name in names.items():
                 self.metrics[variant] = pool.metrics(name)
@@ -114,12 +114,9 @@ class Sweep:
         return best
 
 
-def _score(evidence: Tensor, name: str, divisor: float) -> Float32[np.ndarray, "H W"]:
-    scores = torch.empty(evidence.shape[1:])
-    for top in range(0, evidence.shape[1], _STRIP_ROWS):
-        rows = slice(top, top + _STRIP_ROWS)
-        scores[rows] = SCORES[name](evidence[None, :, rows] / divisor)[0]
-    return scores.numpy()
+def _divisors(variant: Variant) -> tuple[float, float]:
+    """Return what class logits of queries and what evidence of pixels is divided by."""
+    return (variant.temperature, 1.0) if variant.level == "query" else (1.0, variant.temperature)
 
 
 def require_selection_split(cached: CachedSet, setting: str = "--validation") -> None:

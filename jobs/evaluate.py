@@ -3,7 +3,8 @@
 python -m jobs.evaluate --checkpoint RUN --datasets Validation_Dataset --out RUN/eval
 
 Under `torchrun --nproc_per_node N -m jobs.evaluate ...` N processes share the images; the numbers are the
-same. What is finished is kept, so an evaluation that was killed goes on when it is started again.
+same. With `--task I/N` they need not even run at the same time. What is finished is kept, so an evaluation
+that was killed goes on when it is started again.
 """
 
 from __future__ import annotations
@@ -26,15 +27,17 @@ from eval.ranks import ALONE, Ranks
 from eval.report import Record, render_markdown
 from jobs.command_line import parse_options, run_program
 from jobs.evaluate_options import EvaluateOptions, choose_device, model_name
-from jobs.evaluation_folder import EvaluationFolder, evaluation_folder, require_place
+from jobs.evaluation_folder import EvaluationFolder, evaluation_folder, require_place, task_folder
 from jobs.evaluation_key import closed_set_key, hash_checkpoint, hash_test_set, network_key, set_key
 from jobs.evaluation_parts import CLOSED_SET, Plan, Work, cell_name, finish_closed_set, finish_test_set
+from jobs.evaluation_shares import merge_closed_set, merge_test_set, share_closed_set, share_test_set
 from jobs.launched import launched_ranks, share_object
 from jobs.model_source import OwnSource, find_source, open_own
 from jobs.result_files import write_results
 from jobs.saved_predictions import SavedPredictions, fingerprint_of
 from jobs.segmenter import wrap_checkpoint
 from shards.errors import InputError
+from shards.parts import Task, parse_task
 from shards.reader import ShardReader, open_shards
 
 logger = logging.getLogger(__name__)
@@ -65,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
     options: EvaluateOptions = parse_options(EvaluateOptions, arguments, program="jobs.evaluate")
     with launched_ranks() as ranks:
         records = evaluate(options, ranks)
-    if ranks.is_first:
+    if records:
         print(render_markdown(records), end="")
 
 
@@ -79,7 +82,14 @@ def evaluate(options: EvaluateOptions, ranks: Ranks = ALONE) -> list[Record]:
     Raises:
         InputError: an option, test set, shard or checkpoint is wrong. Nothing is written then.
     """
+    task = parse_task(options.task) if options.task else None
+    if task is not None and ranks.count > 1:
+        raise InputError(f"--task {options.task}: tasks are single processes; under torchrun leave it out")
+    if task is not None and options.earlier == "ignore":
+        raise InputError("--task: --earlier ignore would drop what other tasks did; give replace")
     request = _read_request(options)
+    if task is not None:
+        return _evaluate_share(request, task)
     with evaluation_folder(options.out, options.earlier, ranks) as folder:
         plan = share_object(lambda: _plan(request, folder), ranks)
         work = _begin(request, plan, folder, ranks)
@@ -87,14 +97,38 @@ def evaluate(options: EvaluateOptions, ranks: Ranks = ALONE) -> list[Record]:
             finish_closed_set(work, request.reader, request.num_samples)
         for test_set in request.test_sets:
             finish_test_set(work, test_set, request.protocols)
-        if not ranks.is_first:
-            return []
-        sets = _read_sets(request, folder)
-        written = folder.scratch / "results"
-        written.mkdir()
-        write_results(written, sets, model_name(options, request.checkpoint))
-        folder.finish(written, plan.keys)
-    logger.info("%s: results of %d test sets", options.out, len(request.test_sets))
+        return _write(request, plan, folder) if ranks.is_first else []
+
+
+def _evaluate_share(request: Request, task: Task) -> list[Record]:
+    """Score the images of one task; where all others have done so, measure and write the results."""
+    options, reader, protocols = request.options, request.reader, request.protocols
+    with task_folder(options.out, options.earlier, task) as folder:
+        plan = _plan(request, folder)
+        work = _begin(request, plan, folder, ALONE)
+        if reader is not None:
+            share_closed_set(work, reader, request.num_samples, task)
+        for test_set in request.test_sets:
+            share_test_set(work, test_set, protocols, task)
+        with folder.locked():
+            plan.missing.intersection_update(_plan(request, folder).missing)  # another may have been first
+            done = [merge_test_set(work, test_set, protocols, task) for test_set in request.test_sets]
+            if reader is not None:
+                done.append(merge_closed_set(work, reader, request.num_samples, task))
+            if all(done):
+                return _write(request, plan, folder)
+    logger.info("%s: task %s is done; others are not yet", options.out, task)
+    return []
+
+
+def _write(request: Request, plan: Plan, folder: EvaluationFolder) -> list[Record]:
+    """Write the results of what is kept, which is all now."""
+    sets = _read_sets(request, folder)
+    written = folder.scratch / "results"
+    written.mkdir()
+    write_results(written, sets, model_name(request.options, request.checkpoint))
+    folder.finish(written, plan.keys)
+    logger.info("%s: results of %d test sets", request.options.out, len(request.test_sets))
     return [cell.record for kept in sets for cell in kept.cells]
 
 

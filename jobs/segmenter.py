@@ -12,7 +12,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from eval.cache import PredictionRecorder
-from eval.scores import QUERY_SCORES, QueryOutputs, pixel_evidence
+from eval.query_strips import read_queries
+from eval.scores import QUERY_SCORES, QueryOutputs
 from eval.windows import Segment
 from jobs.evaluate_options import EvaluateOptions
 from models.checkpoint import load_segmenter
@@ -67,16 +68,12 @@ def read_prediction(
     assert isinstance(model, EoMT)
     masks, classes = prediction.mask_logits[-1], prediction.class_logits[-1]
     num_classes = model.config.num_classes
-    evidence = pixel_evidence(masks, classes, size, num_classes)
-    if not any(name in QUERY_SCORES for name in scores):
-        return evidence
     queries = QueryOutputs(masks, classes, num_classes)
     if isinstance(model.class_head, IsoMaxHead):
         assert prediction.class_distances is not None
         farthest = 2 * model.class_head.distance_scale.float().abs()
         queries = queries._replace(class_distances=prediction.class_distances[-1], farthest=farthest)
-    maps = [QUERY_SCORES[name].read(queries, size) for name in scores if name in QUERY_SCORES]
-    return torch.cat((evidence, torch.stack(maps, dim=1)), dim=1)
+    return read_queries(queries, size, scores)
 
 
 def make_segment(
