@@ -17,12 +17,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import sklearn
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import average_precision_score, roc_curve
 
-from benchmarks.metrics import BenchmarkOptions as MachineOptions
-from benchmarks.metrics import describe_machine
+from benchmarks.machine import describe_machine
 from eval.answers import answer_pixels
 from eval.binned import count_images
 from eval.pool import ScorePool
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
     difference = max(abs(ours[name][i] - expected[name][i]) for name in expected for i in (0, 1))
     all_s, ours_all_s = scored_s + measured_s, ours_scored_s + ours_measured_s
     lines = [
-        *describe_machine(MachineOptions(threads=options.threads))[2:],
+        describe_machine(options.threads, (np, sklearn, torch, cv2)),
         "",
         f"## From evidence to AP and FPR95 of four scores, {options.frames} frames of "
         f"{2 * options.height} x {options.height}",

@@ -15,8 +15,10 @@ from typing import Any
 def describe_machine(threads: int, modules: Iterable[Any]) -> str:
     """Return date, processor, threads and versions as one line."""
     versions = ", ".join(f"{module.__name__} {module.__version__}" for module in modules)
+    load = " ".join(f"{value:.1f}" for value in os.getloadavg())
     return (
         f"{datetime.date.today()}; {processor_name()}, {os.cpu_count()} cores, {threads} thread(s) used; "
+        f"load average {load} (1, 5 and 15 minutes; other work counts); "
         f"Python {platform.python_version()}, {versions}"
     )
 

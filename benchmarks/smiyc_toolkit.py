@@ -1,167 +1,185 @@
-"""A package of ours, read and scored by SMIYC's own toolkit, beside our evaluation of the same files.
+"""Component and pixel metrics beside the official toolkit of SegmentMeIfYouCan itself, on drawn fields.
 
-python -m benchmarks.smiyc_toolkit --toolkit CHECKOUT --python TOOLKIT_VENV/bin/python [--out RESULTS.md]
+python -m benchmarks.smiyc_toolkit --toolkit road-anomaly-benchmark [--out RESULTS.md]
 
-CHECKOUT is https://github.com/SegmentMeIfYouCan/road-anomaly-benchmark; its Python is another one than ours,
-as it needs older packages (matplotlib < 3.9, numpy < 2; easydict, h5py, click, pandas, opencv, scipy,
-ipython, jinja2). The images are of the synthetic world, in the benchmark's layout; the score is the
-saturation of colours, as in the toolkit's own example. Our side scores the package's HDF5 files through
-`jobs.evaluate --score_maps` under protocol smiyc. Only the toolkit's check of the number of images is turned
-off.
+The toolkit is the user's own copy of github.com/SegmentMeIfYouCan/road-anomaly-benchmark. The functions that
+compute its numbers are cut out of its files and run as they are, so that its data sets, plots and old pins
+are not needed. Two things that they lean on are gone from today's packages and put back: `numpy.trapz`, and
+`EasyDict`, a dictionary with attributes.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import tempfile
+import ast
+import contextlib
+import io
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
-import h5py
-import numpy as np
-from jaxtyping import UInt8
-
-from benchmarks.machine import describe_machine
-from eval.answers import PixelAnswers
-from eval.frames import image_size
-from eval.report import Record
-from eval.submissions.benchmark import BENCHMARKS, choose_pictures
-from eval.submissions.description import Description
-from eval.submissions.writing import write_package
-from jobs.command_line import parse_options, run_program
-from jobs.evaluate import evaluate
-from jobs.evaluate_options import EvaluateOptions
-from jobs.world.anomaly_layout import AnomalyFrame
-from jobs.world.official_layout import OfficialFrame
-
-TRACKS = {
-    "SMIYC RA-21": ("AnomalyTrack-validation", "SegEval-AnomalyTrack", "road_anomaly_21", 10),
-    "SMIYC RO-21": ("ObstacleTrack-validation", "SegEval-ObstacleTrack", "road_obstacle_21", 18),
-}
-"""Our name -> split and component metric of the toolkit, kind of picture, labelled frames; of the obstacle
-track the toolkit leaves out what is numbered 19 and 21 to 29."""
-_SCRIPT = """
-import json, sys
 import numpy as np
 import scipy.ndimage
-for name in ("morphology", "measurements"):  # gone from newer SciPy; the functions lie one level up
-    sys.modules["scipy.ndimage." + name] = scipy.ndimage
-from road_anomaly_benchmark.datasets.dataset_io import DatasetBase
-DatasetBase.check_size = lambda self: None
-from road_anomaly_benchmark.datasets import tracks
-tracks.DatasetRA.check_size = lambda self: None
-from road_anomaly_benchmark.evaluation import Evaluation
-from road_anomaly_benchmark.metrics import MetricRegistry
-found = {}
-for name, split, segments in json.loads(sys.argv[1]):
-    evaluation = Evaluation(method_name="Saturation", dataset_name=split)
-    frames = list(evaluation.get_frames())
-    maps = [Evaluation.channels["anomaly_p"].read(method_name="Saturation", dset_name=f.dset_name, fid=f.fid)
-            for f in frames]
-    assert all(m.dtype == np.float16 and m.shape == f.image.shape[:2] for m, f in zip(maps, frames))
-    pixels = evaluation.calculate_metric_from_saved_outputs("PixBinaryClass", parallel=False)
-    fields = MetricRegistry.get(segments).extracts_fields_for_table(
-        evaluation.calculate_metric_from_saved_outputs(segments, parallel=False))
-    found[name] = {"frames": len(frames), "ap": pixels.area_PRC, "fpr95": pixels.tpr95_fpr,
-                   "siou": fields["sIoU_gt"], "ppv": fields["prec_pred"], "f1_star": fields["f1_mean"]}
-print("RESULT" + json.dumps(found, default=float))
-"""
+
+from benchmarks.machine import describe_machine
+from eval.component import SMALLEST_SEGMENTS, TAUS, SegmentSizes, component_metrics, count_components
+from eval.percentiles import curve_metrics, image_curve
+from jobs.command_line import parse_options, run_program
+from shards.errors import InputError
+
+FILES = {
+    "instance_segmentation.py": ("default_instancer", "segment_metrics"),
+    "pixel_classification.py": ("binary_confusion_matrix", "aggregate_dynamic_bins"),
+    "pixel_classification_curves.py": ("curves_from_cmats",),
+}
+"""Of `road_anomaly_benchmark/metrics`, and what is taken from each."""
+TRACKS = {"RoadAnomaly21": "AnomalyTrack", "RoadObsticle21": "ObstacleTrack"}
+Frame = tuple[np.ndarray, np.ndarray]
+"""Scores (float16) and target."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkOptions:
-    """Compare the official toolkit's numbers of a package with ours."""
+class ToolkitOptions:
+    """Compare with the toolkit of SegmentMeIfYouCan."""
 
     toolkit: Path
-    """Checkout of road-anomaly-benchmark."""
-    python: Path
-    """Python in which the toolkit's packages are installed."""
-    height: int = 512
-    """Rows of the world that pictures are scaled by."""
+    """Folder with the toolkit's code, which holds road_anomaly_benchmark/."""
+    frames: int = 20
+    """Drawn frames per track."""
     out: Path | None = None
     """File to write the report to as well."""
 
 
+class AttributeDict(dict[str, Any]):
+    """What the toolkit uses of `easydict.EasyDict`."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
+
+
 def main(arguments: Sequence[str]) -> None:
-    """Draw, write a package, score it on both sides, and print a report in Markdown."""
-    options: BenchmarkOptions = parse_options(BenchmarkOptions, arguments, program="benchmarks.smiyc_toolkit")
-    with tempfile.TemporaryDirectory() as name:
-        root, package = Path(name) / "official", Path(name) / "package"
-        for _, _, kind, count in TRACKS.values():
-            for index in range(count):
-                OfficialFrame(AnomalyFrame(0, options.height, kind, index)).write(Path(name))
-        theirs_of = _write_and_read(root, package, options)
-        ours = evaluate(
-            EvaluateOptions(
-                score_maps=package / "anomaly_p" / "Saturation",
-                datasets=root,
-                out=Path(name) / "eval",
-                protocol=("smiyc",),
-                device="cpu",
-                pictures=0,
-            )
-        )
-    report = _report(theirs_of, {record.dataset: record for record in ours}, options)
+    """Compare, and print a report in Markdown."""
+    options: ToolkitOptions = parse_options(ToolkitOptions, arguments, program="benchmarks.smiyc_toolkit")
+    toolkit = load_toolkit(options.toolkit)
+    lines = [
+        "# Metrics of SegmentMeIfYouCan: its own toolkit and ours",
+        "",
+        describe_machine(1, (np, scipy, cv2)),
+        "",
+        f"{options.frames} drawn frames of 400 x 300 per track; fractions.",
+        "",
+        "| track | metric | toolkit | ours | difference |",
+        "|---|---|---:|---:|---:|",
+    ]
+    seconds = np.zeros(2)
+    for folder, track in TRACKS.items():
+        frames = [draw_frame(seed) for seed in range(options.frames)]
+        begin = time.perf_counter()
+        expected = official_side(toolkit, frames, SMALLEST_SEGMENTS[folder])
+        middle = time.perf_counter()
+        ours = our_side(frames, SMALLEST_SEGMENTS[folder])
+        seconds += middle - begin, time.perf_counter() - middle
+        for name, value in expected.items():
+            difference = abs(ours[name] - value)
+            lines.append(f"| {track} | {name} | {value:.6f} | {ours[name]:.6f} | {difference:.1e} |")
+    lines += ["", f"All numbers took the toolkit {seconds[0]:.1f} s, ours {seconds[1]:.1f} s."]
+    report = "\n".join(lines) + "\n"
     print(report, end="")
     if options.out is not None:
         options.out.write_text(report, encoding="utf-8")
 
 
-def saturation(image: UInt8[np.ndarray, "H W 3"]) -> PixelAnswers:
-    """Score a pixel by how colourful it is, as the toolkit's example does."""
-    colours = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    return PixelAnswers(
-        {"Saturation": colours[..., 1].astype(np.float32) / 255}, np.zeros(image.shape[:2], np.uint8)
-    )
+def load_toolkit(folder: Path) -> dict[str, Any]:
+    """Return the toolkit's functions, by name.
+
+    Raises:
+        InputError: a file or function is not there.
+    """
+    if not hasattr(np, "trapz"):
+        setattr(np, "trapz", np.trapezoid)  # noqa: B010 (ruff forbids its name)
+    space: dict[str, Any] = {"np": np, "EasyDict": AttributeDict, "label": scipy.ndimage.label}
+    for name, wanted in FILES.items():
+        path = folder / "road_anomaly_benchmark" / "metrics" / name
+        if not path.is_file():
+            raise InputError(f"--toolkit {folder}: no {path.relative_to(folder)} in it")
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name in wanted]
+        if len(found) < len(wanted):
+            raise InputError(f"--toolkit {folder}: {name} lacks one of {', '.join(wanted)}")
+        for function in found:
+            function.decorator_list = []
+            exec(compile(ast.Module([function], []), str(path), "exec"), space)
+    return space
 
 
-def _write_and_read(root: Path, package: Path, options: BenchmarkOptions) -> dict[str, dict[str, float]]:
-    pictures = choose_pictures(BENCHMARKS["smiyc"], root)
-    sizes = {picture.key: image_size(picture.image) for picture in pictures}
-    description = Description(
-        benchmark="smiyc", method="Saturation", model="", fingerprint="", score="Saturation", frames=sizes
-    )
-    write_package(package, description, pictures, saturation)
-    asked = [(name, split, segments) for name, (split, segments, _, _) in TRACKS.items()]
-    places = {"DIR_OUTPUTS": str(package), "DIR_DATASETS": str(root), "PYTHONPATH": str(options.toolkit)}
-    told = subprocess.run(
-        [str(options.python), "-c", _SCRIPT, json.dumps(asked)],
-        env={**os.environ, **places, "MPLBACKEND": "agg"},
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    found: dict[str, dict[str, float]] = json.loads(told.rpartition("RESULT")[2])
-    return found
+def draw_frame(seed: int) -> Frame:
+    """Draw anomalies of many sizes, void, and scores that find some, miss some and merge some."""
+    rng = np.random.default_rng(seed)
+    target = np.zeros((300, 400), np.uint8)
+    field = rng.normal(0, 1, target.shape).astype(np.float32)
+    scores = 2 * cv2.GaussianBlur(field, (0, 0), 4)
+    for _ in range(int(rng.integers(3, 12))):
+        centre = (int(rng.integers(400)), int(rng.integers(300)))
+        axes = (int(rng.integers(2, 30)), int(rng.integers(2, 30)))
+        angle = float(rng.integers(180))
+        cv2.ellipse(target, centre, axes, angle, 0, 360, (1,), -1)
+        found = np.zeros_like(scores)
+        grown = (axes[0] + int(rng.integers(-2, 8)), axes[1] + int(rng.integers(-2, 8)))
+        cv2.ellipse(found, centre, (max(1, grown[0]), max(1, grown[1])), angle, 0, 360, (1.0,), -1)
+        scores += float(rng.uniform(0, 2)) * found
+    target[:20] = 255
+    target[rng.integers(20, 280) :, : rng.integers(10, 60)] = 255
+    return scores.astype(np.float16), target
 
 
-def _report(
-    theirs_of: dict[str, dict[str, float]], ours_of: dict[str, Record], options: BenchmarkOptions
-) -> str:
-    lines = [
-        "# A package for SegmentMeIfYouCan, read by its toolkit",
-        "",
-        describe_machine(1, (np, cv2, h5py)),
-        "",
-        f"Synthetic world of height {options.height}, score: saturation. Toolkit: `Evaluation`, "
-        "`PixBinaryClass` and `SegEval` on the HDF5 files of the package; ours: `jobs.evaluate --score_maps` "
-        "on the same files, protocol smiyc.",
-        "",
-        "| set | frames | number | toolkit | ours | difference |",
-        "|---|---:|---|---:|---:|---:|",
+def official_side(
+    toolkit: dict[str, Any], frames: Sequence[Frame], smallest: SegmentSizes
+) -> dict[str, float]:
+    """Run the toolkit as its `SegEval` and `PixBinaryClass` do."""
+    counts = [
+        toolkit["binary_confusion_matrix"](s[t < 255], t[t < 255].astype(bool), 768, "percentiles")
+        for s, t in frames
     ]
-    for name, theirs in theirs_of.items():
-        for field in ("ap", "fpr95", "siou", "ppv", "f1_star"):
-            mine = getattr(ours_of[name], field)
-            lines.append(
-                f"| {name} | {theirs['frames']:.0f} | {field} | {theirs[field]:.8f} | {mine:.8f} | "
-                f"{mine - theirs[field]:+.1e} |"
-            )
-    return "\n".join(lines) + "\n"
+    joined = toolkit["aggregate_dynamic_bins"](counts)
+    with contextlib.redirect_stdout(io.StringIO()):
+        curve = toolkit["curves_from_cmats"](joined.cmat, joined.thresholds)
+    rows = []
+    for scores, target in frames:
+        true, predicted, _ = toolkit["default_instancer"](
+            scores, target, curve.best_f1_threshold, smallest.predicted, smallest.true
+        )
+        rows.append(toolkit["segment_metrics"](true, predicted))
+    f1 = []
+    for tau in np.linspace(0.25, 0.75, len(TAUS)):
+        tp, fn, fp = (sum(row[f"{kind}_{int(tau * 100)}"] for row in rows) for kind in ("tp", "fn", "fp"))
+        f1.append(2 * tp / (2 * tp + fn + fp))
+    return {
+        "AP": float(curve.area_PRC),
+        "FPR95": float(curve.tpr95_fpr),
+        "best F1 threshold": float(curve.best_f1_threshold),
+        "sIoU": float(np.concatenate([row.sIoU_gt for row in rows]).mean()),
+        "PPV": float(np.concatenate([row.prec_pred for row in rows]).mean()),
+        "F1*": float(np.mean(f1)),
+    }
+
+
+def our_side(frames: Sequence[Frame], smallest: SegmentSizes) -> dict[str, float]:
+    """Compute the same."""
+    pixels = curve_metrics([image_curve(s[t == 1], s[t == 0]) for s, t in frames])
+    rows = [
+        count_components(s.astype(np.float32), t, pixels.f1_threshold, smallest).flat() for s, t in frames
+    ]
+    found = component_metrics(np.stack(rows))
+    return {
+        "AP": pixels.ap,
+        "FPR95": pixels.fpr95,
+        "best F1 threshold": pixels.f1_threshold,
+        "sIoU": float(found.siou[0]),
+        "PPV": float(found.ppv[0]),
+        "F1*": float(found.f1_star[0]),
+    }
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
-from eval.log_odds import FORMS, Spread, spread_of
+from eval.log_odds import FORMS, spread_of
 from eval.scores import SCORES
 from shards.schema import VOID_ID
 
@@ -46,30 +46,33 @@ def answer_pixels(evidence: Float[Tensor, "N H W"], names: Sequence[str]) -> Pix
     for top in range(0, height if num_classes else 0, _STRIP_ROWS):
         rows = slice(top, top + _STRIP_ROWS)
         strip = evidence[None, :, rows]
-        if any(name in FORMS for name in names):
-            spread = spread_of(strip)
-            prediction[rows] = spread.winner[0]
-        else:
-            spread = None
-            prediction[rows] = strip[0].max(dim=0).indices  # four times as fast as argmax over the first axis
-        for name, score in scores.items():
-            score[rows] = _compared(name, strip, spread)[0]
-    found = {name: (scores | maps)[name].cpu().numpy() for name in names}
-    return PixelAnswers(found, prediction.cpu().numpy())
+        prediction[rows] = strip[0].max(dim=0).indices  # four times as fast as argmax over the first axis
+        for name, found in compared_scores(strip, list(scores)).items():
+            scores[name][rows] = found[0]
+    chosen = {name: (scores | maps)[name].cpu().numpy() for name in names}
+    return PixelAnswers(chosen, prediction.cpu().numpy())
 
 
-def compare_by(name: str, evidence: Float[Tensor, "C H W"]) -> Float[Tensor, "H W"]:
-    """Compute one score of `eval.scores.SCORES` in the form in which it is compared, in strips."""
-    scores = torch.empty(evidence.shape[1:], device=evidence.device)
+def compare_at(
+    evidence: Float[Tensor, "C H W"], names: Sequence[str], temperature: float
+) -> dict[str, Float32[np.ndarray, "H W"]]:
+    """Compute scores of evidence / T, of those in `eval.scores.SCORES`, in strips."""
+    scores = {name: torch.empty(evidence.shape[1:]) for name in names}
     for top in range(0, evidence.shape[1], _STRIP_ROWS):
-        strip = evidence[None, :, top : top + _STRIP_ROWS]
-        spread = spread_of(strip) if name in FORMS else None
-        scores[top : top + _STRIP_ROWS] = _compared(name, strip, spread)[0]
-    return scores
+        rows = slice(top, top + _STRIP_ROWS)
+        strip = evidence[None, :, rows]
+        strip = strip if temperature == 1 else strip / temperature
+        for name, found in compared_scores(strip, names).items():
+            scores[name][rows] = found[0]
+    return {name: score.numpy() for name, score in scores.items()}
 
 
-def _compared(name: str, strip: Tensor, spread: Spread | None) -> Tensor:
-    if name not in FORMS:
-        return SCORES[name](strip)
-    assert spread is not None
-    return FORMS[name](spread)
+def compared_scores(
+    evidence: Float[Tensor, "B C H W"], names: Sequence[str]
+) -> dict[str, Float[Tensor, "B H W"]]:
+    """Compute scores of `eval.scores.SCORES` in the form in which they are compared."""
+    spread = spread_of(evidence) if any(name in FORMS for name in names) else None
+    return {
+        name: FORMS[name](spread) if spread is not None and name in FORMS else SCORES[name](evidence)
+        for name in names
+    }

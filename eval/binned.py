@@ -6,7 +6,7 @@ what a bootstrap over images needs: the counts of a resampled set are a weighted
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -79,10 +79,24 @@ def count_images(
     chosen = []
     for runs in (SortedRuns(positives), SortedRuns(negatives)):
         chosen.append(choose_splitters([runs], max(1, 8 * runs.size // num_bins)))
-    splitters = np.unique(np.concatenate(chosen))
+    return count_on_bins(images, positives, negatives, np.unique(np.concatenate(chosen)))
+
+
+def count_on_bins(
+    images: Sequence[int],
+    positives: Iterable[Float32[np.ndarray, " _P"]],
+    negatives: Iterable[Float32[np.ndarray, " _N"]],
+    splitters: Float32[np.ndarray, " _S"],
+) -> ImageCounts:
+    """Sketch the sorted scores of each image on given thresholds; looks at one image at a time.
+
+    Args:
+        positives: per image, sorted upwards.
+        splitters: each is a bin of its own, and so is what lies between two; upwards.
+    """
     counts = []
     for runs_of_class in (positives, negatives):
-        table = np.empty((len(runs_of_class), 2 * splitters.size + 1), dtype=np.float32)
+        table = np.empty((len(images), 2 * splitters.size + 1), dtype=np.float32)
         for row, run in zip(table, runs_of_class, strict=True):
             left = np.searchsorted(run, splitters, side="left")
             right = np.searchsorted(run, splitters, side="right")

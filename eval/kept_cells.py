@@ -20,6 +20,7 @@ from eval.report import parse_record
 from eval.slices import Slice
 
 _COUNTS = ("images", "positives", "negatives", "single")
+_HISTOGRAMS = ("edges", "normal", "anomalous")
 
 
 class KeptSet(NamedTuple):
@@ -38,13 +39,13 @@ def pack_set(kept: KeptSet) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     for i, cell in enumerate(kept.cells):
         counts = cell.measurement.counts
         arrays |= {f"{i}.{name}": getattr(counts, name) for name in _COUNTS}
-        arrays |= {
-            f"{i}.distribution.{name}": np.asarray(value)
-            for name, value in vars(cell.measurement.distribution).items()
-        }
+        spread = cell.measurement.distribution
+        arrays |= {f"{i}.{name}": getattr(spread, name) for name in _HISTOGRAMS}
+        plain = cell.measurement._replace(counts=None, distribution=None)  # type: ignore[arg-type]
         head: dict[str, Any] = {
             "record": dataclasses.asdict(cell.record),
-            "measurement": cell.measurement._replace(counts=None, distribution=None)._asdict(),  # type: ignore[arg-type]
+            "measurement": plain._asdict(),
+            "medians": [spread.normal_median, spread.anomalous_median],
             "images": cell.images,
             "stems": cell.stems,
             "folder": cell.folder,
@@ -76,8 +77,12 @@ def _unpack_cell(head: Any, arrays: dict[str, np.ndarray], prefix: str, subject:
             **entry,
             "metrics": PixelMetrics(*entry["metrics"]),
             "counts": ImageCounts(*(arrays[prefix + name] for name in _COUNTS)),
-            "distribution": _unpack_distribution(arrays, f"{prefix}distribution."),
             "intervals": intervals,
+            "distribution": ScoreDistribution(
+                **{name: arrays[prefix + name] for name in _HISTOGRAMS},
+                normal_median=head["medians"][0],
+                anomalous_median=head["medians"][1],
+            ),
         }
     )
     images = [
@@ -89,9 +94,3 @@ def _unpack_cell(head: Any, arrays: dict[str, np.ndarray], prefix: str, subject:
         slices = {Slice(kind, name): (share, number) for kind, name, share, number in head["slices"]}
         gallery = Gallery(arrays[prefix + "frames"].tobytes(), slices)
     return Cell(subject.sign(record), measurement, images, head["stems"], head["folder"], gallery)
-
-
-def _unpack_distribution(arrays: dict[str, np.ndarray], prefix: str) -> ScoreDistribution:
-    fields = (arrays[prefix + field.name] for field in dataclasses.fields(ScoreDistribution))
-    values: list[Any] = [value if value.ndim else float(value) for value in fields]
-    return ScoreDistribution(*values)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float16, Float32, Float64
 
-from eval.binned import BinnedMetrics, ImageCounts, count_images
+from eval.binned import NUM_BINS, BinnedMetrics, ImageCounts, count_images, count_on_bins
 from eval.bootstrap import Statistic, bootstrap_interval, draw_blocks, interval_of
 from eval.component import SegmentSizes, component_metrics, count_components
 from eval.distribution import ScoreDistribution, count_scores
+from eval.half_histogram import CountedScores, HalfHistogram, choose_bins
 from eval.maps import MapStore
 from eval.percentiles import curve_metrics, image_curve
 from eval.pixel import PixelMetrics, pixel_metrics, pooled_metrics
@@ -78,22 +80,45 @@ def measure_score(pool: ScorePool, score: str, protocol: Protocol) -> Measuremen
         InputError: a class has no pixel, a score is NaN, or beyond the protocol's float type.
     """
     chosen = select_images(pool, score, protocol)
-    if (
-        protocol.float_type == "float16"
-    ):  # rounding keeps the order; this holds one score of the set in memory
-        rounded = [[_half(run).astype(np.float32) for run in runs] for runs in chosen[1:]]
-        chosen = SelectedImages(chosen.images, *rounded)
+    if protocol.float_type == "float16":
+        return _measure_half(chosen, protocol)
     positives, negatives = SortedRuns(chosen.positives), SortedRuns(chosen.negatives)
     metrics = pooled_metrics(positives, negatives, fpr_rule=protocol.fpr_rule)
-    if protocol.is_binned:
-        pairs = zip(chosen.positives, chosen.negatives, strict=True)
-        metrics = curve_metrics([image_curve(_half(p), _half(n)) for p, n in pairs if p.size + n.size])
     counts = count_images(chosen.images, chosen.positives, chosen.negatives)
+    return _measurement(metrics, counts, positives, negatives, protocol)
+
+
+def _measure_half(chosen: SelectedImages, protocol: Protocol) -> Measurement:
+    """Measure scores rounded to half precision, one image at a time; rounding keeps their order."""
+    histogram, curves = HalfHistogram(), []
+    for pair in zip(chosen.positives, chosen.negatives, strict=True):
+        p, n = (_half(run) for run in pair)
+        histogram.add(p, n)
+        if protocol.is_binned and p.size + n.size:
+            curves.append(image_curve(p, n))
+    metrics = curve_metrics(curves) if protocol.is_binned else histogram.metrics(fpr_rule=protocol.fpr_rule)
+    bins = choose_bins((histogram.positives, histogram.negatives), NUM_BINS)
+    counts = count_on_bins(chosen.images, _rounded(chosen.positives), _rounded(chosen.negatives), bins)
+    positives, negatives = CountedScores(histogram.positives), CountedScores(histogram.negatives)
+    return _measurement(metrics, counts, positives, negatives, protocol)
+
+
+def _rounded(runs: Iterable[Scores]) -> Iterator[Scores]:
+    return (_half(run).astype(np.float32) for run in runs)
+
+
+def _measurement(
+    metrics: PixelMetrics,
+    counts: ImageCounts,
+    positives: SortedRuns,
+    negatives: SortedRuns,
+    protocol: Protocol,
+) -> Measurement:
     return Measurement(
         metrics=metrics,
         counts=counts,
         intervals=_intervals(counts, protocol),
-        num_images=len(chosen.images),
+        num_images=len(counts.images),
         num_pixels=positives.size + negatives.size,
         fpr95_threshold=float(positives.nth(int(0.05 * positives.size))),
         tied=_tied_at_fpr95(positives, negatives),

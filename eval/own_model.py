@@ -12,6 +12,7 @@ In place of logits it may return a mapping from names to maps, float (H, W), hig
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -46,6 +47,8 @@ class Offer(NamedTuple):
     """0: no logits."""
     own: tuple[str, ...]
     """Names of its own scores."""
+    fingerprint: str
+    """SHA-256 of the answer."""
 
 
 class OwnSegment:
@@ -73,9 +76,15 @@ class OwnSegment:
                     f"{self._where}: answers a score {name}, which is computed here from logits; "
                     f"give it another name"
                 )
-        return Offer(0 if logits is None else len(logits), tuple(maps))
+        if logits is not None and len(logits) < 2:
+            raise InputError(f"{self._where}: logits are of one class; scores compare two or more")
+        parts = [*maps.values()] if logits is None else [logits, *maps.values()]
+        digest = hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
+        return Offer(0 if logits is None else len(logits), tuple(maps), digest)
 
-    def choose_scores(self, offer: Offer, asked: tuple[str, ...]) -> tuple[str, ...]:
+    def choose_scores(
+        self, offer: Offer, asked: tuple[str, ...], setting: str = "--scores"
+    ) -> tuple[str, ...]:
         """Settle which scores are measured; the default is all that the model's answers suffice for.
 
         Raises:
@@ -87,7 +96,7 @@ class OwnSegment:
         for name in asked:
             if name not in (*computed, *offer.own):
                 known = ", ".join((*computed, *offer.own))
-                raise InputError(f"--scores: got {name!r}; what {self._where} answers gives {known}")
+                raise InputError(f"{setting}: got {name!r}; what {self._where} answers gives {known}")
         self._scores = asked
         return asked
 

@@ -99,10 +99,7 @@ def evaluate_test_set(
             model answers NaN.
     """
     protocols = [protocols] if isinstance(protocols, Protocol) else list(protocols)
-
-    def answer(image: UInt8[np.ndarray, "H W 3"]) -> PixelAnswers:
-        return answer_pixels(segment_in_windows(to_tensor(image), segment, window, windows_at_once), scores)
-
+    answer = answer_by_windows(segment, window, windows_at_once, scores)
     cells: list[Cell] = []
     exhibits: list[Exhibit] = []
     for size in dict.fromkeys(protocol.size for protocol in protocols):
@@ -121,6 +118,17 @@ def evaluate_test_set(
     order = {protocol.name: i for i, protocol in enumerate(protocols)}
     cells.sort(key=lambda cell: order[cell.record.protocol])
     return TestSetResult(cells, exhibits)
+
+
+def answer_by_windows(
+    segment: Segment, window: tuple[int, int], windows_at_once: int, scores: Sequence[str]
+) -> Answer:
+    """Return what answers images by sliding windows; arguments as for `evaluate_test_set`."""
+
+    def answer(image: UInt8[np.ndarray, "H W 3"]) -> PixelAnswers:
+        return answer_pixels(segment_in_windows(to_tensor(image), segment, window, windows_at_once), scores)
+
+    return answer
 
 
 def collect(

@@ -79,6 +79,12 @@ class MapFolder:
             )
         self._maps.setdefault(key, (path, content))
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all maps and the images they belong to."""
+        parts = sorted(key.hex() + content for key, (_, content) in self._maps.items())
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
     def segment_image(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "1 H W"]:
         """Return the map of an image, known again by its pixels.
 

@@ -12,7 +12,7 @@ from jaxtyping import Float32
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from eval.answers import compare_by
+from eval.answers import compare_at
 from eval.cache import CachedSet, read_frames
 from eval.pixel import PixelMetrics
 from eval.pool import VOID, ScorePool
@@ -85,13 +85,13 @@ class Sweep:
             for target, predictions in read_frames(self._cache, self.cached):
                 size = (target.shape[0], target.shape[1])
                 maps: dict[str, Float32[np.ndarray, "H W"]] = {}
-                temperatures = {v.temperature if v.level == "query" else None for v in variants}
-                for temperature in temperatures:
-                    evidence = predictions.evidence(size, self.cached.window, temperature or 1.0)
-                    for variant in variants:
-                        if (variant.temperature if variant.level == "query" else None) == temperature:
-                            divisor = 1.0 if variant.level == "query" else variant.temperature
-                            maps[names[variant]] = compare_by(variant.score, evidence / divisor).numpy()
+                for query_t in {_divisors(variant)[0] for variant in variants}:
+                    evidence = predictions.evidence(size, self.cached.window, query_t)
+                    of_query_t = [variant for variant in variants if _divisors(variant)[0] == query_t]
+                    for pixel_t in {_divisors(variant)[1] for variant in of_query_t}:
+                        same = {v.score: names[v] for v in of_query_t if _divisors(v)[1] == pixel_t}
+                        found = compare_at(evidence, list(same), pixel_t)
+                        maps |= {same[score]: values for score, values in found.items()}
                 pool.add(maps, target)
             for variant, name in names.items():
                 self.metrics[variant] = pool.metrics(name)
@@ -112,6 +112,11 @@ class Sweep:
             if round_number < _ROUNDS:
                 tried = sorted({*tried, *closer})
         return best
+
+
+def _divisors(variant: Variant) -> tuple[float, float]:
+    """Return what class logits of queries and what evidence of pixels is divided by."""
+    return (variant.temperature, 1.0) if variant.level == "query" else (1.0, variant.temperature)
 
 
 def require_selection_split(cached: CachedSet, setting: str = "--validation") -> None:

@@ -3,7 +3,8 @@
 python -m jobs.evaluate --checkpoint RUN --datasets Validation_Dataset --out RUN/eval
 
 Under `torchrun --nproc_per_node N -m jobs.evaluate ...` N processes share the images; the numbers are the
-same. What is finished is kept, so an evaluation that was killed goes on when it is started again.
+same. With `--task I/N` they need not even run at the same time. What is finished is kept, so an evaluation
+that was killed goes on when it is started again.
 """
 
 from __future__ import annotations
@@ -26,15 +27,17 @@ from eval.ranks import ALONE, Ranks
 from eval.report import Record, render_markdown
 from jobs.command_line import parse_options, run_program
 from jobs.evaluate_options import EvaluateOptions, choose_device, model_name
-from jobs.evaluation_folder import EvaluationFolder, evaluation_folder, require_place
-from jobs.evaluation_key import closed_set_key, hash_test_set, network_key, set_key
+from jobs.evaluation_folder import EvaluationFolder, evaluation_folder, require_place, task_folder
+from jobs.evaluation_key import closed_set_key, hash_checkpoint, hash_test_set, network_key, set_key
 from jobs.evaluation_parts import CLOSED_SET, Plan, Work, cell_name, finish_closed_set, finish_test_set
+from jobs.evaluation_shares import merge_closed_set, merge_test_set, share_closed_set, share_test_set
 from jobs.launched import launched_ranks, share_object
-from jobs.model_source import find_source, name_scores, open_source
+from jobs.model_source import OwnSource, find_source, open_own
 from jobs.result_files import write_results
 from jobs.saved_predictions import SavedPredictions, fingerprint_of
-from jobs.segmenter import Segmenter
+from jobs.segmenter import wrap_checkpoint
 from shards.errors import InputError
+from shards.parts import Task, parse_task
 from shards.reader import ShardReader, open_shards
 
 logger = logging.getLogger(__name__)
@@ -45,14 +48,13 @@ class Request:
     """What is evaluated, looked up and checked."""
 
     options: EvaluateOptions
-    source: Path
-    """Checkpoint, file of a user's model, or folder of score maps."""
+    checkpoint: Path
     device: torch.device
     protocols: tuple[Protocol, ...]
     test_sets: tuple[TestSet, ...]
     reader: ShardReader | None
-    opened: Segmenter | None
-    """A user's model, which tells its scores itself; the others are opened where something is missing."""
+    own_model: OwnSource | None
+    """Where no checkpoint is evaluated."""
 
     @property
     def num_samples(self) -> int:
@@ -66,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
     options: EvaluateOptions = parse_options(EvaluateOptions, arguments, program="jobs.evaluate")
     with launched_ranks() as ranks:
         records = evaluate(options, ranks)
-    if ranks.is_first:
+    if records:
         print(render_markdown(records), end="")
 
 
@@ -80,7 +82,14 @@ def evaluate(options: EvaluateOptions, ranks: Ranks = ALONE) -> list[Record]:
     Raises:
         InputError: an option, test set, shard or checkpoint is wrong. Nothing is written then.
     """
+    task = parse_task(options.task) if options.task else None
+    if task is not None and ranks.count > 1:
+        raise InputError(f"--task {options.task}: tasks are single processes; under torchrun leave it out")
+    if task is not None and options.earlier == "ignore":
+        raise InputError("--task: --earlier ignore would drop what other tasks did; give replace")
     request = _read_request(options)
+    if task is not None:
+        return _evaluate_share(request, task)
     with evaluation_folder(options.out, options.earlier, ranks) as folder:
         plan = share_object(lambda: _plan(request, folder), ranks)
         work = _begin(request, plan, folder, ranks)
@@ -88,21 +97,45 @@ def evaluate(options: EvaluateOptions, ranks: Ranks = ALONE) -> list[Record]:
             finish_closed_set(work, request.reader, request.num_samples)
         for test_set in request.test_sets:
             finish_test_set(work, test_set, request.protocols)
-        if not ranks.is_first:
-            return []
-        sets = _read_sets(request, folder)
-        written = folder.scratch / "results"
-        written.mkdir()
-        write_results(written, sets, model_name(options, request.source))
-        folder.finish(written, plan.keys)
-    logger.info("%s: results of %d test sets", options.out, len(request.test_sets))
+        return _write(request, plan, folder) if ranks.is_first else []
+
+
+def _evaluate_share(request: Request, task: Task) -> list[Record]:
+    """Score the images of one task; where all others have done so, measure and write the results."""
+    options, reader, protocols = request.options, request.reader, request.protocols
+    with task_folder(options.out, options.earlier, task) as folder:
+        plan = _plan(request, folder)
+        work = _begin(request, plan, folder, ALONE)
+        if reader is not None:
+            share_closed_set(work, reader, request.num_samples, task)
+        for test_set in request.test_sets:
+            share_test_set(work, test_set, protocols, task)
+        with folder.locked():
+            plan.missing.intersection_update(_plan(request, folder).missing)  # another may have been first
+            done = [merge_test_set(work, test_set, protocols, task) for test_set in request.test_sets]
+            if reader is not None:
+                done.append(merge_closed_set(work, reader, request.num_samples, task))
+            if all(done):
+                return _write(request, plan, folder)
+    logger.info("%s: task %s is done; others are not yet", options.out, task)
+    return []
+
+
+def _write(request: Request, plan: Plan, folder: EvaluationFolder) -> list[Record]:
+    """Write the results of what is kept, which is all now."""
+    sets = _read_sets(request, folder)
+    written = folder.scratch / "results"
+    written.mkdir()
+    write_results(written, sets, model_name(request.options, request.checkpoint))
+    folder.finish(written, plan.keys)
+    logger.info("%s: results of %d test sets", request.options.out, len(request.test_sets))
     return [cell.record for kept in sets for cell in kept.cells]
 
 
 def _read_request(options: EvaluateOptions) -> Request:
     """Look everything up, in the order of what costs least."""
     require_place(options.out)
-    source = find_source(options)  # once: a run that still trains saves newer checkpoints
+    checkpoint = find_source(options)  # once: a run that still trains saves newer ones
     device = choose_device(options.device)
     protocols = get_protocols(options.protocol)
     if options.cache is not None and any(protocol.size is not None for protocol in protocols):
@@ -112,17 +145,17 @@ def _read_request(options: EvaluateOptions) -> Request:
     for test_set in test_sets:
         check_masks(test_set)
     reader = open_shards([str(options.cityscapes)], "val") if options.cityscapes else None
-    opened, scores = None, name_scores(options)
-    if options.model_file:
-        opened, scores = open_source(source, device, options, test_sets)
-    options = dataclasses.replace(options, scores=scores)
-    return Request(options, source, device, protocols, test_sets, reader, opened)
+    own_model = open_own(checkpoint, options, test_sets)
+    if own_model is not None:
+        options = dataclasses.replace(options, scores=own_model.scores)
+    return Request(options, checkpoint, device, protocols, test_sets, reader, own_model)
 
 
 def _plan(request: Request, folder: EvaluationFolder) -> Plan:
     """Compare what is asked for with what is kept."""
     options = request.options
-    network = network_key(request.source, options, request.device)
+    content = request.own_model.fingerprint if request.own_model else hash_checkpoint(request.checkpoint)
+    network = network_key(content, options, request.device)
     data = {test_set.convention.folder: hash_test_set(test_set) for test_set in request.test_sets}
     keys = {
         cell_name(name, protocol): {**network, **set_key(of_data, protocol, options)}
@@ -144,10 +177,13 @@ def _plan(request: Request, folder: EvaluationFolder) -> Plan:
 
 
 def _begin(request: Request, plan: Plan, folder: EvaluationFolder, ranks: Ranks) -> Work:
-    """Load what is evaluated, if anything is left to do."""
-    options, segmenter, saved = request.options, request.opened, None
-    if segmenter is None and plan.missing:
-        segmenter, _ = open_source(request.source, request.device, options, request.test_sets)
+    """Load the network, if anything is left to do."""
+    options, saved = request.options, None
+    segmenter = None
+    if plan.missing and request.own_model is not None:
+        segmenter = request.own_model.segmenter
+    elif plan.missing:
+        segmenter = wrap_checkpoint(request.checkpoint, request.device, options)
     if options.cache is not None:
         saved = SavedPredictions(options.cache, _cache_info(request, plan.network))
         ranks.wait()
@@ -159,15 +195,17 @@ def _begin(request: Request, plan: Plan, folder: EvaluationFolder, ranks: Ranks)
 
 def _cache_info(request: Request, network: dict[str, str]) -> CacheInfo:
     return CacheInfo(
-        model=model_name(request.options, request.source),
-        checkpoint=str(request.source),
+        model=model_name(request.options, request.checkpoint),
+        checkpoint=str(request.checkpoint),
         fingerprint=fingerprint_of(network),
     )
 
 
 def _read_sets(request: Request, folder: EvaluationFolder) -> list[KeptSet]:
     """Read all parts back, as the model's that is evaluated."""
-    subject = Subject(model=model_name(request.options, request.source), checkpoint=str(request.source))
+    subject = Subject(
+        model=model_name(request.options, request.checkpoint), checkpoint=str(request.checkpoint)
+    )
     if request.reader is not None:
         arrays = folder.read(CLOSED_SET).arrays
         found = measure_closed_set(ClosedSetCounts(arrays["confusion"], arrays["confidence"]))

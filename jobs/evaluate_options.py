@@ -68,6 +68,10 @@ class EvaluateOptions:
     """Run the network through torch.compile: the same results to rounding; minutes more at the start."""
     limit: int | None = None
     """Take the first frames of each set only, for a quick look."""
+    task: str = ""
+    """I/N: score every N-th image only, from the I-th on (counted from 0), as one of N processes that share
+    --out and know nothing of each other; `slurm`: the place in a SLURM array. Whichever is last measures and
+    writes: the files of a single process."""
     windows_at_once: int = 4
     """Windows per forward pass; lower it where memory is short."""
     pictures: int = 3

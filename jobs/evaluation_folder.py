@@ -2,6 +2,7 @@
 
 OUT/cells/{test set}.{protocol}.npz    finished, with the key of what they were made from
 OUT/.scratch/                          pools and maps of the part under way; gone afterwards
+OUT/.shares/                           of tasks, until all have scored theirs; see evaluation_shares.py
 OUT/results.json, ...                  written when all cells are there, results.json last
 """
 
@@ -20,11 +21,12 @@ import numpy as np
 from eval.kept_file import SUFFIX, Kept, Key, differing, read_kept, write_kept
 from eval.ranks import Ranks
 from shards.errors import InputError
+from shards.parts import Task
 from shards.staging import make_folder, require_free
 
 logger = logging.getLogger(__name__)
 
-CELLS, SCRATCH, LOCK = "cells", ".scratch", ".lock"
+CELLS, SCRATCH, SHARES, LOCK = "cells", ".scratch", ".shares", ".lock"
 RESULTS = "results.json"
 Earlier = Literal["continue", "replace", "ignore"]
 
@@ -32,14 +34,15 @@ Earlier = Literal["continue", "replace", "ignore"]
 class EvaluationFolder:
     """Reads and writes what is kept."""
 
-    def __init__(self, path: Path, earlier: Earlier) -> None:
-        """Use a folder that `evaluation_folder` opened.
+    def __init__(self, path: Path, earlier: Earlier, scratch: str = SCRATCH) -> None:
+        """Use a folder that `evaluation_folder` or `task_folder` opened.
 
         Args:
             earlier: what is done with what an earlier evaluation left; see `EvaluateOptions`.
+            scratch: name of the folder within for what is under way.
         """
         self.path = path
-        self.scratch = path / SCRATCH
+        self.scratch = path / scratch
         self._earlier = earlier
 
     def find(self, keys: Mapping[str, Key]) -> set[str]:
@@ -95,6 +98,14 @@ class EvaluationFolder:
             if path.is_dir():
                 shutil.rmtree(self.path / path.name, ignore_errors=True)
             path.replace(self.path / path.name)
+        shutil.rmtree(self.path / SHARES, ignore_errors=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Wait until no other task measures, and keep it so."""
+        with (self.path / CELLS / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
 
 def require_place(out: Path) -> None:
@@ -136,6 +147,24 @@ def evaluation_folder(out: Path, earlier: Earlier, ranks: Ranks) -> Iterator[Eva
         finally:
             shutil.rmtree(folder.scratch, ignore_errors=True)
             _remove_if_empty(out)
+
+
+@contextmanager
+def task_folder(out: Path, earlier: Earlier, task: Task) -> Iterator[EvaluationFolder]:
+    """Open `out`, as above, for one of several tasks, each of which does so.
+
+    Raises:
+        InputError: it holds other files.
+    """
+    require_place(out)
+    make_folder(out / CELLS)
+    folder = EvaluationFolder(out.absolute(), earlier, f"{SCRATCH}-{task.number}")
+    shutil.rmtree(folder.scratch, ignore_errors=True)
+    folder.scratch.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder.scratch, ignore_errors=True)
 
 
 def _remove_if_empty(out: Path) -> None:

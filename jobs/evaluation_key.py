@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from eval.datasets import TestSet
+from eval.frames import read_file
 from eval.protocol import Protocol
 from jobs.evaluate_options import EvaluateOptions
 from models.adapter_folder import is_adapter_folder
@@ -20,19 +20,29 @@ from shards.manifest import hash_file
 from shards.reader import ShardReader
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("eval", "models", "jobs/segmenter.py", "shards/scene.py", "trainer/runtime.py")
+SOURCES = (
+    "eval",
+    "models",
+    "jobs/segmenter.py",
+    "jobs/model_source.py",
+    "shards/scene.py",
+    "trainer/runtime.py",
+)
 """The code that a number comes from."""
 
 
-def network_key(source: Path, options: EvaluateOptions, device: torch.device) -> dict[str, str]:
+def network_key(content: str, options: EvaluateOptions, device: torch.device) -> dict[str, str]:
     """Return what the answers of the network depend on.
+
+    Args:
+        content: as `hash_checkpoint` returns it, or the fingerprint of another source.
 
     How many windows go through it at once, and how many processes share the images, is left out: neither
     changes more than a rounding.
     """
     return {
         "code": hash_code(),
-        "checkpoint": hash_source(source, options),
+        "checkpoint": content,
         "precision": options.precision,
         "compile": str(options.compile),
         "device": device.type,
@@ -63,17 +73,6 @@ def closed_set_key(reader: ShardReader, count: int) -> dict[str, str]:
     return {"data": _digest([json.dumps([shards, list(reader.keys[:count])]).encode()])}
 
 
-def hash_source(source: Path, options: EvaluateOptions) -> str:
-    """Return a hash of what is evaluated; of a user's code, which may read anything, never twice the same."""
-    if options.model_file:
-        return uuid.uuid4().hex
-    if options.score_maps is None:
-        return hash_checkpoint(source)
-    files = sorted(path for path in source.rglob("*") if path.is_file())
-    named = (f"{path.relative_to(source)} {hash_file(path)}".encode() for path in files)
-    return _digest([json.dumps(options.map_range).encode(), *named])
-
-
 def hash_checkpoint(path: Path) -> str:
     """Return a hash of the weights and descriptions that `path` (a file or folder) holds."""
     if path.is_file():
@@ -88,10 +87,14 @@ def hash_checkpoint(path: Path) -> str:
 
 
 def hash_test_set(test_set: TestSet) -> str:
-    """Return a hash of all images and masks, their names and order, and what the masks' values mean."""
+    """Return a hash of all images (with overlays) and masks, their names and order, and what values mean."""
     head = json.dumps([test_set.name, sorted(test_set.convention.values.items())])
-    frames = (f"{f.stem} {hash_file(f.image)} {hash_file(f.mask)}".encode() for f in test_set.frames)
-    return _digest([head.encode(), *frames])
+    parts = [head.encode()]
+    for frame in test_set.frames:
+        files = [path for path in (frame.image, frame.mask, frame.overlay) if path is not None]
+        hashes = [hashlib.sha256(read_file(path)).hexdigest() for path in files]
+        parts.append(" ".join((frame.stem, *hashes)).encode())
+    return _digest(parts)
 
 
 def hash_code() -> str:

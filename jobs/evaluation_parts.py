@@ -26,7 +26,7 @@ from shards.scene import decode_scene
 
 logger = logging.getLogger(__name__)
 
-_NOBODY = Subject(model="", checkpoint="")
+NOBODY = Subject(model="", checkpoint="")
 """A kept part is a network's, not a name's: who it is of is put in when the results are written."""
 
 
@@ -87,11 +87,19 @@ def finish_closed_set(work: Work, reader: ShardReader, count: int) -> None:
     """Count the first samples of the closed set, unless they are kept."""
     if CLOSED_SET not in work.plan.missing:
         return
+    ranks = work.ranks
+    rows = count_share(work, reader, count, ranks)
+    counts = ClosedSetCounts(*(ranks.interleave(part, work.folder.scratch) for part in rows))
+    if ranks.is_first:
+        keep_closed_set(work, reader, count, counts)
+
+
+def count_share(work: Work, reader: ShardReader, count: int, ranks: Ranks) -> ClosedSetCounts:
+    """Count those of the first samples that are this rank's."""
     assert work.segmenter is not None
     logger.info("Cityscapes val: %d images", count)
-    ranks = work.ranks
     mine = range(ranks.rank, count, ranks.count)
-    rows = count_samples(
+    return count_samples(
         work.segmenter.segment,
         (decode_scene(reader, i) for i in mine),
         window=work.segmenter.window,
@@ -100,18 +108,26 @@ def finish_closed_set(work: Work, reader: ShardReader, count: int) -> None:
         ranks=ranks,
         keep=work.keeper(CLOSED_SET),
     )
-    counts = ClosedSetCounts(*(ranks.interleave(part, work.folder.scratch) for part in rows))
-    if ranks.is_first:
-        work.finish_saved(CLOSED_SET, "Cityscapes val", False, reader.keys[:count])
-        work.folder.write(CLOSED_SET, work.plan.keys[CLOSED_SET], None, counts._asdict())
+
+
+def keep_closed_set(work: Work, reader: ShardReader, count: int, counts: ClosedSetCounts) -> None:
+    """Keep the counts of all samples."""
+    work.finish_saved(CLOSED_SET, "Cityscapes val", False, reader.keys[:count])
+    work.folder.write(CLOSED_SET, work.plan.keys[CLOSED_SET], None, counts._asdict())
 
 
 def finish_test_set(work: Work, test_set: TestSet, protocols: Sequence[Protocol]) -> None:
     """Evaluate a test set under those protocols that are not kept; one pass per size."""
+    for of_size in missing_passes(work, test_set, protocols):
+        _finish_pass(work, test_set, of_size)
+
+
+def missing_passes(work: Work, test_set: TestSet, protocols: Sequence[Protocol]) -> list[list[Protocol]]:
+    """Group the protocols that are not kept by the size of their frames."""
     folder = test_set.convention.folder
     missing = [protocol for protocol in protocols if cell_name(folder, protocol) in work.plan.missing]
-    for size in dict.fromkeys(protocol.size for protocol in missing):
-        _finish_pass(work, test_set, [protocol for protocol in missing if protocol.size == size])
+    sizes = dict.fromkeys(protocol.size for protocol in missing)
+    return [[protocol for protocol in missing if protocol.size == size] for size in sizes]
 
 
 def _finish_pass(work: Work, test_set: TestSet, protocols: Sequence[Protocol]) -> None:
@@ -122,7 +138,7 @@ def _finish_pass(work: Work, test_set: TestSet, protocols: Sequence[Protocol]) -
         work.segmenter.segment,
         test_set,
         protocols,
-        _NOBODY,
+        NOBODY,
         window=work.segmenter.window,
         windows_at_once=options.windows_at_once,
         scores=options.scores,
@@ -133,12 +149,14 @@ def _finish_pass(work: Work, test_set: TestSet, protocols: Sequence[Protocol]) -
         keep=work.keeper(convention.folder),
     )
     if work.ranks.is_first:
-        stems = [frame.stem for frame in test_set.frames]
-        work.finish_saved(convention.folder, convention.name, convention.is_benchmark, stems)
-        _keep(work, convention.folder, protocols, result)
+        keep_set(work, test_set, protocols, result)
 
 
-def _keep(work: Work, folder: str, protocols: Sequence[Protocol], result: TestSetResult) -> None:
+def keep_set(work: Work, test_set: TestSet, protocols: Sequence[Protocol], result: TestSetResult) -> None:
+    """Keep what all frames of a test set yield."""
+    convention = test_set.convention
+    stems = [frame.stem for frame in test_set.frames]
+    work.finish_saved(convention.folder, convention.name, convention.is_benchmark, stems)
     panels = encode_png(draw_panels(result.exhibits)) if result.exhibits else b""
     for record in result.records:
         assert record.ap is not None
@@ -146,5 +164,5 @@ def _keep(work: Work, folder: str, protocols: Sequence[Protocol], result: TestSe
         logger.info("  %-10s AP %6.2f  FPR95 %6.2f", record.score, 100 * record.ap, 100 * record.fpr95)
     for protocol in protocols:
         cells = [cell for cell in result.cells if cell.record.protocol == protocol.name]
-        name = cell_name(folder, protocol)
+        name = cell_name(convention.folder, protocol)
         work.folder.write(name, work.plan.keys[name], *pack_set(KeptSet(cells, panels)))

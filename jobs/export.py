@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from jaxtyping import UInt8
 from safetensors.torch import save_file
 
-from eval.answers import PixelAnswers, answer_pixels
 from eval.scores import require_scores
 from eval.submissions.benchmark import BENCHMARKS
-from eval.windows import segment_in_windows, to_tensor
+from eval.submissions.picture import Picture
+from jobs.answerer import Answerer, answer_by_checkpoint, answer_by_file
 from jobs.command_line import parse_options, run_program
-from jobs.evaluate_options import choose_device
+from jobs.model_source import parse_model_file
 from jobs.onnx_scorer import write_onnx
-from jobs.segmenter import make_segment, require_readable
-from jobs.submission import Answerer, PackageOptions, fingerprint, write_answers
+from jobs.segmenter import require_readable
+from jobs.submission import PackageOptions, write_answers
 from models.adapter_folder import write_adapter
 from models.checkpoint import CHECKPOINTS_FOLDER, find_checkpoint, load_model, load_segmenter, open_checkpoint
 from models.description import METADATA_KEY, describe, read_description
@@ -42,8 +40,11 @@ logger = logging.getLogger(__name__)
 class ExportOptions:
     """Turn a checkpoint into what other programs read."""
 
-    checkpoint: Path
+    checkpoint: Path | None = None
     """A run or checkpoint folder, or weights of another origin (`jobs.doctor checkpoint` tells)."""
+    model_file: str = ""
+    """For benchmarks, in place of --checkpoint: your own model, as FILE.py:FUNCTION. It runs your code. See
+    docs/own-models.md."""
     to: Literal["safetensors", "adapter", "huggingface", "onnx", "smiyc", "fishyscapes", "bravo"]
     """safetensors: model.safetensors, adapters merged, which this suite reads without anything beside it;
     adapter: what a LoRA run changed, in peft's layout; huggingface: the folder that transformers loads;
@@ -69,35 +70,29 @@ class ExportOptions:
     """For benchmarks: windows per forward pass; lower it where memory is short."""
 
     def __post_init__(self) -> None:
+        if (self.checkpoint is None) == (not self.model_file):
+            told = "both" if self.model_file else "none of them"
+            raise InputError(f"one of --checkpoint and --model_file is needed; got {told}")
         if self.windows_at_once < 1:
             raise InputError(f"--windows_at_once: got {self.windows_at_once}; at least 1")
         if self.to in BENCHMARKS and self.datasets is None:
             raise InputError(f"--datasets: --to {self.to} predicts images; name the folder that holds them")
-        if self.to not in BENCHMARKS and (self.datasets is not None or self.parts or self.method):
-            raise InputError(
-                f"--datasets, --parts and --method are for {', '.join(BENCHMARKS)}; --to is {self.to}"
-            )
+        for name in ("datasets", "parts", "method", "model_file"):
+            if self.to not in BENCHMARKS and getattr(self, name):
+                raise InputError(f"--{name}: is for {', '.join(BENCHMARKS)}; --to is {self.to}")
 
 
 def main(arguments: Sequence[str]) -> None:
     """Export one checkpoint from the command line and say what was written."""
     options: ExportOptions = parse_options(ExportOptions, arguments, program="jobs.export")
-    require_scores((options.score,), "--score")
     if options.base is not None and options.to != "adapter":
         raise InputError(f"--base: only --to adapter has a base; --to is {options.to}")
-    checkpoint = find_checkpoint(options.checkpoint)
     if options.to in BENCHMARKS:
-        assert options.datasets is not None
-        asked = PackageOptions(
-            benchmark=options.to,
-            out=options.out,
-            datasets=options.datasets,
-            parts=options.parts,
-            score=options.score,
-            method=options.method or _run_name(checkpoint),
-        )
-        print(write_answers(_load_answerer(checkpoint, options), asked), end="")
+        print(_export_package(options), end="")
         return
+    require_scores((options.score,), "--score")
+    assert options.checkpoint is not None
+    checkpoint = find_checkpoint(options.checkpoint)
     with staged_folder(options.out) as folder:
         told = {
             "safetensors": _export_safetensors,
@@ -108,27 +103,36 @@ def main(arguments: Sequence[str]) -> None:
     print(f"{options.out}: {told}")
 
 
-def _run_name(checkpoint: Path) -> str:
-    path = checkpoint.resolve()
-    return path.parent.parent.name if path.parent.name == CHECKPOINTS_FOLDER else path.name
+def _export_package(options: ExportOptions) -> str:
+    assert options.datasets is not None
+    source = parse_model_file(options.model_file)[0] if options.model_file else None
+    if source is None:
+        require_scores((options.score,), "--score")
+        assert options.checkpoint is not None
+        source = find_checkpoint(options.checkpoint)
+
+    def make_answerer(first: Picture) -> Answerer:
+        if options.model_file:
+            needs = BENCHMARKS[options.to].needs_classes
+            return answer_by_file(options.model_file, options.score, first, needs_classes=needs)
+        return answer_by_checkpoint(
+            source, options.score, options.device, options.precision, options.windows_at_once
+        )
+
+    asked = PackageOptions(
+        benchmark=options.to,
+        out=options.out,
+        datasets=options.datasets,
+        parts=options.parts,
+        score=options.score,
+        method=options.method or _name_of(source),
+    )
+    return write_answers(make_answerer, asked)
 
 
-def _load_answerer(checkpoint: Path, options: ExportOptions) -> Answerer:
-    def load() -> Callable[[UInt8[np.ndarray, "H W 3"]], PixelAnswers]:
-        device, scores = choose_device(options.device), (options.score,)
-        model = load_segmenter(checkpoint).to(device)
-        require_readable(model, scores, f"--score: {checkpoint}")
-        segment = make_segment(model, device, options.precision, scores)
-
-        def answer(image: UInt8[np.ndarray, "H W 3"]) -> PixelAnswers:
-            evidence = segment_in_windows(
-                to_tensor(image), segment, model.image_size, options.windows_at_once
-            )
-            return answer_pixels(evidence, scores)
-
-        return answer
-
-    return Answerer(str(checkpoint), fingerprint(checkpoint), load)
+def _name_of(source: Path) -> str:
+    path = source.resolve()
+    return path.parent.parent.name if path.parent.name == CHECKPOINTS_FOLDER else path.stem
 
 
 def _export_safetensors(checkpoint: Path, options: ExportOptions, folder: Path) -> str:

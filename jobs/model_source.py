@@ -7,9 +7,8 @@ import inspect
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from eval.datasets import TestSet, read_image
 from eval.own_model import OwnSegment
@@ -17,9 +16,10 @@ from eval.protocol import get_protocols
 from eval.score_maps import MapFolder
 from eval.scores import DEFAULT_SCORES, SCORES, require_scores
 from jobs.evaluate_options import EvaluateOptions
-from jobs.segmenter import Segmenter, wrap_checkpoint
+from jobs.segmenter import Segmenter
 from models.checkpoint import find_checkpoint
 from shards.errors import InputError
+from shards.manifest import hash_file
 from shards.schema import NUM_CLASSES
 
 ANY_WINDOW = (1, 1)
@@ -27,57 +27,55 @@ ANY_WINDOW = (1, 1)
 
 
 def find_source(options: EvaluateOptions) -> Path:
-    """Return the checkpoint, the Python file or the folder of maps.
+    """Return the checkpoint, the Python file or the folder of maps, and check scores as far as names tell.
 
     Raises:
-        InputError: it is not there.
+        InputError: it is not there, or a score is unknown.
     """
     if options.model_file:
         return parse_model_file(options.model_file)[0]
     if options.score_maps is not None:
         if not options.score_maps.is_dir():
             raise InputError(f"--score_maps {options.score_maps}: no such folder")
+        _name_of_maps(options.scores)
         if any(protocol.size is not None for protocol in get_protocols(options.protocol)):
             raise InputError("--score_maps: maps are of native size, so without protocol course-512")
         return options.score_maps
+    require_scores(options.scores)
     assert options.checkpoint is not None
     return find_checkpoint(options.checkpoint)
 
 
-def name_scores(options: EvaluateOptions) -> tuple[str, ...]:
-    """Return the scores that are measured, as far as options tell: a user's model knows its own.
+@dataclass(frozen=True)
+class OwnSource:
+    """What stands in the place of a checkpoint, loaded and checked."""
 
-    Raises:
-        InputError: one is unknown.
-    """
-    if options.model_file:
-        return options.scores
-    if options.score_maps is not None:
-        return (_name_of_maps(options.scores),)
-    require_scores(options.scores)
-    return options.scores
+    segmenter: Segmenter
+    scores: tuple[str, ...]
+    """Which are measured."""
+    fingerprint: str
+    """Of what the answers depend on: the maps; or the Python file and what it answers for the first image,
+    which changes with its weights, wherever they lie."""
 
 
-def open_source(
-    source: Path, device: torch.device, options: EvaluateOptions, test_sets: Sequence[TestSet]
-) -> tuple[Segmenter, tuple[str, ...]]:
-    """Load what `find_source` returned, and settle which scores are measured: those that `name_scores` names,
-    unless it is a user's model.
+def open_own(source: Path, options: EvaluateOptions, test_sets: Sequence[TestSet]) -> OwnSource | None:
+    """Load a user's model or maps, and settle which scores are measured; None: a checkpoint is asked for.
+
+    Args:
+        source: as `find_source` returns it.
 
     Raises:
         InputError: it is broken, or has not what a score needs.
     """
     if options.model_file:
-        return _open_own_model(options, test_sets)
+        return _open_own_model(source, options, test_sets)
     if options.score_maps is not None:
         maps = MapFolder(source, test_sets, scale=options.map_range, is_limited=options.limit is not None)
-        return Segmenter(maps, ANY_WINDOW), options.scores
-    return wrap_checkpoint(source, device, options), options.scores
+        return OwnSource(Segmenter(maps, ANY_WINDOW), (_name_of_maps(options.scores),), maps.fingerprint)
+    return None
 
 
-def _open_own_model(
-    options: EvaluateOptions, test_sets: Sequence[TestSet]
-) -> tuple[Segmenter, tuple[str, ...]]:
+def _open_own_model(source: Path, options: EvaluateOptions, test_sets: Sequence[TestSet]) -> OwnSource:
     segment = load_own_model(options.model_file)
     offer = segment.probe(read_image(test_sets[0].frames[0]))
     if options.cityscapes is not None and offer.num_classes != NUM_CLASSES:
@@ -85,7 +83,8 @@ def _open_own_model(
             f"--cityscapes: {options.model_file} answers logits of {offer.num_classes} classes, Cityscapes "
             f"has {NUM_CLASSES}; leave it out to measure anomaly scores alone"
         )
-    return Segmenter(segment, ANY_WINDOW), segment.choose_scores(offer, options.scores)
+    scores = segment.choose_scores(offer, options.scores)
+    return OwnSource(Segmenter(segment, ANY_WINDOW), scores, f"{hash_file(source)} {offer.fingerprint}")
 
 
 def _name_of_maps(scores: tuple[str, ...]) -> str:

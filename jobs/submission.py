@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import UInt8
-
-from eval.answers import PixelAnswers
 from eval.frames import image_size
 from eval.submissions import smiyc
 from eval.submissions.benchmark import BENCHMARKS, choose_pictures
 from eval.submissions.description import Description
-from eval.submissions.picture import require_method
+from eval.submissions.picture import Picture, require_method
 from eval.submissions.verification import Findings, verify_package
 from eval.submissions.writing import write_package
-from models.formats import WEIGHT_SUFFIXES
+from jobs.answerer import Answerer
 from shards.errors import InputError
-from shards.manifest import hash_file
 from shards.staging import require_free
 
 
@@ -36,20 +30,11 @@ class PackageOptions:
     method: str
 
 
-@dataclass(frozen=True)
-class Answerer:
-    """A model as packages see it."""
-
-    name: str
-    """Where it was read from."""
-    fingerprint: str
-    """SHA-256 of its weights or code."""
-    load: Callable[[], Callable[[UInt8[np.ndarray, "H W 3"]], PixelAnswers]]
-    """Called when everything else was checked."""
-
-
-def write_answers(answerer: Answerer, options: PackageOptions) -> str:
+def write_answers(make_answerer: Callable[[Picture], Answerer], options: PackageOptions) -> str:
     """Predict the images of a benchmark and write its package; return what is to be printed.
+
+    Args:
+        make_answerer: called with the first picture, when everything else was checked.
 
     Raises:
         InputError: see `eval.submissions.writing.write_package`, or an option is wrong.
@@ -60,6 +45,7 @@ def write_answers(answerer: Answerer, options: PackageOptions) -> str:
         smiyc.require_h5py()
     benchmark = BENCHMARKS[options.benchmark]
     pictures = choose_pictures(benchmark, options.datasets, options.parts)
+    answerer = make_answerer(pictures[0])
     description = Description(
         benchmark=options.benchmark,
         method=options.method,
@@ -91,17 +77,6 @@ def report_package(path: Path, datasets: Path | None, parts: Sequence[str]) -> N
         more = f" (and {len(findings.problems) - 1} more)" if len(findings.problems) > 1 else ""
         raise InputError(f"{path}: {findings.problems[0]}{more}")
     print("\n  no problem found")
-
-
-def fingerprint(path: Path) -> str:
-    """Return the SHA-256 of a file, or of a folder's weights and descriptions with their names."""
-    if path.is_file():
-        return hash_file(path)
-    digest = hashlib.sha256()
-    for file in sorted(path.iterdir()):
-        if file.is_file() and file.suffix in (*WEIGHT_SUFFIXES, ".json"):
-            digest.update(f"{file.name}\0{hash_file(file)}\n".encode())
-    return digest.hexdigest()
 
 
 def render_findings(path: Path, findings: Findings) -> str:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.answers import PixelAnswers
 from eval.submissions import bravo, fishyscapes, smiyc
-from eval.submissions.picture import Picture, Stored
+from eval.submissions.picture import Picture, PictureAnswer, Stored
 from shards.errors import InputError
 
 
@@ -23,7 +22,7 @@ class Benchmark:
     """Key and method to the names of an image's files."""
     read_name: Callable[[str], tuple[str, str] | None]
     """The way back, from one of them."""
-    encode: Callable[[str, PixelAnswers], tuple[bytes, ...]]
+    encode: Callable[[str, PictureAnswer], tuple[bytes, ...]]
     """Score's name and answers to the contents of the files."""
     decode: Callable[[Sequence[bytes], Sequence[str]], Stored]
     """Contents and names, for messages, to what they say."""
@@ -33,6 +32,8 @@ class Benchmark:
     """What must lie below the root, for messages."""
     together: bool
     """Whether its parts go into one package."""
+    needs_classes: bool
+    """Whether it wants predicted classes too."""
 
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -46,11 +47,12 @@ BENCHMARKS: dict[str, Benchmark] = {
         module.KNOWN_COUNTS,
         expects,
         together,
+        needs_classes,
     )
-    for module, expects, together in (
-        (smiyc, "dataset_AnomalyTrack, dataset_ObstacleTrack or LostAndFound", True),
-        (fishyscapes, "NNNN_*.png, fishyscapes_lostandfound or fs_val_v3", False),
-        (bravo, ", ".join(f"bravo_{subset}" for subset in bravo.SUBSETS), True),
+    for module, expects, together, needs_classes in (
+        (smiyc, "dataset_AnomalyTrack, dataset_ObstacleTrack or LostAndFound", True, False),
+        (fishyscapes, "NNNN_*.png, fishyscapes_lostandfound or fs_val_v3", False, True),
+        (bravo, ", ".join(f"bravo_{subset}" for subset in bravo.SUBSETS), True, True),
     )
 }
 

@@ -22,9 +22,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt16
 
-from eval.answers import PixelAnswers
 from eval.frames import IMAGE_SUFFIXES
-from eval.submissions.picture import Picture, Stored
+from eval.submissions.picture import Picture, PictureAnswer, Stored
 from shards.errors import InputError
 from shards.picture import picture_size, require_sane_size
 from shards.schema import NUM_CLASSES
@@ -79,9 +78,9 @@ def confidence(score: str, values: Float32[np.ndarray, "H W"]) -> UInt16[np.ndar
     return np.minimum(np.floor(sure * 65536), 65535).astype(np.uint16)
 
 
-def encode(score: str, answers: PixelAnswers) -> tuple[bytes, ...]:
+def encode(score: str, answer: PictureAnswer) -> tuple[bytes, ...]:
     """Return the contents of an image's files."""
-    pictures = (answers.prediction, confidence(score, answers.scores[score]))
+    pictures = (answer.classes, confidence(score, answer.score))
     return tuple(cv2.imencode(".png", picture)[1].tobytes() for picture in pictures)
 
 

@@ -18,11 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.answers import PixelAnswers
 from eval.datasets import TEST_SETS
 from eval.frames import Frame
 from eval.official_layouts import OFFICIAL_LAYOUTS
-from eval.submissions.picture import Picture, Stored
+from eval.submissions.picture import Picture, PictureAnswer, Stored
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES
 
@@ -76,9 +75,9 @@ def read_name(name: str) -> tuple[str, str] | None:
     return (match["key"], "") if match else None
 
 
-def encode(score: str, answers: PixelAnswers) -> tuple[bytes, ...]:
+def encode(score: str, answer: PictureAnswer) -> tuple[bytes, ...]:
     """Return the contents of an image's files."""
-    return _array_file(answers.scores[score].astype(np.float32)), _array_file(answers.prediction)
+    return _array_file(answer.score.astype(np.float32)), _array_file(answer.classes)
 
 
 def _array_file(array: np.ndarray) -> bytes:

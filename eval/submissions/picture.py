@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+import torch
+from jaxtyping import Float, Float32, Shaped, UInt8
+from torch import Tensor
 
 from eval.datasets import Convention
 from eval.frames import Frame
+from eval.scores import SCORES
 from shards.errors import InputError
+from shards.schema import VOID_ID
+
+_STRIP_ROWS = 32
+"""Scores are computed in strips: their intermediate results then stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,35 @@ class Picture:
     overlay: Path | None = None
     truth: tuple[Frame, Convention] | None = None
     """Published labels, which say whether scores are the right way up."""
+
+
+class PictureAnswer(NamedTuple):
+    """What a model says of an image."""
+
+    score: Float32[np.ndarray, "H W"]
+    """As `eval.scores` defines it, or a user's own; higher = more anomalous."""
+    classes: UInt8[np.ndarray, "_H _W"]
+    """Predicted train ids; `VOID_ID` where the model says scores only."""
+
+
+@torch.no_grad()
+def answer_evidence(evidence: Float[Tensor, "N H W"], score: str) -> PictureAnswer:
+    """Compute one score and the predicted classes.
+
+    Args:
+        evidence: as a `Segment` that was built for `score` alone returns it.
+    """
+    has_map = score not in SCORES
+    classes = evidence[: len(evidence) - has_map]
+    height, width = evidence.shape[1:]
+    prediction = torch.full((height, width), VOID_ID, dtype=torch.uint8, device=evidence.device)
+    values = torch.empty(height, width, device=evidence.device)
+    for top in range(0, height, _STRIP_ROWS):
+        rows = slice(top, top + _STRIP_ROWS)
+        if len(classes):
+            prediction[rows] = classes[:, rows].max(dim=0).indices
+        values[rows] = evidence[-1, rows] if has_map else SCORES[score](classes[None, :, rows])[0]
+    return PictureAnswer(values.cpu().numpy(), prediction.cpu().numpy())
 
 
 class Stored(NamedTuple):

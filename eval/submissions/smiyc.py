@@ -20,12 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from eval.answers import PixelAnswers
 from eval.datasets import EXTRA_SETS, TEST_SETS, Convention
 from eval.frames import Frame, files_by_ending, files_by_stem, numeric_key
 from eval.official_layouts import LOST_AND_FOUND, lost_and_found_images, lost_and_found_masks
 from eval.submissions.half_precision import to_half
-from eval.submissions.picture import Picture, Stored
+from eval.submissions.picture import Picture, PictureAnswer, Stored
 from shards.errors import InputError
 from shards.picture import MAX_PIXELS
 
@@ -87,7 +86,7 @@ def read_name(name: str) -> tuple[str, str] | None:
     return (match["key"], match["method"]) if match else None
 
 
-def encode(score: str, answers: PixelAnswers) -> tuple[bytes, ...]:
+def encode(score: str, answer: PictureAnswer) -> tuple[bytes, ...]:
     """Return the contents of an image's files.
 
     Raises:
@@ -95,7 +94,7 @@ def encode(score: str, answers: PixelAnswers) -> tuple[bytes, ...]:
     """
     content = io.BytesIO()
     with require_h5py().File(content, "w") as file:
-        file.create_dataset("value", data=to_half(score, answers.scores[score]), compression=9)
+        file.create_dataset("value", data=to_half(score, answer.score), compression=9)
     return (content.getvalue(),)
 
 

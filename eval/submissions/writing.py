@@ -7,22 +7,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from tqdm import tqdm
 
-from eval.answers import PixelAnswers
 from eval.frames import read_picture
 from eval.submissions import description as description_file
 from eval.submissions.benchmark import BENCHMARKS, Benchmark
 from eval.submissions.description import Description, parse_description, write_description
-from eval.submissions.picture import Picture
+from eval.submissions.picture import Picture, PictureAnswer
 from eval.submissions.verification import Findings, examine_files, verify_package
 from shards.errors import InputError
 from shards.staging import make_folder, require_free, write_atomically
 
 logger = logging.getLogger(__name__)
 
-Answer = Callable[[UInt8[np.ndarray, "H W 3"]], PixelAnswers]
+Answer = Callable[[UInt8[np.ndarray, "H W 3"]], PictureAnswer]
 """An image to its score map and predicted classes."""
 
 
@@ -57,9 +56,9 @@ def write_package(
         if _is_finished(growing, benchmark, names, description.frames[picture.key]):
             kept += 1
             continue
-        answers = answer(read_picture(picture.image, picture.overlay))
-        _require_finite(answers, description.score, picture.image)
-        contents = benchmark.encode(description.score, answers)
+        answered = answer(read_picture(picture.image, picture.overlay))
+        _require_finite(answered.score, description.score, picture.image)
+        contents = benchmark.encode(description.score, answered)
         stored = benchmark.decode(contents, names)
         if problems := examine_files(stored, names, description.frames[picture.key]):
             raise InputError(f"{picture.image}: what the model answers cannot be submitted: {problems[0]}")
@@ -104,8 +103,7 @@ def _is_finished(growing: Path, benchmark: Benchmark, names: Sequence[str], size
     return stored.anomaly.shape == size
 
 
-def _require_finite(answers: PixelAnswers, score: str, image: Path) -> None:
-    values = answers.scores[score]
+def _require_finite(values: Float32[np.ndarray, "H W"], score: str, image: Path) -> None:
     if not np.isfinite(values).all():
         kind = "NaN" if np.isnan(values).any() else "infinity"
         raise InputError(f"{image}: the model answers {kind} as {score}")

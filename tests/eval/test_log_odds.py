@@ -10,7 +10,7 @@ from scipy.special import expit, logit
 from scipy.stats import entropy
 from sklearn.metrics import average_precision_score
 
-from eval.answers import answer_pixels, compare_by
+from eval.answers import answer_pixels, compare_at
 from eval.log_odds import FORMS, spread_of
 from eval.scores import SCORES
 
@@ -109,5 +109,5 @@ def test_the_pass_returns_the_compared_forms():
     for name, found in answers.scores.items():
         whole = FORMS[name](spread_of(evidence[None])) if name in FORMS else SCORES[name](evidence[None])
         np.testing.assert_allclose(found, whole[0], rtol=1e-5)
-        np.testing.assert_array_equal(found, compare_by(name, evidence))
+        np.testing.assert_array_equal(found, compare_at(evidence, [name], 1.0)[name])
     np.testing.assert_array_equal(answers.prediction, evidence.argmax(dim=0))

@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score
 from eval.answers import answer_pixels
 from eval.cell import Subject
 from eval.datasets import TestSet, find_test_sets, read_image, read_target
-from eval.own_model import Offer, OwnSegment
+from eval.own_model import OwnSegment
 from eval.protocol import PROTOCOLS
 from eval.run import evaluate_test_set
 from eval.score_maps import MapFolder, read_map
@@ -74,7 +74,9 @@ def evaluate(segment: object, test_set: TestSet, scores: tuple[str, ...]) -> dic
 def test_logits_and_own_scores_are_measured_together(sets: tuple[TestSet, ...]) -> None:
     segment = OwnSegment(lambda image: {"logits": logits_of(image), "Redness": score_of(image)}, "mine.py")
     offer = segment.probe(read_image(sets[0].frames[0]))
-    assert offer == Offer(19, ("Redness",))
+    assert offer[:2] == (19, ("Redness",))
+    other = OwnSegment(lambda image: {"logits": logits_of(image), "Redness": -score_of(image)}, "mine.py")
+    assert other.probe(read_image(sets[0].frames[0])).fingerprint != offer.fingerprint
     scores = segment.choose_scores(offer, DEFAULT_SCORES)
     assert scores == (*DEFAULT_SCORES, "Redness")
     found = evaluate(segment, sets[0], scores)
@@ -114,6 +116,7 @@ def test_logits_alone_and_scores_alone_may_be_arrays_or_tensors(sets: tuple[Test
             r"logits is float64 of shape \(19, 6, 10\); expected .* \(C, 12, 20\) for an",
         ),
         (np.zeros((19, 12, 20), int), r"logits is int64 of shape"),
+        (np.zeros((1, 12, 20)), r"logits are of one class; scores compare two or more"),
         ({"X": torch.zeros(1, 12, 20)}, r"X is torch.float32 of shape \(1, 12, 20\); expected .* \(12, 20\)"),
         ({"MSP": np.zeros((12, 20))}, r"answers a score MSP, which is computed here from logits"),
     ],

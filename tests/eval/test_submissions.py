@@ -15,14 +15,13 @@ import numpy as np
 import pytest
 import torch
 
-from eval.answers import PixelAnswers
 from eval.frames import image_size
 from eval.scores import SCORES
 from eval.submissions.benchmark import BENCHMARKS, choose_pictures
 from eval.submissions.bravo import confidence
 from eval.submissions.description import Description
 from eval.submissions.half_precision import LOG_SCORES, largest_tie, spread, to_half
-from eval.submissions.picture import require_method
+from eval.submissions.picture import PictureAnswer, answer_evidence, require_method
 from eval.submissions.verification import Findings, verify_package
 from eval.submissions.writing import unfinished_folder, write_package
 from shards.errors import InputError
@@ -62,11 +61,11 @@ def downloads(tmp_path: Path) -> Path:
     return root
 
 
-def answer(image: np.ndarray) -> PixelAnswers:
+def answer(image: np.ndarray) -> PictureAnswer:
     """Score the upper rows higher, with the image's noise on top; classes are its red channel, mod 19."""
     rows = np.linspace(1, 0, image.shape[0], dtype=np.float32)[:, None]
     red = image[..., 0]
-    return PixelAnswers({"RbA": rows + red / np.float32(1000) - 1}, (red % 19).astype(np.uint8))
+    return PictureAnswer(rows + red / np.float32(1000) - 1, (red % 19).astype(np.uint8))
 
 
 def describe(benchmark: str, root: Path, **changes: object) -> Description:
@@ -82,7 +81,7 @@ def write(
     benchmark: str,
     root: Path,
     out: Path,
-    predict: Callable[[np.ndarray], PixelAnswers] = answer,
+    predict: Callable[[np.ndarray], PictureAnswer] = answer,
     **changes: object,
 ) -> Findings:
     return write_package(
@@ -90,7 +89,7 @@ def write(
     )
 
 
-def predicted(path: Path) -> PixelAnswers:
+def predicted(path: Path) -> PictureAnswer:
     return answer(cv2.imread(str(path), cv2.IMREAD_COLOR)[..., ::-1])
 
 
@@ -110,7 +109,7 @@ def test_smiyc_is_read_as_its_toolkit_reads(downloads: Path, tmp_path: Path) -> 
             with h5py.File(name, "r") as file:
                 value = file["value"][:]
             assert value.dtype == np.float16
-            np.testing.assert_array_equal(value, predicted(path).scores["RbA"].astype(np.float16))
+            np.testing.assert_array_equal(value, predicted(path).score.astype(np.float16))
             count += 1
     assert count == 3  # hidden frames too
 
@@ -125,8 +124,8 @@ def test_fishyscapes_is_read_as_its_validation_reads(downloads: Path, tmp_path: 
     scores, classes = (np.load(paths[0]) for paths in found.values())
     image = downloads / f"LostAndFound/leftImg8bit/test/04_Maurener_Weg_8/{STEM}_leftImg8bit.png"
     expected = predicted(image)
-    np.testing.assert_array_equal(scores, expected.scores["RbA"])
-    np.testing.assert_array_equal(classes, expected.prediction)
+    np.testing.assert_array_equal(scores, expected.score)
+    np.testing.assert_array_equal(classes, expected.classes)
     assert classes.ndim == 2
     assert np.all(classes < 20)
     assert [path.name for path in found["_anomaly.npy"]] == ["0007_anomaly.npy"]
@@ -162,11 +161,22 @@ def test_bravo_is_read_as_its_encoder_reads(downloads: Path, tmp_path: Path) -> 
         sure = cv2.imread(str(out / f"{base}{suffixes[prefix]}conf.png"), cv2.IMREAD_UNCHANGED)
         assert (classes.dtype, sure.dtype, classes.shape) == (np.uint8, np.uint16, sure.shape)
         expected = predicted(downloads / f"{base}{images[prefix]}")
-        np.testing.assert_array_equal(classes, expected.prediction)
-        exact = 1 / (1 + np.exp(expected.scores["RbA"].astype(np.float64)))
+        np.testing.assert_array_equal(classes, expected.classes)
+        exact = 1 / (1 + np.exp(expected.score.astype(np.float64)))
         np.testing.assert_array_equal(sure, np.minimum(np.floor(exact * 65536), 65535))
         count += 1
     assert count == 2
+
+
+def test_evidence_becomes_one_score_and_classes() -> None:
+    evidence = torch.rand(6, 70, 9, generator=torch.Generator().manual_seed(0))
+    computed = answer_evidence(evidence, "MSP")
+    np.testing.assert_allclose(computed.score, 1 - evidence.softmax(0).amax(0).numpy(), atol=1e-6)
+    np.testing.assert_array_equal(computed.classes, evidence.argmax(0).numpy())
+    mapped = answer_evidence(evidence, "EAM")  # the map behind five classes
+    np.testing.assert_array_equal(mapped.score, evidence[5].numpy())
+    np.testing.assert_array_equal(mapped.classes, evidence[:5].argmax(0).numpy())
+    assert (answer_evidence(evidence[5:], "Mine").classes == 255).all()
 
 
 def test_a_probability_stays_one_in_16_bits() -> None:
@@ -198,7 +208,7 @@ def test_a_score_beyond_half_precision_is_refused() -> None:
 def test_a_killed_export_goes_on_and_predicts_only_what_is_missing(downloads: Path, tmp_path: Path) -> None:
     out, calls = tmp_path / "out", []
 
-    def dies_at_the_third(image: np.ndarray) -> PixelAnswers:
+    def dies_at_the_third(image: np.ndarray) -> PictureAnswer:
         if len(calls) == 2:
             raise KeyboardInterrupt
         calls.append(1)
@@ -216,7 +226,7 @@ def test_a_killed_export_goes_on_and_predicts_only_what_is_missing(downloads: Pa
         write("smiyc", downloads, out, score="MSP")
     calls.clear()
 
-    def counts(image: np.ndarray) -> PixelAnswers:
+    def counts(image: np.ndarray) -> PictureAnswer:
         calls.append(1)
         return answer(image)
 
@@ -245,11 +255,11 @@ def test_a_killed_export_goes_on_and_predicts_only_what_is_missing(downloads: Pa
 def test_answers_that_cannot_be_submitted_stop_at_the_first_image(
     downloads: Path, tmp_path: Path, value: float | None, text: str
 ) -> None:
-    def broken(image: np.ndarray) -> PixelAnswers:
+    def broken(image: np.ndarray) -> PictureAnswer:
         scores = np.full(image.shape[:2], 0.5, np.float32)
         if value is not None:
             scores[1, 1] = value
-        return PixelAnswers({"RbA": scores}, np.zeros(image.shape[:2], np.uint8))
+        return PictureAnswer(scores, np.zeros(image.shape[:2], np.uint8))
 
     with pytest.raises(InputError, match=text):
         write("smiyc", downloads, tmp_path / "out", broken)
@@ -364,9 +374,9 @@ def test_files_of_no_image_and_missing_images_are_told_from_the_downloads(
 
 
 def test_scores_that_are_upside_down_are_told_by_labels_and_without(downloads: Path, tmp_path: Path) -> None:
-    def upside_down(image: np.ndarray) -> PixelAnswers:
+    def upside_down(image: np.ndarray) -> PictureAnswer:
         right = answer(image)
-        return PixelAnswers({"RbA": -((right.scores["RbA"] + 1) ** 3)}, right.prediction)
+        return PictureAnswer(-((right.score + 1) ** 3), right.classes)
 
     findings = write("smiyc", downloads, tmp_path / "out", upside_down)
     (warning,) = [line for line in findings.warnings if "upside down" in line]
@@ -377,9 +387,9 @@ def test_scores_that_are_upside_down_are_told_by_labels_and_without(downloads: P
 
 
 def test_many_ties_are_told(downloads: Path, tmp_path: Path) -> None:
-    def coarse(image: np.ndarray) -> PixelAnswers:
+    def coarse(image: np.ndarray) -> PictureAnswer:
         rows = np.repeat(np.arange(6, dtype=np.float32)[::-1, None], 8, axis=1)
-        return PixelAnswers({"RbA": rows}, np.zeros((6, 8), np.uint8))
+        return PictureAnswer(rows, np.zeros((6, 8), np.uint8))
 
     findings = write("smiyc", downloads, tmp_path / "out", coarse)
     assert findings.warnings[0].startswith(

@@ -68,6 +68,25 @@ def test_the_documented_model_runs_and_its_maps_give_the_same_number(
     assert maps == {"Blue": found["Blueness"]}
 
 
+def test_numbers_of_other_weights_or_maps_are_not_kept(
+    sets: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np, pathlib\n"
+        "def build():\n"
+        "    sign = np.load(pathlib.Path(__file__).with_name('weights.npy'))\n"
+        "    return lambda image: {'Red': sign * image[..., 0].astype(float)}\n"
+    )
+    given = ("--model_file", str(tmp_path / "mine.py"), "--earlier", "replace")
+    np.save(tmp_path / "weights.npy", 1.0)
+    first = evaluate(sets, tmp_path / "out", *given)
+    with caplog.at_level("INFO"):
+        assert evaluate(sets, tmp_path / "out", *given) == first
+    assert "1 of 1 parts are kept" in caplog.text
+    np.save(tmp_path / "weights.npy", -1.0)
+    assert evaluate(sets, tmp_path / "out", *given) != first
+
+
 @pytest.mark.parametrize(
     ("given", "text"),
     [

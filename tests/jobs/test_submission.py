@@ -75,7 +75,11 @@ def test_an_export_holds_the_models_scores_and_passes_the_doctor(
     ("options", "text"),
     [
         (["--to", "bravo"], "--datasets: --to bravo predicts images; name the folder that holds them"),
-        (["--to", "onnx", "--method", "x"], "--method are for smiyc, fishyscapes, bravo; --to is onnx"),
+        (["--to", "onnx", "--method", "x"], "--method: is for smiyc, fishyscapes, bravo; --to is onnx"),
+        (
+            ["--to", "smiyc", "--datasets", "D", "--model_file", "x.py"],
+            "one of --checkpoint and .*; got both",
+        ),
         (
             ["--to", "smiyc", "--datasets", "D", "--windows_at_once", "0"],
             "--windows_at_once: got 0; at least 1",
@@ -92,3 +96,24 @@ def test_an_option_that_does_not_fit_is_refused(
     with pytest.raises(InputError, match=text):
         export(["--checkpoint", str(run), "--out", str(tmp_path / "out"), *given])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_users_own_model_is_exported_too(downloads: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def build():\n    return lambda image: {'Red': image[..., 0].astype('float32') / 100}\n"
+    )
+    given = ["--model_file", str(tmp_path / "mine.py"), "--datasets", str(downloads)]
+    export([*given, "--to", "smiyc", "--score", "Red", "--out", str(tmp_path / "out")])
+    image = cv2.imread(str(downloads / "dataset_AnomalyTrack/images/zebra0000.jpg"))[..., ::-1]
+    with h5py.File(tmp_path / "out/anomaly_p/mine/AnomalyTrack-all/zebra0000.hdf5") as file:
+        np.testing.assert_array_equal(
+            file["value"][:], (image[..., 0].astype(np.float32) / 100).astype(np.float16)
+        )
+    with pytest.raises(InputError, match="--score: got 'MSP'; what .*mine.py answers gives Red"):
+        export([*given, "--to", "smiyc", "--out", str(tmp_path / "other")])
+    (downloads / "bravo_ACDC").mkdir()
+    cv2.imwrite(str(downloads / "bravo_ACDC/0.png"), image)
+    with pytest.raises(InputError, match="wants the 19 classes of Cityscapes too; .* answers logits of 0"):
+        export([*given, "--to", "bravo", "--score", "Red", "--out", str(tmp_path / "other")])
+    with pytest.raises(InputError, match="one of --checkpoint and --model_file is needed; got none of them"):
+        export(["--to", "smiyc", "--datasets", str(downloads), "--out", str(tmp_path / "other")])
