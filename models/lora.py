@@ -86,9 +86,8 @@ def adapter_norms(model: EoMT) -> dict[str, float]:
     norms: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer) and ADAPTER in module.lora_A:
-            down, up = (
-                half.get_parameter(f"{ADAPTER}.weight").float() for half in (module.lora_A, module.lora_B)
-            )
+            halves = [half.get_parameter(f"{ADAPTER}.weight") for half in (module.lora_A, module.lora_B)]
+            down, up = (getattr(half, "full_tensor", half.detach)().float() for half in halves)  # FSDP's too
             square = ((up.T @ up) * (down @ down.T)).sum().clamp(min=0)
             norms[name.removeprefix("backbone.")] = square.sqrt() * abs(module.scaling[ADAPTER])
     return dict(zip(norms, torch.stack(list(norms.values())).tolist(), strict=True)) if norms else {}
