@@ -134,22 +134,10 @@ def _train_in(folder: Path, config: FinetuneConfig, run: Run, explanation: Seque
                 data=_data_folders(config),
                 num_processes=accelerator.num_processes,
             )
+            (folder / FINISHED_NAME).unlink(missing_ok=True)
         start_tracking(accelerator, config.tracking, flat_settings(config), _compared(config))
     with log_file(folder / "log.txt" if accelerator.is_main_process else None):
-        logger.info("%s: %s", folder, explanation[0])
-        for line in explanation[1:]:
-            logger.info("  %s", line)
-        logger.info(
-            "from step %d to %d on %d processes", run.state.step, config.loop.steps, accelerator.num_processes
-        )
-        rates = explain_rates(run.optimizer, config.optim, _global_batch(config, accelerator))
-        logger.info("%s", rates)
-        if accelerator.is_main_process:
-            card = describe_run(folder / PROVENANCE_NAME, folder / CONFIG_NAME, [explanation[0], rates])
-            show_text(accelerator, "run", card, run.state.step)
-        if accelerator.is_main_process and run.state.step == 0:
-            _show_pasted(accelerator, config)
-        (folder / FINISHED_NAME).unlink(missing_ok=True)
+        _introduce(folder, config, run, explanation)
         traced = config.loop.profile if accelerator.is_main_process else 0
         with (
             StopSignal(accelerator, run.deadline) as stop_requested,
@@ -168,6 +156,24 @@ def _train_in(folder: Path, config: FinetuneConfig, run: Run, explanation: Seque
                 end_comparison(accelerator)
     accelerator.end_training()
     return state
+
+
+def _introduce(folder: Path, config: FinetuneConfig, run: Run, explanation: Sequence[str]) -> None:
+    """Say in the log and in TensorBoard what is about to be trained."""
+    accelerator = run.accelerator
+    logger.info("%s: %s", folder, explanation[0])
+    for line in explanation[1:]:
+        logger.info("  %s", line)
+    logger.info(
+        "from step %d to %d on %d processes", run.state.step, config.loop.steps, accelerator.num_processes
+    )
+    rates = explain_rates(run.optimizer, config.optim, _global_batch(config, accelerator))
+    logger.info("%s", rates)
+    if accelerator.is_main_process:
+        card = describe_run(folder / PROVENANCE_NAME, folder / CONFIG_NAME, [explanation[0], rates])
+        show_text(accelerator, "run", card, run.state.step)
+    if accelerator.is_main_process and run.state.step == 0:
+        _show_pasted(accelerator, config)
 
 
 def _fit_memory(config: FinetuneConfig, model: EoMT, accelerator: Accelerator) -> FinetuneConfig:
@@ -214,7 +220,7 @@ def _build_run(
         transform=build_paste(config.paste),
     )
     _require_same_samples(stream, state)
-    details = GroupDetails(optimizer, model, config.loop.max_grad_norm)
+    shows_groups = config.tracking.groups and config.tracking.tensorboard
     return Run(
         accelerator=accelerator,
         model=prepared,
@@ -231,7 +237,7 @@ def _build_run(
         evaluate=build_validation(
             config.validation, config.paste, config.tracking, model, accelerator, folder
         ),
-        details=details if config.tracking.groups and config.tracking.tensorboard else lambda grad_norm: {},
+        details=GroupDetails(optimizer, model, config.loop.max_grad_norm) if shows_groups else None,
         num_frozen=thaw.num_frozen,
     )
 

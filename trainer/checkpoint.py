@@ -137,8 +137,11 @@ def _write_best(weights: Mapping[str, Tensor], model: EoMT, final: Path, best: B
     write_atomically(partial / BEST_RECORD, json.dumps(asdict(best), indent=1) + "\n")
     _flush(partial)
     if final.exists():  # of a run that was killed after this save and resumed from before it
-        _remove(final)
-    partial.rename(final)
+        for path in partial.iterdir():  # one by one, so that there are weights at every moment
+            path.replace(final / path.name)
+        partial.rmdir()
+    else:
+        partial.rename(final)
     for old in list_checkpoints(folder):
         if old != final:
             _remove(old)

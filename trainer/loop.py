@@ -141,7 +141,7 @@ class Run:
     evaluate: Callable[[EoMT, int], Mapping[str, float]] | None = None
     """Validation of a model at a step: scalars by TensorBoard tag, the same on all ranks."""
     stop_requested: Callable[[], bool] = lambda: False
-    details: Callable[[float], Mapping[str, float]] = lambda grad_norm: {}
+    details: Callable[[float], Mapping[str, float]] | None = None
     """Scalars for TensorBoard beside each log line, from the norm of all gradients (see `trainer.groups`)."""
     deadline: Deadline = field(default_factory=Deadline)
     after_step: Callable[[], None] = lambda: None
@@ -192,7 +192,7 @@ def train(run: Run, config: LoopConfig) -> TrainState:
             _skip(run, bad, batches, config.skip_bad_steps)
             continue
         logs = is_due(state.step + 1, config.log_every, config.steps)
-        details = run.details(grad_norm) if logs else {}
+        details = run.details(grad_norm) if logs and run.details else {}
         run.optimizer.step()
         run.optimizer.zero_grad()
         if not accelerator.optimizer_step_was_skipped:  # as fp16 does with an infinite gradient
