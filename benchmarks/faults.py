@@ -2,9 +2,9 @@
 
 python -m benchmarks.faults [--trials 63] [--seed 0] [--out RESULTS.md]
 
-Each trial starts a tiny run of `jobs.finetune`, as one process or two, does one thing to it at a random moment
-(start-up and saves included), looks at what is left, resumes it, and compares weights and optimizer at the
-end. The runs are forked from a process that has loaded torch; else they are what a user starts.
+Each trial starts a tiny run of `jobs.finetune`, as one process or two, does one thing to it at a random
+moment (start-up and saves included), looks at what is left, resumes it, and compares weights and optimizer at
+the end. The runs are forked from a process that has loaded torch; else they are what a user starts.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from models.checkpoint import list_checkpoints
 from slurm.launch import _free_port, rank_variables
 
 STEPS, SAVE_EVERY = 24, 3
-PATIENCE_S = 120.0
+PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,9 +317,10 @@ def main(arguments: Sequence[str]) -> None:
         "",
         describe_machine(1, [torch]),
         "",
-        f"Runs of {STEPS} steps with a checkpoint every {SAVE_EVERY}, EoMT-tiny with LoRA and dropout, batch "
-        "4. A trial interrupts one, resumes it, and compares weights and optimizer state of the last step with "
-        f"a run never stopped, to the bit. Seed {options.seed}; {time.perf_counter() - started:.0f} s in all.",
+        f"Runs of {STEPS} steps with a checkpoint every {SAVE_EVERY}, EoMT-tiny with LoRA and dropout, "
+        "batch 4. A trial interrupts one, resumes it, and compares weights and optimizer state of the last "
+        "step with a run never stopped, to the bit. "
+        f"Seed {options.seed}; {time.perf_counter() - started:.0f} s in all.",
         "Exit code -n is death by signal n. Steps lost: in the log, and not in the newest checkpoint.",
         "",
         *report(tallies),

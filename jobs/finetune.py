@@ -46,6 +46,7 @@ from trainer.optim import build_optimizer
 from trainer.randomness import seed_everything
 from trainer.runtime import StopSignal, compile_model, make_accelerator
 from trainer.schedule import build_lr_schedule
+from trainer.sharding import prepare, shard_model
 from trainer.tracking import show_picture, start_tracking
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ logger = logging.getLogger(__name__)
 MAY_CHANGE = (
     *("out", "name", "data.workers", "data.batch_size", "data.cache", "loop.grad_accum"),
     *("loop.log_every", "loop.eval_every", "loop.save_every", "loop.keep_checkpoints"),
-    *("loop.time_limit", "loop.skip_bad_steps"),
+    *("loop.time_limit", "loop.skip_bad_steps", "loop.sharding"),
     *("validation.shards", "validation.split", "validation.limit"),
     *("tracking.tensorboard", "tracking.pasted_scenes", "paste.cache_mb"),
 )
@@ -144,13 +145,15 @@ def _build_run(
 ) -> Run:
     """Build every part, and restore them from `checkpoint` if one is given."""
     _quiet_other_ranks(accelerator)
+    if config.loop.sharding == "fsdp2":
+        shard_model(model, accelerator)
     optimizer = build_optimizer(model, config.optim)
     thaw = plan_thaw(config.adapt, model, config.loop.steps)
     lr_schedule = build_lr_schedule(optimizer, config.schedule, config.loop.steps, thaw)
     state = TrainState()
     if config.loop.compile:
         compile_model(model, accelerator.device, "loop.compile")
-    prepared, optimizer = accelerator.prepare(model, optimizer)  # neither the stream nor the schedule
+    prepared, optimizer = prepare(accelerator, model, optimizer)  # neither the stream nor the schedule
     accelerator.register_for_checkpointing(lr_schedule, state)
     if checkpoint is not None:
         _restore(accelerator, checkpoint)

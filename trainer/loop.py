@@ -27,6 +27,7 @@ from trainer.losses.targets import StepTotals, count_totals
 from trainer.randomness import sample_generators, seed_dropout
 from trainer.runtime import Precision
 from trainer.schedule import ScheduleConfig, draw_released
+from trainer.sharding import Sharding, fill_gradients, whole
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,10 @@ class LoopConfig:
     """float32, or autocast to bf16 or fp16 (fp16 with loss scaling, GPU only)."""
     compile: bool = False
     """Run the model through torch.compile: the same results to rounding; minutes more at the start."""
+    sharding: Sharding = "none"
+    """none: every process holds the whole model (DDP). fsdp2: weights, gradients and optimizer are cut over
+    the processes, block by block, for models that one GPU does not hold with their optimizer; checkpoints
+    stay the same, and a run may be resumed with the other."""
     max_grad_norm: float = 0.01
     """Gradients are clipped to this norm, as EoMT does; 0 switches clipping off."""
     log_every: int = 20
@@ -62,6 +67,10 @@ class LoopConfig:
     left out, weights, optimizer and schedule stay. One more ends the run with exit code 70."""
 
     def __post_init__(self) -> None:
+        if self.sharding == "fsdp2" and (self.precision == "fp16" or self.compile):
+            raise InputError(
+                "loop.sharding: fsdp2 goes with loop.precision float32 or bf16 and without loop.compile"
+            )
         for name in ("steps", "grad_accum", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"loop.{name} must be at least 1, got {getattr(self, name)}")
@@ -165,6 +174,7 @@ def train(run: Run, config: LoopConfig) -> TrainState:
             sums = {name: sums.get(name, 0) + value.detach() for name, value in terms.items()}
             state.samples_seen += len(batch) * accelerator.num_processes
 
+        fill_gradients(run.model)
         grad_norm = _clip(accelerator, run.model, config.max_grad_norm)
         bad = find_bad_step(accelerator, sums, grad_norm)
         if bad is not None:
@@ -227,7 +237,7 @@ def _sync_on_last(accelerator: Accelerator, model: nn.Module, *, last: bool) -> 
 def _clip(accelerator: Accelerator, model: nn.Module, max_norm: float) -> float:
     parameters = [p for p in model.parameters() if p.requires_grad]
     norm = accelerator.clip_grad_norm_(parameters, max_norm or math.inf)
-    return float(norm)
+    return float(whole(norm))
 
 
 def _step_scalars(
