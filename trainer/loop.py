@@ -27,7 +27,7 @@ from trainer.losses.targets import StepTotals, count_totals
 from trainer.randomness import sample_generators, seed_dropout
 from trainer.runtime import Precision
 from trainer.schedule import ScheduleConfig, draw_released
-from trainer.sharding import Sharding, fill_gradients, whole
+from trainer.sharding import Sharding, fill_gradients, whole, whole_model
 
 logger = logging.getLogger(__name__)
 
@@ -197,7 +197,7 @@ def train(run: Run, config: LoopConfig) -> TrainState:
         run.lr_schedule.step()  # after the log, which shows the rates of this step
         if run.evaluate is not None and is_due(state.step, config.eval_every, config.steps):
             run.model.eval()
-            accelerator.log(dict(run.evaluate(model)), step=state.step)
+            accelerator.log(dict(run.evaluate(whole_model(model))), step=state.step)
             run.model.train()
         stopping = run.stop_requested()  # asked once per step; all ranks get the same answer
         if stopping or is_due(state.step, config.save_every, config.steps):

@@ -14,6 +14,7 @@ casts, clips and saves, but does not shard.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -22,6 +23,8 @@ from accelerate import Accelerator
 from torch import Tensor, distributed, nn
 
 from models.eomt import EoMT
+from models.lora import merge_weights
+from models.weights import load_strictly
 from shards.errors import InputError
 
 Sharding = Literal["none", "fsdp2"]
@@ -41,6 +44,8 @@ def shard_model(model: EoMT, accelerator: Accelerator) -> None:
         raise InputError(
             f"loop.sharding: fsdp2 needs torch 2.6 or newer, this is {torch.__version__}"
         ) from None
+    # of in-place changes to the output, which losses do not make
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = distributed.device_mesh.init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     for block in model.backbone.blocks[: len(model.backbone.blocks) - model.num_blocks]:
         fully_shard(block, mesh=mesh)
@@ -58,6 +63,22 @@ def prepare(accelerator: Accelerator, model: EoMT, optimizer: torch.optim.Optimi
     optimizer.register_load_state_dict_pre_hook(_cut_state)
     prepared = accelerator.prepare_model(model, evaluation_mode=True)  # as it is, but for autocast
     return prepared, accelerator.prepare_optimizer(optimizer)
+
+
+def whole_model(model: EoMT) -> EoMT:
+    """Return a whole copy of a sharded model, adapters merged, for evaluation; another model as it is.
+
+    All ranks call it. Every rank holds the copy for as long as it is used: the weights once, without
+    gradients and optimizer.
+    """
+    if not any(is_sharded(parameter) for parameter in model.parameters()):
+        return model
+    weights = model.state_dict()
+    if model.lora is not None:
+        weights = merge_weights(weights, model.lora, "sharded model")
+    copy = EoMT(model.config)
+    load_strictly(copy, weights, "sharded model")
+    return copy.to(model.pixel_mean.device).eval()
 
 
 def is_sharded(value: object) -> bool:

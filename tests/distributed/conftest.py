@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -18,19 +19,20 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
-def played(tmp_path_factory: pytest.TempPathFactory, scene_shards: str) -> Path:
-    """The folder of the runs and of `outcomes-RANK.json`; runs `one-MODE` are those of one process."""
+def played(tmp_path_factory: pytest.TempPathFactory, scene_shards: str, cutout_shard: str) -> Path:
+    """The folder of `outcomes-RANK.json` and of the runs: of two processes, and of one (one-*, plain-*)."""
     out, port = tmp_path_factory.mktemp("ranks"), _free_port()
-    usual = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    scenes.RUN.update(out=str(out), scenes=scene_shards)
-    for mode in ("full", "lora", "gradual"):
+    scenes.RUN.update(out=str(out), scenes=scene_shards, cutouts=cutout_shard)
+    logging.getLogger().setLevel(logging.INFO)
+    for name, extra in runs_of_one():
         AcceleratorState._reset_state(reset_partial_state=True)
-        extra = ("--data.batch_size", "2", "--adapt.mode", mode, *scenes.THAW)
-        finetune(scenes.make_config(f"one-{mode}", *extra))
+        finetune(scenes.make_config(name, "--data.batch_size", "2", *extra))
+    logging.getLogger().setLevel(logging.WARNING)
     AcceleratorState._reset_state(reset_partial_state=True)
+    usual = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     processes = [
         subprocess.Popen(
-            [sys.executable, scenes.__file__, str(out), scene_shards],
+            [sys.executable, scenes.__file__, str(out), scene_shards, cutout_shard],
             cwd=ROOT,
             env={**usual, **rank_variables(rank, 2, port)},
             stderr=subprocess.PIPE,
@@ -38,6 +40,15 @@ def played(tmp_path_factory: pytest.TempPathFactory, scene_shards: str) -> Path:
         )
         for rank in range(2)
     ]
-    errors = [process.communicate(timeout=240)[1] for process in processes]
+    errors = [process.communicate(timeout=600)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
     return out
+
+
+def runs_of_one() -> list[tuple[str, list[str]]]:
+    """Name the runs of one process to which those of two are compared, with their options."""
+    plain = [
+        (f"plain-{mode}", ["--adapt.mode", mode, *scenes.THAW, *scenes.VALIDATED, scenes.RUN["scenes"]])
+        for mode in ("full", "lora", "gradual")
+    ]
+    return [*plain, *((f"one-{mode}", scenes.adaptation(mode)) for mode in scenes.MODES)]

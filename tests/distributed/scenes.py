@@ -35,7 +35,7 @@ from trainer.losses import Loss, build_loss
 from trainer.losses.targets import StepTotals
 
 POISON = "scene0"  # in the sixth of the samples, so in the batch of rank 0 of the second step
-RUN = {"out": "", "scenes": ""}
+RUN = {"out": "", "scenes": "", "cutouts": ""}
 
 
 def make_config(name: str, *extra: str) -> FinetuneConfig:
@@ -137,6 +137,17 @@ def late(rank: int) -> None:
 
 MODES = ("full", "heads", "queries", "queries+heads", "last-2", "lora", "gradual")
 THAW = ("--adapt.thaw", "0.25", "0.75", "--schedule.backbone_warmup", "0")
+VALIDATED = ("--loop.eval_every", "2", "--validation.split", "train", "--validation.shards")
+"""Before the scenes."""
+
+
+def adaptation(mode: str) -> list[str]:
+    """Options of a run with outlier losses; half of the scenes are pasted, so a rank may have no outlier."""
+    return [
+        "--adapt.mode", mode, *THAW, "--loss.classification", "logit_norm",
+        "--loss.outlier", "rba", "energy", "mask2anomaly", "uno", "--model.outlier_class", "trained",
+        "--paste.bank", RUN["cutouts"], "--paste.probability", "0.5",
+    ]  # fmt: skip
 
 
 def adapted(_: int) -> None:
@@ -145,10 +156,7 @@ def adapted(_: int) -> None:
         AcceleratorState._reset_state(reset_partial_state=True)
         seen: list[object] = []
         after(1, lambda run, seen=seen: seen.append(run.model.find_unused_parameters))  # type: ignore[misc]
-        state = finetune(
-            make_config(f"adapted-{mode}", "--adapt.mode", mode, *THAW, "--loop.save_every", "4")
-        )
-        assert state.step == 4
+        finetune(make_config(f"two-{mode}", *adaptation(mode)))
         assert seen == [False]
 
 
@@ -157,9 +165,9 @@ def sharded(rank: int) -> None:
     out = Path(RUN["out"])
     for mode in ("full", "lora", "gradual"):
         AcceleratorState._reset_state(reset_partial_state=True)
-        extra = ("--loop.sharding", "fsdp2", "--adapt.mode", mode, *THAW)
+        extra = ("--loop.sharding", "fsdp2", "--adapt.mode", mode, *THAW, *VALIDATED, RUN["scenes"])
         finetune(make_config(f"sharded-{mode}", *extra))
-    for name, source in (("again", "sharded-lora"), ("from-one", "one-lora")):
+    for name, source in (("again", "sharded-lora"), ("from-one", "plain-lora")):
         if rank == 0:
             shutil.copytree(out / source, out / name)
             for step in (3, 4):
@@ -173,10 +181,10 @@ def sharded(rank: int) -> None:
 SCENES = (locked, diverged, skipped, apart, full, late, adapted, sharded)
 
 
-def play(out: Path, scenes: str) -> None:
+def play(out: Path, scenes: str, cutouts: str) -> None:
     """Play every scene on this rank, and write what was raised."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    RUN.update(out=str(out), scenes=scenes)
+    RUN.update(out=str(out), scenes=scenes, cutouts=cutouts)
     rank = int(os.environ["RANK"])
     Accelerator.end_training = lambda _: None  # the ranks stay connected from scene to scene
     outcomes: dict[str, list[object]] = {}
@@ -194,4 +202,4 @@ def play(out: Path, scenes: str) -> None:
 
 
 if __name__ == "__main__":
-    play(Path(sys.argv[1]), sys.argv[2])
+    play(Path(sys.argv[1]), *sys.argv[2:])
