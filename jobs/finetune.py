@@ -49,6 +49,7 @@ from trainer.profile import record_profile
 from trainer.randomness import seed_everything
 from trainer.runtime import StopSignal, compile_model, make_accelerator
 from trainer.schedule import build_lr_schedule
+from trainer.sharding import prepare, shard_model
 from trainer.tracking import start_tracking
 from trainer.trial import TrialStep
 
@@ -58,7 +59,7 @@ MAY_CHANGE = (
     *("out", "name", "data.workers", "data.batch_size", "data.cache", "loop.grad_accum"),
     *("loop.activation_checkpointing", "loop.fit_memory", "loop.profile"),
     *("loop.log_every", "loop.eval_every", "loop.save_every", "loop.keep_checkpoints"),
-    *("loop.time_limit", "loop.skip_bad_steps"),
+    *("loop.time_limit", "loop.skip_bad_steps", "loop.sharding"),
     *("validation.shards", "validation.split", "validation.limit"),
     *("validation.pasted", "validation.scores", "validation.patience"),
     *("tracking.tensorboard", "tracking.pasted_scenes", "tracking.groups", "tracking.probes"),
@@ -196,6 +197,8 @@ def _build_run(
     """Build every part, and restore them from `checkpoint` if one is given."""
     _quiet_other_ranks(accelerator)
     batch = _global_batch(config, accelerator)
+    if config.loop.sharding == "fsdp2":
+        shard_model(model, accelerator)
     optimizer = build_optimizer(model, config.optim.scaled(batch))
     thaw = plan_thaw(config.adapt, model, config.loop.steps)
     schedule = config.schedule.resolved(config.loop.steps, batch)
@@ -204,7 +207,7 @@ def _build_run(
     model.recompute = config.loop.activation_checkpointing
     if config.loop.compile:
         compile_model(model, accelerator.device, "loop.compile")
-    prepared, optimizer = accelerator.prepare(model, optimizer)  # neither the stream nor the schedule
+    prepared, optimizer = prepare(accelerator, model, optimizer)  # neither the stream nor the schedule
     accelerator.register_for_checkpointing(lr_schedule, state)
     ema = WeightAverage(accelerator.unwrap_model(prepared), config.ema)
     if checkpoint is not None:

@@ -47,7 +47,8 @@ def save_checkpoint(
     final = folder / f"step-{step:07d}"
     partial = folder / f".{final.name}.partial"
     require_sound_weights(accelerator, model, step)
-    failure = f"{final}: cannot be saved; older checkpoints stay"
+    free = shutil.disk_usage(run_folder).free // 10**6  # torch does not say why it could not write
+    failure = f"{final}: cannot be saved; older checkpoints stay, {free} MB were free"
     try:
         with writing(accelerator, failure):
             if accelerator.is_main_process:
