@@ -19,24 +19,33 @@ import psutil
 from accelerate import Accelerator
 
 from jobs.command_line import run_program
-from jobs.config_file import flat_settings, load_config, read_config, write_config
+from jobs.config_file import flat_settings, load_config, write_config
 from jobs.finetune_config import FinetuneConfig
 from jobs.preview_paste import draw_contact_sheet, paste_scenes
-from jobs.provenance import PROVENANCE_NAME, require_same_data, write_provenance
+from jobs.provenance import PROVENANCE_NAME, write_provenance
 from jobs.run_card import describe_run
-from jobs.run_lock import RunLock, is_barely_begun
+from jobs.run_lock import RunLock
+from jobs.run_start import (
+    CONFIG_NAME,
+    as_started,
+    data_folders,
+    find_start,
+    global_batch,
+    require_same_batch,
+    require_same_samples,
+    require_unchanged,
+    restore,
+)
 from jobs.validation import build_validation
 from models.adapt import apply_adaptation, explain_parameters, plan_thaw
 from models.checkpoint import initialise_model
 from models.eomt import EoMT
 from outlier_paste.paste import build_paste
-from shards.errors import InputError
-from shards.staging import make_folder, require_free, write_atomically
-from shards.stream import Stream, build_stream
+from shards.staging import make_folder, write_atomically
+from shards.stream import build_stream
 from trainer.agreement import require_agreement, writing
 from trainer.best import Best
 from trainer.board import end_comparison, show_picture, show_text
-from trainer.checkpoint import newest_checkpoint
 from trainer.deadline import Deadline, find_end
 from trainer.ema import WeightAverage
 from trainer.groups import GroupDetails
@@ -55,20 +64,6 @@ from trainer.trial import TrialStep
 
 logger = logging.getLogger(__name__)
 
-MAY_CHANGE = (
-    *("out", "name", "data.workers", "data.batch_size", "data.cache", "loop.grad_accum"),
-    *("loop.activation_checkpointing", "loop.fit_memory", "loop.profile"),
-    *("loop.log_every", "loop.eval_every", "loop.save_every", "loop.keep_checkpoints"),
-    *("loop.time_limit", "loop.skip_bad_steps", "loop.sharding"),
-    *("validation.shards", "validation.split", "validation.limit"),
-    *("validation.pasted", "validation.scores", "validation.patience"),
-    *("tracking.tensorboard", "tracking.pasted_scenes", "tracking.groups", "tracking.probes"),
-    *("tracking.curves", "paste.cache_mb"),
-)
-"""Settings that a resumed run may change: they alter no weight, as long as the global batch stays."""
-MEASURED_ON = ("validation.shards", "validation.split", "validation.limit", "validation.pasted")
-"""Of these, what may not change where the best of several validations is chosen."""
-CONFIG_NAME = "config.yaml"
 FINISHED_NAME = "finished.json"
 """Written when a run has come to its end, also to an early one."""
 STOPPED = 75
@@ -99,8 +94,8 @@ def finetune(config: FinetuneConfig, *, resume: bool = False, started: float | N
     folder = Path(config.out) / config.name
     deadline = Deadline(find_end(config.loop.time_limit, started or time.time()))
     config = dataclasses.replace(config, loss=config.loss.completed())
-    config = _as_started(config, folder / CONFIG_NAME) if resume else config
-    checkpoint, is_there = _find_start(config, folder, resume=resume), (folder / CONFIG_NAME).exists()
+    config = as_started(config, folder / CONFIG_NAME) if resume else config
+    checkpoint, is_there = find_start(config, folder, resume=resume), (folder / CONFIG_NAME).exists()
     seed_everything(config.seed)
     if checkpoint is None:
         model = initialise_model(config.model, config.init, config.data.crop)
@@ -110,7 +105,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False, started: float | N
     count = apply_adaptation(model, config.adapt)
     accelerator = make_accelerator(config.loop.precision, folder)
     with RunLock(folder, accelerator) as lock:
-        check = partial(_require_unchanged, folder, checkpoint, is_there=is_there)
+        check = partial(require_unchanged, folder, checkpoint, is_there=is_there)
         require_agreement(accelerator, f"{folder}: checkpoint to start from", str(checkpoint))
         if is_there:  # before anything is read that another run may be writing
             lock.take(check)
@@ -132,7 +127,7 @@ def _train_in(folder: Path, config: FinetuneConfig, run: Run, explanation: Seque
             write_provenance(
                 folder / PROVENANCE_NAME,
                 seed=config.seed,
-                data=_data_folders(config),
+                data=data_folders(config),
                 num_processes=accelerator.num_processes,
             )
             (folder / FINISHED_NAME).unlink(missing_ok=True)
@@ -168,7 +163,7 @@ def _introduce(folder: Path, config: FinetuneConfig, run: Run, explanation: Sequ
     logger.info(
         "from step %d to %d on %d processes", run.state.step, config.loop.steps, accelerator.num_processes
     )
-    rates = explain_rates(run.optimizer, config.optim, _global_batch(config, accelerator))
+    rates = explain_rates(run.optimizer, config.optim, global_batch(config, accelerator))
     logger.info("%s", rates)
     if accelerator.is_main_process:
         card = describe_run(folder / PROVENANCE_NAME, folder / CONFIG_NAME, [explanation[0], rates])
@@ -196,7 +191,7 @@ def _build_run(
 ) -> Run:
     """Build every part, and restore them from `checkpoint` if one is given."""
     _quiet_other_ranks(accelerator)
-    batch = _global_batch(config, accelerator)
+    batch = global_batch(config, accelerator)
     if config.loop.sharding == "fsdp2":
         shard_model(model, accelerator)
     optimizer = build_optimizer(model, config.optim.scaled(batch))
@@ -211,9 +206,9 @@ def _build_run(
     accelerator.register_for_checkpointing(lr_schedule, state)
     ema = WeightAverage(accelerator.unwrap_model(prepared), config.ema)
     if checkpoint is not None:
-        _restore(accelerator, checkpoint)
+        restore(accelerator, checkpoint)
         ema.load(checkpoint)
-        _require_same_batch(config, accelerator, state)
+        require_same_batch(config, accelerator, state)
     stream = build_stream(
         config.data,
         seed=config.seed,
@@ -222,7 +217,7 @@ def _build_run(
         start_position=state.samples_seen,
         transform=build_paste(config.paste),
     )
-    _require_same_samples(stream, state)
+    require_same_samples(stream, state)
     shows_groups = config.tracking.groups and config.tracking.tensorboard
     return Run(
         accelerator=accelerator,
@@ -263,103 +258,6 @@ def _show_pasted(accelerator: Accelerator, config: FinetuneConfig) -> None:
 def _write_end(folder: Path, state: TrainState) -> None:
     end = {"step": state.step, "early": state.best.is_over, "best": state.best.state_dict()}
     write_atomically(folder / FINISHED_NAME, json.dumps(end, indent=1) + "\n")
-
-
-def _as_started(config: FinetuneConfig, path: Path) -> FinetuneConfig:
-    """Fill what the model's settings leave out, and a micro-batch that was fitted, as the run has them."""
-    if not path.exists():
-        return config
-    saved = read_config(FinetuneConfig, path)
-    config = dataclasses.replace(config, model=config.model.completed(saved.model))
-    per_process = config.data.batch_size * config.loop.grad_accum
-    if config.loop.fit_memory and per_process == saved.data.batch_size * saved.loop.grad_accum:
-        data = dataclasses.replace(config.data, batch_size=saved.data.batch_size)
-        loop = dataclasses.replace(config.loop, grad_accum=saved.loop.grad_accum)
-        config = dataclasses.replace(config, data=data, loop=loop)
-    return config
-
-
-def _find_start(config: FinetuneConfig, folder: Path, *, resume: bool) -> Path | None:
-    """Return the checkpoint to continue from, or None for a run that starts; refuse a folder in use."""
-    path = folder / CONFIG_NAME
-    if not resume and path.exists():
-        raise InputError(f"{folder}: a run is already there; --resume continues it, --name starts another")
-    if not path.exists():
-        if not is_barely_begun(folder):
-            require_free(folder, "out/name")
-        if resume:
-            logger.info("%s: nothing to resume, starting", folder)
-        return None
-    _require_same_settings(config, path)
-    require_same_data(folder / PROVENANCE_NAME, _data_folders(config))
-    checkpoint = newest_checkpoint(folder)
-    logger.info(
-        "%s: resuming from %s", folder, checkpoint.name if checkpoint else "the start, nothing was saved"
-    )
-    return checkpoint
-
-
-def _require_unchanged(folder: Path, checkpoint: Path | None, *, is_there: bool) -> None:
-    """Check, now that nobody else writes there, that a folder is what it was when the run was planned."""
-    if (folder / CONFIG_NAME).exists() != is_there or newest_checkpoint(folder) != checkpoint:
-        raise InputError(f"{folder}: another run wrote there while this one was starting; start it again")
-
-
-def _data_folders(config: FinetuneConfig) -> list[str]:
-    return [*config.data.shards, *([config.paste.bank] if config.paste.bank else [])]
-
-
-def _restore(accelerator: Accelerator, checkpoint: Path) -> None:
-    """Load weights, optimizer, schedule and counters.
-
-    Raises:
-        InputError: a file of the checkpoint is missing or damaged.
-    """
-    try:
-        accelerator.load_state(str(checkpoint))
-    except Exception as error:  # torch, safetensors, zipfile and pickle each raise their own
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(
-            f"--resume: {checkpoint} cannot be restored; remove it to continue from the one before: {reason}"
-        ) from None
-
-
-def _require_same_settings(config: FinetuneConfig, path: Path) -> None:
-    """Check that a run is resumed with the settings it was started with."""
-    before, now = flat_settings(read_config(FinetuneConfig, path)), flat_settings(config)
-    fixed = MEASURED_ON if config.validation.select else ()
-    for name in sorted(before.keys() | now.keys()):
-        if (name not in MAY_CHANGE or name in fixed) and before.get(name) != now.get(name):
-            raise InputError(
-                f"--resume: {name} is {now.get(name)} but {path} has {before.get(name)}; "
-                f"a resumed run keeps its settings"
-            )
-
-
-def _global_batch(config: FinetuneConfig, accelerator: Accelerator) -> int:
-    return config.data.batch_size * config.loop.grad_accum * accelerator.num_processes
-
-
-def _require_same_batch(config: FinetuneConfig, accelerator: Accelerator, state: TrainState) -> None:
-    """Check that the number of processes keeps the global batch."""
-    global_batch = _global_batch(config, accelerator)
-    if state.samples_seen != state.batches_seen * global_batch:
-        raise InputError(
-            f"--resume: the run took {state.samples_seen // state.batches_seen} samples per step, this start "
-            f"would take {global_batch} (data.batch_size x loop.grad_accum x {accelerator.num_processes} "
-            f"processes)"
-        )
-
-
-def _require_same_samples(stream: Stream, state: TrainState) -> None:
-    """Check that the sequence goes on that the run has begun, wherever its shards lie now."""
-    reader = stream.dataset.reader
-    if state.data and state.data != reader.fingerprint():
-        raise InputError(
-            f"--resume: data.shards hold {len(reader)} samples, but not those that the run was started with, "
-            f"or in another order; a resumed run keeps its data"
-        )
-    state.data = reader.fingerprint()
 
 
 def _quiet_other_ranks(accelerator: Accelerator) -> None:

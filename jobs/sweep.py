@@ -20,9 +20,10 @@ from jobs.config_file import (
     write_config,
 )
 from jobs.evaluate_options import EvaluateOptions
-from jobs.finetune import CONFIG_NAME, FINISHED_NAME, MAY_CHANGE
+from jobs.finetune import FINISHED_NAME
 from jobs.finetune_config import FinetuneConfig
 from jobs.prepare import Job
+from jobs.run_start import CONFIG_NAME, MAY_CHANGE
 from jobs.sweep_config import SweepConfig
 from models.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER
 from shards.errors import InputError
