@@ -7,8 +7,12 @@ from contextlib import contextmanager
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from safetensors import SafetensorError
 
 from shards.errors import InputError, ReportedError, StorageError
+
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
+"""What a full disk is to Python, to torch and to safetensors."""
 
 
 def raise_together(accelerator: Accelerator, error: ReportedError | None) -> None:
@@ -55,15 +59,14 @@ def writing(accelerator: Accelerator, what: str) -> Iterator[None]:
         what: said before the reason.
 
     Raises:
-        StorageError: the block failed here, by whatever exception: a full disk is an OSError to Python, a
-            RuntimeError to torch and a SafetensorError to safetensors.
+        StorageError: the block failed here, with one of `WRITE_ERRORS`.
     """
     error: ReportedError | None = None
     try:
         yield
     except ReportedError as reported:
         error = reported
-    except Exception as cause:
+    except WRITE_ERRORS as cause:
         error = StorageError(f"{what}: {explain_failure(cause)}")
         error.__cause__ = cause
     raise_together(accelerator, error)
