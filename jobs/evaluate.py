@@ -176,6 +176,8 @@ def _begin(request: Request, plan: Plan, folder: EvaluationFolder, ranks: Ranks)
     """Load the network, if anything is left to do."""
     options, saved = request.options, None
     segmenter = wrap_checkpoint(request.checkpoint, request.device, options) if plan.missing else None
+    if plan.missing and ranks.is_first:
+        folder.withdraw_results()
     if options.cache is not None:
         saved = SavedPredictions(options.cache, _cache_info(request, plan.network))
         ranks.wait()
