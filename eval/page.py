@@ -23,7 +23,7 @@ table { border-collapse: collapse; margin: .8rem 0; font-size: .85rem; font-vari
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #e5e5e5; text-align: right }
 th { border-bottom: 2px solid #888 } th:first-child, td:first-child, .left { text-align: left }
 .best { font-weight: 700 } .wide { overflow-x: auto }
-.ci { color: #666; font-size: .8em; white-space: nowrap }
+.ci { color: #666; font-size: .8em; font-weight: 400; white-space: nowrap }
 .note { color: #555; font-size: .85rem } img { max-width: 100% } nav a { margin-right: 1rem }
 summary { cursor: pointer; color: #0645ad }
 """

@@ -184,6 +184,8 @@ def _begin(request: Request, plan: Plan, folder: EvaluationFolder, ranks: Ranks)
         segmenter = request.own_model.segmenter
     elif plan.missing:
         segmenter = wrap_checkpoint(request.checkpoint, request.device, options)
+    if plan.missing and ranks.is_first:
+        folder.withdraw_results()
     if options.cache is not None:
         saved = SavedPredictions(options.cache, _cache_info(request, plan.network))
         ranks.wait()

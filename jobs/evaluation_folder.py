@@ -70,6 +70,11 @@ class EvaluationFolder:
             )
         return found
 
+    def withdraw_results(self) -> None:
+        """Remove results that are being replaced: until new ones are there, they would speak for others."""
+        if self._earlier != "continue":
+            (self.path / RESULTS).unlink(missing_ok=True)
+
     def read(self, name: str) -> Kept:
         """Read what `find` found or `write` wrote."""
         kept = read_kept(self.path / CELLS / f"{name}{SUFFIX}")

@@ -185,6 +185,13 @@ def test_earlier_results_can_be_ignored(done, passes):
     assert passes == BOTH
 
 
+def test_results_that_are_being_replaced_are_gone_until_the_new_ones_are_there(done, monkeypatch):
+    monkeypatch.setattr(evaluation_parts, "keep_set", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        evaluate(dataclasses.replace(done, cache=None, scores=("RbA",), earlier="replace"))
+    assert not (done.out / "results.json").exists()
+
+
 def test_saved_predictions_are_continued_and_never_mixed(done, passes):
     (done.cache / "RoadAnomaly" / "index.json").unlink()
     evaluate(done)
