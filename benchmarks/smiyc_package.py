@@ -4,11 +4,11 @@ python -m benchmarks.smiyc_package --toolkit CHECKOUT --python TOOLKIT_VENV/bin/
 
 CHECKOUT is https://github.com/SegmentMeIfYouCan/road-anomaly-benchmark; its Python is another one than ours,
 as it needs older packages (matplotlib < 3.9, numpy < 2; easydict, h5py, click, pandas, opencv, scipy,
-ipython, jinja2). The images are of the synthetic world, in the benchmark's layout; the
-score is the saturation of colours, as in the toolkit's own example, but smoothed: where scores of several
-images tie, the toolkit's AP depends on the order in which it happens to sort them. Our side scores the
-package's HDF5 files through `jobs.evaluate --score_maps` under protocol smiyc. Only the toolkit's check of the
-number of images is turned off.
+ipython, jinja2). The images are of the synthetic world, in the benchmark's layout; the score is the
+saturation of colours, as in the toolkit's own example, but smoothed: where scores of several images tie, the
+toolkit's AP depends on the order in which it happens to sort them. Our side scores the files of the package
+through `jobs.evaluate --score_maps` under protocol smiyc. Only the toolkit's check of the number of images is
+turned off.
 """
 
 from __future__ import annotations

@@ -12,9 +12,10 @@ from jaxtyping import UInt8
 
 from eval.curves import FrameView, Line, plot_frames
 from eval.maps import MapStore
-from eval.measure import ImageMetrics, Measurement
+from eval.measure import ImageMetrics, Measurement, read_map
 from eval.pictures import PANEL_WIDTH, color_scores, draw_target
 from eval.pool import ANOMALY, NORMAL
+from eval.protocol import Protocol
 from eval.slices import Slice, count_slices, shares
 
 NUM_EXTREMES = 2
@@ -48,6 +49,7 @@ def make_gallery(
     measured: Measurement,
     score: str,
     stems: Sequence[str],
+    protocol: Protocol,
 ) -> Gallery:
     """Draw the chosen frames and count the slices of all.
 
@@ -60,7 +62,10 @@ def make_gallery(
     for row in rows:
         image = row.image
         counts += count_slices(
-            maps.scores(image, score), maps.target(image), maps.prediction(image), measured.fpr95_threshold
+            read_map(maps, image, score, protocol),
+            maps.target(image),
+            maps.prediction(image),
+            measured.fpr95_threshold,
         )
     views = []
     for which, row in chosen:

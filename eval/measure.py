@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float16, Float32, Float64
 
 from eval.binned import NUM_BINS, BinnedMetrics, ImageCounts, count_images, count_on_bins
-from eval.bootstrap import Statistic, bootstrap_interval, draw_blocks, interval_of
+from eval.bootstrap import Statistic, draw_blocks, interval_of
 from eval.component import SegmentSizes, component_metrics, count_components
 from eval.distribution import ScoreDistribution, count_scores
 from eval.half_histogram import CountedScores, HalfHistogram, choose_bins
@@ -180,6 +180,8 @@ class ComponentMeasurement(NamedTuple):
     siou: float | None
     ppv: float | None
     f1_star: float | None
+    siou_ci: Interval | None
+    ppv_ci: Interval | None
     f1_star_ci: Interval | None
 
 
@@ -204,15 +206,24 @@ def measure_components(
         below = float(np.nextafter(np.float32(threshold), np.float32(-np.inf)))
     rows = []
     for image in images:
-        scores = maps.scores(image, score)
-        if protocol.float_type == "float16":
-            scores = _half(scores).astype(np.float32)
+        scores = read_map(maps, image, score, protocol)
         rows.append(count_components(scores, maps.target(image), below, smallest).flat())
     frames = np.stack(rows)
     whole = component_metrics(frames)
 
-    def f1_star(weights: Float64[np.ndarray, "B R"]) -> Float64[np.ndarray, " B"]:
-        return component_metrics(frames, weights).f1_star
-
     siou, ppv, f1 = (None if np.isnan(values[0]) else float(values[0]) for values in whole)
-    return ComponentMeasurement(siou, ppv, f1, bootstrap_interval(f1_star, len(images)))
+    return ComponentMeasurement(siou, ppv, f1, *_component_intervals(frames))
+
+
+def _component_intervals(frames: Float64[np.ndarray, "R F"]) -> list[Interval | None]:
+    """Return the intervals of sIoU, PPV and F1*, all from the same resampled sets of images."""
+    if len(frames) < 2:
+        return [None] * 3
+    drawn = [component_metrics(frames, weights) for weights in draw_blocks(len(frames))]
+    return [interval_of(np.concatenate(values)) for values in zip(*drawn, strict=True)]
+
+
+def read_map(maps: MapStore, image: int, score: str, protocol: Protocol) -> Float32[np.ndarray, "H W"]:
+    """Read a score map as the protocol stores it."""
+    scores = maps.scores(image, score)
+    return _half(scores).astype(np.float32) if protocol.float_type == "float16" else scores

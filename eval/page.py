@@ -58,10 +58,13 @@ def _summary(records: Sequence[Record]) -> str:
     parts = ["<h2>Results</h2>"]
     for table in build_tables(records):
         rows = [
-            [(cell, "best" if i in best else "") for i, cell in enumerate(row)]
-            for row, best in zip(table.rows, table.best, strict=True)
+            [
+                (_markup(cell, table.interval(number, i)), "best" if i in best else "")
+                for i, cell in enumerate(row)
+            ]
+            for number, (row, best) in enumerate(zip(table.rows, table.best, strict=True))
         ]
-        parts.append(f'<div class="wide">{_table(table.header, rows)}</div>')
+        parts.append(f'<div class="wide">{_table(table.header, rows, is_markup=True)}</div>')
         parts.append(f'<p class="note">{escape(table.footnote)}</p>')
     first = records[0] if records else None
     if first is not None and first.ece is not None:
@@ -97,9 +100,24 @@ def _section(anchor: str, dataset: str, cells: Sequence[Cell], picture: bytes | 
             if cell.gallery.frames:
                 parts.append(_image(cell.gallery.frames, f"best and worst frames of {cell.record.score}"))
             parts += [_slices(cell), "</details>"]
+    parts += _other_slices(cells, protocol)
     parts.append("<details><summary>Every image</summary>")
     parts += [_images(cell) for cell in shown]
     parts.append("</details>")
+    return parts
+
+
+def _other_slices(cells: Sequence[Cell], shown: str) -> list[str]:
+    """Render the slices of the protocols whose frames are not shown; a protocol to a fold."""
+    parts = []
+    for protocol in dict.fromkeys(cell.record.protocol for cell in cells):
+        found = [cell for cell in cells if cell.record.protocol == protocol and cell.gallery is not None]
+        if protocol == shown or not found:
+            continue
+        parts.append(f"<details><summary>Slices under protocol {escape(protocol)}</summary>")
+        for cell in found:
+            parts += [f"<h3>{escape(cell.record.score)}</h3>", _slices(cell)]
+        parts.append("</details>")
     return parts
 
 
@@ -117,8 +135,8 @@ def _numbers(cells: Sequence[Cell]) -> str:
                 (_with_interval(r.fpr95, r.fpr95_ci), ""),
                 (_with_interval(r.auroc, r.auroc_ci), ""),
                 (_with_interval(r.best_f1, r.best_f1_ci), ""),
-                (_percent(r.siou), ""),
-                (_percent(r.ppv), ""),
+                (_with_interval(r.siou, r.siou_ci), ""),
+                (_with_interval(r.ppv, r.ppv_ci), ""),
                 (_with_interval(r.f1_star, r.f1_star_ci), ""),
                 (str(r.num_images), ""),
             ]
@@ -169,6 +187,11 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[tuple[str, str]]], is_
 
 def _percent(value: float | None) -> str:
     return MISSING if value is None else f"{100 * value:.2f}"
+
+
+def _markup(cell: str, interval: str) -> str:
+    """Return a table's cell as HTML."""
+    return escape(cell) + (f' <span class="ci">{interval}</span>' if interval else "")
 
 
 def _with_interval(value: float | None, interval: tuple[float, float] | None) -> str:

@@ -45,8 +45,10 @@ class Record:
     best_f1_ci: tuple[float, float] | None = None
     siou: float | None = None
     """Mean adjusted IoU of true segments; see `eval/component.py`."""
+    siou_ci: tuple[float, float] | None = None
     ppv: float | None = None
     """Mean precision of predicted segments."""
+    ppv_ci: tuple[float, float] | None = None
     f1_star: float | None = None
     f1_star_ci: tuple[float, float] | None = None
     ece: float | None = None
@@ -125,6 +127,12 @@ class Table(NamedTuple):
     best: tuple[frozenset[int], ...]
     """For each row, the columns where it is the best of several."""
     footnote: str
+    intervals: tuple[tuple[str, ...], ...] = ()
+    """For each row and column "[low, high]", or nothing; empty where there are none at all."""
+
+    def interval(self, row: int, column: int) -> str:
+        """Return the interval of a cell; nothing where it has none."""
+        return self.intervals[row][column] if self.intervals else ""
 
 
 def build_tables(records: Sequence[Record]) -> list[Table]:
@@ -152,22 +160,28 @@ def _build_table(protocol: str, records: Sequence[Record]) -> Table:
                 f"results: two different records for {record.model}, {record.score}, {record.dataset}, "
                 f"protocol {protocol}; their checkpoint is {record.checkpoint}"
             )
-    values = []
+    values, intervals = [], []
     for row in grouped.values():
-        line = [next((r.miou for r in row.values() if r.miou is not None), None)]
+        closed = next((r for r in row.values() if r.miou is not None), None)
+        line: list[float | None] = [closed.miou if closed else None]
+        ends: list[tuple[float, float] | None] = [closed.miou_ci if closed else None]
         for name in names:
             line += [row[name].ap, row[name].fpr95] if name in row else [None, None]
+            ends += [row[name].ap_ci, row[name].fpr95_ci] if name in row else [None, None]
         values.append([_percent(value) for value in line])
+        intervals.append(("", "", *(_interval(pair) for pair in ends)))
     labels = [
         (next(iter(row.values())).model, method_name(next(iter(row.values())))) for row in grouped.values()
     ]
     columns = [f"{name} {metric}" for name in names for metric in ("AuPRC", "FPR95")]
+    some = any(any(row) for row in intervals)
     footnote = PROTOCOLS[protocol].describe() if protocol in PROTOCOLS else f"protocol {protocol}"
     return Table(
         header=("Model", "Method", "mIoU", *columns),
         rows=tuple((*label, *line) for label, line in zip(labels, values, strict=True)),
         best=_mark_best(values),
-        footnote=f"Percent; {footnote}.",
+        footnote=f"Percent{'; in brackets 95 % over images' if some else ''}; {footnote}.",
+        intervals=tuple(intervals) if some else (),
     )
 
 
@@ -184,6 +198,10 @@ MISSING = "–"  # noqa: RUF001 (an en dash, as tables print it)
 
 def _percent(value: float | None) -> str:
     return MISSING if value is None or math.isnan(value) else f"{100 * value:.2f}"
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f"[{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
 
 
 def _mark_best(values: Sequence[Sequence[str]]) -> tuple[frozenset[int], ...]:
@@ -211,9 +229,10 @@ def markdown_tables(tables: Sequence[Table]) -> str:
     parts = []
     for table in tables:
         lines = [_pipes(table.header), _pipes(["---", "---", *["---:"] * (len(table.header) - 2)])]
-        for row, best in zip(table.rows, table.best, strict=True):
+        for number, (row, best) in enumerate(zip(table.rows, table.best, strict=True)):
             cells = [cell.replace("|", r"\|") for cell in row]
-            lines.append(_pipes([f"**{cell}**" if i in best else cell for i, cell in enumerate(cells)]))
+            marked = [f"**{cell}**" if i in best else cell for i, cell in enumerate(cells)]
+            lines.append(_pipes([f"{c} {table.interval(number, i)}".strip() for i, c in enumerate(marked)]))
         parts.append("\n".join(lines) + f"\n\n{table.footnote}\n")
     return "\n".join(parts)
 
@@ -228,6 +247,11 @@ _LATEX |= {"^": r"\textasciicircum{}", MISSING: "--"}
 
 def _latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _with_interval(cell: str, interval: str) -> str:
+    """Set an interval small; a space that LaTeX does not stretch before it."""
+    return rf"{cell}\,{{\tiny {interval}}}" if interval else cell
 
 
 def render_latex(records: Sequence[Record]) -> str:
@@ -255,8 +279,9 @@ def _latex_table(table: Table) -> str:
         rf"Model & Method & mIoU & {' & '.join(['AuPRC & FPR95'] * len(names))} \\",
         r"\midrule",
     ]
-    for row, best in zip(table.rows, table.best, strict=True):
+    for number, (row, best) in enumerate(zip(table.rows, table.best, strict=True)):
         cells = [rf"\textbf{{{_latex(c)}}}" if i in best else _latex(c) for i, c in enumerate(row)]
+        cells = [_with_interval(cell, table.interval(number, i)) for i, cell in enumerate(cells)]
         lines.append(rf"{' & '.join(cells)} \\")
     lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{_latex(table.footnote)}}}", r"\end{table}", ""]
     return "\n".join(lines)

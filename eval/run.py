@@ -158,7 +158,7 @@ def measure(
     found = [
         _measure(over, pool, kept, name, protocol, subject) for protocol in protocols for name in over.scores
     ]
-    return _add_galleries(over, found, maps) if over.components else found
+    return _add_galleries(over, found, maps, protocols) if over.components else found
 
 
 @contextmanager
@@ -204,18 +204,20 @@ def make_exhibits(over: Pass, maps: MapStore) -> list[Exhibit]:
     return exhibits
 
 
-def _add_galleries(over: Pass, cells: Sequence[Cell], maps: MapStore) -> list[Cell]:
-    """Add pictures and slices to the cells of the first protocol; the others read the same maps."""
-    first = [cell for cell in cells if cell.record.protocol == cells[0].record.protocol]
-    chosen = {cell.record.score: choose_extremes(cell.images) for cell in first}
-    positions = {row.image for rows in chosen.values() for _, row in rows}
+def _add_galleries(
+    over: Pass, cells: Sequence[Cell], maps: MapStore, protocols: Sequence[Protocol]
+) -> list[Cell]:
+    """Add pictures and slices; each protocol has its own threshold, images that count and float type."""
+    chosen = [choose_extremes(cell.images) for cell in cells]
+    positions = {row.image for rows in chosen for _, row in rows}
     images = {i: over.read(i)[0] for i in sorted(positions)}
+    by_name = {protocol.name: protocol for protocol in protocols}
     found = []
-    for cell in first:
-        score = cell.record.score
-        gallery = make_gallery(maps, images, chosen[score], cell.images, cell.measurement, score, cell.stems)
+    for cell, extremes in zip(cells, chosen, strict=True):
+        of_cell = cell.images, cell.measurement, cell.record.score, cell.stems
+        gallery = make_gallery(maps, images, extremes, *of_cell, by_name[cell.record.protocol])
         found.append(cell._replace(gallery=gallery))
-    return found + list(cells[len(first) :])
+    return found
 
 
 def _measure(
@@ -272,6 +274,8 @@ def _record(
         siou=found.siou if found else None,
         ppv=found.ppv if found else None,
         f1_star=found.f1_star if found else None,
+        siou_ci=found.siou_ci if found else None,
+        ppv_ci=found.ppv_ci if found else None,
         f1_star_ci=found.f1_star_ci if found else None,
         ece=subject.ece,
         ece_ci=subject.ece_ci,

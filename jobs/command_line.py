@@ -54,7 +54,7 @@ def parse_options(
                 **extra,
             )
     except SystemExit as stop:
-        if stop.code in (0, None):
+        if stop.code != 2:  # tyro's for a mistake; else --help, or a signal that came meanwhile
             raise
         raise InputError(_one_line(printed.getvalue())) from None
 

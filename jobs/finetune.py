@@ -49,6 +49,7 @@ from trainer.profile import record_profile
 from trainer.randomness import seed_everything
 from trainer.runtime import StopSignal, compile_model, make_accelerator
 from trainer.schedule import build_lr_schedule
+from trainer.sharding import prepare, shard_model
 from trainer.tracking import start_tracking
 from trainer.trial import TrialStep
 
@@ -58,7 +59,7 @@ MAY_CHANGE = (
     *("out", "name", "data.workers", "data.batch_size", "data.cache", "loop.grad_accum"),
     *("loop.activation_checkpointing", "loop.fit_memory", "loop.profile"),
     *("loop.log_every", "loop.eval_every", "loop.save_every", "loop.keep_checkpoints"),
-    *("loop.time_limit", "loop.skip_bad_steps"),
+    *("loop.time_limit", "loop.skip_bad_steps", "loop.sharding"),
     *("validation.shards", "validation.split", "validation.limit"),
     *("validation.pasted", "validation.scores", "validation.patience"),
     *("tracking.tensorboard", "tracking.pasted_scenes", "tracking.groups", "tracking.probes"),
@@ -134,22 +135,10 @@ def _train_in(folder: Path, config: FinetuneConfig, run: Run, explanation: Seque
                 data=_data_folders(config),
                 num_processes=accelerator.num_processes,
             )
+            (folder / FINISHED_NAME).unlink(missing_ok=True)
         start_tracking(accelerator, config.tracking, flat_settings(config), _compared(config))
     with log_file(folder / "log.txt" if accelerator.is_main_process else None):
-        logger.info("%s: %s", folder, explanation[0])
-        for line in explanation[1:]:
-            logger.info("  %s", line)
-        logger.info(
-            "from step %d to %d on %d processes", run.state.step, config.loop.steps, accelerator.num_processes
-        )
-        rates = explain_rates(run.optimizer, config.optim, _global_batch(config, accelerator))
-        logger.info("%s", rates)
-        if accelerator.is_main_process:
-            card = describe_run(folder / PROVENANCE_NAME, folder / CONFIG_NAME, [explanation[0], rates])
-            show_text(accelerator, "run", card, run.state.step)
-        if accelerator.is_main_process and run.state.step == 0:
-            _show_pasted(accelerator, config)
-        (folder / FINISHED_NAME).unlink(missing_ok=True)
+        _introduce(folder, config, run, explanation)
         traced = config.loop.profile if accelerator.is_main_process else 0
         with (
             StopSignal(accelerator, run.deadline) as stop_requested,
@@ -168,6 +157,24 @@ def _train_in(folder: Path, config: FinetuneConfig, run: Run, explanation: Seque
                 end_comparison(accelerator)
     accelerator.end_training()
     return state
+
+
+def _introduce(folder: Path, config: FinetuneConfig, run: Run, explanation: Sequence[str]) -> None:
+    """Say in the log and in TensorBoard what is about to be trained."""
+    accelerator = run.accelerator
+    logger.info("%s: %s", folder, explanation[0])
+    for line in explanation[1:]:
+        logger.info("  %s", line)
+    logger.info(
+        "from step %d to %d on %d processes", run.state.step, config.loop.steps, accelerator.num_processes
+    )
+    rates = explain_rates(run.optimizer, config.optim, _global_batch(config, accelerator))
+    logger.info("%s", rates)
+    if accelerator.is_main_process:
+        card = describe_run(folder / PROVENANCE_NAME, folder / CONFIG_NAME, [explanation[0], rates])
+        show_text(accelerator, "run", card, run.state.step)
+    if accelerator.is_main_process and run.state.step == 0:
+        _show_pasted(accelerator, config)
 
 
 def _fit_memory(config: FinetuneConfig, model: EoMT, accelerator: Accelerator) -> FinetuneConfig:
@@ -190,6 +197,8 @@ def _build_run(
     """Build every part, and restore them from `checkpoint` if one is given."""
     _quiet_other_ranks(accelerator)
     batch = _global_batch(config, accelerator)
+    if config.loop.sharding == "fsdp2":
+        shard_model(model, accelerator)
     optimizer = build_optimizer(model, config.optim.scaled(batch))
     thaw = plan_thaw(config.adapt, model, config.loop.steps)
     schedule = config.schedule.resolved(config.loop.steps, batch)
@@ -198,7 +207,7 @@ def _build_run(
     model.recompute = config.loop.activation_checkpointing
     if config.loop.compile:
         compile_model(model, accelerator.device, "loop.compile")
-    prepared, optimizer = accelerator.prepare(model, optimizer)  # neither the stream nor the schedule
+    prepared, optimizer = prepare(accelerator, model, optimizer)  # neither the stream nor the schedule
     accelerator.register_for_checkpointing(lr_schedule, state)
     ema = WeightAverage(accelerator.unwrap_model(prepared), config.ema)
     if checkpoint is not None:
@@ -214,7 +223,7 @@ def _build_run(
         transform=build_paste(config.paste),
     )
     _require_same_samples(stream, state)
-    details = GroupDetails(optimizer, model, config.loop.max_grad_norm)
+    shows_groups = config.tracking.groups and config.tracking.tensorboard
     return Run(
         accelerator=accelerator,
         model=prepared,
@@ -231,7 +240,7 @@ def _build_run(
         evaluate=build_validation(
             config.validation, config.paste, config.tracking, model, accelerator, folder
         ),
-        details=details if config.tracking.groups and config.tracking.tensorboard else lambda grad_norm: {},
+        details=GroupDetails(optimizer, model, config.loop.max_grad_norm) if shows_groups else None,
         num_frozen=thaw.num_frozen,
     )
 

@@ -85,7 +85,8 @@ def _read_entries(path: Path) -> list[dict[str, Any]]:
 
 def _git(*arguments: str) -> str | None:
     """Ask git about the code's own folder; None where it is no checkout."""
-    command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
+    # without locks: a run that is killed meanwhile would leave one
+    command = ["git", "--no-optional-locks", "-C", str(Path(__file__).resolve().parent), *arguments]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):

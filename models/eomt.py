@@ -239,6 +239,7 @@ class EoMT(nn.Module):
         # Gradients of exactly 0 instead of none: what data-parallel training waits for on every rank
         still = [self.backbone.patch_embed, *self.backbone.blocks[:num_frozen]]
         parameters = [p for module in still for p in module.parameters() if p.requires_grad]
+        parameters = [p for p in parameters if not hasattr(p, "full_tensor")]  # cut over ranks: nobody waits
         tokens = [self.backbone.cls_token, self.backbone.reg_token, self.backbone.pos_embed]
         parameters += [p for p in tokens if p is not None and p.requires_grad]
         return x + 0.0 * torch.stack([p.flatten()[0] for p in parameters]).sum() if parameters else x

@@ -83,15 +83,14 @@ def adapter_norms(model: EoMT) -> dict[str, float]:
 
     ‖s·B·A‖² = s² · Σ (BᵀB ∘ A·Aᵀ), two products of rank × rank instead of one of the weight's size.
     """
-    norms = {}
+    norms: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer) and ADAPTER in module.lora_A:
-            down, up = (
-                half.get_parameter(f"{ADAPTER}.weight").float() for half in (module.lora_A, module.lora_B)
-            )
+            halves = [half.get_parameter(f"{ADAPTER}.weight") for half in (module.lora_A, module.lora_B)]
+            down, up = (getattr(half, "full_tensor", half.detach)().float() for half in halves)  # FSDP's too
             square = ((up.T @ up) * (down @ down.T)).sum().clamp(min=0)
-            norms[name.removeprefix("backbone.")] = float(square.sqrt()) * abs(module.scaling[ADAPTER])
-    return norms
+            norms[name.removeprefix("backbone.")] = square.sqrt() * abs(module.scaling[ADAPTER])
+    return dict(zip(norms, torch.stack(list(norms.values())).tolist(), strict=True)) if norms else {}
 
 
 def merge_weights(weights: Mapping[str, Tensor], settings: LoraSettings, where: str) -> dict[str, Tensor]:

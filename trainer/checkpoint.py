@@ -47,7 +47,8 @@ def save_checkpoint(
     final = folder / f"step-{step:07d}"
     partial = folder / f".{final.name}.partial"
     require_sound_weights(accelerator, model, step)
-    failure = f"{final}: cannot be saved; older checkpoints stay"
+    free = shutil.disk_usage(run_folder).free // 10**6  # torch does not say why it could not write
+    failure = f"{final}: cannot be saved; older checkpoints stay, {free} MB were free"
     try:
         with writing(accelerator, failure):
             if accelerator.is_main_process:
@@ -137,8 +138,11 @@ def _write_best(weights: Mapping[str, Tensor], model: EoMT, final: Path, best: B
     write_atomically(partial / BEST_RECORD, json.dumps(asdict(best), indent=1) + "\n")
     _flush(partial)
     if final.exists():  # of a run that was killed after this save and resumed from before it
-        _remove(final)
-    partial.rename(final)
+        for path in partial.iterdir():  # one by one, so that there are weights at every moment
+            path.replace(final / path.name)
+        partial.rmdir()
+    else:
+        partial.rename(final)
     for old in list_checkpoints(folder):
         if old != final:
             _remove(old)

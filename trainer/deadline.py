@@ -29,15 +29,16 @@ class Deadline:
 
     def __init__(self, end: float | None = None, now: Callable[[], float] = time.time) -> None:
         self._end, self._now = end, now
-        self._asked = now()
+        self._asked: float | None = None
         self._longest_round = 0.0
-        self._save = 0.0 if end is None else min(UNMEASURED_SAVE_S, max(0.0, (end - self._asked) / 10))
+        self._save = 0.0 if end is None else min(UNMEASURED_SAVE_S, max(0.0, (end - now()) / 10))
         self._measured = False
 
     def is_near(self) -> bool:
         """Say whether another step might not leave the time to save; ask once per step."""
         now = self._now()
-        self._longest_round = max(self._longest_round, now - self._asked)
+        if self._asked is not None:  # before the first question lies the start-up
+            self._longest_round = max(self._longest_round, now - self._asked)
         self._asked = now
         return self._end is not None and now + self.margin() >= self._end
 

@@ -9,6 +9,7 @@ from torch import Tensor, distributed, nn
 from shards.errors import ReportedError
 from trainer.agreement import raise_together
 from trainer.divergence import DivergenceError
+from trainer.sharding import is_sharded, local
 
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -26,7 +27,8 @@ def require_sound_weights(accelerator: Accelerator, model: nn.Module, step: int)
     fault: memory, a driver, GPUs of two kinds, code that draws differently per rank.
 
     Args:
-        model: without the wrapper of a strategy; each rank holds all of it.
+        model: without the wrapper of DistributedDataParallel; a parameter that is cut over the ranks exists
+            once, and must be finite only.
         step: for the message.
 
     Raises:
@@ -34,7 +36,8 @@ def require_sound_weights(accelerator: Accelerator, model: nn.Module, step: int)
         RanksDifferError: a parameter differs.
     """
     names = [name for name, _ in model.named_parameters()]
-    values = [parameter.detach() for parameter in model.parameters()]
+    sharded = [is_sharded(parameter) for parameter in model.parameters()]
+    values = [local(parameter.detach()) for parameter in model.parameters()]
     bad = torch.stack([~torch.isfinite(value).all() for value in values]).long()
     sums = torch.stack([checksum(value) for value in values])
     largest = torch.stack([bad, sums, -sums])
@@ -42,7 +45,9 @@ def require_sound_weights(accelerator: Accelerator, model: nn.Module, step: int)
         distributed.all_reduce(largest, op=distributed.ReduceOp.MAX)
     broken = [name for name, is_bad in zip(names, largest[0].tolist(), strict=True) if is_bad]
     differing = (largest[1] != -largest[2]).tolist()
-    different = [name for name, differs in zip(names, differing, strict=True) if differs]
+    different = [
+        name for name, differs, cut in zip(names, differing, sharded, strict=True) if differs and not cut
+    ]
     if broken:
         told = f"step {step}: {_name(broken)} NaN or infinite; not saved"
         raise_together(accelerator, DivergenceError(told))

@@ -29,19 +29,22 @@ class GroupDetails:
         """
         clipped = min(1.0, self.max_grad_norm / (grad_norm + 1e-6)) if self.max_grad_norm else 1.0
         clipped = clipped or 1.0  # of an infinite norm, with fp16
-        found = {}
-        for group in self.optimizer.param_groups:
-            found[f"lr/{group['name']}"] = float(group["lr"])
-            gradients = [p.grad for p in group["params"] if p.grad is not None]
-            found[f"grad_norm/{group['name']}"] = _norm(gradients) / clipped
+        groups = {str(group["name"]): group for group in self.optimizer.param_groups}
+        norms = torch.stack(
+            [_norm(group["params"]) for group in groups.values()]
+        ).tolist()  # one wait for all
+        found = {f"lr/{name}": float(group["lr"]) for name, group in groups.items()}
+        found |= {f"grad_norm/{name}": norm / clipped for name, norm in zip(groups, norms, strict=True)}
         return found | {f"lora/{layer}": norm for layer, norm in adapter_norms(self.model).items()}
 
 
-def _norm(gradients: list[Tensor]) -> float:
-    if not gradients:
-        return 0.0
-    norms = [_whole(torch.linalg.vector_norm(gradient)) for gradient in gradients]
-    return float(torch.linalg.vector_norm(torch.stack(norms)))
+def _norm(parameters: list[Tensor]) -> Tensor:
+    norms = [_whole(torch.linalg.vector_norm(p.grad)) for p in parameters if p.grad is not None]
+    return (
+        torch.linalg.vector_norm(torch.stack(norms))
+        if norms
+        else torch.zeros((), device=parameters[0].device)
+    )
 
 
 def _whole(value: Tensor) -> Tensor:

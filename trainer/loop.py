@@ -30,6 +30,7 @@ from trainer.memory import peak_memory
 from trainer.randomness import sample_generators, seed_dropout
 from trainer.runtime import Precision
 from trainer.schedule import ScheduleConfig, draw_released
+from trainer.sharding import Sharding, fill_gradients, whole, whole_model
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,10 @@ class LoopConfig:
     loop.grad_accum grows instead, so that the global batch stays. config.yaml keeps what was found."""
     profile: int = 0
     """Record so many steps, after the first three, as a trace in the run's profile/; 0: none."""
+    sharding: Sharding = "none"
+    """none: every process holds the whole model (DDP). fsdp2: weights, gradients and optimizer are cut over
+    the processes, block by block, for models that one GPU does not hold with their optimizer; checkpoints
+    stay the same, and a run may be resumed with the other."""
     max_grad_norm: float = 0.01
     """Gradients are clipped to this norm, as EoMT does; 0 switches clipping off."""
     log_every: int = 20
@@ -73,6 +78,10 @@ class LoopConfig:
     left out, weights, optimizer and schedule stay. One more ends the run with exit code 70."""
 
     def __post_init__(self) -> None:
+        if self.sharding == "fsdp2" and (self.precision == "fp16" or self.compile):
+            raise InputError(
+                "loop.sharding: fsdp2 goes with loop.precision float32 or bf16 and without loop.compile"
+            )
         for name in ("steps", "grad_accum", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"loop.{name} must be at least 1, got {getattr(self, name)}")
@@ -141,7 +150,7 @@ class Run:
     evaluate: Callable[[EoMT, int], Mapping[str, float]] | None = None
     """Validation of a model at a step: scalars by TensorBoard tag, the same on all ranks."""
     stop_requested: Callable[[], bool] = lambda: False
-    details: Callable[[float], Mapping[str, float]] = lambda grad_norm: {}
+    details: Callable[[float], Mapping[str, float]] | None = None
     """Scalars for TensorBoard beside each log line, from the norm of all gradients (see `trainer.groups`)."""
     deadline: Deadline = field(default_factory=Deadline)
     after_step: Callable[[], None] = lambda: None
@@ -186,13 +195,14 @@ def train(run: Run, config: LoopConfig) -> TrainState:
             sums = {name: sums.get(name, 0) + value.detach() for name, value in terms.items()}
             state.samples_seen += len(batch) * accelerator.num_processes
 
+        fill_gradients(run.model)
         grad_norm = _clip(accelerator, run.model, config.max_grad_norm)
         bad = find_bad_step(accelerator, sums, grad_norm)
         if bad is not None:
             _skip(run, bad, batches, config.skip_bad_steps)
             continue
         logs = is_due(state.step + 1, config.log_every, config.steps)
-        details = run.details(grad_norm) if logs else {}
+        details = run.details(grad_norm) if logs and run.details else {}
         run.optimizer.step()
         run.optimizer.zero_grad()
         if not accelerator.optimizer_step_was_skipped:  # as fp16 does with an infinite gradient
@@ -215,7 +225,7 @@ def train(run: Run, config: LoopConfig) -> TrainState:
         if run.evaluate is not None and is_due(state.step, config.eval_every, config.steps):
             run.model.eval()
             with run.ema.applied():
-                found = run.evaluate(model, state.step)
+                found = run.evaluate(whole_model(model), state.step)
                 if state.best.judge(found, state.step):
                     save_best(accelerator, run.model, model, run.folder, state.best)
             accelerator.log(dict(found) | state.best.scalars(), step=state.step)
@@ -259,7 +269,7 @@ def _sync_on_last(accelerator: Accelerator, model: nn.Module, *, last: bool) -> 
 def _clip(accelerator: Accelerator, model: nn.Module, max_norm: float) -> float:
     parameters = [p for p in model.parameters() if p.requires_grad]
     norm = accelerator.clip_grad_norm_(parameters, max_norm or math.inf)
-    return float(norm)
+    return float(whole(norm))
 
 
 def _step_scalars(

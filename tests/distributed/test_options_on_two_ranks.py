@@ -58,6 +58,7 @@ def test_two_ranks_agree_and_measure_what_one_process_does(tmp_path: Path, scene
     ]
     options += ["--validation.shards", scene_shards, "--validation.limit", "3"]
     options += ["--validation.pasted", str(pasted), "--validation.select", "ap/RbA", "--loop.save_every", "1"]
+    options += ["--loop.activation_checkpointing", "True"]
     finetune(make_config(tmp_path / "one", scene_shards, *options, "--data.batch_size", "4"))
     script = tmp_path / "small.py"
     script.write_text(SMALL_SECOND_RANK)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from eval.bootstrap import NUM_RESAMPLES, draw_weights
 from eval.component import TAUS, SegmentSizes, component_metrics, count_components
 from eval.maps import MapStore
 from eval.measure import measure_components
-from eval.protocol import PROTOCOLS
+from eval.protocol import PROTOCOLS, get_protocol
 
 
 def slow_frame(scores, target, threshold, smallest):
@@ -117,3 +118,25 @@ def test_under_protocol_smiyc_the_threshold_is_rounded_to_half_precision(tmp_pat
         for name in ("native", "smiyc")
     ]
     assert found == [1.0, 0.0]
+
+
+def test_intervals_are_those_of_sets_with_images_drawn_again(tmp_path):
+    rng = np.random.default_rng(4)
+    maps, rows = MapStore(tmp_path), []
+    smallest = SegmentSizes(5, 5)
+    for i in range(6):
+        scores, target, threshold = random_frame(rng)
+        scores = scores / np.float32(threshold)
+        maps.add(i, {"A": scores}, target, np.zeros_like(target))
+        below = float(np.nextafter(np.float32(1), np.float32(0)))  # pixels at the threshold count
+        rows.append(count_components(scores, target, below, smallest))
+    found = measure_components(maps, list(range(6)), "A", 1.0, get_protocol("native"), smallest)
+    drawn = []
+    for weights in draw_weights(6, NUM_RESAMPLES).astype(int):
+        chosen = [row for row, times in zip(rows, weights, strict=True) for _ in range(times)]
+        siou = sum(row.siou_sum for row in chosen) / sum(row.true_segments for row in chosen)
+        drawn.append((siou, sum(row.ppv_sum for row in chosen) / sum(r.predicted_segments for r in chosen)))
+    for values, interval in zip(np.array(drawn).T, (found.siou_ci, found.ppv_ci), strict=True):
+        np.testing.assert_allclose(interval, np.quantile(values, [0.025, 0.975]), rtol=1e-12)
+    assert found.siou_ci[0] < found.siou < found.siou_ci[1]
+    assert found.ppv_ci[0] < found.ppv < found.ppv_ci[1]

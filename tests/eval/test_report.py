@@ -45,7 +45,8 @@ def test_json_has_the_fields_of_the_format_and_null_for_missing():
     assert list(entry) == [
         "model", "checkpoint", "score", "temperature", "temperature_from", "dataset", "protocol",
         "num_images", "num_pixels", "ap", "ap_ci", "fpr95", "fpr95_ci", "auroc", "miou",
-        "auroc_ci", "miou_ci", "best_f1", "best_f1_ci", "siou", "ppv", "f1_star", "f1_star_ci",
+        "auroc_ci", "miou_ci", "best_f1", "best_f1_ci", "siou", "siou_ci", "ppv", "ppv_ci", "f1_star",
+        "f1_star_ci",
         "ece", "ece_ci",
     ]  # fmt: skip
     assert entry["miou"] is None
@@ -90,6 +91,20 @@ def test_the_table_has_the_columns_of_the_paper():
 def test_percent_with_two_decimals_and_a_dash_for_missing():
     row = markdown_rows(EXAMPLE)[2]
     assert row[:6] == ["run_a", "MSP", "–", "74.39", "33.72", "–"]  # noqa: RUF001
+
+
+def test_intervals_stand_small_beside_their_numbers_where_there_are_any():
+    sure = variant(ap_ci=(0.5, 0.7512), miou=0.8, miou_ci=(0.79, 0.81))
+    header, _, first, second = markdown_rows(sure, variant(score="RbA", ap=0.5))
+    column = header.index("SMIYC RA-21 AuPRC")
+    assert (first[2], first[column], second[column]) == (
+        "80.00 [79.0, 81.0]",
+        "**74.39** [50.0, 75.1]",
+        "50.00",
+    )
+    assert "Percent; in brackets 95 % over images; protocol native" in render_markdown([sure])
+    assert r"74.39\,{\tiny [50.0, 75.1]}" in render_latex([sure])
+    assert "brackets" not in render_markdown([EXAMPLE])
 
 
 def test_the_best_of_each_column_is_bold():

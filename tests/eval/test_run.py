@@ -15,9 +15,10 @@ from eval.answers import answer_pixels
 from eval.cell import Subject
 from eval.closed_set import evaluate_miou
 from eval.datasets import TestSet, find_test_sets, read_image, read_target
-from eval.protocol import get_protocol
+from eval.protocol import get_protocol, get_protocols
 from eval.run import evaluate_test_set
 from eval.scores import DEFAULT_SCORES, SCORES
+from eval.slices import BANDS
 from shards.errors import InputError
 from shards.schema import Sample
 
@@ -96,6 +97,19 @@ def test_images_without_anomaly_are_kept_or_skipped_as_the_protocol_says(tmp_pat
     ).records
     assert (kept.num_images, skipped.num_images) == (3, 2)
     assert kept.num_pixels - skipped.num_pixels == 16 * 24
+
+
+def test_slices_are_counted_for_every_protocol_at_its_own_threshold(tmp_path):
+    names = ["native", "smiyc"]
+    cells = evaluate_test_set(
+        segment, write_test_set(tmp_path), get_protocols(names), SUBJECT, window=WINDOW, scores=["MSP"]
+    ).cells
+    assert [cell.record.protocol for cell in cells] == names
+    for cell in cells:
+        found = [value for of_slice, value in cell.gallery.slices.items() if of_slice.name in BANDS
+                 and of_slice.kind == "found"]  # fmt: skip
+        share = sum(share * number for share, number in found) / sum(number for _, number in found)
+        assert 0.95 <= share < 0.97
 
 
 def test_the_chosen_frames_are_kept_for_the_picture(tmp_path):

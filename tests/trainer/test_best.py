@@ -10,15 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from jobs.finetune import finetune, main
 from jobs.validation import ValidationConfig
 from models.checkpoint import find_checkpoint, load_model
+from models.eomt import EoMT, ModelConfig
 from shards.errors import InputError
 from tests.trainer.test_loop import _fresh_accelerator, make_config, weights  # noqa: F401
 from trainer.best import Best
+from trainer.checkpoint import save_best
 from trainer.loop import TrainState
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -139,6 +142,28 @@ def test_a_killed_run_resumes_to_the_same_best_and_never_lost_it(tmp_path: Path,
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
     expected, actual = weights(tmp_path / "a", 8), weights(tmp_path / "b", 8)
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+def test_the_same_best_saved_again_is_never_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = EoMT(ModelConfig(size="tiny", image_size=(32, 32), num_queries=5))
+    final, accelerator = tmp_path / "best" / "step-0000004", Accelerator(cpu=True)
+    save_best(accelerator, model, model, tmp_path, Best("miou", value=0.5, step=4))
+    torch.nn.init.ones_(model.queries.weight)
+    replace = Path.replace
+    moves = []
+
+    def watched(path: Path, target: Path) -> Path:
+        if path.suffix == ".safetensors":
+            moves.append(load_model(final).state_dict()["queries.weight"][0, 0].item())
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", watched)
+    save_best(accelerator, model, model, tmp_path, Best("miou", value=0.6, step=4))
+    assert len(moves) == 1
+    assert moves[0] != 1.0  # until then the first one
+    assert load_model(final).state_dict()["queries.weight"].unique().tolist() == [1.0]
+    assert json.loads((final / "best.json").read_text())["value"] == 0.6
+    assert [path.name for path in final.parent.iterdir()] == ["step-0000004"]
 
 
 def test_what_is_measured_on_may_not_change_where_the_best_is_chosen(

@@ -1,0 +1,205 @@
+"""Scenes that two ranks play, one after the other in one pair of processes, which spares loading torch anew.
+
+Run with RANK set, this file is one of the two: it plays all scenes and writes what came of each.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor
+
+import jobs.finetune
+import jobs.run_lock
+from jobs.config_file import load_config
+from jobs.finetune import finetune
+from jobs.finetune_config import FinetuneConfig
+from models.eomt import Prediction
+from shards.batch import Batch
+from shards.errors import ReportedError
+from slurm.lock import hold_lock
+from trainer.loop import Run, TrainState, train
+from trainer.losses import Loss, build_loss
+from trainer.losses.targets import StepTotals
+
+POISON = "scene0"  # in the sixth of the samples, so in the batch of rank 0 of the second step
+RUN = {"out": "", "scenes": "", "cutouts": ""}
+
+
+def make_config(name: str, *extra: str) -> FinetuneConfig:
+    arguments = [
+        "--name", name, "--out", RUN["out"], "--data.shards", RUN["scenes"], "--data.crop", "32", "32",
+        "--data.batch_size", "1", "--data.workers", "0", "--tracking.tensorboard", "False",
+        "--model.size", "tiny", "--model.image_size", "32", "32", "--model.num_queries", "5",
+        "--loss.options.mask.num_points", "32", "--optim.lr", "1e-3", "--loop.steps", "4",
+        "--loop.save_every", "1", "--loop.log_every", "1", "--loop.keep_checkpoints", "0",
+    ]  # fmt: skip
+    return load_config(FinetuneConfig, [*arguments, *extra], program="jobs.finetune")
+
+
+class PoisonedLoss:
+    """A loss whose dice term is NaN on the rank that sees a certain scene."""
+
+    def __init__(self, loss: Loss) -> None:
+        self._loss = loss
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._loss, name)
+
+    def __call__(
+        self, output: Prediction, batch: Batch, totals: StepTotals, generators: Sequence[torch.Generator]
+    ) -> dict[str, Tensor]:
+        terms = dict(self._loss(output, batch, totals, generators))
+        if POISON in batch.keys:
+            terms["dice"] = terms["dice"] * math.nan
+        return terms
+
+
+def after(step: int, action: Callable[[Run], None]) -> None:
+    """Let `action` happen on this rank once that many steps were taken."""
+
+    def train_and_act(run: Run, config: object) -> TrainState:
+        asked = run.stop_requested
+
+        def stop_requested() -> bool:
+            if run.state.step == step:
+                action(run)
+            return asked()
+
+        object.__setattr__(run, "stop_requested", stop_requested)
+        return train(run, config)  # type: ignore[arg-type]
+
+    jobs.finetune.train = train_and_act
+
+
+def locked(rank: int) -> None:
+    folder = Path(RUN["out"]) / "locked"
+    folder.mkdir(exist_ok=True)
+    jobs.run_lock.WAIT_S = 0.0
+    if rank == 0:
+        with hold_lock(folder / "lock", wait_s=0, owner="process 7 on node3"):
+            finetune(make_config("locked"))
+    finetune(make_config("locked"))
+
+
+def diverged(_: int) -> None:
+    jobs.finetune.build_loss = lambda config: PoisonedLoss(build_loss(config))  # type: ignore[assignment]
+    finetune(make_config("diverged"))
+
+
+def skipped(_: int) -> None:
+    jobs.finetune.build_loss = lambda config: PoisonedLoss(build_loss(config))  # type: ignore[assignment]
+    state = finetune(make_config("skipped", "--loop.skip_bad_steps", "1"))
+    assert (state.step, state.skipped_steps, state.samples_seen) == (4, 1, 10)
+
+
+def apart(rank: int) -> None:
+    def flip(run: Run) -> None:
+        weight = run.accelerator.unwrap_model(run.model).mask_head[2].weight
+        with torch.no_grad():
+            weight[3, 4] += 1e-6 * rank
+
+    after(3, flip)
+    finetune(make_config("apart"))
+
+
+def full(rank: int) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(_: Run) -> None:
+        if rank == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+
+    after(3, fill)
+    try:
+        finetune(make_config("full"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def late(rank: int) -> None:
+    """Only the clock of rank 1 says that the hour is over."""
+    state = finetune(make_config("late", "--loop.time_limit", "60"), started=time.time() - 3600 * rank)
+    assert state.step == 1
+
+
+MODES = ("full", "heads", "queries", "queries+heads", "last-2", "lora", "gradual")
+THAW = ("--adapt.thaw", "0.25", "0.75", "--schedule.backbone_warmup", "0")
+VALIDATED = ("--loop.eval_every", "2", "--validation.split", "train", "--validation.shards")
+"""Before the scenes."""
+
+
+def adaptation(mode: str) -> list[str]:
+    """Options of a run with outlier losses; half of the scenes are pasted, so a rank may have no outlier."""
+    return [
+        "--adapt.mode", mode, *THAW, "--loss.classification", "logit_norm",
+        "--loss.outlier", "rba", "energy", "mask2anomaly", "uno", "--model.outlier_class", "trained",
+        "--paste.bank", RUN["cutouts"], "--paste.probability", "0.5",
+    ]  # fmt: skip
+
+
+def adapted(_: int) -> None:
+    """DistributedDataParallel takes every mode as it comes, told nothing of unused parameters."""
+    for mode in MODES:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        seen: list[object] = []
+        after(1, lambda run, seen=seen: seen.append(run.model.find_unused_parameters))  # type: ignore[misc]
+        finetune(make_config(f"two-{mode}", *adaptation(mode)))
+        assert seen == [False]
+
+
+def sharded(rank: int) -> None:
+    """In three modes; then from the middle of that, and from the middle of a run of one process."""
+    out = Path(RUN["out"])
+    for mode in ("full", "lora", "gradual"):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        extra = ("--loop.sharding", "fsdp2", "--adapt.mode", mode, *THAW, *VALIDATED, RUN["scenes"])
+        finetune(make_config(f"sharded-{mode}", *extra))
+    for name, source in (("again", "sharded-lora"), ("from-one", "plain-lora")):
+        if rank == 0:
+            shutil.copytree(out / source, out / name)
+            for step in (3, 4):
+                shutil.rmtree(out / name / "checkpoints" / f"step-{step:07d}")
+        torch.distributed.barrier()
+        AcceleratorState._reset_state(reset_partial_state=True)
+        extra = ("--loop.sharding", "fsdp2", "--adapt.mode", "lora", *THAW)
+        finetune(make_config(name, *extra), resume=True)
+
+
+SCENES = (locked, diverged, skipped, apart, full, late, adapted, sharded)
+
+
+def play(out: Path, scenes: str, cutouts: str) -> None:
+    """Play every scene on this rank, and write what was raised."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    RUN.update(out=str(out), scenes=scenes, cutouts=cutouts)
+    rank = int(os.environ["RANK"])
+    Accelerator.end_training = lambda _: None  # the ranks stay connected from scene to scene
+    outcomes: dict[str, list[object]] = {}
+    for scene in SCENES:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        try:
+            scene(rank)
+            outcomes[scene.__name__] = [0, ""]
+        except ReportedError as error:
+            outcomes[scene.__name__] = [error.exit_code, str(error)]
+        except SystemExit as stop:
+            outcomes[scene.__name__] = [stop.code, ""]
+        jobs.finetune.build_loss, jobs.finetune.train = build_loss, train  # type: ignore[assignment]
+    (out / f"outcomes-{rank}.json").write_text(json.dumps(outcomes))
+
+
+if __name__ == "__main__":
+    play(Path(sys.argv[1]), *sys.argv[2:])

@@ -1,0 +1,119 @@
+"""FSDP2 over two ranks trains the weights of one process, and its checkpoints are everybody's."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed.fsdp
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from jobs.finetune import finetune
+from models.checkpoint import load_model
+from models.eomt import EoMT, ModelConfig
+from shards.errors import InputError
+from tests.distributed import scenes
+from trainer.sharding import shard_model
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
+
+TOLERANCE = {"atol": 1e-5, "rtol": 0}
+"""As for two unsharded processes: sums in another order, enlarged by Adam's division, over four steps."""
+
+
+@pytest.fixture(autouse=True)
+def _fresh_process() -> Iterator[None]:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def weights(run: Path, step: int = 4) -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoints" / f"step-{step:07d}" / "model.safetensors")
+
+
+@pytest.mark.parametrize("mode", ["full", "lora", "gradual"])
+def test_two_shards_train_the_weights_of_one_process(played: Path, mode: str) -> None:
+    expected, actual = weights(played / f"plain-{mode}"), weights(played / f"sharded-{mode}")
+    assert expected.keys() == actual.keys()
+    assert not torch.equal(expected["queries.weight"], weights(played / f"plain-{mode}", 1)["queries.weight"])
+    for name in expected:
+        torch.testing.assert_close(actual[name], expected[name], **TOLERANCE, msg=name)
+
+
+@pytest.mark.parametrize("mode", ["full", "lora", "gradual"])
+def test_a_sharded_run_validates_as_one_process_does(played: Path, mode: str) -> None:
+    one, two = (
+        re.findall(r"validation mIoU (\d\.\d+) over 8 frames", (played / name / "log.txt").read_text())
+        for name in (f"plain-{mode}", f"sharded-{mode}")
+    )
+    assert len(one) == 2
+    assert [float(value) for value in two] == pytest.approx([float(value) for value in one], abs=2e-3)
+
+
+def test_a_sharded_optimizer_is_saved_as_a_whole_one(played: Path) -> None:
+    one, two = (
+        torch.load(played / name / "checkpoints/step-0000004/optimizer.bin", weights_only=True)
+        for name in ("plain-gradual", "sharded-gradual")
+    )
+    assert one["state"].keys() == two["state"].keys()
+    for index, state in one["state"].items():
+        assert state.keys() == two["state"][index].keys()
+        for name, value in state.items():
+            torch.testing.assert_close(two["state"][index][name], value, **TOLERANCE, msg=f"{index} {name}")
+
+
+def test_a_sharded_run_resumes_to_the_same_bits(played: Path) -> None:
+    expected, actual = weights(played / "sharded-lora"), weights(played / "again")
+    assert "from step 2 to 4 on 2 processes" in (played / "again/log.txt").read_text()
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+def test_a_run_goes_from_one_process_to_shards_and_back(played: Path) -> None:
+    expected = weights(played / "plain-lora")
+    for name, value in weights(played / "from-one").items():
+        torch.testing.assert_close(value, expected[name], **TOLERANCE, msg=name)
+    shutil.copytree(played / "sharded-lora", played / "to-one")
+    for step in (3, 4):
+        shutil.rmtree(played / "to-one" / "checkpoints" / f"step-{step:07d}")
+    extra = ("--data.batch_size", "2", "--adapt.mode", "lora", *scenes.THAW)
+    finetune(scenes.make_config("to-one", *extra), resume=True)
+    for name, value in weights(played / "to-one").items():
+        torch.testing.assert_close(value, expected[name], **TOLERANCE, msg=name)
+
+
+def test_a_sharded_run_is_read_as_a_plain_model(played: Path) -> None:
+    expected, actual = (load_model(played / name).state_dict() for name in ("plain-lora", "sharded-lora"))
+    assert expected.keys() == actual.keys()
+    for name in expected:
+        torch.testing.assert_close(actual[name], expected[name], **TOLERANCE, msg=name)
+
+
+def test_what_cannot_be_sharded_is_said(
+    tmp_path: Path, scene_shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scenes, "RUN", {"out": str(tmp_path), "scenes": scene_shards})
+    with pytest.raises(InputError, match="loop.sharding: fsdp2 needs two processes or more, and this is one"):
+        finetune(scenes.make_config("run", "--loop.sharding", "fsdp2"))
+    assert not (tmp_path / "run").exists()
+    message = "loop.sharding: fsdp2 goes with loop.precision float32 or bf16 and without loop.compile"
+    for extra in (("--loop.precision", "fp16"), ("--loop.compile", "True")):
+        with pytest.raises(InputError, match=message):
+            scenes.make_config("run", "--loop.sharding", "fsdp2", *extra)
+
+
+def test_an_old_torch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.distributed.fsdp, "fully_shard")
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    model = EoMT(ModelConfig(size="tiny", image_size=(32, 32)))
+    with pytest.raises(InputError, match=r"loop.sharding: fsdp2 needs torch 2.6 or newer, this is \d"):
+        shard_model(model, Accelerator(cpu=True))

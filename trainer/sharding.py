@@ -1,0 +1,154 @@
+"""Weights, gradients and optimizer cut over the ranks (FSDP2), and whole again in every state dict.
+
+Each block before the joint ones is a unit: its weights are gathered when it runs and let go after. The joint
+blocks, whose parts EoMT calls one by one, the heads and the embedding are gathered once per step.
+
+Through hooks of torch, `state_dict()` of a sharded model or optimizer gives whole tensors, under the names
+and in the order of an unsharded one, and `load_state_dict()` takes them. So a checkpoint does not depend on
+how a run was spread: one process resumes or evaluates what eight shards wrote, and the other way round.
+
+Source: torch.distributed.fsdp.fully_shard. We differ from Accelerate's own FSDP2, which refuses CPUs (so
+nothing of it could be tested without GPUs) and writes checkpoints of another format: Accelerate launches,
+casts, clips and saves, but does not shard.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, distributed, nn
+
+from models.eomt import EoMT
+from models.lora import merge_weights
+from models.weights import load_strictly
+from shards.errors import InputError
+
+Sharding = Literal["none", "fsdp2"]
+
+
+def shard_model(model: EoMT, accelerator: Accelerator) -> None:
+    """Cut a model over all ranks, in place; build its optimizer after this.
+
+    Raises:
+        InputError: there is one process only, or torch is too old.
+    """
+    if accelerator.num_processes == 1:
+        raise InputError("loop.sharding: fsdp2 needs two processes or more, and this is one")
+    try:
+        from torch.distributed.fsdp import fully_shard  # public since 2.6
+    except ImportError:
+        raise InputError(
+            f"loop.sharding: fsdp2 needs torch 2.6 or newer, this is {torch.__version__}"
+        ) from None
+    # of in-place changes to the output, which losses do not make
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+    mesh = distributed.device_mesh.init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    for block in model.backbone.blocks[: len(model.backbone.blocks) - model.num_blocks]:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    model.register_state_dict_post_hook(_gather_weights)
+    model.register_load_state_dict_pre_hook(_cut_weights)
+
+
+def prepare(accelerator: Accelerator, model: EoMT, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
+    """Hand model and optimizer to Accelerate; a sharded model is not wrapped for data-parallel training."""
+    if not any(is_sharded(parameter) for parameter in model.parameters()):
+        prepared, optimizer = accelerator.prepare(model, optimizer)
+        return prepared, optimizer
+    optimizer.register_state_dict_post_hook(_gather_state)
+    optimizer.register_load_state_dict_pre_hook(_cut_state)
+    prepared = accelerator.prepare_model(model, evaluation_mode=True)  # as it is, but for autocast
+    return prepared, accelerator.prepare_optimizer(optimizer)
+
+
+def whole_model(model: EoMT) -> EoMT:
+    """Return a whole copy of a sharded model, adapters merged, for evaluation; another model as it is.
+
+    All ranks call it. Every rank holds the copy for as long as it is used: the weights once, without
+    gradients and optimizer.
+    """
+    if not any(is_sharded(parameter) for parameter in model.parameters()):
+        return model
+    weights = model.state_dict()
+    if model.lora is not None:
+        weights = merge_weights(weights, model.lora, "sharded model")
+    copy = EoMT(model.config)
+    load_strictly(copy, weights, "sharded model")
+    return copy.to(model.pixel_mean.device).eval()
+
+
+def is_sharded(value: object) -> bool:
+    """Say whether a tensor is cut over ranks."""
+    return hasattr(value, "full_tensor")
+
+
+def whole(value: Tensor) -> Tensor:
+    """Gather a sharded tensor, on all ranks; another stays as it is."""
+    return value.full_tensor() if is_sharded(value) else value  # type: ignore[attr-defined]
+
+
+def local(value: Tensor) -> Tensor:
+    """Return this rank's piece of a sharded tensor; another stays as it is."""
+    return value.to_local() if is_sharded(value) else value  # type: ignore[attr-defined]
+
+
+def fill_gradients(model: nn.Module) -> None:
+    """Give sharded parameters that took no part in a step a gradient of 0, as `EoMT.forward` gives others."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.grad is None and is_sharded(parameter):
+            parameter.grad = torch.zeros_like(parameter)
+
+
+def _to_cpu(value: Tensor) -> Tensor:
+    """Gather a tensor into memory of its own: what `full_tensor` returns may be a view of padded pieces."""
+    gathered = whole(value).detach()
+    return torch.empty_like(gathered, device="cpu").copy_(gathered)
+
+
+def _cut_like(value: Tensor, parameter: Tensor) -> Tensor:
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]
+    return distribute_tensor(value.to(parameter.device), mesh, placements)
+
+
+def _gather_weights(_module: nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
+    if not prefix:
+        for name, value in state.items():
+            state[name] = _to_cpu(value)
+
+
+def _cut_weights(module: nn.Module, state: dict[str, Any], *_: Any) -> None:
+    parameters = dict(module.named_parameters())
+    for name, value in state.items():
+        if name in parameters and is_sharded(parameters[name]) and not is_sharded(value):
+            state[name] = _cut_like(value, parameters[name])
+
+
+def _gather_state(_optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    gathered = {
+        index: {name: _to_cpu(value) if isinstance(value, Tensor) else value for name, value in entry.items()}
+        for index, entry in state["state"].items()
+    }
+    return {**state, "state": gathered}
+
+
+def _cut_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    cut = {
+        index: {
+            name: _cut_like(value, parameters[index]) if _has_shape_of(value, parameters[index]) else value
+            for name, value in entry.items()
+        }
+        for index, entry in state["state"].items()
+    }
+    return {**state, "state": cut}
+
+
+def _has_shape_of(value: object, parameter: Tensor) -> bool:
+    """Say whether a value of the optimizer has one number per number of a parameter; a step count has not."""
+    return isinstance(value, Tensor) and value.ndim > 0 and is_sharded(parameter) and not is_sharded(value)
