@@ -24,7 +24,7 @@ from jobs.finetune import CONFIG_NAME, FINISHED_NAME, MAY_CHANGE
 from jobs.finetune_config import FinetuneConfig
 from jobs.prepare import Job
 from jobs.sweep_config import SweepConfig
-from models.checkpoint import CHECKPOINTS_FOLDER
+from models.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER
 from shards.errors import InputError
 from shards.staging import make_folder, write_atomically
 from slurm.array import Cell, array_expression, expand_cells
@@ -120,7 +120,8 @@ def _stages(config: SweepConfig, cell: Cell, built: FinetuneConfig) -> dict[str,
     }
     if config.evaluation.datasets:
         evaluation = config.evaluation
-        words = ["--checkpoint", str(run), "--datasets", evaluation.datasets, "--out", str(run / "eval")]
+        chosen = run / BEST_FOLDER if built.validation.select else run
+        words = ["--checkpoint", str(chosen), "--datasets", evaluation.datasets, "--out", str(run / "eval")]
         words += as_words(evaluation.options)
         parse_options(EvaluateOptions, words, program="jobs.evaluate")  # refuses what it does not know
         stages[EVALUATE] = Stage(

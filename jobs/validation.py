@@ -218,6 +218,6 @@ def build_validation(
         InputError: as `open_validation`, or the model lacks something.
     """
     sets = open_validation(config, paste)
-    if sets.pasted is not None:
+    if sets:  # probes of scenes show the scores too
         require_readable(model, config.scores, "validation.scores: the model")
     return Validation(config, sets, accelerator, folder, tracking) if sets else None

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
+from shards.staging import write_atomically
+
 logger = logging.getLogger(__name__)
 
 PROFILE_FOLDER = "profile"
@@ -31,18 +33,15 @@ def record_profile(run_folder: Path, steps: int) -> Iterator[Callable[[], None]]
     if not steps:
         yield lambda: None
         return
-    folder = run_folder / PROFILE_FOLDER
     first = WAIT + WARM_UP + 1
+    path = run_folder / PROFILE_FOLDER / f"steps-{first}-{first + steps - 1}.pt.trace.json.gz"
 
     def write(recorded: profile) -> None:
-        folder.mkdir(exist_ok=True)
-        path = folder / f"steps-{first}-{first + steps - 1}.pt.trace.json.gz"
-        partial = path.with_name(f".{path.name}")  # its ending makes the profiler compress it
-        recorded.export_chrome_trace(str(partial))
-        partial.replace(path)
-        order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-        (folder / "operators.txt").write_text(recorded.key_averages().table(sort_by=order, row_limit=30))
-        logger.info("traced %d steps: %s", steps, path)
+        try:
+            _write_trace(recorded, path)
+            logger.info("traced %d steps: %s", steps, path)
+        except (OSError, RuntimeError) as error:  # a trace is not worth the end of a run
+            logger.warning("%s: the trace cannot be written: %s", path, " ".join(str(error).split()))
 
     activities = [ProfilerActivity.CPU]
     activities += [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
@@ -53,3 +52,13 @@ def record_profile(run_folder: Path, steps: int) -> Iterator[Callable[[], None]]
         profile_memory=True,
     ) as profiler:
         yield profiler.step
+
+
+def _write_trace(recorded: profile, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_name(f".{path.name}")  # its ending makes the profiler compress it
+    recorded.export_chrome_trace(str(partial))
+    partial.replace(path)
+    order = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+    table = recorded.key_averages().table(sort_by=order, row_limit=30)
+    write_atomically(path.parent / "operators.txt", table + "\n")

@@ -126,6 +126,17 @@ def test_three_jobs_are_chained_and_every_cell_keeps_its_exact_commands(
     assert (built.optim.lr, built.seed, built.name, built.out) == (1e-4, 1, run.name, str(folder / "runs"))
 
 
+def test_a_cell_that_may_end_early_is_done_by_its_end_and_evaluated_at_its_best(
+    sweep: Write, slurm: Path, tmp_path: Path
+) -> None:
+    choice = {"validation.shards": ["s"], "validation.select": "miou", "validation.patience": 2}
+    main([str(sweep(overrides={**choice, "loop.eval_every": 10}))])
+    row = json.loads((tmp_path / "sweeps" / "lr" / "tasks.json").read_text())["cells"][0]
+    run = tmp_path / "sweeps" / "lr" / "runs" / row["name"]
+    assert row["stages"]["finetune"]["creates"] == str(run / "finished.json")
+    assert f"--checkpoint {run}/best --datasets" in row["stages"]["evaluate"]["command"]
+
+
 def test_done_queued_and_failed_cells_are_left_out(sweep: Write, slurm: Path, tmp_path: Path) -> None:
     main([str(sweep())])
     tasks = read_tasks(tmp_path / "sweeps" / "lr")

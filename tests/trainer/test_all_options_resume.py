@@ -23,10 +23,10 @@ def test_a_resumed_run_with_everything_on_is_one_never_stopped(tmp_path: Path, s
     pasted = write_pasted(tmp_path / "pasted", count=2)
     options = ["--ema.decay", "0.5", "--loop.activation_checkpointing", "True", "--loop.fit_memory", "True"]
     options += ["--validation.pasted", str(pasted), "--validation.scores", "RbA"]
-    options += ["--validation.select", "fpr95/RbA", "--validation.patience", "3", "--loop.eval_every", "1"]
-    options += ["--adapt.mode", "lora", "--adapt.lora.dropout", "0.2", "--loop.steps", "12"]
+    options += ["--validation.select", "fpr95/RbA", "--validation.patience", "2", "--loop.eval_every", "1"]
+    options += ["--adapt.mode", "lora", "--adapt.lora.dropout", "0.2", "--loop.steps", "6"]
     state = finetune(make_config(tmp_path / "a", scene_shards, *options))
-    assert 2 < state.step <= 12
+    assert 2 < state.step <= 6
     for name in ("b", "c"):  # killed after the checkpoint of step 2, and at the very end
         shutil.copytree(tmp_path / "a", tmp_path / name)
     for path in (tmp_path / "b" / "run" / "checkpoints").iterdir():

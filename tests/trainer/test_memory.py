@@ -26,6 +26,7 @@ from shards.schema import NUM_CLASSES, OUTLIER_ID, VOID_ID
 from tests.trainer.event_files import read_scalars
 from tests.trainer.test_loop import _fresh_accelerator, make_config, weights  # noqa: F401
 from trainer.memory import OutOfMemoryError, fit_micro_batch, fullest_batch
+from trainer.profile import record_profile
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -171,5 +172,16 @@ def test_a_trace_of_some_steps_and_the_peak_of_memory(tmp_path: Path, scene_shar
     steps = {event["name"] for event in events if event["name"].startswith("ProfilerStep")}
     assert steps == {"ProfilerStep#3", "ProfilerStep#4"}  # counted from 0
     assert any(event["name"] == "aten::scaled_dot_product_attention" for event in events)
+    assert "aten::addmm" in (folder / "operators.txt").read_text()
     peaks = [value for _, value in read_scalars(tmp_path / "run")["memory/peak_rss_gib"]]
     assert 0.1 < peaks[0] <= peaks[-1] < 64
+
+
+def test_a_trace_that_cannot_be_written_is_only_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "profile").write_text("in the way")
+    with record_profile(tmp_path, 1) as after_step:
+        for _ in range(5):
+            after_step()
+    assert "the trace cannot be written: [Errno 17] File exists" in caplog.text
