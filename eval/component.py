@@ -28,7 +28,8 @@ from jaxtyping import Float32, Float64, Int64, UInt8
 
 from eval.pool import ANOMALY, VOID
 
-TAUS = tuple(round(0.25 + 0.05 * i, 2) for i in range(11))
+TAUS: tuple[float, ...] = tuple(np.linspace(0.25, 0.75, 11).tolist())
+"""As the toolkit computes them: 0.6 is 0.6000000000000001, so that three pixels of five do not reach it."""
 
 
 @dataclass(frozen=True)

@@ -199,9 +199,11 @@ def measure_components(
         threshold: `f1_threshold` of the pixel metrics. Pixels at it are predicted, but for protocol smiyc,
             whose toolkit compares with `>`.
     """
-    below = (
-        threshold if protocol.is_binned else float(np.nextafter(np.float32(threshold), np.float32(-np.inf)))
-    )
+    if protocol.is_binned:
+        # The toolkit compares float16 maps with it; NumPy 1, which it pins, rounds it to float16 for that.
+        below = float(np.float16(threshold))
+    else:
+        below = float(np.nextafter(np.float32(threshold), np.float32(-np.inf)))
     rows = []
     for image in images:
         scores = read_map(maps, image, score, protocol)

@@ -32,7 +32,8 @@ def read_queries(
         names: names of scores; those of `eval.scores.SCORES`, which evidence suffices for, are passed over.
     """
     readers = [QUERY_SCORES[name].read for name in names if name in QUERY_SCORES]
-    batch, num_maps = len(queries.mask_logits), queries.num_classes + len(readers)
+    # not len(), which would fix the batch of an ONNX graph
+    batch, num_maps = queries.mask_logits.shape[0], queries.num_classes + len(readers)
     answer = torch.empty(batch, num_maps, *size, device=queries.mask_logits.device)
     for rows, masks in resize_in_strips(queries.mask_logits, size):
         answer[:, : queries.num_classes, rows] = pixel_evidence(

@@ -10,7 +10,7 @@ from eval.bootstrap import NUM_RESAMPLES, draw_weights
 from eval.component import TAUS, SegmentSizes, component_metrics, count_components
 from eval.maps import MapStore
 from eval.measure import measure_components
-from eval.protocol import get_protocol
+from eval.protocol import PROTOCOLS, get_protocol
 
 
 def slow_frame(scores, target, threshold, smallest):
@@ -98,6 +98,26 @@ def test_a_set_without_segments_has_no_metric():
         np.zeros((3, 3), np.float32), np.zeros((3, 3), np.uint8), 0.5, SegmentSizes(1, 1)
     )
     assert np.isnan([m[0] for m in component_metrics(nothing.flat()[None])]).all()
+
+
+def test_three_pixels_of_five_do_not_reach_the_toolkits_six_tenths():
+    target = np.array([[1, 1, 1, 1, 1]], np.uint8)
+    counts = count_components(np.array([[1, 1, 1, 0, 0]], np.float32), target, 0.5, SegmentSizes(1, 1))
+    steps = np.linspace(0.25, 0.75, 11, endpoint=True)  # the default of the toolkit's segment_metrics
+    np.testing.assert_array_equal(counts.found, steps <= 3 / 5)
+    assert counts.found.sum() == 7
+
+
+def test_under_protocol_smiyc_the_threshold_is_rounded_to_half_precision(tmp_path):
+    maps = MapStore(tmp_path)
+    scores = np.array([[0.25, 0.25, 0, 0]], np.float32)
+    maps.add(0, {"X": scores}, np.array([[1, 1, 0, 0]], np.uint8), np.zeros((1, 4), np.uint8))
+    below = 0.25 - 1e-5  # the next float16 below 0.25 is 0.2499, so this one is 0.25 there
+    found = [
+        measure_components(maps, [0], "X", below, PROTOCOLS[name], SegmentSizes(1, 1)).siou
+        for name in ("native", "smiyc")
+    ]
+    assert found == [1.0, 0.0]
 
 
 def test_intervals_are_those_of_sets_with_images_drawn_again(tmp_path):
