@@ -20,7 +20,7 @@ _LOW_ROWS = 8
 
 
 def read_queries(
-    queries: QueryOutputs, size: tuple[int, int], names: Sequence[str] = ()
+    queries: QueryOutputs, size: tuple[int, int], names: Sequence[str] = (), *, whole: bool = False
 ) -> Float[Tensor, "B N H W"]:
     """Return the evidence of the classes and, behind it, a map for each of `names` that is a query score.
 
@@ -30,10 +30,13 @@ def read_queries(
     Args:
         size: (H, W) to resize the masks to.
         names: names of scores; those of `eval.scores.SCORES`, which evidence suffices for, are passed over.
+        whole: do without strips, for an exporter that follows no loops and no writing into slices.
     """
     readers = [QUERY_SCORES[name].read for name in names if name in QUERY_SCORES]
-    # not len(), which would fix the batch of an ONNX graph
-    batch, num_maps = queries.mask_logits.shape[0], queries.num_classes + len(readers)
+    if whole:
+        evidence = pixel_evidence(queries.mask_logits, queries.class_logits, size, queries.num_classes)
+        return torch.cat([evidence, *(read(queries, size)[:, None] for read in readers)], dim=1)
+    batch, num_maps = len(queries.mask_logits), queries.num_classes + len(readers)
     answer = torch.empty(batch, num_maps, *size, device=queries.mask_logits.device)
     for rows, masks in resize_in_strips(queries.mask_logits, size):
         answer[:, : queries.num_classes, rows] = pixel_evidence(

@@ -89,9 +89,9 @@ class Sweep:
                     evidence = predictions.evidence(size, self.cached.window, query_t)
                     of_query_t = [variant for variant in variants if _divisors(variant)[0] == query_t]
                     for pixel_t in {_divisors(variant)[1] for variant in of_query_t}:
-                        same = {v.score: names[v] for v in of_query_t if _divisors(v)[1] == pixel_t}
-                        found = compare_at(evidence, list(same), pixel_t)
-                        maps |= {same[score]: values for score, values in found.items()}
+                        same = [v for v in of_query_t if _divisors(v)[1] == pixel_t]
+                        found = compare_at(evidence, sorted({v.score for v in same}), pixel_t)
+                        maps |= {names[v]: found[v.score] for v in same}  # T = 1 is one for both levels
                 pool.add(maps, target)
             for variant, name in names.items():
                 self.metrics[variant] = pool.metrics(name)

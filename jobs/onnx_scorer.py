@@ -35,7 +35,7 @@ class Scorer(nn.Module):
     ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B H W"]]:
         """Return evidence per class and the anomaly score, higher where more anomalous."""
         size = (image.shape[-2], image.shape[-1])
-        maps = read_prediction(self.model, self.model(image), size, (self.score,))
+        maps = read_prediction(self.model, self.model(image), size, (self.score,), whole=True)
         if self.score in SCORES:
             return maps, SCORES[self.score](maps)
         return maps[:, :-1], maps[:, -1]

@@ -53,7 +53,12 @@ def require_readable(model: EoMT | ERFNet, scores: Sequence[str], where: str) ->
 
 
 def read_prediction(
-    model: EoMT | ERFNet, prediction: Prediction | Tensor, size: tuple[int, int], scores: Sequence[str] = ()
+    model: EoMT | ERFNet,
+    prediction: Prediction | Tensor,
+    size: tuple[int, int],
+    scores: Sequence[str] = (),
+    *,
+    whole: bool = False,
 ) -> Float[Tensor, "B N H W"]:
     """Turn what a network answers into evidence of the classes and, behind it, maps of query scores.
 
@@ -62,6 +67,7 @@ def read_prediction(
     Args:
         size: (H, W) of the window.
         scores: names; those that evidence suffices for are passed over.
+        whole: see `read_queries`.
     """
     if isinstance(prediction, Tensor):
         return prediction[:, :NUM_CLASSES].float()
@@ -73,7 +79,7 @@ def read_prediction(
         assert prediction.class_distances is not None
         farthest = 2 * model.class_head.distance_scale.float().abs()
         queries = queries._replace(class_distances=prediction.class_distances[-1], farthest=farthest)
-    return read_queries(queries, size, scores)
+    return read_queries(queries, size, scores, whole=whole)
 
 
 def make_segment(
