@@ -242,7 +242,7 @@ def _pipes(cells: Sequence[str]) -> str:
 
 
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
-_LATEX |= {"^": r"\textasciicircum{}", MISSING: "--"}
+_LATEX |= {"^": r"\textasciicircum{}", MISSING: "--", "†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$"}
 
 
 def _latex(text: str) -> str:

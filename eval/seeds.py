@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from eval.datasets import TEST_SETS
 from eval.protocol import PROTOCOLS
 from eval.report import MISSING, Record, Table, method_name
 from eval.spread import Estimate, estimate
+
+
+class SeedRun(NamedTuple):
+    """One run of a setting."""
+
+    records: Sequence[Record]
+    seed: int | None = None
+    """None where it is not known: the run is paired with no other."""
+    folder: Path | None = None
+    """Of its evaluation, which may hold sketches."""
 
 
 @dataclass(frozen=True)
@@ -18,8 +30,84 @@ class SeedGroup:
 
     model: str
     """As the table prints it."""
-    runs: Sequence[Sequence[Record]]
-    """Records of each run."""
+    runs: Sequence[SeedRun]
+
+
+class Column(NamedTuple):
+    """One column of numbers."""
+
+    dataset: str | None
+    """None for the mIoU, which is of no anomaly test set."""
+    metric: str
+    """As records call it."""
+    title: str
+
+    @property
+    def is_lower_better(self) -> bool:
+        """Whether the smallest number is the best."""
+        return self.metric == "fpr95"
+
+
+class SeedRow(NamedTuple):
+    """One method of a group under one protocol: a line of the table."""
+
+    group: SeedGroup
+    method: str
+    protocol: str
+
+    @property
+    def label(self) -> str:
+        """The group's name, and over how many runs the row is where that is more than one."""
+        count = sum(any(self._holds(record) for record in run.records) for run in self.group.runs)
+        return f"{self.group.model} ({count} seeds)" if count > 1 else self.group.model
+
+    def find(self, run: SeedRun, column: Column) -> list[Record]:
+        """Return the records of one of the group's runs that hold a number of this column."""
+        found = [
+            record
+            for record in run.records
+            if self._holds(record) and column.dataset in (None, record.dataset) and _is_number(record, column)
+        ]
+        return found[:1] if column.dataset is None else found  # every record repeats the mIoU
+
+    def estimate(self, column: Column) -> Estimate | None:
+        """Return mean and spread of a cell."""
+        found = [record for run in self.group.runs for record in self.find(run, column)]
+        return estimate([getattr(record, column.metric) for record in found])
+
+    def _holds(self, record: Record) -> bool:
+        return record.protocol == self.protocol and method_name(record) == self.method
+
+
+def _is_number(record: Record, column: Column) -> bool:
+    value = getattr(record, column.metric)
+    return value is not None and not math.isnan(value)
+
+
+def list_protocols(groups: Sequence[SeedGroup]) -> list[str]:
+    """Return all protocols, in the order they occur."""
+    return list(dict.fromkeys(r.protocol for group in groups for run in group.runs for r in run.records))
+
+
+def list_rows(groups: Sequence[SeedGroup], protocol: str) -> list[SeedRow]:
+    """Return the lines of a protocol's table."""
+    return [
+        SeedRow(group, method, protocol)
+        for group in groups
+        for method in dict.fromkeys(
+            method_name(r) for run in group.runs for r in run.records if r.protocol == protocol
+        )
+    ]
+
+
+def list_columns(groups: Sequence[SeedGroup], protocol: str) -> list[Column]:
+    """Return the columns of numbers of a protocol's table."""
+    records = [r for group in groups for run in group.runs for r in run.records if r.protocol == protocol]
+    names = dict.fromkeys(convention.name for convention in TEST_SETS.values())
+    names |= dict.fromkeys(record.dataset for record in records)
+    pairs = (("ap", "AuPRC"), ("fpr95", "FPR95"))
+    columns = [Column(name, metric, f"{name} {title}") for name in names for metric, title in pairs]
+    return [Column(None, "miou", "mIoU"), *columns]
 
 
 def build_seed_tables(groups: Sequence[SeedGroup]) -> list[Table]:
@@ -27,48 +115,24 @@ def build_seed_tables(groups: Sequence[SeedGroup]) -> list[Table]:
 
     A row says over how many runs it is, where that is more than one.
     """
-    protocols = list(dict.fromkeys(r.protocol for group in groups for run in group.runs for r in run))
-    return [_build_table(protocol, groups) for protocol in protocols]
+    return [_build_table(protocol, groups) for protocol in list_protocols(groups)]
 
 
 def _build_table(protocol: str, groups: Sequence[SeedGroup]) -> Table:
-    records = [r for group in groups for run in group.runs for r in run if r.protocol == protocol]
-    names = [convention.name for convention in TEST_SETS.values()]
-    names += [name for name in dict.fromkeys(record.dataset for record in records) if name not in names]
-    labels, rows = [], []
-    for group in groups:
-        runs = [[record for record in run if record.protocol == protocol] for run in group.runs]
-        for method in dict.fromkeys(method_name(record) for run in runs for record in run):
-            of_method = [[record for record in run if method_name(record) == method] for run in runs]
-            count = sum(bool(run) for run in of_method)
-            labels.append((f"{group.model} ({count} seeds)" if count > 1 else group.model, method))
-            rows.append(_estimates(of_method, names))
-    several = any(cell.spread is not None for row in rows for cell in row if cell)
+    rows, columns = list_rows(groups, protocol), list_columns(groups, protocol)
+    values = [[row.estimate(column) for column in columns] for row in rows]
+    several = any(cell.spread is not None for line in values for cell in line if cell)
     note = "; mean ± standard deviation over seeds" if several else ""
     footnote = PROTOCOLS[protocol].describe() if protocol in PROTOCOLS else f"protocol {protocol}"
     return Table(
-        header=(
-            "Model",
-            "Method",
-            "mIoU",
-            *(f"{n} {metric}" for n in names for metric in ("AuPRC", "FPR95")),
-        ),
+        header=("Model", "Method", *(column.title for column in columns)),
         rows=tuple(
-            (*label, *(MISSING if cell is None else str(cell) for cell in row))
-            for label, row in zip(labels, rows, strict=True)
+            (row.label, row.method, *(MISSING if cell is None else str(cell) for cell in line))
+            for row, line in zip(rows, values, strict=True)
         ),
-        best=_mark_best(rows),
+        best=_mark_best(values),
         footnote=f"Percent{note}; {footnote}.",
     )
-
-
-def _estimates(runs: Sequence[Sequence[Record]], names: Sequence[str]) -> list[Estimate | None]:
-    mious = [next((r.miou for r in run if r.miou is not None), None) for run in runs]
-    cells = [estimate(mious)]
-    for name in names:
-        for metric in ("ap", "fpr95"):
-            cells.append(estimate([getattr(r, metric) for run in runs for r in run if r.dataset == name]))
-    return cells
 
 
 def _mark_best(rows: Sequence[Sequence[Estimate | None]]) -> tuple[frozenset[int], ...]:

@@ -89,6 +89,11 @@ def compare_sketches(first: Path, second: Path, metric: str) -> PairedTest:
             f"{second}: {len(b.stems)} images under protocol {b.protocol}, but {first} has {len(a.stems)} "
             f"under {a.protocol}; a paired test needs the same images and protocol"
         )
-    protocol = get_protocol(a.protocol)
-    statistics = [statistic_of(sketch.counts, metric, protocol) for sketch in (a, b)]
-    return paired_test(statistics[0], statistics[1], len(a.stems))
+    return compare_counts(a, b, metric)
+
+
+def compare_counts(first: Sketch, second: Sketch, metric: str) -> PairedTest:
+    """Test two sketches of the same images and protocol, which the caller has made sure of."""
+    protocol = get_protocol(first.protocol)
+    statistics = [statistic_of(sketch.counts, metric, protocol) for sketch in (first, second)]
+    return paired_test(statistics[0], statistics[1], len(first.stems))

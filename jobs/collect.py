@@ -15,8 +15,9 @@ from typing import Any
 import tyro
 import yaml
 
+from eval.differences import find_differences, list_differences, mark_tables, render_differences
 from eval.report import Record, latex_tables, markdown_tables, parse_json, render_csv, render_json
-from eval.seeds import SeedGroup, build_seed_tables
+from eval.seeds import SeedGroup, SeedRun, build_seed_tables, list_protocols
 from jobs.command_line import parse_options, run_program
 from shards.errors import InputError
 from shards.staging import make_folder, require_free, staged_folder, write_atomically
@@ -25,7 +26,7 @@ from slurm.tasks import RUNS_FOLDER, TASKS_NAME, read_state, read_tasks
 logger = logging.getLogger(__name__)
 
 RESULTS_NAME = "results.json"
-OUTPUTS = (RESULTS_NAME, "results.csv", "results.md", "results.tex")
+OUTPUTS = (RESULTS_NAME, "results.csv", "results.md", "results.tex", "differences.json")
 OWN_SETTINGS = ("name", "out", "seed")
 """Settings in which runs of one group may differ."""
 SEED_IN_NAME = re.compile(r"[-_,.]?seed[=_-]?\d+$")
@@ -38,7 +39,8 @@ class CollectOptions:
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders (with eval/results.json), sweep folders, or results.json files."""
     out: Path
-    """New or empty folder for results.md and .tex (seeds merged), results.json and .csv (every run)."""
+    """New or empty folder for results.md and .tex (seeds merged), results.json and .csv (every run),
+    differences.json (each number against the best of its column)."""
     replace: bool = False
     """Replace the table that an earlier jobs.collect left in `out`."""
 
@@ -53,6 +55,8 @@ class Finished:
 
     folder: Path
     records: Sequence[Record]
+    results: Path
+    """Folder of its evaluation, with the sketches."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -72,9 +76,17 @@ def collect(options: CollectOptions) -> str:
     if not finished:
         raise InputError(f"jobs.collect: nothing is finished yet: {'; '.join(missing)}")
     records = [record for run in finished for record in run.records]
-    tables = build_seed_tables(group_by_seed(finished))
+    groups = group_by_seed(finished)
+    differences = find_differences(groups)
+    tables = mark_tables(build_seed_tables(groups), list_protocols(groups), differences)
     note = f"\nMissing: {'; '.join(missing)}.\n" if missing else ""
-    texts = (render_json(records), render_csv(records), markdown_tables(tables) + note, latex_tables(tables))
+    texts = (
+        render_json(records),
+        render_csv(records),
+        markdown_tables(tables) + list_differences(differences) + note,
+        latex_tables(tables),
+        render_differences(differences),
+    )
     if options.replace and options.out.is_dir():
         for name, text in zip(OUTPUTS, texts, strict=True):
             write_atomically(options.out / name, text)
@@ -129,7 +141,7 @@ def _look(folder: Path, why: str, finished: list[Finished], missing: list[str]) 
 
 def _read(path: Path) -> Finished:
     folder = path.parent.parent if path.parent.name == "eval" else path.parent
-    return Finished(folder, parse_json(path.read_text(encoding="utf-8"), str(path)))
+    return Finished(folder, parse_json(path.read_text(encoding="utf-8"), str(path)), path.parent)
 
 
 def _cells(sweep: Path) -> list[tuple[Path, str]]:
@@ -156,19 +168,19 @@ def group_by_seed(finished: Sequence[Finished]) -> list[SeedGroup]:
 
     Runs without config.yaml stand alone, and so does a second run of one seed.
     """
-    groups: dict[tuple[str, str, int], list[Finished]] = {}
+    groups: dict[tuple[str, str, int], list[SeedRun]] = {}
     seen: dict[tuple[str, str, Any], int] = {}
     for run in finished:
         model = run.records[0].model if run.records else run.folder.name
         name, (key, seed) = SEED_IN_NAME.sub("", model) or model, _settings(run.folder)
         repeat = seen[name, key, seed] = seen.get((name, key, seed), -1) + 1
-        groups.setdefault((name, key, repeat), []).append(run)
+        groups.setdefault((name, key, repeat), []).append(SeedRun(run.records, seed, run.results))
     return [_named(name, runs) for (name, _, _), runs in groups.items()]
 
 
-def _named(name: str, runs: Sequence[Finished]) -> SeedGroup:
-    records = [run.records for run in runs]
-    return SeedGroup(name if len(runs) > 1 or not records[0] else records[0][0].model, records)
+def _named(name: str, runs: Sequence[SeedRun]) -> SeedGroup:
+    records = runs[0].records
+    return SeedGroup(name if len(runs) > 1 or not records else records[0].model, runs)
 
 
 def _settings(folder: Path) -> tuple[str, Any]:

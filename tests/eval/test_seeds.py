@@ -7,7 +7,7 @@ import statistics
 import pytest
 
 from eval.report import MISSING, Record, markdown_tables
-from eval.seeds import SeedGroup, build_seed_tables
+from eval.seeds import SeedGroup, SeedRun, build_seed_tables
 from eval.spread import estimate
 
 
@@ -36,8 +36,11 @@ def test_one_value_has_no_spread_and_none_has_no_mean() -> None:
 
 
 def test_a_group_is_a_row_per_method_and_the_best_mean_is_marked() -> None:
-    seeds = SeedGroup("lora", [[record(0.2, miou=0.5), record(0.1, score="RbA")], [record(0.4, miou=0.7)]])
-    alone = SeedGroup("heads", [[record(0.35)]])
+    seeds = SeedGroup(
+        "lora",
+        [SeedRun([record(0.2, miou=0.5), record(0.1, score="RbA")]), SeedRun([record(0.4, miou=0.7)])],
+    )
+    alone = SeedGroup("heads", [SeedRun([record(0.35)])])
     (table,) = build_seed_tables([seeds, alone])
     assert [row[:5] for row in table.rows] == [
         ("lora (2 seeds)", "MSP", "60.00 ± 14.14", "30.00 ± 14.14", "30.00 ± 14.14"),
@@ -50,7 +53,7 @@ def test_a_group_is_a_row_per_method_and_the_best_mean_is_marked() -> None:
 
 
 def test_protocols_are_never_mixed_and_unknown_sets_get_columns() -> None:
-    tables = build_seed_tables([SeedGroup("m", [[record(0.5, dataset="Mine")]])])
+    tables = build_seed_tables([SeedGroup("m", [SeedRun([record(0.5, dataset="Mine")])])])
     assert tables[0].header[-2:] == ("Mine AuPRC", "Mine FPR95")
     other = Record(**{**record(0.1).__dict__, "protocol": "smiyc"})
-    assert len(build_seed_tables([SeedGroup("m", [[record(0.5)], [other]])])) == 2
+    assert len(build_seed_tables([SeedGroup("m", [SeedRun([record(0.5)]), SeedRun([other])])])) == 2

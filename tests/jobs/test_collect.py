@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
+from eval.binned import count_images
 from eval.report import MISSING, Record, parse_json, render_json
+from eval.sketch import Sketch, sketch_path, write_sketch
 from jobs.collect import main
 from shards.errors import InputError
 from slurm.tasks import Stage, StageState, Task, Tasks, write_state, write_tasks
@@ -29,7 +33,8 @@ def make_run(root: Path, name: str, ap: float | None, **settings: object) -> Pat
 
 
 def rows(table: str) -> list[list[str]]:
-    return [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")][2:]
+    lines = table.split("## Differences")[0].splitlines()
+    return [line.strip("| ").split(" | ") for line in lines if line.startswith("|")][2:]
 
 
 def test_runs_that_differ_in_their_seed_become_one_row(
@@ -44,7 +49,7 @@ def test_runs_that_differ_in_their_seed_become_one_row(
     table = (tmp_path / "table" / "results.md").read_text()
     assert capsys.readouterr().out == table
     assert [row[:4] for row in rows(table)] == [
-        ["lora (2 seeds)", "MSP", MISSING, "30.00 ± 14.14"],
+        ["lora (2 seeds)", "MSP", MISSING, "30.00 ± 14.14‡"],
         ["lora,lr=2,seed=0", "MSP", MISSING, "**90.00**"],
     ]
     records = parse_json((tmp_path / "table" / "results.json").read_text(), "table")
@@ -57,9 +62,46 @@ def test_a_second_run_of_one_seed_is_no_second_seed(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / part, "a", ap, seed=0) for part, ap in (("x", 0.2), ("y", 0.4))]
     main([*map(str, runs), "--out", str(tmp_path / "table")])
     assert [row[:4] for row in rows((tmp_path / "table" / "results.md").read_text())] == [
-        ["a", "MSP", MISSING, "20.00"],
+        ["a", "MSP", MISSING, "20.00‡"],
         ["a", "MSP", MISSING, "**40.00**"],
     ]
+
+
+def add_sketch(run: Path, shift: float, seed: int) -> None:
+    """The counts of 12 drawn images whose anomalies score `shift` higher."""
+    rng = np.random.default_rng(seed)
+    scores = [
+        [np.sort(rng.normal(m, 1, n).astype(np.float32)) for _ in range(12)]
+        for m, n in ((shift, 30), (0, 90))
+    ]
+    path = sketch_path(run / "eval", "SMIYC RA-21", "native", "MSP")
+    write_sketch(path, Sketch(count_images(range(12), *scores), tuple(map(str, range(12))), "native"))
+
+
+def test_what_the_images_do_not_support_is_marked_and_what_they_do_is_not(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path, name, ap)
+        for name, ap in (("best", 0.9), ("equal", 0.89), ("poor", 0.5), ("bare", 0.4))
+    ]
+    for number, (run, shift) in enumerate(zip(runs, (3, 3, 1), strict=False)):
+        add_sketch(run, shift, number)
+    main([*map(str, runs), "--out", str(tmp_path / "table")])
+    table = (tmp_path / "table" / "results.md").read_text()
+    assert [row[3] for row in rows(table)] == ["**90.00**", "89.00†", "50.00", "40.00‡"]
+    assert "†: the test does not support that the best is better" in table.split("## Differences")[0]
+    entries = json.loads((tmp_path / "table" / "differences.json").read_text())
+    entries = [entry for entry in entries if entry["column"] == "SMIYC RA-21 AuPRC"]
+    assert [(e["best_row"], e["row"], e["test"], e["count"], e["verdict"]) for e in entries] == [
+        (1, 2, "images", 12, "not supported"),
+        (1, 3, "images", 12, "supported"),
+        (1, 4, None, None, "no test"),
+    ]
+    assert entries[0]["low"] < 0 < entries[0]["high"]
+    assert entries[1]["low"] > 0
+    assert "| best / MSP (row 1) | bare / MSP (row 4) |  |  | no test: bare has no sketch of MSP |" in table
+    tex = (tmp_path / "table" / "results.tex").read_text()
+    assert r"& 89.00$^{\dagger}$ &" in tex
+    assert r"& 40.00$^{\ddagger}$ &" in tex
 
 
 def make_sweep(root: Path) -> Path:
@@ -108,6 +150,12 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     (broken / "config.yaml").write_text("[")
     with pytest.raises(InputError, match="config.yaml: is no configuration of a run"):
         main([str(broken), *out])
+    damaged = [make_run(tmp_path, name, ap) for name, ap in (("c", 0.1), ("d", 0.2))]
+    for run in damaged:
+        add_sketch(run, 1, 0)
+    sketch_path(damaged[0] / "eval", "SMIYC RA-21", "native", "MSP").write_text("no")
+    with pytest.raises(InputError, match=r"SMIYC RA-21.native.MSP.npz: no sketch of an evaluation"):
+        main([*map(str, damaged), *out])
     with pytest.raises(InputError, match="no run was given"):
         main(out)
     assert not (tmp_path / "table").exists()
