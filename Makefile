@@ -14,7 +14,8 @@ experiments: $(VENV)/.installed  ## the losses over three seeds, with spread; 15
 	$(BIN)/python -m jobs.experiments --out $(EXPERIMENTS_OUT)
 
 # A file of tests belongs to one process; two at a time, with one thread each. What C libraries say of a crash is shown.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --capture=sys
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
+	--max-worker-restart 0 --capture=sys
 
 test: $(VENV)/.installed  ## every test, the slow ones too
 	$(TESTS) --durations=15
