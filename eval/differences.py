@@ -26,7 +26,7 @@ MIN_IMAGES = 6
 images more often than a test at 95 % may err."""
 RULE = (
     "Each number is compared with the best of its column by a paired test at 95 %: rows of one run each over "
-    f"images (bootstrap, {MIN_IMAGES} or more), rows with two or more seeds in common over those (Student's t). "
+    f"images (bootstrap, {MIN_IMAGES} or more), rows with two or more common seeds over those (Student's t). "
     f"{NOT_SUPPORTED}: the test does not support that the best is better, its interval does not exclude 0. "
     f"{NO_TEST}: no test was possible; differences.json says why. "
     "Every test stands alone: of many, some pass by chance."
