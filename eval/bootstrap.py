@@ -91,20 +91,30 @@ def paired_test(
 ) -> PairedTest:
     """Compare two models on the same images, both on the same resampled sets.
 
-    What makes an image hard is hard for both, so the difference varies less than either metric. The p-value
-    is twice the smaller share of resampled differences on either side of 0, with one added to both counts,
-    as a share of 0 of finitely many is no proof of impossibility.
+    What makes an image hard is hard for both, so the difference varies less than either metric.
 
     Args:
         first: metric of model A; of the same images, in the same order, as `second`.
         second: metric of model B.
-
-    Source: Efron and Tibshirani, chapter 16; Phipson and Smyth, 2010, for the added one.
     """
     observed = np.ones((1, num_images))
     difference = float(first(observed)[0] - second(observed)[0])
     drawn = resample(first, num_images, count=count, seed=seed)
-    differences = drawn - resample(second, num_images, count=count, seed=seed)
+    return judge_differences(difference, drawn - resample(second, num_images, count=count, seed=seed))
+
+
+def judge_differences(difference: float, differences: Float64[np.ndarray, " B"]) -> PairedTest:
+    """Judge a difference by those of the resampled sets.
+
+    The p-value is twice the smaller share of resampled differences on either side of 0, with one added to
+    both counts, as a share of 0 of finitely many is no proof of impossibility.
+
+    Args:
+        difference: on the set as it is.
+        differences: on the same resampled sets for both models; NaN where a metric does not exist.
+
+    Source: Efron and Tibshirani, chapter 16; Phipson and Smyth, 2010, for the added one.
+    """
     differences = differences[~np.isnan(differences)]
     ends = interval_of(differences) or (math.nan, math.nan)
     above, below = int((differences >= 0).sum()), int((differences <= 0).sum())

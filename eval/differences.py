@@ -11,22 +11,29 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from eval.protocol import PROTOCOLS
 from eval.report import Record, Table
 from eval.seeds import Column, SeedGroup, SeedRow, SeedRun, list_columns, list_protocols, list_rows
-from eval.sketch import METRICS, Sketch, compare_counts, read_sketch, sketch_path
+from eval.sketch import METRICS, Resampled, compare_resampled, read_sketch, resample_sketch, sketch_path
 from eval.spread import compare_seeds
 
 NOT_SUPPORTED, NO_TEST = "†", "‡"
+MIN_IMAGES = 6
+"""Where the sign is chance, n images all agree once in 2^(n - 1), and the interval then excludes 0: with five
+images more often than a test at 95 % may err."""
 RULE = (
     "Each number is compared with the best of its column by a paired test at 95 %: rows of one run each over "
-    "images (bootstrap), rows with at least two seeds in common over those seeds (Student's t). "
+    f"images (bootstrap, {MIN_IMAGES} or more), rows with two or more common seeds over those (Student's t). "
     f"{NOT_SUPPORTED}: the test does not support that the best is better, its interval does not exclude 0. "
     f"{NO_TEST}: no test was possible; differences.json says why. "
     "Every test stands alone: of many, some pass by chance."
 )
+
+Kept = dict[Path, Resampled]
+"""By sketch, as every one is needed for several numbers."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +78,16 @@ def find_differences(groups: Sequence[SeedGroup]) -> list[Difference]:
     Raises:
         InputError: a sketch is damaged.
     """
+    kept: Kept = {}
     return [
         difference
         for protocol in list_protocols(groups)
         for column in list_columns(groups, protocol)
-        for difference in _of_column(list_rows(groups, protocol), column)
+        for difference in _of_column(list_rows(groups, protocol), column, kept)
     ]
 
 
-def _of_column(rows: Sequence[SeedRow], column: Column) -> list[Difference]:
+def _of_column(rows: Sequence[SeedRow], column: Column, kept: Kept) -> list[Difference]:
     cells = [row.estimate(column) for row in rows]
     means = {number: cell.mean for number, cell in enumerate(cells) if cell is not None}
     if len(means) < 2:
@@ -89,23 +97,19 @@ def _of_column(rows: Sequence[SeedRow], column: Column) -> list[Difference]:
     for number in means:
         same_runs = column.dataset is None and rows[number].group is rows[best].group
         if number != best and not same_runs:
-            tested = compare_cells(rows[best], rows[number], column)
+            tested = _compare_cells(rows[best], rows[number], column, kept)
             found.append(_judge(rows, best, number, column, tested))
     return found
 
 
-def compare_cells(best: SeedRow, other: SeedRow, column: Column) -> Interval | str:
-    """Test two rows of one protocol in one column; return why not where nothing is paired.
-
-    Raises:
-        InputError: a sketch is damaged.
-    """
+def _compare_cells(best: SeedRow, other: SeedRow, column: Column, kept: Kept) -> Interval | str:
+    """Test two rows of one protocol in one column; return why not where nothing is paired."""
     sides = [_runs_with_number(row, column) for row in (best, other)]
     if any(len(row.find(run, column)) > 1 for row in (best, other) for run in row.group.runs):
         return "a run has two records of one cell"
     if all(len(side) == 1 for side in sides):
         (first, second) = (next(iter(side)) for side in sides)
-        return _compare_images(best, first, other, second, column)
+        return _compare_images(best, first, other, second, column, kept)
     first_seeds, second_seeds = (
         {run.seed: getattr(record, column.metric) for run, record in side if run.seed is not None}
         for side in sides
@@ -127,33 +131,36 @@ def _compare_images(
     other: SeedRow,
     second: tuple[SeedRun, Record],
     column: Column,
+    kept: Kept,
 ) -> Interval | str:
     if column.metric not in METRICS:
         return f"one run each, and no counts per image are kept of the {column.title}"
     if best.protocol not in PROTOCOLS:
         return f"the rules of protocol {best.protocol} are not known"
-    a, b = _read_sketch(best, *first), _read_sketch(other, *second)
+    a, b = _resample(best, *first, kept), _resample(other, *second, kept)
     if isinstance(a, str) or isinstance(b, str):
         return "; ".join(reason for reason in (a, b) if isinstance(reason, str))
     if a.stems != b.stems:
         return f"other images: {len(a.stems)} and {len(b.stems)} whose names differ"
-    if len(a.stems) < 2:
-        return "one image"
-    found = compare_counts(a, b, column.metric)
+    if len(a.stems) < MIN_IMAGES:
+        return f"{len(a.stems)} images; at least {MIN_IMAGES} are needed"
+    found = compare_resampled(a, b, column.metric)
     if math.isnan(found.low):
         return "too few resampled sets have anomalous and normal pixels"
     return Interval(found.difference, found.low, found.high, "images", len(a.stems))
 
 
-def _read_sketch(row: SeedRow, run: SeedRun, record: Record) -> Sketch | str:
-    """Read the sketch of a record, or say why there is none."""
+def _resample(row: SeedRow, run: SeedRun, record: Record, kept: Kept) -> Resampled | str:
+    """Resample the sketch of a record, or say why there is none."""
     key = (record.dataset, record.protocol, record.score)
     if sum((r.dataset, r.protocol, r.score) == key for r in run.records) > 1:
         return f"{row.group.model} has {record.score} at several temperatures, and sketches do not say which"
     path = sketch_path(run.folder, *key) if run.folder else None
     if path is None or not path.is_file():
         return f"{row.group.model} has no sketch of {record.score}"
-    return read_sketch(path)
+    if path not in kept:
+        kept[path] = resample_sketch(read_sketch(path))
+    return kept[path]
 
 
 def _judge(

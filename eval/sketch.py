@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.binned import ImageCounts
-from eval.bootstrap import PairedTest, paired_test
+from eval.binned import BinnedMetrics, ImageCounts
+from eval.bootstrap import PairedTest, draw_blocks, judge_differences, paired_test
 from eval.measure import statistic_of
 from eval.protocol import get_protocol
 from shards.errors import InputError
@@ -89,11 +89,30 @@ def compare_sketches(first: Path, second: Path, metric: str) -> PairedTest:
             f"{second}: {len(b.stems)} images under protocol {b.protocol}, but {first} has {len(a.stems)} "
             f"under {a.protocol}; a paired test needs the same images and protocol"
         )
-    return compare_counts(a, b, metric)
+    protocol = get_protocol(a.protocol)
+    statistics = [statistic_of(sketch.counts, metric, protocol) for sketch in (a, b)]
+    return paired_test(statistics[0], statistics[1], len(a.stems))
 
 
-def compare_counts(first: Sketch, second: Sketch, metric: str) -> PairedTest:
-    """Test two sketches of the same images and protocol, which the caller has made sure of."""
-    protocol = get_protocol(first.protocol)
-    statistics = [statistic_of(sketch.counts, metric, protocol) for sketch in (first, second)]
-    return paired_test(statistics[0], statistics[1], len(first.stems))
+class Resampled(NamedTuple):
+    """All metrics of a sketch, small enough to keep for comparing many models with one another."""
+
+    stems: tuple[str, ...]
+    metrics: BinnedMetrics
+    """Of the set as it is, then of each resampled set."""
+
+
+def resample_sketch(sketch: Sketch) -> Resampled:
+    """Compute all metrics of a sketch on the sets of `compare_sketches`."""
+    interpolate = get_protocol(sketch.protocol).fpr_rule == "interpolated"
+    blocks = (np.ones((1, len(sketch.stems))), *draw_blocks(len(sketch.stems)))
+    found = [sketch.counts.metrics(weights, interpolate=interpolate) for weights in blocks]
+    return Resampled(
+        sketch.stems, BinnedMetrics(*(np.concatenate(part) for part in zip(*found, strict=True)))
+    )
+
+
+def compare_resampled(first: Resampled, second: Resampled, metric: str) -> PairedTest:
+    """Test two models as `compare_sketches` does; the caller has made sure of the same images."""
+    differences = getattr(first.metrics, metric) - getattr(second.metrics, metric)
+    return judge_differences(float(differences[0]), differences[1:])

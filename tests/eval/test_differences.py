@@ -134,9 +134,9 @@ def test_what_cannot_be_tested_says_why(tmp_path: Path) -> None:
     )
     closed = against(SeedRun([record(0.1, miou=0.4)], 0, folder), metric="mIoU")
     assert closed == "one run each, and no counts per image are kept of the mIoU"
-    single = add_sketch(tmp_path / "c", tuple(side[:1] for side in draw(1, 0)))  # type: ignore[arg-type]
+    single = add_sketch(tmp_path / "c", tuple(side[:5] for side in draw(1, 0)))  # type: ignore[arg-type]
     pair = [SeedGroup(name, [SeedRun([record(ap)], 0, single)]) for name, ap in (("a", 0.1), ("b", 0.2))]
-    assert reason_of(pair) == "one image"
+    assert reason_of(pair) == "5 images; at least 6 are needed"
     hot = SeedRun([record(0.2), record(0.1, temperature=2.0)], 0, folder)
     assert reason_of([SeedGroup("hot", [hot])]) == (
         "hot has MSP at several temperatures, and sketches do not say which; " * 2

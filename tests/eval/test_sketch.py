@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from eval.binned import count_images
-from eval.sketch import Sketch, compare_sketches, read_sketch, write_sketch
+from eval.sketch import (
+    Sketch,
+    compare_resampled,
+    compare_sketches,
+    read_sketch,
+    resample_sketch,
+    write_sketch,
+)
 from shards.errors import InputError
 
 
@@ -36,6 +43,17 @@ def test_a_clearly_better_model_is_supported_and_an_equal_one_is_not(tmp_path):
     lower = compare_sketches(tmp_path / "good.npz", tmp_path / "poor.npz", "fpr95")
     assert lower.high < 0
     assert not compare_sketches(tmp_path / "poor.npz", tmp_path / "also poor.npz", "ap").is_supported
+
+
+@pytest.mark.parametrize(("metric", "protocol"), [("ap", "native"), ("fpr95", "course-512")])
+def test_resampling_once_for_many_comparisons_finds_the_same(tmp_path, metric, protocol):
+    sketches = [drawn(seed, shift)._replace(protocol=protocol) for seed, shift in ((0, 2), (1, 1))]
+    for name, sketch in zip("ab", sketches, strict=True):
+        write_sketch(tmp_path / f"{name}.npz", sketch)
+    kept = compare_resampled(*map(resample_sketch, sketches), metric)
+    np.testing.assert_allclose(
+        kept, compare_sketches(tmp_path / "a.npz", tmp_path / "b.npz", metric), rtol=1e-9
+    )
 
 
 def test_other_images_another_protocol_and_other_files_are_refused(tmp_path):
