@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 SEED_TEMPERATURES = (0.5, 0.75, 1.1)
 """Of the table that every report on these test sets shows, beside 1 and the best."""
 _PRECISION = (
-    "Predictions read back from half precision. Numbers here are measured in float32; the search for a best T, "
-    "and the curves, count scores in half precision.\n"
+    "Predictions read back from half precision. Numbers here are measured in float32; the search for a best "
+    "T, and the curves, count scores in half precision.\n"
 )
 
 
