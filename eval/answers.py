@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from eval.log_odds import FORMS, spread_of
 from eval.scores import SCORES
 from shards.schema import VOID_ID
 
-_STRIP_ROWS = 32
+_STRIP_PIXELS = 8192
 """Scores are computed in strips: their intermediate results then stay in the processor's cache."""
 
 
@@ -43,10 +43,9 @@ def answer_pixels(evidence: Float[Tensor, "N H W"], names: Sequence[str]) -> Pix
     evidence = evidence[:num_classes]
     scores = {name: torch.empty(height, width, device=evidence.device) for name in names if name in SCORES}
     prediction = torch.full((height, width), VOID_ID, dtype=torch.uint8, device=evidence.device)
-    for top in range(0, height if num_classes else 0, _STRIP_ROWS):
-        rows = slice(top, top + _STRIP_ROWS)
+    for rows in _strips(height if num_classes else 0, width):
         strip = evidence[None, :, rows]
-        prediction[rows] = strip[0].max(dim=0).indices  # four times as fast as argmax over the first axis
+        prediction[rows] = predict_classes(strip[0])
         for name, found in compared_scores(strip, list(scores)).items():
             scores[name][rows] = found[0]
     chosen = {name: (scores | maps)[name].cpu().numpy() for name in names}
@@ -58,8 +57,7 @@ def compare_at(
 ) -> dict[str, Float32[np.ndarray, "H W"]]:
     """Compute scores of evidence / T, of those in `eval.scores.SCORES`, in strips."""
     scores = {name: torch.empty(evidence.shape[1:]) for name in names}
-    for top in range(0, evidence.shape[1], _STRIP_ROWS):
-        rows = slice(top, top + _STRIP_ROWS)
+    for rows in _strips(evidence.shape[1], evidence.shape[2]):
         strip = evidence[None, :, rows]
         strip = strip if temperature == 1 else strip / temperature
         for name, found in compared_scores(strip, names).items():
@@ -67,12 +65,40 @@ def compare_at(
     return {name: score.numpy() for name, score in scores.items()}
 
 
+def _strips(height: int, width: int) -> Iterator[slice]:
+    rows = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        yield slice(top, top + rows)
+
+
+def predict_classes(evidence: Float[Tensor, "C H W"]) -> UInt8[Tensor, "H W"]:
+    """Return the class of most evidence, the first of equal ones.
+
+    In bytes and with NumPy, which keeps to vector instructions: a sixth of the time of `max`, and a
+    twentieth of `argmax`, of PyTorch on a processor.
+    """
+    if evidence.device.type != "cpu":
+        return evidence.max(dim=0).indices.to(torch.uint8)
+    values, count = evidence.numpy(), len(evidence)
+    is_top = np.equal(values, values.max(axis=0)).view(np.uint8)
+    is_top *= np.arange(count, 0, -1, dtype=np.uint8)[:, None, None]  # the first is the largest
+    return torch.from_numpy((count - is_top.max(axis=0)) % count)  # of NaN, which equals nothing, 0
+
+
+def rba_of(evidence: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
+    """Compute `eval.scores.rba`, which differs by rounding; NumPy's tanh takes a fifth of PyTorch's time."""
+    if evidence.device.type != "cpu" or evidence.requires_grad:
+        return SCORES["RbA"](evidence)
+    return torch.from_numpy(-np.tanh(evidence.float().numpy()).sum(axis=1))
+
+
 def compared_scores(
     evidence: Float[Tensor, "B C H W"], names: Sequence[str]
 ) -> dict[str, Float[Tensor, "B H W"]]:
     """Compute scores of `eval.scores.SCORES` in the form in which they are compared."""
     spread = spread_of(evidence) if any(name in FORMS for name in names) else None
+    plain = SCORES | {"RbA": rba_of}
     return {
-        name: FORMS[name](spread) if spread is not None and name in FORMS else SCORES[name](evidence)
+        name: FORMS[name](spread) if spread is not None and name in FORMS else plain[name](evidence)
         for name in names
     }

@@ -22,8 +22,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from eval.query_strips import read_queries
-from eval.scores import QueryOutputs
+from eval.query_strips import resize_in_strips
 from eval.windows import segment_in_windows
 from shards.errors import InputError
 from shards.staging import write_atomically
@@ -79,6 +78,12 @@ class WindowPredictions:
             window: (h, w), the input size of the network.
             query_temperature: T of softmax(class logits / T), before the sum over queries; mask models only.
         """
+        return self.evidence_at(size, window, (query_temperature,))[0]
+
+    def evidence_at(
+        self, size: tuple[int, int], window: tuple[int, int], query_temperatures: Sequence[float]
+    ) -> Float[Tensor, "T C H W"]:
+        """Return the evidence at several query temperatures: masks are resized and squashed once for all."""
         position = 0
 
         def replay(crops: Tensor) -> Tensor:
@@ -86,13 +91,26 @@ class WindowPredictions:
             part = slice(position, position + len(crops))
             position += len(crops)
             if self.logits is not None:
-                return self.logits[part].float()
+                return self.logits[part].float().repeat(1, len(query_temperatures), 1, 1)
             assert self.masks is not None
             assert self.classes is not None
-            classes = self.classes[part].float() / query_temperature
-            return read_queries(QueryOutputs(self.masks[part], classes, self.num_classes), window)
+            classes = self.classes[part].float()
+            shares = [(classes / t).softmax(dim=-1)[..., : self.num_classes] for t in query_temperatures]
+            return _contract(self.masks[part], torch.cat(shares, dim=-1), window)
 
-        return segment_in_windows(torch.zeros(3, *size, dtype=torch.uint8), replay, window)
+        blank = torch.zeros(3, *size, dtype=torch.uint8)
+        stacked = segment_in_windows(blank, replay, window, windows_at_once=1)
+        return stacked.unflatten(0, (len(query_temperatures), -1))
+
+
+def _contract(
+    masks: Float[Tensor, "B Q _h _w"], shares: Float[Tensor, "B Q K"], size: tuple[int, int]
+) -> Float[Tensor, "B K H W"]:
+    """Return Σ_q shares_q · sigmoid(masks_q) at `size`, as `eval.scores.pixel_evidence` does, in strips."""
+    answer = torch.empty(len(masks), shares.shape[-1], *size)
+    for rows, strip in resize_in_strips(masks, size):
+        answer[:, :, rows] = torch.einsum("bqk,bqhw->bkhw", shares, strip.sigmoid())
+    return answer
 
 
 def write_frame(

@@ -10,7 +10,8 @@ scores only, so a growing function of a score serves as well, and log-odds tell 
 
 with d_c = L_c - max L, s = Σ e^d over the classes but the largest, H the entropy of softmax(L). Everything
 is computed from one pass of exponentials in float64 (twice the time of float32, and a seventh of expm1's),
-so that differences of nearly equal sums keep what float32 evidence says.
+so that differences of nearly equal sums keep what float32 evidence says. Where no pixel of a strip is very
+sure, s is Σ_c e^d_c - 1; elsewhere the largest class is left out, and exponentials are taken from the second.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 _TINY = 1e-300
 """In place of 0 before a logarithm."""
+_SURE = 1e-6
+"""Least s that is read off 1 + s: its relative error is then below 1e-8, a sixth of float32's."""
 
 
 class Spread(NamedTuple):
@@ -46,10 +50,27 @@ def spread_of(evidence: Float[Tensor, "B C H W"]) -> Spread:
     values = evidence.float()
     top = values.amax(dim=1, keepdim=True)
     below = values - top
+    differences = below.double()
+    weights = _exponential(differences)
+    total = weights.sum(dim=1)
+    others = total - 1
+    if not bool((others > _SURE).all()):
+        return _spread_of_sure(below, top)
+    return Spread(
+        num_classes=evidence.shape[1],
+        top=top[:, 0].double(),
+        log_others=others.log(),
+        gap=-(weights * differences).sum(dim=1) / others,
+        missing=evidence.shape[1] - total,
+    )
+
+
+def _spread_of_sure(below: Float[Tensor, "B C H W"], top: Float[Tensor, "B 1 H W"]) -> Spread:
+    """Compute the same for any pixels, sure ones too, at three times the cost."""
     is_top = below == 0
     rest = below.masked_fill(is_top, -math.inf)
     second = rest.amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)  # if all are equal
-    weights = (rest - second).double().exp_()  # of the largest ones 0; exp(second) smaller than e^d
+    weights = _exponential((rest - second).double())  # of the largest ones 0; exp(second) smaller than e^d
     total, mean = weights.sum(dim=1), -(weights * below).sum(dim=1)
     ties = is_top.sum(dim=1).double() - 1
     second = second[:, 0].double()
@@ -57,12 +78,19 @@ def spread_of(evidence: Float[Tensor, "B C H W"]) -> Spread:
     others = ties + scale * total
     has_ties = ties > 0
     return Spread(
-        num_classes=evidence.shape[1],
+        num_classes=below.shape[1],
         top=top[:, 0].double(),
         log_others=torch.where(has_ties, others.log(), second + total.log()),
         gap=torch.where(has_ties, scale * mean / others, mean / total),
-        missing=evidence.shape[1] - 1 - others,
+        missing=below.shape[1] - 1 - others,
     )
+
+
+def _exponential(values: Float64[Tensor, "B C H W"]) -> Float64[Tensor, "B C H W"]:
+    """Take e^values; NumPy's takes a third of the time of PyTorch's on a processor with AVX-512."""
+    if values.device.type != "cpu" or values.requires_grad:
+        return values.exp()
+    return torch.from_numpy(np.exp(values.numpy()))
 
 
 def msp_log_odds(spread: Spread) -> Float[Tensor, "B H W"]:

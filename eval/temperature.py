@@ -14,8 +14,10 @@ from torch import Tensor
 
 from eval.answers import compare_at
 from eval.cache import CachedSet, read_frames
+from eval.half_histogram import HalfHistogram
 from eval.pixel import PixelMetrics
 from eval.pool import VOID, ScorePool
+from eval.scan import count_frame
 from eval.scores import DEFAULT_SCORES
 from shards.errors import InputError
 from shards.schema import OUTLIER_ID
@@ -27,7 +29,11 @@ Kind = tuple[str, Level]
 """Score and level."""
 _AT_ONCE = 16
 """Maps pooled in one pass over the cache; bounds the disk space to 64 bytes per pixel."""
+_QUERY_TEMPERATURES_AT_ONCE = 4
+"""Evidence kept at once: 160 MB each per frame of 2048 x 1024 and 19 classes, and half that per window."""
 _ROUNDS = 3
+_FINALISTS = 3
+"""Temperatures of best scanned AP that are measured before one is chosen."""
 
 
 class Variant(NamedTuple):
@@ -53,7 +59,11 @@ def list_kinds(has_queries: bool, scores: Sequence[str] = DEFAULT_SCORES) -> lis
 
 
 class Sweep:
-    """Metrics of variants on one cached set; each is computed once."""
+    """Metrics of variants on one cached set; each is computed once.
+
+    Measured ones are exact and may be reported. Scanned ones, counted in half precision (see `eval.scan`),
+    cost a small part of that, and serve to find temperatures and to draw curves.
+    """
 
     def __init__(self, cache: Path, cached: CachedSet, scratch: Path | None = None) -> None:
         """Remember where the predictions lie.
@@ -66,6 +76,9 @@ class Sweep:
         self.cached = cached
         self._cache, self._scratch = cache, scratch
         self.metrics: dict[Variant, PixelMetrics] = {}
+        """Of variants that were measured."""
+        self.scanned: dict[Variant, PixelMetrics] = {}
+        """Of variants that were scanned."""
         self.num_pixels = 0
 
     def measure(self, variants: Iterable[Variant]) -> None:
@@ -97,21 +110,53 @@ class Sweep:
                 self.metrics[variant] = pool.metrics(name)
             self.num_pixels = pool.num_pixels
 
+    def scan(self, variants: Iterable[Variant]) -> None:
+        """Count, in half precision, the scores of all `variants` that were not scanned yet.
+
+        All pixel temperatures are read off one evidence of each frame, and query temperatures share masks.
+
+        Raises:
+            InputError: a cached frame is broken, or a class has no pixel.
+        """
+        missing = [variant for variant in dict.fromkeys(variants) if variant not in self.scanned]
+        temperatures = sorted({_divisors(variant)[0] for variant in missing})
+        for begin in range(0, len(temperatures), _QUERY_TEMPERATURES_AT_ONCE):
+            group = temperatures[begin : begin + _QUERY_TEMPERATURES_AT_ONCE]
+            self._count([variant for variant in missing if _divisors(variant)[0] in group], group)
+
+    def _count(self, variants: Sequence[Variant], query_temperatures: Sequence[float]) -> None:
+        counts: dict[float, dict[tuple[str, float], HalfHistogram]] = {t: {} for t in query_temperatures}
+        for variant in variants:  # T = 1 is one for both levels
+            query_t, pixel_t = _divisors(variant)
+            counts[query_t].setdefault((variant.score, pixel_t), HalfHistogram())
+        for target, predictions in read_frames(self._cache, self.cached):
+            size = (target.shape[0], target.shape[1])
+            stacked = predictions.evidence_at(size, self.cached.window, query_temperatures)
+            for query_t, evidence in zip(query_temperatures, stacked, strict=True):
+                count_frame(counts[query_t], evidence.numpy(), target)
+        for variant in variants:
+            query_t, pixel_t = _divisors(variant)
+            self.scanned[variant] = counts[query_t][variant.score, pixel_t].metrics()
+
     def refine(self, score: str, level: Level, grid: Sequence[float]) -> float:
         """Return the temperature of best AP: of the grid, then of ever closer neighbours of the best so far.
 
-        Each round halves, on a logarithmic scale, the distance to both neighbours.
+        Each round halves, on a logarithmic scale, the distance to both neighbours. Rounds scan; the best
+        three of all are then measured, and the best of what was measured of this score and level is returned.
         """
         tried = sorted(grid)
+        scanned_ap: Callable[[float], float] = lambda t: self.scanned[Variant(score, level, t)].ap  # noqa: E731
         for round_number in range(_ROUNDS + 1):
-            self.measure(Variant(score, level, t) for t in tried)
-            best = max(tried, key=lambda t: self.metrics[Variant(score, level, t)].ap)
+            self.scan(Variant(score, level, t) for t in tried)
+            best = max(tried, key=scanned_ap)
             at = tried.index(best)
             neighbours = [tried[i] for i in (at - 1, at + 1) if 0 <= i < len(tried)]
             closer = [float(np.sqrt(best * neighbour)) for neighbour in neighbours]
             if round_number < _ROUNDS:
                 tried = sorted({*tried, *closer})
-        return best
+        self.measure(Variant(score, level, t) for t in sorted(tried, key=scanned_ap)[-_FINALISTS:])
+        measured = {v.temperature: m.ap for v, m in self.metrics.items() if v[:2] == (score, level)}
+        return max(sorted(measured), key=measured.__getitem__)
 
 
 def _divisors(variant: Variant) -> tuple[float, float]:

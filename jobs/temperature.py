@@ -5,6 +5,9 @@ python -m jobs.temperature --cache CACHE --validation my_val --out RUN/temperatu
 
 A best temperature is chosen on the declared validation split, and reported on all other sets. `--oracle True`
 shows, in a column of that name, the temperature that would have been best on each test set itself: no result.
+
+What the tables report is measured exactly. The search, and the curves, count scores in half precision, which
+moves AP by up to 1e-3 (see `eval.scan`); sweep.csv says of each row which it is.
 """
 
 from __future__ import annotations
@@ -30,6 +33,10 @@ logger = logging.getLogger(__name__)
 
 SEED_TEMPERATURES = (0.5, 0.75, 1.1)
 """Of the table that every report on these test sets shows, beside 1 and the best."""
+_PRECISION = (
+    "Predictions read back from half precision. Numbers here are measured in float32; the search for a best "
+    "T, and the curves, count scores in half precision.\n"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +91,8 @@ def sweep(options: TemperatureOptions) -> str:
         sweeps = [Sweep(options.cache, cached, folder) for cached in scored]
         for each in sweeps:
             logger.info("%s: %d variants", each.cached.name, len(kinds) * len(grid))
-            each.measure(Variant(*kind, t) for kind in kinds for t in grid)
+            each.scan(Variant(*kind, t) for kind in kinds for t in grid)
+            each.measure(Variant(*kind, t) for kind in kinds for t in (1.0, *SEED_TEMPERATURES))
         chosen = {}
         if validation is not None:
             judge = next(each for each in sweeps if each.cached == validation)
@@ -175,7 +183,7 @@ def _report(
     validation: CachedSet | None,
     nll: float | None,
 ) -> str:
-    parts = [render_markdown(records), "Predictions read back from half precision.\n"]
+    parts = [render_markdown(records), _PRECISION]
     if validation is not None:
         parts.append(f"Best temperatures were chosen by AP on {validation.name}, which is no test set.\n")
     if nll is not None:
@@ -219,18 +227,18 @@ def _oracle_table(
 def _sweep_csv(
     sweeps: Sequence[Sweep], oracle: dict[tuple[str, Kind], float], validation: CachedSet | None
 ) -> str:
-    """Render every variant that was measured; `oracle` marks what was only tried to find a set's own best."""
+    """Render every variant that was tried; `oracle` marks a set's own best temperature."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     metrics = ("ap", "fpr95", "auroc")
-    writer.writerow(["dataset", "use", "score", "level", "temperature", *metrics, "oracle"])
+    writer.writerow(["dataset", "use", "score", "level", "temperature", *metrics, "precision", "oracle"])
     for each in sweeps:
         use = "validation" if each.cached == validation else "test"
-        for variant in sorted(each.metrics):
-            m = each.metrics[variant]
+        for variant, m in sorted((each.scanned | each.metrics).items()):
+            precision = "float32" if variant in each.metrics else "float16"
             best = oracle.get((each.cached.name, (variant.score, variant.level)))
             mark = "best" if best == variant.temperature else ""
-            writer.writerow([each.cached.name, use, *variant, m.ap, m.fpr95, m.auroc, mark])
+            writer.writerow([each.cached.name, use, *variant, m.ap, m.fpr95, m.auroc, precision, mark])
     return file.getvalue()
 
 
@@ -238,7 +246,7 @@ def _curves(sweeps: Sequence[Sweep]) -> dict[str, dict[str, list[tuple[float, fl
     found: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
     for each in sweeps:
         lines = found.setdefault(each.cached.name, {})
-        for variant, metrics in each.metrics.items():
+        for variant, metrics in (each.scanned | each.metrics).items():
             lines.setdefault(variant.label, []).append((variant.temperature, metrics.ap, metrics.fpr95))
     return found
 

@@ -10,7 +10,7 @@ from scipy.special import expit, logit
 from scipy.stats import entropy
 from sklearn.metrics import average_precision_score
 
-from eval.answers import answer_pixels, compare_at
+from eval.answers import answer_pixels, compare_at, predict_classes
 from eval.log_odds import FORMS, spread_of
 from eval.scores import SCORES
 
@@ -111,3 +111,17 @@ def test_the_pass_returns_the_compared_forms():
         np.testing.assert_allclose(found, whole[0], rtol=1e-5)
         np.testing.assert_array_equal(found, compare_at(evidence, [name], 1.0)[name])
     np.testing.assert_array_equal(answers.prediction, evidence.argmax(dim=0))
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_sure_pixel_changes_none_of_its_strip(name):
+    """It makes the whole strip take the other way to the same sums."""
+    evidence = draw(1.0)
+    sure = torch.cat([evidence, draw(1e4, count=1)], dim=3)
+    alone, together = (FORMS[name](spread_of(e))[0, 0, :40].numpy() for e in (evidence, sure))
+    np.testing.assert_allclose(together, alone, rtol=1e-6)
+
+
+def test_the_first_of_equal_classes_is_predicted():
+    evidence = torch.randint(0, 4, (19, 30, 30), generator=torch.Generator().manual_seed(0)).float()
+    np.testing.assert_array_equal(predict_classes(evidence), evidence.numpy().argmax(axis=0))

@@ -66,9 +66,22 @@ def test_metrics_are_those_of_scores_computed_directly(tmp_path, score, level):
 def test_refining_is_no_worse_than_the_grid(tmp_path):
     sweep = Sweep(tmp_path, write_set(tmp_path, "pixels"))
     best = sweep.refine("MSP", "pixel", (0.5, 1.0, 4.0))
+    assert len(sweep.scanned) > 5
+    sweep.measure(sweep.scanned)
     found = sweep.metrics[Variant("MSP", "pixel", best)].ap
     assert found == max(metrics.ap for metrics in sweep.metrics.values())
-    assert len(sweep.metrics) > 5
+
+
+@pytest.mark.parametrize("kind", ["masks", "pixels"])
+def test_a_scan_is_near_what_is_measured(tmp_path, kind):
+    """At both levels, for more query temperatures than are computed at once."""
+    sweep = Sweep(tmp_path, write_set(tmp_path, kind))
+    variants = [Variant(*k, t) for k in list_kinds(kind == "masks") for t in (0.25, 0.5, 1.0, 3.0, 5.0, 12.0)]
+    sweep.scan(variants)
+    sweep.measure(variants)
+    for variant in variants:
+        found, expected = sweep.scanned[variant], sweep.metrics[variant]
+        assert found[:3] == pytest.approx(expected[:3], abs=1e-2), variant  # of 700 pixels, each counts
 
 
 def test_max_logit_has_no_pixel_temperature_and_pixel_networks_no_queries():
@@ -89,3 +102,16 @@ def test_the_calibration_temperature_is_that_which_made_the_labels(temperature):
     evidence = 2 * torch.randn(40_000, 5, generator=generator)
     labels = torch.multinomial((evidence / temperature).softmax(dim=1), 1, generator=generator)[:, 0]
     assert best_likelihood(evidence, labels) == pytest.approx(temperature, rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["masks", "pixels"])
+def test_query_temperatures_that_share_masks_are_those_computed_one_by_one(tmp_path, kind):
+    write_set(tmp_path, kind, count=1)
+    _, found = read_frame(tmp_path / "s", 0)
+    stacked = found.evidence_at(WINDOW, WINDOW, (0.5, 1.0, 3.0))
+    for t, evidence in zip((0.5, 1.0, 3.0), stacked, strict=True):
+        if kind == "masks":
+            expected = pixel_evidence(found.masks.float(), found.classes / t, WINDOW, 4)[0]
+        else:
+            expected = found.logits[0].float()
+        torch.testing.assert_close(evidence, expected, rtol=1e-5, atol=1e-6)

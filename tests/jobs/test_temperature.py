@@ -53,7 +53,8 @@ def test_the_table_has_the_seeds_rows_and_the_oracle_its_own_column(cache, tmp_p
     for dataset in ("SMIYC RA-21", "Road Anomaly"):
         of_set = [r for r in rows if (r["dataset"], r["score"], r["level"]) == (dataset, "MSP", "pixel")]
         (marked,) = [row for row in of_set if row["oracle"]]
-        assert float(marked["ap"]) == max(float(row["ap"]) for row in of_set)
+        assert float(marked["ap"]) == max(float(r["ap"]) for r in of_set if r["precision"] == "float32")
+        assert {row["temperature"] for row in of_set if row["precision"] == "float16"}  # tried, not reported
     assert not [row for row in rows if row["use"] == "validation" and row["oracle"]]
     assert cv2.imread(str(tmp_path / "out" / "temperature.png")) is not None
 
