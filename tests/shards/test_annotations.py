@@ -12,7 +12,7 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from shards.annotations import encode_mask, read_instances
+from shards.annotations import encode_mask, read_instances, read_runs
 from shards.errors import InputError
 
 # Of pycocotools 2.0.11 with NumPy 2.
@@ -105,11 +105,26 @@ def test_every_form_gives_the_mask_that_pycocotools_gives() -> None:
         {"size": [8, 10], "counts": []},
         {"size": [8, 10], "counts": ["80"]},
         {"size": [8, 10], "counts": "P0000000000000P"},
+        {"size": [8, 10], "counts": "P"},
+        {"size": [8, 10], "counts": "é"},
+        {"size": [8, 10], "counts": "PP" * 40},
+        {"size": [8, 10], "counts": ""},
         {"size": [8, 10], "counts": None},
     ],
 )
 def test_a_malformed_mask_is_none(segmentation: Any) -> None:
     assert encode_mask(segmentation, 8, 10) is None
+
+
+def test_compressed_runs_are_read_as_pycocotools_writes_them() -> None:
+    """Hundreds of runs, long ones among them: written by pycocotools, read by us."""
+    generator = np.random.default_rng(0)
+    for density in (0.001, 0.1, 0.9):
+        mask = np.asfortranarray(generator.random((97, 301)) < density, np.uint8)
+        flat = mask.T.ravel().astype(int)  # columns first, as COCO counts
+        edges = np.flatnonzero(np.diff(flat, prepend=0))
+        expected = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
+        assert read_runs(coco_mask.encode(mask)["counts"].decode()) == expected
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
