@@ -140,8 +140,8 @@ def read_runs(counts: str) -> list[int]:
 def decode_mask(mask: Rle) -> UInt8[np.ndarray, "H W"]:
     """Return a mask as an array of 0 and 1.
 
-    Raises:
-        ValueError: the runs do not fit the size.
+    Args:
+        mask: as `encode_mask` returns it. pycocotools writes beyond its memory before it refuses another one.
     """
     with warnings.catch_warnings():  # pycocotools 2.0.11 has an array type that NumPy 2 complains about
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
