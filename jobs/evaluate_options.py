@@ -10,7 +10,7 @@ import torch
 
 from eval.scores import DEFAULT_SCORES
 from jobs.launched import device_of_rank
-from models.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER
+from models.checkpoint import run_of
 from shards.errors import InputError
 
 
@@ -118,7 +118,6 @@ def choose_device(name: str) -> torch.device:
 
 def model_name(options: EvaluateOptions, checkpoint: Path) -> str:
     """Return `--name`, or the name of the run that the checkpoint belongs to; a limited run says so."""
-    path = checkpoint.resolve()
-    of_run = path.parent.parent.name if path.parent.name in (CHECKPOINTS_FOLDER, BEST_FOLDER) else path.name
+    of_run = run_of(checkpoint) or checkpoint.resolve().name
     limited = f" (first {options.limit} frames)" if options.limit else ""
     return (options.name or of_run) + limited

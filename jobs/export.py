@@ -25,7 +25,7 @@ from jobs.onnx_scorer import write_onnx
 from jobs.segmenter import require_readable
 from jobs.submission import PackageOptions, write_answers
 from models.adapter_folder import write_adapter
-from models.checkpoint import CHECKPOINTS_FOLDER, find_checkpoint, load_model, load_segmenter, open_checkpoint
+from models.checkpoint import find_checkpoint, load_model, load_segmenter, open_checkpoint, run_of
 from models.description import METADATA_KEY, describe, read_description
 from models.eomt import EoMT
 from models.huggingface import huggingface_config, huggingface_preprocessor, to_huggingface
@@ -125,14 +125,9 @@ def _export_package(options: ExportOptions) -> str:
         datasets=options.datasets,
         parts=options.parts,
         score=options.score,
-        method=options.method or _name_of(source),
+        method=options.method or run_of(source) or source.resolve().stem,
     )
     return write_answers(make_answerer, asked)
-
-
-def _name_of(source: Path) -> str:
-    path = source.resolve()
-    return path.parent.parent.name if path.parent.name == CHECKPOINTS_FOLDER else path.stem
 
 
 def _export_safetensors(checkpoint: Path, options: ExportOptions, folder: Path) -> str:

@@ -45,6 +45,12 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and STEP_PATTERN.fullmatch(path.name))
 
 
+def run_of(checkpoint: Path) -> str | None:
+    """Return the name of the run whose folder holds a checkpoint; None where it lies in none."""
+    folder = checkpoint.resolve().parent
+    return folder.parent.name if folder.name in (CHECKPOINTS_FOLDER, BEST_FOLDER) else None
+
+
 def find_checkpoint(path: Path) -> Path:
     """Return the newest checkpoint of the run that `path` is, or `path` itself if it is or holds weights.
 

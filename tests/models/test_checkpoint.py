@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from models.backbone import build_backbone, load_backbone_weights
-from models.checkpoint import InitConfig, find_checkpoint, initialise_model, load_model
+from models.checkpoint import InitConfig, find_checkpoint, initialise_model, load_model, run_of
 from models.description import write_description
 from models.eomt import EoMT, ModelConfig
 from models.weights import read_weight_file
@@ -264,3 +264,15 @@ def test_a_description_with_a_wrong_value_is_refused(
     (folder / "model.json").write_text(json.dumps({**fields, field: value}))
     with pytest.raises(InputError, match=f"model.json: not a model description: {message}"):
         load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("path", "run"),
+    [
+        ("runs/a/checkpoints/step-0000004", "a"),
+        ("runs/a/best/step-0000004", "a"),
+        ("downloads/eomt.bin", None),
+    ],
+)
+def test_a_checkpoint_knows_the_run_it_lies_in(tmp_path: Path, path: str, run: str | None) -> None:
+    assert run_of(tmp_path / path) == run
