@@ -43,7 +43,7 @@ def answer_pixels(evidence: Float[Tensor, "N H W"], names: Sequence[str]) -> Pix
     evidence = evidence[:num_classes]
     scores = {name: torch.empty(height, width, device=evidence.device) for name in names if name in SCORES}
     prediction = torch.full((height, width), VOID_ID, dtype=torch.uint8, device=evidence.device)
-    for rows in _strips(height if num_classes else 0, width):
+    for rows in strips_of(height if num_classes else 0, width):
         strip = evidence[None, :, rows]
         prediction[rows] = predict_classes(strip[0])
         for name, found in compared_scores(strip, list(scores)).items():
@@ -57,7 +57,7 @@ def compare_at(
 ) -> dict[str, Float32[np.ndarray, "H W"]]:
     """Compute scores of evidence / T, of those in `eval.scores.SCORES`, in strips."""
     scores = {name: torch.empty(evidence.shape[1:]) for name in names}
-    for rows in _strips(evidence.shape[1], evidence.shape[2]):
+    for rows in strips_of(evidence.shape[1], evidence.shape[2]):
         strip = evidence[None, :, rows]
         strip = strip if temperature == 1 else strip / temperature
         for name, found in compared_scores(strip, names).items():
@@ -65,7 +65,8 @@ def compare_at(
     return {name: score.numpy() for name, score in scores.items()}
 
 
-def _strips(height: int, width: int) -> Iterator[slice]:
+def strips_of(height: int, width: int) -> Iterator[slice]:
+    """Yield the rows of a frame strip by strip."""
     rows = max(1, _STRIP_PIXELS // width)
     for top in range(0, height, rows):
         yield slice(top, top + rows)

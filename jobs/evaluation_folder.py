@@ -8,8 +8,9 @@ OUT/results.json, ...                  written when all cells are there, results
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import logging
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from eval.ranks import Ranks
 from shards.errors import InputError
 from shards.parts import Task
 from shards.staging import make_folder, require_free
+from slurm.lock import LockTaken, hold_lock, this_process
 
 logger = logging.getLogger(__name__)
 
@@ -108,8 +110,7 @@ class EvaluationFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Wait until no other task measures, and keep it so."""
-        with (self.path / CELLS / LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with hold_lock(self.path / CELLS / LOCK, wait_s=math.inf, owner=this_process()):
             yield
 
 
@@ -138,10 +139,10 @@ def evaluation_folder(out: Path, earlier: Earlier, ranks: Ranks) -> Iterator[Eva
         return
     require_place(out)
     make_folder(out / CELLS)
-    with (out / CELLS / LOCK).open("w") as lock:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            held.enter_context(hold_lock(out / CELLS / LOCK, wait_s=0, owner=this_process()))
+        except LockTaken:
             raise InputError(f"--out {out}: another evaluation is writing to it") from None
         try:
             shutil.rmtree(folder.scratch, ignore_errors=True)  # of one that was killed

@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> None:
     arguments = [argument for argument in arguments if argument != "--resume"]
     config = load_config(FinetuneConfig, arguments, program="jobs.finetune")
     state = finetune(config, resume=resume, started=psutil.Process().create_time())
-    if state.step < config.loop.steps and not state.best.is_over:
+    if not state.has_ended(config.loop.steps):
         sys.exit(STOPPED)
 
 
@@ -143,9 +143,9 @@ def _train_in(folder: Path, config: FinetuneConfig, run: Run, explanation: Seque
             state = train(run, config.loop)
         if state.best.is_over:
             logger.info("ended early at step %d: %s", state.step, state.best.explain())
-        elif state.step < config.loop.steps:
+        elif not state.has_ended(config.loop.steps):
             logger.info("%s: saved at step %d; --resume continues", stop_requested.reason, state.step)
-    if state.best.is_over or state.step == config.loop.steps:
+    if state.has_ended(config.loop.steps):
         with writing(accelerator, f"{folder}: cannot be written"):
             if accelerator.is_main_process:
                 _write_end(folder, state)

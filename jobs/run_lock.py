@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +12,7 @@ from types import TracebackType
 from accelerate import Accelerator
 
 from shards.errors import InputError
-from slurm.lock import LockTaken, hold_lock
+from slurm.lock import LockTaken, hold_lock, this_process
 from trainer.agreement import writing
 
 logger = logging.getLogger(__name__)
@@ -65,9 +63,8 @@ class RunLock:
 
     def _lock(self) -> None:
         path = self._folder / LOCK_NAME
-        owner = f"process {os.getpid()} on {socket.gethostname()}"
         try:
-            self._held.enter_context(hold_lock(path, wait_s=WAIT_S, owner=owner))
+            self._held.enter_context(hold_lock(path, wait_s=WAIT_S, owner=this_process()))
         except LockTaken as error:
             raise InputError(
                 f"{self._folder}: another run is writing there: {error}; wait for its end, or --name "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,11 @@ from pathlib import Path
 
 class LockTaken(RuntimeError):
     """Somebody else holds the lock; the text says who."""
+
+
+def this_process() -> str:
+    """Name this process and its machine, as the owner of a lock."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 @contextmanager

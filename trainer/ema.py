@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.formats import AVERAGE_NAME
 from shards.errors import InputError
+from trainer.sharding import is_sharded
 
 _UPDATES = "updates"
 
@@ -55,7 +56,7 @@ class WeightAverage:
         """
         kept = model.named_parameters() if config.decay else ()
         self._parameters = {name: p for name, p in kept if p.requires_grad}
-        if any(hasattr(p, "full_tensor") for p in self._parameters.values()):
+        if any(map(is_sharded, self._parameters.values())):
             raise InputError("ema.decay: no average is kept of weights that FSDP shares out; set it to 0")
         self._averages = {name: p.detach().clone() for name, p in self._parameters.items()}
         self._config = config

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from models.eomt import EoMT
 from models.lora import adapter_norms
+from trainer.sharding import whole
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,9 @@ class GroupDetails:
 
 
 def _norm(parameters: list[Tensor]) -> Tensor:
-    norms = [_whole(torch.linalg.vector_norm(p.grad)) for p in parameters if p.grad is not None]
+    norms = [whole(torch.linalg.vector_norm(p.grad)) for p in parameters if p.grad is not None]
     return (
         torch.linalg.vector_norm(torch.stack(norms))
         if norms
         else torch.zeros((), device=parameters[0].device)
     )
-
-
-def _whole(value: Tensor) -> Tensor:
-    """Gather what FSDP shares out over processes."""
-    return value.full_tensor() if hasattr(value, "full_tensor") else value

@@ -110,6 +110,10 @@ class TrainState:
         """Global batches that were taken, good or bad."""
         return self.step + self.skipped_steps
 
+    def has_ended(self, steps: int) -> bool:
+        """Say whether a run of so many steps is over, by their number or by validation."""
+        return self.step >= steps or self.best.is_over
+
     def state_dict(self) -> dict[str, Any]:
         """Return the counters."""
         counters = {
@@ -178,7 +182,7 @@ def train(run: Run, config: LoopConfig) -> TrainState:
     clock = _Clock(state.samples_seen)
     run.model.train()
 
-    while state.step < config.steps and not state.best.is_over:
+    while not state.has_ended(config.steps):
         batches = clock.wait_for(run.batches, config.grad_accum, accelerator.device)
         totals = _reduce_totals(accelerator, batches)
         sums: dict[str, Tensor] = {}

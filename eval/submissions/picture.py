@@ -12,14 +12,12 @@ import torch
 from jaxtyping import Float, Float32, Shaped, UInt8
 from torch import Tensor
 
+from eval.answers import predict_classes, strips_of
 from eval.datasets import Convention
 from eval.frames import Frame
 from eval.scores import SCORES
 from shards.errors import InputError
 from shards.schema import VOID_ID
-
-_STRIP_ROWS = 32
-"""Scores are computed in strips: their intermediate results then stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +55,9 @@ def answer_evidence(evidence: Float[Tensor, "N H W"], score: str) -> PictureAnsw
     height, width = evidence.shape[1:]
     prediction = torch.full((height, width), VOID_ID, dtype=torch.uint8, device=evidence.device)
     values = torch.empty(height, width, device=evidence.device)
-    for top in range(0, height, _STRIP_ROWS):
-        rows = slice(top, top + _STRIP_ROWS)
+    for rows in strips_of(height, width):
         if len(classes):
-            prediction[rows] = classes[:, rows].max(dim=0).indices
+            prediction[rows] = predict_classes(classes[:, rows])
         values[rows] = evidence[-1, rows] if has_map else SCORES[score](classes[None, :, rows])[0]
     return PictureAnswer(values.cpu().numpy(), prediction.cpu().numpy())
 
