@@ -98,16 +98,31 @@ def usual_script(options: EvaluateBenchmarkOptions) -> tuple[float, float, dict[
     for index in range(options.frames):
         evidence, target = draw_frame(options, index)
         begin = time.process_time()
-        probability = evidence.softmax(dim=0)
-        kept["MSP"].append((1 - probability.max(dim=0).values).numpy())
-        kept["MaxLogit"].append((-evidence.max(dim=0).values).numpy())
-        entropy = -(probability * torch.log(probability + 1e-12)).sum(dim=0) / np.log(19)
-        kept["MaxEntropy"].append(entropy.numpy())
-        kept["RbA"].append((-evidence.tanh().sum(dim=0)).numpy())
+        for name, scores in usual_scores(evidence).items():
+            kept[name].append(scores.numpy())
         evidence.argmax(dim=0).numpy()
         targets.append(target)
         seconds += time.process_time() - begin
     begin = time.process_time()
+    found = usual_metrics(kept, targets)
+    return seconds, time.process_time() - begin, found
+
+
+def usual_scores(evidence: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Compute the scores of a frame as evaluation scripts do."""
+    probability = evidence.softmax(dim=0)
+    return {
+        "MSP": 1 - probability.max(dim=0).values,
+        "MaxLogit": -evidence.max(dim=0).values,
+        "MaxEntropy": -(probability * torch.log(probability + 1e-12)).sum(dim=0) / np.log(19),
+        "RbA": -evidence.tanh().sum(dim=0),
+    }
+
+
+def usual_metrics(
+    kept: dict[str, list[np.ndarray]], targets: Sequence[np.ndarray]
+) -> dict[str, tuple[float, float]]:
+    """Return AP and FPR95 of each score over all frames, by scikit-learn."""
     truth = np.array(targets)
     found = {}
     for name, maps in kept.items():
@@ -116,7 +131,7 @@ def usual_script(options: EvaluateBenchmarkOptions) -> tuple[float, float, dict[
         labels = np.concatenate([np.ones((truth == 1).sum()), np.zeros((truth == 0).sum())])
         fpr, tpr, _ = roc_curve(labels, values)
         found[name] = float(average_precision_score(labels, values)), float(fpr[np.argmax(tpr >= 0.95)])
-    return seconds, time.process_time() - begin, found
+    return found
 
 
 def our_side(

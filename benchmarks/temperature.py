@@ -25,9 +25,8 @@ import cv2
 import numpy as np
 import sklearn
 import torch
-from sklearn.metrics import average_precision_score, roc_curve
-from torch import Tensor
 
+from benchmarks.evaluate import usual_metrics, usual_scores
 from benchmarks.machine import describe_machine
 from eval.answers import compare_at
 from eval.cache import CachedSet, WindowPredictions, read_frames, write_frame
@@ -136,26 +135,9 @@ def usual_script(
         for _, evidence in frames:
             for name, scores in usual_scores(evidence / temperature).items():
                 kept[name].append(scores.numpy())
-        truth = np.array([target for target, _ in frames])
-        for name, maps in kept.items():
-            scores = np.array(maps)
-            values = np.concatenate([scores[truth == 1], scores[truth == 0]])
-            labels = np.concatenate([np.ones((truth == 1).sum()), np.zeros((truth == 0).sum())])
-            fpr, tpr, _ = roc_curve(labels, values)
-            ap = float(average_precision_score(labels, values))
-            numbers[name, temperature] = ap, float(fpr[np.argmax(tpr >= 0.95)])
+        found = usual_metrics(kept, [target for target, _ in frames])
+        numbers |= {(name, temperature): values for name, values in found.items()}
     return time.process_time() - begin, numbers
-
-
-def usual_scores(evidence: Tensor) -> dict[str, Tensor]:
-    """Compute the scores of a frame as evaluation scripts do."""
-    probability = evidence.softmax(dim=0)
-    return {
-        "MSP": 1 - probability.max(dim=0).values,
-        "MaxLogit": -evidence.max(dim=0).values,
-        "MaxEntropy": -(probability * torch.log(probability + 1e-12)).sum(dim=0),
-        "RbA": -evidence.tanh().sum(dim=0),
-    }
 
 
 def our_scan(cache: Path, cached: CachedSet, options: TemperatureBenchmarkOptions) -> Side:

@@ -29,11 +29,7 @@ BATCH = 2
 
 def main(upstream: Path, folder: Path) -> None:
     """Answer one request."""
-    sys.path[0] = str(upstream)  # in place of this file's folder
-    request = json.loads((folder / "request.json").read_text())
-    generator = torch.Generator().manual_seed(request["seed"])
-    network = build_network(request, folder, generator)
-    save_checkpoints(network, request, folder)
+    request, generator, network = open_request(upstream, folder)
     image_size = request["image_size"]
     if moved := request["moved_to"]:  # upstream's own loading refuses another size; its backbone can change
         network.encoder.backbone.set_input_size(img_size=tuple(moved))
@@ -43,6 +39,16 @@ def main(upstream: Path, folder: Path) -> None:
     for name, probability in request["cases"].items():
         answers |= {f"{name}/{key}": value for key, value in predict(network, image, probability).items()}
     save_file(answers, folder / "answers.safetensors")
+
+
+def open_request(upstream: Path, folder: Path) -> tuple[dict[str, Any], torch.Generator, Any]:
+    """Read the request, and build the network that it asks for and save its weights."""
+    sys.path[0] = str(upstream)  # in place of this file's folder
+    request = json.loads((folder / "request.json").read_text())
+    generator = torch.Generator().manual_seed(request["seed"])
+    network = build_network(request, folder, generator)
+    save_checkpoints(network, request, folder)
+    return request, generator, network
 
 
 def draw_image(image_size: Sequence[int], generator: torch.Generator) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 from machine import measure_peak, read_clocks  # this file is started as a script, with its folder on the path
 from safetensors.torch import save_file
 from torch import Tensor
-from upstream_eomt import build_network, draw_image, save_checkpoints
+from upstream_eomt import draw_image, open_request
 
 MAX_GRAD_NORM = 0.01
 LR, WEIGHT_DECAY = 1e-4, 0.05
@@ -31,11 +31,7 @@ CLASSES_IN_SCENE = 12
 
 def main(upstream: Path, folder: Path) -> None:
     """Answer one request."""
-    sys.path[0] = str(upstream)  # in place of this file's folder
-    request = json.loads((folder / "request.json").read_text())
-    generator = torch.Generator().manual_seed(request["seed"])
-    network = build_network(request, folder, generator)
-    save_checkpoints(network, request, folder)
+    request, generator, network = open_request(upstream, folder)
     size, batch = request["image_size"], request["batch_size"]
     images = torch.cat([draw_image(size, generator) for _ in range(batch)])[:batch].contiguous()
     label = draw_label(batch, size, request["num_classes"], generator)

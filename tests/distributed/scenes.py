@@ -7,32 +7,28 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import Tensor
 
 import jobs.finetune
 import jobs.run_lock
 from jobs.config_file import load_config
 from jobs.finetune import finetune
 from jobs.finetune_config import FinetuneConfig
-from models.eomt import Prediction
-from shards.batch import Batch
 from shards.errors import ReportedError
 from slurm.lock import hold_lock
+from tests.trainer.poisoned_loss import PoisonedLoss
 from trainer.loop import Run, TrainState, train
-from trainer.losses import Loss, build_loss
-from trainer.losses.targets import StepTotals
+from trainer.losses import build_loss
 
 POISON = "scene0"  # in the sixth of the samples, so in the batch of rank 0 of the second step
 RUN = {"out": "", "scenes": "", "cutouts": ""}
@@ -47,24 +43,6 @@ def make_config(name: str, *extra: str) -> FinetuneConfig:
         "--loop.save_every", "1", "--loop.log_every", "1", "--loop.keep_checkpoints", "0",
     ]  # fmt: skip
     return load_config(FinetuneConfig, [*arguments, *extra], program="jobs.finetune")
-
-
-class PoisonedLoss:
-    """A loss whose dice term is NaN on the rank that sees a certain scene."""
-
-    def __init__(self, loss: Loss) -> None:
-        self._loss = loss
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._loss, name)
-
-    def __call__(
-        self, output: Prediction, batch: Batch, totals: StepTotals, generators: Sequence[torch.Generator]
-    ) -> dict[str, Tensor]:
-        terms = dict(self._loss(output, batch, totals, generators))
-        if POISON in batch.keys:
-            terms["dice"] = terms["dice"] * math.nan
-        return terms
 
 
 def after(step: int, action: Callable[[Run], None]) -> None:
@@ -95,12 +73,12 @@ def locked(rank: int) -> None:
 
 
 def diverged(_: int) -> None:
-    jobs.finetune.build_loss = lambda config: PoisonedLoss(build_loss(config))  # type: ignore[assignment]
+    jobs.finetune.build_loss = lambda config: PoisonedLoss(build_loss(config), POISON)  # type: ignore[assignment]
     finetune(make_config("diverged"))
 
 
 def skipped(_: int) -> None:
-    jobs.finetune.build_loss = lambda config: PoisonedLoss(build_loss(config))  # type: ignore[assignment]
+    jobs.finetune.build_loss = lambda config: PoisonedLoss(build_loss(config), POISON)  # type: ignore[assignment]
     state = finetune(make_config("skipped", "--loop.skip_bad_steps", "1"))
     assert (state.step, state.skipped_steps, state.samples_seen) == (4, 1, 10)
 

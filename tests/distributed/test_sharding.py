@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed.fsdp
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from jobs.finetune import finetune
@@ -19,6 +17,7 @@ from models.checkpoint import load_model
 from models.eomt import EoMT, ModelConfig
 from shards.errors import InputError
 from tests.distributed import scenes
+from tests.trainer.test_loop import _fresh_accelerator  # noqa: F401
 from trainer.sharding import shard_model
 
 pytestmark = [
@@ -28,13 +27,6 @@ pytestmark = [
 
 TOLERANCE = {"atol": 1e-5, "rtol": 0}
 """As for two unsharded processes: sums in another order, enlarged by Adam's division, over four steps."""
-
-
-@pytest.fixture(autouse=True)
-def _fresh_process() -> Iterator[None]:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def weights(run: Path, step: int = 4) -> dict[str, torch.Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shutil
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,16 +15,9 @@ from jobs.config_file import load_config
 from jobs.finetune import finetune
 from jobs.finetune_config import FinetuneConfig
 from shards.errors import InputError
+from tests.trainer.test_loop import _fresh_accelerator  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator() -> Iterator[None]:
-    """Accelerate keeps the state of a process; each run here is to look like its own process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def make_config(out: Path, shards: Path, *extra: str) -> FinetuneConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,46 +13,20 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 import jobs.finetune
 from jobs.finetune import finetune
-from models.eomt import Prediction
 from shards.batch import Batch
 from shards.stream import Stream
-from tests.trainer.test_loop import make_config, weights
+from tests.trainer.poisoned_loss import PoisonedLoss
+from tests.trainer.test_loop import _fresh_accelerator, make_config, weights  # noqa: F401
 from trainer.checkpoint import newest_checkpoint
 from trainer.divergence import DivergenceError, drop_step, find_bad_step
 from trainer.equality import checksum, require_sound_weights
-from trainer.losses import Loss, build_loss
-from trainer.losses.targets import StepTotals
+from trainer.losses import build_loss
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-
-
-@pytest.fixture(autouse=True)
-def _fresh_process() -> Iterator[None]:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-class PoisonedLoss:
-    """A loss whose dice term is NaN wherever a batch holds a certain scene."""
-
-    def __init__(self, loss: Loss, key: str) -> None:
-        self._loss, self._key = loss, key
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._loss, name)
-
-    def __call__(
-        self, output: Prediction, batch: Batch, totals: StepTotals, generators: Sequence[torch.Generator]
-    ) -> dict[str, Tensor]:
-        terms = dict(self._loss(output, batch, totals, generators))
-        if self._key in batch.keys:
-            terms["dice"] = terms["dice"] * math.nan
-        return terms
 
 
 @pytest.fixture(name="poisoned")

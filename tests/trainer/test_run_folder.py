@@ -6,7 +6,7 @@ import errno
 import fcntl
 import logging
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,17 +20,14 @@ from jobs.finetune import finetune
 from models.checkpoint import list_checkpoints
 from shards.errors import InputError, StorageError
 from slurm.lock import hold_lock, is_held
-from tests.trainer.test_loop import make_config, weights
+from tests.trainer.test_loop import _fresh_accelerator, make_config, weights  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
 @pytest.fixture(autouse=True)
-def _fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs.run_lock, "WAIT_S", 0.0)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def contents(run: Path) -> dict[Path, bytes]:
