@@ -309,6 +309,8 @@ def _verdict(difference: float, options: ParityOptions) -> str:
 def upstream_commit(folder: Path) -> str:
     """Return the commit that upstream's folder is at, where git knows."""
     command = ["git", "-C", str(folder), "rev-parse", "--short", "HEAD"]
+    if not (folder / ".git").exists():  # git would answer for a repository around it
+        return "of an unknown commit (no git folder)"
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     return answer.stdout.strip() or "of an unknown commit (no git folder)"
 

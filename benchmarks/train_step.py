@@ -47,7 +47,7 @@ from trainer.ema import EmaConfig, WeightAverage
 from trainer.loop import LoopConfig, Run, train
 from trainer.losses import Loss, LossConfig, build_loss, weighted_sum
 from trainer.optim import OptimConfig, build_optimizer
-from trainer.runtime import make_accelerator
+from trainer.runtime import compile_model, make_accelerator
 from trainer.schedule import ScheduleConfig, build_lr_schedule
 
 UPSTREAM_SIDE = Path(__file__).with_name("upstream_step.py")
@@ -85,6 +85,8 @@ class StepOptions:
     """Which of our modes."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16 is autocast, on both sides."""
+    compile: bool = False
+    """torch.compile of the network, on both sides."""
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
     """Where both sides run."""
     peak_tflops: float = 0.0
@@ -125,15 +127,21 @@ def main(arguments: Sequence[str]) -> None:
         measured: dict[str, list[Times]] = {}
         for turn in range(options.rounds):
             if options.upstream is not None:
-                measured.setdefault(UPSTREAM, []).append(time_upstream(options, folder))
+                keep(measured, UPSTREAM, time_upstream(options, folder))
             elif turn == 0:
                 write_start(options, folder)
             for mode in options.modes:
-                measured.setdefault(mode, []).append(time_ours(mode, options, folder))
+                keep(measured, mode, time_ours(mode, options, folder))
     report = "\n".join(render(options, measured)) + "\n"
     print(report, end="")
     if options.out is not None:
         options.out.write_text(report, encoding="utf-8")
+
+
+def keep(measured: dict[str, list[Times]], side: str, times: Times) -> None:
+    """Add what a process measured, and show it."""
+    measured.setdefault(side, []).append(times)
+    print(f"{side}: {' '.join(f'{value:.3g}' for value in times.seconds)} s", file=sys.stderr, flush=True)
 
 
 def time_upstream(options: StepOptions, folder: Path) -> Times:
@@ -151,6 +159,7 @@ def time_upstream(options: StepOptions, folder: Path) -> Times:
         "steps": options.steps,
         "precision": options.precision,
         "device": options.device,
+        "compile": options.compile,
     }
     (folder / "request.json").write_text(json.dumps(request))
     assert options.upstream is not None
@@ -234,7 +243,9 @@ def build_run(
     """Build a run as `jobs.finetune` does, and a list that takes the loss of every step."""
     model = load_start(options, folder)
     apply_adaptation(model, MODES[mode])
-    optimizer = build_optimizer(model, OptimConfig())
+    optimizer = build_optimizer(model, OptimConfig(), fused=accelerator.device.type == "cuda")
+    if options.compile:
+        compile_model(model, accelerator.device, "--compile")
     schedule = ScheduleConfig()
     lr_schedule = build_lr_schedule(optimizer, schedule, LONG)
     prepared, optimizer = accelerator.prepare(model, optimizer)
@@ -283,7 +294,8 @@ def render(options: StepOptions, measured: dict[str, list[Times]]) -> list[str]:
         f"{describe_machine(options.threads, modules)}; {device}{upstream}",
         "",
         f"EoMT-{options.size}, {options.batch_size} image(s) of {height} x {width}, {options.precision}, "
-        f"masked attention, every depth supervised, {DEFAULT_NUM_QUERIES} queries; median of "
+        f"{'compiled, ' if options.compile else ''}masked attention, every depth supervised, "
+        f"{DEFAULT_NUM_QUERIES} queries; median of "
         f"{options.rounds} turns of {options.steps} steps after one to warm up. "
         f"Ratios to: {reference}. The first loss shows that both sides "
         f"do the same work; they draw other points.",

@@ -77,6 +77,7 @@ def train(
     network.masked_attn_enabled = True
     network.attn_mask_probs.fill_(1.0)
     groups = [{"params": [parameter]} for parameter in network.parameters()]  # one each, as upstream
+    run = torch.compile(network) if request["compile"] else network  # as its main.py does by default
     optimizer = torch.optim.AdamW(groups, lr=LR, weight_decay=WEIGHT_DECAY)
     bf16 = request["precision"] == "bf16"
     wait = torch.cuda.synchronize if device.type == "cuda" else int
@@ -85,7 +86,7 @@ def train(
         marks.append(read_clocks(wait))
         with torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext():
             total = None
-            for masks, classes in zip(*network(images / 255.0), strict=True):
+            for masks, classes in zip(*run(images / 255.0), strict=True):
                 terms = criterion(masks, targets, classes)
                 total = criterion.loss_total(terms, lambda *_, **__: None) + (0 if total is None else total)
         total.backward()

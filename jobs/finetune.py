@@ -194,7 +194,8 @@ def _build_run(
     batch = global_batch(config, accelerator)
     if config.loop.sharding == "fsdp2":
         shard_model(model, accelerator)
-    optimizer = build_optimizer(model, config.optim.scaled(batch))
+    fused = accelerator.device.type == "cuda" and accelerator.scaler is None
+    optimizer = build_optimizer(model, config.optim.scaled(batch), fused=fused)
     thaw = plan_thaw(config.adapt, model, config.loop.steps)
     schedule = config.schedule.resolved(config.loop.steps, batch)
     lr_schedule = build_lr_schedule(optimizer, schedule, config.loop.steps, thaw)

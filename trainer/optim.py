@@ -77,8 +77,12 @@ def group_parameters(model: EoMT, config: OptimConfig) -> list[dict[str, object]
     return [{"params": parameters, "lr": lr, "name": name} for name, (lr, parameters) in groups.items()]
 
 
-def build_optimizer(model: EoMT, config: OptimConfig) -> torch.optim.AdamW:
+def build_optimizer(model: EoMT, config: OptimConfig, *, fused: bool = False) -> torch.optim.AdamW:
     """Build AdamW over what trains.
+
+    Args:
+        fused: update with a few kernels in place of some per group, for a GPU. Not with a `GradScaler`, which
+            would leave it to the kernels to skip a step, and could not tell that one was.
 
     Raises:
         InputError: nothing trains.
@@ -86,7 +90,7 @@ def build_optimizer(model: EoMT, config: OptimConfig) -> torch.optim.AdamW:
     groups = group_parameters(model, config)
     if not groups:
         raise InputError("adapt.mode: nothing trains; choose a mode that leaves parameters free")
-    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=fused or None)
 
 
 def explain_rates(optimizer: torch.optim.Optimizer, config: OptimConfig, global_batch: int) -> str:

@@ -15,7 +15,7 @@ from shards.batch import Batch
 from shards.errors import InputError
 from trainer.losses.class_terms import ClassTerm
 from trainer.losses.matcher import MatchCosts, Matching, match_depths
-from trainer.losses.points import DrawnPoints, choose_points, draw_points
+from trainer.losses.points import DrawnPoints, choose_points, draw_points, join_points
 from trainer.losses.targets import Segments, StepTotals, find_segments, sample_logits, sample_membership
 
 
@@ -78,16 +78,13 @@ class MaskLoss:
         num_queries, device = depths[0][1].shape[1], depths[0][0].device
         counts = [min(count, num_queries) for count in segments.per_image]
         points = [draw_points(counts, self.num_points, generators, device) for _ in depths]
-        matchings = match_depths(depths, segments, self.costs, [drawn.matching for drawn in points])
-        sums: dict[str, Tensor] = {}
-        for (masks, classes), drawn, matching in zip(depths, points, matchings, strict=True):
-            with torch.autocast(device.type, enabled=False):
-                bce, dice = self._mask_terms(masks, segments, matching, drawn)
-                class_loss = self._class_loss(classes, segments, matching, totals.images, num_masks)
-            divisor = max(num_masks, 1.0)
-            for name, value in (("mask", bce / divisor), ("dice", dice / divisor), ("class", class_loss)):
-                sums[name] = sums[name] + value if name in sums else value
-        return sums
+        matching = match_depths(depths, segments, self.costs, [drawn.matching for drawn in points])
+        with torch.autocast(device.type, enabled=False):
+            bce, dice = self._mask_terms(prediction.mask_logits, segments, matching, join_points(points))
+            classes = torch.stack(prediction.class_logits)
+            class_loss = self._class_loss(classes, segments, matching, totals.images, num_masks)
+        divisor = max(num_masks, 1.0)
+        return {"mask": bce / divisor, "dice": dice / divisor, "class": class_loss}
 
     def floors(self, prediction: Prediction) -> dict[str, float]:
         """Return what `class` cannot get below, over all depths of `prediction`; nothing if that is 0.
@@ -99,13 +96,14 @@ class MaskLoss:
         return {"class": floor} if floor else {}
 
     def _mask_terms(
-        self, mask_logits: Tensor, segments: Segments, matching: Matching, drawn: DrawnPoints
+        self, mask_logits: Sequence[Tensor], segments: Segments, matching: Matching, drawn: DrawnPoints
     ) -> tuple[Tensor, Tensor]:
-        """Sum BCE and dice over the matched masks."""
-        image = segments.image_index[matching.segment]
-        matched = mask_logits[image, matching.query].float()  # (n, h, w); n = 0 keeps the graph
+        """Sum BCE and dice over the matched masks of all depths."""
+        image = segments.image_index[matching.segment]  # (L, n); n = 0 keeps the graph
+        chosen = zip(mask_logits, image, matching.query, strict=True)
+        matched = torch.cat([masks[i, query] for masks, i, query in chosen]).float()  # (L * n, h, w)
         points = choose_points(matched.detach(), drawn)
-        target = sample_membership(segments, matching.segment, points)  # (n, P)
+        target = sample_membership(segments, matching.segment.flatten(), points)  # (L * n, P)
         logits = sample_logits(matched, points)
         bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1).sum()
         share = logits.sigmoid()
@@ -114,18 +112,20 @@ class MaskLoss:
 
     def _class_loss(
         self,
-        class_logits: Tensor,
+        class_logits: Float[Tensor, "L B Q C1"],
         segments: Segments,
         matching: Matching,
         num_images: float,
         num_masks: float,
     ) -> Tensor:
-        """Weighted mean of all queries' losses; unmatched queries should say "no object"."""
-        num_queries, no_object = class_logits.shape[1], class_logits.shape[2] - 1
-        target = torch.full(class_logits.shape[:2], no_object, device=class_logits.device)  # (B, Q)
-        target[segments.image_index[matching.segment], matching.query] = segments.class_id[matching.segment]
+        """Weighted mean of all queries' losses, summed over depths; unmatched ones should say "no object"."""
+        num_queries, no_object = class_logits.shape[2], class_logits.shape[3] - 1
+        target = torch.full(class_logits.shape[:3], no_object, device=class_logits.device)  # (L, B, Q)
+        depth = torch.arange(len(class_logits), device=class_logits.device)[:, None]
+        image, class_id = segments.image_index[matching.segment], segments.class_id[matching.segment]
+        target[depth, image, matching.query] = class_id
         weight = torch.ones(no_object + 1, device=class_logits.device)
         weight[no_object] = self.no_object_weight
-        losses = self.class_term(class_logits.flatten(0, 1), target.flatten(), weight)
+        losses = self.class_term(class_logits.flatten(0, 2), target.flatten(), weight)
         unmatched = max(num_images * num_queries - num_masks, 0.0)
         return losses / max(num_masks + self.no_object_weight * unmatched, 1.0)

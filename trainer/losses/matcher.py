@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from trainer.losses.targets import Segments, sample_logits, sample_membership
+from trainer.losses.targets import Segments, read_corners
+
+_NO_CLASS = -1
+"""Fills the rows of images that have fewer segments than others."""
 
 
 @dataclass(frozen=True)
 class Matching:
-    """Matched pairs, ordered by segment."""
+    """Matched pairs of each depth, ordered by segment; every depth has as many."""
 
-    segment: Int64[Tensor, " n"]
+    segment: Int64[Tensor, "L n"]
     """Indices into the segments of the batch."""
-    query: Int64[Tensor, " n"]
+    query: Int64[Tensor, "L n"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,7 @@ def match_depths(
     segments: Segments,
     costs: MatchCosts,
     points: Sequence[Float[Tensor, "B P 2"]],
-) -> Iterator[Matching]:
+) -> Matching:
     """Assign, at each depth, to each segment the query that fits it best, each query at most once.
 
     cost = mask · BCE + dice · Dice − class · softmax(class_logits)[class], the first two over random points
@@ -45,8 +49,8 @@ def match_depths(
     high, so that a diverging run fails in its loss and not in here. An image with more segments than queries
     leaves the costliest segments without a query.
 
-    The costs of all depths reach the CPU in one transfer. A depth is solved there when its matching is asked
-    for: the device meanwhile works on what the caller has launched for the depth before.
+    All images of a depth are computed at once, those with fewer segments filled up, and the costs of all
+    depths reach the CPU in one transfer: a GPU would else wait for the CPU to name each small operation.
 
     Args:
         depths: mask logits and class logits of each depth.
@@ -55,68 +59,73 @@ def match_depths(
     Source: Mask2Former, Cheng et al., CVPR 2022.
     """
     device = points[0].device
+    class_ids = _list_classes(segments)
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         matrices = [
-            _image_costs(masks, classes, segments, costs, where)
+            _depth_costs(masks, classes, segments, class_ids, costs, where)
             for (masks, classes), where in zip(depths, points, strict=True)
         ]
-        flat = [cost.flatten() for images in matrices for cost in images]
-        moved = torch.cat(flat).nan_to_num(1e6, 1e6, -1e6).cpu() if flat else torch.zeros(0)
-    start = 0
-    for images in matrices:
-        size = sum(cost.numel() for cost in images)
-        shapes = [tuple(cost.shape) for cost in images]
-        yield _solve(moved[start : start + size], shapes, segments.per_image, device)
-        start += size
-
-
-def _image_costs(
-    mask_logits: Tensor, class_logits: Tensor, segments: Segments, costs: MatchCosts, points: Tensor
-) -> list[Tensor]:
-    """Return the cost of every pair, (Q, K), of each image that has segments."""
-    matrices, first = [], 0
-    for image, count in enumerate(segments.per_image):
-        if count == 0:
-            continue
-        which = torch.arange(first, first + count, device=points.device)
-        first += count
-        here = points[image, None]  # (1, P, 2)
-        target = sample_membership(segments, which, here.expand(count, -1, -1))  # (K, P)
-        logits = sample_logits(
-            mask_logits[image].float(), here.expand(mask_logits.shape[1], -1, -1)
-        )  # (Q, P)
-        probability = class_logits[image].float().softmax(-1)[:, segments.class_id[which]]  # (Q, K)
-        cost = costs.mask * _pairwise_bce(logits, target) + costs.dice * _pairwise_dice(logits, target)
-        matrices.append(cost - costs.class_ * probability)
-    return matrices
-
-
-def _pairwise_bce(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross-entropy of every query (Q, P) with every segment (K, P), mean over points: (Q, K)."""
-    as_object = F.softplus(-logits) @ target.T
-    as_rest = F.softplus(logits) @ (1 - target).T
-    return (as_object + as_rest) / logits.shape[1]
-
-
-def _pairwise_dice(logits: Tensor, target: Tensor) -> Tensor:
-    """1 − (2 s·t + 1) / (Σs + Σt + 1) of every query with every segment: (Q, K)."""
-    share = logits.sigmoid()
-    return 1 - (2 * share @ target.T + 1) / (share.sum(1)[:, None] + target.sum(1)[None] + 1)
-
-
-def _solve(
-    flat: Tensor, shapes: Sequence[tuple[int, ...]], per_image: Sequence[int], device: torch.device
-) -> Matching:
-    """Solve each image's assignment on the CPU."""
-    none = torch.zeros(0, dtype=torch.int64)
-    segments, queries, start, first = [none], [none], 0, 0
-    occupied = [count for count in per_image if count]
-    for shape, count in zip(shapes, occupied, strict=True):
-        size = shape[0] * shape[1]
-        matrix = flat[start : start + size].view(shape).T.numpy()  # (K, Q)
-        segment, query = linear_sum_assignment(matrix)  # ascending in segment
-        segments.append(torch.from_numpy(segment) + first)
-        queries.append(torch.from_numpy(query))
-        start, first = start + size, first + count
+        moved = torch.stack(matrices).nan_to_num(1e6, 1e6, -1e6).cpu()  # (L, B, Q, K)
+    pairs = np.stack([_solve(matrix, segments.per_image) for matrix in moved.numpy()])  # (L, 2, n)
     # not waited for: the device gets them in order, and the CPU goes on
-    return Matching(*(torch.cat(part).to(device, non_blocking=True) for part in (segments, queries)))
+    segment, query = torch.from_numpy(pairs).to(device, non_blocking=True).unbind(dim=1)
+    return Matching(segment, query)
+
+
+def _list_classes(segments: Segments) -> Int64[Tensor, "B K"]:
+    """Put the class ids of each image into a row, in the order of its segments."""
+    device = segments.class_id.device
+    first = np.cumsum((0, *segments.per_image[:-1]))
+    place = torch.arange(len(segments.class_id), device=device)
+    place = place - torch.from_numpy(first).to(device, non_blocking=True)[segments.image_index]
+    shape = (len(segments.per_image), max(segments.per_image))
+    class_ids = torch.full(shape, _NO_CLASS, device=device)
+    class_ids[segments.image_index, place] = segments.class_id
+    return class_ids
+
+
+def _depth_costs(
+    mask_logits: Tensor,
+    class_logits: Tensor,
+    segments: Segments,
+    class_ids: Int64[Tensor, "B K"],
+    costs: MatchCosts,
+    points: Tensor,
+) -> Float[Tensor, "B Q K"]:
+    """Return the cost of every pair of each image; columns behind an image's last segment mean nothing."""
+    images = torch.arange(len(class_ids), device=points.device)
+    target = read_corners(segments.label, images, points).share(class_ids)  # (B, K, P)
+    grid = (2 * points - 1)[:, None]  # (B, 1, P, 2), which all queries of an image share
+    logits = F.grid_sample(mask_logits.float(), grid, mode="bilinear", align_corners=False)[:, :, 0]
+    probability = class_logits.float().softmax(-1)
+    which = class_ids.clamp(min=0)[:, None].expand(-1, probability.shape[1], -1)  # (B, Q, K)
+    cost = costs.mask * _pairwise_bce(logits, target) + costs.dice * _pairwise_dice(logits, target)
+    return cost - costs.class_ * probability.gather(2, which)
+
+
+def _pairwise_bce(
+    logits: Float[Tensor, "*B Q P"], target: Float[Tensor, "*B K P"]
+) -> Float[Tensor, "*B Q K"]:
+    """Binary cross-entropy of every query with every segment, mean over points.
+
+    −log σ(x) = softplus(x) − x and −log(1 − σ(x)) = softplus(x): one sum for all segments, and one product.
+    """
+    return (F.softplus(logits).sum(-1, keepdim=True) - logits @ target.mT) / logits.shape[-1]
+
+
+def _pairwise_dice(
+    logits: Float[Tensor, "*B Q P"], target: Float[Tensor, "*B K P"]
+) -> Float[Tensor, "*B Q K"]:
+    """1 − (2 s·t + 1) / (Σs + Σt + 1) of every query with every segment."""
+    share = logits.sigmoid()
+    return 1 - (2 * share @ target.mT + 1) / (share.sum(-1)[..., None] + target.sum(-1)[..., None, :] + 1)
+
+
+def _solve(matrices: np.ndarray, per_image: Sequence[int]) -> np.ndarray:
+    """Solve each image's assignment: segments and queries, (2, n)."""
+    pairs, first = [np.zeros((2, 0), dtype=np.int64)], 0
+    for matrix, count in zip(matrices, per_image, strict=True):
+        segment, query = linear_sum_assignment(matrix[:, :count].T)  # ascending in segment
+        pairs.append(np.stack((segment + first, query)))
+        first += count
+    return np.concatenate(pairs, axis=1)

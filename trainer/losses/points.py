@@ -51,6 +51,15 @@ def draw_points(
     return DrawnPoints(torch.cat(matching), torch.cat(candidates), torch.cat(anywhere))
 
 
+def join_points(depths: Sequence[DrawnPoints]) -> DrawnPoints:
+    """Put the points of several depths behind one another."""
+    return DrawnPoints(
+        torch.cat([drawn.matching for drawn in depths]),
+        torch.cat([drawn.candidates for drawn in depths]),
+        torch.cat([drawn.anywhere for drawn in depths]),
+    )
+
+
 @torch.no_grad()
 def choose_points(mask_logits: Float[Tensor, "n h w"], drawn: DrawnPoints) -> Float[Tensor, "n P 2"]:
     """Take three quarters of a mask's points where it is least certain, the rest anywhere (PointRend).

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from shards.schema import NUM_CLASSES, OUTLIER_ID
+from shards.schema import NUM_CLASSES, OUTLIER_ID, VOID_ID
 
 
 @dataclass(frozen=True)
@@ -74,32 +75,57 @@ def count_totals(labels: Sequence[UInt8[Tensor, "_b H W"]]) -> Float[Tensor, " 5
     return total
 
 
+class Corners(NamedTuple):
+    """The four labels around each of a number of points, and where between them it lies."""
+
+    labels: tuple[UInt8[Tensor, "n P"], ...]
+    """Upper left, upper right, lower left, lower right; void outside of the image."""
+    right: Float[Tensor, "n P"]
+    """Distance to the left ones, in [0, 1)."""
+    down: Float[Tensor, "n P"]
+    """Distance to the upper ones, in [0, 1)."""
+
+    def share(self, class_id: Int64[Tensor, "n K"]) -> Float[Tensor, "n K P"]:
+        """Return how much of each point belongs to each of K classes, in [0, 1]."""
+        right, down = self.right[:, None], self.down[:, None]
+        is_class = [(label[:, None] == class_id[..., None]).to(right.dtype) for label in self.labels]
+        upper = torch.lerp(is_class[0], is_class[1], right)
+        lower = torch.lerp(is_class[2], is_class[3], right)
+        return upper.lerp_(lower, down)
+
+
+def read_corners(
+    label: UInt8[Tensor, "B H W"], image_index: Int64[Tensor, " n"], points: Float[Tensor, "n P 2"]
+) -> Corners:
+    """Read label maps around points.
+
+    Shares of a class are equal to `grid_sample` of its boolean mask (align_corners=False, zeros outside), but
+    four labels per point are read instead of building masks.
+
+    Args:
+        image_index: which image each row of points lies in.
+        points: (x, y) in [0, 1], the image's corners at 0 and 1.
+    """
+    height, width = label.shape[-2:]
+    flat = F.pad(label, (1, 1, 1, 1), value=VOID_ID).flatten(1)  # a frame of void, so no point is outside
+    x, y = points[..., 0] * width + 0.5, points[..., 1] * height + 0.5
+    left, top = x.floor(), y.floor()
+    position = (top.long() * (width + 2)).add_(left.long())
+    corners = (position, position + 1, position + width + 2, position + width + 3)
+    return Corners(tuple(flat[image_index[:, None], corner] for corner in corners), x - left, y - top)
+
+
 def sample_membership(
     segments: Segments, which: Int64[Tensor, " n"], points: Float[Tensor, "n P 2"]
 ) -> Float[Tensor, "n P"]:
-    """Read segment masks at points, bilinearly, in [0, 1].
-
-    Equal to `grid_sample` of the boolean mask (align_corners=False, zeros outside), but reads four labels
-    per point instead of building the mask.
+    """Read segment masks at points, bilinearly, in [0, 1] (see `read_corners`).
 
     Args:
         which: indices of segments.
-        points: (x, y) in [0, 1], the image's corners at 0 and 1.
+        points: (x, y) in [0, 1].
     """
-    height, width = segments.label.shape[-2:]
-    flat = segments.label.flatten(1)  # (B, H*W)
-    image = segments.image_index[which][:, None]
-    class_id = segments.class_id[which][:, None]
-    x, y = points[..., 0] * width - 0.5, points[..., 1] * height - 0.5
-    left, top = x.floor(), y.floor()
-    membership = torch.zeros_like(x)
-    for row in (top, top + 1):
-        for column in (left, left + 1):
-            weight = (1 - (x - column).abs()) * (1 - (y - row).abs())
-            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            position = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
-            membership += weight * (inside & (flat[image, position] == class_id))
-    return membership
+    corners = read_corners(segments.label, segments.image_index[which], points)
+    return corners.share(segments.class_id[which][:, None])[:, 0]
 
 
 def sample_logits(logits: Float[Tensor, "n h w"], points: Float[Tensor, "n P 2"]) -> Float[Tensor, "n P"]:

@@ -123,10 +123,10 @@ def replay_points(matching: Matching, segments: Segments, keys: tuple[str, ...],
     """
     generators = sample_generators(0, 0, keys, "cpu")
     answers = [torch.rand(1, num_points, 2, generator=generator) for generator in generators]
-    image = segments.image_index[matching.segment]
+    image = segments.image_index[matching.segment[0]]
     candidates, free = [], []
     for i, generator in enumerate(generators):
-        order = matching.query[image == i].argsort()
+        order = matching.query[0][image == i].argsort()
         candidates.append(torch.rand(len(order), 3 * num_points, 2, generator=generator)[order])
         free.append(torch.rand(len(order), num_points // 4, 2, generator=generator)[order])
     return [*answers, torch.cat(candidates), torch.cat(free)]
@@ -141,7 +141,7 @@ def test_the_whole_base_loss_equals_that_of_transformers(monkeypatch: pytest.Mon
 
     segments, costs = find_segments(batch.label), MatchCosts(mask=5.0, dice=5.0, class_=2.0)
     drawn = draw_points([0] * 3, num_points, sample_generators(0, 0, batch.keys, "cpu"), masks.device)
-    matching = next(match_depths([(masks, classes)], segments, costs, [drawn.matching]))
+    matching = match_depths([(masks, classes)], segments, costs, [drawn.matching])
     answers = replay_points(matching, segments, batch.keys, num_points)
     settings = {"class_weight": 2.0, "dice_weight": 5.0, "mask_weight": 5.0, "no_object_weight": 0.1}
     config = EomtConfig(train_num_points=num_points, num_labels=C, **settings)
@@ -239,7 +239,7 @@ def test_uno_counts_the_masks_of_outliers() -> None:
     costs = MatchCosts(mask=5.0, dice=5.0, class_=2.0)
     drawn = draw_points([0], 64, sample_generators(0, 0, batch.keys, "cpu"), masks.device)
     segments = find_segments(batch.label, outlier_class=True)
-    query = int(next(match_depths([(masks, classes)], segments, costs, [drawn.matching])).query)
+    query = int(match_depths([(masks, classes)], segments, costs, [drawn.matching]).query)
     target = torch.full((Q,), C + 1)
     target[query] = C
     weight = torch.ones(C + 2)

@@ -22,7 +22,7 @@ def match(masks: torch.Tensor, classes: torch.Tensor, label: torch.Tensor, num_p
     """Match one depth, at the points that the loss would draw."""
     generators = sample_generators(0, 0, KEYS[: len(label)], "cpu")
     drawn = draw_points([0] * len(label), num_points, generators, torch.device("cpu"))
-    return next(match_depths([(masks, classes)], find_segments(label), COSTS, [drawn.matching]))
+    return match_depths([(masks, classes)], find_segments(label), COSTS, [drawn.matching])
 
 
 def test_pairwise_costs_equal_transformers() -> None:
@@ -49,8 +49,8 @@ def test_each_segment_gets_the_query_that_predicts_it() -> None:
     label = torch.randint(0, 3, (2, 8, 8), dtype=torch.uint8).repeat_interleave(4, 1).repeat_interleave(4, 2)
     masks, classes = perfect_prediction(label, order=[2, 0, 1])
     matching = match(masks, classes, label, 100)
-    assert matching.segment.tolist() == [0, 1, 2, 3, 4, 5]
-    assert matching.query.tolist() == [1, 2, 0, 1, 2, 0]
+    assert matching.segment.tolist() == [[0, 1, 2, 3, 4, 5]]
+    assert matching.query.tolist() == [[1, 2, 0, 1, 2, 0]]
 
 
 def test_assignment_is_the_cheapest_one_by_a_direct_computation() -> None:
@@ -67,7 +67,7 @@ def test_assignment_is_the_cheapest_one_by_a_direct_computation() -> None:
     cost = cost - 2 * classes[0].softmax(-1)[:, :4]
     query, segment = linear_sum_assignment(cost.numpy())
     matching = match(masks, classes, label, 64)
-    assert dict(zip(matching.segment.tolist(), matching.query.tolist(), strict=True)) == dict(
+    assert dict(zip(matching.segment[0].tolist(), matching.query[0].tolist(), strict=True)) == dict(
         zip(segment.tolist(), query.tolist(), strict=True)
     )
 
@@ -75,17 +75,17 @@ def test_assignment_is_the_cheapest_one_by_a_direct_computation() -> None:
 def test_nothing_to_match_and_more_segments_than_queries() -> None:
     void = torch.full((1, 8, 8), VOID_ID, dtype=torch.uint8)
     masks, classes = torch.randn(1, 2, 8, 8), torch.randn(1, 2, 20)
-    assert len(match(masks, classes, void, 10).query) == 0
+    assert match(masks, classes, void, 10).query.shape == (1, 0)
     crowded = torch.arange(16, dtype=torch.uint8).view(1, 4, 4)
     matching = match(masks, classes, crowded, 10)
-    assert sorted(matching.query.tolist()) == [0, 1]
+    assert sorted(matching.query[0].tolist()) == [0, 1]
 
 
 def test_costs_that_are_not_finite_still_give_a_matching() -> None:
     label = torch.zeros(1, 8, 8, dtype=torch.uint8)
     masks, classes = torch.full((1, 3, 8, 8), float("nan")), torch.zeros(1, 3, 20)
     matching = match(masks, classes, label, 10)
-    assert len(matching.query) == 1
+    assert matching.query.shape == (1, 1)
 
 
 def test_depths_are_matched_each_for_itself_after_one_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,10 +98,10 @@ def test_depths_are_matched_each_for_itself_after_one_transfer(monkeypatch: pyte
     transfers = []
     to_cpu = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: transfers.append(tensor) or to_cpu(tensor))
-    together = list(match_depths(depths, segments, COSTS, points))
-    assert [len(tensor) for tensor in transfers] == [3 * 5 * 3]
-    for depth, where, matching in zip(depths, points, together, strict=True):
-        alone = next(match_depths([depth], segments, COSTS, [where]))
-        assert torch.equal(alone.segment, matching.segment)
-        assert torch.equal(alone.query, matching.query)
-        assert len(matching.query) == 3
+    together = match_depths(depths, segments, COSTS, points)
+    assert [tuple(tensor.shape) for tensor in transfers] == [(3, 2, 5, 3)]
+    assert together.query.shape == (3, 3)
+    for i, (depth, where) in enumerate(zip(depths, points, strict=True)):
+        alone = match_depths([depth], segments, COSTS, [where])
+        assert torch.equal(alone.segment[0], together.segment[i])
+        assert torch.equal(alone.query[0], together.query[i])
