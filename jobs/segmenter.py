@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -93,7 +94,8 @@ def make_segment(
 
     Args:
         model: in evaluation mode, on `device`.
-        precision: float32, or autocast of the network; evidence and scores are float32 either way.
+        precision: float32, which on a GPU leaves out TF32 as well, or autocast of the network; evidence and
+            scores are float32 either way.
         scores: which scores are to be computed from the answer.
         recorder: keeps what the network says, for a cache of predictions.
     """
@@ -101,7 +103,8 @@ def make_segment(
 
     @torch.inference_mode()
     def segment(window: Tensor) -> Tensor:
-        with torch.autocast(kind, dtype=AUTOCAST.get(precision), enabled=precision in AUTOCAST):
+        exact = _without_tf32() if kind == "cuda" and precision == "float32" else contextlib.nullcontext()
+        with exact, torch.autocast(kind, dtype=AUTOCAST.get(precision), enabled=precision in AUTOCAST):
             prediction = model(window.to(device))
         if recorder is not None and isinstance(prediction, Tensor):
             recorder.add(prediction[:, :NUM_CLASSES])
@@ -110,6 +113,11 @@ def make_segment(
         return read_prediction(model, prediction, (window.shape[-2], window.shape[-1]), scores)
 
     return segment
+
+
+def _without_tf32() -> contextlib.AbstractContextManager[None]:
+    """Let cuDNN convolve with the whole mantissa of float32; by PyTorch's default it takes 10 bits of 23."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 @dataclass(frozen=True)
