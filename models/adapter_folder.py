@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import peft
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -39,6 +38,8 @@ def write_adapter(folder: Path, checkpoint: Path, base: Checkpoint) -> int:
     Raises:
         InputError: the checkpoint has no adapters, or the base is none or another one.
     """
+    import peft  # here, as in models.lora
+
     description = read_description(checkpoint)
     if description.lora is None:
         raise InputError(f"{checkpoint}: holds no LoRA adapter; the run's adapt.mode was another one")

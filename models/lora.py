@@ -3,7 +3,8 @@
 An adapted layer computes W x + (alpha / rank) · B A x with W frozen, A (rank, in) and B (out, rank) trained.
 B starts at 0, so an adapter changes nothing before its first step.
 
-Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022; layers by peft.
+Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022; layers by peft, which is
+imported where adapters are asked for: it loads transformers, a quarter of a program's start.
 """
 
 from __future__ import annotations
@@ -12,10 +13,8 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import peft
 import torch
 from jaxtyping import Float
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from models.backbone import count_blocks
@@ -33,6 +32,8 @@ def add_adapters(model: EoMT, settings: LoraSettings) -> None:
     Raises:
         InputError: adapters for more blocks than there are.
     """
+    import peft
+
     depth = len(model.backbone.blocks)
     if settings.last_blocks > depth:
         raise InputError(
@@ -65,7 +66,7 @@ def merged(model: EoMT) -> Iterator[EoMT]:
 
     A model without adapters runs as it is.
     """
-    layers: list[Any] = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    layers = [layer for _, layer in _adapted(model)]
     before = [layer.get_base_layer().weight.detach().clone() for layer in layers]
     try:
         for layer in layers:
@@ -84,12 +85,11 @@ def adapter_norms(model: EoMT) -> dict[str, float]:
     ‖s·B·A‖² = s² · Σ (BᵀB ∘ A·Aᵀ), two products of rank × rank instead of one of the weight's size.
     """
     norms: dict[str, Tensor] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, LoraLayer) and ADAPTER in module.lora_A:
-            halves = [half.get_parameter(f"{ADAPTER}.weight") for half in (module.lora_A, module.lora_B)]
-            down, up = (getattr(half, "full_tensor", half.detach)().float() for half in halves)  # FSDP's too
-            square = ((up.T @ up) * (down @ down.T)).sum().clamp(min=0)
-            norms[name.removeprefix("backbone.")] = square.sqrt() * abs(module.scaling[ADAPTER])
+    for name, layer in _adapted(model):
+        halves = [half.get_parameter(f"{ADAPTER}.weight") for half in (layer.lora_A, layer.lora_B)]
+        down, up = (getattr(half, "full_tensor", half.detach)().float() for half in halves)  # FSDP's too
+        square = ((up.T @ up) * (down @ down.T)).sum().clamp(min=0)
+        norms[name.removeprefix("backbone.")] = square.sqrt() * abs(layer.scaling[ADAPTER])
     return dict(zip(norms, torch.stack(list(norms.values())).tolist(), strict=True)) if norms else {}
 
 
@@ -129,6 +129,19 @@ def merge_weights(weights: Mapping[str, Tensor], settings: LoraSettings, where: 
             )
         plain[f"{layer}.weight"] = base + _delta(down, up, settings.scale).to(base.dtype)
     return plain
+
+
+def _adapted(model: EoMT) -> list[tuple[str, Any]]:
+    """List the layers that carry our adapter, peft's `LoraLayer`s, with their names."""
+    if model.lora is None:
+        return []
+    from peft.tuners.lora import LoraLayer
+
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLayer) and ADAPTER in module.lora_A
+    ]
 
 
 def _delta(
