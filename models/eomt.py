@@ -303,7 +303,22 @@ class UpscaleBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "B D _h _w"]) -> Float[Tensor, "B D h2 w2"]:
         """Return the map at twice the height and width."""
-        return self.norm(self.conv2(self.act(self.conv1(x))))
+        trains = torch.is_grad_enabled() and self.conv1.weight.requires_grad
+        doubled = _double_by_product(self.conv1, x) if trains and x.device.type == "cpu" else self.conv1(x)
+        return self.norm(self.conv2(self.act(doubled)))
+
+
+def _double_by_product(conv: nn.ConvTranspose2d, x: Float[Tensor, "B D h w"]) -> Float[Tensor, "B D h2 w2"]:
+    """Compute a transposed convolution of 2 x 2 with stride 2 as one matrix product, equal to rounding.
+
+    Each pixel becomes four of its own. On a processor, the gradient of such a convolution's weight takes up
+    to 18 times as long as that of the product where channels lie innermost, as they do here (oneDNN, AVX2).
+    """
+    weight = conv.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (4 D, D)
+    assert conv.bias is not None
+    parts = F.linear(x.permute(0, 2, 3, 1), weight, conv.bias.repeat(4)).unflatten(-1, (2, 2, -1))
+    rows = parts.permute(0, 1, 3, 2, 4, 5)  # (B, h, 2, w, 2, D)
+    return rows.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 def _apply_block(block: nn.Module, x: Tensor, may_look: Tensor | None) -> Tensor:

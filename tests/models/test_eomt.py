@@ -8,7 +8,15 @@ import pytest
 import torch
 from transformers import EomtConfig, EomtForUniversalSegmentation
 
-from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT, ModelConfig, _apply_block
+from models.eomt import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    EoMT,
+    ModelConfig,
+    UpscaleBlock,
+    _apply_block,
+    _double_by_product,
+)
 from shards.errors import InputError
 
 CONFIG = ModelConfig(size="tiny", image_size=(64, 64), num_queries=7)
@@ -149,3 +157,33 @@ def test_impossible_models_are_refused(settings: dict, message: str) -> None:
 def test_more_joint_blocks_than_blocks_are_refused() -> None:
     with pytest.raises(InputError, match=r"model.num_blocks must be in 1..6 for size tiny, got 7"):
         EoMT(ModelConfig(size="tiny", image_size=(64, 64), num_blocks=7))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_doubling_by_a_product_equals_the_transposed_convolution(layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    block = UpscaleBlock(8)
+    image = torch.randn(2, 8, 3, 5).to(memory_format=layout).requires_grad_()
+    inputs = [image, block.conv1.weight, block.conv1.bias]
+    expected, actual = block.conv1(image), _double_by_product(block.conv1, image)
+    torch.testing.assert_close(actual, expected)
+    weights = torch.randn_like(expected)
+    for one, other in zip(
+        torch.autograd.grad(actual, inputs, weights),
+        torch.autograd.grad(expected, inputs, weights),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_frozen_or_answering_model_convolves_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    monkeypatch.setattr("models.eomt._double_by_product", lambda conv, x: called.append(conv) or conv(x))
+    block = UpscaleBlock(8)
+    image = torch.randn(1, 8, 2, 2)
+    with torch.no_grad():
+        block(image)
+    block.requires_grad_(False)(image.requires_grad_())
+    assert not called
+    block.requires_grad_(True)(image)
+    assert called == [block.conv1]
