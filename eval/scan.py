@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float32, UInt8
 
 from eval.answers import predict_classes
+from eval.elementwise import exp, log, log1p, tanh
 from eval.half_histogram import HalfHistogram
 from eval.pool import ANOMALY, NORMAL
 
@@ -86,17 +87,17 @@ def _score_strip(
             yield ("MaxLogit", temperature), -top * inverse
         if "RbA" in names:
             np.multiply(values, inverse, out=scaled)
-            np.tanh(scaled, out=scaled)
+            tanh(scaled, out=scaled)
             yield ("RbA", temperature), -scaled.sum(axis=0)
         if "MSP" in names or "MaxEntropy" in names:
             np.multiply(rest, inverse, out=scaled)
-            np.exp(scaled, out=weights)
+            exp(scaled, out=weights)
             total = weights.sum(axis=0)
-            log_others = second * inverse + np.log(total)
-            others = np.exp(log_others)
+            log_others = second * inverse + log(total)
+            others = exp(log_others)
         if "MSP" in names:
             missing = np.maximum(len(values) - 1 - others, _TINY)
-            yield ("MSP", temperature), log_others - np.log(missing)
+            yield ("MSP", temperature), log_others - log(missing)
         if "MaxEntropy" in names:
             weights *= scaled
             gap = -second * inverse - weights.sum(axis=0) / total
@@ -112,7 +113,7 @@ def _entropy(
     """Compute what `eval.log_odds.entropy_log_odds` does, in float32."""
     everything = 1 + others
     small = np.maximum(others, _TINY)
-    log_entropy = log_others + np.log(np.log1p(small) / small + gap / everything)
-    log_mean = np.log(everything * np.float32(1 / num_classes))
+    log_entropy = log_others + log(log1p(small) / small + gap / everything)
+    log_mean = log(everything * np.float32(1 / num_classes))
     divergence = -others / everything * gap - log_mean
-    return log_entropy - np.log(np.maximum(divergence, np.float32(math.ulp(1.0))))
+    return log_entropy - log(np.maximum(divergence, np.float32(math.ulp(1.0))))

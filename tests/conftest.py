@@ -15,6 +15,14 @@ from shards.schema import VOID_ID
 NUM_SCENES = 8
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let a file of tests belong to one process, and those that share the one Slurm cluster to the same."""
+    for item in items:
+        folder, name = item.path.parent.name, str(item.path)
+        item.add_marker(pytest.mark.xdist_group(folder if folder == "slurm" else name))
+
+
 def draw_scene(index: int, size: int = 48) -> tuple[np.ndarray, np.ndarray]:
     """Draw sky over road with a box in it; colours vary with `index`."""
     generator = np.random.default_rng(index)
