@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float32, UInt8
 
 from eval.answers import predict_classes
-from eval.elementwise import exp, log, log1p, tanh
+from eval.elementwise import exp, log, log1p
 from eval.half_histogram import HalfHistogram
 from eval.pool import ANOMALY, NORMAL
 
@@ -34,6 +34,8 @@ _BLOCK, _STRIP = 1 << 18, 1 << 13
 _NEVER = np.float32(-1e20)
 """In place of the largest class: its exponential is 0, and so is that times this."""
 _TINY = np.float32(1e-30)
+_LARGE = np.float32(80)
+"""Has the tanh of 1, and an exponential that is finite."""
 
 
 def count_frame(
@@ -86,9 +88,7 @@ def _score_strip(
         if "MaxLogit" in names:
             yield ("MaxLogit", temperature), -top * inverse
         if "RbA" in names:
-            np.multiply(values, inverse, out=scaled)
-            tanh(scaled, out=scaled)
-            yield ("RbA", temperature), -scaled.sum(axis=0)
+            yield ("RbA", temperature), _rba(values, inverse, scaled)
         if "MSP" in names or "MaxEntropy" in names:
             np.multiply(rest, inverse, out=scaled)
             exp(scaled, out=weights)
@@ -99,9 +99,20 @@ def _score_strip(
             missing = np.maximum(len(values) - 1 - others, _TINY)
             yield ("MSP", temperature), log_others - log(missing)
         if "MaxEntropy" in names:
-            weights *= scaled
-            gap = -second * inverse - weights.sum(axis=0) / total
+            gap = -second * inverse - np.einsum("cp,cp->p", weights, scaled) / total
             yield ("MaxEntropy", temperature), _entropy(log_others, others, gap, len(values))
+
+
+def _rba(
+    values: Float32[np.ndarray, "C P"], inverse: np.float32, scaled: Float32[np.ndarray, "C P"]
+) -> Float32[np.ndarray, " P"]:
+    """Compute -Σ tanh(x) as Σ 2 / (1 + e^2x) - C, to some 1e-6: an exponential is had for less than tanh."""
+    np.multiply(values, 2 * inverse, out=scaled)
+    np.minimum(scaled, _LARGE, out=scaled)
+    exp(scaled, out=scaled)
+    scaled += 1
+    np.reciprocal(scaled, out=scaled)
+    return 2 * scaled.sum(axis=0) - np.float32(len(values))
 
 
 def _entropy(
