@@ -53,6 +53,7 @@ def evaluate_miou(
     window: tuple[int, int],
     windows_at_once: int = 4,
     num_samples: int | None = None,
+    intervals: bool = True,
     scratch: Path | None = None,
     ranks: Ranks = ALONE,
     keep: Callable[[int, UInt8[np.ndarray, "H W"]], None] | None = None,
@@ -64,6 +65,7 @@ def evaluate_miou(
         window: (h, w), the input size of the network.
         windows_at_once: windows per call of `segment`; bounds its memory.
         num_samples: for the progress bar, where `samples` has no length.
+        intervals: resample images for the 95 % intervals too.
         scratch: folder that all ranks see.
         ranks: this process among those that share the work; all get the same result.
         keep: called after each image with its position among all samples and its labels.
@@ -80,7 +82,8 @@ def evaluate_miou(
         ranks=ranks,
         keep=keep,
     )
-    return measure_closed_set(ClosedSetCounts(*(ranks.interleave(rows, scratch) for rows in counts)))
+    counts = ClosedSetCounts(*(ranks.interleave(rows, scratch) for rows in counts))
+    return measure_closed_set(counts, intervals=intervals)
 
 
 def count_samples(
@@ -128,8 +131,8 @@ def _most_likely(
     return confidence.numpy(), prediction.numpy()
 
 
-def measure_closed_set(counts: ClosedSetCounts) -> MiouResult:
-    """Add frames up, and resample them for the intervals.
+def measure_closed_set(counts: ClosedSetCounts, *, intervals: bool = True) -> MiouResult:
+    """Add frames up, and resample them where `intervals` are asked for.
 
     Raises:
         InputError: no pixel is labelled.
@@ -150,7 +153,7 @@ def measure_closed_set(counts: ClosedSetCounts) -> MiouResult:
         whole.mean_iou(),
         iou,
         len(confusion),
-        bootstrap_interval(miou_of, len(confusion)),
+        bootstrap_interval(miou_of, len(confusion)) if intervals else None,
         float(expected_calibration_error(sure.sum(axis=0))),
-        bootstrap_interval(ece_of, len(confusion)),
+        bootstrap_interval(ece_of, len(confusion)) if intervals else None,
     )

@@ -48,7 +48,7 @@ class Measurement(NamedTuple):
     counts: ImageCounts
     """Sketch per image, for paired tests."""
     intervals: dict[str, Interval | None]
-    """By field of `PixelMetrics`, without the threshold."""
+    """By field of `PixelMetrics`, without the threshold; None where there is none or none was asked for."""
     num_images: int
     num_pixels: int
     fpr95_threshold: float
@@ -70,25 +70,25 @@ def select_images(pool: ScorePool, score: str, protocol: Protocol) -> SelectedIm
     return SelectedImages([c[0] for c in chosen], [c[1] for c in chosen], [c[2] for c in chosen])
 
 
-def measure_score(pool: ScorePool, score: str, protocol: Protocol) -> Measurement:
+def measure_score(pool: ScorePool, score: str, protocol: Protocol, *, intervals: bool = True) -> Measurement:
     """Compute the pixel metrics of a score and their 95 % intervals over images.
 
     Intervals come from a sketch (see `eval/binned.py`) of the scores in the protocol's float type, numbers
-    from all pixels.
+    from all pixels. Without `intervals` nothing is resampled.
 
     Raises:
         InputError: a class has no pixel, a score is NaN, or beyond the protocol's float type.
     """
     chosen = select_images(pool, score, protocol)
     if protocol.float_type == "float16":
-        return _measure_half(chosen, protocol)
+        return _measure_half(chosen, protocol, intervals)
     positives, negatives = SortedRuns(chosen.positives), SortedRuns(chosen.negatives)
     metrics = pooled_metrics(positives, negatives, fpr_rule=protocol.fpr_rule)
     counts = count_images(chosen.images, chosen.positives, chosen.negatives)
-    return _measurement(metrics, counts, positives, negatives, protocol)
+    return _measurement(metrics, counts, positives, negatives, protocol, intervals)
 
 
-def _measure_half(chosen: SelectedImages, protocol: Protocol) -> Measurement:
+def _measure_half(chosen: SelectedImages, protocol: Protocol, intervals: bool) -> Measurement:
     """Measure scores rounded to half precision, one image at a time; rounding keeps their order."""
     histogram, curves = HalfHistogram(), []
     for pair in zip(chosen.positives, chosen.negatives, strict=True):
@@ -100,7 +100,7 @@ def _measure_half(chosen: SelectedImages, protocol: Protocol) -> Measurement:
     bins = choose_bins((histogram.positives, histogram.negatives), NUM_BINS)
     counts = count_on_bins(chosen.images, _rounded(chosen.positives), _rounded(chosen.negatives), bins)
     positives, negatives = CountedScores(histogram.positives), CountedScores(histogram.negatives)
-    return _measurement(metrics, counts, positives, negatives, protocol)
+    return _measurement(metrics, counts, positives, negatives, protocol, intervals)
 
 
 def _rounded(runs: Iterable[Scores]) -> Iterator[Scores]:
@@ -113,11 +113,12 @@ def _measurement(
     positives: SortedRuns,
     negatives: SortedRuns,
     protocol: Protocol,
+    intervals: bool,
 ) -> Measurement:
     return Measurement(
         metrics=metrics,
         counts=counts,
-        intervals=_intervals(counts, protocol),
+        intervals=_intervals(counts, protocol) if intervals else dict.fromkeys(BinnedMetrics._fields),
         num_images=len(counts.images),
         num_pixels=positives.size + negatives.size,
         fpr95_threshold=float(positives.nth(int(0.05 * positives.size))),
@@ -192,12 +193,15 @@ def measure_components(
     threshold: float,
     protocol: Protocol,
     smallest: SegmentSizes,
+    *,
+    intervals: bool = True,
 ) -> ComponentMeasurement:
     """Compute sIoU, PPV and F1* at the threshold where the pixels' F1 is best.
 
     Args:
         threshold: `f1_threshold` of the pixel metrics. Pixels at it are predicted, but for protocol smiyc,
             whose toolkit compares with `>`.
+        intervals: resample images for the 95 % intervals too.
     """
     if protocol.is_binned:
         # The toolkit compares float16 maps with it; NumPy 1, which it pins, rounds it to float16 for that.
@@ -212,7 +216,7 @@ def measure_components(
     whole = component_metrics(frames)
 
     siou, ppv, f1 = (None if np.isnan(values[0]) else float(values[0]) for values in whole)
-    return ComponentMeasurement(siou, ppv, f1, *_component_intervals(frames))
+    return ComponentMeasurement(siou, ppv, f1, *(_component_intervals(frames) if intervals else [None] * 3))
 
 
 def _component_intervals(frames: Float64[np.ndarray, "R F"]) -> list[Interval | None]:

@@ -138,8 +138,9 @@ class Table(NamedTuple):
 def build_tables(records: Sequence[Record]) -> list[Table]:
     """Lay records out as one table per protocol: numbers of two protocols do not compare.
 
-    Columns are Model, Method, mIoU, then AuPRC and FPR95 of each test set; percent with two decimals. A row
-    is one checkpoint and score (and temperature). The best of a column is marked where rows differ.
+    Columns are Model, Method, mIoU, then AuPRC and FPR95 of each test set (`list_datasets`); percent with two
+    decimals. A row is one checkpoint and score (and temperature). The best of a column is marked where rows
+    differ.
 
     Raises:
         InputError: two different records claim one cell.
@@ -148,9 +149,21 @@ def build_tables(records: Sequence[Record]) -> list[Table]:
     return [_build_table(p, [record for record in records if record.protocol == p]) for p in protocols]
 
 
+def list_datasets(records: Sequence[Record]) -> list[str]:
+    """Return the test sets that have columns in a table of `records`, in order.
+
+    The five benchmarks have theirs, empty or not, where one of them was measured; beside a user's own sets
+    alone they would say nothing.
+    """
+    benchmarks = [convention.name for convention in TEST_SETS.values()]
+    measured = list(dict.fromkeys(record.dataset for record in records))
+    if not set(measured) & set(benchmarks):
+        return measured
+    return list(dict.fromkeys([*benchmarks, *measured]))
+
+
 def _build_table(protocol: str, records: Sequence[Record]) -> Table:
-    names = [convention.name for convention in TEST_SETS.values()]
-    names += [name for name in dict.fromkeys(record.dataset for record in records) if name not in names]
+    names = list_datasets(records)
     grouped: dict[tuple[Any, ...], dict[str, Record]] = {}
     for record in records:
         key = (record.model, record.checkpoint, record.score, record.temperature, record.temperature_from)

@@ -54,6 +54,8 @@ class Pass:
     components: bool
     """Whether component metrics, slices and galleries are computed, for which all maps are kept."""
     num_exhibits: int
+    intervals: bool = True
+    """Whether images are resampled for the 95 % intervals."""
 
     def read(self, position: int) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]]:
         """Return image and target of a frame at the pass's size."""
@@ -76,6 +78,7 @@ def evaluate_test_set(
     scores: Sequence[str] = DEFAULT_SCORES,
     num_exhibits: int = 3,
     components: bool = True,
+    intervals: bool = True,
     scratch: Path | None = None,
     ranks: Ranks = ALONE,
     keep: Keep | None = None,
@@ -89,6 +92,7 @@ def evaluate_test_set(
         scores: names of scores; `segment` answers the maps of those among `QUERY_SCORES`, in this order.
         num_exhibits: frames to keep, shrunk, for a picture.
         components: compute component metrics too, which takes 4 more bytes of disk per pixel and score.
+        intervals: compute 95 % intervals too, for which images are resampled.
         scratch: folder for the pooled scores (4 bytes per pixel and score) and maps; None is the system's.
             All ranks must see it where there are several.
         ranks: this process among those that share the work. All but the first get an empty result.
@@ -105,7 +109,12 @@ def evaluate_test_set(
     for size in dict.fromkeys(protocol.size for protocol in protocols):
         of_size = [protocol for protocol in protocols if protocol.size == size]
         over = Pass(
-            test_set=test_set, size=size, scores=scores, components=components, num_exhibits=num_exhibits
+            test_set=test_set,
+            size=size,
+            scores=scores,
+            components=components,
+            num_exhibits=num_exhibits,
+            intervals=intervals,
         )
         with shared_folder(scratch, ranks, test_set) as folder, ScorePool(scores, folder) as pool:
             maps = MapStore(folder / "maps")
@@ -224,7 +233,7 @@ def _measure(
     over: Pass, pool: ScorePool, maps: MapStore | None, score: str, protocol: Protocol, subject: Subject
 ) -> Cell:
     test_set = over.test_set
-    measured = measure_score(pool, score, protocol)
+    measured = measure_score(pool, score, protocol, intervals=over.intervals)
     if measured.tied > _MANY_TIES:
         logger.warning(
             "%s, %s, protocol %s: %.1f %% of the normal pixels have exactly the score where FPR95 is read; "
@@ -236,7 +245,10 @@ def _measure(
     if maps is not None:
         smallest = SMALLEST_SEGMENTS.get(test_set.convention.folder, DEFAULT_SEGMENTS)
         counted = [row.image for row in rows]
-        found = measure_components(maps, counted, score, measured.metrics.f1_threshold, protocol, smallest)
+        threshold = measured.metrics.f1_threshold
+        found = measure_components(
+            maps, counted, score, threshold, protocol, smallest, intervals=over.intervals
+        )
     record = _record(subject, score, test_set.name, protocol.name, measured, found)
     stems = [frame.stem for frame in test_set.frames]
     return Cell(record, measured, rows, stems, test_set.convention.folder)

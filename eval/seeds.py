@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval.datasets import TEST_SETS
 from eval.protocol import PROTOCOLS
-from eval.report import MISSING, Record, Table, method_name
+from eval.report import MISSING, Record, Table, list_datasets, method_name
 from eval.spread import Estimate, estimate
 
 
@@ -103,10 +102,10 @@ def list_rows(groups: Sequence[SeedGroup], protocol: str) -> list[SeedRow]:
 def list_columns(groups: Sequence[SeedGroup], protocol: str) -> list[Column]:
     """Return the columns of numbers of a protocol's table."""
     records = [r for group in groups for run in group.runs for r in run.records if r.protocol == protocol]
-    names = dict.fromkeys(convention.name for convention in TEST_SETS.values())
-    names |= dict.fromkeys(record.dataset for record in records)
     pairs = (("ap", "AuPRC"), ("fpr95", "FPR95"))
-    columns = [Column(name, metric, f"{name} {title}") for name in names for metric, title in pairs]
+    columns = [
+        Column(name, metric, f"{name} {title}") for name in list_datasets(records) for metric, title in pairs
+    ]
     return [Column(None, "miou", "mIoU"), *columns]
 
 

@@ -144,6 +144,7 @@ class Validation:
             (decode_scene(reader, index) for index in range(ranks.rank, count, ranks.count)),
             window=model.image_size,
             num_samples=len(range(ranks.rank, count, ranks.count)),
+            intervals=False,
             scratch=self.scratch,
             ranks=ranks,
         )
@@ -167,6 +168,7 @@ class Validation:
             scores=names,
             num_exhibits=self._num_probes,
             components=False,
+            intervals=False,
             scratch=self.scratch,
             ranks=self._ranks(),
         )

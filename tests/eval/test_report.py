@@ -9,6 +9,7 @@ import json
 
 import pytest
 
+from eval.datasets import TEST_SETS
 from eval.report import FIELDS, Record, parse_json, render_csv, render_json, render_latex, render_markdown
 from shards.errors import InputError
 
@@ -86,6 +87,19 @@ def test_the_table_has_the_columns_of_the_paper():
     header = markdown_rows(EXAMPLE)[0]
     names = ["SMIYC RA-21", "SMIYC RO-21", "FS L&F", "FS Static", "Road Anomaly"]
     assert header == ["Model", "Method", "mIoU", *[f"{n} {m}" for n in names for m in ("AuPRC", "FPR95")]]
+
+
+def test_the_benchmarks_have_no_columns_beside_own_sets_alone():
+    own = [variant(dataset="Our street"), variant(dataset="Our yard", fpr95=None)]
+    assert render_markdown(own).splitlines()[:3] == [
+        "| Model | Method | mIoU | Our street AuPRC | Our street FPR95 | Our yard AuPRC | Our yard FPR95 |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| run_a | MSP | – | 74.39 | 33.72 | 74.39 | – |",  # noqa: RUF001
+    ]
+    assert r"& & & \multicolumn{2}{c}{Our street} & \multicolumn{2}{c}{Our yard} \\" in render_latex(own)
+    header = markdown_rows(*own, EXAMPLE)[0]
+    assert header[3::2][:5] == [f"{c.name} AuPRC" for c in TEST_SETS.values()]
+    assert header[13:] == ["Our street AuPRC", "Our street FPR95", "Our yard AuPRC", "Our yard FPR95"]
 
 
 def test_percent_with_two_decimals_and_a_dash_for_missing():

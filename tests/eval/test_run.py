@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,7 @@ from eval.cell import Subject
 from eval.closed_set import evaluate_miou
 from eval.datasets import TestSet, find_test_sets, read_image, read_target
 from eval.protocol import get_protocol, get_protocols
+from eval.report import FIELDS
 from eval.run import evaluate_test_set
 from eval.scores import DEFAULT_SCORES, SCORES
 from eval.slices import BANDS
@@ -62,6 +64,25 @@ def test_records_match_sklearn_over_all_pixels(tmp_path):
         assert record.auroc == pytest.approx(roc_auc_score(targets[counted], scores[counted]), abs=1e-5)
         assert (record.num_images, record.num_pixels) == (3, counted.sum())
         assert (record.dataset, record.protocol, record.miou) == ("FS Static", "native", 0.5)
+
+
+def refuse(*_: object) -> None:
+    raise AssertionError("images were resampled")
+
+
+def test_images_are_resampled_where_intervals_are_asked_for(tmp_path, monkeypatch):
+    """In every float type, component metrics included; the numbers are the same."""
+    test_set = write_test_set(tmp_path)
+    ask = functools.partial(
+        evaluate_test_set, segment, test_set, get_protocols(("native", "smiyc")), SUBJECT, window=WINDOW
+    )
+    whole = ask().records
+    assert all(record.ap_ci and record.fpr95_ci for record in whole)
+    monkeypatch.setattr("eval.bootstrap.draw_weights", refuse)
+    none = {name: None for name in FIELDS if name.endswith("_ci")}
+    assert ask(intervals=False).records == [dataclasses.replace(record, **none) for record in whole]
+    with pytest.raises(AssertionError, match="images were resampled"):
+        ask()
 
 
 def test_maps_of_query_scores_stand_behind_the_evidence():
@@ -141,7 +162,10 @@ def test_miou_of_known_predictions():
     image[..., 0], image[:, 16:, 1] = 100, 200  # class 0 on the left, class 1 on the right
     label = np.zeros((16, 32), dtype=np.uint8)
     label[:, 24:], label[:4] = 1, 255
-    result = evaluate_miou(segment, [Sample("a", image, label)] * 2, window=WINDOW)
+    samples = [Sample("a", image, label)] * 2
+    result = evaluate_miou(segment, samples, window=WINDOW)
+    without = evaluate_miou(segment, samples, window=WINDOW, intervals=False)
+    assert without == result._replace(miou_ci=None, ece_ci=None) != result
     assert result.num_images == 2
     assert (result.iou["road"], result.iou["sidewalk"]) == (16 / 24, 8 / 16)
     assert result.iou["bicycle"] is None
