@@ -160,26 +160,22 @@ def test_evidence_is_the_same_as_on_the_cpu() -> None:
     torch.testing.assert_close(actual.cpu(), expected, atol=1e-5, rtol=1e-5)
 
 
-def look_into(run_of: list[Run]) -> None:
+@pytest.fixture(name="runs")
+def _runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    found: list[Run] = []
+
     def train_and_keep(run: Run, config: object) -> TrainState:
-        run_of.append(run)
+        found.append(run)
         return train(run, config)  # type: ignore[arg-type]
 
-    jobs.finetune.train = train_and_keep  # type: ignore[assignment]
-
-
-@pytest.fixture(name="runs")
-def _runs() -> Iterator[list[Run]]:
-    found: list[Run] = []
-    look_into(found)
-    yield found
-    jobs.finetune.train = train  # type: ignore[assignment]
+    monkeypatch.setattr(jobs.finetune, "train", train_and_keep)
+    return found
 
 
 def test_half_precision_scales_its_loss_and_resumes_its_scale(
     tmp_path: Path, scene_shards: str, cutout_shard: str, runs: list[Run]
 ) -> None:
-    """Four steps, growing nowhere near the 2000 that double the scale; an overflow halves it."""
+    """Eight steps, nowhere near the 2000 that double the scale; an overflow halves it."""
     extra = ("--loop.precision", "fp16", *with_paste(cutout_shard), "--loop.steps", "8")
     state = finetune(make_config(tmp_path, scene_shards, *extra))
     assert state.step == 8
@@ -200,7 +196,7 @@ def test_half_precision_scales_its_loss_and_resumes_its_scale(
 
 
 def test_an_overflow_in_half_precision_halves_the_scale_and_skips_the_step(
-    tmp_path: Path, scene_shards: str
+    tmp_path: Path, scene_shards: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: dict[str, object] = {}
 
@@ -213,12 +209,9 @@ def test_an_overflow_in_half_precision_halves_the_scale_and_skips_the_step(
         found["scale"] = run.accelerator.scaler.get_scale()
         return state
 
-    jobs.finetune.train = poison  # type: ignore[assignment]
-    try:
-        extra = ("--loop.precision", "fp16", "--loop.steps", "1")
-        assert finetune(make_config(tmp_path, scene_shards, *extra)).step == 1
-    finally:
-        jobs.finetune.train = train  # type: ignore[assignment]
+    monkeypatch.setattr(jobs.finetune, "train", poison)
+    extra = ("--loop.precision", "fp16", "--loop.steps", "1")
+    assert finetune(make_config(tmp_path, scene_shards, *extra)).step == 1
     assert found["scale"] == 32768
     before = found["before"]
     assert isinstance(before, dict)

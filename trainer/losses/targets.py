@@ -129,9 +129,14 @@ def sample_membership(
 
 
 def sample_logits(logits: Float[Tensor, "n h w"], points: Float[Tensor, "n P 2"]) -> Float[Tensor, "n P"]:
-    """Read maps at points (x, y) in [0, 1], bilinearly, zeros outside, as Mask2Former's point sampling."""
+    """Read maps at points of their own, as `sample_maps`."""
+    return sample_maps(logits[:, None], points)[:, 0]
+
+
+def sample_maps(maps: Float[Tensor, "n Q h w"], points: Float[Tensor, "n P 2"]) -> Float[Tensor, "n Q P"]:
+    """Read Q maps at the same points (x, y) in [0, 1], bilinearly, zeros outside, as Mask2Former does."""
     grid = (2 * points - 1)[:, None]  # (n, 1, P, 2)
-    return F.grid_sample(logits[:, None], grid, mode="bilinear", align_corners=False)[:, 0, 0]
+    return F.grid_sample(maps, grid, mode="bilinear", align_corners=False)[:, :, 0]
 
 
 def _count_values(label: Tensor) -> Tensor:
