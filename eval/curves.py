@@ -49,7 +49,7 @@ def plot_curves(title: str, precision: Mapping[str, Line], roc: Mapping[str, Lin
         precision: name -> (recall, precision).
         roc: name -> (FPR, TPR).
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, (x, y) in precision.items():
         left.plot(x, y, label=name, drawstyle="steps-post")
@@ -60,7 +60,7 @@ def plot_curves(title: str, precision: Mapping[str, Line], roc: Mapping[str, Lin
     right.axhline(0.95, color="0.6", linestyle=":")
     for axis in (left, right):
         axis.grid(alpha=0.3)
-    left.legend(fontsize=8)
+    right.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.suptitle(title)
     return _encode(figure)
 
@@ -81,7 +81,10 @@ class FrameView(NamedTuple):
 
 def plot_frames(frames: Sequence[FrameView]) -> bytes:
     """Plot a row per frame: image with outlined anomalies, scores, histogram of both classes."""
-    figure = Figure(figsize=(12, 2.6 * len(frames)), layout="constrained")
+    height = 2.6 * len(frames)
+    figure = Figure(figsize=(12, height))
+    # measured by hand, in inches: a layout that is solved takes longer than all the drawing
+    figure.subplots_adjust(0.01, 0.3 / height, 0.99, 1 - 0.3 / height, wspace=0.12, hspace=0.25)
     for frame, (picture, heat, histogram) in zip(
         frames, figure.subplots(len(frames), 3, squeeze=False), strict=True
     ):
@@ -91,10 +94,12 @@ def plot_frames(frames: Sequence[FrameView]) -> bytes:
         for axis in (picture, heat):
             axis.set_axis_off()
         bins = np.histogram_bin_edges(np.concatenate([frame.normal, frame.anomalous]), bins=60)
-        histogram.hist(frame.normal, bins, density=True, alpha=0.6, label="normal")
-        histogram.hist(frame.anomalous, bins, density=True, alpha=0.6, label="anomalous")
-        histogram.set_yscale("log")
-        histogram.legend(fontsize=7)
+        for name, scores in (("normal", frame.normal), ("anomalous", frame.anomalous)):
+            density = np.histogram(scores, bins, density=True)[0] if len(scores) else np.zeros(60)
+            histogram.stairs(density, bins, fill=True, alpha=0.6, label=name)
+        if len(frame.normal) + len(frame.anomalous):
+            histogram.set_yscale("log", subs=[])
+        histogram.legend(fontsize=7, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
         histogram.tick_params(labelsize=7)
     return _encode(figure)
 
