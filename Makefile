@@ -13,7 +13,8 @@ demo: $(VENV)/.installed  ## the whole chain on the synthetic world, CPU only; r
 experiments: $(VENV)/.installed  ## the losses over three seeds, with spread; 15 to 20 minutes a seed; goes on where it stopped
 	$(BIN)/python -m jobs.experiments --out $(EXPERIMENTS_OUT)
 
-# A file of tests belongs to one process (tests/conftest.py); two at a time, with one thread each. What C libraries say of a crash is shown.
+# A file of tests belongs to one process (tests/conftest.py says which go together, and in which order); two at a time,
+# with one thread each. What C libraries say of a crash is shown.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder \
 	--max-worker-restart 0 --capture=sys
 

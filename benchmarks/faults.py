@@ -10,7 +10,6 @@ the end. The runs are forked from a process that has loaded torch; else they are
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import re
 import shutil
@@ -20,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -30,11 +28,11 @@ import torch
 import webdataset
 from safetensors.torch import load_file
 
+from benchmarks.forked import join, read_said, start_ranks
 from benchmarks.machine import describe_machine
 from jobs import finetune
 from jobs.command_line import parse_options, run_program
 from models.checkpoint import list_checkpoints
-from slurm.launch import _free_port, rank_variables
 
 STEPS, SAVE_EVERY = 24, 3
 PATIENCE_S = 30.0
@@ -109,8 +107,6 @@ class Trials:
     def __init__(self, folder: Path, scenes: str, seed: int) -> None:
         self._folder, self._scenes = folder, scenes
         self._draw = np.random.default_rng(seed)
-        self._context: ForkServerContext = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["jobs.finetune", "torch.utils.tensorboard"])
         self._whole: dict[int, dict[str, torch.Tensor]] = {}
         self._seconds: dict[int, float] = {}
 
@@ -123,7 +119,7 @@ class Trials:
         tally.trials += 1
         processes = self._start(folder, fault.ranks)
         self._disturb(processes, fault, folder)
-        codes = _join(processes)
+        codes = join(processes, PATIENCE_S)
         tally.codes.update(codes)
         checkpoints = folder / "run" / "checkpoints"
         tally.half_saves += len(list(checkpoints.glob(".*.partial")))
@@ -133,12 +129,12 @@ class Trials:
         tally.after_training += newest == STEPS
         tally.lost.append(max(0, seen - newest))
         problem = _find_damage(found) or _find_wrong_codes(fault, codes, seen, newest)
-        if not problem and any(_join(self._start(folder, fault.ranks, "--resume"))):
+        if not problem and any(join(self._start(folder, fault.ranks, "--resume"), PATIENCE_S)):
             problem = "does not resume"
         if not problem:
             problem = _differ(self._whole[fault.ranks], _read_end(folder))
         if problem:
-            output = (folder / "output-0.txt").read_text().splitlines()
+            output = read_said(folder).splitlines()
             tally.failures.append(f"{problem} (codes {codes}, step {seen}, saved {newest}): {output[-1:]}")
         shutil.rmtree(folder)
 
@@ -147,23 +143,14 @@ class Trials:
         for name in ("first", "whole"):
             folder = self._folder / f"{name}-{ranks}"
             started = time.perf_counter()
-            codes = _join(self._start(folder, ranks))
+            codes = join(self._start(folder, ranks), PATIENCE_S)
             self._seconds[ranks] = time.perf_counter() - started
-            assert not any(codes), (folder / "output-0.txt").read_text()
+            assert not any(codes), read_said(folder)
         self._whole[ranks] = _read_end(folder)
 
     def _start(self, folder: Path, ranks: int, *extra: str) -> list[BaseProcess]:
-        folder.mkdir(exist_ok=True)
-        port = _free_port()
-        processes = []
-        for rank in range(ranks):
-            variables = {"OMP_NUM_THREADS": "1", **(rank_variables(rank, ranks, port) if ranks > 1 else {})}
-            arguments = [*_arguments(folder, self._scenes, 4 // ranks), *extra]
-            output = folder / f"output-{rank}.txt"
-            process = self._context.Process(target=_train, args=(arguments, variables, output))
-            process.start()
-            processes.append(process)
-        return processes
+        arguments = [*_arguments(folder, self._scenes, 4 // ranks), *extra]
+        return start_ranks(finetune.main, arguments, folder, ranks)
 
     def _disturb(self, processes: Sequence[BaseProcess], fault: Fault, folder: Path) -> None:
         """Send the signals: at a moment of the run's usual length, or up to 0.05 s into the next save."""
@@ -190,28 +177,6 @@ def _arguments(out: Path, scenes: str, batch_size: int) -> list[str]:
         "--optim.lr", "1e-3", "--loop.steps", str(STEPS), "--loop.save_every", str(SAVE_EVERY),
         "--loop.log_every", "1", "--loop.keep_checkpoints", "2",
     ]  # fmt: skip
-
-
-def _train(arguments: Sequence[str], variables: Mapping[str, str], output: Path) -> None:
-    """Be `python -m jobs.finetune`, in a process that is forked already."""
-    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for stream in (1, 2):
-        os.dup2(file, stream)
-    os.environ.update(variables)
-    torch.set_num_threads(1)
-    sys.argv = ["jobs.finetune", *arguments]
-    run_program(finetune.main)
-
-
-def _join(processes: Sequence[BaseProcess]) -> list[int]:
-    """Wait for all ranks; those that outlive a failure for too long are ended, as a launcher does."""
-    deadline = time.monotonic() + PATIENCE_S
-    for process in processes:
-        process.join(max(0.0, deadline - time.monotonic()))
-        if process.is_alive():
-            process.kill()
-            process.join()
-    return [process.exitcode or 0 for process in processes]
 
 
 def _logged_step(log: Path) -> int:

@@ -13,14 +13,27 @@ from shards.cutout import Cutout, encode_cutout
 from shards.schema import VOID_ID
 
 NUM_SCENES = 8
+SHARED = ("cluster_of_session", "played")
+"""Fixtures of a whole session that take minutes, or that this machine has one of."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let a file of tests belong to one process, and those that share the one Slurm cluster to the same."""
+    """Let a file belong to one process, all files that use one of `SHARED` to the same; long ones come first.
+
+    A group with a slow test is long. The short ones behind them fill what the last long one leaves.
+    """
+    groups: dict[Path, str] = {}
     for item in items:
-        folder, name = item.path.parent.name, str(item.path)
-        item.add_marker(pytest.mark.xdist_group(folder if folder == "slurm" else name))
+        used = getattr(item, "fixturenames", ())
+        shared = next((name for name in SHARED if name in used), None)
+        if shared or item.path not in groups:
+            groups[item.path] = shared or str(item.path.relative_to(item.config.rootpath))
+    long = [groups[item.path] for item in items if item.get_closest_marker("slow")]
+    order = list(dict.fromkeys((*SHARED, *long, *groups.values())))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(groups[item.path]))
+    items.sort(key=lambda item: order.index(groups[item.path]))
 
 
 def draw_scene(index: int, size: int = 48) -> tuple[np.ndarray, np.ndarray]:

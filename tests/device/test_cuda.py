@@ -27,7 +27,7 @@ from shards.batch import Batch
 from shards.errors import InputError
 from tests.jobs.test_evaluate import options_for, write_val_shards
 from tests.trainer.losses.test_losses import MIXTURES, columns_for, make_batch, make_prediction
-from tests.trainer.test_loop import _fresh_accelerator, make_config, weights, with_paste  # noqa: F401
+from tests.trainer.small_run import _fresh_accelerator, make_config, weights, with_paste  # noqa: F401
 from trainer.loop import Run, TrainState, train
 from trainer.losses import build_loss, weighted_sum
 from trainer.losses.targets import StepTotals, count_totals

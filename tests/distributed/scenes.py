@@ -1,18 +1,16 @@
 """Scenes that two ranks play, one after the other in one pair of processes, which spares loading torch anew.
 
-Run with RANK set, this file is one of the two: it plays all scenes and writes what came of each.
+In each of them, `main` plays all scenes and writes what came of each.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import resource
 import shutil
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -21,11 +19,11 @@ from accelerate.state import AcceleratorState
 
 import jobs.finetune
 import jobs.run_lock
-from jobs.config_file import load_config
 from jobs.finetune import finetune
 from jobs.finetune_config import FinetuneConfig
 from shards.errors import ReportedError
 from slurm.lock import hold_lock
+from tests.trainer import small_run
 from tests.trainer.poisoned_loss import PoisonedLoss
 from trainer.loop import Run, TrainState, train
 from trainer.losses import build_loss
@@ -35,14 +33,17 @@ RUN = {"out": "", "scenes": "", "cutouts": ""}
 
 
 def make_config(name: str, *extra: str) -> FinetuneConfig:
-    arguments = [
-        "--name", name, "--out", RUN["out"], "--data.shards", RUN["scenes"], "--data.crop", "32", "32",
-        "--data.batch_size", "1", "--data.workers", "0", "--tracking.tensorboard", "False",
-        "--model.size", "tiny", "--model.image_size", "32", "32", "--model.num_queries", "5",
-        "--loss.options.mask.num_points", "32", "--optim.lr", "1e-3", "--loop.steps", "4",
-        "--loop.save_every", "1", "--loop.log_every", "1", "--loop.keep_checkpoints", "0",
-    ]  # fmt: skip
-    return load_config(FinetuneConfig, [*arguments, *extra], program="jobs.finetune")
+    own = (
+        "--name",
+        name,
+        "--data.batch_size",
+        "1",
+        "--loop.save_every",
+        "1",
+        "--tracking.tensorboard",
+        "False",
+    )
+    return small_run.make_config(Path(RUN["out"]), RUN["scenes"], *own, *extra)
 
 
 def after(step: int, action: Callable[[Run], None]) -> None:
@@ -159,10 +160,9 @@ def sharded(rank: int) -> None:
 SCENES = (locked, diverged, skipped, apart, full, late, adapted, sharded)
 
 
-def play(out: Path, scenes: str, cutouts: str) -> None:
-    """Play every scene on this rank, and write what was raised."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    RUN.update(out=str(out), scenes=scenes, cutouts=cutouts)
+def main(arguments: Sequence[str]) -> None:
+    """Play every scene on this rank, and write what was raised; given out folder, scenes and cut-outs."""
+    RUN.update(zip(("out", "scenes", "cutouts"), arguments, strict=True))
     rank = int(os.environ["RANK"])
     Accelerator.end_training = lambda _: None  # the ranks stay connected from scene to scene
     outcomes: dict[str, list[object]] = {}
@@ -176,8 +176,4 @@ def play(out: Path, scenes: str, cutouts: str) -> None:
         except SystemExit as stop:
             outcomes[scene.__name__] = [stop.code, ""]
         jobs.finetune.build_loss, jobs.finetune.train = build_loss, train  # type: ignore[assignment]
-    (out / f"outcomes-{rank}.json").write_text(json.dumps(outcomes))
-
-
-if __name__ == "__main__":
-    play(Path(sys.argv[1]), *sys.argv[2:])
+    Path(RUN["out"], f"outcomes-{rank}.json").write_text(json.dumps(outcomes))

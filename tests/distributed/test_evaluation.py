@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.forked import join, read_said, start_ranks
+from jobs.evaluate import main
 from tests.jobs.test_evaluate import write_run, write_test_sets, write_val_shards
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
-
-def run(*command: str) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def run(arguments: list[str], folder: Path, ranks: int) -> str:
+    """Evaluate in that many processes, and return what they printed."""
+    assert join(start_ranks(main, arguments, folder, ranks), 300) == [0] * ranks, read_said(folder)
+    return "".join(path.read_text() for path in sorted(folder.glob("printed-*.txt")))
 
 
 def written_below(folder: Path) -> list[Path]:
@@ -38,12 +31,19 @@ def test_two_processes_write_the_results_of_one(tmp_path: Path) -> None:
         "--cityscapes", str(write_val_shards(tmp_path / "val")), "--device", "cpu", "--scores", "MSP", "RbA",
         "--protocol", "native", "smiyc",
     ]  # fmt: skip
-    printed = run("-m", "jobs.evaluate", *arguments, "--out", str(tmp_path / "one"))
-    shared = run(*TORCHRUN, "-m", "jobs.evaluate", *arguments, "--out", str(tmp_path / "two"))
+    printed = run([*arguments, "--out", str(tmp_path / "one")], tmp_path / "said" / "one", 1)
+    shared = run([*arguments, "--out", str(tmp_path / "two")], tmp_path / "said" / "two", 2)
     assert "RoadAnomaly" not in printed
     assert shared == printed
     names, others = (written_below(tmp_path / folder) for folder in ("one", "two"))
     assert names == others
     for name in names:
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "rba_run", "sets", "two", "val"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "one",
+        "rba_run",
+        "said",
+        "sets",
+        "two",
+        "val",
+    ]

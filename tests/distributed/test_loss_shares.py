@@ -1,16 +1,13 @@
 """Terms are shares of a step: two processes x 2 micro-batches, one x 4, and one batch of 4 are the same step.
 
-Run by torchrun, this file is one of the two processes. Its second process never sees an outlier pixel, and
+`run_rank` is one of the two processes. The second one never sees an outlier pixel, and
 its last image is void altogether: a term that left a parameter out of the graph would hang or fail there.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -18,6 +15,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from benchmarks.forked import join, read_said, start_ranks
 from models.eomt import Prediction
 from shards.batch import Batch
 from shards.schema import NUM_CLASSES, OUTLIER_ID, VOID_ID
@@ -36,7 +34,6 @@ from trainer.randomness import sample_generators
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
 Q = 6
 OUTLIER = (*OUTLIER_TERMS, OUTLIER_CLASS_TERM)
 MIXTURES = [(name, chosen) for name in CLASS_TERMS for chosen in ((), *((o,) for o in OUTLIER), OUTLIER)]
@@ -101,8 +98,8 @@ def take_step(
     return {**gradients, **{f"term {name}": value for name, value in zip(loss.terms, sums, strict=True)}}
 
 
-def run_rank(out: Path) -> None:
-    """Take this process's half of every step, two images one by one."""
+def run_rank(arguments: Sequence[str]) -> None:
+    """Take this process's half of every step, two images one by one; the first one writes the given file."""
     torch.distributed.init_process_group("gloo")
     rank = torch.distributed.get_rank()
     batch = part_of(make_batch(), slice(2 * rank, 2 * rank + 2))
@@ -110,19 +107,15 @@ def run_rank(out: Path) -> None:
     micro_batches = [part_of(batch, slice(i, i + 1)) for i in range(2)]
     steps = [take_step(mixture, micro_batches, world_size=2) for mixture in MIXTURES]
     if rank == 0:
-        torch.save(steps, out)
+        torch.save(steps, arguments[0])
     torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def steps_of_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
     out = tmp_path_factory.mktemp("ranks") / "steps.pt"
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__, str(out)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == 0, result.stderr
+    ranks = start_ranks(run_rank, [str(out)], out.parent, 2)
+    assert join(ranks, 120) == [0, 0], read_said(out.parent)
     return torch.load(out, weights_only=True)
 
 
@@ -136,7 +129,3 @@ def test_every_cut_of_a_step_is_the_same_step(index: int, steps_of_two: list[dic
     for name, expected in whole.items():
         torch.testing.assert_close(accumulated[name], expected, atol=2e-6, rtol=1e-5, msg=name)
         torch.testing.assert_close(steps_of_two[index][name], expected, atol=2e-6, rtol=1e-5, msg=name)
-
-
-if __name__ == "__main__":
-    run_rank(Path(sys.argv[1]))

@@ -4,43 +4,42 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import jobs.finetune
+from benchmarks.forked import join, read_said, start_ranks
 from jobs.config_file import read_config
 from jobs.evaluate import EvaluateOptions, evaluate
 from jobs.finetune import finetune
 from jobs.finetune_config import FinetuneConfig
 from tests.jobs.test_validation import write_pasted
 from tests.trainer.event_files import read_scalars
-from tests.trainer.test_loop import _fresh_accelerator, make_config  # noqa: F401
+from tests.trainer.small_run import _fresh_accelerator, make_config  # noqa: F401
+from trainer.memory import OutOfMemoryError
+from trainer.trial import TrialStep
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
 ]
 
-ROOT = Path(__file__).resolve().parents[2]
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-SMALL_SECOND_RANK = """
-import os, sys
-from jobs.command_line import run_program
-from jobs.finetune import main
-from trainer.memory import OutOfMemoryError
-from trainer.trial import TrialStep
-attempt = TrialStep.__call__
-def limited(self, size):
-    if os.environ["RANK"] == "1" and size > 1:
-        raise OutOfMemoryError("the second rank has room for one image")
-    attempt(self, size)
-TrialStep.__call__ = limited
-run_program(main)
-"""
+
+def train_with_small_second_rank(arguments: Sequence[str]) -> None:
+    """Be `jobs.finetune` where the second rank has room for one image."""
+    attempt = TrialStep.__call__
+
+    def limited(self: TrialStep, size: int) -> None:
+        if os.environ["RANK"] == "1" and size > 1:
+            raise OutOfMemoryError("the second rank has room for one image")
+        attempt(self, size)
+
+    TrialStep.__call__ = limited  # type: ignore[method-assign]
+    jobs.finetune.main(arguments)
 
 
 def test_two_ranks_agree_and_measure_what_one_process_does(tmp_path: Path, scene_shards: str) -> None:
@@ -60,16 +59,10 @@ def test_two_ranks_agree_and_measure_what_one_process_does(tmp_path: Path, scene
     options += ["--validation.pasted", str(pasted), "--validation.select", "ap/RbA", "--loop.save_every", "1"]
     options += ["--loop.activation_checkpointing", "True"]
     finetune(make_config(tmp_path / "one", scene_shards, *options, "--data.batch_size", "4"))
-    script = tmp_path / "small.py"
-    script.write_text(SMALL_SECOND_RANK)
     config = make_config(tmp_path / "two", scene_shards, *options)
-    command = [*TORCHRUN, str(script), str(tmp_path / "one" / "run" / "config.yaml"), "--out", config.out]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, *command, "--data.batch_size", "2"],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    arguments = [str(tmp_path / "one" / "run" / "config.yaml"), "--out", config.out, "--data.batch_size", "2"]
+    ranks = start_ranks(train_with_small_second_rank, arguments, tmp_path / "said", 2)
+    assert join(ranks, 300) == [0, 0], read_said(tmp_path / "said")
     two = tmp_path / "two" / "run"
     found = read_config(FinetuneConfig, two / "config.yaml")
     assert (found.data.batch_size, found.loop.grad_accum) == (1, 2)

@@ -17,7 +17,7 @@ from models.checkpoint import load_model
 from models.eomt import EoMT, ModelConfig
 from shards.errors import InputError
 from tests.distributed import scenes
-from tests.trainer.test_loop import _fresh_accelerator  # noqa: F401
+from tests.trainer.small_run import _fresh_accelerator  # noqa: F401
 from trainer.sharding import shard_model
 
 pytestmark = [

@@ -8,12 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from safetensors.torch import load_file
+
+from benchmarks.forked import join, read_said, start_program, start_ranks
+from jobs import finetune
+from tests.trainer.small_run import weights
 
 pytestmark = pytest.mark.slow
 
@@ -36,77 +41,71 @@ def arguments(out: Path, scenes: str, cutouts: str, batch_size: int, *extra: str
     ]  # fmt: skip
 
 
-def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+def launch(command: list[str], **environment: str) -> None:
+    """Run to the end what a user would launch."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )
+    assert done.returncode == 0, done.stderr
 
 
-def weights(out: Path, step: int) -> dict[str, torch.Tensor]:
-    return load_file(out / "run" / "checkpoints" / f"step-{step:07d}" / "model.safetensors")
+def train(arguments: list[str], told: Path, ranks: int = 1) -> str:
+    """Train in forked processes, one or those that a launcher would start, and return what they said."""
+    codes = join(start_ranks(finetune.main, arguments, told, ranks), 300)
+    assert codes == [0] * ranks, read_said(told)
+    return read_said(told)
 
 
-def test_two_processes_train_the_weights_of_one(tmp_path: Path, scene_shards: str, cutout_shard: str) -> None:
+@pytest.fixture(scope="module", name="ended")
+def _ended(tmp_path_factory: pytest.TempPathFactory, scene_shards: str, cutout_shard: str) -> Path:
+    """The folder of two runs of four steps: of one process, and of the two that torchrun started."""
+    folder = tmp_path_factory.mktemp("ended")
+    train(arguments(folder / "one", scene_shards, cutout_shard, 4), folder / "told")
+    launch([*TORCHRUN, *arguments(folder / "two", scene_shards, cutout_shard, 2)])
+    return folder
+
+
+def test_two_processes_train_the_weights_of_one(
+    ended: Path, tmp_path: Path, scene_shards: str, cutout_shard: str
+) -> None:
     """Half of the scenes are pasted, so some ranks have no outlier in some steps.
 
     Tolerance 1e-5 after four steps of rate 1e-3: sums in another order, enlarged by Adam's division.
     """
-    one = run(["-m", "jobs.finetune", *arguments(tmp_path / "one", scene_shards, cutout_shard, 4)])
-    assert one.returncode == 0, one.stderr
-    two = run([*TORCHRUN, *arguments(tmp_path / "two", scene_shards, cutout_shard, 2)])
-    assert two.returncode == 0, two.stderr
-    launched = run(
-        [*ACCELERATE, "-m", "jobs.finetune", *arguments(tmp_path / "three", scene_shards, cutout_shard, 2)],
-        ACCELERATE_USE_CPU="true",
+    options = arguments(tmp_path / "three", scene_shards, cutout_shard, 2)
+    launch([*ACCELERATE, "-m", "jobs.finetune", *options], ACCELERATE_USE_CPU="true")
+    expected, actual, third = (
+        weights(path, 4) for path in (ended / "one", ended / "two", tmp_path / "three")
     )
-    assert launched.returncode == 0, launched.stderr
-    expected, actual, third = (weights(tmp_path / name, 4) for name in ("one", "two", "three"))
     for name in expected:
         torch.testing.assert_close(actual[name], expected[name], atol=1e-5, rtol=0, msg=name)
         assert torch.equal(actual[name], third[name])
+
+
+def kill_after(checkpoints: Path, count: int, processes: Sequence[BaseProcess]) -> int:
+    """Kill all processes of a run outright once it has so many checkpoints; return the newest step."""
+    deadline = time.monotonic() + 120
+    while len(list(checkpoints.glob("step-*"))) < count and time.monotonic() < deadline:
+        time.sleep(0.01)
+    family = [psutil.Process(process.pid) for process in processes]
+    for member in [*family, *(child for rank in family for child in rank.children(recursive=True))]:
+        member.kill()
+    assert join(processes, 30) == [-signal.SIGKILL] * len(processes)
+    return max(int(path.name.removeprefix("step-")) for path in checkpoints.glob("step-*"))
 
 
 def test_a_run_killed_outright_resumes_to_the_same_bits(
     tmp_path: Path, scene_shards: str, cutout_shard: str
 ) -> None:
     extra = ("--loop.steps", "40", "--loop.save_every", "5")
-    whole = run(["-m", "jobs.finetune", *arguments(tmp_path / "a", scene_shards, cutout_shard, 2, *extra)])
-    assert whole.returncode == 0, whole.stderr
-    command = ["-m", "jobs.finetune", *arguments(tmp_path / "b", scene_shards, cutout_shard, 2, *extra)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # the number of threads orders the sums
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
-    )
-    checkpoints = tmp_path / "b" / "run" / "checkpoints"
-    deadline = time.monotonic() + 120
-    while not list(checkpoints.glob("step-*")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert list(checkpoints.glob("step-*"))
-    assert not (checkpoints / "step-0000040").exists()
-    resumed = run([*command, "--resume"])
-    assert resumed.returncode == 0, resumed.stderr
-    assert "from step 0 " not in resumed.stderr
+    train(arguments(tmp_path / "a", scene_shards, cutout_shard, 2, *extra), tmp_path / "whole")
+    options = arguments(tmp_path / "b", scene_shards, cutout_shard, 2, *extra)
+    processes = start_ranks(finetune.main, options, tmp_path / "killed")
+    assert 0 < kill_after(tmp_path / "b" / "run" / "checkpoints", 1, processes) < 40
+    assert "from step 0 " not in train([*options, "--resume"], tmp_path / "resumed")
     expected, actual = weights(tmp_path / "a", 40), weights(tmp_path / "b", 40)
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
-
-
-def kill_mid_epoch(command: list[str], checkpoints: Path) -> int:
-    """Start a run, kill all its processes outright after two checkpoints; return the newest step."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # the number of threads orders the sums
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 120
-    while len(list(checkpoints.glob("step-*"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    family = psutil.Process(process.pid)
-    for member in [family, *family.children(recursive=True)]:  # the launcher first, or it would tidy up
-        member.kill()
-    process.wait()
-    return max(int(path.name.removeprefix("step-")) for path in checkpoints.glob("step-*"))
 
 
 def test_two_processes_killed_outright_mid_epoch_resume_to_the_same_bits(
@@ -115,52 +114,34 @@ def test_two_processes_killed_outright_mid_epoch_resume_to_the_same_bits(
     """Steps of 6 of 8 scenes, so that three of four checkpoints lie within an epoch; a loader worker each."""
     extra = ("--loop.steps", "30", "--loop.save_every", "1", "--loop.keep_checkpoints", "0")
     extra += ("--data.workers", "1")
-    whole = run([*TORCHRUN, *arguments(tmp_path / "a", scene_shards, cutout_shard, 3, *extra)])
-    assert whole.returncode == 0, whole.stderr
-    command = [*TORCHRUN, *arguments(tmp_path / "b", scene_shards, cutout_shard, 3, *extra)]
-    step = kill_mid_epoch(command, tmp_path / "b" / "run" / "checkpoints")
+    train(arguments(tmp_path / "a", scene_shards, cutout_shard, 3, *extra), tmp_path / "whole", 2)
+    options = arguments(tmp_path / "b", scene_shards, cutout_shard, 3, *extra)
+    checkpoints = tmp_path / "b" / "run" / "checkpoints"
+    step = kill_after(checkpoints, 2, start_ranks(finetune.main, options, tmp_path / "killed", 2))
     assert step < 30
     while step * 6 % 8 == 0:  # a checkpoint between two epochs proves less: take the one before
-        shutil.rmtree(tmp_path / "b" / "run" / "checkpoints" / f"step-{step:07d}")
+        shutil.rmtree(checkpoints / f"step-{step:07d}")
         step -= 1
-    resumed = run([*command, "--resume"])
-    assert resumed.returncode == 0, resumed.stderr
-    assert f"from step {step} to 30 on 2 processes" in resumed.stderr
+    told = train([*options, "--resume"], tmp_path / "resumed", 2)
+    assert f"from step {step} to 30 on 2 processes" in told
     expected, actual = weights(tmp_path / "a", 30), weights(tmp_path / "b", 30)
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 
-def test_a_resume_on_one_process_instead_of_two_keeps_the_weights(
-    tmp_path: Path, scene_shards: str, cutout_shard: str
+@pytest.mark.parametrize(("name", "ranks"), [("two", 1), ("one", 2)])
+def test_a_resume_on_another_number_of_processes_keeps_the_weights(
+    ended: Path, tmp_path: Path, scene_shards: str, cutout_shard: str, name: str, ranks: int
 ) -> None:
     """The global batch stays 4; tolerance as for two processes against one."""
-    two = run([*TORCHRUN, *arguments(tmp_path / "two", scene_shards, cutout_shard, 2)])
-    assert two.returncode == 0, two.stderr
-    expected = weights(tmp_path / "two", 4)
-    shutil.rmtree(tmp_path / "two" / "run" / "checkpoints" / "step-0000004")  # as if killed before it
-    one = run(
-        ["-m", "jobs.finetune", *arguments(tmp_path / "two", scene_shards, cutout_shard, 4), "--resume"]
-    )
-    assert one.returncode == 0, one.stderr
-    assert "from step 2 to 4 on 1 processes" in one.stderr
-    actual = weights(tmp_path / "two", 4)
-    for name in expected:
-        torch.testing.assert_close(actual[name], expected[name], atol=1e-5, rtol=0, msg=name)
-
-
-def test_a_resume_on_two_processes_instead_of_one_keeps_the_weights(
-    tmp_path: Path, scene_shards: str, cutout_shard: str
-) -> None:
-    one = run(["-m", "jobs.finetune", *arguments(tmp_path / "one", scene_shards, cutout_shard, 4)])
-    assert one.returncode == 0, one.stderr
-    expected = weights(tmp_path / "one", 4)
-    shutil.rmtree(tmp_path / "one" / "run" / "checkpoints" / "step-0000004")
-    two = run([*TORCHRUN, *arguments(tmp_path / "one", scene_shards, cutout_shard, 2), "--resume"])
-    assert two.returncode == 0, two.stderr
-    assert "from step 2 to 4 on 2 processes" in two.stderr
-    actual = weights(tmp_path / "one", 4)
-    for name in expected:
-        torch.testing.assert_close(actual[name], expected[name], atol=1e-5, rtol=0, msg=name)
+    expected = weights(ended / name, 4)
+    shutil.copytree(ended / name, tmp_path / name)
+    shutil.rmtree(tmp_path / name / "run" / "checkpoints" / "step-0000004")  # as if killed before it
+    options = arguments(tmp_path / name, scene_shards, cutout_shard, 4 // ranks)
+    told = train([*options, "--resume"], tmp_path / "told", ranks)
+    assert f"from step 2 to 4 on {ranks} processes" in told
+    actual = weights(tmp_path / name, 4)
+    for key in expected:
+        torch.testing.assert_close(actual[key], expected[key], atol=1e-5, rtol=0, msg=key)
 
 
 def test_a_signal_to_the_whole_job_saves_before_leaving(
@@ -185,8 +166,7 @@ def test_a_signal_to_the_whole_job_saves_before_leaving(
 
 def test_more_readers_than_shards_train(tmp_path: Path, scene_shards: str, cutout_shard: str) -> None:
     extra = ("--data.workers", "5")  # 2 processes with 5 workers each over 8 shards
-    result = run([*TORCHRUN, *arguments(tmp_path, scene_shards, cutout_shard, 1, *extra)])
-    assert result.returncode == 0, result.stderr
+    train(arguments(tmp_path, scene_shards, cutout_shard, 1, *extra), tmp_path / "told", 2)
     assert len(weights(tmp_path, 4)) > 0
 
 
@@ -194,8 +174,9 @@ def test_processes_that_did_not_find_each_other_are_an_error(
     tmp_path: Path, scene_shards: str, cutout_shard: str
 ) -> None:
     lonely = {"WORLD_SIZE": "2", "RANK": "0"}  # as of a launcher whose rendezvous got lost
-    result = run(["-m", "jobs.finetune", *arguments(tmp_path, scene_shards, cutout_shard, 1)], **lonely)
-    assert result.returncode == 2, result.stderr
-    assert "error: launch of 2 processes in float32: " in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+    options, said = arguments(tmp_path, scene_shards, cutout_shard, 1), tmp_path / "said"
+    process = start_program(finetune.main, options, tmp_path / "printed", said, lonely)
+    assert join([process], 300) == [2], said.read_text()
+    assert "error: launch of 2 processes in float32: " in said.read_text()
+    assert len(said.read_text().strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()

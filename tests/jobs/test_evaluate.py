@@ -140,7 +140,7 @@ def test_the_baseline_goes_through_the_same_evaluation(tmp_path, monkeypatch):
     torch.save(
         {f"module.{name}": value for name, value in network.state_dict().items()}, tmp_path / "erfnet.pth"
     )
-    records = evaluate(options_for(tmp_path, checkpoint=tmp_path / "erfnet.pth"))
+    records = evaluate(options_for(tmp_path, checkpoint=tmp_path / "erfnet.pth", components=False))
     assert {record.score for record in records} == {"MSP", "MaxLogit", "MaxEntropy", "RbA"}
     assert all(record.ap is not None and 0 < record.ap < 1 for record in records)
 
@@ -150,7 +150,7 @@ ALL_SCORES = ("MSP", "MinDistance", "MaxLogit", "EAM", "MaxEntropy", "RbA", "Ene
 
 def test_every_score_comes_from_one_pass_where_the_model_has_what_it_reads(tmp_path):
     checkpoint = write_run(tmp_path / "uno", class_head="isomax", outlier_class="trained")
-    options = options_for(tmp_path, checkpoint=checkpoint, scores=ALL_SCORES)
+    options = options_for(tmp_path, checkpoint=checkpoint, scores=ALL_SCORES, components=False)
     options = dataclasses.replace(options, cityscapes=write_val_shards(tmp_path / "val"))
     records = evaluate(options)
     assert [record.score for record in records[: len(ALL_SCORES)]] == list(ALL_SCORES)
@@ -203,7 +203,7 @@ def test_the_void_channel_takes_no_part(tmp_path):
 
 
 def test_a_failure_on_the_way_leaves_no_results(tmp_path, monkeypatch):
-    options = options_for(tmp_path)
+    options = options_for(tmp_path, components=False)
     monkeypatch.setitem(result_files.RENDERINGS, "results.tex", lambda records: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         evaluate(options)
@@ -275,7 +275,7 @@ def test_the_model_is_named_after_its_run(tmp_path):
 
 
 def test_a_truncated_photograph_is_refused(tmp_path):
-    options = options_for(tmp_path)
+    options = options_for(tmp_path, components=False)
     photograph = next((options.datasets / "RoadAnomaly" / "images").iterdir())
     photograph.write_bytes(photograph.read_bytes()[:-40])
     with pytest.raises(InputError, match="cannot be read as an image"):

@@ -20,9 +20,8 @@ from tests.jobs.test_evaluate import encode, options_for, write_val_shards
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Predictions of an untrained model on two benchmarks, a validation split and Cityscapes val."""
     root = tmp_path_factory.mktemp("cached")
-    options = options_for(
-        root, cache=root / "cache", cityscapes=write_val_shards(root / "val"), sets=root / "o"
-    )
+    asked = {"cache": root / "cache", "cityscapes": write_val_shards(root / "val"), "sets": root / "o"}
+    options = options_for(root, **asked, components=False)
     (root / "o").write_text("mine: {use: validation, name: Mine}\n")
     rng = np.random.default_rng(4)
     for name in ("images", "labels_masks"):

@@ -21,7 +21,7 @@ from outlier_paste.config import PasteConfig
 from shards.errors import InputError
 from tests.conftest import draw_scene
 from tests.trainer.event_files import read_scalars
-from tests.trainer.test_loop import _fresh_accelerator, make_config  # noqa: F401
+from tests.trainer.small_run import _fresh_accelerator, make_config  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from jobs.finetune import finetune
 from shards.errors import InputError
 from tests.jobs.test_validation import write_pasted
-from tests.trainer.test_loop import _fresh_accelerator, make_config, weights  # noqa: F401
+from tests.trainer.small_run import _fresh_accelerator, make_config, weights  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

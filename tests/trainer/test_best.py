@@ -19,7 +19,7 @@ from jobs.validation import ValidationConfig
 from models.checkpoint import find_checkpoint, load_model
 from models.eomt import EoMT, ModelConfig
 from shards.errors import InputError
-from tests.trainer.test_loop import _fresh_accelerator, make_config, weights  # noqa: F401
+from tests.trainer.small_run import _fresh_accelerator, make_config, weights  # noqa: F401
 from trainer.best import Best
 from trainer.checkpoint import save_best
 from trainer.loop import TrainState

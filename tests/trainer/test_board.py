@@ -26,7 +26,7 @@ from models.lora import adapter_norms
 from shards.errors import InputError
 from tests.jobs.test_validation import write_pasted
 from tests.trainer.event_files import read_events, read_scalars
-from tests.trainer.test_loop import _fresh_accelerator, make_config  # noqa: F401
+from tests.trainer.small_run import _fresh_accelerator, make_config  # noqa: F401
 from trainer.board import thin_curve
 from trainer.groups import GroupDetails
 from trainer.optim import OptimConfig, build_optimizer

@@ -11,23 +11,11 @@ import pytest
 from accelerate.state import AcceleratorState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from jobs.config_file import load_config
 from jobs.finetune import finetune
-from jobs.finetune_config import FinetuneConfig
 from shards.errors import InputError
-from tests.trainer.test_loop import _fresh_accelerator  # noqa: F401
+from tests.trainer.small_run import _fresh_accelerator, make_config  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-
-
-def make_config(out: Path, shards: Path, *extra: str) -> FinetuneConfig:
-    arguments = [
-        "--name", "run", "--out", str(out), "--data.shards", f"{shards}/*.tar",
-        "--data.crop", "32", "32", "--data.batch_size", "2", "--data.workers", "0",
-        "--model.size", "tiny", "--model.image_size", "32", "32", "--model.num_queries", "5",
-        "--loss.options.mask.num_points", "32", "--loop.steps", "4", "--loop.log_every", "1", *extra,
-    ]  # fmt: skip
-    return load_config(FinetuneConfig, arguments, program="jobs.finetune")
 
 
 def test_log_and_tensorboard_show_speed_waiting_and_decode_errors(
@@ -43,7 +31,7 @@ def test_log_and_tensorboard_show_speed_waiting_and_decode_errors(
     content = bytearray(damaged.read_bytes())
     content[place : place + 20] = bytes(20)
     damaged.write_bytes(content)
-    finetune(make_config(tmp_path, shards, "--data.max_errors", "1"))
+    finetune(make_config(tmp_path, f"{shards}/*.tar", "--data.max_errors", "1"))
     log = (tmp_path / "run" / "log.txt").read_text()
     assert log.count("unreadable, 1 of 1 allowed: sample scene3: label.png") == 1
     last = next(line for line in log.splitlines() if "step 4/4" in line)
@@ -62,7 +50,7 @@ def test_a_run_is_not_resumed_on_other_samples(tmp_path: Path, scene_shards: str
     """No manifest speaks of these shards; one that is missing would shift the whole sequence."""
     shards = tmp_path / "shards"
     shutil.copytree(Path(scene_shards).parent, shards)
-    finetune(make_config(tmp_path, shards, "--loop.save_every", "2"))
+    finetune(make_config(tmp_path, f"{shards}/*.tar", "--loop.save_every", "2"))
     AcceleratorState._reset_state(reset_partial_state=True)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-0000004")
     hidden = shards / "scenes-000003.tar"
@@ -70,7 +58,7 @@ def test_a_run_is_not_resumed_on_other_samples(tmp_path: Path, scene_shards: str
     with pytest.raises(
         InputError, match="--resume: data.shards hold 7 samples, but not those that the run was"
     ):
-        finetune(make_config(tmp_path, shards, "--loop.save_every", "2"), resume=True)
+        finetune(make_config(tmp_path, f"{shards}/*.tar", "--loop.save_every", "2"), resume=True)
     AcceleratorState._reset_state(reset_partial_state=True)
     (tmp_path / "hidden.tar").rename(hidden)
-    assert finetune(make_config(tmp_path, shards, "--loop.save_every", "2"), resume=True).step == 4
+    assert finetune(make_config(tmp_path, f"{shards}/*.tar", "--loop.save_every", "2"), resume=True).step == 4

@@ -20,7 +20,7 @@ from jobs.finetune import finetune
 from shards.batch import Batch
 from shards.stream import Stream
 from tests.trainer.poisoned_loss import PoisonedLoss
-from tests.trainer.test_loop import _fresh_accelerator, make_config, weights  # noqa: F401
+from tests.trainer.small_run import _fresh_accelerator, make_config, weights  # noqa: F401
 from trainer.checkpoint import newest_checkpoint
 from trainer.divergence import DivergenceError, drop_step, find_bad_step
 from trainer.equality import checksum, require_sound_weights

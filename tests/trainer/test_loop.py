@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -20,10 +19,9 @@ import pytest
 import torch
 import webdataset
 from accelerate.state import AcceleratorState
-from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from jobs.config_file import load_config, read_config, write_config
+from jobs.config_file import read_config, write_config
 from jobs.finetune import finetune
 from jobs.finetune_config import FinetuneConfig
 from jobs.preview_paste import draw_contact_sheet, paste_scenes
@@ -31,37 +29,11 @@ from models.checkpoint import list_checkpoints, load_model
 from shards.errors import InputError
 from shards.manifest import Manifest, ShardEntry, write_manifest
 from shards.schema import LABEL_ENCODING, VOID_ID
+from tests.trainer.small_run import _fresh_accelerator, make_config, weights, with_paste  # noqa: F401
 from trainer.checkpoint import _remove
 from trainer.loop import is_due
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator() -> Iterator[None]:
-    """Accelerate keeps the state of a process; each run here is to look like its own process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def make_config(out: Path, scenes: str, *extra: str) -> FinetuneConfig:
-    arguments = [
-        "--name", "run", "--out", str(out), "--data.shards", scenes, "--data.crop", "32", "32",
-        "--data.batch_size", "2", "--data.workers", "0",
-        "--model.size", "tiny", "--model.image_size", "32", "32", "--model.num_queries", "5",
-        "--loss.options.mask.num_points", "32", "--optim.lr", "1e-3", "--loop.steps", "4",
-        "--loop.save_every", "2", "--loop.log_every", "1", "--loop.keep_checkpoints", "0",
-    ]  # fmt: skip
-    return load_config(FinetuneConfig, [*arguments, *extra], program="jobs.finetune")
-
-
-def with_paste(cutouts: str) -> list[str]:
-    return ["--paste.bank", cutouts, "--paste.probability", "1", "--loss.outlier", "rba"]
-
-
-def weights(out: Path, step: int) -> dict[str, torch.Tensor]:
-    return load_file(out / "run" / "checkpoints" / f"step-{step:07d}" / "model.safetensors")
 
 
 def test_a_run_leaves_everything_a_reader_needs(

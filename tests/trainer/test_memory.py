@@ -24,7 +24,7 @@ from models.lora_settings import LoraSettings
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES, OUTLIER_ID, VOID_ID
 from tests.trainer.event_files import read_scalars
-from tests.trainer.test_loop import _fresh_accelerator, make_config, weights  # noqa: F401
+from tests.trainer.small_run import _fresh_accelerator, make_config, weights  # noqa: F401
 from trainer.memory import OutOfMemoryError, fit_micro_batch, fullest_batch
 from trainer.profile import record_profile
 

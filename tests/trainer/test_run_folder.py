@@ -20,7 +20,7 @@ from jobs.finetune import finetune
 from models.checkpoint import list_checkpoints
 from shards.errors import InputError, StorageError
 from slurm.lock import hold_lock, is_held
-from tests.trainer.test_loop import _fresh_accelerator, make_config, weights  # noqa: F401
+from tests.trainer.small_run import _fresh_accelerator, make_config, weights  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

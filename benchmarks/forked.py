@@ -1,0 +1,100 @@
+"""Programs in processes forked from one that has loaded torch: what `python -m` starts, without its imports.
+
+The first start loads them, in a server that lives as long as the process that asks.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+
+from jobs.command_line import run_program
+from slurm.launch import _free_port, rank_variables
+
+Main = Callable[[Sequence[str]], None]
+"""A program as `run_program` takes it; a function of a module, which the forked process imports."""
+
+PRELOADED = (
+    "jobs.finetune",
+    "jobs.evaluate",
+    "jobs.prepare",
+    "jobs.synthesize",
+    "torch.utils.tensorboard",
+    "peft",
+)
+
+
+def start_program(
+    main: Main,
+    arguments: Sequence[str],
+    printed: Path,
+    said: Path,
+    variables: Mapping[str, str] | None = None,
+) -> BaseProcess:
+    """Start a program on one thread.
+
+    Args:
+        main: of the program.
+        printed: file for its standard output; what is there stays above it, as in the next.
+        said: file for its standard error.
+        variables: of the environment, beside those of the server.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    words = (main, list(arguments), printed, said, dict(variables))
+    process = context.Process(target=_be_program, args=words)
+    process.start()
+    return process
+
+
+def start_ranks(main: Main, arguments: Sequence[str], folder: Path, ranks: int = 1) -> list[BaseProcess]:
+    """Start a program as one process, or as several that find each other.
+
+    Each writes into `folder`: printed-RANK.txt, its standard output, and said-RANK.txt, its standard error.
+    """
+    port = _free_port()
+    folder.mkdir(parents=True, exist_ok=True)
+    return [
+        start_program(
+            main,
+            arguments,
+            folder / f"printed-{rank}.txt",
+            folder / f"said-{rank}.txt",
+            rank_variables(rank, ranks, port) if ranks > 1 else {},
+        )
+        for rank in range(ranks)
+    ]
+
+
+def join(processes: Sequence[BaseProcess], patience_s: float) -> list[int]:
+    """Wait for all, and return their exit codes; what outlives the patience is killed, as by a launcher."""
+    deadline = time.monotonic() + patience_s
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join()
+    return [process.exitcode or 0 for process in processes]
+
+
+def read_said(folder: Path) -> str:
+    """Return what all ranks of `start_ranks` said on standard error, one after the other."""
+    return "".join(path.read_text() for path in sorted(folder.glob("said-*.txt")))
+
+
+def _be_program(
+    main: Main, arguments: Sequence[str], printed: Path, said: Path, variables: Mapping[str, str]
+) -> None:
+    for stream, path in ((1, printed), (2, said)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    os.environ.update({"OMP_NUM_THREADS": "1", **variables})
+    torch.set_num_threads(1)
+    sys.argv = [main.__module__, *arguments]
+    run_program(main)

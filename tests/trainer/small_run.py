@@ -1,0 +1,44 @@
+"""A run of a tiny model on the scenes of the tests, for a few steps: its configuration, its weights.
+
+Settings behind `extra` replace earlier ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from jobs.config_file import load_config
+from jobs.finetune_config import FinetuneConfig
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator() -> Iterator[None]:
+    """Accelerate keeps the state of a process; each run here is to look like its own process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def make_config(out: Path, scenes: str, *extra: str) -> FinetuneConfig:
+    arguments = [
+        "--name", "run", "--out", str(out), "--data.shards", scenes, "--data.crop", "32", "32",
+        "--data.batch_size", "2", "--data.workers", "0",
+        "--model.size", "tiny", "--model.image_size", "32", "32", "--model.num_queries", "5",
+        "--loss.options.mask.num_points", "32", "--optim.lr", "1e-3", "--loop.steps", "4",
+        "--loop.save_every", "2", "--loop.log_every", "1", "--loop.keep_checkpoints", "0",
+    ]  # fmt: skip
+    return load_config(FinetuneConfig, [*arguments, *extra], program="jobs.finetune")
+
+
+def with_paste(cutouts: str) -> list[str]:
+    return ["--paste.bank", cutouts, "--paste.probability", "1", "--loss.outlier", "rba"]
+
+
+def weights(out: Path, step: int) -> dict[str, torch.Tensor]:
+    return load_file(out / "run" / "checkpoints" / f"step-{step:07d}" / "model.safetensors")
