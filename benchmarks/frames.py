@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from jobs.prepare import main as prepare
 from shards.schema import CITYSCAPES_CLASSES
 
 FRAME = (1024, 2048)
@@ -27,6 +28,19 @@ def write_frames(root: Path, num_frames: int, num_photos: int) -> None:
         cv2.imwrite(str(images / f"{stem}_leftImg8bit.png"), draw_texture(rng, FRAME, ids))
         cv2.imwrite(str(labels / f"{stem}_gtFine_labelIds.png"), ids)
     write_photos(root / "coco", num_photos)
+
+
+def make_scenes(root: Path, out: Path, encoding: str, workers: int = 1) -> None:
+    """Make shards of what `write_frames` wrote."""
+    options = ["--root", str(root / "cityscapes"), "--out", str(out), "--splits", "train"]
+    prepare(["cityscapes", *options, "--image_encoding", encoding, "--workers", str(workers)])
+
+
+def make_bank(root: Path, out: Path, workers: int = 1) -> None:
+    """Make a bank of all objects that `write_frames` wrote."""
+    sources = ["--images", str(root / "coco/train2017"), "--annotations", str(root / "coco/annotations")]
+    everything = ["--excluded_categories", "--min_side", "0"]
+    prepare(["coco", *sources, "--out", str(out), *everything, "--workers", str(workers)])
 
 
 def draw_labels(rng: np.random.Generator) -> UInt8[np.ndarray, "H W"]:

@@ -33,10 +33,9 @@ import psutil
 import torch
 import torchvision
 
-from benchmarks.frames import write_frames
+from benchmarks.frames import make_bank, make_scenes, write_frames
 from benchmarks.usual_loader import UsualLoader
 from jobs.command_line import parse_options, run_program
-from jobs.prepare import main as prepare
 from outlier_paste.config import PasteConfig
 from outlier_paste.paste import OutlierPaste, build_paste
 from shards.augment import AugmentConfig
@@ -97,11 +96,8 @@ def main(arguments: Sequence[str]) -> None:
 def prepare_both(root: Path, folder: Path) -> None:
     """Make the shards of our side in every encoding, and the zip files of the other sides."""
     for encoding in ENCODINGS:
-        options = ["--root", str(root / "cityscapes"), "--out", str(folder / encoding), "--splits", "train"]
-        prepare(["cityscapes", *options, "--image_encoding", encoding, "--workers", "1"])
-    sources = ["--images", str(root / "coco/train2017"), "--annotations", str(root / "coco/annotations")]
-    everything = ["--excluded_categories", "--min_side", "0"]
-    prepare(["coco", *sources, "--out", str(folder / "cutouts"), *everything, "--workers", "1"])
+        make_scenes(root, folder / encoding, encoding)
+    make_bank(root, folder / "cutouts")
     for name, half in (
         ("frames", ""),
         ("leftImg8bit_trainvaltest", "leftImg8bit"),

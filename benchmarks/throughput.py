@@ -24,11 +24,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.cost import CostOptions, compute_cost
-from benchmarks.frames import write_frames
+from benchmarks.frames import make_bank, make_scenes, write_frames
 from benchmarks.machine import describe_machine
 from benchmarks.train_step import MODES
 from jobs.command_line import parse_options, run_program
-from jobs.prepare import main as prepare
 from models.backbone import SIZES
 from shards.errors import InputError
 
@@ -110,17 +109,10 @@ def prepare_data(folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
         root, made = Path(name) / "drawn", Path(name) / "made"
         write_frames(root, num_frames=16, num_photos=24)
-        _make_shards(root, made)
+        workers = min(4, os.cpu_count() or 1)
+        make_scenes(root, made / "scenes", "jpeg", workers)
+        make_bank(root, made / "cutouts", workers)
         made.rename(folder)
-
-
-def _make_shards(root: Path, folder: Path) -> None:
-    workers = ["--workers", str(min(4, os.cpu_count() or 1))]
-    scenes = ["--root", str(root / "cityscapes"), "--out", str(folder / "scenes"), "--splits", "train"]
-    prepare(["cityscapes", *scenes, "--image_encoding", "jpeg", *workers])
-    sources = ["--images", str(root / "coco/train2017"), "--annotations", str(root / "coco/annotations")]
-    everything = ["--excluded_categories", "--min_side", "0"]
-    prepare(["coco", *sources, "--out", str(folder / "cutouts"), *everything, *workers])
 
 
 def time_run(size: str, mode: str, options: ThroughputOptions, data: Path, folder: Path) -> dict[str, float]:

@@ -73,9 +73,25 @@ class PixelTerm(OutlierTerm):
         with torch.autocast(mask_logits.device.type, enabled=False):
             score = self.score(mask_logits, class_logits)
             score = F.interpolate(score[:, None], size=label.shape[-2:], mode="bilinear")[:, 0]
-            inlier = (self.inlier_penalty(score) * (label < NUM_CLASSES)).sum()
-            outlier = (self.outlier_penalty(score) * (label == OUTLIER_ID)).sum()
-            return 0.5 * (inlier / max(totals.inlier_pixels, 1.0) + outlier / max(totals.outlier_pixels, 1.0))
+            return mean_of_halves(self.inlier_penalty(score), self.outlier_penalty(score), label, totals)
+
+
+def mean_of_halves(
+    inlier_cost: Float[Tensor, "B H W"],
+    outlier_cost: Float[Tensor, "B H W"],
+    label: UInt8[Tensor, "B H W"],
+    totals: StepTotals,
+) -> Float[Tensor, ""]:
+    """Return this batch's share of ½ (mean over inliers + mean over outliers), both over the whole step.
+
+    Args:
+        inlier_cost: what each pixel would cost as an inlier; finite, as in the next.
+        outlier_cost: and as an outlier.
+        label: train ids; void counts as neither.
+    """
+    inlier = (inlier_cost * (label < NUM_CLASSES)).sum()
+    outlier = (outlier_cost * (label == OUTLIER_ID)).sum()
+    return 0.5 * (inlier / max(totals.inlier_pixels, 1.0) + outlier / max(totals.outlier_pixels, 1.0))
 
 
 def require_layers(layers: int, term: str) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 from eval.scores import QueryOutputs, count_claims
 from models.eomt import Prediction
 from shards.batch import Batch
-from shards.schema import NUM_CLASSES, OUTLIER_ID
-from trainer.losses.outlier_terms import OutlierTerm, require_layers
+from shards.schema import NUM_CLASSES
+from trainer.losses.outlier_terms import OutlierTerm, mean_of_halves, require_layers
 from trainer.losses.targets import StepTotals
 
 
@@ -64,6 +64,4 @@ def _at_depth(
     with torch.autocast(mask_logits.device.type, enabled=False):
         cost = -torch.stack((claims.one, claims.none), dim=1)  # (B, 2, h, w)
         cost = F.interpolate(cost, size=label.shape[-2:], mode="bilinear")
-        inlier = (cost[:, 0] * (label < NUM_CLASSES)).sum()
-        outlier = (cost[:, 1] * (label == OUTLIER_ID)).sum()
-        return 0.5 * (inlier / max(totals.inlier_pixels, 1.0) + outlier / max(totals.outlier_pixels, 1.0))
+        return mean_of_halves(cost[:, 0], cost[:, 1], label, totals)
