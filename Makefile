@@ -15,7 +15,7 @@ experiments: $(VENV)/.installed  ## the losses over three seeds, with spread; 15
 
 # A file of tests belongs to one process (tests/conftest.py says which go together, and in which order); two at a time,
 # with one thread each. What C libraries say of a crash is shown.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder \
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
 	--max-worker-restart 0 --capture=sys
 
 test: $(VENV)/.installed  ## every test, the slow ones too

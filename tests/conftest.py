@@ -13,27 +13,36 @@ from shards.cutout import Cutout, encode_cutout
 from shards.schema import VOID_ID
 
 NUM_SCENES = 8
-SHARED = ("cluster_of_session", "played")
-"""Fixtures of a whole session that take minutes, or that this machine has one of."""
+TOGETHER = ("tests/slurm/", "tests/distributed/")
+"""Folders whose files share what takes minutes, or what a machine has one of: a cluster, runs of two ranks."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let a file belong to one process, all files that use one of `SHARED` to the same; long ones come first.
+    """Let long groups of files come first; the short ones behind them fill what the last long one leaves."""
+    groups = [_find_group(item.nodeid) for item in items]
+    long = [group for group, item in zip(groups, items, strict=True) if item.get_closest_marker("slow")]
+    order = {group: place for place, group in enumerate(dict.fromkeys((*TOGETHER, *long, *groups)))}
+    items.sort(key=lambda item: order[_find_group(item.nodeid)])
 
-    A group with a slow test is long. The short ones behind them fill what the last long one leaves.
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Let a group belong to one process.
+
+    `--dist loadgroup` is to do it, but pytest 9.2 does not show the groups that pytest-xdist 3.8 finds.
     """
-    groups: dict[Path, str] = {}
-    for item in items:
-        used = getattr(item, "fixturenames", ())
-        shared = next((name for name in SHARED if name in used), None)
-        if shared or item.path not in groups:
-            groups[item.path] = shared or str(item.path.relative_to(item.config.rootpath))
-    long = [groups[item.path] for item in items if item.get_closest_marker("slow")]
-    order = list(dict.fromkeys((*SHARED, *long, *groups.values())))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(groups[item.path]))
-    items.sort(key=lambda item: order.index(groups[item.path]))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class GroupScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _find_group(nodeid)
+
+    return GroupScheduling(config, log)
+
+
+def _find_group(nodeid: str) -> str:
+    return next((folder for folder in TOGETHER if nodeid.startswith(folder)), nodeid.partition("::")[0])
 
 
 def draw_scene(index: int, size: int = 48) -> tuple[np.ndarray, np.ndarray]:
