@@ -14,7 +14,7 @@ from shards.schema import VOID_ID
 
 NUM_SCENES = 8
 TOGETHER = ("tests/slurm/", "tests/distributed/")
-"""Folders whose files share what takes minutes, or what a machine has one of: a cluster, runs of two ranks."""
+"""Folders whose files share what takes minutes, or what a machine has one of: a cluster, two ranks."""
 
 
 @pytest.hookimpl(tryfirst=True)
