@@ -119,10 +119,7 @@ def _evaluate(out: Path, run: Path, scores: tuple[str, ...]) -> None:
     if (run / "eval" / "results.json").exists():
         return
     sets = ("--datasets", out / "world" / "anomaly", "--cityscapes", out / "shards" / "cityscapes")
-    brief = (
-        "--components",
-        False,
-    )  # the maps they and the report's pictures need take two thirds of the time
+    brief = ("--components", False)  # the maps of them and of the pictures take two thirds of the time
     run_job("evaluate", "--checkpoint", run, *sets, "--out", run / "eval", "--scores", *scores, *brief)
 
 
