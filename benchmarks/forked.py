@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from jobs.command_line import run_program
-from slurm.launch import _free_port, rank_variables
+from slurm.launch import find_free_port, rank_variables
 
 Main = Callable[[Sequence[str]], None]
 """A program as `run_program` takes it; a function of a module, which the forked process imports."""
@@ -59,7 +59,7 @@ def start_ranks(main: Main, arguments: Sequence[str], folder: Path, ranks: int =
 
     Each writes into `folder`: printed-RANK.txt, its standard output, and said-RANK.txt, its standard error.
     """
-    port = _free_port()
+    port = find_free_port()
     folder.mkdir(parents=True, exist_ok=True)
     return [
         start_program(

@@ -30,7 +30,7 @@ class Launch:
         self._processes: list[subprocess.Popen[bytes]] = []
         environments = [dict(os.environ)]
         if not launcher and num_ranks > 1:
-            port = _free_port()
+            port = find_free_port()
             environments = [{**os.environ, **rank_variables(i, num_ranks, port)} for i in range(num_ranks)]
         for environment in environments:
             process = subprocess.Popen(
@@ -78,7 +78,8 @@ def rank_variables(rank: int, num_ranks: int, port: int) -> dict[str, str]:
     }
 
 
-def _free_port() -> int:
+def find_free_port() -> int:
+    """Return a port of this machine that nothing listens on at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -33,16 +33,8 @@ RUN = {"out": "", "scenes": "", "cutouts": ""}
 
 
 def make_config(name: str, *extra: str) -> FinetuneConfig:
-    own = (
-        "--name",
-        name,
-        "--data.batch_size",
-        "1",
-        "--loop.save_every",
-        "1",
-        "--tracking.tensorboard",
-        "False",
-    )
+    own = ["--name", name, "--data.batch_size", "1", "--loop.save_every", "1"]
+    own += ["--tracking.tensorboard", "False"]
     return small_run.make_config(Path(RUN["out"]), RUN["scenes"], *own, *extra)
 
 

@@ -39,11 +39,4 @@ def test_two_processes_write_the_results_of_one(tmp_path: Path) -> None:
     assert names == others
     for name in names:
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "one",
-        "rba_run",
-        "said",
-        "sets",
-        "two",
-        "val",
-    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "rba_run", "said", "sets", "two", "val"}
