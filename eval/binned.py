@@ -18,6 +18,8 @@ from eval.runs import SortedRuns, choose_splitters
 
 NUM_BINS = 4096
 """Bins aimed at; half of them split the anomalous pixels evenly, half the normal ones."""
+_ROWS = 16
+"""Resampled sets whose curves are computed at a time: some thousand bins of so many stay in the cache."""
 
 
 class BinnedMetrics(NamedTuple):
@@ -48,12 +50,19 @@ class ImageCounts:
             weights: how often each image is drawn, per resampled set.
             interpolate: read FPR95 between two thresholds even where one value holds both; see `FPR_RULES`.
         """
-        return binned_metrics(
-            weights @ self.positives.astype(np.float64),
-            weights @ self.negatives.astype(np.float64),
-            self.single,
-            interpolate=interpolate,
+        positives, negatives = (
+            weights @ counts.astype(np.float64) for counts in (self.positives, self.negatives)
         )
+        parts = [
+            binned_metrics(
+                positives[begin : begin + _ROWS],
+                negatives[begin : begin + _ROWS],
+                self.single,
+                interpolate=interpolate,
+            )
+            for begin in range(0, len(weights), _ROWS)
+        ]
+        return BinnedMetrics(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
     def bounds(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """Return the least and the largest AP and FPR95 that scores with these counts can have.
