@@ -26,12 +26,11 @@ def make_model(class_head, adapted):
     return model
 """
 GRAPHS = """
-for class_head, adapted in (("linear", False), ("isomax", True)):
-    model = make_model(class_head, adapted)
-    for arguments in ((image,), (image, released), (image, released, 2)):
-        torch._dynamo.reset()
-        found = torch._dynamo.explain(model)(*arguments)
-        print(found.graph_count, len(found.break_reasons))
+model = make_model("isomax", True)  # a plain one with a linear head is compiled as a whole graph below
+for arguments in ((image,), (image, released), (image, released, 2)):
+    torch._dynamo.reset()
+    found = torch._dynamo.explain(model)(*arguments)
+    print(found.graph_count, len(found.break_reasons))
 """
 STEP = """
 model = make_model("linear", False)
@@ -58,7 +57,7 @@ def run(script: str) -> list[str]:
 
 @pytest.mark.slow
 def test_the_compiler_finds_one_graph_without_breaks() -> None:
-    assert run(GRAPHS) == ["1 0"] * 6
+    assert run(GRAPHS) == ["1 0"] * 3
 
 
 @pytest.mark.slow
