@@ -48,7 +48,7 @@ def start_program(
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
-    words = (main, list(arguments), printed, said, dict(variables))
+    words = (main, list(arguments), printed, said, dict(variables or {}))
     process = context.Process(target=_be_program, args=words)
     process.start()
     return process

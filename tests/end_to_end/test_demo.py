@@ -24,7 +24,7 @@ class ForkedStep:
     def __init__(self, command: list[str], said: Path) -> None:
         assert command[:2] == [sys.executable, "-m"]
         main = importlib.import_module(command[2]).main
-        self._process = start_program(main, command[3:], said, said, {})
+        self._process = start_program(main, command[3:], said, said)
 
     def wait(self) -> int:
         return join([self._process], 300)[0]
