@@ -4,7 +4,7 @@
 
 World, shards, a tiny EoMT trained from scratch, and the losses side by side: the baseline fine-tuned with
 each of them, beside a control that gets the same steps, and the evaluation of all. Two CPU cores, no
-download, about ten minutes. `jobs.experiments` repeats it with several seeds.
+download, ten to twenty minutes. `jobs.experiments` repeats it with several seeds.
 """
 
 from __future__ import annotations
