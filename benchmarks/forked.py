@@ -73,6 +73,21 @@ def start_ranks(main: Main, arguments: Sequence[str], folder: Path, ranks: int =
     ]
 
 
+def run_ranks(
+    main: Main, arguments: Sequence[str], folder: Path, ranks: int = 1, *, patience_s: float = 300
+) -> str:
+    """Run what `start_ranks` starts to its end, and return what all ranks said on standard error.
+
+    Raises:
+        RuntimeError: one failed, or outlived the patience.
+    """
+    codes = join(start_ranks(main, arguments, folder, ranks), patience_s)
+    said = read_said(folder)
+    if any(codes):
+        raise RuntimeError(f"{main.__module__}: exit codes {codes}: {said}")
+    return said
+
+
 def join(processes: Sequence[BaseProcess], patience_s: float) -> list[int]:
     """Wait for all, and return their exit codes; what outlives the patience is killed, as by a launcher."""
     deadline = time.monotonic() + patience_s

@@ -97,7 +97,7 @@ def plot_frames(frames: Sequence[FrameView]) -> bytes:
             axis.set_axis_off()
         bins = np.histogram_bin_edges(np.concatenate([frame.normal, frame.anomalous]), bins=60)
         for name, scores in (("normal", frame.normal), ("anomalous", frame.anomalous)):
-            density = np.histogram(scores, bins, density=True)[0] if len(scores) else np.zeros(60)
+            density = np.histogram(scores, bins, density=True)[0] if len(scores) else np.zeros(len(bins) - 1)
             histogram.stairs(density, bins, fill=True, alpha=0.6, label=name)
         if len(frame.normal) + len(frame.anomalous):
             histogram.set_yscale("log", subs=[])

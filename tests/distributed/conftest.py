@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 
-from benchmarks.forked import join, read_said, start_ranks
+from benchmarks.forked import run_ranks
 from jobs.finetune import finetune
 from tests.distributed import scenes
 
@@ -24,8 +24,7 @@ def played(tmp_path_factory: pytest.TempPathFactory, scene_shards: str, cutout_s
         finetune(scenes.make_config(name, "--data.batch_size", "2", *extra))
     logging.getLogger().setLevel(logging.WARNING)
     AcceleratorState._reset_state(reset_partial_state=True)
-    ranks = start_ranks(scenes.main, [str(out), scene_shards, cutout_shard], out, 2)
-    assert join(ranks, 600) == [0, 0], read_said(out)
+    run_ranks(scenes.main, [str(out), scene_shards, cutout_shard], out, 2, patience_s=600)
     return out
 
 

@@ -15,7 +15,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.forked import join, read_said, start_ranks
+from benchmarks.forked import run_ranks
 from models.eomt import Prediction
 from shards.batch import Batch
 from shards.schema import NUM_CLASSES, OUTLIER_ID, VOID_ID
@@ -114,8 +114,7 @@ def run_rank(arguments: Sequence[str]) -> None:
 @pytest.fixture(scope="module")
 def steps_of_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
     out = tmp_path_factory.mktemp("ranks") / "steps.pt"
-    ranks = start_ranks(run_rank, [str(out)], out.parent, 2)
-    assert join(ranks, 120) == [0, 0], read_said(out.parent)
+    run_ranks(run_rank, [str(out)], out.parent, 2, patience_s=120)
     return torch.load(out, weights_only=True)
 
 

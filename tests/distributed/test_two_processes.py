@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 
-from benchmarks.forked import join, read_said, start_program, start_ranks
+from benchmarks.forked import join, run_ranks, start_program, start_ranks
 from jobs import finetune
 from tests.trainer.small_run import weights
 
@@ -50,18 +50,11 @@ def launch(command: list[str], **environment: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def train(arguments: list[str], told: Path, ranks: int = 1) -> str:
-    """Train in forked processes, one or those that a launcher would start, and return what they said."""
-    codes = join(start_ranks(finetune.main, arguments, told, ranks), 300)
-    assert codes == [0] * ranks, read_said(told)
-    return read_said(told)
-
-
 @pytest.fixture(scope="module", name="ended")
 def _ended(tmp_path_factory: pytest.TempPathFactory, scene_shards: str, cutout_shard: str) -> Path:
     """The folder of two runs of four steps: of one process, and of the two that torchrun started."""
     folder = tmp_path_factory.mktemp("ended")
-    train(arguments(folder / "one", scene_shards, cutout_shard, 4), folder / "told")
+    run_ranks(finetune.main, arguments(folder / "one", scene_shards, cutout_shard, 4), folder / "told")
     launch([*TORCHRUN, *arguments(folder / "two", scene_shards, cutout_shard, 2)])
     return folder
 
@@ -99,11 +92,13 @@ def test_a_run_killed_outright_resumes_to_the_same_bits(
     tmp_path: Path, scene_shards: str, cutout_shard: str
 ) -> None:
     extra = ("--loop.steps", "40", "--loop.save_every", "5")
-    train(arguments(tmp_path / "a", scene_shards, cutout_shard, 2, *extra), tmp_path / "whole")
+    run_ranks(
+        finetune.main, arguments(tmp_path / "a", scene_shards, cutout_shard, 2, *extra), tmp_path / "whole"
+    )
     options = arguments(tmp_path / "b", scene_shards, cutout_shard, 2, *extra)
     processes = start_ranks(finetune.main, options, tmp_path / "killed")
     assert 0 < kill_after(tmp_path / "b" / "run" / "checkpoints", 1, processes) < 40
-    assert "from step 0 " not in train([*options, "--resume"], tmp_path / "resumed")
+    assert "from step 0 " not in run_ranks(finetune.main, [*options, "--resume"], tmp_path / "resumed")
     expected, actual = weights(tmp_path / "a", 40), weights(tmp_path / "b", 40)
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
@@ -114,7 +109,9 @@ def test_two_processes_killed_outright_mid_epoch_resume_to_the_same_bits(
     """Steps of 6 of 8 scenes, so that three of four checkpoints lie within an epoch; a loader worker each."""
     extra = ("--loop.steps", "30", "--loop.save_every", "1", "--loop.keep_checkpoints", "0")
     extra += ("--data.workers", "1")
-    train(arguments(tmp_path / "a", scene_shards, cutout_shard, 3, *extra), tmp_path / "whole", 2)
+    run_ranks(
+        finetune.main, arguments(tmp_path / "a", scene_shards, cutout_shard, 3, *extra), tmp_path / "whole", 2
+    )
     options = arguments(tmp_path / "b", scene_shards, cutout_shard, 3, *extra)
     checkpoints = tmp_path / "b" / "run" / "checkpoints"
     step = kill_after(checkpoints, 2, start_ranks(finetune.main, options, tmp_path / "killed", 2))
@@ -122,7 +119,7 @@ def test_two_processes_killed_outright_mid_epoch_resume_to_the_same_bits(
     while step * 6 % 8 == 0:  # a checkpoint between two epochs proves less: take the one before
         shutil.rmtree(checkpoints / f"step-{step:07d}")
         step -= 1
-    told = train([*options, "--resume"], tmp_path / "resumed", 2)
+    told = run_ranks(finetune.main, [*options, "--resume"], tmp_path / "resumed", 2)
     assert f"from step {step} to 30 on 2 processes" in told
     expected, actual = weights(tmp_path / "a", 30), weights(tmp_path / "b", 30)
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
@@ -137,7 +134,7 @@ def test_a_resume_on_another_number_of_processes_keeps_the_weights(
     shutil.copytree(ended / name, tmp_path / name)
     shutil.rmtree(tmp_path / name / "run" / "checkpoints" / "step-0000004")  # as if killed before it
     options = arguments(tmp_path / name, scene_shards, cutout_shard, 4 // ranks)
-    told = train([*options, "--resume"], tmp_path / "told", ranks)
+    told = run_ranks(finetune.main, [*options, "--resume"], tmp_path / "told", ranks)
     assert f"from step 2 to 4 on {ranks} processes" in told
     actual = weights(tmp_path / name, 4)
     for key in expected:
@@ -166,7 +163,7 @@ def test_a_signal_to_the_whole_job_saves_before_leaving(
 
 def test_more_readers_than_shards_train(tmp_path: Path, scene_shards: str, cutout_shard: str) -> None:
     extra = ("--data.workers", "5")  # 2 processes with 5 workers each over 8 shards
-    train(arguments(tmp_path, scene_shards, cutout_shard, 1, *extra), tmp_path / "told", 2)
+    run_ranks(finetune.main, arguments(tmp_path, scene_shards, cutout_shard, 1, *extra), tmp_path / "told", 2)
     assert len(weights(tmp_path, 4)) > 0
 
 
