@@ -24,9 +24,9 @@ from timm.models.vision_transformer import Block
 from torch import Tensor
 
 from benchmarks.machine import describe_machine, measure_peak
-from jobs.command_line import parse_options, run_program
 from models.backbone import SIZES
 from models.eomt import DEFAULT_NUM_QUERIES, DEFAULT_PATCH_SIZE, _apply_block
+from shards.settings import parse_options, run_program
 
 NUM_PREFIX_TOKENS = 5
 """The class token and DINOv2's four registers."""

@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from jobs.command_line import parse_options, run_program
 from models.adapt import AdaptConfig, apply_adaptation
 from models.eomt import EoMT, ModelConfig
+from shards.settings import parse_options, run_program
 
 MODES = ("full", "last-4", "lora", "queries+heads", "queries", "heads")
 ADAM_BYTES = 16

@@ -23,11 +23,11 @@ import torch.nn.functional as F
 from sklearn.metrics import average_precision_score, roc_curve
 
 from benchmarks.machine import describe_machine
-from eval.answers import answer_pixels
-from eval.binned import count_images
+from eval.metrics.binned import count_images
 from eval.pool import ScorePool
-from eval.scores import DEFAULT_SCORES
-from jobs.command_line import parse_options, run_program
+from eval.predict.scores import DEFAULT_SCORES
+from eval.predict.strips import answer_pixels
+from shards.settings import parse_options, run_program
 
 
 @dataclass(frozen=True, kw_only=True)

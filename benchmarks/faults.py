@@ -31,8 +31,8 @@ from safetensors.torch import load_file
 from benchmarks.forked import join, read_said, run_ranks, start_ranks
 from benchmarks.machine import describe_machine
 from jobs import finetune
-from jobs.command_line import parse_options, run_program
-from models.checkpoint import list_checkpoints
+from models.weights.checkpoint import list_checkpoints
+from shards.settings import parse_options, run_program
 
 STEPS, SAVE_EVERY = 24, 3
 PATIENCE_S = 30.0

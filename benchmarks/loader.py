@@ -35,7 +35,6 @@ import torchvision
 
 from benchmarks.frames import make_bank, make_scenes, write_frames
 from benchmarks.usual_loader import UsualLoader
-from jobs.command_line import parse_options, run_program
 from outlier_paste.config import PasteConfig
 from outlier_paste.paste import OutlierPaste, build_paste
 from shards.augment import AugmentConfig
@@ -43,6 +42,7 @@ from shards.batch import Batch
 from shards.errors import InputError
 from shards.manifest import read_manifest
 from shards.schema import Sample
+from shards.settings import parse_options, run_program
 from shards.stream import StreamConfig, build_stream, keep_freed_memory
 
 CROP = 1024

@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 from sklearn.metrics import auc, average_precision_score, roc_curve
 
 from benchmarks.machine import describe_machine, measure_peak
-from eval.half_histogram import HalfHistogram
-from eval.miou import ConfusionMatrix
-from eval.pixel import pixel_metrics
+from eval.metrics.closed_set import ConfusionMatrix
+from eval.metrics.curve import pixel_metrics
+from eval.metrics.half_histogram import HalfHistogram
 from eval.pool import ScorePool
-from jobs.command_line import parse_options, run_program
+from shards.settings import parse_options, run_program
 
 Result = TypeVar("Result")
 Pools = tuple[NDArray[np.float32], NDArray[np.float32]]

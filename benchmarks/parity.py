@@ -32,13 +32,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.machine import describe_machine
-from jobs.command_line import parse_options, run_program
 from models.backbone import SIZES
-from models.checkpoint import initialise_model
 from models.eomt import DEFAULT_NUM_QUERIES, DEFAULT_PATCH_SIZE, EoMT, ModelConfig, Prediction
-from models.formats import read_checkpoint
+from models.weights.checkpoint import initialise_model
+from models.weights.formats import read_checkpoint
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES
+from shards.settings import parse_options, run_program
 
 UPSTREAM_SIDE = Path(__file__).with_name("upstream_eomt.py")
 CASES: dict[str, float | None] = {

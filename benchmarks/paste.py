@@ -26,12 +26,12 @@ import torch
 
 from benchmarks.frames import write_frames
 from benchmarks.loader import CROP, BenchmarkOptions, describe_machine, open_usual, prepare_both
-from jobs.command_line import parse_options, run_program
 from outlier_paste.bank import SHRINKS
 from outlier_paste.config import PasteConfig
 from outlier_paste.paste import OutlierPaste, build_paste
 from shards.order import sample_generator
 from shards.schema import Sample
+from shards.settings import parse_options, run_program
 from shards.stream import StreamConfig, build_stream
 
 FRAME = (CROP, 2 * CROP)

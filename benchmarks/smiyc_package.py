@@ -27,17 +27,17 @@ import numpy as np
 from jaxtyping import UInt8
 
 from benchmarks.machine import describe_machine
-from eval.frames import image_size
-from eval.report import Record
+from eval.report.record import Record
+from eval.sets.frames import image_size
 from eval.submissions.benchmark import BENCHMARKS, choose_pictures
 from eval.submissions.description import Description
 from eval.submissions.picture import PictureAnswer
 from eval.submissions.writing import write_package
-from jobs.command_line import parse_options, run_program
 from jobs.evaluate import evaluate
 from jobs.evaluate_options import EvaluateOptions
 from jobs.world.anomaly_layout import AnomalyFrame
 from jobs.world.official_layout import OfficialFrame
+from shards.settings import parse_options, run_program
 
 TRACKS = {
     "SMIYC RA-21": ("AnomalyTrack-validation", "SegEval-AnomalyTrack", "road_anomaly_21", 10),

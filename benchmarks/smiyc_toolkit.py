@@ -24,10 +24,10 @@ import numpy as np
 import scipy.ndimage
 
 from benchmarks.machine import describe_machine
-from eval.component import SMALLEST_SEGMENTS, TAUS, SegmentSizes, component_metrics, count_components
-from eval.percentiles import curve_metrics, image_curve
-from jobs.command_line import parse_options, run_program
+from eval.metrics.components import SMALLEST_SEGMENTS, TAUS, SegmentSizes, component_metrics, count_components
+from eval.metrics.smiyc import curve_metrics, image_curve
 from shards.errors import InputError
+from shards.settings import parse_options, run_program
 
 FILES = {
     "instance_segmentation.py": ("default_instancer", "segment_metrics"),

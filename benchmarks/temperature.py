@@ -28,14 +28,14 @@ import torch
 
 from benchmarks.evaluate import usual_metrics, usual_scores
 from benchmarks.machine import describe_machine
-from eval.answers import compare_at
-from eval.cache import CachedSet, WindowPredictions, read_frames, write_frame
-from eval.half_histogram import HalfHistogram
-from eval.pixel import PixelMetrics
+from eval.metrics.curve import PixelMetrics
+from eval.metrics.half_histogram import HalfHistogram
 from eval.pool import ScorePool
+from eval.predict.predictions import CachedSet, WindowPredictions, read_frames, write_frame
+from eval.predict.scores import DEFAULT_SCORES
+from eval.predict.strips import compare_at
 from eval.scan import count_frame
-from eval.scores import DEFAULT_SCORES
-from jobs.command_line import parse_options, run_program
+from shards.settings import parse_options, run_program
 
 WINDOW = (1024, 1024)
 LOW = (256, 256)

@@ -27,9 +27,9 @@ from benchmarks.cost import CostOptions, compute_cost
 from benchmarks.frames import make_bank, make_scenes, write_frames
 from benchmarks.machine import describe_machine
 from benchmarks.train_step import MODES
-from jobs.command_line import parse_options, run_program
 from models.backbone import SIZES
 from shards.errors import InputError
+from shards.settings import parse_options, run_program
 
 LOG_POINTS = 4
 """Parts of a run that are logged; the first warms up and is not counted."""

@@ -34,20 +34,21 @@ from torch import Tensor
 from benchmarks.cost import CostOptions, compute_cost
 from benchmarks.machine import describe_machine, measure_peak, read_clocks
 from benchmarks.parity import upstream_commit
-from jobs.command_line import parse_options, run_program
 from models.adapt import AdaptConfig, apply_adaptation
 from models.backbone import SIZES
-from models.checkpoint import initialise_model
 from models.eomt import DEFAULT_NUM_QUERIES, DEFAULT_PATCH_SIZE, EoMT, ModelConfig
 from models.lora_settings import LoraSettings
+from models.segmenter import compile_model
+from models.weights.checkpoint import initialise_model
 from shards.batch import Batch
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES
+from shards.settings import parse_options, run_program
 from trainer.ema import EmaConfig, WeightAverage
 from trainer.loop import LoopConfig, Run, train
 from trainer.losses import Loss, LossConfig, build_loss, weighted_sum
 from trainer.optim import OptimConfig, build_optimizer
-from trainer.runtime import compile_model, make_accelerator
+from trainer.runtime import make_accelerator
 from trainer.schedule import ScheduleConfig, build_lr_schedule
 
 UPSTREAM_SIDE = Path(__file__).with_name("upstream_step.py")

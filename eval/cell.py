@@ -6,10 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from eval.gallery import Gallery
-from eval.measure import ImageMetrics, Measurement
-from eval.pictures import Exhibit
-from eval.report import Record
+from eval.metrics.measure import ImageMetrics, Measurement
+from eval.report.figures import Exhibit
+from eval.report.gallery import Gallery
+from eval.report.record import Record
 
 
 @dataclass(frozen=True, kw_only=True)

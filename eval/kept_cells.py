@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eval.binned import ImageCounts
 from eval.cell import Cell, Subject
-from eval.distribution import ScoreDistribution
-from eval.gallery import Gallery
-from eval.measure import ImageMetrics, Measurement
-from eval.pixel import PixelMetrics
-from eval.report import parse_record
-from eval.slices import Slice
+from eval.metrics.binned import ImageCounts
+from eval.metrics.curve import PixelMetrics
+from eval.metrics.distribution import ScoreDistribution
+from eval.metrics.measure import ImageMetrics, Measurement
+from eval.report.gallery import Gallery
+from eval.report.record import parse_record
+from eval.report.slices import Slice
 
 _COUNTS = ("images", "positives", "negatives", "single")
 _HISTOGRAMS = ("edges", "normal", "anomalous")

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from shards.staging import write_atomically
+from shards.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -13,12 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from eval.pixel import PixelMetrics, pooled_metrics
-from eval.runs import SortedRuns
+from eval.metrics.curve import PixelMetrics, pooled_metrics
+from eval.metrics.runs import SortedRuns
 from shards.errors import InputError
+from shards.schema import ANOMALY, NORMAL
 
-NORMAL, ANOMALY, VOID = 0, 1, 255
-"""Values of a target: pixels of `VOID` are not scored."""
 _INDEX = "pool.json"
 
 

@@ -1,7 +1,7 @@
 """Everything that changes a number besides the model: written beside each number, chosen by name.
 
 The presets follow what the evaluations of the field do, read from their code; where one leaves the geometry
-to the model's own repository, ours is the sliding window. `eval/measure.py` carries them out.
+to the model's own repository, ours is the sliding window. `eval/metrics/measure.py` carries them out.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Protocol:
     """What the network sees of an image: scaled, aspect ratio kept, until it covers the input window; or
     squashed first, bilinearly with a low-pass filter."""
     windows: Literal["sliding, evidence averaged"]
-    """How windows make one image; see `eval/windows.py`."""
+    """How windows make one image; see `eval/predict/windows.py`."""
     ground_truth_size: Literal["native", "512 x 1024 by nearest pixel"]
     """Size at which pixels are compared: evidence is resized to it, not the other way round."""
     ap_rule: Literal["step sum", "step sum over thresholds from 768 percentiles of each image"]
-    """Area under precision over recall; see `eval/pixel.py` and `eval/percentiles.py`."""
+    """Area under precision over recall; see `eval/metrics/curve.py` and `eval/metrics/smiyc.py`."""
     fpr_rule: Literal["first-at-least", "first-above", "interpolated"]
-    """How FPR is read at 95 % TPR; see `eval/pixel.py`."""
+    """How FPR is read at 95 % TPR; see `eval/metrics/curve.py`."""
     pooling: Literal["all pixels of the set", "all pixels of the first 1300 images"]
     """Over what one metric is computed."""
     images_without_anomaly: Literal["kept", "skipped"]

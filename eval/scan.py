@@ -5,8 +5,8 @@ measures those in float32. What does not depend on T is done once per frame (the
 normal ones first; the largest class is found, and how far the others lie below the second), and nothing is
 sorted or kept: a variant is a `HalfHistogram` of 1 MB.
 
-Scores are counted in the forms of `eval.log_odds`, which do not tie at their ends, less the score of a mask
-model's sure pixel, of evidence 1 for one class and 0 for the others: float16 is finest about 0.
+Scores are counted in the forms of `eval.predict.log_odds`, which do not tie at their ends, less the score of
+a mask model's sure pixel, of evidence 1 for one class and 0 for the others: float16 is finest about 0.
 Of drawn frames (tests/eval/test_scan.py, benchmarks/temperature.py) AP is that of float32 scores to 1e-3, and
 FPR95 to 5e-3: a threshold moves by a step of float16, and all pixels of the step with it.
 """
@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 
-from eval.answers import predict_classes
-from eval.elementwise import exp, log, log1p
-from eval.half_histogram import HalfHistogram
-from eval.pool import ANOMALY, NORMAL
+from eval.metrics.half_histogram import HalfHistogram
+from eval.predict.elementwise import exp, log, log1p
+from eval.predict.strips import predict_classes
+from shards.schema import ANOMALY, NORMAL
 
 SCANNED = ("MSP", "MaxLogit", "MaxEntropy", "RbA")
 """Scores that can be counted."""
@@ -121,7 +121,7 @@ def _entropy(
     gap: Float32[np.ndarray, " P"],
     num_classes: int,
 ) -> Float32[np.ndarray, " P"]:
-    """Compute what `eval.log_odds.entropy_log_odds` does, in float32."""
+    """Compute what `eval.predict.log_odds.entropy_log_odds` does, in float32."""
     everything = 1 + others
     small = np.maximum(others, _TINY)
     log_entropy = log_others + log(log1p(small) / small + gap / everything)

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.binned import BinnedMetrics, ImageCounts
-from eval.bootstrap import PairedTest, draw_blocks, judge_differences, paired_test
-from eval.measure import statistic_of
+from eval.metrics.binned import BinnedMetrics, ImageCounts
+from eval.metrics.bootstrap import PairedTest, draw_blocks, judge_differences, paired_test
+from eval.metrics.measure import statistic_of
 from eval.protocol import get_protocol
 from shards.errors import InputError
 

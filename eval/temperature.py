@@ -12,15 +12,15 @@ from jaxtyping import Float32
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from eval.answers import compare_at
-from eval.cache import CachedSet, read_frames
-from eval.half_histogram import HalfHistogram
-from eval.pixel import PixelMetrics
-from eval.pool import VOID, ScorePool
+from eval.metrics.curve import PixelMetrics
+from eval.metrics.half_histogram import HalfHistogram
+from eval.pool import ScorePool
+from eval.predict.predictions import CachedSet, read_frames
+from eval.predict.scores import DEFAULT_SCORES
+from eval.predict.strips import compare_at
 from eval.scan import count_frame
-from eval.scores import DEFAULT_SCORES
 from shards.errors import InputError
-from shards.schema import OUTLIER_ID
+from shards.schema import OUTLIER_ID, VOID
 
 Level = Literal["pixel", "query"]
 LEVELS: tuple[Level, ...] = ("pixel", "query")

@@ -10,14 +10,14 @@ from typing import Literal
 import numpy as np
 from jaxtyping import UInt8
 
-from eval.frames import read_picture
+from eval.predict.windows import Segment, segment_in_windows, to_tensor
+from eval.sets.frames import read_picture
 from eval.submissions.picture import Picture, PictureAnswer, answer_evidence
-from eval.windows import Segment, segment_in_windows, to_tensor
 from jobs.evaluate_options import choose_device
 from jobs.evaluation_key import hash_checkpoint
 from jobs.model_source import ANY_WINDOW, load_own_model, parse_model_file
-from jobs.segmenter import make_segment, require_readable
-from models.checkpoint import load_segmenter
+from models.segmenter import make_segment, require_readable
+from models.weights.checkpoint import load_segmenter
 from shards.errors import InputError
 from shards.manifest import hash_file
 from shards.schema import NUM_CLASSES

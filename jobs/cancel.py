@@ -11,9 +11,9 @@ from pathlib import Path
 
 import tyro
 
-from jobs.command_line import parse_options, run_program
 from jobs.sweep_config import find_sweep
 from shards.errors import InputError
+from shards.settings import parse_options, run_program
 from slurm.status import query_jobs
 from slurm.submit import SlurmError, cancel, read_submissions
 

@@ -15,12 +15,12 @@ from typing import Any
 import tyro
 import yaml
 
-from eval.differences import find_differences, list_differences, mark_tables, render_differences
-from eval.report import Record, latex_tables, markdown_tables, parse_json, render_csv, render_json
-from eval.seeds import SeedGroup, SeedRun, build_seed_tables, list_protocols
-from jobs.command_line import parse_options, run_program
+from eval.report.differences import find_differences, list_differences, mark_tables, render_differences
+from eval.report.record import Record, latex_tables, markdown_tables, parse_json, render_csv, render_json
+from eval.report.seeds import SeedGroup, SeedRun, build_seed_tables, list_protocols
 from shards.errors import InputError
-from shards.staging import make_folder, require_free, staged_folder, write_atomically
+from shards.files import make_folder, require_free, staged_folder, write_atomically
+from shards.settings import parse_options, run_program
 from slurm.tasks import RUNS_FOLDER, TASKS_NAME, read_state, read_tasks
 
 logger = logging.getLogger(__name__)

@@ -15,14 +15,14 @@ from typing import Annotated, Any
 
 import tyro
 
-from jobs.command_line import parse_options, run_program
-from jobs.dataset_report import report_dataset
-from jobs.shard_report import report_shards
+from eval.sets.examine import report_dataset
 from jobs.submission import report_package
-from models.checkpoint import explain_report
-from models.diagnosis import Diagnosis, diagnose
-from models.formats import KIND_NAMES
+from models.weights.checkpoint import explain_report
+from models.weights.diagnosis import Diagnosis, diagnose
+from models.weights.formats import KIND_NAMES
 from shards.errors import InputError
+from shards.examine import report_shards
+from shards.settings import parse_options, run_program
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,29 +16,28 @@ from pathlib import Path
 
 import torch
 
-from eval.cache import CacheInfo
 from eval.cell import Subject
-from eval.closed_set import ClosedSetCounts, measure_closed_set
-from eval.datasets import TestSet, check_masks, find_test_sets
 from eval.kept_cells import KeptSet, unpack_set
-from eval.own_sets import read_own_sets
+from eval.metrics.closed_set import ClosedSetCounts, measure_closed_set
+from eval.predict.predictions import CacheInfo
 from eval.protocol import Protocol, get_protocols
 from eval.ranks import ALONE, Ranks
-from eval.report import Record, render_markdown
-from jobs.command_line import parse_options, run_program
+from eval.report.record import Record, render_markdown
+from eval.sets.own import read_own_sets
+from eval.sets.registry import TestSet, check_masks, find_test_sets
 from jobs.evaluate_options import EvaluateOptions, choose_device, model_name
 from jobs.evaluation_folder import EvaluationFolder, evaluation_folder, require_place, task_folder
 from jobs.evaluation_key import closed_set_key, hash_checkpoint, hash_test_set, network_key, set_key
 from jobs.evaluation_parts import CLOSED_SET, Plan, Work, cell_name, finish_closed_set, finish_test_set
 from jobs.evaluation_shares import merge_closed_set, merge_test_set, share_closed_set, share_test_set
 from jobs.launched import launched_ranks, share_object
-from jobs.model_source import OwnSource, find_source, open_own
+from jobs.model_source import OwnSource, find_source, open_own, wrap_checkpoint
 from jobs.result_files import write_results
 from jobs.saved_predictions import SavedPredictions, fingerprint_of
-from jobs.segmenter import wrap_checkpoint
 from shards.errors import InputError
-from shards.parts import Task, parse_task
 from shards.reader import ShardReader, open_shards
+from shards.settings import parse_options, run_program
+from shards.task import Task, parse_task
 
 logger = logging.getLogger(__name__)
 

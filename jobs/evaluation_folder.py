@@ -22,9 +22,8 @@ import numpy as np
 from eval.kept_file import SUFFIX, Kept, Key, differing, read_kept, write_kept
 from eval.ranks import Ranks
 from shards.errors import InputError
-from shards.parts import Task
-from shards.staging import make_folder, require_free
-from slurm.lock import LockTaken, hold_lock, this_process
+from shards.files import LockTaken, hold_lock, make_folder, require_free, this_process
+from shards.task import Task
 
 logger = logging.getLogger(__name__)
 

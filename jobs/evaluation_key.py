@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from eval.datasets import TestSet
-from eval.frames import read_file
 from eval.protocol import Protocol
+from eval.sets.frames import read_file
+from eval.sets.registry import TestSet
 from jobs.evaluate_options import EvaluateOptions
-from models.adapter_folder import is_adapter_folder
-from models.formats import find_weight_file
-from models.weights import WEIGHT_SUFFIXES, list_parts
+from models.weights.adapter import is_adapter_folder
+from models.weights.files import WEIGHT_SUFFIXES, list_parts
+from models.weights.formats import find_weight_file
 from shards.manifest import hash_file
 from shards.reader import ShardReader
 
@@ -23,10 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = (
     "eval",
     "models",
-    "jobs/segmenter.py",
     "jobs/model_source.py",
     "shards/scene.py",
-    "trainer/runtime.py",
 )
 """The code that a number comes from."""
 

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.cache import CLOSED_SET, CachedSet
 from eval.cell import Subject, TestSetResult
-from eval.closed_set import ClosedSetCounts, count_samples
-from eval.datasets import TestSet
+from eval.evaluate import evaluate_test_set
 from eval.kept_cells import KeptSet, pack_set
-from eval.pictures import draw_panels, encode_png
+from eval.metrics.closed_set import ClosedSetCounts, count_samples
+from eval.predict.predictions import CLOSED_SET, CachedSet
 from eval.protocol import Protocol
 from eval.ranks import Ranks
-from eval.run import evaluate_test_set
+from eval.report.figures import draw_panels, encode_png
+from eval.sets.registry import TestSet
 from jobs.evaluate_options import EvaluateOptions
 from jobs.evaluation_folder import EvaluationFolder
 from jobs.saved_predictions import SavedPredictions
-from jobs.segmenter import Segmenter
+from models.segmenter import Segmenter
 from shards.reader import ShardReader
 from shards.scene import decode_scene
 

@@ -20,16 +20,16 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.cache import CLOSED_SET
 from eval.cell import TestSetResult
-from eval.closed_set import ClosedSetCounts
-from eval.datasets import TestSet
+from eval.evaluate import Pass, answer_by_windows, collect, make_exhibits, measure
 from eval.kept_file import SUFFIX, read_kept, write_kept
 from eval.maps import MapStore
+from eval.metrics.closed_set import ClosedSetCounts
 from eval.pool import ScorePool
+from eval.predict.predictions import CLOSED_SET
 from eval.protocol import Protocol
 from eval.ranks import Ranks
-from eval.run import Pass, answer_by_windows, collect, make_exhibits, measure
+from eval.sets.registry import TestSet
 from jobs.evaluation_folder import SHARES
 from jobs.evaluation_parts import (
     NOBODY,
@@ -40,8 +40,8 @@ from jobs.evaluation_parts import (
     keep_set,
     missing_passes,
 )
-from shards.parts import Task
 from shards.reader import ShardReader
+from shards.task import Task
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
     python -m jobs.experiments --out experiments --seeds 0 1 2
 
-One world, drawn once. For each seed a baseline from scratch, every method of `jobs.chain` on top of it, and
+One world, drawn once. For each seed a baseline from scratch, every method of `jobs.demo` on top of it, and
 their evaluations: 16 to 20 minutes a seed on one CPU core. Run again, it goes on where it stopped.
 """
 
@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from eval.report import Record
-from eval.spread import compare_seeds, estimate
-from jobs.chain import BASELINE, CONTROL, METHODS, SCORES, SMOKE, Scale, make_data, train_and_evaluate
-from jobs.command_line import parse_options, run_program
+from eval.report.record import Record
+from eval.report.seeds import compare_seeds, estimate
+from jobs.demo import BASELINE, CONTROL, METHODS, SCORES, SMOKE, Scale, make_data, train_and_evaluate
 from shards.errors import InputError
-from shards.staging import make_folder, require_free, write_atomically
+from shards.files import make_folder, require_free, write_atomically
+from shards.settings import parse_options, run_program
 
 logger = logging.getLogger(__name__)
 

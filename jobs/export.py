@@ -15,23 +15,23 @@ from typing import Literal
 
 from safetensors.torch import save_file
 
-from eval.scores import require_scores
+from eval.predict.scores import require_scores
 from eval.submissions.benchmark import BENCHMARKS
 from eval.submissions.picture import Picture
 from jobs.answerer import Answerer, answer_by_checkpoint, answer_by_file
-from jobs.command_line import parse_options, run_program
 from jobs.model_source import parse_model_file
-from jobs.onnx_scorer import write_onnx
-from jobs.segmenter import require_readable
 from jobs.submission import PackageOptions, write_answers
-from models.adapter_folder import write_adapter
-from models.checkpoint import find_checkpoint, load_model, load_segmenter, open_checkpoint, run_of
-from models.description import METADATA_KEY, describe, read_description
 from models.eomt import EoMT
-from models.huggingface import huggingface_config, huggingface_preprocessor, to_huggingface
+from models.onnx import write_onnx
+from models.segmenter import require_readable
+from models.weights.adapter import write_adapter
+from models.weights.checkpoint import find_checkpoint, load_model, load_segmenter, open_checkpoint, run_of
+from models.weights.description import METADATA_KEY, describe, read_description
+from models.weights.huggingface import huggingface_config, huggingface_preprocessor, to_huggingface
 from shards.errors import InputError
+from shards.files import staged_folder
 from shards.schema import CITYSCAPES_CLASSES
-from shards.staging import staged_folder
+from shards.settings import parse_options, run_program
 
 logger = logging.getLogger(__name__)
 

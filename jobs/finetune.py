@@ -18,49 +18,46 @@ from pathlib import Path
 import psutil
 from accelerate import Accelerator
 
-from jobs.command_line import run_program
-from jobs.config_file import flat_settings, load_config, write_config
-from jobs.finetune_config import FinetuneConfig
 from jobs.preview_paste import draw_contact_sheet, paste_scenes
-from jobs.provenance import PROVENANCE_NAME, write_provenance
-from jobs.run_card import describe_run
-from jobs.run_lock import RunLock
-from jobs.run_start import (
+from models.adapt import apply_adaptation, explain_parameters, plan_thaw
+from models.eomt import EoMT
+from models.segmenter import compile_model
+from models.weights.checkpoint import initialise_model
+from outlier_paste.paste import build_paste
+from shards.files import make_folder, write_atomically
+from shards.settings import flat_settings, load_config, run_program, write_config
+from shards.stream import build_stream
+from trainer.best import Best
+from trainer.collective import require_agreement, writing
+from trainer.config import FinetuneConfig
+from trainer.ema import WeightAverage
+from trainer.log_file import log_file
+from trainer.loop import Run, TrainState, train
+from trainer.losses import build_loss
+from trainer.memory import TrialStep, fit_micro_batch
+from trainer.optim import build_optimizer, explain_rates
+from trainer.profile import record_profile
+from trainer.randomness import seed_everything
+from trainer.run_folder import (
     CONFIG_NAME,
+    PROVENANCE_NAME,
+    RunLock,
     as_started,
     data_folders,
+    describe_run,
     find_start,
     global_batch,
     require_same_batch,
     require_same_samples,
     require_unchanged,
     restore,
+    write_provenance,
 )
-from jobs.validation import build_validation
-from models.adapt import apply_adaptation, explain_parameters, plan_thaw
-from models.checkpoint import initialise_model
-from models.eomt import EoMT
-from outlier_paste.paste import build_paste
-from shards.staging import make_folder, write_atomically
-from shards.stream import build_stream
-from trainer.agreement import require_agreement, writing
-from trainer.best import Best
-from trainer.board import end_comparison, show_picture, show_text
-from trainer.deadline import Deadline, find_end
-from trainer.ema import WeightAverage
-from trainer.groups import GroupDetails
-from trainer.log_file import log_file
-from trainer.loop import Run, TrainState, train
-from trainer.losses import build_loss
-from trainer.memory import fit_micro_batch
-from trainer.optim import build_optimizer, explain_rates
-from trainer.profile import record_profile
-from trainer.randomness import seed_everything
-from trainer.runtime import StopSignal, compile_model, make_accelerator
+from trainer.runtime import Deadline, StopSignal, find_end, make_accelerator
 from trainer.schedule import build_lr_schedule
 from trainer.sharding import prepare, shard_model
-from trainer.tracking import start_tracking
-from trainer.trial import TrialStep
+from trainer.tracking import GroupDetails, end_comparison, show_picture, show_text, start_tracking
+from trainer.validation import build_validation
 
 logger = logging.getLogger(__name__)
 

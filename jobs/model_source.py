@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import logging
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.datasets import TestSet, read_image
-from eval.own_model import OwnSegment
+import torch
+
+from eval.predict.own_model import OwnSegment
+from eval.predict.predictions import PredictionRecorder
+from eval.predict.score_maps import MapFolder
+from eval.predict.scores import DEFAULT_SCORES, SCORES, require_scores
 from eval.protocol import get_protocols
-from eval.score_maps import MapFolder
-from eval.scores import DEFAULT_SCORES, SCORES, require_scores
+from eval.sets.registry import TestSet, read_image
 from jobs.evaluate_options import EvaluateOptions
-from jobs.segmenter import Segmenter
-from models.checkpoint import find_checkpoint
+from models.eomt import EoMT
+from models.segmenter import Segmenter, compile_model, make_segment, require_readable
+from models.weights.checkpoint import find_checkpoint, load_segmenter
 from shards.errors import InputError
 from shards.manifest import hash_file
 from shards.schema import NUM_CLASSES
+
+logger = logging.getLogger(__name__)
 
 ANY_WINDOW = (1, 1)
 """Of what answers for whole images; nothing reads it."""
@@ -138,3 +145,26 @@ def load_own_model(text: str, setting: str = "--model_file") -> OwnSegment:
             f"image to logits or scores"
         )
     return OwnSegment(model, text)
+
+
+def wrap_checkpoint(checkpoint: Path, device: torch.device, options: EvaluateOptions) -> Segmenter:
+    """Load the network of a checkpoint onto the device.
+
+    Raises:
+        InputError: the checkpoint is missing or broken, has not what a score reads, or has other classes than
+            those of `--cityscapes`; or this platform cannot compile.
+    """
+    model = load_segmenter(checkpoint).to(device)
+    require_readable(model, options.scores, f"--scores: {checkpoint}")
+    if options.compile:
+        compile_model(model, device, "--compile")
+    num_classes = model.config.num_classes if isinstance(model, EoMT) else NUM_CLASSES
+    if options.cityscapes is not None and num_classes != NUM_CLASSES:
+        raise InputError(
+            f"--cityscapes: {checkpoint} has {num_classes} classes, Cityscapes {NUM_CLASSES}; leave it out "
+            f"to measure anomaly scores alone"
+        )
+    logger.info("%s on %s", checkpoint, device)
+    recorder = PredictionRecorder(num_classes) if options.cache is not None else None
+    segment = make_segment(model, device, options.precision, options.scores, recorder)
+    return Segmenter(segment, model.image_size, recorder)

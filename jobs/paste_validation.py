@@ -14,21 +14,19 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from eval.datasets import VALIDATION_SETS
-from eval.pool import ANOMALY, NORMAL, VOID
-from jobs.command_line import parse_options, run_program, split_arguments
-from jobs.config_file import load_config
-from jobs.finetune_config import FinetuneConfig
-from jobs.paste_record import RECORD_NAME
+from eval.sets.pasted import RECORD_NAME
+from eval.sets.registry import VALIDATION_SETS
 from outlier_paste.bank import CutoutBank, open_bank, photo_of
 from outlier_paste.config import PasteConfig
 from outlier_paste.paste import OutlierPaste
 from shards.errors import InputError
+from shards.files import require_free, staged_folder
 from shards.order import sample_generator
 from shards.reader import ShardReader, open_shards
 from shards.scene import decode_scene, require_scenes
-from shards.schema import OUTLIER_ID, VOID_ID, Sample
-from shards.staging import require_free, staged_folder
+from shards.schema import ANOMALY, NORMAL, OUTLIER_ID, VOID, VOID_ID, Sample
+from shards.settings import load_config, parse_options, run_program, split_arguments
+from trainer.config import FinetuneConfig
 
 logger = logging.getLogger(__name__)
 

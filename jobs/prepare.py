@@ -15,11 +15,8 @@ from typing import Annotated, Any
 import cv2
 import tyro
 
-from jobs.command_line import parse_options, run_program
-from shards.bank_report import REPORT_NAME, render_report
-from shards.cityscapes import JPEG_QUALITY, ImageEncoding, Split, plan_cityscapes
-from shards.coco import MASK_ENCODING, plan_cutouts
 from shards.errors import InputError
+from shards.files import require_free, staged_folder
 from shards.manifest import (
     MANIFEST_NAME,
     MANIFEST_VERSION,
@@ -28,13 +25,16 @@ from shards.manifest import (
     read_manifest,
     write_manifest,
 )
-from shards.object_filter import ObjectFilter
-from shards.parts import Task, parse_task, write_part
+from shards.prepare.cityscapes import JPEG_QUALITY, ImageEncoding, Split, plan_cityscapes
+from shards.prepare.coco import MASK_ENCODING, plan_cutouts
+from shards.prepare.objects import REPORT_NAME, ObjectFilter, render_report
+from shards.prepare.parts import write_part
+from shards.prepare.segments import SegmentFilter, plan_segments
+from shards.prepare.writer import ShardPlan, write_shards
 from shards.schema import LABEL_ENCODING
-from shards.segments import SegmentFilter, plan_segments
-from shards.staging import require_free, staged_folder
+from shards.settings import parse_options, run_program
+from shards.task import Task, parse_task
 from shards.tiles import require_zstandard, zstd_version
-from shards.writer import ShardPlan, write_shards
 
 logger = logging.getLogger(__name__)
 

@@ -13,16 +13,15 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from jobs.command_line import parse_options, run_program, split_arguments
-from jobs.config_file import load_config
-from jobs.finetune_config import FinetuneConfig
 from outlier_paste.bank import open_bank
 from outlier_paste.config import PasteConfig
 from outlier_paste.paste import build_paste
 from shards.errors import InputError
+from shards.files import make_folder, write_atomically
 from shards.schema import CITYSCAPES_CLASSES, OUTLIER_ID, Sample
-from shards.staging import make_folder, write_atomically
+from shards.settings import load_config, parse_options, run_program, split_arguments
 from shards.stream import build_stream
+from trainer.config import FinetuneConfig
 
 logger = logging.getLogger(__name__)
 

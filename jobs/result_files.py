@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from eval.kept_cells import KeptSet
-from eval.page import render_page
-from eval.pictures import add_title, decode_png, encode_png
-from eval.report import Record, render_csv, render_json, render_latex, render_markdown
-from eval.report_images import render_per_image
+from eval.report.figures import add_title, decode_png, encode_png
+from eval.report.page import render_page, render_per_image
+from eval.report.record import Record, render_csv, render_json, render_latex, render_markdown
 from eval.sketch import Sketch, sketch_path, write_sketch
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.cache import (
+from eval.kept_file import Key
+from eval.predict.predictions import (
     CachedSet,
     CacheInfo,
     PredictionRecorder,
@@ -20,9 +21,8 @@ from eval.cache import (
     write_index,
     write_info,
 )
-from eval.kept_file import Key
 from shards.errors import InputError
-from shards.staging import make_folder, require_free
+from shards.files import make_folder, require_free
 
 
 class SavedPredictions:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import tyro
 
-from jobs.command_line import parse_options, run_program
 from jobs.sweep_config import find_sweep
 from shards.errors import InputError
-from slurm.lock import is_held
+from shards.files import is_held
+from shards.settings import parse_options, run_program
 from slurm.status import JobState, query_jobs
 from slurm.submit import Submission, read_submissions
 from slurm.tasks import RUNS_FOLDER, StageState, Task, Tasks, read_state, read_tasks

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.frames import image_size
+from eval.sets.frames import image_size
 from eval.submissions import smiyc
 from eval.submissions.benchmark import BENCHMARKS, choose_pictures
 from eval.submissions.description import Description
@@ -15,7 +15,7 @@ from eval.submissions.verification import Findings, verify_package
 from eval.submissions.writing import write_package
 from jobs.answerer import Answerer
 from shards.errors import InputError
-from shards.staging import require_free
+from shards.files import require_free
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,6 @@ from pathlib import Path
 import torch
 import tyro
 
-from jobs.command_line import parse_options, run_program
-from jobs.config_file import read_config
 from jobs.sweep import (
     COLLECT,
     EVALUATE,
@@ -33,9 +31,10 @@ from jobs.sweep import (
 )
 from jobs.sweep_config import SweepConfig
 from shards.errors import InputError
-from shards.staging import require_free, write_atomically
+from shards.files import require_free, write_atomically
+from shards.settings import parse_options, read_config, run_program
 from slurm.array import array_expression
-from slurm.local import Machine, run_locally
+from slurm.launch import Machine, run_locally
 from slurm.status import query_jobs
 from slurm.submit import (
     SlurmError,

@@ -9,29 +9,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.command_line import parse_options
-from jobs.config_file import (
+from jobs.evaluate_options import EvaluateOptions
+from jobs.finetune import FINISHED_NAME
+from jobs.prepare import Job
+from jobs.sweep_config import SweepConfig
+from models.weights.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER
+from shards.errors import InputError
+from shards.files import make_folder, write_atomically
+from shards.settings import (
     build_config,
     flat_settings,
+    parse_options,
     read_config,
     read_settings,
     require_finite,
     with_overrides,
     write_config,
 )
-from jobs.evaluate_options import EvaluateOptions
-from jobs.finetune import FINISHED_NAME
-from jobs.finetune_config import FinetuneConfig
-from jobs.prepare import Job
-from jobs.run_start import CONFIG_NAME, MAY_CHANGE
-from jobs.sweep_config import SweepConfig
-from models.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER
-from shards.errors import InputError
-from shards.staging import make_folder, write_atomically
 from slurm.array import Cell, array_expression, expand_cells
 from slurm.resources import Resources
 from slurm.sbatch import Place, render_array, render_job
 from slurm.tasks import CELLS_FOLDER, LOGS_FOLDER, RUNS_FOLDER, Stage, Task, Tasks, write_tasks
+from trainer.config import FinetuneConfig
+from trainer.run_folder import CONFIG_NAME, MAY_CHANGE
 
 FINETUNE, EVALUATE, COLLECT, PREPARE = "finetune", "evaluate", "collect", "prepare"
 SWEEP_NAME = "sweep.yaml"

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs.config_file import read_config
 from shards.errors import InputError
+from shards.settings import read_config
 from slurm.resources import Resources
 from slurm.tasks import TASKS_NAME
 

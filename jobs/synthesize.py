@@ -15,13 +15,13 @@ from typing import Any, Protocol
 import cv2
 from tqdm import tqdm
 
-from jobs.command_line import parse_options, run_program
 from jobs.world.anomaly_layout import plan_anomalies
 from jobs.world.cityscapes_layout import plan_cityscapes
 from jobs.world.coco_layout import plan_coco, write_annotations
 from jobs.world.official_layout import plan_official, write_frame_list
 from jobs.world.preview import write_preview
-from shards.staging import staged_folder
+from shards.files import staged_folder
+from shards.settings import parse_options, run_program
 
 logger = logging.getLogger(__name__)
 

@@ -20,14 +20,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.cache import CLOSED_SET, CachedSet, CacheInfo, read_cache, read_frame
-from eval.curves import plot_temperatures
-from eval.report import MISSING, Record, render_csv, render_json, render_latex, render_markdown
-from eval.scores import DEFAULT_SCORES
+from eval.predict.predictions import CLOSED_SET, CachedSet, CacheInfo, read_cache, read_frame
+from eval.predict.scores import DEFAULT_SCORES
+from eval.report.curves import plot_temperatures
+from eval.report.record import MISSING, Record, render_csv, render_json, render_latex, render_markdown
 from eval.temperature import Kind, Sweep, Variant, fit_calibration, list_kinds, require_selection_split
-from jobs.command_line import parse_options, run_program
 from shards.errors import InputError
-from shards.staging import require_free, staged_folder
+from shards.files import require_free, staged_folder
+from shards.settings import parse_options, run_program
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
-from models.weights import LoadReport, is_under, load_strictly
+from models.weights.files import LoadReport, is_under, load_strictly
 from shards.errors import InputError
 
 

@@ -145,7 +145,7 @@ class EoMT(nn.Module):
     """Encoder-only Mask Transformer.
 
     Args:
-        config: sizes, completed with the defaults; `weights` is not read here (see `models.checkpoint`).
+        config: sizes, completed with the defaults; `weights` is not read here.
 
     Raises:
         InputError: more joint blocks than the backbone has blocks.

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from models.formats import KIND_NAMES, Checkpoint
-from models.weights import load_strictly
+from models.weights.files import load_strictly
+from models.weights.formats import KIND_NAMES, Checkpoint
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES
 

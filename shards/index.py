@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from shards.errors import InputError
-from shards.staging import write_atomically
+from shards.files import write_atomically
 
 INDEX_ENDING = ".index.json"
 INDEX_VERSION = 1

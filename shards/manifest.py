@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import InputError
-from shards.staging import write_atomically
+from shards.files import write_atomically
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_VERSION = 1

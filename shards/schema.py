@@ -53,6 +53,8 @@ NUM_CLASSES = len(CITYSCAPES_CLASSES)
 ROAD_ID = 0
 OUTLIER_ID = 254
 VOID_ID = 255
+NORMAL, ANOMALY, VOID = 0, 1, 255
+"""Values of the target of a test set: pixels of `VOID` are not scored."""
 MAX_LABEL_ID = 33
 LABEL_ENCODING = "cityscapes-train-id"
 """Name of the encoding above, as manifests state it."""

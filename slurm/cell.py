@@ -20,8 +20,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType
 
+from shards.files import LockTaken, hold_lock
 from slurm.launch import Launch
-from slurm.lock import LockTaken, hold_lock
 from slurm.submit import SlurmError, current_job, is_running, requeue
 from slurm.tasks import Stage, StageState, Task, Tasks, read_state, read_tasks, write_state
 

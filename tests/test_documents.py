@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from eval.scores import QUERY_SCORES
-from jobs.config_file import read_config
-from jobs.finetune_config import FinetuneConfig
+from eval.predict.scores import QUERY_SCORES
+from shards.settings import read_config
+from trainer.config import FinetuneConfig
 from trainer.losses import BASES, CLASS_TERMS, OUTLIER_CLASS_TERM, OUTLIER_TERMS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,16 +14,15 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER, list_checkpoints
-from models.description import write_description
 from models.eomt import EoMT
-from models.formats import WEIGHTS_NAME
+from models.weights.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER, list_checkpoints
+from models.weights.description import write_description
+from models.weights.formats import WEIGHTS_NAME
 from shards.errors import ReportedError
-from shards.staging import write_atomically
-from trainer.agreement import explain_failure, writing
+from shards.files import write_atomically
 from trainer.best import Best
+from trainer.collective import explain_failure, require_sound_weights, writing
 from trainer.ema import WeightAverage
-from trainer.equality import require_sound_weights
 
 logger = logging.getLogger(__name__)
 

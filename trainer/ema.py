@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.formats import AVERAGE_NAME
+from models.weights.formats import AVERAGE_NAME
 from shards.errors import InputError
 from trainer.sharding import is_sharded
 

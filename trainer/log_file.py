@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from trainer.agreement import explain_failure
+from trainer.collective import explain_failure
 
 logger = logging.getLogger(__name__)
 

@@ -17,18 +17,18 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from models.eomt import EoMT
+from models.segmenter import Precision
 from shards.batch import Batch
 from shards.errors import InputError
 from trainer.best import Best
 from trainer.checkpoint import save_best, save_checkpoint
-from trainer.deadline import Deadline, parse_limit
-from trainer.divergence import BadStep, drop_step, find_bad_step
+from trainer.collective import BadStep, drop_step, find_bad_step
 from trainer.ema import WeightAverage
 from trainer.losses import Loss, weighted_sum
 from trainer.losses.targets import StepTotals, count_totals
 from trainer.memory import peak_memory
 from trainer.randomness import sample_generators, seed_dropout
-from trainer.runtime import Precision
+from trainer.runtime import Deadline, parse_limit
 from trainer.schedule import ScheduleConfig, draw_released
 from trainer.sharding import Sharding, fill_gradients, whole, whole_model
 
@@ -155,7 +155,7 @@ class Run:
     """Validation of a model at a step: scalars by TensorBoard tag, the same on all ranks."""
     stop_requested: Callable[[], bool] = lambda: False
     details: Callable[[float], Mapping[str, float]] | None = None
-    """Scalars for TensorBoard beside each log line, from the norm of all gradients (see `trainer.groups`)."""
+    """Scalars for TensorBoard beside each log line, from the norm of all gradients."""
     deadline: Deadline = field(default_factory=Deadline)
     after_step: Callable[[], None] = lambda: None
     """Called after every optimizer step (see `trainer.profile`)."""

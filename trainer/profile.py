@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from shards.staging import write_atomically
+from shards.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

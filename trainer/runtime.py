@@ -1,23 +1,111 @@
-"""The process around a run: accelerator, and the wish to stop."""
+"""The process around a run: accelerator, signals, and the deadline by which it must have saved."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
-from torch import nn
 
+from models.segmenter import Precision
 from shards.errors import InputError
-from trainer.deadline import Deadline
 
-Precision = Literal["float32", "bf16", "fp16"]
+SLURM_END = "SLURM_JOB_END_TIME"
+"""Unix time at which Slurm ends the job; set by Slurm since 22.05."""
+UNMEASURED_SAVE_S = 120.0
+"""What the first save may take, at most; a tenth of the time limit if that is less."""
+
+
+class Deadline:
+    """Says once per step whether it is time to save and leave.
+
+    The margin before the end covers what has been measured since the start: the longest time between two
+    questions (a step, and validation and save where they fell between), and twice the longest save.
+
+    Args:
+        end: Unix time; None: there is none.
+        now: the clock.
+    """
+
+    def __init__(self, end: float | None = None, now: Callable[[], float] = time.time) -> None:
+        self._end, self._now = end, now
+        self._asked: float | None = None
+        self._longest_round = 0.0
+        self._save = 0.0 if end is None else min(UNMEASURED_SAVE_S, max(0.0, (end - now()) / 10))
+        self._measured = False
+
+    def is_near(self) -> bool:
+        """Say whether another step might not leave the time to save; ask once per step."""
+        now = self._now()
+        if self._asked is not None:  # before the first question lies the start-up
+            self._longest_round = max(self._longest_round, now - self._asked)
+        self._asked = now
+        return self._end is not None and now + self.margin() >= self._end
+
+    def margin(self) -> float:
+        """Return the seconds before the end at which the run stops."""
+        return self._longest_round + (2 * self._save if self._measured else self._save)
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Measure a save."""
+        started = self._now()
+        yield
+        took = self._now() - started
+        self._save = max(self._save, took) if self._measured else took
+        self._measured = True
+
+
+def find_end(setting: str, started: float, environment: Mapping[str, str] = os.environ) -> float | None:
+    """Turn `loop.time_limit` into the Unix time of the end; None for no limit.
+
+    Args:
+        setting: as in `LoopConfig.time_limit`, checked by `parse_limit`.
+        started: Unix time from which a limit counts.
+
+    Raises:
+        InputError: slurm was asked for, and Slurm did not say when the job ends.
+    """
+    if setting == "slurm":
+        end = environment.get(SLURM_END, "")
+        if not end.isdigit():
+            raise InputError(
+                f"loop.time_limit: slurm was given, but {SLURM_END} is {end or 'not set'}; "
+                f"give minutes or H:MM:SS instead"
+            )
+        return float(end)
+    limit = parse_limit(setting)
+    return started + limit if limit else None
+
+
+def parse_limit(setting: str) -> float:
+    """Read a time limit in minutes or as [days-]H:MM:SS, and return seconds; 0 for the empty text.
+
+    Raises:
+        InputError: it is neither, or not above 0.
+    """
+    if not setting:
+        return 0.0
+    parts = re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)", setting)
+    if parts:
+        days, hours, minutes, seconds = (int(part or 0) for part in parts.groups())
+        limit = float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+    else:
+        limit = 60 * float(setting) if re.fullmatch(r"\d+(\.\d+)?", setting) else 0.0
+    if limit <= 0:
+        raise InputError(
+            f"loop.time_limit: got {setting!r}; minutes above 0, H:MM:SS, days-H:MM:SS or slurm are allowed"
+        )
+    return limit
 
 
 def make_accelerator(precision: Precision, run_folder: Path) -> Accelerator:
@@ -52,26 +140,6 @@ def make_accelerator(precision: Precision, run_folder: Path) -> Accelerator:
             f"other; on CPU, use torchrun, or `ACCELERATE_USE_CPU=true accelerate launch --multi_gpu`"
         )
     return accelerator
-
-
-def compile_model(model: nn.Module, device: torch.device, setting: str) -> None:
-    """Let `torch.compile` replace the model's forward pass, in place: the names of its weights stay.
-
-    Results stay the same to rounding. The first step, and the first of each new shape, takes minutes for a
-    large model.
-
-    Args:
-        setting: name of the option, for the message.
-
-    Raises:
-        InputError: this platform cannot compile, for lack of a C++ compiler or Triton most likely.
-    """
-    try:  # on something small: where it fails, the reader should not have waited for the model
-        torch.compile(torch.square)(torch.ones(2, device=device))
-    except Exception as error:  # each backend raises its own
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{setting}: torch.compile does not work on this platform: {reason}") from None
-    model.compile()
 
 
 class StopSignal:

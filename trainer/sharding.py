@@ -24,7 +24,7 @@ from torch import Tensor, distributed, nn
 
 from models.eomt import EoMT
 from models.lora import merge_weights
-from models.weights import load_strictly
+from models.weights.files import load_strictly
 from shards.errors import InputError
 
 Sharding = Literal["none", "fsdp2"]

@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt16
 
-from eval.frames import IMAGE_SUFFIXES
+from eval.sets.frames import IMAGE_SUFFIXES
 from eval.submissions.picture import Picture, PictureAnswer, Stored
 from shards.errors import InputError
 from shards.picture import picture_size, require_sane_size

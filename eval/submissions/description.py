@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shards.errors import InputError
-from shards.staging import write_atomically
+from shards.files import write_atomically
 
 NAME = "submission.json"
 

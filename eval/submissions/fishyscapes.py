@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.datasets import TEST_SETS
-from eval.frames import Frame
-from eval.official_layouts import OFFICIAL_LAYOUTS
+from eval.sets.frames import Frame
+from eval.sets.layouts import OFFICIAL_LAYOUTS
+from eval.sets.registry import TEST_SETS
 from eval.submissions.picture import Picture, PictureAnswer, Stored
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES

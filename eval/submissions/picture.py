@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Float32, Shaped, UInt8
 from torch import Tensor
 
-from eval.answers import predict_classes, strips_of
-from eval.datasets import Convention
-from eval.frames import Frame
-from eval.scores import SCORES
+from eval.predict.scores import SCORES
+from eval.predict.strips import predict_classes, strips_of
+from eval.sets.frames import Frame
+from eval.sets.registry import Convention
 from shards.errors import InputError
 from shards.schema import VOID_ID
 
@@ -38,7 +38,7 @@ class PictureAnswer(NamedTuple):
     """What a model says of an image."""
 
     score: Float32[np.ndarray, "H W"]
-    """As `eval.scores` defines it, or a user's own; higher = more anomalous."""
+    """As `eval.predict.scores` defines it, or a user's own; higher = more anomalous."""
     classes: UInt8[np.ndarray, "_H _W"]
     """Predicted train ids; `VOID_ID` where the model says scores only."""
 

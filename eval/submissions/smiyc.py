@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from eval.datasets import EXTRA_SETS, TEST_SETS, Convention
-from eval.frames import Frame, files_by_ending, files_by_stem, numeric_key
-from eval.official_layouts import LOST_AND_FOUND, lost_and_found_images, lost_and_found_masks
+from eval.sets.frames import Frame, files_by_ending, files_by_stem, numeric_key
+from eval.sets.layouts import LOST_AND_FOUND, lost_and_found_images, lost_and_found_masks
+from eval.sets.registry import EXTRA_SETS, TEST_SETS, Convention
 from eval.submissions.half_precision import to_half
 from eval.submissions.picture import Picture, PictureAnswer, Stored
 from shards.errors import InputError

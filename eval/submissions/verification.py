@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import rankdata
 
-from eval.datasets import read_target
-from eval.frames import image_size
-from eval.pool import ANOMALY, NORMAL
+from eval.sets.frames import image_size
+from eval.sets.registry import read_target
 from eval.submissions import description as description_file
 from eval.submissions.benchmark import BENCHMARKS, Benchmark
 from eval.submissions.description import parse_description
@@ -20,6 +19,7 @@ from eval.submissions.half_precision import largest_tie
 from eval.submissions.package import Package, open_package
 from eval.submissions.picture import Picture, Stored
 from shards.errors import InputError
+from shards.schema import ANOMALY, NORMAL
 
 MANY_TIES = 0.01
 """Share of pixels of an image on one value from which on a warning says so."""

@@ -10,14 +10,14 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from tqdm import tqdm
 
-from eval.frames import read_picture
+from eval.sets.frames import read_picture
 from eval.submissions import description as description_file
 from eval.submissions.benchmark import BENCHMARKS, Benchmark
 from eval.submissions.description import Description, parse_description, write_description
 from eval.submissions.picture import Picture, PictureAnswer
 from eval.submissions.verification import Findings, examine_files, verify_package
 from shards.errors import InputError
-from shards.staging import make_folder, require_free, write_atomically
+from shards.files import make_folder, require_free, write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -14,20 +14,20 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 import jobs.finetune
-import trainer.losses.mask_terms
-from eval.scores import pixel_evidence
-from jobs.config_file import read_config
+import trainer.losses.mask
+from eval.predict.scores import pixel_evidence
 from jobs.evaluate import evaluate
 from jobs.finetune import finetune
-from jobs.finetune_config import FinetuneConfig
 from models.eomt import EoMT, ModelConfig
 from models.lora import add_adapters
 from models.lora_settings import LoraSettings
 from shards.batch import Batch
 from shards.errors import InputError
+from shards.settings import read_config
 from tests.jobs.test_evaluate import options_for, write_val_shards
 from tests.trainer.losses.test_losses import MIXTURES, columns_for, make_batch, make_prediction
 from tests.trainer.small_run import _fresh_accelerator, make_config, weights, with_paste  # noqa: F401
+from trainer.config import FinetuneConfig
 from trainer.loop import Run, TrainState, train
 from trainer.losses import build_loss, weighted_sum
 from trainer.losses.targets import StepTotals, count_totals
@@ -126,7 +126,7 @@ def test_every_loss_is_finite_and_connected(kind: str, dtype: torch.dtype) -> No
 
 def test_a_loss_is_the_same_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the same points: a GPU's generators draw others."""
-    draw = trainer.losses.mask_terms.draw_points
+    draw = trainer.losses.mask.draw_points
 
     def draw_on_the_cpu(counts, number, generators, device):  # type: ignore[no-untyped-def]
         seeds = [generator.initial_seed() for generator in generators]
@@ -135,7 +135,7 @@ def test_a_loss_is_the_same_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> No
         parts = (getattr(drawn, field.name).to(device) for field in dataclasses.fields(drawn))
         return type(drawn)(*parts)
 
-    monkeypatch.setattr(trainer.losses.mask_terms, "draw_points", draw_on_the_cpu)
+    monkeypatch.setattr(trainer.losses.mask, "draw_points", draw_on_the_cpu)
     for name, config in MIXTURES.items():
         found: list[dict[str, float]] = []
         for device in (torch.device("cpu"), CUDA):

@@ -18,13 +18,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 import jobs.finetune
-import jobs.run_lock
+import trainer.run_folder
 from jobs.finetune import finetune
-from jobs.finetune_config import FinetuneConfig
 from shards.errors import ReportedError
-from slurm.lock import hold_lock
+from shards.files import hold_lock
 from tests.trainer import small_run
 from tests.trainer.poisoned_loss import PoisonedLoss
+from trainer.config import FinetuneConfig
 from trainer.loop import Run, TrainState, train
 from trainer.losses import build_loss
 
@@ -58,7 +58,7 @@ def after(step: int, action: Callable[[Run], None]) -> None:
 def locked(rank: int) -> None:
     folder = Path(RUN["out"]) / "locked"
     folder.mkdir(exist_ok=True)
-    jobs.run_lock.WAIT_S = 0.0
+    trainer.run_folder.WAIT_S = 0.0
     if rank == 0:
         with hold_lock(folder / "lock", wait_s=0, owner="process 7 on node3"):
             finetune(make_config("locked"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.checkpoint import list_checkpoints
+from models.weights.checkpoint import list_checkpoints
 
 pytestmark = pytest.mark.slow
 

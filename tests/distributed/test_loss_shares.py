@@ -28,7 +28,7 @@ from trainer.losses import (
     build_loss,
     weighted_sum,
 )
-from trainer.losses.mask_terms import MaskOptions
+from trainer.losses.mask import MaskOptions
 from trainer.losses.targets import StepTotals, count_totals
 from trainer.randomness import sample_generators
 

@@ -13,15 +13,14 @@ from safetensors.torch import load_file
 
 import jobs.finetune
 from benchmarks.forked import run_ranks
-from jobs.config_file import read_config
 from jobs.evaluate import EvaluateOptions, evaluate
 from jobs.finetune import finetune
-from jobs.finetune_config import FinetuneConfig
-from tests.jobs.test_validation import write_pasted
+from shards.settings import read_config
 from tests.trainer.event_files import read_scalars
 from tests.trainer.small_run import _fresh_accelerator, make_config  # noqa: F401
-from trainer.memory import OutOfMemoryError
-from trainer.trial import TrialStep
+from tests.trainer.test_validation import write_pasted
+from trainer.config import FinetuneConfig
+from trainer.memory import OutOfMemoryError, TrialStep
 
 pytestmark = [
     pytest.mark.slow,

@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from jobs.finetune import finetune
-from models.checkpoint import load_model
 from models.eomt import EoMT, ModelConfig
+from models.weights.checkpoint import load_model
 from shards.errors import InputError
 from tests.distributed import scenes
 from tests.trainer.small_run import _fresh_accelerator  # noqa: F401

@@ -14,8 +14,9 @@ import cv2
 import pytest
 
 from benchmarks.forked import join, start_program
-from jobs import chain, demo
-from jobs.chain import IN_DEMO
+from jobs import demo
+from jobs import demo as chain
+from jobs.demo import IN_DEMO
 
 
 class ForkedStep:

@@ -14,12 +14,12 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_curve
 
 from eval.cell import Subject
-from eval.datasets import TestSet, find_test_sets, resize_target
-from eval.measure import measure_score
-from eval.pixel import FPR_RULES
+from eval.evaluate import evaluate_test_set
+from eval.metrics.curve import FPR_RULES
+from eval.metrics.measure import measure_score
 from eval.pool import ScorePool
 from eval.protocol import MAX_IMAGES_RBA, PROTOCOLS, get_protocol, get_protocols
-from eval.run import evaluate_test_set
+from eval.sets.registry import TestSet, find_test_sets, resize_target
 from shards.errors import InputError
 
 SUBJECT = Subject(model="m", checkpoint="c")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from eval.answers import compare_at
-from eval.half_histogram import HalfHistogram
+from eval.metrics.half_histogram import HalfHistogram
 from eval.pool import ScorePool
+from eval.predict.strips import compare_at
 from eval.scan import SCANNED, count_frame
 
 TEMPERATURES = (0.5, 1.0, 12.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eval.binned import count_images
+from eval.metrics.binned import count_images
 from eval.sketch import (
     Sketch,
     compare_resampled,

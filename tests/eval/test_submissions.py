@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from eval.frames import image_size
-from eval.scores import SCORES
+from eval.predict.scores import SCORES
+from eval.sets.frames import image_size
 from eval.submissions.benchmark import BENCHMARKS, choose_pictures
 from eval.submissions.bravo import confidence
 from eval.submissions.description import Description

@@ -10,8 +10,8 @@ import torch
 from scipy.stats import entropy
 from sklearn.metrics import average_precision_score
 
-from eval.cache import CachedSet, PredictionRecorder, read_frame, write_frame, write_index
-from eval.scores import pixel_evidence
+from eval.predict.predictions import CachedSet, PredictionRecorder, read_frame, write_frame, write_index
+from eval.predict.scores import pixel_evidence
 from eval.temperature import Sweep, Variant, best_likelihood, list_kinds, require_selection_split
 from shards.errors import InputError
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
-from eval.binned import count_images
-from eval.report import MISSING, Record, parse_json, render_json
+from eval.metrics.binned import count_images
+from eval.report.record import MISSING, Record, parse_json, render_json
 from eval.sketch import Sketch, sketch_path, write_sketch
 from jobs.collect import main
 from shards.errors import InputError

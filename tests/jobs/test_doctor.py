@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 from jobs.doctor import main
 from models.backbone import build_backbone
-from models.description import write_description
-from models.diagnosis import measure_parts
 from models.eomt import EoMT, ModelConfig
+from models.weights.description import write_description
+from models.weights.diagnosis import measure_parts
 from shards.errors import InputError
 
 CONFIG = ModelConfig(size="tiny", image_size=(32, 32), num_queries=3)

@@ -12,21 +12,22 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from eval.report import parse_json
-from eval.scores import QueryOutputs, min_distance, pixel_evidence, uno
+from eval.predict.scores import QueryOutputs, min_distance, pixel_evidence, uno
+from eval.report.record import parse_json
 from eval.sketch import compare_sketches, sketch_path
-from jobs import result_files, segmenter
+from jobs import result_files
 from jobs.evaluate import evaluate, main
 from jobs.evaluate_options import EvaluateOptions, choose_device, model_name
-from jobs.segmenter import make_segment
-from models.checkpoint import load_segmenter
-from models.description import write_description
+from models import segmenter
 from models.eomt import EoMT, ModelConfig
 from models.erfnet import ERFNet
-from models.formats import WEIGHTS_NAME
+from models.segmenter import make_segment
+from models.weights.checkpoint import load_segmenter
+from models.weights.description import write_description
+from models.weights.formats import WEIGHTS_NAME
 from shards.errors import InputError
 from shards.manifest import MANIFEST_VERSION, Manifest, ShardEntry, write_manifest
-from shards.writer import write_shard
+from shards.prepare.writer import write_shard
 
 
 def write_run(root: Path, **changes: object) -> Path:

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from eval.ranks import ALONE, Ranks
-from eval.report import parse_json
+from eval.report.record import parse_json
 from jobs import evaluate as program
 from jobs import evaluation_parts, result_files
 from jobs.evaluate import evaluate

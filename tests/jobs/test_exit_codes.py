@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import tyro
 
-from jobs.command_line import parse_options
 from jobs.finetune import STOPPED, main
-from jobs.finetune_config import ValidationConfig
 from shards.errors import InputError, ReportedError, StorageError
+from shards.settings import parse_options
 from slurm import cell
-from trainer.divergence import DivergenceError
-from trainer.equality import RanksDifferError
+from trainer.collective import DivergenceError, RanksDifferError
+from trainer.config import ValidationConfig
 
 TRAINING = Path(__file__).resolve().parents[2] / "docs" / "training.md"
 ERRORS: tuple[type[ReportedError], ...] = (InputError, StorageError, DivergenceError, RanksDifferError)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from eval.report import Record, render_json
-from jobs import chain, experiments
-from jobs.chain import BASELINE, METHODS, SCORES, Scale, make_data, train_and_evaluate
+from eval.report.record import Record, render_json
+from jobs import demo as chain
+from jobs import experiments
+from jobs.demo import BASELINE, METHODS, SCORES, Scale, make_data, train_and_evaluate
 from jobs.experiments import ExperimentsOptions, render_report
 from shards.errors import InputError
 

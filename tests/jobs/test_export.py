@@ -13,16 +13,16 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoImageProcessor, EomtForUniversalSegmentation
 
-from eval.scores import SCORES, pixel_evidence
+from eval.predict.scores import SCORES, pixel_evidence
 from jobs.export import main
-from jobs.segmenter import make_segment
 from models.adapt import AdaptConfig, apply_adaptation
 from models.backbone import TINY
-from models.checkpoint import initialise_model, load_model, open_checkpoint
-from models.description import write_description
 from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT, ModelConfig
 from models.erfnet import ERFNet
 from models.lora_settings import LoraSettings
+from models.segmenter import make_segment
+from models.weights.checkpoint import initialise_model, load_model, open_checkpoint
+from models.weights.description import write_description
 from shards.errors import InputError
 
 IMAGE = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))

@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 import pytest
 
-from eval.datasets import find_test_sets, read_image
-from eval.report import parse_json
+from eval.report.record import parse_json
+from eval.sets.registry import find_test_sets, read_image
 from jobs.evaluate import main
 from jobs.model_source import load_own_model
 from shards.errors import InputError
 from shards.manifest import MANIFEST_VERSION, Manifest, ShardEntry, write_manifest
-from shards.writer import write_shard
+from shards.prepare.writer import write_shard
 
 ROOT = Path(__file__).resolve().parents[2]
 BRIEF = ("--components", "False", "--pictures", "0", "--device", "cpu")

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from eval.datasets import check_masks, find_test_sets, read_image, read_target
+from eval.sets.registry import check_masks, find_test_sets, read_image, read_target
 from jobs.paste_validation import FOLDER, RECORD_NAME, main, mask_of
 from outlier_paste.bank import open_bank, photo_of
 from shards.cutout import Cutout, encode_cutout

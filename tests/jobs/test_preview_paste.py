@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 
-from jobs.command_line import split_arguments
 from jobs.preview_paste import (
     CAPTION_HEIGHT,
     GAP,
@@ -23,6 +22,7 @@ from jobs.preview_paste import (
 from shards.cutout import Cutout, encode_cutout
 from shards.errors import InputError
 from shards.schema import OUTLIER_ID, VOID_ID, Sample
+from shards.settings import split_arguments
 
 
 def make_scene(side: int = 80) -> Sample:

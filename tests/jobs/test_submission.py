@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from eval.scores import rba
-from eval.windows import segment_in_windows
+from eval.predict.scores import rba
+from eval.predict.windows import segment_in_windows
 from jobs.doctor import main as doctor
 from jobs.export import main as export
-from jobs.segmenter import make_segment
-from models.checkpoint import load_segmenter
-from models.description import write_description
 from models.eomt import EoMT, ModelConfig
+from models.segmenter import make_segment
+from models.weights.checkpoint import load_segmenter
+from models.weights.description import write_description
 from shards.errors import InputError
 
 

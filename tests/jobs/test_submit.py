@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-from jobs.config_file import read_config
-from jobs.finetune_config import FinetuneConfig
 from jobs.status import main as status
 from jobs.submit import main
 from shards.errors import InputError
+from shards.settings import read_config
 from slurm.tasks import StageState, read_tasks, write_state
+from trainer.config import FinetuneConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "slurm/examples").glob("*.yaml"))

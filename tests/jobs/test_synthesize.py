@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from eval.datasets import check_masks, find_test_sets
+from eval.sets.registry import check_masks, find_test_sets
 from eval.submissions.benchmark import BENCHMARKS
 from eval.submissions.bravo import SUBSETS
 from jobs.synthesize import SynthesizeOptions, main, synthesize

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from eval.report import parse_json
+from eval.report.record import parse_json
 from jobs.evaluate import evaluate
 from jobs.temperature import TemperatureOptions, main, sweep
 from shards.errors import InputError

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.erfnet import Downsampler, ERFNet, FactorizedResidual, Upsampler, load_erfnet
-from models.formats import read_checkpoint
+from models.weights.formats import read_checkpoint
 from shards.errors import InputError
 
 

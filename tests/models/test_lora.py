@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.checkpoint import load_model
-from models.description import write_description
 from models.eomt import EoMT, ModelConfig
-from models.formats import read_checkpoint
 from models.lora import add_adapters, merge_weights, merged
 from models.lora_settings import LoraSettings
+from models.weights.checkpoint import load_model
+from models.weights.description import write_description
+from models.weights.formats import read_checkpoint
 from shards.errors import InputError
 
 CONFIG = ModelConfig(size="tiny", image_size=(32, 32), num_queries=3)

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from jobs.config_file import read_config, write_config
 from outlier_paste.config import MODES, PasteConfig
 from shards.errors import InputError
+from shards.settings import read_config, write_config
 
 
 @pytest.mark.parametrize("mode", sorted(MODES))

@@ -11,11 +11,11 @@ import pytest
 import webdataset
 
 from shards.errors import InputError
+from shards.prepare.writer import write_shard
 from shards.reader import open_shards
 from shards.scene import decode_sample, decode_scenes, find_scene_members
 from shards.schema import train_id_table
 from shards.tiles import encode_tiles
-from shards.writer import write_shard
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
 LABEL = np.random.default_rng(1).integers(0, 19, (6, 8), np.uint8)

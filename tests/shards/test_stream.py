@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from shards.augment import AugmentConfig
 from shards.batch import Batch
 from shards.errors import InputError
+from shards.prepare.writer import write_shard
 from shards.reader import open_shards
 from shards.schema import Sample
 from shards.stream import StreamConfig, build_stream
-from shards.writer import write_shard
 
 NUM_SAMPLES = 13  # a prime: no batch size divides an epoch
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from shards.files import LockTaken, hold_lock, is_held
 from slurm.cell import main
-from slurm.local import Machine, run_locally
-from slurm.lock import LockTaken, hold_lock, is_held
+from slurm.launch import Machine, run_locally
 from slurm.tasks import LOGS_FOLDER, Stage, StageState, Task, Tasks, read_state, read_tasks, write_tasks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,7 +106,7 @@ def test_two_processes_never_work_on_one_cell(tmp_path: Path) -> None:
 
 def test_a_holder_killed_outright_leaves_no_lock(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from slurm.lock import hold_lock\n"
+        "import sys, time; from pathlib import Path; from shards.files import hold_lock\n"
         "with hold_lock(Path(sys.argv[1]), wait_s=0, owner='me'): print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen(
@@ -192,7 +192,7 @@ def test_an_interrupted_local_run_asks_its_cells_to_save(tmp_path: Path) -> None
     line = "trap 'touch $work/saved; exit 75' TERM; touch $work/ready; while true; do sleep 0.05; done"
     tasks = make_sweep(tmp_path, line, line)
     code = (
-        "import sys, signal; from pathlib import Path; from slurm.local import *\n"
+        "import sys, signal; from pathlib import Path; from slurm.launch import *\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
         "run_locally(Path(sys.argv[1]), [0, 1], ['finetune'], Machine(at_once=2, ranks=1),"
         " python=sys.executable, environment={})"

@@ -13,8 +13,8 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from jobs.config_file import load_config
-from jobs.finetune_config import FinetuneConfig
+from shards.settings import load_config
+from trainer.config import FinetuneConfig
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from jobs.finetune import finetune
 from shards.errors import InputError
-from tests.jobs.test_validation import write_pasted
 from tests.trainer.small_run import _fresh_accelerator, make_config, weights  # noqa: F401
+from tests.trainer.test_validation import write_pasted
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

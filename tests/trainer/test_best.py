@@ -15,14 +15,14 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from jobs.finetune import finetune, main
-from jobs.validation import ValidationConfig
-from models.checkpoint import find_checkpoint, load_model
 from models.eomt import EoMT, ModelConfig
+from models.weights.checkpoint import find_checkpoint, load_model
 from shards.errors import InputError
 from tests.trainer.small_run import _fresh_accelerator, make_config, weights  # noqa: F401
 from trainer.best import Best
 from trainer.checkpoint import save_best
 from trainer.loop import TrainState
+from trainer.validation import ValidationConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shards.errors import InputError
-from trainer.deadline import Deadline, find_end, parse_limit
+from trainer.runtime import Deadline, find_end, parse_limit
 
 
 class Clock:

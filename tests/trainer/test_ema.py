@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from jobs.finetune import finetune
-from models.checkpoint import load_model, open_checkpoint
+from models.weights.checkpoint import load_model, open_checkpoint
 from shards.errors import InputError
 from tests.trainer.small_run import _fresh_accelerator, make_config, weights  # noqa: F401
 from trainer.ema import EmaConfig, WeightAverage

@@ -21,16 +21,16 @@ import webdataset
 from accelerate.state import AcceleratorState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from jobs.config_file import read_config, write_config
 from jobs.finetune import finetune
-from jobs.finetune_config import FinetuneConfig
 from jobs.preview_paste import draw_contact_sheet, paste_scenes
-from models.checkpoint import list_checkpoints, load_model
+from models.weights.checkpoint import list_checkpoints, load_model
 from shards.errors import InputError
 from shards.manifest import Manifest, ShardEntry, write_manifest
 from shards.schema import LABEL_ENCODING, VOID_ID
+from shards.settings import read_config, write_config
 from tests.trainer.small_run import _fresh_accelerator, make_config, weights, with_paste  # noqa: F401
 from trainer.checkpoint import _remove
+from trainer.config import FinetuneConfig
 from trainer.loop import is_due
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

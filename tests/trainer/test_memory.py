@@ -15,16 +15,16 @@ from accelerate.state import AcceleratorState
 from timm.layers import DropPath
 from torch.autograd.graph import saved_tensors_hooks
 
-from jobs.config_file import read_config
 from jobs.finetune import finetune
-from jobs.finetune_config import FinetuneConfig
 from models.adapt import AdaptConfig, apply_adaptation
 from models.eomt import EoMT, ModelConfig, Prediction
 from models.lora_settings import LoraSettings
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES, OUTLIER_ID, VOID_ID
+from shards.settings import read_config
 from tests.trainer.event_files import read_scalars
 from tests.trainer.small_run import _fresh_accelerator, make_config, weights  # noqa: F401
+from trainer.config import FinetuneConfig
 from trainer.memory import OutOfMemoryError, fit_micro_batch, fullest_batch
 from trainer.profile import record_profile
 

@@ -15,11 +15,11 @@ from accelerate.state import AcceleratorState
 from tensorboard.compat.tensorflow_stub.io import gfile
 
 import jobs.finetune
-import jobs.run_lock
+import trainer.run_folder
 from jobs.finetune import finetune
-from models.checkpoint import list_checkpoints
+from models.weights.checkpoint import list_checkpoints
 from shards.errors import InputError, StorageError
-from slurm.lock import hold_lock, is_held
+from shards.files import hold_lock, is_held
 from tests.trainer.small_run import _fresh_accelerator, make_config, weights  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs.run_lock, "WAIT_S", 0.0)
+    monkeypatch.setattr(trainer.run_folder, "WAIT_S", 0.0)
 
 
 def contents(run: Path) -> dict[Path, bytes]:
@@ -189,4 +189,4 @@ def test_a_folder_that_cannot_be_written_is_named(
             finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"), resume=True)
         assert stop.value.exit_code == 74
         assert contents(tmp_path / "run") == before
-        monkeypatch.setattr(jobs.run_lock, "hold_lock", refuse)
+        monkeypatch.setattr(trainer.run_folder, "hold_lock", refuse)

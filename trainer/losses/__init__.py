@@ -18,10 +18,10 @@ from torch import Tensor
 from models.eomt import Prediction
 from shards.batch import Batch
 from shards.errors import InputError
-from trainer.losses.class_terms import ClassTerm, CrossEntropy, IsoMaxPlus, LogitNorm, LogitNormOptions
-from trainer.losses.mask_terms import MaskLoss, MaskOptions
+from trainer.losses.classification import ClassTerm, CrossEntropy, IsoMaxPlus, LogitNorm, LogitNormOptions
+from trainer.losses.mask import MaskLoss, MaskOptions
 from trainer.losses.mixture import Mixture
-from trainer.losses.outlier_terms import (
+from trainer.losses.outlier import (
     EnergyOptions,
     EnergyTerm,
     Mask2AnomalyOptions,
@@ -29,8 +29,9 @@ from trainer.losses.outlier_terms import (
     OutlierTerm,
     RbaOptions,
     RbaTerm,
+    SoleClaimOptions,
+    SoleClaimTerm,
 )
-from trainer.losses.sole_claim import SoleClaimOptions, SoleClaimTerm
 from trainer.losses.targets import StepTotals
 
 

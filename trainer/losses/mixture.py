@@ -10,8 +10,8 @@ from torch import Tensor
 
 from models.eomt import Prediction
 from shards.batch import Batch
-from trainer.losses.mask_terms import MaskLoss
-from trainer.losses.outlier_terms import OutlierTerm
+from trainer.losses.mask import MaskLoss
+from trainer.losses.outlier import OutlierTerm
 from trainer.losses.targets import StepTotals
 
 

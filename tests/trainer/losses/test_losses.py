@@ -27,10 +27,10 @@ from trainer.losses import (
     build_loss,
     weighted_sum,
 )
-from trainer.losses.class_terms import LogitNorm, LogitNormOptions
-from trainer.losses.mask_terms import MaskLoss, MaskOptions
+from trainer.losses.classification import LogitNorm, LogitNormOptions
+from trainer.losses.mask import MaskLoss, MaskOptions
 from trainer.losses.matcher import MatchCosts, Matching, match_depths
-from trainer.losses.outlier_terms import RbaOptions
+from trainer.losses.outlier import RbaOptions
 from trainer.losses.points import choose_points, draw_points
 from trainer.losses.targets import Segments, StepTotals, count_totals, find_segments, sample_membership
 from trainer.randomness import sample_generators

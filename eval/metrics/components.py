@@ -1,0 +1,156 @@
+"""Metrics of anomalies as objects: what share of each is found, and how many finds are true.
+
+A frame is cut into segments: 8-connected regions of the ground truth and of the pixels scored above a
+threshold. For a true segment k, with the predicted segments that touch it joined to K,
+
+    sIoU(k) = |k ∩ K| / |(k ∪ K) \\ A|,    A: pixels of K that belong to other true segments,
+
+so that one predicted region over two neighbouring objects costs neither of them. For a predicted segment p,
+
+    PPV(p) = |p ∩ T| / |p|,    T: all true segments.
+
+At a threshold τ a true segment counts as found where sIoU >= τ, else as missed, and a predicted one is
+false where PPV < τ. F1* is the mean of F1 = 2 TP / (2 TP + FN + FP) over τ = 0.25, 0.30, ..., 0.75.
+
+Source: Chan et al., SegmentMeIfYouCan, NeurIPS 2021, and `SegEval` of its toolkit (road-anomaly-benchmark),
+whose numbers these are. We differ in speed: one table of overlaps per frame takes the place of a pass per
+segment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, Float64, Int64, UInt8
+
+from shards.schema import ANOMALY, VOID
+
+TAUS: tuple[float, ...] = tuple(np.linspace(0.25, 0.75, 11).tolist())
+"""As the toolkit computes them: 0.6 is 0.6000000000000001, so that three pixels of five do not reach it."""
+
+
+@dataclass(frozen=True)
+class SegmentSizes:
+    """The smallest segments that count, in pixels."""
+
+    predicted: int
+    true: int
+
+
+SMALLEST_SEGMENTS = {
+    "RoadAnomaly21": SegmentSizes(500, 100),
+    "RoadObsticle21": SegmentSizes(50, 10),
+    "lost_and_found_test": SegmentSizes(50, 10),
+}
+"""By folder of the test set; the settings that the toolkit has for its two tracks and Lost and Found."""
+DEFAULT_SEGMENTS = SegmentSizes(500, 100)
+"""The toolkit's `SegEval` for every other set."""
+
+
+class ComponentCounts(NamedTuple):
+    """One frame as sums, so that frames add up and resampled sets are weighted sums."""
+
+    true_segments: int
+    predicted_segments: int
+    siou_sum: float
+    ppv_sum: float
+    found: Int64[np.ndarray, " T"]
+    """True segments with sIoU >= τ."""
+    false: Int64[np.ndarray, " T"]
+    """Predicted segments with PPV < τ."""
+
+    def flat(self) -> Float64[np.ndarray, " _F"]:
+        """Return all sums as one row."""
+        head = [self.true_segments, self.predicted_segments, self.siou_sum, self.ppv_sum]
+        return np.concatenate([np.array(head, dtype=np.float64), self.found, self.false])
+
+
+class ComponentMetrics(NamedTuple):
+    """Fractions in [0, 1], one per set; NaN where there is no segment to average over."""
+
+    siou: Float64[np.ndarray, " B"]
+    ppv: Float64[np.ndarray, " B"]
+    f1_star: Float64[np.ndarray, " B"]
+
+
+def count_components(
+    scores: Float32[np.ndarray, "H W"],
+    target: UInt8[np.ndarray, "H W"],
+    threshold: float,
+    smallest: SegmentSizes,
+) -> ComponentCounts:
+    """Compare the segments of one frame.
+
+    Args:
+        scores: higher = more anomalous.
+        target: 0 normal, 1 anomaly, 255 void. Void is cut out of predictions before they are segmented.
+        threshold: pixels above it (not at it) are predicted; usually where the pixels' F1 is best.
+        smallest: predicted segments below are dropped; true ones below become void, with what is predicted
+            on them.
+    """
+    true = _segments(target == ANOMALY)
+    predicted = _segments((scores > threshold) & (target != VOID))
+    predicted_sizes = np.bincount(predicted.ravel())
+    keep = predicted_sizes >= smallest.predicted
+    keep[0] = False
+    predicted = np.where(keep[predicted], predicted, 0)
+    too_small = np.bincount(true.ravel()) < smallest.true
+    too_small[0] = False
+    counted = (target != VOID) & ~too_small[true]
+    return _compare(true[counted], predicted[counted])
+
+
+def _segments(mask: np.ndarray) -> np.ndarray:
+    """Return a map that numbers the 8-connected regions of `mask` from 1; 0 is none."""
+    return cv2.connectedComponents(mask.astype(np.uint8), connectivity=8, ltype=cv2.CV_32S)[1]
+
+
+def _compare(true: np.ndarray, predicted: np.ndarray) -> ComponentCounts:
+    """Compare two numberings of the same pixels through the table of their overlaps."""
+    columns = int(predicted.max(initial=0)) + 1
+    rows = int(true.max(initial=0)) + 1
+    pairs = true.astype(np.int64) * columns + predicted
+    cells, sizes = np.unique(pairs, return_counts=True)
+    overlap = np.zeros((rows, columns), dtype=np.int64)
+    overlap[cells // columns, cells % columns] = sizes
+    true_sizes, predicted_sizes = overlap.sum(axis=1), overlap.sum(axis=0)
+    hits = overlap[1:, 1:]  # true × predicted
+    touches = (hits > 0).astype(np.int64)
+    intersection = hits.sum(axis=1)
+    joined = touches @ predicted_sizes[1:]  # |K|
+    on_true = touches @ hits.sum(axis=0)  # pixels of K on any true segment
+    union = true_sizes[1:] + joined - intersection - (on_true - intersection)
+    exists = true_sizes[1:] > 0
+    siou = intersection[exists] / union[exists]
+    seen = predicted_sizes[1:] > 0
+    ppv = hits.sum(axis=0)[seen] / predicted_sizes[1:][seen]
+    taus = np.array(TAUS)
+    return ComponentCounts(
+        true_segments=siou.size,
+        predicted_segments=ppv.size,
+        siou_sum=float(siou.sum()),
+        ppv_sum=float(ppv.sum()),
+        found=(siou[:, None] >= taus).sum(axis=0),
+        false=(ppv[:, None] < taus).sum(axis=0),
+    )
+
+
+def component_metrics(
+    frames: Float64[np.ndarray, "R F"], weights: Float64[np.ndarray, "B R"] | None = None
+) -> ComponentMetrics:
+    """Add frames up and compute the metrics of the set.
+
+    Args:
+        frames: a row of `ComponentCounts.flat` per frame.
+        weights: how often each frame occurs, per resampled set; None is once, in a single set.
+    """
+    weights = np.ones((1, len(frames))) if weights is None else weights
+    sums = weights @ frames
+    num_true, num_predicted, siou_sum, ppv_sum = sums[:, :4].T
+    found, false = np.split(sums[:, 4:], 2, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        f1 = 2 * found / (found + num_true[:, None] + false)  # 2 TP + FN + FP = TP + true segments + FP
+        return ComponentMetrics(siou_sum / num_true, ppv_sum / num_predicted, f1.mean(axis=1))

@@ -1,0 +1,134 @@
+"""Softmax scores in the form in which evaluation compares them: the same order, without the ties of rounding.
+
+1 - max p and entropy live in [0, 1] and crowd at its ends: sure logits at 0, and the evidence of a mask
+model, about [0, 1] itself, near 1, where float32 has steps of 6e-8 and float16 of 5e-4. Metrics compare
+scores only, so a growing function of a score serves as well, and log-odds tell both ends apart:
+
+    MSP          log s - log Σ_c (1 - e^d_c)        log-odds of s / (C - 1)
+    MaxEntropy   log H - log(log C - H)             log-odds of the normalised entropy H / log C
+    Energy       -(max L + log mean_c e^d_c)        the free energy plus log C, which is about 0 for small L
+
+with d_c = L_c - max L, s = Σ e^d over the classes but the largest, H the entropy of softmax(L). Everything
+is computed from one pass of exponentials in float64 (twice the time of float32, and a seventh of expm1's),
+so that differences of nearly equal sums keep what float32 evidence says. Where no pixel of a strip is very
+sure, s is Σ_c e^d_c - 1; elsewhere the largest class is left out, and exponentials are taken from the second.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Float32, Float64
+from torch import Tensor
+
+from eval.predict.elementwise import of_tensor
+
+_TINY = 1e-300
+"""In place of 0 before a logarithm."""
+_SURE = 1e-6
+"""Least s that is read off 1 + s: its relative error is then below 1e-8, a sixth of float32's."""
+
+
+class Spread(NamedTuple):
+    """How far the classes of a pixel lie below the largest, as all softmax scores read it."""
+
+    num_classes: int
+    top: Float32[Tensor, "B H W"]
+    """max L."""
+    others: Float64[Tensor, "B H W"]
+    """s, which may be rounded to 0 where a class is very sure."""
+    scaled: Float64[Tensor, "B H W"]
+    """s less a power of e, as it was summed up."""
+    exponent: Float64[Tensor, "B H W"] | None
+    """s = scaled · e^exponent; None where `scaled` is s itself."""
+    log_total: Float64[Tensor, "B H W"]
+    """log(1 + s), which keeps its digits where s is small."""
+    gap: Float64[Tensor, "B H W"]
+    """Mean of -d over the other classes, weighted by e^d."""
+    missing: Float64[Tensor, "B H W"]
+    """Σ (1 - e^d) over all classes: 0 where all are equal, C - 1 where one is sure."""
+
+
+def spread_of(evidence: Float[Tensor, "B C H W"]) -> Spread:
+    """Compute what the softmax scores share; needs two classes or more."""
+    values = evidence.float()
+    top = values.amax(dim=1, keepdim=True)
+    below = values - top
+    differences = below.double()
+    weights = of_tensor("exp", differences)
+    total = weights.sum(dim=1)
+    others = total - 1
+    if not bool((others > _SURE).all()):
+        return _spread_of_sure(below, top)
+    return Spread(
+        num_classes=evidence.shape[1],
+        top=top[:, 0],
+        others=others,
+        scaled=others,
+        exponent=None,
+        log_total=of_tensor("log", total),  # total - 1 is exact where it is small, and so is this
+        gap=-(weights * differences).sum(dim=1) / others,
+        missing=evidence.shape[1] - total,
+    )
+
+
+def _spread_of_sure(below: Float[Tensor, "B C H W"], top: Float[Tensor, "B 1 H W"]) -> Spread:
+    """Compute the same for any pixels, sure ones too, at three times the cost."""
+    is_top = below == 0
+    rest = below.masked_fill(is_top, -math.inf)
+    second = rest.amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)  # if all are equal
+    weights = of_tensor("exp", (rest - second).double())  # of the largest 0; exp(second) smaller than e^d
+    total, mean = weights.sum(dim=1), -(weights * below).sum(dim=1)
+    ties = is_top.sum(dim=1).double() - 1
+    second = second[:, 0].double()
+    scale = of_tensor("exp", second)
+    others = ties + scale * total
+    has_ties = ties > 0
+    return Spread(
+        num_classes=below.shape[1],
+        top=top[:, 0],
+        others=others,
+        scaled=torch.where(has_ties, others, total),
+        exponent=torch.where(has_ties, 0.0, second),
+        log_total=of_tensor("log1p", others),
+        gap=torch.where(has_ties, scale * mean / others, mean / total),
+        missing=below.shape[1] - 1 - others,
+    )
+
+
+def msp_log_odds(spread: Spread) -> Float[Tensor, "B H W"]:
+    """Order pixels as `eval.predict.scores.msp` does."""
+    return _log_of(spread.scaled / spread.missing.clamp(min=_TINY), spread)
+
+
+def entropy_log_odds(spread: Spread) -> Float[Tensor, "B H W"]:
+    """Order pixels as `eval.predict.scores.max_entropy` does; its sigmoid is the normalised entropy."""
+    others = spread.others
+    everything = 1 + others
+    is_small = others < _TINY  # also where it is rounded to 0
+    log_ratio = torch.where(is_small, 1.0, spread.log_total / others.clamp(min=_TINY))  # log(1 + s) / s
+    entropy = spread.scaled * (log_ratio + spread.gap / everything)
+    divergence = math.log(spread.num_classes) - spread.log_total - others / everything * spread.gap
+    return _log_of(entropy / divergence.clamp(min=_TINY), spread)
+
+
+def centred_energy(spread: Spread) -> Float[Tensor, "B H W"]:
+    """Order pixels as `eval.predict.scores.energy` does, which this is plus log C."""
+    return (math.log(spread.num_classes) - spread.log_total - spread.top).float()
+
+
+def _log_of(scaled: Float64[Tensor, "B H W"], spread: Spread) -> Float[Tensor, "B H W"]:
+    """Take the logarithm of what was computed from `spread.scaled` in the place of s."""
+    logarithm = of_tensor("log", scaled)
+    return (logarithm if spread.exponent is None else logarithm + spread.exponent).float()
+
+
+FORMS: dict[str, Callable[[Spread], Tensor]] = {
+    "MSP": msp_log_odds,
+    "MaxEntropy": entropy_log_odds,
+    "Energy": centred_energy,
+}
+"""Name of a score -> the form of it that is compared. Other scores are compared as they are."""

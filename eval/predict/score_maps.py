@@ -1,0 +1,195 @@
+"""Precomputed score maps, in place of a model: one file per image, matched by the image's name.
+
+    FOLDER/{test set}/{stem}.npy           floating-point array (H, W)
+    FOLDER/{test set}/{stem}.hdf5 (.h5)    the same, as dataset `value` or as the only one
+    FOLDER/{test set}/{stem}.png           16 bits; v is the score low + (high - low) · v / 65535
+
+A higher score is more anomalous. Test sets are named by their folder in the course's layout; SMIYC's own
+names (AnomalyTrack-all, ...) are understood too, so that a package of `jobs.export --to smiyc` can be scored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8
+from torch import Tensor
+
+from eval.sets.frames import Frame
+from eval.sets.registry import TestSet, read_image
+from eval.submissions.smiyc import require_h5py
+from shards.errors import InputError
+from shards.picture import MAX_PIXELS, picture_size, require_sane_size
+
+SUFFIXES = (".npy", ".hdf5", ".h5", ".png")
+OTHER_NAMES = {
+    "RoadAnomaly21": "AnomalyTrack-all",
+    "RoadObsticle21": "ObstacleTrack-all",
+    "lost_and_found_test": "LostAndFound-test",
+}
+"""Folder of a test set -> what SMIYC's toolkit calls the same images and their hidden split."""
+
+
+class MapFolder:
+    """Answers the maps of a folder for the images they belong to (`eval.predict.windows.WholeImages`).
+
+    Images are known again by their pixels, so that nothing depends on the order in which they are asked for.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        test_sets: Sequence[TestSet],
+        *,
+        scale: tuple[float, float] = (0.0, 1.0),
+        is_limited: bool = False,
+        setting: str = "--score_maps",
+    ) -> None:
+        """Match maps with images and read every map once, which takes seconds.
+
+        Args:
+            scale: (low, high) scores of 0 and 65535 in PNG files.
+            is_limited: the sets hold their first images only, so that maps may be left over.
+
+        Raises:
+            InputError: a set has no folder, a map is missing, left over, of another size or type than its
+                image needs, or not finite; or one image of two sets has two different maps.
+        """
+        self._scale = scale
+        self._maps: dict[bytes, tuple[Path, str]] = {}
+        for test_set in test_sets:
+            for frame, path in _match(folder, test_set, is_limited, setting):
+                self._add(frame, path)
+
+    def _add(self, frame: Frame, path: Path) -> None:
+        image, values = read_image(frame), read_map(path, self._scale)
+        if values.shape != image.shape[:2]:
+            (rows, columns), (height, width) = values.shape, image.shape[:2]
+            raise InputError(f"{path}: is {columns} x {rows}, its image {width} x {height}")
+        key, content = _digest(image), hashlib.sha256(values.tobytes()).hexdigest()
+        if key in self._maps and self._maps[key][1] != content:
+            raise InputError(
+                f"{path}: another map than {self._maps[key][0]} of the same image; evaluate the sets apart"
+            )
+        self._maps.setdefault(key, (path, content))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all maps and the images they belong to."""
+        parts = sorted(key.hex() + content for key, (_, content) in self._maps.items())
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def segment_image(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "1 H W"]:
+        """Return the map of an image, known again by its pixels.
+
+        Raises:
+            InputError: it is no image of the test sets, such as one that a protocol has resized.
+        """
+        key = _digest(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+        if key not in self._maps:
+            raise InputError(
+                "--score_maps: asked for an image that no map belongs to; maps are of native size, so "
+                "without protocol course-512"
+            )
+        return torch.from_numpy(read_map(self._maps[key][0], self._scale))[None]
+
+
+def _digest(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
+    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
+
+
+def _match(folder: Path, test_set: TestSet, is_limited: bool, setting: str) -> list[tuple[Frame, Path]]:
+    """Pair the frames of a set with their maps.
+
+    Raises:
+        InputError: a map is missing or left over, or two belong to one frame.
+    """
+    name = test_set.convention.folder
+    other = OTHER_NAMES.get(name, "")
+    place = folder / name
+    if not place.is_dir() and other and (folder / other).is_dir():
+        place = folder / other
+    if not place.is_dir():
+        raise InputError(f"{setting} {folder}: no folder {name} in it, which --datasets has")
+    found: dict[str, Path] = {}
+    for path in sorted(place.iterdir()):
+        if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+            continue
+        if path.stem in found:
+            raise InputError(f"{path}: two maps for one image; the other is {found[path.stem].name}")
+        found[path.stem] = path
+    for frame in test_set.frames:
+        if frame.stem not in found:
+            raise InputError(f"{place}: no map for image {frame.stem}; expected suffix {', '.join(SUFFIXES)}")
+    extra = sorted(found.keys() - {frame.stem for frame in test_set.frames})
+    if extra and not is_limited and place.name == name:  # SMIYC's folders hold the hidden split too
+        raise InputError(f"{found[extra[0]]}: map without image in {name}, {len(extra)} in all")
+    return [(frame, found[frame.stem]) for frame in test_set.frames]
+
+
+def read_map(path: Path, scale: tuple[float, float] = (0.0, 1.0)) -> Float32[np.ndarray, "H W"]:
+    """Read one score map.
+
+    Args:
+        scale: (low, high) scores of 0 and 65535 in PNG files.
+
+    Raises:
+        InputError: it cannot be read, is no map of floating-point numbers (16 bits as PNG), or is not finite.
+    """
+    values = _READERS[path.suffix.lower()](path)
+    if path.suffix.lower() == ".png":
+        low, high = scale
+        values = low + (high - low) * (values.astype(np.float64) / 65535)
+    if values.ndim != 2 or not np.issubdtype(values.dtype, np.floating):
+        raise InputError(f"{path}: {values.dtype} of shape {values.shape}; expected floating-point (H, W)")
+    values = values.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise InputError(f"{path}: holds {'NaN' if np.isnan(values).any() else 'infinity'}")
+    return values
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as an array: {error}") from None
+
+
+def _read_hdf5(path: Path) -> np.ndarray:
+    try:
+        with require_h5py().File(io.BytesIO(path.read_bytes()), "r") as file:
+            names = list(file)
+            name = "value" if "value" in names or len(names) != 1 else names[0]
+            if name not in names:
+                raise InputError(f"{path}: holds {', '.join(names) or 'nothing'}; expected the dataset value")
+            if np.prod(file[name].shape) > MAX_PIXELS:
+                raise InputError(
+                    f"{path}: {name} has shape {file[name].shape}; at most {MAX_PIXELS:,} are read"
+                )
+            return file[name][()]
+    except (OSError, RuntimeError, AttributeError) as error:
+        raise InputError(f"{path}: cannot be read as HDF5: {error}") from None
+
+
+def _read_png(path: Path) -> np.ndarray:
+    content = path.read_bytes()
+    size = picture_size(content)
+    if size is not None:
+        require_sane_size(size, str(path))
+    picture = None if size is None else cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if picture is None:
+        raise InputError(f"{path}: cannot be read as a picture")
+    if picture.dtype != np.uint16:
+        raise InputError(
+            f"{path}: {picture.dtype}; a PNG map has 16 bits, since 256 levels tie whole regions of an image"
+        )
+    return picture
+
+
+_READERS = {".npy": _read_npy, ".hdf5": _read_hdf5, ".h5": _read_hdf5, ".png": _read_png}

@@ -1,0 +1,224 @@
+"""The anomaly test sets, in the layout of the course's archive `Validation_Dataset`:
+
+    ROOT/{folder}/images/{stem}.{png,jpg,jpeg,webp}      ROOT/{folder}/labels_masks/{stem}.png
+
+or, where that folder is missing, as their authors publish them (`eval/sets/layouts.py`). Images without
+published labels are no test set: `eval/submissions` predicts them.
+
+Targets are 0 (normal), 1 (anomaly) and 255 (void) after each set's own label values are mapped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from eval.sets.frames import (
+    IMAGE_SUFFIXES,
+    Frame,
+    HiddenLabelsError,
+    decode_file,
+    files_by_stem,
+    numeric_key,
+    read_picture,
+)
+from eval.sets.layouts import OFFICIAL_LAYOUTS
+from shards.errors import InputError
+from shards.schema import ANOMALY, NORMAL, VOID
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How a test set is called and what its masks mean."""
+
+    folder: str
+    name: str
+    """As tables print it."""
+    values: Mapping[int, int] = field(default_factory=lambda: {0: NORMAL, 1: ANOMALY, 255: VOID})
+    """Mask value -> target; any other value is an error."""
+    is_benchmark: bool = True
+    """Whether numbers on it are reported as results, so that nothing may be chosen on it."""
+
+
+TEST_SETS: dict[str, Convention] = {
+    convention.folder: convention
+    for convention in (
+        Convention("RoadAnomaly21", "SMIYC RA-21"),
+        Convention("RoadObsticle21", "SMIYC RO-21"),  # misspelt so in the archive
+        Convention("FS_LostFound_full", "FS L&F"),
+        Convention("fs_static", "FS Static"),
+        Convention("RoadAnomaly", "Road Anomaly", {0: NORMAL, 2: ANOMALY}),
+    )
+}
+"""By folder name, in the order of the tables. Folders match exactly: RoadAnomaly is not RoadAnomaly21."""
+
+_LAF_VALUES = {0: VOID, 1: NORMAL, **dict.fromkeys(range(2, 201), ANOMALY)}
+EXTRA_SETS: dict[str, Convention] = {
+    convention.folder: convention
+    for convention in (
+        Convention("fs_static_v1", "FS Static v1"),
+        Convention("fs_static_v2", "FS Static v2"),
+        Convention("lost_and_found_test", "Lost & Found", _LAF_VALUES),
+    )
+}
+"""Benchmarks beside the five; no column where they are absent. Versions of FS Static give other numbers."""
+
+VALIDATION_SETS: dict[str, Convention] = {"PastedVal": Convention("PastedVal", "Pasted val")}
+"""Sets on which temperature, threshold and checkpoint may be chosen: Cityscapes val with objects that
+training never pasted, as `jobs.paste_validation` writes them. No benchmark; no column where it is absent."""
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """The frames of one test set, in numeric order of their stems."""
+
+    __test__ = False  # the name starts with Test, but pytest must not collect it
+    convention: Convention
+    frames: tuple[Frame, ...]
+
+    @property
+    def name(self) -> str:
+        """Name in tables."""
+        return self.convention.name
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
+def find_test_sets(
+    root: Path, limit: int | None = None, setting: str = "--datasets", own: Sequence[Convention] = ()
+) -> tuple[TestSet, ...]:
+    """List the test sets that are present below `root`, in the order of the tables.
+
+    Args:
+        root: folder that holds the sets' folders.
+        limit: use the first frames only, for a quick look; None is all.
+        own: the user's own sets, which must be there; in the course's layout.
+
+    Raises:
+        InputError: no set is there, or one is empty or has an image or mask without its partner.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"--limit: got {limit}; at least 1")
+    if not root.is_dir():
+        raise InputError(f"{setting} {root}: no such folder")
+    found = []
+    hidden: list[InputError] = []
+    for name, convention in {**TEST_SETS, **EXTRA_SETS, **VALIDATION_SETS}.items():
+        layout = OFFICIAL_LAYOUTS.get(name)
+        if (root / name).is_dir():
+            found.append(TestSet(convention, _list_frames(root / name)[:limit]))
+        elif layout is not None and (place := layout.find(root)) is not None:
+            try:
+                found.append(TestSet(convention, layout.list_frames(place)[:limit]))
+            except HiddenLabelsError as error:
+                hidden.append(error)
+    for convention in own:
+        if not (root / convention.folder).is_dir():
+            raise InputError(f"{setting} {root}: no folder {convention.folder}, which --sets describes")
+        found.append(TestSet(convention, _list_frames(root / convention.folder)[:limit]))
+    if not found and hidden:
+        raise hidden[0]
+    for passed_over in hidden:
+        logger.info("%s", passed_over)
+    if not found:
+        known = [*TEST_SETS, *VALIDATION_SETS, *(layout.places[0] for layout in OFFICIAL_LAYOUTS.values())]
+        hint = "; give the folder above it" if root.resolve().name in known else ""
+        raise InputError(
+            f"{setting} {root}: no test set in it; expected one or more of {', '.join(known)}{hint}"
+        )
+    return tuple(found)
+
+
+def _list_frames(folder: Path) -> tuple[Frame, ...]:
+    images = files_by_stem(folder / "images")
+    masks = files_by_stem(folder / "labels_masks", (".png",))
+    for stem in sorted(images.keys() ^ masks.keys(), key=numeric_key):
+        if stem in images:
+            raise InputError(
+                f"{images[stem]}: image without mask; expected {folder / 'labels_masks' / stem}.png"
+            )
+        raise InputError(
+            f"{masks[stem]}: mask without image; expected {folder / 'images' / stem} with suffix "
+            f"{', '.join(IMAGE_SUFFIXES)}"
+        )
+    if not images:
+        raise InputError(f"{folder}: the test set is empty; expected images/*.* and labels_masks/*.png")
+    return tuple(Frame(stem, images[stem], masks[stem]) for stem in sorted(images, key=numeric_key))
+
+
+def read_image(frame: Frame) -> UInt8[np.ndarray, "H W 3"]:
+    """Decode the image to RGB.
+
+    Raises:
+        InputError: the file is no image.
+    """
+    return read_picture(frame.image, frame.overlay)
+
+
+def read_target(frame: Frame, convention: Convention) -> UInt8[np.ndarray, "H W"]:
+    """Decode the mask to `NORMAL`, `ANOMALY` and `VOID`.
+
+    Raises:
+        InputError: the file is no 8-bit single-channel image, or holds a value outside the convention.
+    """
+    mask = decode_file(frame.mask, cv2.IMREAD_UNCHANGED)
+    if mask.ndim == 3 and (mask[..., :3] == mask[..., :1]).all():
+        mask = mask[..., 0]  # grey saved as RGB
+    if mask.ndim != 2 or mask.dtype != np.uint8:
+        raise InputError(
+            f"{frame.mask}: a mask of shape {mask.shape}, {mask.dtype}; expected one 8-bit channel"
+        )
+    present = np.flatnonzero(cv2.calcHist([mask], [0], None, [256], [0, 256]))
+    for value in present.tolist():
+        if value not in convention.values:
+            allowed = ", ".join(map(str, convention.values))
+            raise InputError(f"{frame.mask}: label value {value}; allowed in {convention.folder}: {allowed}")
+    table = np.full(256, VOID, dtype=np.uint8)
+    table[list(convention.values)] = list(convention.values.values())
+    return table[mask]
+
+
+def require_same_size(
+    frame: Frame, image: UInt8[np.ndarray, "_H _W 3"], target: UInt8[np.ndarray, "_h _w"]
+) -> None:
+    """Check that image and mask fit.
+
+    Raises:
+        InputError: they differ in height or width.
+    """
+    if image.shape[:2] != target.shape:
+        (height, width), (rows, columns) = image.shape[:2], target.shape
+        raise InputError(f"{frame.image}: image is {width} x {height}, its mask {columns} x {rows}")
+
+
+def resize_target(target: UInt8[np.ndarray, "_H _W"], size: tuple[int, int]) -> UInt8[np.ndarray, "_h _w"]:
+    """Resize by the pixel that holds the new pixel's middle, as Pillow does (OpenCV does not)."""
+    positions = []
+    for new, old in zip(size, target.shape, strict=True):
+        steps = np.full(new, old / new)
+        steps[0] /= 2
+        positions.append(np.cumsum(steps).astype(np.int64))  # added up, as Pillow does: it decides ties
+    return target[positions[0][:, None], positions[1]]
+
+
+def check_masks(test_set: TestSet) -> None:
+    """Decode all masks, which takes seconds, before a network runs for an hour.
+
+    Raises:
+        InputError: a mask breaks the convention, or the set holds no anomalous (or no normal) pixel at all.
+    """
+    seen = np.zeros(256, dtype=bool)
+    for frame in test_set.frames:
+        seen[np.unique(read_target(frame, test_set.convention))] = True
+    for value, name in ((ANOMALY, "anomalous"), (NORMAL, "normal")):
+        if not seen[value]:
+            raise InputError(f"{test_set.convention.folder}: no {name} pixel in any of {len(test_set)} masks")

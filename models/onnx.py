@@ -1,0 +1,92 @@
+"""A network and one anomaly score as one ONNX graph: windows of pixels in, evidence and score out."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from eval.predict.scores import SCORES
+from models.eomt import EoMT
+from models.erfnet import ERFNet
+from models.segmenter import read_prediction
+from shards.errors import InputError
+
+LARGEST_IN_ONE_FILE = 1.8e9
+"""Bytes of weights; protobuf ends at 2 GiB, beyond it they stand in a file of their own."""
+
+
+class Scorer(nn.Module):
+    """What a deployed detector computes per window."""
+
+    def __init__(self, model: EoMT | ERFNet, score: str) -> None:
+        super().__init__()
+        self.model = model
+        self.score = score
+
+    def forward(
+        self, image: UInt8[Tensor, "B 3 H W"]
+    ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B H W"]]:
+        """Return evidence per class and the anomaly score, higher where more anomalous."""
+        size = (image.shape[-2], image.shape[-1])
+        maps = read_prediction(self.model, self.model(image), size, (self.score,), whole=True)
+        if self.score in SCORES:
+            return maps, SCORES[self.score](maps)
+        return maps[:, :-1], maps[:, -1]
+
+
+def write_onnx(model: EoMT | ERFNet, score: str, path: Path) -> float:
+    """Write the graph, run it with onnxruntime on random windows, and return the largest difference.
+
+    The batch is dynamic; height and width are the model's.
+
+    Raises:
+        InputError: onnx, onnxscript or onnxruntime are not installed.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise InputError(f'--to onnx: {error.name} is missing; pip install "eomt-anomaly[export]"') from None
+    scorer = Scorer(model, score).eval()
+    generator = torch.Generator().manual_seed(0)
+    windows = torch.randint(0, 256, (2, 3, *model.image_size), dtype=torch.uint8, generator=generator)
+    num_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):  # the exporter reports at length
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            scorer,
+            (windows,),
+            str(path),
+            dynamo=True,
+            input_names=["image"],
+            output_names=["evidence", "score"],
+            dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+            external_data=num_bytes > LARGEST_IN_ONE_FILE,
+            custom_translation_table={torch.ops.aten._cdist_forward.default: _translate_cdist},
+        )
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    answers = session.run(None, {"image": windows[:1].numpy()})
+    with torch.inference_mode():
+        expected = scorer(windows[:1])
+    return max(float((torch.from_numpy(a) - e).abs().max()) for a, e in zip(answers, expected, strict=True))
+
+
+def _translate_cdist(first: Any, second: Any, p: float, _compute_mode: int | None) -> Any:
+    """Give `torch.cdist`, of the isomax head, the translation that the exporter lacks."""
+    from onnxscript import opset18
+
+    assert p == 2.0
+    axes: list[Any] = [opset18.Constant(value_ints=[axis]) for axis in (-1, -2, -3)]
+    last, before, outer = axes
+    differences = opset18.Sub(opset18.Unsqueeze(first, before), opset18.Unsqueeze(second, outer))
+    return opset18.ReduceL2(differences, last, keepdims=0)

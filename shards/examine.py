@@ -1,0 +1,205 @@
+"""The examination of prepared shards: every byte is read, and what was found is printed."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+
+from shards.cutout import MASK_SUFFIX, META_SUFFIX, OBJECT_SUFFIX, decode_cutout
+from shards.errors import InputError
+from shards.location import Shard, find_shards
+from shards.manifest import MANIFEST_NAME, hash_file, read_manifest
+from shards.reader import ShardReader
+from shards.scene import find_scene_members, open_scene
+from shards.schema import CITYSCAPES_CLASSES, OUTLIER_ID, VOID_ID
+
+CUTOUT_SUFFIXES = (OBJECT_SUFFIX, MASK_SUFFIX, META_SUFFIX)
+
+
+@dataclass
+class ShardFindings:
+    """What was found in some shards."""
+
+    split: str
+    num_shards: int = 0
+    num_samples: int = 0
+    num_bytes: int = 0
+    pixels: Int64[np.ndarray, "256"] = field(default_factory=lambda: np.zeros(256, np.int64))
+    """Pixels of each label value, over all scenes."""
+    frames: Int64[np.ndarray, "256"] = field(default_factory=lambda: np.zeros(256, np.int64))
+    """Scenes that show each label value."""
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """(height, width) of the pictures."""
+    categories: Counter[str] = field(default_factory=Counter)
+    """Of cut-outs."""
+    suffixes: Counter[str] = field(default_factory=Counter)
+    """Of all members."""
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, other: ShardFindings) -> None:
+        """Take in what was found in other shards."""
+        self.num_shards += other.num_shards
+        self.num_samples += other.num_samples
+        self.num_bytes += other.num_bytes
+        self.pixels += other.pixels
+        self.frames += other.frames
+        self.sizes += other.sizes
+        self.categories += other.categories
+        self.suffixes += other.suffixes
+        self.problems += other.problems
+
+
+def examine_folder(path: str, workers: int = 0) -> dict[str, ShardFindings]:
+    """Hash every shard and decode every member that training would read.
+
+    Args:
+        path: a folder with a manifest, a tar file, or a pattern of tar files; local.
+        workers: threads; 0 takes one per processor.
+
+    Returns:
+        Findings by split; bare tar files are one split without a name.
+
+    Raises:
+        InputError: nothing is there, or the manifest is unfit. What is wrong with the shards themselves is
+            found, not raised.
+    """
+    shards = {split: found for split, found in _list_by_split(path).items() if found}
+    found = {split: ShardFindings(split) for split in shards}
+    tasks = [(split, shard) for split, several in shards.items() for shard in several]
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:  # decoders and hashes hold no lock
+        for findings in pool.map(lambda task: examine_shard(task[1], task[0]), tasks):
+            found[findings.split].add(findings)
+    for split, several in shards.items():
+        if not found[split].problems:
+            found[split].problems += _find_duplicates(several)
+    return found
+
+
+def examine_shard(shard: Shard, split: str = "") -> ShardFindings:
+    """Hash one shard, and decode what training would read of it."""
+    findings = ShardFindings(split, num_shards=1)
+    path = Path(shard.location)
+    try:
+        findings.num_bytes = path.stat().st_size
+        if shard.sha256 is not None and hash_file(path) != shard.sha256:
+            findings.problems.append(f"{path}: bytes differ from the manifest's hash")
+        reader = ShardReader([shard], split)
+    except (OSError, InputError) as error:
+        findings.problems.append(str(error) if isinstance(error, InputError) else f"{path}: {error.strerror}")
+        return findings
+    findings.num_samples = len(reader)
+    for index, key in enumerate(reader.keys):
+        findings.suffixes.update(reader.suffixes(index))
+        try:
+            if set(CUTOUT_SUFFIXES) <= set(reader.suffixes(index)):
+                _examine_cutout(key, reader.read(index, CUTOUT_SUFFIXES), findings)
+            else:
+                names = find_scene_members(key, reader.suffixes(index))
+                _examine_scene(key, reader.read(index, names.both), findings)
+        except InputError as error:
+            findings.problems.append(f"{path}: {error}")
+    reader.close()
+    return findings
+
+
+def _examine_scene(key: str, members: dict[str, bytes], findings: ShardFindings) -> None:
+    scene = open_scene(key, members)
+    scene.picture.decode()
+    pixels = np.bincount(scene.label.ravel(), minlength=256)
+    findings.pixels += pixels
+    findings.frames += pixels > 0
+    findings.sizes[scene.picture.shape] += 1
+
+
+def _examine_cutout(key: str, members: dict[str, bytes], findings: ShardFindings) -> None:
+    cutout = decode_cutout(key, members)
+    if not (cutout.mask >= 128).any():
+        raise InputError(f"cut-out {key}: the mask is empty")
+    findings.categories[cutout.category] += 1
+    findings.sizes[(cutout.mask.shape[0], cutout.mask.shape[1])] += 1
+
+
+def _list_by_split(path: str) -> dict[str, list[Shard]]:
+    if not (Path(path) / MANIFEST_NAME).is_file():
+        return {"": find_shards(path, None)}
+    manifest = read_manifest(Path(path), check_files=False)
+    return {split: find_shards(path, split, check_files=False) for split in manifest.splits}
+
+
+def _find_duplicates(shards: Sequence[Shard]) -> list[str]:
+    try:
+        ShardReader(shards).close()
+    except InputError as error:
+        return [str(error)]
+    return []
+
+
+NAMES = {i: entry.name for i, entry in enumerate(CITYSCAPES_CLASSES)} | {
+    OUTLIER_ID: "(outlier)",
+    VOID_ID: "(void)",
+}
+MOST_LINES = 20
+"""Problems that are printed one by one; the rest is counted."""
+
+
+def report_shards(path: str, workers: int = 0) -> None:
+    """Read every byte of some shards, and print what is in them.
+
+    Raises:
+        InputError: something is wrong with them; all of it was printed.
+    """
+    found = examine_folder(path, workers)
+    print(render_findings(path, found), end="")
+    if problems := [problem for findings in found.values() for problem in findings.problems]:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise InputError(f"{problems[0]}{more}")
+    print("\n  every member was decoded; no problem found")
+
+
+def render_findings(path: str, found: Mapping[str, ShardFindings]) -> str:
+    """Render findings as lines for a terminal."""
+    lines = [path]
+    for split, findings in found.items():
+        lines += ["", f"  {split or 'shards'}"]
+        lines.append(
+            f"    {findings.num_samples:,} samples in {findings.num_shards} shards, "
+            f"{findings.num_bytes / 1e6:,.1f} MB"
+        )
+        lines.append(f"    members  {', '.join(f'{n:,} {s}' for s, n in sorted(findings.suffixes.items()))}")
+        lines += _render_sizes(findings)
+        if findings.pixels.any():
+            lines += _render_classes(findings)
+        if findings.categories:
+            common = ", ".join(f"{count:,} {name}" for name, count in findings.categories.most_common(10))
+            lines.append(f"    categories {len(findings.categories)}: {common}")
+        lines += [f"    problem  {problem}" for problem in findings.problems[:MOST_LINES]]
+        if len(findings.problems) > MOST_LINES:
+            lines.append(f"    problem  and {len(findings.problems) - MOST_LINES} more")
+    return "\n".join(lines) + "\n"
+
+
+def _render_sizes(findings: ShardFindings) -> list[str]:
+    if not findings.sizes:
+        return []
+    common = findings.sizes.most_common(3)
+    told = ", ".join(f"{width} x {height} ({count:,})" for (height, width), count in common)
+    more = f" and {len(findings.sizes) - 3} other sizes" if len(findings.sizes) > 3 else ""
+    return [f"    pictures {told}{more}"]
+
+
+def _render_classes(findings: ShardFindings) -> list[str]:
+    total = int(findings.pixels.sum())
+    lines = [f"    {'value':>5}  {'class':<14}{'pixels':>16}{'share':>10}{'scenes':>9}"]
+    for value in sorted({*NAMES, *findings.pixels.nonzero()[0].tolist()}):
+        pixels, frames = int(findings.pixels[value]), int(findings.frames[value])
+        if pixels or value < len(CITYSCAPES_CLASSES):
+            name = NAMES.get(value, "?")
+            lines.append(f"    {value:>5}  {name:<14}{pixels:>16,}{pixels / total:>10.5f}{frames:>9,}")
+    return lines

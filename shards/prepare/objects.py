@@ -1,0 +1,276 @@
+"""The objects of a bank: which annotations become cut-outs, what each filter dropped, and the report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+from pycocotools import mask as coco_mask
+from tqdm import tqdm
+
+from shards.errors import InputError
+from shards.prepare.annotations import Instances, Rle, encode_mask
+
+META_OOD_CATEGORIES = ("person", "bicycle", "car", "motorcycle", "bus", "truck", "traffic light", "stop sign")
+"""COCO categories that are Cityscapes classes too, as Meta-OoD lists them; it leaves out `train`."""
+SEVERAL = "several"
+"""Category of the merged objects of a picture, where they are of more than one."""
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectFilter:
+    """Which objects become cut-outs."""
+
+    unit: Literal["object", "image"] = "object"
+    """What a cut-out is: one annotated object, or all objects of a picture together, crowds included, as
+    Meta-OoD and the methods that follow it have it."""
+    excluded_categories: tuple[str, ...] = META_OOD_CATEGORIES
+    """A picture that shows any of these is left out whole. The default is Meta-OoD's list, which lacks
+    `train`, a class of Cityscapes: add it where trains must not be taught as outliers."""
+    exclude: Literal["image", "object"] = "image"
+    """`image` is as said above; `object` leaves out the objects of these categories and takes the others of
+    the same picture, so that a zebra is taken from beside a car."""
+    only_categories: tuple[str, ...] = ()
+    """Take objects of these categories and no others; empty takes all."""
+    min_side: int = 480
+    """Least height and least width of a picture, in pixels."""
+    min_area: int = 1024
+    """Least number of pixels of an object; 1024 is COCO's border between small and medium."""
+    max_area: int = 0
+    """Most pixels of an object; 0 sets no limit."""
+    min_fill: float = 0.0
+    """Least share of its bounding box that an object covers, 0 to 1: thin and scattered ones fall out."""
+    truncated: bool = True
+    """Take objects that reach the border of their picture, and so may be cut off there, too."""
+    crowd: bool = False
+    """Take regions that are marked as a crowd of objects, too."""
+    max_objects: int = 0
+    """Draw so many objects at random from those that are left; 0 takes all."""
+    seed: int = 0
+    """Of that draw."""
+
+    def __post_init__(self) -> None:
+        for name in ("min_side", "min_area", "max_area", "max_objects", "seed"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}: is {getattr(self, name)}; 0 or more is needed")
+        if not 0 <= self.min_fill <= 1:
+            raise InputError(f"min_fill: is {self.min_fill}; a number in 0..1 is needed")
+        if 0 < self.max_area < self.min_area:
+            raise InputError(f"max_area: is {self.max_area}, less than min_area {self.min_area}")
+        if self.unit == "image":
+            for name, neutral in (("exclude", "image"), ("only_categories", ()), ("crowd", False)):
+                if getattr(self, name) != neutral:
+                    raise InputError(
+                        f"{name}: is {getattr(self, name)!r} with unit image, which takes all objects of a "
+                        f"picture; leave it out, or take unit object"
+                    )
+
+
+@dataclass(frozen=True)
+class CocoObject:
+    """One annotated object, or all of a picture together."""
+
+    name: str
+    """Number of the annotation, or `all`."""
+    category: str
+    mask: Rle
+
+    @property
+    def area(self) -> int:
+        """Number of pixels."""
+        return int(coco_mask.area(self.mask))
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """Left, top, width and height of the bounding box, in pixels."""
+        left, top, width, height = (int(value) for value in coco_mask.toBbox(self.mask))
+        return left, top, width, height
+
+    @property
+    def touches_border(self) -> bool:
+        """Whether it reaches the border of its picture."""
+        left, top, width, height = self.box
+        rows, columns = self.mask["size"]
+        return left == 0 or top == 0 or left + width == columns or top + height == rows
+
+
+class Found(NamedTuple):
+    """An object and the picture it is in."""
+
+    image_id: int
+    item: CocoObject
+
+
+class Funnel:
+    """Counts what each filter drops, and complains about the one that leaves nothing."""
+
+    def __init__(self, where: str, unit: str, count: int) -> None:
+        self.where, self.unit, self.count = where, unit, count
+        self.dropped: list[str] = []
+        if not count:
+            raise InputError(f"{where}: holds no {unit}")
+
+    def keep(self, items: list[Item], reason: str) -> list[Item]:
+        """Note that of the items so far only `items` are left, for `reason`."""
+        if not items:
+            raise InputError(
+                f"{self.where}: no {self.unit} are left; the last {self.count} were dropped: {reason}"
+            )
+        if self.count > len(items):
+            self.dropped.append(f"{self.count - len(items)} dropped: {reason}")
+        self.count = len(items)
+        return items
+
+    def line(self) -> str:
+        """Return the report, such as `objects: 3 kept; 2 dropped: crowd`."""
+        return f"{self.unit}: " + "; ".join([f"{self.count} kept", *self.dropped])
+
+
+def select_images(dataset: Instances, rule: ObjectFilter) -> tuple[list[dict[str, Any]], Funnel]:
+    """Return the pictures that qualify, and what dropped the others.
+
+    Raises:
+        InputError: the rule names an unknown category, or no picture is left.
+    """
+    for setting in ("excluded_categories", "only_categories"):
+        _require_categories(dataset, setting, getattr(rule, setting))
+    funnel = Funnel(dataset.where, "images", len(dataset.images))
+    images = dataset.images
+    if rule.exclude == "image":
+        images = [
+            image
+            for image in images
+            if not any(
+                dataset.categories[entry["category_id"]] in rule.excluded_categories
+                for entry in dataset.annotations[image["id"]]
+            )
+        ]
+        images = funnel.keep(images, "an excluded category is in the picture")
+    large = [image for image in images if min(image["height"], image["width"]) >= rule.min_side]
+    return funnel.keep(large, f"a side is shorter than {rule.min_side} pixels (min_side)"), funnel
+
+
+def select_objects(
+    dataset: Instances, images: list[dict[str, Any]], rule: ObjectFilter
+) -> tuple[list[Found], Funnel]:
+    """Return the objects that qualify in the order of the images, then of the annotation ids.
+
+    Raises:
+        InputError: no object is left; the message names the filter that dropped the last ones.
+    """
+    pairs = [(image, entry) for image in images for entry in dataset.annotations[image["id"]]]
+    funnel = Funnel(dataset.where, "objects in these images", len(pairs))
+    names = dataset.categories
+    if rule.exclude == "object":
+        kept = [pair for pair in pairs if names[pair[1]["category_id"]] not in rule.excluded_categories]
+        pairs = funnel.keep(kept, "of an excluded category")
+    if rule.only_categories:
+        kept = [pair for pair in pairs if names[pair[1]["category_id"]] in rule.only_categories]
+        pairs = funnel.keep(kept, "of none of the asked categories (only_categories)")
+    if rule.unit == "object" and not rule.crowd:
+        pairs = funnel.keep([pair for pair in pairs if not pair[1].get("iscrowd")], "a crowd")
+    masks = [
+        (image, entry, encode_mask(entry["segmentation"], image["height"], image["width"]))
+        for image, entry in tqdm(pairs, desc="reading masks", unit="object", disable=None)
+    ]
+    objects = [
+        Found(image["id"], CocoObject(str(entry["id"]), names[entry["category_id"]], mask))
+        for image, entry, mask in masks
+        if mask is not None
+    ]
+    objects = funnel.keep(objects, "a broken polygon or run lengths that do not fit the picture")
+    objects = funnel.keep([found for found in objects if found.item.area], "an empty mask")
+    if rule.unit == "image":
+        objects = funnel.keep(merge_objects(objects), "merged with the others of its picture (unit image)")
+    return _filter_shapes(objects, rule, funnel), funnel
+
+
+def merge_objects(objects: list[Found]) -> list[Found]:
+    """Return one object per picture, whose mask holds the pixels of all."""
+    by_image: dict[int, list[CocoObject]] = {}
+    for image_id, item in objects:
+        by_image.setdefault(image_id, []).append(item)
+    merged = []
+    for image_id, items in by_image.items():
+        categories = Counter(item.category for item in items)
+        category = next(iter(categories)) if len(categories) == 1 else SEVERAL
+        merged.append(Found(image_id, CocoObject("all", category, coco_mask.merge([i.mask for i in items]))))
+    return merged
+
+
+def _filter_shapes(objects: list[Found], rule: ObjectFilter, funnel: Funnel) -> list[Found]:
+    kept = [found for found in objects if found.item.area >= rule.min_area]
+    objects = funnel.keep(kept, f"smaller than {rule.min_area} pixels (min_area)")
+    if rule.max_area:
+        kept = [found for found in objects if found.item.area <= rule.max_area]
+        objects = funnel.keep(kept, f"larger than {rule.max_area} pixels (max_area)")
+    if rule.min_fill:
+        kept = [found for found in objects if _fill(found.item) >= rule.min_fill]
+        objects = funnel.keep(kept, f"covers less than {rule.min_fill} of its bounding box (min_fill)")
+    if not rule.truncated:
+        kept = [found for found in objects if not found.item.touches_border]
+        objects = funnel.keep(kept, "reaches the border of its picture (truncated)")
+    if 0 < rule.max_objects < len(objects):
+        order = np.random.default_rng([rule.seed]).permutation(len(objects))
+        drawn = [objects[i] for i in sorted(order[: rule.max_objects])]
+        objects = funnel.keep(drawn, f"not drawn (max_objects {rule.max_objects})")
+    return objects
+
+
+def _fill(item: CocoObject) -> float:
+    _, _, width, height = item.box
+    return item.area / (width * height)
+
+
+def _require_categories(dataset: Instances, setting: str, names: tuple[str, ...]) -> None:
+    known = set(dataset.categories.values())
+    if unknown := sorted(set(names) - known - set(META_OOD_CATEGORIES)):
+        raise InputError(
+            f"{setting}: {unknown[0]!r} is no category of {dataset.where}; known "
+            f"ones are {', '.join(sorted(known))}"
+        )
+
+
+REPORT_NAME = "report.md"
+QUANTILES = (0, 5, 25, 50, 75, 95, 100)
+
+
+class ObjectSize(NamedTuple):
+    """Category and size of one cut-out."""
+
+    category: str
+    area: int
+    """Pixels of the mask."""
+    height: int
+    width: int
+    """Of the bounding box, in pixels."""
+
+
+def render_report(funnels: Sequence[str], sizes: Sequence[ObjectSize]) -> str:
+    """Render a bank's report as Markdown.
+
+    Args:
+        funnels: lines such as `objects: 3 kept; 2 dropped: a crowd`.
+        sizes: of every cut-out, at least one.
+    """
+    lines = ["# Bank of cut-outs", "", "## What was dropped, and why", ""]
+    for funnel in funnels:
+        unit, _, steps = funnel.partition(": ")
+        lines += [f"- {unit}", *(f"  - {step}" for step in steps.split("; "))]
+    lines += ["", "## Sizes in pixels", "", "| quantile | area | height | width | fill |"]
+    lines.append("|---:|---:|---:|---:|---:|")
+    table = np.array([size[1:] for size in sizes], np.float64)
+    table = np.column_stack([table, table[:, 0] / (table[:, 1] * table[:, 2])])
+    for quantile, values in zip(QUANTILES, np.percentile(table, QUANTILES, axis=0), strict=True):
+        area, height, width, fill = values
+        lines.append(f"| {quantile} % | {area:.0f} | {height:.0f} | {width:.0f} | {fill:.2f} |")
+    counts = Counter(size.category for size in sizes)
+    lines += ["", f"## Categories: {len(counts)}", "", "| category | cut-outs | share |", "|---|---:|---:|"]
+    for name, count in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])):
+        lines.append(f"| {name} | {count} | {100 * count / len(sizes):.1f} % |")
+    return "\n".join(lines) + "\n"

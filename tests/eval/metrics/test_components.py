@@ -1,0 +1,142 @@
+"""Component metrics against a slow transcription of their definition, on random fields, and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from eval.maps import MapStore
+from eval.metrics.bootstrap import NUM_RESAMPLES, draw_weights
+from eval.metrics.components import TAUS, SegmentSizes, component_metrics, count_components
+from eval.metrics.measure import measure_components
+from eval.protocol import PROTOCOLS, get_protocol
+
+
+def slow_frame(scores, target, threshold, smallest):
+    """Follow the toolkit's definition with sets of pixels, one segment after the other."""
+    eight = np.ones((3, 3))
+    true_map, num_true = ndimage.label(target == 1, eight)
+    predicted_map, num_predicted = ndimage.label((scores > threshold) & (target != 255), eight)
+    void = {tuple(p) for p in np.argwhere(target == 255)}
+    true = [{tuple(p) for p in np.argwhere(true_map == i + 1)} for i in range(num_true)]
+    predicted = [{tuple(p) for p in np.argwhere(predicted_map == i + 1)} for i in range(num_predicted)]
+    predicted = [segment for segment in predicted if len(segment) >= smallest.predicted]
+    for segment in true:
+        if len(segment) < smallest.true:
+            void |= segment
+    true = [segment for segment in true if len(segment) >= smallest.true]
+    predicted = [segment - void for segment in predicted if segment - void]
+    every_true = set().union(*true) if true else set()
+    siou, ppv = [], []
+    for k in true:
+        joined = set().union(*[p for p in predicted if p & k])
+        siou.append(len(k & joined) / len((k | joined) - (joined & (every_true - k))))
+    for p in predicted:
+        ppv.append(len(p & every_true) / len(p))
+    return siou, ppv
+
+
+def slow_set(frames):
+    siou = [value for frame in frames for value in frame[0]]
+    ppv = [value for frame in frames for value in frame[1]]
+    f1 = []
+    for tau in TAUS:
+        tp, fn = sum(v >= tau for v in siou), sum(v < tau for v in siou)
+        f1.append(2 * tp / (2 * tp + fn + sum(v < tau for v in ppv)))
+    return sum(siou) / len(siou), sum(ppv) / len(ppv), sum(f1) / len(f1)
+
+
+def random_frame(rng: np.random.Generator):
+    field = ndimage.gaussian_filter(rng.standard_normal((60, 80)), 3)
+    target = (field > 1.2 * field.std()).astype(np.uint8)
+    target[ndimage.gaussian_filter(rng.standard_normal((60, 80)), 4) > 0.1] = 255
+    scores = field + ndimage.gaussian_filter(rng.standard_normal((60, 80)), 2) * rng.uniform(0.2, 1)
+    return scores.astype(np.float32), target, float(1.1 * field.std())
+
+
+@pytest.mark.parametrize("smallest", [SegmentSizes(1, 1), SegmentSizes(30, 12)], ids=["all", "large"])
+@pytest.mark.parametrize("seed", range(4))
+def test_metrics_of_random_fields_match_the_definition(seed, smallest):
+    rng = np.random.default_rng(seed)
+    frames = [random_frame(rng) for _ in range(5)]
+    counts = np.stack([count_components(*frame, smallest).flat() for frame in frames])
+    expected = slow_set([slow_frame(*frame, smallest) for frame in frames])
+    found = component_metrics(counts)
+    np.testing.assert_allclose([m[0] for m in found], expected, rtol=0, atol=1e-12)
+
+
+def test_weights_repeat_frames():
+    rng = np.random.default_rng(9)
+    frames = [random_frame(rng) for _ in range(3)]
+    smallest = SegmentSizes(5, 5)
+    counts = np.stack([count_components(*frame, smallest).flat() for frame in frames])
+    found = component_metrics(counts, np.array([[2.0, 0, 1]]))
+    expected = slow_set([slow_frame(*frames[i], smallest) for i in (0, 0, 2)])
+    np.testing.assert_allclose([m[0] for m in found], expected, rtol=0, atol=1e-12)
+
+
+def test_one_find_over_two_objects_costs_neither():
+    target = np.zeros((4, 9), np.uint8)
+    target[:, :4], target[:, 5:] = 1, 1
+    counts = count_components(np.ones((4, 9), np.float32), target, 0.5, SegmentSizes(1, 1))
+    # each object: 16 found; the join of 36 pixels less 16 of the other object leaves 20
+    assert (counts.true_segments, counts.predicted_segments) == (2, 1)
+    assert counts.siou_sum == pytest.approx(2 * 16 / 20)
+    assert counts.ppv_sum == pytest.approx(32 / 36)
+
+
+def test_a_pixel_at_the_threshold_is_not_predicted_and_void_separates():
+    target = np.array([[1, 255, 1, 0]], np.uint8)
+    scores = np.array([[1, 9, 1, 0.5]], np.float32)
+    counts = count_components(scores, target, 0.5, SegmentSizes(1, 1))
+    assert (counts.true_segments, counts.predicted_segments, counts.siou_sum) == (2, 2, 2.0)
+
+
+def test_a_set_without_segments_has_no_metric():
+    nothing = count_components(
+        np.zeros((3, 3), np.float32), np.zeros((3, 3), np.uint8), 0.5, SegmentSizes(1, 1)
+    )
+    assert np.isnan([m[0] for m in component_metrics(nothing.flat()[None])]).all()
+
+
+def test_three_pixels_of_five_do_not_reach_the_toolkits_six_tenths():
+    target = np.array([[1, 1, 1, 1, 1]], np.uint8)
+    counts = count_components(np.array([[1, 1, 1, 0, 0]], np.float32), target, 0.5, SegmentSizes(1, 1))
+    steps = np.linspace(0.25, 0.75, 11, endpoint=True)  # the default of the toolkit's segment_metrics
+    np.testing.assert_array_equal(counts.found, steps <= 3 / 5)
+    assert counts.found.sum() == 7
+
+
+def test_under_protocol_smiyc_the_threshold_is_rounded_to_half_precision(tmp_path):
+    maps = MapStore(tmp_path)
+    scores = np.array([[0.25, 0.25, 0, 0]], np.float32)
+    maps.add(0, {"X": scores}, np.array([[1, 1, 0, 0]], np.uint8), np.zeros((1, 4), np.uint8))
+    below = 0.25 - 1e-5  # the next float16 below 0.25 is 0.2499, so this one is 0.25 there
+    found = [
+        measure_components(maps, [0], "X", below, PROTOCOLS[name], SegmentSizes(1, 1)).siou
+        for name in ("native", "smiyc")
+    ]
+    assert found == [1.0, 0.0]
+
+
+def test_intervals_are_those_of_sets_with_images_drawn_again(tmp_path):
+    rng = np.random.default_rng(4)
+    maps, rows = MapStore(tmp_path), []
+    smallest = SegmentSizes(5, 5)
+    for i in range(6):
+        scores, target, threshold = random_frame(rng)
+        scores = scores / np.float32(threshold)
+        maps.add(i, {"A": scores}, target, np.zeros_like(target))
+        below = float(np.nextafter(np.float32(1), np.float32(0)))  # pixels at the threshold count
+        rows.append(count_components(scores, target, below, smallest))
+    found = measure_components(maps, list(range(6)), "A", 1.0, get_protocol("native"), smallest)
+    drawn = []
+    for weights in draw_weights(6, NUM_RESAMPLES).astype(int):
+        chosen = [row for row, times in zip(rows, weights, strict=True) for _ in range(times)]
+        siou = sum(row.siou_sum for row in chosen) / sum(row.true_segments for row in chosen)
+        drawn.append((siou, sum(row.ppv_sum for row in chosen) / sum(r.predicted_segments for r in chosen)))
+    for values, interval in zip(np.array(drawn).T, (found.siou_ci, found.ppv_ci), strict=True):
+        np.testing.assert_allclose(interval, np.quantile(values, [0.025, 0.975]), rtol=1e-12)
+    assert found.siou_ci[0] < found.siou < found.siou_ci[1]
+    assert found.ppv_ci[0] < found.ppv < found.ppv_ci[1]

@@ -1,0 +1,266 @@
+"""Scores against scipy, hand-worked pixels and their own limits."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+import torch
+import torch.nn.functional as F
+
+from eval.predict.scores import (
+    QUERY_SCORES,
+    SCORES,
+    QueryOutputs,
+    energy,
+    max_entropy,
+    max_logit,
+    msp,
+    pixel_evidence,
+    rba,
+    require_scores,
+)
+from shards.errors import InputError
+
+
+def logits(scale: float = 3.0, num_classes: int = 19) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return scale * torch.randn(2, num_classes, 4, 5, generator=generator)
+
+
+def test_scores_match_scipy():
+    values = logits()
+    p = scipy.special.softmax(values.double().numpy(), axis=1)
+    np.testing.assert_allclose(msp(values), 1 - p.max(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(max_entropy(values), scipy.stats.entropy(p, axis=1) / math.log(19), rtol=1e-5)
+    np.testing.assert_allclose(max_logit(values), -values.numpy().max(axis=1))
+    logsumexp = scipy.special.logsumexp(values.double().numpy(), axis=1)
+    np.testing.assert_allclose(energy(values), -logsumexp, rtol=1e-5)
+    np.testing.assert_allclose(
+        rba(values), -np.tanh(values.double().numpy()).sum(axis=1), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_msp_tells_sure_pixels_apart():
+    surer = torch.tensor([20.0, 30.0, 40.0])
+    values = torch.stack([surer, torch.zeros(3)]).reshape(1, 2, 1, 3)
+    np.testing.assert_allclose(msp(values).flatten(), np.exp(-surer.double().numpy()), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_a_pixel_without_evidence_is_the_most_anomalous(name):
+    values = torch.tensor([[1.0, 0, 0], [0.3, 0.3, 0], [0, 0, 0]]).T.reshape(1, 3, 1, 3)
+    sure, torn, empty = SCORES[name](values).flatten()
+    assert empty > sure
+    assert empty >= torn
+
+
+@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16"])
+def test_scores_and_gradients_stay_finite_for_extreme_logits(name, dtype):
+    values = torch.tensor([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4], [1e4, 1e4, 1e4]], dtype=dtype)
+    values = values.T.reshape(1, 3, 1, 3).requires_grad_()
+    score = SCORES[name](values)
+    score.sum().backward()
+    assert score.dtype == torch.float32
+    assert score.isfinite().all()
+    assert values.grad is not None
+    assert values.grad.isfinite().all()
+
+
+PLAIN = {
+    "MSP": lambda x: 1 - x.softmax(1).amax(1),
+    "MaxLogit": lambda x: -x.amax(1),
+    "MaxEntropy": lambda x: torch.distributions.Categorical(logits=x.movedim(1, -1)).entropy() / math.log(19),
+    "RbA": lambda x: -x.tanh().sum(1),
+    "Energy": lambda x: -x.exp().sum(1).log(),
+}
+"""The formulas as papers write them, good enough in float64."""
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_gradients_match_those_of_the_plain_formula_in_float64(name):
+    values, exact = logits().requires_grad_(), logits().double().requires_grad_()
+    SCORES[name](values).sum().backward()
+    PLAIN[name](exact).sum().backward()
+    torch.testing.assert_close(values.grad, exact.grad, check_dtype=False, rtol=1e-4, atol=1e-6)
+
+
+def test_rba_of_evidence_lies_in_its_range():
+    score = rba(logits().abs())
+    assert (score > -19).all()
+    assert (score <= 0).all()
+
+
+def test_evidence_is_the_sum_over_queries_without_no_object():
+    masks = torch.tensor([[[[0.0]], [[2.0]]]])
+    classes = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 0.0, 3.0]]])
+    p = scipy.special.softmax(classes.numpy(), axis=-1)
+    by_hand = p[0, 0, :2] * 0.5 + p[0, 1, :2] * scipy.special.expit(2.0)
+    np.testing.assert_allclose(pixel_evidence(masks, classes).flatten(), by_hand, rtol=1e-6)
+
+
+def test_mask_logits_are_resized_before_the_sigmoid():
+    masks = torch.tensor([-8.0, 8.0]).reshape(1, 1, 1, 2)
+    classes = torch.tensor([[[50.0, 0.0]]])  # all on the one class
+    resized = pixel_evidence(masks, classes, (1, 4)).flatten()
+    np.testing.assert_allclose(resized, scipy.special.expit([-8.0, -4.0, 4.0, 8.0]), rtol=1e-5)
+
+
+def test_evidence_inside_autocast_equals_float32():
+    masks, classes = torch.randn(1, 7, 4, 4), torch.randn(1, 7, 5)
+    expected = torch.einsum("bqc,bqhw->bchw", classes.softmax(-1)[..., :-1], masks.sigmoid())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        evidence = pixel_evidence(masks, classes)
+        scores = [score(evidence) for score in SCORES.values()]
+    assert torch.equal(evidence, expected)
+    assert all(score.dtype == torch.float32 for score in scores)
+
+
+def test_evidence_stays_finite_for_extreme_bf16_logits_and_passes_gradients():
+    masks = torch.tensor([1e4, -1e4, 0.0]).reshape(1, 1, 1, 3).bfloat16().requires_grad_()
+    classes = torch.tensor([[[1e4, -1e4, 0.0]]]).bfloat16().requires_grad_()
+    evidence = pixel_evidence(masks, classes, (2, 6))
+    F.relu(evidence).sum().backward()
+    assert evidence.isfinite().all()
+    for given in (masks, classes):
+        assert given.grad is not None
+        assert given.grad.isfinite().all()
+
+
+def make_queries(scale: float = 2.0, dtype: torch.dtype = torch.float32) -> QueryOutputs:
+    """Four classes, a trained outlier class, "no object"; prototypes with distance scale 1.5."""
+    generator = torch.Generator().manual_seed(8)
+    masks = scale * torch.randn(2, 7, 3, 4, generator=generator)
+    classes = scale * torch.randn(2, 7, 6, generator=generator)
+    distances = 3 * torch.rand(2, 7, 6, generator=generator)
+    return QueryOutputs(masks.to(dtype), classes.to(dtype), 4, distances.to(dtype), 3.0)
+
+
+def sole_claim_of_pixel(claims: list[float]) -> float:
+    """Go through all outcomes of independent claims, and add those in which exactly one is made."""
+    one = 0.0
+    for outcome in itertools.product((False, True), repeat=len(claims)):
+        if sum(outcome) == 1:
+            one += math.prod(c if made else 1 - c for c, made in zip(claims, outcome, strict=True))
+    return -math.log(one)
+
+
+def score_of_pixel(name: str, queries: QueryOutputs, image: int, row: int, column: int) -> float:
+    """The formulas as their sources write them, one pixel and one query at a time, in float64."""
+    masks = scipy.special.expit(queries.mask_logits[image, :, row, column].double().numpy())
+    p = scipy.special.softmax(queries.class_logits[image].double().numpy(), axis=-1)
+    assert queries.class_distances is not None
+    distances = queries.class_distances[image].double().numpy()
+    if name == "SoleClaim":
+        return sole_claim_of_pixel((masks * p[:, :4].sum(axis=1)).tolist())
+    terms = []
+    for m, classes, distance in zip(masks, p, distances, strict=True):
+        known, outlier = classes[:4], classes[4]
+        terms.append(
+            {
+                "MaskEnergy": m * known.sum(),
+                "EAM": m * known.max(),
+                "UNO": m * (-outlier + known.max()),
+                "MinDistance": m * distance[:4].min() + (1 - m) * 3.0,
+            }[name]
+        )
+    total = sum(terms)
+    return {"MaskEnergy": -np.log(total), "EAM": 1 - total, "UNO": -total, "MinDistance": min(terms)}[name]
+
+
+@pytest.mark.parametrize("name", QUERY_SCORES)
+def test_query_scores_equal_a_loop_over_pixels_and_queries(name):
+    queries = make_queries()
+    score = QUERY_SCORES[name].read(queries, None)
+    expected = [
+        [[score_of_pixel(name, queries, b, y, x) for x in range(4)] for y in range(3)] for b in range(2)
+    ]
+    np.testing.assert_allclose(score, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", QUERY_SCORES)
+def test_query_scores_resize_the_masks_first(name):
+    queries = make_queries()
+    resized = F.interpolate(queries.mask_logits, size=(6, 9), mode="bilinear")
+    expected = QUERY_SCORES[name].read(queries._replace(mask_logits=resized), None)
+    torch.testing.assert_close(QUERY_SCORES[name].read(queries, (6, 9)), expected)
+
+
+@pytest.mark.parametrize("name", QUERY_SCORES)
+def test_a_pixel_that_no_query_claims_is_the_most_anomalous(name):
+    queries = make_queries()
+    classes = torch.tensor([[9.0, 0, 0, 0, 0, 0]])[None]
+    distances = torch.tensor([[0.1, 2, 2, 2, 2, 2]])[None]
+    masks = torch.tensor([6.0, 0.0, -6.0]).reshape(1, 1, 1, 3)
+    claimed, torn, free = (
+        QUERY_SCORES[name].read(QueryOutputs(masks, classes, 4, distances, 3.0), None).flatten()
+    )
+    assert claimed < torn < free
+    assert QUERY_SCORES[name].read(queries, None).isfinite().all()
+
+
+@pytest.mark.parametrize("name", QUERY_SCORES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_query_scores_and_gradients_stay_finite_for_extreme_logits(name, dtype):
+    queries = make_queries(1e4, dtype)
+    given = [queries.mask_logits.requires_grad_(), queries.class_logits.requires_grad_()]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        score = QUERY_SCORES[name].read(queries, (6, 9))
+    score.sum().backward()
+    assert score.dtype == torch.float32
+    assert score.isfinite().all()
+    assert all(tensor.grad.isfinite().all() for tensor in given if tensor.grad is not None)
+    assert given[0].grad is not None
+
+
+def test_ranges_of_query_scores():
+    queries = make_queries()
+    scores = {name: score.read(queries, None) for name, score in QUERY_SCORES.items()}
+    assert (scores["MinDistance"] >= 0).all()
+    assert (scores["MinDistance"] <= 3).all()
+    assert (scores["EAM"] <= 1).all()
+    assert (scores["MaskEnergy"] >= -math.log(7)).all()
+    assert (scores["UNO"].abs() < 7).all()
+    assert (scores["SoleClaim"] >= -1e-5).all()
+
+
+def test_several_claims_are_as_suspicious_as_none_and_not_as_normal_as_two_classes():
+    """One sure query; none; two sure ones, which RbA's sum takes for the most normal of the three."""
+    masks = torch.tensor([[9.0, -9.0], [-9.0, -9.0], [9.0, 9.0]]).reshape(3, 2, 1, 1)
+    classes = torch.tensor([[9.0, 0, 0], [0, 9.0, 0]]).expand(3, 2, 3)
+    queries = QueryOutputs(masks, classes, 2)
+    one, none, two = QUERY_SCORES["SoleClaim"].read(queries, None).flatten().tolist()
+    assert one < 0.01
+    assert none > 5
+    assert two > 5
+    by_rba = SCORES["RbA"](pixel_evidence(masks, classes)).flatten().tolist()
+    assert by_rba[2] < by_rba[0] < by_rba[1]
+
+
+def test_evidence_can_leave_out_a_trained_outlier_class():
+    queries = make_queries()
+    evidence = pixel_evidence(queries.mask_logits, queries.class_logits, None, 4)
+    all_but_no_object = pixel_evidence(queries.mask_logits, queries.class_logits)
+    torch.testing.assert_close(evidence, all_but_no_object[:, :4])
+
+
+def test_mask_energy_is_the_energy_of_log_evidence():
+    queries = make_queries()
+    evidence = pixel_evidence(queries.mask_logits, queries.class_logits, (6, 8), 4)
+    torch.testing.assert_close(QUERY_SCORES["MaskEnergy"].read(queries, (6, 8)), energy(evidence.log()))
+
+
+def test_unknown_score_is_named_with_the_known_ones():
+    with pytest.raises(InputError, match=r"--scores: unknown score 'msp'; known scores: MSP, MaxLogit"):
+        require_scores(("RbA", "msp"))
+
+
+@pytest.mark.parametrize("names", [(), ("MSP", "MSP")], ids=["none", "twice"])
+def test_scores_must_be_given_once(names):
+    with pytest.raises(InputError, match="at least one score, each once, of MSP"):
+        require_scores(names)

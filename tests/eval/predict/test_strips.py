@@ -1,0 +1,41 @@
+"""Reading queries in strips against reading them whole."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from eval.predict.scores import QUERY_SCORES, QueryOutputs, pixel_evidence
+from eval.predict.strips import read_queries, resize_in_strips
+
+SIZES = [((16, 12), (64, 48)), ((20, 6), (40, 30)), ((5, 7), (20, 28)), ((9, 9), (30, 31)), ((8, 8), (8, 8))]
+
+
+def draw(size: tuple[int, int]) -> QueryOutputs:
+    generator = torch.Generator().manual_seed(0)
+    masks = 4 * torch.randn(2, 7, *size, generator=generator)
+    classes = 3 * torch.randn(2, 7, 21, generator=generator)  # 19, a trained outlier class, "no object"
+    return QueryOutputs(masks, classes, 19, torch.rand(2, 7, 21, generator=generator), 2.0)
+
+
+@pytest.mark.parametrize(("low", "high"), SIZES)
+def test_strips_are_the_rows_of_the_whole_to_the_last_bit(low, high):
+    masks = draw(low).mask_logits
+    whole = F.interpolate(masks, size=high, mode="bilinear", align_corners=False)
+    joined = torch.full_like(whole, torch.nan)
+    for rows, strip in resize_in_strips(masks, high):
+        joined[..., rows, :] = strip
+    assert torch.equal(joined, whole)
+
+
+@pytest.mark.parametrize(("low", "high"), SIZES)
+def test_all_scores_of_the_pass_equal_their_functions(low, high):
+    queries = draw(low)
+    names = ("UNO", "MSP", *(name for name in QUERY_SCORES if name != "UNO"))
+    answer = read_queries(queries, high, names)
+    evidence = pixel_evidence(queries.mask_logits, queries.class_logits, high, 19)
+    torch.testing.assert_close(answer[:, :19], evidence, rtol=1e-6, atol=1e-7)
+    for i, name in enumerate(name for name in names if name in QUERY_SCORES):
+        expected = QUERY_SCORES[name].read(queries, high)
+        torch.testing.assert_close(answer[:, 19 + i], expected, rtol=1e-6, atol=1e-6)

@@ -1,0 +1,155 @@
+"""Differences from the best of a column, against a loop over resampled images and against scipy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, roc_curve
+
+from eval.metrics.binned import count_images
+from eval.metrics.bootstrap import draw_weights
+from eval.report.differences import Difference, find_differences, list_differences, mark_tables
+from eval.report.record import Record
+from eval.report.seeds import SeedGroup, SeedRun, build_seed_tables
+from eval.sketch import Sketch, sketch_path, write_sketch
+
+NUM_IMAGES = 8
+Scores = list[NDArray[np.float32]]
+
+
+def record(ap: float, fpr95: float = 0.5, *, miou: float | None = None, temperature: float = 1.0) -> Record:
+    return Record(
+        model="m", checkpoint="c", score="MSP", temperature=temperature, temperature_from=None,
+        dataset="Mine", protocol="native", num_images=NUM_IMAGES, num_pixels=4, ap=ap, ap_ci=None,
+        fpr95=fpr95, fpr95_ci=None, auroc=None, miou=miou,
+    )  # fmt: skip
+
+
+def draw(shift: float, seed: int) -> tuple[Scores, Scores]:
+    """Scores of anomalous and of normal pixels, an array per image; images differ in how hard they are."""
+    rng = np.random.default_rng(seed)
+    hard = rng.normal(0, 0.5, NUM_IMAGES)
+    return (
+        [np.sort(rng.normal(shift - h, 1, 20).astype(np.float32)) for h in hard],
+        [np.sort(rng.normal(0, 1, 60).astype(np.float32)) for _ in hard],
+    )
+
+
+def add_sketch(folder: Path, scores: tuple[Scores, Scores], first: int = 0) -> Path:
+    counts = count_images(range(len(scores[0])), *scores)
+    folder.mkdir(exist_ok=True)
+    stems = tuple(f"image{first + i}" for i in range(len(scores[0])))
+    write_sketch(sketch_path(folder, "Mine", "native", "MSP"), Sketch(counts, stems, "native"))
+    return folder
+
+
+def find(groups: list[SeedGroup], metric: str = "Mine AuPRC") -> list[Difference]:
+    return [found for found in find_differences(groups) if found.column == metric]
+
+
+def metric_of(scores: tuple[Scores, Scores], times: NDArray[np.float64], metric: str) -> float:
+    """The metric of the set in which each image occurs so many times, written out pixel by pixel."""
+    drawn = np.repeat(np.arange(NUM_IMAGES), times.astype(int))
+    positives, negatives = (np.concatenate([side[i] for i in drawn]) for side in scores)
+    labels = np.r_[np.ones(positives.size), np.zeros(negatives.size)]
+    values = np.r_[positives, negatives]
+    if metric == "ap":
+        return float(average_precision_score(labels, values))
+    false, true, _ = roc_curve(labels, values, drop_intermediate=False)
+    return float(false[np.argmax(true >= 0.95)])
+
+
+@pytest.mark.parametrize(("metric", "title"), [("ap", "Mine AuPRC"), ("fpr95", "Mine FPR95")])
+def test_the_interval_over_images_is_that_of_a_loop_over_resampled_sets(
+    tmp_path: Path, metric: str, title: str
+) -> None:
+    sides = {"good": draw(1.6, 0), "poor": draw(1.0, 1)}
+    values = {
+        name: np.array([metric_of(scores, row, metric) for row in draw_weights(NUM_IMAGES, 1000)])
+        for name, scores in sides.items()
+    }
+    whole = {name: metric_of(scores, np.ones(NUM_IMAGES), metric) for name, scores in sides.items()}
+    groups = [
+        SeedGroup(name, [SeedRun([record(ap, fpr)], folder=add_sketch(tmp_path / name, sides[name]))])
+        for name, ap, fpr in (("poor", 0.1, 0.9), ("good", 0.2, 0.8))
+    ]
+    (found,) = find(groups, title)
+    expected = np.quantile(values["good"] - values["poor"], [0.025, 0.975])
+    assert (found.best_row, found.row, found.test, found.count) == (2, 1, "images", NUM_IMAGES)
+    assert found.difference == pytest.approx(whole["good"] - whole["poor"], abs=1e-6)
+    np.testing.assert_allclose((found.low, found.high), expected, atol=1e-3)
+    excludes = expected[0] > 0 if metric == "ap" else expected[1] < 0
+    assert found.verdict == ("supported" if excludes else "not supported")
+
+
+def test_seeds_are_paired_by_their_number_and_judged_as_scipy_does() -> None:
+    first, second = {0: 0.60, 1: 0.70, 2: 0.65, 9: 0.9}, {2: 0.55, 0: 0.48, 1: 0.59}
+    groups = [
+        SeedGroup(name, [SeedRun([record(ap, 1 - ap)], seed) for seed, ap in values.items()])
+        for name, values in (("a", first), ("b", second))
+    ]
+    ours = [first[seed] for seed in range(3)]
+    theirs = [second[seed] for seed in range(3)]
+    interval = scipy.stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    (found,) = find(groups)
+    np.testing.assert_allclose((found.low, found.high), (interval.low, interval.high))
+    assert found.difference == pytest.approx(0.11)
+    assert (found.test, found.count, found.verdict) == ("seeds", 3, "supported")
+    (lower,) = find(groups, "Mine FPR95")
+    np.testing.assert_allclose((lower.low, lower.high), (-interval.high, -interval.low))
+    assert lower.verdict == "supported"
+
+
+def test_a_best_mean_that_the_common_seeds_contradict_is_not_supported() -> None:
+    first = [SeedRun([record(ap)], seed) for seed, ap in ((0, 0.50), (1, 0.51), (2, 0.99))]
+    second = [SeedRun([record(ap)], seed) for seed, ap in ((0, 0.60), (1, 0.61))]
+    (found,) = find([SeedGroup("a", first), SeedGroup("b", second)])
+    assert found.high is not None
+    assert found.high < 0
+    assert (found.best_row, found.verdict) == (1, "not supported")
+
+
+def reason_of(groups: list[SeedGroup], metric: str = "Mine AuPRC") -> str:
+    (found,) = find(groups, metric)
+    assert (found.verdict, found.test, found.difference, found.low) == ("no test", None, None, None)
+    return found.reason
+
+
+def test_what_cannot_be_tested_says_why(tmp_path: Path) -> None:
+    folder = add_sketch(tmp_path / "a", draw(1, 0))
+    best = SeedGroup("best", [SeedRun([record(0.9, miou=0.5)], 0, folder)])
+
+    def against(*runs: SeedRun, metric: str = "Mine AuPRC") -> str:
+        return reason_of([best, SeedGroup("other", runs)], metric)
+
+    assert against(SeedRun([record(0.1)], 0, tmp_path)) == "other has no sketch of MSP"
+    others = add_sketch(tmp_path / "b", draw(1, 0), first=1)
+    assert against(SeedRun([record(0.1)], 0, others)) == "other images: 8 and 8 whose names differ"
+    assert against(SeedRun([record(0.1)], 0), SeedRun([record(0.2)], 1)) == (
+        "1 and 2 runs with 1 seeds in common; two are needed"
+    )
+    closed = against(SeedRun([record(0.1, miou=0.4)], 0, folder), metric="mIoU")
+    assert closed == "one run each, and no counts per image are kept of the mIoU"
+    single = add_sketch(tmp_path / "c", tuple(side[:5] for side in draw(1, 0)))  # type: ignore[arg-type]
+    pair = [SeedGroup(name, [SeedRun([record(ap)], 0, single)]) for name, ap in (("a", 0.1), ("b", 0.2))]
+    assert reason_of(pair) == "5 images; at least 6 are needed"
+    hot = SeedRun([record(0.2), record(0.1, temperature=2.0)], 0, folder)
+    assert reason_of([SeedGroup("hot", [hot])]) == (
+        "hot has MSP at several temperatures, and sketches do not say which; " * 2
+    ).removesuffix("; ")
+
+
+def test_rows_of_one_group_are_not_compared_in_the_miou_they_share() -> None:
+    run = SeedRun([record(0.2, miou=0.5), record(0.1, miou=0.5, temperature=2.0)], 0)
+    assert find([SeedGroup("a", [run])], "mIoU") == []
+
+
+def test_a_table_without_differences_is_left_as_it_is() -> None:
+    groups = [SeedGroup("a", [SeedRun([record(0.2)], 0)])]
+    tables = build_seed_tables(groups)
+    assert mark_tables(tables, ["native"], find_differences(groups)) == tables
+    assert list_differences([]) == ""

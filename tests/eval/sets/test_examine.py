@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from eval.sets.examine import KNOWN_SETS, examine_datasets
+from jobs.doctor import main
+from jobs.synthesize import main as synthesize
+from shards.errors import InputError
+
+Findings = dict[str, tuple[list[str], list[str], list[str]]]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dataset") / "world"
+    sizes = ["--height", "64", "--train", "2", "--val", "1", "--coco", "2", "--coco_height", "96"]
+    synthesize(["--out", str(out), *sizes, "--workers", "1", "--anomaly_images", "2", "--official", "True"])
+    return out
+
+
+def examine(root: Path) -> Findings:
+    return {f.name: (f.lines, f.differences, f.problems) for f in examine_datasets(root)}
+
+
+def folder_of(world: Path, name: str) -> Path:
+    return next(path.parent for path in sorted(world.rglob(name)))
+
+
+def test_cityscapes_is_counted_and_compared(world: Path) -> None:
+    lines, differences, problems = examine(folder_of(world, "leftImg8bit"))["Cityscapes"]
+    assert not problems
+    assert "train frames: 2" in lines
+    assert "train frames: 2, known are 2975" in differences
+    assert "train sizes: 128 x 64 (2), known are 2048 x 1024 (2)" in differences
+    (shares,) = [line for line in lines if line.startswith("train shares: ")]
+    parts = [float(part.rsplit(" ", 1)[1]) for part in shares.removeprefix("train shares: ").split(", ")]
+    assert sum(parts) == pytest.approx(1, abs=0.002)
+
+
+def test_coco_is_counted_and_compared(world: Path) -> None:
+    (found,) = examine(folder_of(world, "train2017")).items()
+    assert found[0] == "COCO train2017"
+    lines, differences, problems = found[1]
+    assert not problems
+    assert "photographs: 2" in lines
+    assert "photographs: 2, known are 118287" in differences
+
+
+def test_the_five_anomaly_sets_are_counted_and_compared(world: Path) -> None:
+    found = examine(folder_of(world, "RoadAnomaly21"))
+    assert [name.split(" ")[0] for name in found] == list(KNOWN_SETS)
+    for lines, differences, problems in found.values():
+        assert not problems
+        assert "frames: 2" in lines
+        assert any(line.startswith("frames: 2, known are") for line in differences)
+        shares = [float(line.split(": ")[1]) for line in lines if "pixels" in line]
+        assert 0 < shares[0] < shares[1] < sum(shares) <= 1.0001
+
+
+def test_known_shares_are_compared(tmp_path: Path) -> None:
+    """A set of the known size, whose masks hold exactly the known shares, differs in nothing."""
+    root = tmp_path / "RoadAnomaly"
+    (root / "images").mkdir(parents=True)
+    (root / "labels_masks").mkdir()
+    mask = np.zeros((720, 1280), np.uint8)
+    mask.reshape(-1)[: round(0.098 * mask.size)] = 2
+    cv2.imwrite(str(root / "images/0.jpg"), np.zeros((720, 1280, 3), np.uint8))
+    cv2.imwrite(str(root / "labels_masks/0.png"), mask)
+    for i in range(1, 60):
+        (root / f"images/{i}.jpg").symlink_to(root / "images/0.jpg")
+        (root / f"labels_masks/{i}.png").symlink_to(root / "labels_masks/0.png")
+    ((_, differences, problems),) = examine(tmp_path).values()
+    assert differences == problems == []
+
+
+def test_damage_is_named_and_is_an_error(world: Path, tmp_path: Path) -> None:
+    root = tmp_path / "sets/fs_static"
+    (root / "images").mkdir(parents=True)
+    (root / "labels_masks").mkdir()
+    (root / "images/0.jpg").write_bytes(b"junk")
+    cv2.imwrite(str(root / "labels_masks/0.png"), np.zeros((4, 4), np.uint8))
+    with pytest.raises(InputError, match=r"sets: .*0\.jpg: cannot be read as an image"):
+        main(["dataset", str(tmp_path / "sets")])
+    (root / "images/1.jpg").write_bytes(b"junk")
+    assert "image without mask" in examine(tmp_path / "sets")["anomaly sets"][2][0]
+
+
+def test_differences_are_an_error_only_if_asked(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = str(folder_of(world, "train2017"))
+    main(["dataset", root, "--limit", "1"])
+    assert "differs: photographs: 2, known are 118287" in capsys.readouterr().out
+    with pytest.raises(InputError, match="photographs: 2, known are 118287"):
+        main(["dataset", root, "--strict", "True"])
+
+
+def test_a_missing_photograph_is_a_problem(world: Path, tmp_path: Path) -> None:
+    source = folder_of(world, "train2017")
+    (tmp_path / "train2017").mkdir()
+    (tmp_path / "annotations").mkdir()
+    for path in source.glob("annotations/*.json"):
+        (tmp_path / "annotations" / path.name).write_bytes(path.read_bytes())
+    assert "2 photographs are missing" in examine(tmp_path)["COCO train2017"][2][0]
+
+
+def test_a_folder_with_nothing_known_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="neither Cityscapes .*, COCO .* nor an anomaly set"):
+        main(["dataset", str(tmp_path)])
+
+
+def test_official_downloads_are_counted_and_compared(world: Path, tmp_path: Path) -> None:
+    found = examine(world / "official")
+    lines, differences, problems = found["lost_and_found_test (Lost & Found)"]
+    assert not problems
+    assert "frames: 3, known are 1043" in differences
+    assert any(line.startswith("anomalous pixels: 0.") for line in lines)
+    lines, _, problems = found["fs_static (FS Static)"]
+    assert not problems
+    assert "version: fs_val_v3, by the folder's name" in lines
+    lines, _, problems = found["AnomalyTrack-all (smiyc, images to predict, without labels here)"]
+    assert (lines, problems) == (["images: 1", "sizes: 80 x 44 (1)"], [])
+    assert "images: 6, known are 3901" in found["BRAVO, all subsets"][1]
+
+
+def test_the_version_of_a_zip_is_its_md5(world: Path, tmp_path: Path) -> None:
+    official = world / "official"
+    shutil.make_archive(str(tmp_path / "fs_val_v1"), "zip", official / "fs_val_v3")
+    (tmp_path / "cityscapes").symlink_to(official / "cityscapes")
+    lines, differences, problems = examine(tmp_path)["fs_static_v1 (FS Static v1)"]
+    digest = hashlib.md5((tmp_path / "fs_val_v1.zip").read_bytes()).hexdigest()
+    assert f"MD5 of fs_val_v1.zip: {digest}" in lines
+    assert f"MD5 of fs_val_v1.zip: {digest}, known are 79fb134419c83f2f20b575955efa9d20" in differences
+    assert not problems
+
+
+def test_a_hidden_split_alone_is_looked_at(tmp_path: Path) -> None:
+    folder = tmp_path / "dataset_ObstacleTrack/images"
+    folder.mkdir(parents=True)
+    (folder / "curvy-street_1.webp").write_bytes(b"no picture")
+    ((name, (_, _, problems)),) = examine(tmp_path).items()
+    assert name.startswith("ObstacleTrack-all (smiyc, images to predict")
+    assert problems == [f"{folder}/curvy-street_1.webp: cannot be read as an image"]

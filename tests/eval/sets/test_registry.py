@@ -1,0 +1,250 @@
+"""The course's folders are found and read, and what is wrong with them is said in one line."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from eval.sets.registry import (
+    TEST_SETS,
+    check_masks,
+    find_test_sets,
+    read_image,
+    read_target,
+    require_same_size,
+)
+from shards.errors import InputError
+
+
+def write_set(root: Path, folder: str, masks: dict[str, np.ndarray], suffix: str = ".png") -> Path:
+    for name in ("images", "labels_masks"):
+        (root / folder / name).mkdir(parents=True)
+    for i, (stem, mask) in enumerate(masks.items()):
+        image = np.full((*mask.shape, 3), (10 * i, 20, 200), dtype=np.uint8)  # BGR
+        cv2.imwrite(str(root / folder / "images" / f"{stem}{suffix}"), image)
+        cv2.imwrite(str(root / folder / "labels_masks" / f"{stem}.png"), mask)
+    return root
+
+
+def mask_of(*values: int) -> np.ndarray:
+    return np.array([values, values], dtype=np.uint8)
+
+
+def test_sets_come_in_table_order_and_only_those_present(tmp_path):
+    for folder in ("fs_static", "RoadAnomaly"):
+        write_set(tmp_path, folder, {"0": mask_of(0, 2)})
+    (tmp_path / "unrelated").mkdir()
+    assert [s.name for s in find_test_sets(tmp_path)] == ["FS Static", "Road Anomaly"]
+
+
+def test_the_names_in_tables_are_the_five():
+    names = [convention.name for convention in TEST_SETS.values()]
+    assert names == ["SMIYC RA-21", "SMIYC RO-21", "FS L&F", "FS Static", "Road Anomaly"]
+
+
+def test_road_anomaly_is_not_road_anomaly_21(tmp_path):
+    write_set(tmp_path, "RoadAnomaly21", {"0": mask_of(0, 1, 255)})
+    (found,) = find_test_sets(tmp_path)
+    assert found.name == "SMIYC RA-21"
+
+
+def test_frames_are_in_numeric_order(tmp_path):
+    write_set(tmp_path, "fs_static", {stem: mask_of(0, 1) for stem in ("10", "2", "0", "scene_1")})
+    (found,) = find_test_sets(tmp_path)
+    assert [frame.stem for frame in found.frames] == ["scene_1", "0", "2", "10"]
+    assert len(find_test_sets(tmp_path, limit=2)[0]) == 2
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_images_of_every_format_are_read_as_rgb(tmp_path, suffix):
+    write_set(tmp_path, "RoadObsticle21", {"0": mask_of(*[0] * 16)}, suffix)
+    frame = find_test_sets(tmp_path)[0].frames[0]
+    np.testing.assert_allclose(read_image(frame)[0, 0].astype(int), (200, 20, 0), atol=4)  # JPEG is lossy
+
+
+def test_the_two_of_road_anomaly_becomes_one(tmp_path):
+    write_set(tmp_path, "RoadAnomaly", {"0": mask_of(0, 2, 2, 0)})
+    (found,) = find_test_sets(tmp_path)
+    np.testing.assert_array_equal(read_target(found.frames[0], found.convention)[0], [0, 1, 1, 0])
+
+
+def test_void_stays_void_and_grey_saved_as_rgb_is_read(tmp_path):
+    write_set(tmp_path, "fs_static", {"0": mask_of(0, 1, 255)})
+    (found,) = find_test_sets(tmp_path)
+    cv2.imwrite(str(found.frames[0].mask), np.repeat(mask_of(0, 1, 255)[..., None], 3, axis=2))
+    np.testing.assert_array_equal(read_target(found.frames[0], found.convention)[0], [0, 1, 255])
+
+
+@pytest.mark.parametrize(
+    ("folder", "values", "text"),
+    [
+        ("RoadAnomaly21", (0, 2), r"labels_masks/0.png: label value 2; allowed in RoadAnomaly21: 0, 1, 255"),
+        ("RoadAnomaly", (0, 1), r"labels_masks/0.png: label value 1; allowed in RoadAnomaly: 0, 2"),
+    ],
+)
+def test_a_label_value_outside_the_convention_is_named(tmp_path, folder, values, text):
+    write_set(tmp_path, folder, {"0": mask_of(*values)})
+    with pytest.raises(InputError, match=text):
+        check_masks(find_test_sets(tmp_path)[0])
+
+
+def test_a_coloured_mask_is_refused(tmp_path):
+    write_set(tmp_path, "fs_static", {"0": mask_of(0, 1)})
+    cv2.imwrite(str(tmp_path / "fs_static/labels_masks/0.png"), np.eye(3, dtype=np.uint8)[None])
+    with pytest.raises(InputError, match=r"shape \(1, 3, 3\), uint8; expected one 8-bit channel"):
+        check_masks(find_test_sets(tmp_path)[0])
+
+
+def test_an_image_without_mask_and_a_mask_without_image_are_named(tmp_path):
+    write_set(tmp_path, "fs_static", {"0": mask_of(0, 1), "1": mask_of(0, 1)})
+    (tmp_path / "fs_static/labels_masks/1.png").unlink()
+    with pytest.raises(InputError, match=r"images/1.png: image without mask; expected .*labels_masks/1.png"):
+        find_test_sets(tmp_path)
+    (tmp_path / "fs_static/images/1.png").unlink()
+    (tmp_path / "fs_static/images/0.png").unlink()
+    with pytest.raises(InputError, match=r"labels_masks/0.png: mask without image; expected .*images/0 with"):
+        find_test_sets(tmp_path)
+
+
+def test_two_images_of_one_frame_are_refused(tmp_path):
+    write_set(tmp_path, "fs_static", {"0": mask_of(0, 1)})
+    (tmp_path / "fs_static/images/0.jpg").touch()
+    with pytest.raises(InputError, match=r"0.png: two files for one frame; the other is 0.jpg"):
+        find_test_sets(tmp_path)
+
+
+def test_no_set_at_all_lists_the_expected_names(tmp_path):
+    with pytest.raises(
+        InputError,
+        match=r"no test set in it; expected one or more of RoadAnomaly21, .*, LostAndFound$",
+    ):
+        find_test_sets(tmp_path)
+    (tmp_path / "fs_static").mkdir()
+    with pytest.raises(InputError, match="give the folder above it"):
+        find_test_sets(tmp_path / "fs_static")
+    with pytest.raises(InputError, match=r"--datasets .*nowhere: no such folder"):
+        find_test_sets(tmp_path / "nowhere")
+
+
+def test_an_empty_set_and_a_set_without_folders_are_refused(tmp_path):
+    write_set(tmp_path, "fs_static", {})
+    with pytest.raises(InputError, match="fs_static: the test set is empty"):
+        find_test_sets(tmp_path)
+    (tmp_path / "fs_static/images").rmdir()
+    with pytest.raises(
+        InputError, match="images: no such folder; a test set holds images/ and labels_masks/"
+    ):
+        find_test_sets(tmp_path)
+
+
+def test_limit_must_be_positive(tmp_path):
+    with pytest.raises(InputError, match="--limit: got 0; at least 1"):
+        find_test_sets(tmp_path, limit=0)
+
+
+@pytest.mark.parametrize(("values", "name"), [((0, 255), "anomalous"), ((1, 255), "normal")])
+def test_a_set_of_one_class_is_refused(tmp_path, values, name):
+    write_set(tmp_path, "fs_static", {"0": mask_of(*values), "1": mask_of(*values)})
+    with pytest.raises(InputError, match=f"fs_static: no {name} pixel in any of 2 masks"):
+        check_masks(find_test_sets(tmp_path)[0])
+
+
+def test_a_broken_image_and_a_mask_of_another_size_are_named(tmp_path):
+    write_set(tmp_path, "fs_static", {"0": mask_of(0, 1)})
+    (found,) = find_test_sets(tmp_path)
+    frame = found.frames[0]
+    image = read_image(frame)
+    with pytest.raises(InputError, match=r"images/0.png: image is 2 x 2, its mask 4 x 2"):
+        require_same_size(frame, image, np.zeros((2, 4), dtype=np.uint8))
+    frame.image.write_bytes(b"no image")
+    frame.mask.write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"images/0.png: cannot be read as an image"):
+        read_image(frame)
+    with pytest.raises(InputError, match=r"labels_masks/0.png: cannot be read as an image"):
+        check_masks(found)
+
+
+def write_files(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(root / name), mask_of(0, 1))
+
+
+def test_smiyc_as_published_gives_the_frames_with_labels(tmp_path):
+    track = "dataset_AnomalyTrack"
+    images = [f"{track}/images/{stem}.jpg" for stem in ("validation0001", "validation0000", "airplane0000")]
+    ending = "labels_semantic"
+    masks = [
+        f"{track}/labels_masks/validation000{i}_{ending}{kind}.png" for i in (0, 1) for kind in ("", "_color")
+    ]
+    write_files(tmp_path, *images, *masks)
+    (found,) = find_test_sets(tmp_path)
+    assert found.name == "SMIYC RA-21"
+    assert [frame.image.name for frame in found.frames] == ["validation0000.jpg", "validation0001.jpg"]
+    assert [frame.mask.name for frame in found.frames] == [f"validation000{i}_{ending}.png" for i in (0, 1)]
+
+
+def test_road_anomaly_and_lost_and_found_as_published(tmp_path):
+    frame = "04_Maurener_Weg_8_000000_000030"
+    write_files(
+        tmp_path,
+        "RoadAnomaly_jpg/frames/animals01.jpg",
+        "RoadAnomaly_jpg/frames/animals01.labels/labels_semantic.png",
+        f"fishyscapes_lostandfound/0000_{frame}_labels.png",
+        f"LostAndFound/leftImg8bit/test/04_Maurener_Weg_8/{frame}_leftImg8bit.png",
+    )
+    lost_found, road_anomaly = find_test_sets(tmp_path)
+    assert (lost_found.name, road_anomaly.name) == ("FS L&F", "Road Anomaly")
+    assert lost_found.frames[0].image.name == f"{frame}_leftImg8bit.png"
+    assert road_anomaly.frames[0].mask.parent.name == "animals01.labels"
+
+
+def test_the_course_folder_wins_over_the_official_one(tmp_path):
+    write_set(tmp_path, "RoadAnomaly21", {"0": mask_of(0, 1)})
+    write_files(tmp_path, "dataset_AnomalyTrack/images/a.jpg")
+    assert [frame.stem for frame in find_test_sets(tmp_path)[0].frames] == ["0"]
+
+
+def test_a_hidden_split_beside_labelled_sets_is_passed_over_and_named(tmp_path, caplog):
+    write_set(tmp_path, "RoadAnomaly21", {"0": mask_of(0, 1)})
+    write_files(tmp_path, "dataset_ObstacleTrack/images/curvy-street_1.webp")
+    with caplog.at_level("INFO"):
+        assert [found.name for found in find_test_sets(tmp_path)] == ["SMIYC RA-21"]
+    assert "dataset_ObstacleTrack: no mask in it" in caplog.text
+
+
+def test_a_picture_that_promises_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
+    write_set(tmp_path, "fs_static", {"0": mask_of(0, 1)})
+    (found,) = find_test_sets(tmp_path)
+    header = struct.pack(">II5B", 100_000, 100_000, 8, 0, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header
+    found.frames[0].image.write_bytes(bomb)
+    found.frames[0].mask.write_bytes(bomb)
+    text = "0.png says that it has 100000 x 100000 pixels; at most 67,108,864 are decoded"
+    with pytest.raises(InputError, match=f"images/{text}"):
+        read_image(found.frames[0])
+    with pytest.raises(InputError, match=f"labels_masks/{text}"):
+        check_masks(found)
+
+
+def test_official_downloads_without_masks_or_images_are_refused(tmp_path):
+    write_files(tmp_path, "dataset_ObstacleTrack/images/curvy-street_1.webp")
+    with pytest.raises(
+        InputError, match="dataset_ObstacleTrack: no mask in it; the labels of a hidden test split"
+    ):
+        find_test_sets(tmp_path)
+    write_files(tmp_path, "dataset_ObstacleTrack/labels_masks/validation_1_labels_semantic.png")
+    with pytest.raises(InputError, match=r"validation_1_labels_semantic.png: mask without image"):
+        find_test_sets(tmp_path)
+
+
+def test_fishyscapes_without_lost_and_found_says_what_is_missing(tmp_path):
+    write_files(tmp_path, "fishyscapes_lostandfound/0000_a_0_1_labels.png")
+    with pytest.raises(
+        InputError, match="leftImg8bit: no such folder; fishyscapes_lostandfound holds masks only"
+    ):
+        find_test_sets(tmp_path)

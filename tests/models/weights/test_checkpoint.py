@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from models.backbone import build_backbone, load_backbone_weights
+from models.eomt import EoMT, ModelConfig
+from models.weights.checkpoint import InitConfig, find_checkpoint, initialise_model, load_model, run_of
+from models.weights.description import write_description
+from models.weights.files import read_weight_file
+from shards.errors import InputError
+
+CONFIG = ModelConfig(size="tiny", image_size=(32, 32), num_queries=3)
+
+
+def save(model: EoMT, folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    write_description(model, folder)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    return folder
+
+
+def test_a_saved_model_predicts_the_same(tmp_path: Path) -> None:
+    model = EoMT(CONFIG).eval()
+    image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    loaded = load_model(save(model, tmp_path / "step-0000001"))
+    assert not loaded.training
+    assert torch.equal(loaded(image).mask_logits[0], model(image).mask_logits[0])
+
+
+def test_a_run_folder_stands_for_its_newest_complete_checkpoint(tmp_path: Path) -> None:
+    for step in (9, 10):
+        save(EoMT(CONFIG), tmp_path / "checkpoints" / f"step-{step:07d}")
+    (tmp_path / "checkpoints" / ".step-0000011.partial").mkdir()
+    assert find_checkpoint(tmp_path).name == "step-0000010"
+
+
+def test_a_truncated_checkpoint_is_named(tmp_path: Path) -> None:
+    weights = save(EoMT(CONFIG), tmp_path / "step-0000001") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(InputError, match=r"model.safetensors: truncated, or no safetensors file"):
+        load_model(weights.parent)
+
+
+def test_weights_that_do_not_fit_are_counted(tmp_path: Path) -> None:
+    model = EoMT(CONFIG)
+    folder = save(model, tmp_path / "step-0000001")
+    state = model.state_dict()
+    state["extra"] = state.pop("class_head.bias")
+    state["queries.weight"] = torch.zeros(4, 128)
+    save_file(state, folder / "model.safetensors")
+    message = (
+        r"1 missing \[class_head.bias\], 1 unexpected \[extra\], "
+        r"1 of another shape \[queries.weight 4x128, model 3x128\]"
+    )
+    with pytest.raises(InputError, match=message):
+        load_model(folder)
+
+
+def test_weights_of_another_network_are_no_eomt(tmp_path: Path) -> None:
+    torch.save(build_backbone("tiny", (28, 28), 14).state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(InputError, match=r"vit.pth: ViT backbone \(DINOv2 or timm\), no EoMT"):
+        load_model(tmp_path / "vit.pth")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        json.dumps({"size": "tiny"}),
+        json.dumps({"image_size": [32, 32], "sise": 1}),
+        '{"image_size": [64]}',
+        '{"image_size": [1, 1]}',
+    ],
+)
+def test_a_broken_description_is_named(tmp_path: Path, text: str) -> None:
+    folder = save(EoMT(CONFIG), tmp_path / "step-0000001")
+    (folder / "model.json").write_text(text)
+    with pytest.raises(InputError, match=r"model.json: not a model description"):
+        load_model(folder)
+
+
+def test_a_missing_or_foreign_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file or folder"):
+        find_checkpoint(tmp_path / "nothing")
+    with pytest.raises(
+        InputError, match="no run folder .*, and no checkpoint: .* the folder holds no weight file"
+    ):
+        find_checkpoint(tmp_path)
+
+
+def test_fine_tuning_takes_from_the_weights_what_the_configuration_leaves_out(tmp_path: Path) -> None:
+    model = EoMT(CONFIG)
+    folder = str(save(model, tmp_path / "step-0000001"))
+    started = initialise_model(ModelConfig(weights=folder))
+    assert started.config == dataclasses.replace(model.config, weights=folder)
+    assert torch.equal(started.queries.weight, model.queries.weight)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"num_queries": 4},
+            r"model.num_queries 4 \(checkpoint: 3\); leave it out, or name what to start anew",
+        ),
+        ({"num_classes": 5}, r"model.num_classes 5 \(checkpoint: 19\)"),
+        ({"size": "small"}, r"model.size small \(checkpoint: tiny\)"),
+        ({"patch_size": 8}, r"model.patch_size 8 \(checkpoint: 16\)"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_configuration_that_contradicts_the_weights_is_refused(
+    tmp_path: Path, settings: dict, message: str
+) -> None:
+    folder = str(save(EoMT(CONFIG), tmp_path / "step-0000001"))
+    with pytest.raises(InputError, match=message):
+        initialise_model(ModelConfig(weights=folder, **settings))
+
+
+def test_what_is_skipped_keeps_its_initial_values_and_may_have_another_shape(tmp_path: Path) -> None:
+    model = EoMT(CONFIG)
+    folder = str(save(model, tmp_path / "step-0000001"))
+    torch.manual_seed(5)
+    config = ModelConfig(weights=folder, num_classes=7)
+    started = initialise_model(config, InitConfig(skip=("class_head",)))
+    torch.manual_seed(5)
+    fresh = EoMT(dataclasses.replace(CONFIG, num_classes=7))
+    assert torch.equal(started.class_head.weight, fresh.class_head.weight)
+    assert torch.equal(started.mask_head[0].weight, model.mask_head[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("weights", "skip", "message"),
+    [
+        (
+            True,
+            "clas_head",
+            "init.skip: the model has no weight 'clas_head'; its parts are backbone, queries, ",
+        ),
+        (False, "class_head", "init.skip: model.weights is empty, there is nothing to skip"),
+    ],
+)
+def test_a_skip_that_names_nothing_is_refused(tmp_path: Path, weights: bool, skip: str, message: str) -> None:
+    folder = save(EoMT(CONFIG), tmp_path / "step-0000001")
+    config = ModelConfig(size="tiny", weights=str(folder) if weights else "")
+    with pytest.raises(InputError, match=message):
+        initialise_model(config, InitConfig(skip=(skip,)))
+
+
+def test_another_image_size_resamples_the_positions_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = EoMT(CONFIG)
+    folder = str(save(model, tmp_path / "step-0000001"))
+    with caplog.at_level(logging.INFO):
+        started = initialise_model(ModelConfig(weights=folder, image_size=(64, 32)))
+    assert "resized backbone.pos_embed: 1x4x128 -> 1x8x128" in caplog.text
+    assert "0 missing, 0 unexpected, 0 misshapen, 1 resized" in caplog.text
+    grid = model.backbone.pos_embed.detach().reshape(1, 2, 2, 128).permute(0, 3, 1, 2)
+    expected = F.interpolate(grid, (4, 2), mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(started.backbone.pos_embed.detach(), expected)
+
+
+def test_a_backbone_file_fills_the_backbone_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = build_backbone("tiny", (28, 28), 14)
+    torch.save(source.state_dict(), tmp_path / "vit.pth")
+    with caplog.at_level(logging.INFO):
+        model = initialise_model(
+            ModelConfig(size="tiny", num_queries=3, weights=str(tmp_path / "vit.pth")), image_size=(32, 64)
+        )
+    assert model.config.image_size == (32, 64)
+    assert torch.equal(model.backbone.blocks[0].mlp.fc1.weight, source.blocks[0].mlp.fc1.weight)
+    assert "resized backbone.patch_embed.proj.weight: 128x3x14x14 -> 128x3x16x16" in caplog.text
+    assert "keep their initial values: queries, class_head, mask_head, upscale" in caplog.text
+
+
+def test_dinov2_weights_of_patch_14_fit_a_backbone_of_patch_16(tmp_path: Path) -> None:
+    source = timm.create_model("vit_small_patch14_reg4_dinov2", num_classes=0, img_size=28)
+    path = tmp_path / "dinov2.pth"
+    torch.save(source.state_dict(), path)
+    backbone = build_backbone("small", (64, 32), 16)
+    load_backbone_weights(backbone, read_weight_file(path), str(path))
+    assert torch.equal(backbone.blocks[3].mlp.fc1.weight, source.blocks[3].mlp.fc1.weight)
+    expected = timm.layers.resample_patch_embed(source.patch_embed.proj.weight.data, [16, 16])
+    torch.testing.assert_close(backbone.patch_embed.proj.weight.data, expected)
+    assert backbone.pos_embed.shape == (1, 8, 384)
+
+
+def test_weights_of_another_backbone_are_refused() -> None:
+    weights = {
+        "blocks.0.norm1.weight": torch.ones(384),
+        "patch_embed.proj.weight": torch.ones(384, 3, 14, 14),
+    }
+    with pytest.raises(InputError, match="other.pth: the weights do not fit the model: .* missing"):
+        load_backbone_weights(build_backbone("small", (32, 32), 16), weights, "other.pth")
+
+
+def test_the_file_that_dinov2_publishes_is_read(tmp_path: Path) -> None:
+    """Its names and its position of the class token differ from timm's; the features must not."""
+    source = timm.create_model("vit_small_patch14_reg4_dinov2", num_classes=0, img_size=28).eval()
+    state = source.state_dict()
+    published = {
+        name: value for name, value in state.items() if name not in ("reg_token", "pos_embed", "cls_token")
+    }
+    class_position = torch.full((1, 1, 384), 0.25)
+    published["register_tokens"] = state["reg_token"]
+    published["pos_embed"] = torch.cat((class_position, state["pos_embed"]), dim=1)
+    published["cls_token"] = state["cls_token"] - class_position
+    published["mask_token"] = torch.zeros(1, 384)
+    path = tmp_path / "dinov2_vits14_reg4_pretrain.pth"
+    torch.save(published, path)
+    backbone = build_backbone("small", (28, 28), 14).eval()
+    load_backbone_weights(backbone, read_weight_file(path), str(path))
+    image = torch.randn(1, 3, 28, 28)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            backbone.forward_features(image), source.forward_features(image), atol=1e-4, rtol=0
+        )
+
+
+def test_a_backbone_file_tells_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "vit.pth"
+    torch.save(build_backbone("tiny", (32, 32), 16).state_dict(), path)
+    assert initialise_model(ModelConfig(weights=str(path), image_size=(32, 32))).config.size == "tiny"
+    with pytest.raises(InputError, match=r"vit.pth: a backbone of size tiny; model.size says small"):
+        initialise_model(ModelConfig(weights=str(path), size="small"))
+
+
+def test_a_backbone_with_a_flat_embedding_is_refused(tmp_path: Path) -> None:
+    state = build_backbone("tiny", (32, 32), 16).state_dict() | {"patch_embed.proj.weight": torch.ones(128)}
+    torch.save(state, tmp_path / "vit.pth")
+    with pytest.raises(InputError, match="patch_embed.proj.weight has 1 dimensions; 4 are needed"):
+        initialise_model(ModelConfig(weights=str(tmp_path / "vit.pth"), image_size=(32, 32)))
+
+
+def test_a_name_that_no_file_system_takes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="checkpoint .*: File name too long"):
+        find_checkpoint(tmp_path / ("x" * 300))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("num_blocks", 2.5, "num_blocks is 2.5; a number of at least 1 is needed"),
+        ("patch_size", "16", "patch_size is '16'; a number of at least 1 is needed"),
+        ("class_head", "x", "class_head is 'x'; linear or isomax is needed"),
+        ("weights", None, "weights is None; a path is needed"),
+    ],
+)
+def test_a_description_with_a_wrong_value_is_refused(
+    tmp_path: Path, field: str, value: object, message: str
+) -> None:
+    folder = save(EoMT(ModelConfig(size="tiny", image_size=(32, 32), num_queries=3)), tmp_path / "model")
+    fields = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**fields, field: value}))
+    with pytest.raises(InputError, match=f"model.json: not a model description: {message}"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("path", "run"),
+    [
+        ("runs/a/checkpoints/step-0000004", "a"),
+        ("runs/a/best/step-0000004", "a"),
+        ("downloads/eomt.bin", None),
+    ],
+)
+def test_a_checkpoint_knows_the_run_it_lies_in(tmp_path: Path, path: str, run: str | None) -> None:
+    assert run_of(tmp_path / path) == run

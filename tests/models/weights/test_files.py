@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from models.weights.files import compare_weights, load_strictly, read_weight_file
+from shards.errors import InputError
+
+WEIGHTS = {"a.weight": torch.arange(4.0), "b": torch.ones(2, 2)}
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda w: w, lambda w: {"state_dict": w, "epoch": 3}, lambda w: {"model": w}]
+)
+@pytest.mark.parametrize("name", ["w.pth", "w.bin", "w.ckpt"])
+def test_a_pickle_of_tensors_is_read_with_or_without_wrapper(tmp_path: Path, name: str, wrap) -> None:
+    torch.save(wrap(WEIGHTS), tmp_path / name)
+    read = read_weight_file(tmp_path / name)
+    assert read.keys() == WEIGHTS.keys()
+    assert torch.equal(read["a.weight"], WEIGHTS["a.weight"])
+
+
+def test_weights_in_several_files_are_read_by_their_index(tmp_path: Path) -> None:
+    save_file({"a.weight": WEIGHTS["a.weight"]}, tmp_path / "model-1.safetensors")
+    save_file({"b": WEIGHTS["b"]}, tmp_path / "model-2.safetensors")
+    places = {"a.weight": "model-1.safetensors", "b": "model-2.safetensors"}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    assert read_weight_file(index).keys() == WEIGHTS.keys()
+
+
+@pytest.mark.parametrize(
+    "places", ['{"weight_map": {"a": "../a.safetensors"}}', "{", "[]", '{"weight_map": 3}']
+)
+def test_a_broken_index_is_named(tmp_path: Path, places: str) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(places)
+    with pytest.raises(InputError, match=r"index.json: (not an index of|names a file outside its folder)"):
+        read_weight_file(index)
+
+
+def test_a_pickle_with_code_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "code.pth"
+    torch.save({"weight": torch.ones(1), "function": print}, path)
+    with pytest.raises(
+        InputError, match=r"code.pth: a pickle with more than tensors in it.*save its state_dict"
+    ):
+        read_weight_file(path)
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_a_truncated_file_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    (save_file if name.endswith("safetensors") else torch.save)(WEIGHTS, path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match=rf"{name}: truncated, or no"):
+        read_weight_file(path)
+
+
+@pytest.mark.parametrize("content", [{}, {"a": 3}, [1]])
+def test_a_file_without_weights_by_name_is_refused(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="w.pth: holds no weights by name"):
+        read_weight_file(tmp_path / "w.pth")
+
+
+def test_the_report_puts_every_name_in_one_place() -> None:
+    module = nn.ModuleDict({"a": nn.Linear(2, 3), "b": nn.Linear(3, 1), "c": nn.Linear(1, 1)})
+    weights = {
+        "a.weight": torch.zeros(3, 2),
+        "a.bias": torch.zeros(4),
+        "b.weight": torch.zeros(1, 3),
+        "d": torch.zeros(1),
+    }
+    report = compare_weights(module, weights, skip=("c",))
+    assert report.loaded == ("a.weight", "b.weight")
+    assert report.missing == ("b.bias",)
+    assert report.unexpected == ("d",)
+    assert report.misshapen == {"a.bias": ((4,), (3,))}
+    assert report.skipped == ("c.weight", "c.bias")
+    assert not report.fits
+
+
+def test_a_refused_load_leaves_the_module_alone() -> None:
+    module = nn.Linear(2, 2)
+    before = module.weight.clone()
+    with pytest.raises(InputError, match=r"here: the weights do not fit the model: 1 missing \[bias\]"):
+        load_strictly(module, {"weight": torch.zeros(2, 2)}, "here")
+    assert torch.equal(module.weight, before)
+
+
+def test_an_index_that_lists_what_no_part_has_is_refused(tmp_path: Path) -> None:
+    save_file(WEIGHTS, tmp_path / "model-1.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys([*WEIGHTS, "c"], "model-1.safetensors")}))
+    with pytest.raises(InputError, match=r"index.json: lists 1 weights that no part has \[c\]"):
+        read_weight_file(index)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n",
+            r"\(a Git LFS pointer; `git lfs",
+        ),
+        (b"<!DOCTYPE html><html>", r"\(a web page\)"),
+        (b"\x28\x00\x00\x00\x00\x00\x00\x00{}", r"\(a safetensors file; name it .safetensors\)"),
+        (b"hello", "truncated, or no weight file: "),
+    ],
+    ids=["lfs", "html", "safetensors", "text"],
+)
+def test_what_is_no_weight_file_is_named_and_nobody_is_told_to_trust_it(
+    tmp_path: Path, content: bytes, what: str
+) -> None:
+    (tmp_path / "w.bin").write_bytes(content)
+    with pytest.raises(InputError, match=what) as refusal:
+        read_weight_file(tmp_path / "w.bin")
+    assert "trust" not in str(refusal.value)
+
+
+def test_the_class_that_a_pickle_asks_for_is_named(tmp_path: Path) -> None:
+    torch.save({"state_dict": WEIGHTS, "hyper_parameters": argparse.Namespace(lr=1.0)}, tmp_path / "w.ckpt")
+    with pytest.raises(
+        InputError, match=r"w.ckpt: a pickle with more than tensors in it \(argparse.Namespace\)"
+    ):
+        read_weight_file(tmp_path / "w.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        (torch.ones(2, dtype=torch.int8), "int8 on cpu"),
+        (torch.ones(2).to(torch.float8_e4m3fn), "float8_e4m3fn on cpu"),
+        (torch.ones(2, dtype=torch.complex64), "complex64 on cpu"),
+        (torch.ones(2, device="meta"), "float32 on meta"),
+    ],
+    ids=["int8", "float8", "complex", "meta"],
+)
+def test_what_is_no_plain_weight_is_refused(tmp_path: Path, value: torch.Tensor, what: str) -> None:
+    torch.save({**WEIGHTS, "c": value}, tmp_path / "w.bin")
+    with pytest.raises(InputError, match=f"w.bin: c holds {what}; only weights of float32"):
+        read_weight_file(tmp_path / "w.bin")
+
+
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    torch.save({1: torch.ones(1)}, tmp_path / "w.bin")
+    with pytest.raises(InputError, match="w.bin: holds no weights by name"):
+        read_weight_file(tmp_path / "w.bin")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value: float) -> None:
+    module = nn.Linear(2, 2)
+    before = module.weight.clone()
+    with pytest.raises(InputError, match=r"file: NaN or infinite values in 1 weights \[bias\]"):
+        load_strictly(module, {"weight": torch.ones(2, 2), "bias": torch.tensor([0.0, value])}, "file")
+    assert torch.equal(module.weight, before)
+
+
+def test_matrices_of_zeros_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    load_strictly(nn.Linear(2, 2), {"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}, "file")
+    assert caplog.messages == ["file: only zeros in 1 weights [weight]"]

@@ -1,0 +1,267 @@
+"""Every published form of an EoMT is recognised by looking, and becomes the same weights under our names."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import EomtConfig, EomtForUniversalSegmentation
+
+from models.backbone import build_backbone
+from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT, ModelConfig
+from models.weights.checkpoint import load_model
+from models.weights.description import METADATA_KEY, describe
+from models.weights.formats import read_checkpoint, read_config_off
+from models.weights.huggingface import from_huggingface, to_huggingface
+from shards.errors import InputError
+
+CONFIG = ModelConfig(size="tiny", image_size=(48, 48), num_queries=5, num_blocks=3, num_classes=7)
+
+
+def as_upstream(model: EoMT, prefix: str = "network.") -> dict[str, torch.Tensor]:
+    """Name the weights as tue-mps/eomt's Lightning module does."""
+    state = {
+        "criterion.empty_weight": torch.ones(8),
+        f"{prefix}attn_mask_probs": torch.zeros(model.num_blocks),
+    }
+    for name, value in model.state_dict().items():
+        theirs = name.replace("queries.", "q.")
+        state[prefix + ("encoder." if name.startswith("backbone.") else "") + theirs] = value
+    for name in ("pixel_mean", "pixel_std"):
+        state[f"{prefix}encoder.{name}"] = torch.ones(1, 3, 1, 1)
+    return state
+
+
+@pytest.fixture(name="model", scope="module")
+def _model() -> EoMT:
+    torch.manual_seed(0)
+    return EoMT(CONFIG).eval()
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["network.", "", "module.network.", "network._orig_mod.", "_orig_mod.module."],
+    ids=["lightning", "bare", "ddp", "compiled", "compiled ddp"],
+)
+def test_upstream_files_are_read_whatever_wrapped_them(tmp_path: Path, model: EoMT, prefix: str) -> None:
+    path = tmp_path / "eomt.bin"
+    torch.save(as_upstream(model, prefix), path)
+    loaded = load_model(path)
+    assert loaded.config == model.config
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_a_lightning_checkpoint_is_read(tmp_path: Path, model: EoMT) -> None:
+    path = tmp_path / "last.ckpt"
+    saved = {
+        "state_dict": as_upstream(model),
+        "epoch": 3,
+        "optimizer_states": [{"state": {}, "param_groups": []}],
+    }
+    torch.save(saved, path)
+    assert read_checkpoint(path).kind == "upstream"
+    assert load_model(path).config == model.config
+
+
+def test_joint_blocks_come_from_the_size_where_the_file_does_not_say(tmp_path: Path, model: EoMT) -> None:
+    state = as_upstream(model)
+    del state["network.attn_mask_probs"]
+    torch.save(state, tmp_path / "eomt.bin")
+    checkpoint = read_checkpoint(tmp_path / "eomt.bin")
+    assert checkpoint.config is not None
+    assert checkpoint.config.num_blocks == 2
+    assert "joint blocks are not in the file: 2, as the size has by default" in checkpoint.notes
+
+
+def test_a_file_that_stopped_before_its_annealing_did_is_noted(tmp_path: Path, model: EoMT) -> None:
+    state = as_upstream(model)
+    state["network.attn_mask_probs"] = torch.tensor([0.0, 0.0, 0.5])
+    torch.save(state, tmp_path / "eomt.bin")
+    checkpoint = read_checkpoint(tmp_path / "eomt.bin")
+    assert "its training was to keep masked attention; here inference never masks" in checkpoint.notes
+
+
+def test_dinov3_differences_are_refused(tmp_path: Path) -> None:
+    state = {
+        "network.q.weight": torch.ones(3, 384),
+        "network.encoder.backbone.blocks.0.attention.q_proj.weight": torch.ones(1),
+    }
+    torch.save(state, tmp_path / "delta.bin")
+    with pytest.raises(InputError, match="delta.bin: an EoMT over DINOv3, published as differences"):
+        read_checkpoint(tmp_path / "delta.bin")
+
+
+@pytest.fixture(name="reference", scope="module")
+def _reference() -> EomtForUniversalSegmentation:
+    torch.manual_seed(1)
+    config = EomtConfig(
+        hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=64, num_blocks=4,
+        num_queries=6, id2label={i: str(i) for i in range(9)},
+    )  # fmt: skip
+    reference = EomtForUniversalSegmentation(config).eval()
+    with torch.no_grad():  # differences would not show in what starts at 0 or 1
+        for name, parameter in reference.named_parameters():
+            if parameter.ndim > 1 or "lambda" in name or "bias" in name:
+                parameter.normal_(std=0.05)
+        reference.attn_mask_probs.zero_()  # transformers masks in inference too where these are above 0
+    return reference
+
+
+def test_a_hugging_face_folder_gives_the_same_prediction(
+    tmp_path: Path, reference: EomtForUniversalSegmentation
+) -> None:
+    reference.save_pretrained(tmp_path / "eomt")
+    model = load_model(tmp_path / "eomt")
+    assert (
+        model.config
+        == ModelConfig(
+            size="small", image_size=(64, 64), patch_size=16, num_queries=6, num_blocks=4, num_classes=9
+        ).completed()
+    )
+    image = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    with torch.no_grad():
+        ours, theirs = model(image), reference((image / 255 - mean) / std)
+    torch.testing.assert_close(ours.mask_logits[-1], theirs.masks_queries_logits, atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours.class_logits[-1], theirs.class_queries_logits, atol=1e-4, rtol=0)
+
+
+def test_hugging_face_weights_without_their_configuration_still_tell_their_sizes(
+    tmp_path: Path, reference: EomtForUniversalSegmentation
+) -> None:
+    torch.save(reference.state_dict(), tmp_path / "pytorch_model.bin")
+    assert (
+        load_model(tmp_path).config
+        == ModelConfig(
+            size="small", image_size=(64, 64), patch_size=16, num_queries=6, num_blocks=4, num_classes=9
+        ).completed()
+    )
+
+
+def test_another_hugging_face_model_is_refused(
+    tmp_path: Path, reference: EomtForUniversalSegmentation
+) -> None:
+    reference.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "eomt_dinov3"}))
+    with pytest.raises(InputError, match="config.json: model_type 'eomt_dinov3' is not supported; eomt is"):
+        read_checkpoint(tmp_path)
+
+
+def test_names_to_hugging_face_and_back_are_the_same(model: EoMT) -> None:
+    state = model.state_dict()
+    back = from_huggingface(to_huggingface(state))
+    scales = {name for name in back if ".ls" in name}
+    assert len(scales) == 12
+    assert back.keys() - scales == state.keys()
+    assert all(torch.equal(back[name], value) for name, value in state.items())
+
+
+def test_giant_names_are_those_of_transformers_with_a_gated_mlp() -> None:
+    with torch.device("meta"):
+        ours = EoMT(ModelConfig(size="giant", image_size=(64, 64), num_queries=3)).state_dict()
+        config = EomtConfig(
+            hidden_size=1536, num_hidden_layers=40, num_attention_heads=24, image_size=64, num_blocks=5,
+            num_queries=3, use_swiglu_ffn=True, num_labels=19,
+        )  # fmt: skip
+        theirs = EomtForUniversalSegmentation(config).state_dict()
+        renamed = to_huggingface(
+            {name: value for name, value in ours.items() if not name.startswith("pixel_")}
+        )
+    shapes = {name: value.shape for name, value in theirs.items()}
+    del shapes["attn_mask_probs"], shapes["criterion.empty_weight"]
+    assert {name: value.shape for name, value in renamed.items()} == shapes
+
+
+def test_an_exported_file_says_what_it_is(tmp_path: Path, model: EoMT) -> None:
+    config = ModelConfig(size="tiny", image_size=(32, 64), num_queries=2, num_blocks=1).completed()
+    path = tmp_path / "merged.safetensors"
+    save_file(EoMT(config).state_dict(), path, metadata={METADATA_KEY: describe(config)})
+    assert load_model(path).config == config  # neither the grid's shape nor joint blocks are in the weights
+
+
+def test_sizes_are_read_off_the_weights(model: EoMT) -> None:
+    read = read_config_off(model.state_dict(), Path("file"), num_blocks=3)
+    assert read == model.config
+
+
+def test_what_is_no_square_grid_is_refused() -> None:
+    state = EoMT(ModelConfig(size="tiny", image_size=(32, 64), num_queries=2)).state_dict()
+    with pytest.raises(InputError, match="file: 8 positions are no square grid"):
+        read_config_off(state, Path("file"))
+
+
+def test_an_unknown_backbone_is_refused(model: EoMT) -> None:
+    state = {name: value for name, value in model.state_dict().items() if ".blocks.5." not in name}
+    with pytest.raises(
+        InputError, match=re.escape("a backbone of width 128 and 5 blocks; known (width x blocks): tiny")
+    ):
+        read_config_off(state, Path("file"))
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_backbone_is_recognised(tmp_path: Path, prefix: str) -> None:
+    state = build_backbone("tiny", (28, 28), 14).state_dict()
+    torch.save({prefix + name: value for name, value in state.items()}, tmp_path / "vit.pth")
+    checkpoint = read_checkpoint(tmp_path / "vit.pth")
+    assert (checkpoint.kind, checkpoint.config) == ("backbone", None)
+
+
+def test_weights_of_no_known_kind_are_refused(tmp_path: Path) -> None:
+    torch.save({"fc.weight": torch.ones(1)}, tmp_path / "resnet.pth")
+    message = (
+        r"resnet.pth: weights of no known kind \(first names: fc.weight\); known kinds: EoMT of this suite, "
+    )
+    with pytest.raises(InputError, match=message):
+        read_checkpoint(tmp_path / "resnet.pth")
+
+
+def test_folders_that_hold_no_or_several_weight_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the folder holds no weight file"):
+        read_checkpoint(tmp_path)
+    for name in ("a.pth", "b.pth"):
+        torch.save({"a": torch.ones(1)}, tmp_path / name)
+    with pytest.raises(InputError, match="the folder holds 2 weight files; name one of them"):
+        read_checkpoint(tmp_path)
+    with pytest.raises(InputError, match="nothing: no such file or folder"):
+        read_checkpoint(tmp_path / "nothing")
+
+
+def test_a_weight_under_two_prefixes_is_refused(tmp_path: Path, model: EoMT) -> None:
+    state = as_upstream(model) | {"module.network.q.weight": torch.zeros(5, 128)}
+    torch.save(state, tmp_path / "eomt.bin")
+    with pytest.raises(InputError, match="eomt.bin: holds q.weight twice, under other prefixes"):
+        read_checkpoint(tmp_path / "eomt.bin")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("q.weight", torch.ones(3), "queries.weight is 3; 2 dimensions are needed"),
+        ("class_head.weight", torch.tensor(1.0), "class_head.weight is scalar; 2 dimensions are needed"),
+        ("encoder.backbone.pos_embed", torch.ones(4), "backbone.pos_embed is 4; 3 dimensions are needed"),
+        ("attn_mask_probs", torch.tensor(0.0), "attn_mask_probs has 0 dimensions; one is needed"),
+        ("attn_mask_probs", torch.zeros(99), "99 joint blocks; size tiny has 6 blocks"),
+    ],
+    ids=["queries", "class head", "positions", "probabilities", "joint blocks"],
+)
+def test_weights_that_tell_impossible_sizes_are_refused(
+    tmp_path: Path, model: EoMT, name: str, value: torch.Tensor, message: str
+) -> None:
+    torch.save(as_upstream(model) | {f"network.{name}": value}, tmp_path / "eomt.bin")
+    with pytest.raises(InputError, match=f"eomt.bin: {message}"):
+        read_checkpoint(tmp_path / "eomt.bin")
+
+
+def test_a_hugging_face_configuration_of_zeros_is_refused(
+    tmp_path: Path, reference: EomtForUniversalSegmentation
+) -> None:
+    reference.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "patch_size": 0}))
+    with pytest.raises(InputError, match="config.json: patch_size is 0; at least 1 is needed"):
+        read_checkpoint(tmp_path)

@@ -1,0 +1,238 @@
+"""Cityscapes: what is read, what is written, and which downloads are refused."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from shards.errors import InputError
+from shards.prepare.cityscapes import decode_label, list_frames, open_cityscapes, plan_cityscapes
+from shards.prepare.writer import ShardPlan
+from shards.schema import CITYSCAPES_CLASSES, VOID_ID
+
+SIZE = (24, 40)
+
+
+def png(array: np.ndarray) -> bytes:
+    return cv2.imencode(".png", array)[1].tobytes()
+
+
+def image_path(root: Path, key: str, split: str = "train") -> Path:
+    return root / "leftImg8bit" / split / key.split("_")[0] / f"{key}_leftImg8bit.png"
+
+
+def label_path(root: Path, key: str, split: str = "train") -> Path:
+    return root / "gtFine" / split / key.split("_")[0] / f"{key}_gtFine_labelIds.png"
+
+
+def add_frame(root: Path, key: str, split: str = "train") -> None:
+    """Write a smooth picture and a label map that holds every label id, -1 included."""
+    rows, columns = np.mgrid[0 : SIZE[0], 0 : SIZE[1]]
+    picture = np.stack([columns * 6, rows * 9, np.full(SIZE, len(key))], axis=-1).astype(np.uint8)
+    label = (np.arange(SIZE[0] * SIZE[1]) % 35).reshape(SIZE).astype(np.uint8)
+    label[label == 34] = 255
+    for path, array in ((image_path(root, key, split), picture), (label_path(root, key, split), label)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(array))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for key in ("bochum_000000_000001", "aachen_000001_000019", "aachen_000000_000019"):
+        add_frame(tmp_path / "root", key)
+    add_frame(tmp_path / "root", "frankfurt_000000_000294", "val")
+    return tmp_path / "root"
+
+
+def zip_halves(root: Path, out: Path) -> Path:
+    out.mkdir()
+    for half in ("leftImg8bit", "gtFine"):
+        with zipfile.ZipFile(out / f"{half}_trainvaltest.zip", "w") as archive:
+            archive.writestr("README", "as in the official file")
+            for path in sorted((root / half).rglob("*.png"), reverse=True):
+                archive.write(path, path.relative_to(root).as_posix())
+    return out
+
+
+def all_samples(plans: list[ShardPlan]) -> list[tuple[str, str, dict[str, bytes]]]:
+    return [(plan.name, key, dict(members)) for plan in plans for key, members in plan.samples()]
+
+
+def test_frames_are_sorted_by_key_and_shards_numbered_per_split(root: Path) -> None:
+    names = [(name, key) for name, key, _ in all_samples(plan_cityscapes(root, samples_per_shard=1))]
+    assert names == [
+        ("cityscapes-train-000000.tar", "aachen_000000_000019"),
+        ("cityscapes-train-000001.tar", "aachen_000001_000019"),
+        ("cityscapes-train-000002.tar", "bochum_000000_000001"),
+        ("cityscapes-val-000000.tar", "frankfurt_000000_000294"),
+    ]
+
+
+def test_folder_and_zip_give_the_same_samples(root: Path, tmp_path: Path) -> None:
+    archives = zip_halves(root, tmp_path / "zips")
+    assert all_samples(plan_cityscapes(archives)) == all_samples(plan_cityscapes(root))
+
+
+def test_labels_hold_the_train_ids_of_the_official_table(root: Path) -> None:
+    _, _, members = all_samples(plan_cityscapes(root))[0]
+    label = cv2.imdecode(np.frombuffer(members["label.png"], np.uint8), cv2.IMREAD_UNCHANGED)
+    label_ids = cv2.imread(str(label_path(root, "aachen_000000_000019")), cv2.IMREAD_UNCHANGED)
+    expected = np.full(SIZE, VOID_ID)
+    for train_id, entry in enumerate(CITYSCAPES_CLASSES):
+        expected[label_ids == entry.label_id] = train_id
+    assert (label.dtype, label.shape) == (np.uint8, SIZE)
+    np.testing.assert_array_equal(label, expected)
+
+
+def test_png_keeps_the_bytes_of_the_original(root: Path) -> None:
+    _, key, members = all_samples(plan_cityscapes(root, image_encoding="png"))[0]
+    assert sorted(members) == ["image.png", "label.png"]
+    assert members["image.png"] == image_path(root, key).read_bytes()
+
+
+def test_jpeg_is_near_the_original_and_has_full_colour_resolution(root: Path) -> None:
+    _, key, members = all_samples(plan_cityscapes(root))[0]
+    assert sorted(members) == ["image.jpg", "label.png"]
+    decoded = cv2.imdecode(np.frombuffer(members["image.jpg"], np.uint8), cv2.IMREAD_COLOR)
+    assert np.abs(decoded.astype(int) - cv2.imread(str(image_path(root, key)))).mean() < 2
+    header = members["image.jpg"].index(b"\xff\xc0")  # start of frame; sampling factors are at 11, 14 and 17
+    assert {members["image.jpg"][header + at] for at in (11, 14, 17)} == {0x11}
+
+
+def test_only_the_chosen_splits_are_read(root: Path) -> None:
+    image_path(root, "frankfurt_000000_000294", "val").write_bytes(b"broken")
+    assert len(all_samples(plan_cityscapes(root, splits=["train"]))) == 3
+
+
+def test_a_split_named_twice_is_read_once(root: Path) -> None:
+    assert len(plan_cityscapes(root, splits=["val", "val"])) == 1
+
+
+def test_files_of_macos_are_ignored(root: Path) -> None:
+    path = image_path(root, "aachen_000000_000019")
+    path.with_name(f"._{path.name}").write_bytes(b"resource fork")
+    assert len(list_frames(open_cityscapes(root), "train")) == 3
+
+
+def test_a_missing_root_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"--root .*gone: is no folder; one that holds leftImg8bit/ and gtFine/"
+    ):
+        plan_cityscapes(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("half", ["leftImg8bit", "gtFine"])
+def test_a_missing_half_is_named(root: Path, half: str) -> None:
+    (root / half).rename(root / "elsewhere")
+    with pytest.raises(
+        InputError, match=rf"--root .*: holds neither a folder {half}/ nor {half}_trainvaltest\.zip"
+    ):
+        plan_cityscapes(root)
+
+
+def test_an_empty_split_is_named(root: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"split 'test' is empty: no file .*leftImg8bit/test/\*/\*_leftImg8bit\.png"
+    ):
+        plan_cityscapes(root, splits=["train", "test"])
+
+
+def test_an_image_without_label_is_refused_with_both_names(root: Path) -> None:
+    missing = label_path(root, "aachen_000001_000019")
+    missing.unlink()
+    with pytest.raises(
+        InputError, match=rf"image .*/aachen_000001_000019_leftImg8bit\.png has no label {missing}$"
+    ):
+        plan_cityscapes(root)
+
+
+def test_labels_without_images_are_refused_with_names_and_number(root: Path) -> None:
+    missing = image_path(root, "aachen_000000_000019")
+    missing.unlink()
+    image_path(root, "aachen_000001_000019").unlink()
+    text = rf"label .*/aachen_000000_000019_gtFine_labelIds\.png has no image {missing} \(and 1 more\)$"
+    with pytest.raises(InputError, match=text):
+        plan_cityscapes(root)
+
+
+def test_a_name_that_is_no_key_is_refused(root: Path) -> None:
+    add_frame(root, "aachen_1.5")
+    with pytest.raises(
+        InputError, match=r"aachen_1\.5_.*: the part before _leftImg8bit\.png may hold only letters"
+    ):
+        plan_cityscapes(root)
+
+
+def test_a_frame_in_two_cities_is_refused(root: Path) -> None:
+    path = image_path(root, "aachen_000000_000019")
+    twin = root / "leftImg8bit" / "train" / "bochum" / path.name
+    twin.write_bytes(path.read_bytes())
+    with pytest.raises(InputError, match=rf"{twin}: the same frame is also at {path}"):
+        plan_cityscapes(root)
+
+
+def test_a_frame_in_two_splits_is_refused(root: Path) -> None:
+    add_frame(root, "aachen_000000_000019", "val")
+    with pytest.raises(InputError, match="split 'val': frame aachen_000000_000019 is also in another split"):
+        plan_cityscapes(root)
+
+
+def test_a_label_of_another_size_is_refused_with_both_files_and_sizes(root: Path) -> None:
+    label = label_path(root, "aachen_000000_000019")
+    label.write_bytes(png(np.zeros((12, 20), np.uint8)))
+    image = image_path(root, "aachen_000000_000019")
+    text = rf"{label} is 20x12 pixels, but {image} is 40x24; they must be equal"
+    with pytest.raises(InputError, match=text):
+        all_samples(plan_cityscapes(root))
+
+
+@pytest.mark.parametrize("encoding", ["jpeg", "png"])
+def test_an_unreadable_image_is_named(root: Path, encoding: str) -> None:
+    path = image_path(root, "bochum_000000_000001")
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match=rf"{path}: cannot be decoded as a picture"):
+        all_samples(plan_cityscapes(root, image_encoding=encoding))
+
+
+def test_a_jpeg_that_is_called_png_is_converted_but_not_copied(root: Path) -> None:
+    path = image_path(root, "aachen_000000_000019")
+    path.write_bytes(cv2.imencode(".jpg", cv2.imread(str(path)))[1].tobytes())
+    assert len(all_samples(plan_cityscapes(root, image_encoding="jpeg"))) == 4
+    with pytest.raises(
+        InputError, match=rf"{path}: is no PNG file inside; --image_encoding jpeg converts it"
+    ):
+        all_samples(plan_cityscapes(root, image_encoding="png"))
+
+
+@pytest.mark.parametrize("value", [34, 254])
+def test_an_unknown_label_value_is_refused(value: int) -> None:
+    label = np.zeros(SIZE, np.uint8)
+    label[0, :3] = value
+    text = rf"x\.png: holds the label value {value} in 3 pixels; allowed are 0\.\.33 and 255 \("
+    with pytest.raises(InputError, match=text):
+        decode_label(png(label), "x.png")
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (png(np.zeros(SIZE, np.uint16)), "is grey of 16 bits; a label file has one grey channel of 8 bits"),
+        (png(np.zeros((*SIZE, 3), np.uint8)), "is colour of 8 bits"),
+        (png(np.zeros((*SIZE, 4), np.uint8)), "is colour with alpha of 8 bits"),
+        (
+            cv2.imencode(".png", np.zeros(SIZE, np.uint8), [cv2.IMWRITE_PNG_BILEVEL, 1])[1].tobytes(),
+            "is grey of 1 b",
+        ),
+        (png(np.zeros(SIZE, np.uint8))[:-20], "cannot be decoded as a picture"),
+        (cv2.imencode(".jpg", np.zeros(SIZE, np.uint8))[1].tobytes(), "is no PNG file"),
+        (b"", r"is no PNG file \(0 bytes\)"),
+    ],
+    ids=["16 bit", "colour", "alpha", "1 bit", "truncated", "jpeg", "empty"],
+)
+def test_a_label_of_another_kind_is_refused(label: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=rf"x\.png: {message}"):
+        decode_label(label, "x.png")

@@ -1,0 +1,351 @@
+"""COCO objects: which are chosen, and how they are cut."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from shards.cutout import decode_cutout
+from shards.errors import InputError
+from shards.prepare.coco import plan_cutouts
+from shards.prepare.objects import META_OOD_CATEGORIES, ObjectFilter, render_report
+from shards.prepare.writer import ShardPlan
+
+CATEGORIES = {1: "person", 7: "train", 24: "zebra", 25: "giraffe"}
+ANY = ObjectFilter(excluded_categories=(), min_side=0, min_area=0)
+
+
+def square(left: int, top: int, side: int) -> list[list[float]]:
+    return [[left, top, left + side, top, left + side, top + side, left, top + side]]
+
+
+class Coco:
+    """A small COCO download; pictures of 60 x 40 pixels."""
+
+    def __init__(self, folder: Path) -> None:
+        self.pictures = folder / "train2017"
+        self.pictures.mkdir(parents=True)
+        self.file = folder / "instances_train2017.json"
+        categories = [{"id": number, "name": name} for number, name in CATEGORIES.items()]
+        self.content: dict[str, Any] = {"images": [], "annotations": [], "categories": categories}
+
+    def add(
+        self, image_id: int, *objects: tuple[int, Any], size: tuple[int, int] = (40, 60), crowd: int = 0
+    ) -> None:
+        """Add a picture and its objects, each a category id and a segmentation."""
+        rows, columns = np.mgrid[0 : size[0], 0 : size[1]]
+        picture = np.stack([columns * 4, rows * 6, np.full(size, 90)], axis=-1).astype(np.uint8)  # B, G, R
+        cv2.imwrite(str(self.pictures / f"{image_id:012d}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 100])
+        entry = {"id": image_id, "file_name": f"{image_id:012d}.jpg", "height": size[0], "width": size[1]}
+        self.content["images"].append(entry)
+        for category, segmentation in objects:
+            number = 100 + len(self.content["annotations"])
+            record = {"id": number, "image_id": image_id, "category_id": category, "iscrowd": crowd}
+            self.content["annotations"].append({**record, "segmentation": segmentation})
+
+    def plan(self, rule: ObjectFilter = ANY, **options: Any) -> tuple[list[ShardPlan], list[str]]:
+        self.file.write_text(json.dumps(self.content))
+        plan = plan_cutouts(self.pictures, self.file, rule=rule, **options)
+        return plan.shards, plan.report
+
+    def keys(self, rule: ObjectFilter = ANY) -> list[str]:
+        return [key for shard in self.plan(rule)[0] for key, _ in shard.samples()]
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Coco:
+    return Coco(tmp_path / "coco")
+
+
+def test_an_object_is_cropped_to_the_box_of_its_mask(coco: Coco) -> None:
+    corner = [[10.0, 5.0, 30.0, 5.0, 30.0, 10.0, 15.0, 10.0, 15.0, 25.0, 10.0, 25.0]]
+    coco.add(7, (24, corner))
+    ((key, members),) = coco.plan()[0][0].samples()
+    cutout = decode_cutout(key, members)
+    assert (cutout.key, cutout.category, cutout.source_size) == ("000000000007-100", "zebra", (40, 60))
+    expected = np.zeros((20, 20), np.uint8)
+    expected[:5] = expected[:, :5] = 255
+    np.testing.assert_array_equal(cutout.mask, expected)
+    # R, G, B of the place it was cut from: 90, 6 * row, 4 * column
+    np.testing.assert_allclose(cutout.image[3, 8], [90, 6 * (5 + 3), 4 * (10 + 8)], atol=6)
+
+
+def test_objects_are_sorted_by_image_id_then_by_annotation_id(coco: Coco) -> None:
+    coco.add(20, (24, square(0, 0, 9)))
+    coco.add(3, (24, square(0, 0, 9)), (25, square(9, 9, 9)))
+    assert coco.keys() == ["000000000003-101", "000000000003-102", "000000000020-100"]
+
+
+def test_all_objects_of_a_picture_share_a_shard(coco: Coco) -> None:
+    for image_id in range(1, 21):
+        coco.add(image_id, *[(24, square(i, i, 9)) for i in range(image_id % 4 + 1)])
+    shards, _ = coco.plan(samples_per_shard=6)
+    photos = [{key.split("-")[0] for key, _ in shard.samples()} for shard in shards]
+    assert sum(map(len, photos)) == len(set().union(*photos)) == 20
+    assert [shard.name for shard in shards] == [f"cutouts-train-{i:06d}.tar" for i in range(len(shards))]
+    assert [shard.num_samples for shard in shards] == [len(list(shard.samples())) for shard in shards]
+
+
+def test_folder_and_zip_give_the_same_samples(coco: Coco, tmp_path: Path) -> None:
+    coco.add(1, (24, square(0, 0, 9)))
+    coco.add(2, (25, square(5, 5, 20)))
+    shards, _ = coco.plan()
+    with zipfile.ZipFile(tmp_path / "train2017.zip", "w") as archive:
+        for path in coco.pictures.iterdir():
+            archive.write(path, f"train2017/{path.name}")
+    zipped = plan_cutouts(tmp_path / "train2017.zip", coco.file, rule=ANY).shards
+    assert [list(shard.samples()) for shard in zipped] == [list(shard.samples()) for shard in shards]
+
+
+def test_a_picture_with_any_excluded_category_is_dropped_whole(coco: Coco) -> None:
+    coco.add(1, (24, square(0, 0, 20)), (1, square(20, 0, 2)))
+    coco.add(2, (24, square(0, 0, 20)))
+    coco.add(3, (1, square(0, 0, 20)), crowd=1)
+    rule = ObjectFilter(min_side=0, min_area=0)
+    assert coco.keys(rule) == ["000000000002-102"]
+    assert coco.plan(rule)[1][0] == "images: 1 kept; 2 dropped: an excluded category is in the picture"
+
+
+def test_the_default_list_is_that_of_meta_ood_and_lacks_train(coco: Coco) -> None:
+    coco.add(1, (7, square(0, 0, 20)))
+    coco.add(2, (24, square(0, 0, 20)))
+    assert len(coco.keys(ObjectFilter(min_side=0, min_area=0))) == 2
+    stricter = ObjectFilter(excluded_categories=(*META_OOD_CATEGORIES, "train"), min_side=0, min_area=0)
+    assert coco.keys(stricter) == ["000000000002-101"]
+
+
+def test_a_misspelled_category_is_refused(coco: Coco) -> None:
+    coco.add(1, (24, square(0, 0, 20)))
+    with pytest.raises(
+        InputError, match=r"excluded_categories: 'zebar' is no category of .*giraffe, person, train, z"
+    ):
+        coco.plan(ObjectFilter(excluded_categories=("zebar",)))
+
+
+def test_both_sides_must_reach_the_least_side(coco: Coco) -> None:
+    coco.add(1, (24, square(0, 0, 20)), size=(40, 60))
+    coco.add(2, (24, square(0, 0, 20)), size=(60, 60))
+    assert coco.keys(ObjectFilter(excluded_categories=(), min_side=41, min_area=0)) == ["000000000002-101"]
+    assert len(coco.keys(ObjectFilter(excluded_categories=(), min_side=40, min_area=0))) == 2
+
+
+def test_an_object_of_exactly_the_least_area_is_kept(coco: Coco) -> None:
+    coco.add(1, (24, square(0, 0, 10)), (24, square(20, 0, 9)))
+    rule = ObjectFilter(excluded_categories=(), min_side=0, min_area=100)
+    assert coco.keys(rule) == ["000000000001-100"]
+    assert (
+        coco.plan(rule)[1][1]
+        == "objects in these images: 1 kept; 1 dropped: smaller than 100 pixels (min_area)"
+    )
+
+
+def test_crowds_are_taken_only_on_request(coco: Coco) -> None:
+    runs = {"size": [40, 60], "counts": [800, 400, 1200]}
+    coco.add(1, (24, square(0, 0, 10)))
+    coco.add(2, (24, runs), crowd=1)
+    assert coco.keys() == ["000000000001-100"]
+    assert len(coco.keys(ObjectFilter(excluded_categories=(), min_side=0, min_area=0, crowd=True))) == 2
+
+
+def test_broken_and_empty_masks_are_counted_and_skipped(coco: Coco) -> None:
+    empty = {"size": [40, 60], "counts": [2400]}
+    coco.add(1, (24, square(0, 0, 10)), (24, [[1, 1, 2, 2]]), (24, []), (24, empty))
+    shards, report = coco.plan()
+    assert [shard.num_samples for shard in shards] == [1]
+    assert "2 dropped: a broken polygon or run lengths that do not fit the picture" in report[1]
+    assert "1 dropped: an empty mask" in report[1]
+
+
+def test_a_draw_is_of_the_given_size_and_depends_on_the_seed_alone(coco: Coco) -> None:
+    for image_id in range(30):
+        coco.add(image_id, (24, square(0, 0, 10)))
+    draws = [
+        coco.keys(ObjectFilter(excluded_categories=(), min_side=0, min_area=0, max_objects=7, seed=seed))
+        for seed in (0, 0, 1)
+    ]
+    assert draws[0] == draws[1] == sorted(draws[0])
+    assert draws[0] != draws[2]
+    assert len(draws[0]) == len(draws[2]) == 7
+
+
+@pytest.mark.parametrize(
+    ("objects", "rule", "message"),
+    [
+        ([], ANY, "holds no objects in these images"),
+        (
+            [(1, square(0, 0, 9))],
+            ObjectFilter(),
+            "no images are left; the last 1 were dropped: an excluded category",
+        ),
+        ([(24, square(0, 0, 9))], ObjectFilter(), r"shorter than 480 pixels \(min_side\)"),
+        (
+            [(24, [[1, 1]])],
+            ANY,
+            "no objects in these images are left; the last 1 were dropped: a broken polygon",
+        ),
+        ([(24, {"size": [40, 60], "counts": [2400]})], ANY, "dropped: an empty mask"),
+        (
+            [(24, square(0, 0, 9))],
+            ObjectFilter(min_side=0),
+            r"dropped: smaller than 1024 pixels \(min_area\)",
+        ),
+    ],
+)
+def test_the_filter_that_leaves_nothing_is_named(
+    coco: Coco, objects: list, rule: ObjectFilter, message: str
+) -> None:
+    coco.add(1, *objects)
+    with pytest.raises(InputError, match=rf"instances_train2017\.json: .*{message}"):
+        coco.plan(rule)
+
+
+def test_nothing_but_crowds_is_named(coco: Coco) -> None:
+    coco.add(1, (24, square(0, 0, 9)), crowd=1)
+    with pytest.raises(InputError, match="the last 1 were dropped: a crowd"):
+        coco.plan()
+
+
+def test_an_annotation_file_without_images_is_refused(coco: Coco) -> None:
+    with pytest.raises(InputError, match=r"instances_train2017\.json: holds no images"):
+        coco.plan()
+
+
+def test_a_missing_picture_is_named(coco: Coco) -> None:
+    coco.add(5, (24, square(0, 0, 9)))
+    missing = coco.pictures / "000000000005.jpg"
+    missing.unlink()
+    with pytest.raises(InputError, match=f"names the picture '000000000005.jpg', but there is no {missing}"):
+        coco.plan()
+
+
+def test_a_file_name_never_leaves_the_folder(coco: Coco) -> None:
+    coco.add(5, (24, square(0, 0, 9)))
+    (coco.pictures.parent / "secret.jpg").write_bytes(b"secret")
+    coco.content["images"][0]["file_name"] = "../secret.jpg"
+    with pytest.raises(InputError, match=r"names the picture '\.\./secret\.jpg', but there is no"):
+        coco.plan()
+
+
+def test_a_picture_that_is_there_twice_is_refused(coco: Coco) -> None:
+    coco.add(5, (24, square(0, 0, 9)))
+    (coco.pictures / "copy").mkdir()
+    (coco.pictures / "copy" / "000000000005.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match=r"is there twice, as 000000000005\.jpg and copy/000000000005\.jpg"):
+        coco.plan()
+
+
+def test_a_picture_of_another_size_is_refused(coco: Coco) -> None:
+    coco.add(5, (24, square(0, 0, 9)))
+    coco.content["images"][0]["width"] = 80
+    (shard,), _ = coco.plan()
+    with pytest.raises(
+        InputError, match=r"000000000005\.jpg: is 60x40 pixels, but the annotations say 80x40"
+    ):
+        list(shard.samples())
+
+
+def test_an_unreadable_picture_is_named(coco: Coco) -> None:
+    coco.add(5, (24, square(0, 0, 9)))
+    (coco.pictures / "000000000005.jpg").write_bytes(b"no picture")
+    (shard,), _ = coco.plan()
+    with pytest.raises(InputError, match=r"000000000005\.jpg: cannot be decoded as a picture \(10 bytes\)"):
+        list(shard.samples())
+
+
+def test_a_grey_picture_becomes_colour(coco: Coco) -> None:
+    coco.add(5, (24, square(0, 0, 9)))
+    cv2.imwrite(str(coco.pictures / "000000000005.jpg"), np.full((40, 60), 120, np.uint8))
+    ((key, members),) = coco.plan()[0][0].samples()
+    np.testing.assert_allclose(decode_cutout(key, members).image, np.full((9, 9, 3), 120), atol=1)
+
+
+@pytest.mark.parametrize("name", ["min_side", "min_area", "max_objects", "seed"])
+def test_a_negative_number_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name}: is -1; 0 or more is needed"):
+        ObjectFilter(**{name: -1})
+
+
+def test_a_whole_picture_is_one_cutout_of_all_masks_crowds_included(coco: Coco) -> None:
+    coco.add(1, (24, square(0, 0, 10)), (25, square(20, 20, 8)))
+    coco.add(2, (24, square(5, 5, 9)))
+    coco.add(3, (24, {"size": [40, 60], "counts": [800, 400, 1200]}), crowd=1)
+    rule = ObjectFilter(unit="image", excluded_categories=(), min_side=0, min_area=0)
+    (first, second, crowd) = [
+        decode_cutout(*sample) for shard in coco.plan(rule)[0] for sample in shard.samples()
+    ]
+    assert [c.key for c in (first, second, crowd)] == [f"{i:012d}-all" for i in (1, 2, 3)]
+    assert [c.category for c in (first, second, crowd)] == ["several", "zebra", "zebra"]
+    assert first.mask.shape == (28, 28)
+    assert (first.mask == 255).sum() == 100 + 64
+    assert "1 dropped: merged with the others of its picture (unit image)" in coco.plan(rule)[1][1]
+
+
+def test_objects_alone_are_excluded_on_request(coco: Coco) -> None:
+    coco.add(1, (24, square(0, 0, 10)), (1, square(20, 0, 9)))
+    rule = ObjectFilter(exclude="object", min_side=0, min_area=0)
+    assert coco.keys(rule) == ["000000000001-100"]
+    assert coco.plan(rule)[1] == [
+        "images: 1 kept",
+        "objects in these images: 1 kept; 1 dropped: of an excluded category",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "kept", "reason"),
+    [
+        ({"only_categories": ("giraffe",)}, [102], "of none of the asked categories (only_categories)"),
+        ({"max_area": 100}, [101], "larger than 100 pixels (max_area)"),
+        ({"min_fill": 0.8}, [100, 102], "covers less than 0.8 of its bounding box (min_fill)"),
+        ({"truncated": False}, [101, 102], "reaches the border of its picture (truncated)"),
+    ],
+)
+def test_filters_of_single_objects(coco: Coco, options: dict, kept: list[int], reason: str) -> None:
+    triangle = [[30.0, 20.0, 40.0, 20.0, 30.0, 30.0]]
+    coco.add(1, (24, square(0, 0, 20)), (24, triangle), (25, square(40, 10, 12)))
+    rule = ObjectFilter(excluded_categories=(), min_side=0, min_area=0, **options)
+    assert coco.keys(rule) == [f"000000000001-{number}" for number in kept]
+    assert f"{3 - len(kept)} dropped: {reason}" in coco.plan(rule)[1][1]
+
+
+@pytest.mark.parametrize("edge", [(0, 10), (51, 10), (10, 0), (10, 31)])
+def test_every_border_cuts(coco: Coco, edge: tuple[int, int]) -> None:
+    coco.add(1, (24, square(*edge, 9)), (24, square(20, 15, 9)))
+    rule = ObjectFilter(excluded_categories=(), min_side=0, min_area=0, truncated=False)
+    assert coco.keys(rule) == ["000000000001-101"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_fill": 2.0}, r"min_fill: is 2\.0; a number in 0\.\.1"),
+        ({"max_area": 5}, "max_area: is 5, less than min_area 1024"),
+        ({"unit": "image", "crowd": True}, "crowd: is True with unit image, which takes all objects"),
+        (
+            {"unit": "image", "only_categories": ("zebra",)},
+            r"only_categories: is .* with unit image",
+        ),
+    ],
+)
+def test_filters_that_make_no_sense_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ObjectFilter(**options)
+
+
+def test_the_report_says_what_is_there_and_what_was_dropped(coco: Coco) -> None:
+    coco.add(1, (24, square(0, 0, 10)), (24, square(20, 0, 20)), (25, square(40, 0, 12)))
+    coco.add(2, (1, square(0, 0, 10)))
+    rule = ObjectFilter(min_side=0, min_area=101)
+    coco.file.write_text(json.dumps(coco.content))
+    plan = plan_cutouts(coco.pictures, coco.file, rule=rule)
+    text = render_report(plan.report, plan.sizes)
+    assert "- images\n  - 1 kept\n  - 1 dropped: an excluded category is in the picture" in text
+    assert "  - 1 dropped: smaller than 101 pixels (min_area)" in text
+    assert "| 50 % | 272 | 16 | 16 | 1.00 |" in text  # of 144 and 400 pixels
+    assert "| giraffe | 1 | 50.0 % |" in text
+    assert "| zebra | 1 | 50.0 % |" in text

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from jobs.doctor import main
+from shards.cutout import Cutout, encode_cutout
+from shards.errors import InputError
+from shards.examine import examine_folder
+from shards.index import build_index, write_index
+from shards.manifest import Manifest, ShardEntry, hash_file, write_manifest
+from shards.prepare.writer import EncodedSample, write_shard
+from shards.tiles import encode_tiles
+
+
+def png(array: np.ndarray) -> bytes:
+    return cv2.imencode(".png", array)[1].tobytes()
+
+
+def scene(key: str, label: np.ndarray) -> EncodedSample:
+    image = np.random.default_rng(0).integers(0, 256, (*label.shape, 3), np.uint8)
+    return key, {"image.tiles": encode_tiles(image), "label.png": png(label)}
+
+
+def write_folder(folder: Path, samples: dict[str, list[EncodedSample]], kind: str = "cityscapes") -> Path:
+    """Write one shard per name (`train-0`), as `jobs.prepare` does."""
+    folder.mkdir(parents=True)
+    entries = []
+    for name, several in samples.items():
+        path = folder / f"{name}.tar"
+        keys = write_shard(path, several)
+        write_index(path, build_index(path))
+        size = path.stat().st_size
+        entries.append(ShardEntry(path.name, name.split("-")[0], len(keys), size, hash_file(path), keys))
+    count = sum(entry.num_samples for entry in entries)
+    write_manifest(Manifest(1, kind, "x", "tiles", count, {}, tuple(entries)), folder)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    road, half = np.zeros((10, 20), np.uint8), np.zeros((10, 20), np.uint8)
+    half[5:] = 13
+    half[:, 18:] = 255
+    samples = {"train-0": [scene("a", road)], "train-1": [scene("b", half)], "val-0": [scene("c", half)]}
+    return write_folder(tmp_path / "S", samples)
+
+
+def test_counts_sizes_and_class_shares_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By hand: 200 + 90 of 400 pixels are road, 90 car, 20 void."""
+    main(["shards", str(folder), "--workers", "1"])
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "members 2 image.tiles, 2 label.png" in lines
+    assert "pictures 20 x 10 (2)" in lines
+    assert "0 road 290 0.72500 2" in lines
+    assert "13 car 90 0.22500 1" in lines
+    assert "17 motorcycle 0 0.00000 0" in lines
+    assert "255 (void) 20 0.05000 1" in lines
+    assert "every member was decoded; no problem found" in lines
+
+
+def test_every_problem_is_found_in_one_go(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = bytearray((folder / "train-0.tar").read_bytes())
+    content[700] ^= 255  # inside the picture
+    (folder / "train-0.tar").write_bytes(content)
+    (folder / "train-1.tar").unlink()
+    with pytest.raises(
+        InputError, match=r"train-0\.tar: bytes differ from the manifest's hash \(and 2 more\)"
+    ):
+        main(["shards", str(folder)])
+    told = capsys.readouterr().out
+    assert "train-0.tar: sample a: image.tiles" in told
+    assert "train-1.tar: No such file" in told
+    assert "no problem found" not in told
+
+
+def test_a_truncated_shard_and_a_wrong_label_are_problems(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "S", {"train-0": [scene("a", np.full((4, 4), 77, np.uint8))]})
+    problems = examine_folder(str(folder))["train"].problems
+    assert len(problems) == 1
+    assert "sample a: label.png holds 77" in problems[0]
+    path = folder / "train-0.tar"
+    path.write_bytes(path.read_bytes()[:1000])
+    assert any("train-0.tar: is " in problem for problem in examine_folder(str(folder))["train"].problems)
+
+
+def test_a_key_in_two_shards_is_a_problem(tmp_path: Path) -> None:
+    road = np.zeros((4, 4), np.uint8)
+    folder = write_folder(tmp_path / "S", {"train-0": [scene("a", road)], "train-1": [scene("a", road)]})
+    (problem,) = examine_folder(str(folder))["train"].problems
+    assert "sample 'a' is already in" in problem
+
+
+def test_bare_tar_files_and_cutouts_are_examined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image, mask = np.zeros((6, 5, 3), np.uint8), np.full((6, 5), 255, np.uint8)
+    good = Cutout("000000000001-1", image, mask, "zebra", (480, 640))
+    empty = Cutout("000000000001-2", image, 0 * mask, "zebra", (480, 640))
+    write_shard(tmp_path / "good.tar", [(good.key, encode_cutout(good))])
+    main(["shards", str(tmp_path / "g*.tar")])
+    assert "categories 1: 1 zebra" in capsys.readouterr().out
+    write_shard(tmp_path / "bad.tar", [(empty.key, encode_cutout(empty))])
+    with pytest.raises(InputError, match=r"bad\.tar: cut-out 000000000001-2: the mask is empty"):
+        main(["shards", str(tmp_path / "bad.tar")])

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from shards.errors import InputError
+from shards.settings import flat_settings, load_config, read_config, write_config
+from trainer.config import FinetuneConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((ROOT / "jobs" / "configs").rglob("*.yaml"))
+
+
+def load(*arguments: str) -> FinetuneConfig:
+    return load_config(FinetuneConfig, arguments, program="jobs.finetune")
+
+
+def test_a_written_configuration_reads_back_equal(tmp_path: Path) -> None:
+    config = load(
+        "--seed", "3", "--data.shards", "a", "b", "--model.size", "tiny",
+        "--loss.options.mask.num_points", "9",
+        "--loss.options.logit_norm.temperature", "2", "--loss.classification", "logit_norm",
+        "--loss.outlier", "rba", "--loss.options.rba.inlier_upper", "-0.5", "--paste.bank", "x",
+        "--paste.probability", "1", "--loss.weights", "mask", "1", "dice", "2", "class", "3", "rba", "4",
+    )  # fmt: skip
+    write_config(config, tmp_path / "config.yaml")
+    assert read_config(FinetuneConfig, tmp_path / "config.yaml") == config
+    assert config.loss.options.mask.num_points == 9
+    assert config.loss.options.rba.thresholds == (-0.5, -0.1)
+    assert config.loss.weights == {"mask": 1.0, "dice": 2.0, "class": 3.0, "rba": 4.0}
+
+
+def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("seed: 4\noptim: {lr: 1e-3}\nloss: {weights: {mask: 1, dice: 2, class: 3}}\n")
+    config = load(str(path), "--seed", "5", "--loss.weights.dice", "7")
+    assert (config.seed, config.optim.lr) == (5, 0.001)
+    assert config.loss.weights == {"mask": 1.0, "dice": 7.0, "class": 3.0}
+    assert config.loop == load().loop
+
+
+def test_weights_of_a_file_are_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "loss: {outlier: [rba], weights: {mask: 1, dice: 2, class: 3, rba: 4}}\n"
+        "paste: {bank: a, probability: 1}\n"
+    )
+    config = load(str(path), "--loss.outlier", "--loss.weights", "mask", "5", "dice", "5", "class", "2")
+    assert config.loss.weights == {"mask": 5.0, "dice": 5.0, "class": 2.0}
+    assert load(str(path), "--loss.outlier", "--loss.weights").loss.weights == {}
+    with pytest.raises(InputError, match="loss.weights: rba is no term of this loss; exactly one weight for"):
+        load(str(path), "--loss.outlier")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_shipped_configuration_loads_and_says_how_to_run_it(path: Path) -> None:
+    read_config(FinetuneConfig, path)
+    assert path.read_text().startswith("#")
+    assert f"-m jobs.finetune {path.relative_to(ROOT)}" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optim: {lrr: 1}", "optim.lrr: unknown setting; perhaps you meant lr; known here: lr, layer_decay"),
+        ("optim: {lr: fast}", "optim.lr: expected float, got 'fast'"),
+        ("optim: 3", "optim: expected settings by name, got 3"),
+        ("seed: 1.5", "seed: expected int, got 1.5"),
+        ("name: [a]", "name: expected str, got ['a']"),
+        ("data: {crop: [1]}", "data.crop: expected 2 values, got [1]"),
+        ("data: {shards: a}", "data.shards: expected a list, got 'a'"),
+        ("schedule: {masked_attention: maybe}", "got 'maybe'; allowed: annealed, always, never"),
+        ("loss: {options: 3}", "loss.options: expected settings by name, got 3"),
+        ("loss: {weights: 3}", "loss.weights: expected values by name, got 3"),
+        ("loss: {options: {rba: {margn: 1}}}", "loss.options.rba.margn: unknown setting"),
+        ("loss: {options: {rbaa: {}}}", "loss.options.rbaa: unknown setting; perhaps you meant rba; known"),
+        (
+            "loss: {options: {rba: {preset: best}}}",
+            "loss.options.rba.preset: got 'best'; allowed: reachable, released, code",
+        ),
+        ("optim: {lr: -1}", "optim.lr must be above 0, got -1.0"),
+        (
+            "{data: {crop: [32, 32]}, model: {image_size: [64, 64]}}",
+            "data.crop [32, 32] and model.image_size [64, 64] differ",
+        ),
+        ("name: a/b", "name: got 'a/b'; a folder name without /"),
+        ("seed: 4294967296", "seed must be in 0..4294967295, got 4294967296"),
+        ("model: {num_classes: 5}", "model.num_classes must be 19, as many as the shards have, got 5"),
+        (
+            "loss: {outlier: [rba]}",
+            "loss.outlier: there are no outliers for rba; set paste.bank and paste.probability, or leave",
+        ),
+        (
+            "loss: {classification: isomax_plus}",
+            "loss.classification: isomax_plus needs model.class_head isomax, not linear; with linear take",
+        ),
+        (
+            "{model: {class_head: isomax}, loss: {classification: logit_norm}}",
+            "logit_norm needs model.class_head linear, not isomax; with isomax take isomax_plus",
+        ),
+        (
+            "{loss: {outlier: [uno]}, paste: {bank: a, probability: 1}}",
+            "loss.outlier: uno needs model.outlier_class trained, not none",
+        ),
+        ("validation: {limit: -3}", "validation.limit must be 0 (all) or more, got -3"),
+        ("loss: {weights: {mask: -5, dice: 1, class: 1}}", "loss.weights.mask must be 0 or more, got -5.0"),
+        (f"optim: {{lr: {'9' * 400}}}", "optim.lr: expected float, got 999"),
+        ("a: " + "[" * 3000, "not a YAML file"),
+        ("- 1", "the file: expected settings by name, got [1]"),
+        ("a: [", "not a YAML file"),
+    ],
+    ids=lambda text: str(text)[:30],
+)
+def test_mistakes_in_a_file_are_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=f"c.yaml: .*{re.escape(message)}") as error:
+        load(str(path))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--loop.stepps", "3"],
+            "unrecognized options: --loop.stepps, 3; perhaps you meant --loop.steps; --help",
+        ),
+        (["--loop.steps", "many"], "error parsing --loop.steps: could not convert|invalid"),
+        (["--loop.steps", "0"], "loop.steps must be at least 1, got 0"),
+        (
+            ["--schedule.masked_attention", "x"],
+            "invalid choice 'x' for argument '--schedule.masked_attention'",
+        ),
+        (["nowhere.yaml"], "nowhere.yaml: no such configuration file"),
+        (["--seed"], "--seed"),
+    ],
+    ids=lambda a: str(a)[:40],
+)
+def test_mistakes_on_the_command_line_are_one_line(arguments: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        load(*arguments)
+    assert "\n" not in str(error.value)
+    assert "─" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["optim.lr", "schedule.poly_power", "paste.max_size"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_numbers_are_finite(name: str, value: str) -> None:
+    with pytest.raises(InputError, match=name.split(".")[1]):
+        load(f"--{name}", value)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_weights_are_finite(value: str) -> None:
+    with pytest.raises(InputError, match=f"loss.weights.dice: got {value}; a finite number is needed"):
+        load("--loss.weights", "mask", "1", "dice", value, "class", "1")
+
+
+def test_settings_flatten_to_dotted_plain_values() -> None:
+    flat = flat_settings(load())
+    assert flat["loop.steps"] == 20000
+    assert flat["data.crop"] == "[1024, 1024]"
+    assert all(isinstance(value, str | int | float | bool) for value in flat.values())

@@ -1,0 +1,197 @@
+"""Outlier terms against a loop over pixels, their presets, and what they leave out."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+import scipy.special
+import torch
+import torch.nn.functional as F
+
+from models.eomt import Prediction
+from shards.batch import Batch
+from shards.errors import InputError
+from shards.schema import OUTLIER_ID, VOID_ID
+from trainer.losses.outlier import (
+    EnergyOptions,
+    EnergyTerm,
+    Mask2AnomalyOptions,
+    Mask2AnomalyTerm,
+    PixelTerm,
+    RbaOptions,
+    RbaTerm,
+)
+from trainer.losses.targets import StepTotals, count_totals
+
+Q, C = 6, 19
+TERMS: dict[str, PixelTerm] = {
+    "rba": RbaTerm(RbaOptions()),
+    "energy": EnergyTerm(EnergyOptions()),
+    "mask2anomaly": Mask2AnomalyTerm(Mask2AnomalyOptions()),
+}
+
+
+def make_case(depths: int = 1, columns: int = C + 1) -> tuple[Prediction, Batch, StepTotals]:
+    generator = torch.Generator().manual_seed(4)
+    masks = tuple(2 * torch.randn(2, Q, 4, 4, generator=generator) for _ in range(depths))
+    classes = tuple(3 * torch.randn(2, Q, columns, generator=generator) for _ in range(depths))
+    label = torch.randint(0, C, (2, 8, 8), generator=generator).to(torch.uint8)
+    label[:, :2], label[0, 4:, 3:] = VOID_ID, OUTLIER_ID
+    batch = Batch(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), label, ("a", "b"))
+    return Prediction(masks, classes), batch, StepTotals(*count_totals([label]).tolist())
+
+
+def evidence_of_pixel(prediction: Prediction, image: int, row: int, column: int) -> np.ndarray:
+    evidence = np.zeros(C)
+    for q in range(Q):
+        p = scipy.special.softmax(prediction.class_logits[-1][image, q].double().numpy())
+        evidence += p[:C] * scipy.special.expit(float(prediction.mask_logits[-1][image, q, row, column]))
+    return evidence
+
+
+def score_of_pixel(name: str, evidence: np.ndarray) -> float:
+    return {
+        "rba": -np.tanh(evidence).sum(),
+        "energy": -np.log(evidence.sum()),
+        "mask2anomaly": 1 - evidence.max(),
+    }[name]
+
+
+def penalties_of_pixel(name: str, score: float) -> tuple[float, float]:
+    """As an inlier and as an outlier."""
+    if name == "rba":
+        return max(0.0, score + 0.7) ** 2, max(0.0, -0.1 - score) ** 2
+    if name == "energy":
+        return max(0.0, score - 0.15) ** 2, max(0.0, 2.3 - score) ** 2
+    return score**2, max(0.0, 0.75 - score) ** 2
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_terms_equal_a_loop_over_pixels(name: str) -> None:
+    prediction, batch, totals = make_case()
+    score = torch.zeros(2, 4, 4)
+    for b, row, column in np.ndindex(2, 4, 4):
+        score[b, row, column] = score_of_pixel(name, evidence_of_pixel(prediction, b, row, column))
+    score = F.interpolate(score[:, None], size=(8, 8), mode="bilinear")[:, 0]
+    inlier, outlier = [], []
+    for value, label in zip(score.flatten().tolist(), batch.label.flatten().tolist(), strict=True):
+        as_inlier, as_outlier = penalties_of_pixel(name, value)
+        if label < C:
+            inlier.append(as_inlier)
+        elif label == OUTLIER_ID:
+            outlier.append(as_outlier)
+    expected = 0.5 * (sum(inlier) / len(inlier) + sum(outlier) / len(outlier))
+    assert float(TERMS[name](prediction, batch, totals, [])) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_void_and_other_images_pixels_have_no_say(name: str) -> None:
+    prediction, batch, totals = make_case()
+    changed = prediction.mask_logits[0].clone()
+    changed[:, :, 0] += 5.0  # reaches rows 0..2 of the labels; 0 and 1 are void
+    label = batch.label.clone()
+    label[:, 2] = VOID_ID
+    batch = Batch(batch.image, label, batch.keys)
+    expected = TERMS[name](prediction, batch, totals, [])
+    torch.testing.assert_close(
+        TERMS[name](Prediction((changed,), prediction.class_logits), batch, totals, []), expected
+    )
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_layers_counts_depths_from_the_last(name: str) -> None:
+    prediction, batch, totals = make_case(depths=3)
+    options = {"rba": RbaOptions, "energy": EnergyOptions, "mask2anomaly": Mask2AnomalyOptions}[name]
+
+    def value(layers: int, *depths: int) -> float:
+        chosen = Prediction(
+            tuple(prediction.mask_logits[d] for d in depths),
+            tuple(prediction.class_logits[d] for d in depths),
+        )
+        return float(type(TERMS[name])(options(layers=layers))(chosen, batch, totals, []))  # type: ignore[arg-type,call-arg]
+
+    assert value(1, 0, 1, 2) == pytest.approx(value(0, 2))
+    assert value(2, 0, 1, 2) == pytest.approx(value(0, 1) + value(0, 2))
+    assert value(0, 0, 1, 2) == pytest.approx(value(0, 0) + value(0, 1) + value(0, 2))
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_terms_push_outliers_up_and_inliers_down(name: str) -> None:
+    """A gradient step moves the scores of half-claimed pixels, where neither kind is satisfied."""
+    prediction, batch, _ = make_case()
+    masks = torch.full_like(prediction.mask_logits[0], -2.3).requires_grad_()
+    classes = torch.zeros_like(prediction.class_logits[0])
+    classes[..., 5] = 9.0  # L = 6 sigmoid(-2.3) = 0.55
+    for kind in (OUTLIER_ID, 3):
+        batch.label[:] = kind
+        totals = StepTotals(*count_totals([batch.label]).tolist())
+        (gradient,) = torch.autograd.grad(
+            TERMS[name](Prediction((masks,), (classes,)), batch, totals, []), masks
+        )
+        before = TERMS[name].score(masks.detach(), classes)
+        after = TERMS[name].score(masks.detach() - 0.1 * gradient / gradient.abs().max(), classes)
+        change = (after - before).mean()
+        assert change > 0 if kind == OUTLIER_ID else change < 0
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_a_trained_outlier_class_is_no_class_of_the_closed_set(name: str) -> None:
+    """All mass on column 19 claims nothing: as if on "no object"."""
+    prediction, batch, totals = make_case(columns=C + 2)
+    classes = prediction.class_logits[0].clone()
+    classes[..., C] += 20.0
+    masks = prediction.mask_logits
+    on_no_object = classes.clone()
+    on_no_object[..., [C, C + 1]] = classes[..., [C + 1, C]]
+    torch.testing.assert_close(
+        TERMS[name](Prediction(masks, (classes,)), batch, totals, []),
+        TERMS[name](Prediction(masks, (on_no_object,)), batch, totals, []),
+    )
+
+
+def rba_pixel(evidence: float, preset: str, label: int) -> float:
+    """The term of one pixel whose one class has this evidence; other classes have none."""
+    masks = torch.full((1, 1, 1, 1), math.log(evidence / (1 - evidence)))
+    classes = torch.full((1, 1, C + 1), -100.0)
+    classes[..., 0] = 0.0
+    batch = Batch(
+        torch.zeros(1, 3, 1, 1, dtype=torch.uint8), torch.full((1, 1, 1), label, dtype=torch.uint8), ("a",)
+    )
+    totals = StepTotals(*count_totals([batch.label]).tolist())
+    return float(RbaTerm(RbaOptions(preset=preset))(Prediction((masks,), (classes,)), batch, totals, []))  # type: ignore[arg-type]
+
+
+def test_what_the_presets_can_and_cannot_do() -> None:
+    sure, nothing = 0.999, 0.001
+    assert rba_pixel(sure, "reachable", 0) == 0.0
+    assert rba_pixel(nothing, "reachable", OUTLIER_ID) == 0.0
+    assert rba_pixel(sure, "code", 0) == pytest.approx(0.5 * (1 - math.tanh(sure)) ** 2, rel=1e-4)
+    assert rba_pixel(nothing, "code", OUTLIER_ID) == 0.0
+    assert rba_pixel(nothing, "released", 0) == 0.0  # inliers may do what they like
+    assert rba_pixel(nothing, "released", OUTLIER_ID) == pytest.approx(0.5 * (5 + math.tanh(nothing)) ** 2)
+
+
+def test_thresholds_of_a_preset_can_be_replaced_one_by_one() -> None:
+    assert RbaOptions().thresholds == (-0.7, -0.1)
+    assert RbaOptions(preset="released").thresholds == (0.0, 5.0)
+    assert RbaOptions(preset="released", outlier_lower=-0.2).thresholds == (0.0, -0.2)
+    assert RbaOptions(preset="code", inlier_upper=0.0).thresholds == (0.0, -0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "values", "message"),
+    [
+        (RbaOptions, {"layers": -1}, "loss.options.rba.layers must be 0 (all) or more, got -1"),
+        (EnergyOptions, {"layers": -2}, "loss.options.energy.layers must be 0 (all) or more, got -2"),
+        (Mask2AnomalyOptions, {"layers": -1}, "loss.options.mask2anomaly.layers must be 0 (all) or more"),
+        (Mask2AnomalyOptions, {"margin": 0.0}, "loss.options.mask2anomaly.margin must be in (0, 1], got 0.0"),
+        (Mask2AnomalyOptions, {"margin": 1.5}, "loss.options.mask2anomaly.margin must be in (0, 1], got 1.5"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_impossible_options_are_refused(options: type, values: dict, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        options(**values)

@@ -1,0 +1,196 @@
+"""What TensorBoard shows of a run, read back with TensorBoard's own readers."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from sklearn.metrics import precision_score, recall_score
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
+from tensorboard.util.tensor_util import make_ndarray
+
+from eval.metrics.binned import count_images
+from jobs.finetune import finetune
+from models.adapt import AdaptConfig, apply_adaptation
+from models.eomt import EoMT, ModelConfig
+from models.lora import adapter_norms
+from shards.errors import InputError
+from tests.trainer.event_files import read_events, read_scalars
+from tests.trainer.small_run import _fresh_accelerator, make_config  # noqa: F401
+from tests.trainer.test_validation import write_pasted
+from trainer.optim import OptimConfig, build_optimizer
+from trainer.tracking import GroupDetails, TrackingConfig, thin_curve
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def test_a_thin_curve_lies_on_that_of_sklearn() -> None:
+    rng = np.random.default_rng(0)
+    positives, negatives = (np.sort(rng.normal(m, 1, n).astype(np.float32)) for m, n in ((1, 300), (0, 2000)))
+    tp, fp, tn, fn, precision, recall = thin_curve(count_images([0], [positives], [negatives]))
+    assert tp.size <= 127
+    assert (np.diff(recall) < 0).all()
+    assert recall[0] == 1
+    assert (tp + fn == 300).all()
+    assert (fp + tn == 2000).all()
+    truth, scores = np.repeat([1, 0], [300, 2000]), np.concatenate([positives, negatives])
+    for i in range(0, tp.size, 10):
+        called = scores >= np.sort(scores)[::-1][int(tp[i] + fp[i]) - 1]
+        assert precision[i] == pytest.approx(precision_score(truth, called))
+        assert recall[i] == pytest.approx(recall_score(truth, called))
+
+
+def test_norms_of_groups_are_those_before_clipping_and_add_up_to_the_whole() -> None:
+    torch.manual_seed(0)
+    model = EoMT(ModelConfig(size="tiny", image_size=(32, 32), num_queries=5))
+    apply_adaptation(model, AdaptConfig(mode="last-2"))
+    optimizer = build_optimizer(model, OptimConfig(lr=1.0, layer_decay=0.5))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.grad = torch.randn_like(parameter)
+    expected = {
+        g["name"]: torch.cat([p.grad.flatten() for p in g["params"]]).norm() for g in optimizer.param_groups
+    }
+    whole = float(torch.nn.utils.clip_grad_norm_(trained, 0.01))
+    found = GroupDetails(optimizer, model, 0.01)(whole)
+    for name, norm in expected.items():
+        assert found[f"grad_norm/{name}"] == pytest.approx(float(norm), rel=1e-4)
+    assert sum(v**2 for tag, v in found.items() if tag.startswith("grad")) ** 0.5 == pytest.approx(
+        whole, rel=1e-4
+    )
+    assert found["lr/backbone.blocks.04"] == 0.5
+    assert not any(tag.startswith("lora") for tag in found)
+
+
+def test_norms_of_adapters_are_those_of_their_products() -> None:
+    model = EoMT(ModelConfig(size="tiny", image_size=(32, 32), num_queries=5))
+    apply_adaptation(model, AdaptConfig(mode="lora"))
+    assert set(adapter_norms(model).values()) == {0.0}  # before the first step
+    layer = model.backbone.blocks[3].attn.qkv
+    torch.nn.init.normal_(layer.lora_B["default"].weight)
+    up, down = (half["default"].weight.detach() for half in (layer.lora_B, layer.lora_A))
+    product = 2 * up @ down  # alpha 16, rank 8
+    assert adapter_norms(model)["blocks.3.attn.qkv"] == pytest.approx(float(product.norm()), rel=1e-5)
+
+
+@pytest.fixture(scope="module", name="runs")
+def _runs(tmp_path_factory: pytest.TempPathFactory, scene_shards: str) -> Path:
+    """Two short runs, of different rates, with everything on."""
+    out = tmp_path_factory.mktemp("runs")
+    pasted = write_pasted(out / "pasted")
+    shown = ("--validation.shards", scene_shards, "--validation.limit", "3")
+    shown += ("--validation.pasted", str(pasted), "--validation.scores", "RbA")
+    shown += ("--validation.select", "ap/RbA", "--loop.eval_every", "2", "--adapt.mode", "lora")
+    for name, rate in (("slow", "1e-4"), ("fast", "1e-2")):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        finetune(make_config(out, scene_shards, *shown, "--name", name, "--optim.lr", rate))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return out
+
+
+def test_every_group_has_its_rate_and_gradients_and_adapters_their_norms(runs: Path) -> None:
+    found = read_scalars(runs / "slow")
+    assert {
+        "lr/heads",
+        "lr/lora",
+        "grad_norm/heads",
+        "grad_norm/lora",
+        "lora/blocks.5.attn.proj",
+    } <= found.keys()
+    both = zip(found["grad_norm/heads"], found["grad_norm/lora"], found["grad_norm"], strict=True)
+    for (_, heads), (_, lora), (_, whole) in both:
+        assert (heads**2 + lora**2) ** 0.5 == pytest.approx(whole, rel=1e-3)
+
+
+def test_probes_are_shown_at_every_validation(runs: Path) -> None:
+    events = read_events(runs / "slow")
+    for tag in ("probes/scenes", "probes/pasted"):
+        shown = events.Images(tag)
+        assert [image.step for image in shown] == [2, 4]
+        picture = cv2.imdecode(np.frombuffer(shown[0].encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+        assert picture.shape[1] == 4 * 400 + 3 * 6
+        assert picture.shape[0] > 3 * 400
+
+
+def test_curves_and_histograms_say_what_was_measured(runs: Path) -> None:
+    events = read_events(runs / "slow")
+    curves = [make_ndarray(event.tensor_proto) for event in events.Tensors("precision_recall/RbA")]
+    assert len(curves) == 2
+    tp, fp, tn, fn, precision, recall = curves[-1]
+    steps = recall - np.append(recall[1:], 0)
+    ap = dict(read_scalars(runs / "slow")["validation/ap/RbA"])[4]
+    assert float((precision * steps).sum()) == pytest.approx(ap, abs=0.02)  # 127 points of it
+    assert (tp + fp + tn + fn).max() == (tp + fp + tn + fn).min()
+    for name, total in (("normal", tn[0] + fp[0]), ("anomalous", tp[0] + fn[0])):
+        histogram = events.Histograms(f"scores/RbA/{name}")[-1].histogram_value
+        assert histogram.num == sum(histogram.bucket) == total
+    assert "validation/gap/RbA" in events.Tags()["scalars"]
+
+
+def test_the_card_says_how_the_run_is_set_and_where_it_comes_from(runs: Path) -> None:
+    (card,) = read_events(runs / "slow").Tensors("run/text_summary")
+    text = make_ndarray(card.tensor_proto)[0].decode()
+    for part in (
+        "| commit |",
+        "| torch |",
+        "    optim:",
+        "      lr: 0.0001",
+        "parameters train",
+        "peak learning rat",
+    ):
+        assert part in text
+
+
+def test_runs_are_compared_by_their_settings_and_latest_values(runs: Path) -> None:
+    """Through the code that answers TensorBoard's tab HPARAMS."""
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(runs))
+    multiplexer.Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(runs))
+    context, request = backend_context.Context(TBContext(data_provider=provider)), RequestContext()
+    ask = api_pb2.ListSessionGroupsRequest(slice_size=9, allowed_statuses=[1, 2, 3, 0])
+    answer = list_session_groups.Handler(request, context, "", ask).run()
+    rates = sorted(group.hparams["optim.lr"].number_value for group in answer.session_groups)
+    assert rates == [1e-4, 1e-2]
+    for group in answer.session_groups:
+        name = "slow" if group.hparams["optim.lr"].number_value == 1e-4 else "fast"
+        tags = {metric.name.tag for metric in group.metric_values}
+        assert tags == {
+            "best/ap/RbA",
+            "validation/miou",
+            "validation/ap/RbA",
+            "validation/fpr95/RbA",
+            "loss/total",
+        }
+        (best,) = [m.value for m in group.metric_values if m.name.tag == "best/ap/RbA"]
+        assert best == read_scalars(runs / name)["best/ap/RbA"][-1][1]
+
+
+def test_what_is_switched_off_is_not_written(tmp_path: Path, scene_shards: str) -> None:
+    off = ("--tracking.groups", "False", "--tracking.probes", "0", "--tracking.curves", "False")
+    pasted = ("--validation.pasted", str(write_pasted(tmp_path / "pasted")), "--loop.eval_every", "2")
+    finetune(make_config(tmp_path, scene_shards, *pasted, *off, "--loop.steps", "2"))
+    tags = read_events(tmp_path / "run").Tags()
+    assert tags["images"] == tags["histograms"] == []
+    assert not any(tag.startswith("grad_norm/") for tag in tags["scalars"])
+    assert not any(tag.startswith("precision_recall") for tag in tags["tensors"])
+    assert "validation/ap/RbA" in tags["scalars"]
+    shutil.rmtree(tmp_path / "run")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    finetune(
+        make_config(tmp_path, scene_shards, *pasted, "--loop.steps", "2", "--tracking.tensorboard", "False")
+    )
+    assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+def test_counts_below_zero_are_refused() -> None:
+    with pytest.raises(InputError, match="tracking.probes: got -1; 0 or more are needed"):
+        TrackingConfig(probes=-1)

@@ -1,0 +1,149 @@
+"""Validation inside a run: the numbers of `jobs.evaluate`, and no way to choose on a benchmark."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from eval.sets.benchmarks import find_benchmark
+from eval.sets.pasted import RECORD_NAME, require_unseen
+from jobs.evaluate import EvaluateOptions, evaluate
+from jobs.finetune import finetune
+from outlier_paste.config import PasteConfig
+from shards.errors import InputError
+from tests.conftest import draw_scene
+from tests.trainer.event_files import read_scalars
+from tests.trainer.small_run import _fresh_accelerator, make_config  # noqa: F401
+from trainer.validation import ValidationConfig, open_validation
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def write_pasted(root: Path, bank: str = "bank", held_out: float = 0.1, count: int = 3) -> Path:
+    """Write what `jobs.paste_validation` writes: frames with a square each."""
+    for name in ("images", "labels_masks"):
+        (root / "PastedVal" / name).mkdir(parents=True)
+    for i in range(count):
+        image, _ = draw_scene(i)
+        mask = np.zeros(image.shape[:2], np.uint8)
+        image[10:22, 8:20], mask[10:22, 8:20] = (250, 20, 250), 1
+        cv2.imwrite(str(root / f"PastedVal/images/{i}.png"), image)
+        cv2.imwrite(str(root / f"PastedVal/labels_masks/{i}.png"), mask)
+    (root / RECORD_NAME).write_text(json.dumps({"bank": bank, "held_out": held_out}))
+    return root
+
+
+def test_a_run_is_measured_as_jobs_evaluate_measures_it(
+    tmp_path: Path, scene_shards: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same numbers, but images are resampled for intervals in an evaluation alone."""
+    caplog.set_level(logging.INFO)
+    pasted = write_pasted(tmp_path / "val")
+    extra = (
+        "--validation.shards",
+        scene_shards,
+        "--validation.pasted",
+        str(pasted),
+        "--loop.eval_every",
+        "2",
+    )
+    with monkeypatch.context() as without:
+        without.delattr("eval.metrics.bootstrap.draw_weights")
+        finetune(make_config(tmp_path, scene_shards, *extra))
+    found = read_scalars(tmp_path / "run")
+    assert [step for step, _ in found["validation/miou"]] == [2, 4]
+    options = EvaluateOptions(
+        checkpoint=tmp_path / "run",
+        datasets=pasted,
+        out=tmp_path / "eval",
+        scores=("MSP", "RbA"),
+        device="cpu",
+        components=False,
+        pictures=0,
+    )
+    for record in evaluate(options):
+        assert record.ap_ci is not None
+        for metric in ("ap", "fpr95"):
+            expected = getattr(record, metric)
+            assert found[f"validation/{metric}/{record.score}"][-1][1] == pytest.approx(expected, abs=1e-7)
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "validation at step 4: miou 0." in log
+    assert "ap/RbA 0." in log
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("name", "benchmark"),
+    [
+        ("RoadAnomaly21", "RoadAnomaly21"),
+        ("fs_static", "fs_static"),
+        ("lost_and_found", "LostAndFound"),
+        ("dataset_ObstacleTrack", "dataset_ObstacleTrack"),
+        ("BRAVO", "bravo"),
+        ("LostAndFound/train-*.tar", "LostAndFound"),
+        ("cityscapes", None),
+        ("val-{000000..000003}.tar", None),
+    ],
+)
+def test_benchmarks_are_known_by_their_names(tmp_path: Path, name: str, benchmark: str | None) -> None:
+    assert find_benchmark(tmp_path / "data" / name) == benchmark
+
+
+def test_nothing_is_chosen_on_a_benchmark(tmp_path: Path) -> None:
+    (tmp_path / "sets" / "fs_static").mkdir(parents=True)
+    message = (
+        "fs_static is a benchmark, on which nothing may be chosen; validation takes Cityscapes val, or what"
+    )
+    with pytest.raises(InputError, match=f"validation.pasted .*sets: {message}"):
+        open_validation(ValidationConfig(pasted=str(tmp_path / "sets")), PasteConfig())
+    with pytest.raises(InputError, match="validation.shards data/BRAVO: bravo is a benchmark"):
+        open_validation(ValidationConfig(shards=("data/BRAVO",)), PasteConfig())
+
+
+def test_a_benchmark_under_another_name_is_refused_too(tmp_path: Path) -> None:
+    pasted = write_pasted(tmp_path / "val")
+    (pasted / RECORD_NAME).unlink()
+    with pytest.raises(
+        InputError, match="no paste_validation.json in it; a folder that jobs.paste_validation"
+    ):
+        require_unseen(pasted, PasteConfig(), "validation.pasted")
+    shutil.rmtree(write_pasted(tmp_path / "other") / "PastedVal")
+    with pytest.raises(InputError, match="validation.pasted .*other: no folder PastedVal in it"):
+        require_unseen(tmp_path / "other", PasteConfig(), "validation.pasted")
+
+
+def test_objects_that_training_pastes_measure_nothing(tmp_path: Path) -> None:
+    pasted = write_pasted(tmp_path / "val", bank=str(tmp_path / "bank"), held_out=0.2)
+    paste = PasteConfig(bank=str(tmp_path / "bank"), probability=0.5, held_out=0.1)
+    with pytest.raises(InputError, match=r"the 0.2 of .*bank that were held out, but this run holds out 0.1"):
+        require_unseen(pasted, paste, "validation.pasted")
+    require_unseen(pasted, dataclasses.replace(paste, held_out=0.2), "validation.pasted")
+    require_unseen(pasted, dataclasses.replace(paste, bank="elsewhere"), "validation.pasted")
+    (pasted / RECORD_NAME).write_text(json.dumps({"bank": str(tmp_path / "bank"), "held_out": 0}))
+    with pytest.raises(
+        InputError, match="its objects are those of .*bank, which this run pastes in training"
+    ):
+        require_unseen(pasted, dataclasses.replace(paste, held_out=0.2), "validation.pasted")
+
+
+def test_scores_and_limits_are_checked() -> None:
+    with pytest.raises(InputError, match="validation.scores: unknown score 'RBA'; known scores: MSP"):
+        ValidationConfig(scores=("RBA",))
+    with pytest.raises(InputError, match="validation.limit must be 0 .all. or more, got -1"):
+        ValidationConfig(limit=-1)
+
+
+def test_a_score_that_the_model_cannot_answer_is_refused(tmp_path: Path, scene_shards: str) -> None:
+    extra = ("--validation.pasted", str(write_pasted(tmp_path / "val")), "--validation.scores", "MinDistance")
+    with pytest.raises(
+        InputError, match="validation.scores: the model has no class distances, which MinDist"
+    ):
+        finetune(make_config(tmp_path, scene_shards, *extra))
+    assert not (tmp_path / "run").exists()

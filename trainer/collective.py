@@ -1,0 +1,216 @@
+"""Collective checks: if one rank fails, all exit with its code; steps and weights that are not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
+from torch import Tensor, distributed, nn
+
+from shards.errors import InputError, ReportedError, StorageError
+from trainer.sharding import is_sharded, local
+
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
+"""What a full disk is to Python, to torch and to safetensors."""
+
+
+def raise_together(accelerator: Accelerator, error: ReportedError | None) -> None:
+    """Wait for all ranks, and leave on every one of them if any has an error.
+
+    A rank that left alone would have the others wait for it in their next exchange. The first rank with an
+    error raises it; the others leave with its exit code and without a word, so that it is said once.
+    """
+    if accelerator.num_processes == 1:
+        if error is not None:
+            raise error
+        return
+    codes: list[int] = gather_object([0 if error is None else error.exit_code])
+    first = next((rank for rank, code in enumerate(codes) if code), None)
+    if first is None:
+        return
+    if error is not None and first == accelerator.process_index:
+        raise error
+    raise SystemExit(codes[first])
+
+
+def require_agreement(accelerator: Accelerator, what: str, value: str) -> None:
+    """Check that all ranks see the same.
+
+    Raises:
+        InputError: they do not; most likely a folder is not shared by their machines.
+    """
+    if accelerator.num_processes == 1:
+        return
+    values: list[str] = gather_object([value])
+    other = next((rank for rank, theirs in enumerate(values) if theirs != values[0]), None)
+    if other is not None:
+        message = (
+            f"{what}: process 0 sees {values[0]}, process {other} sees {values[other]}; all must share it"
+        )
+        raise_together(accelerator, InputError(message))
+
+
+@contextmanager
+def writing(accelerator: Accelerator, what: str) -> Iterator[None]:
+    """Run a block that writes files, then wait for all ranks; if it failed on any, all leave.
+
+    Args:
+        what: said before the reason.
+
+    Raises:
+        StorageError: the block failed here, with one of `WRITE_ERRORS`.
+    """
+    error: ReportedError | None = None
+    try:
+        yield
+    except ReportedError as reported:
+        error = reported
+    except WRITE_ERRORS as cause:
+        error = StorageError(f"{what}: {explain_failure(cause)}")
+        error.__cause__ = cause
+    raise_together(accelerator, error)
+
+
+def explain_failure(error: Exception) -> str:
+    """Say in one line why something could not be written."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror} ({error.filename})" if error.filename else error.strerror
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+class DivergenceError(ReportedError, FloatingPointError):
+    """The loss, a gradient or a weight is NaN or infinite."""
+
+    exit_code = 70  # EX_SOFTWARE
+
+
+@dataclass(frozen=True)
+class BadStep:
+    """What of a step is not finite; the same on every rank."""
+
+    terms: tuple[str, ...]
+    """Loss terms that are NaN or infinite on some rank."""
+    grad_norm: float
+    values: Mapping[str, float]
+    """Every term's value over all ranks."""
+
+    def describe(self) -> str:
+        """Say what is not finite, and what the other terms were."""
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
+        blamed = f"loss terms not finite: {', '.join(self.terms)}" if self.terms else "all loss terms finite"
+        return f"gradient norm is {self.grad_norm}; {blamed}; {shown}"
+
+
+def find_bad_step(accelerator: Accelerator, sums: Mapping[str, Tensor], grad_norm: float) -> BadStep | None:
+    """Say what of a step is NaN or infinite on any rank; None for a good step. All ranks call it.
+
+    A gradient that overflowed in fp16 passes: the scaler leaves out the update by itself, and halves its
+    scale. Not so a term, which is not scaled, nor a gradient at a scale of 1 or less, which scaling cannot
+    have spoilt.
+
+    Args:
+        sums: this rank's loss terms.
+        grad_norm: before clipping, over all ranks.
+    """
+    bad = torch.stack([~torch.isfinite(value) for value in sums.values()]).float()
+    bad = accelerator.reduce(bad.to(accelerator.device), reduction="sum")
+    terms = tuple(name for name, count in zip(sums, bad.tolist(), strict=True) if count)
+    scaler = accelerator.scaler
+    overflow = scaler is not None and scaler.get_scale() > 1
+    if not terms and (math.isfinite(grad_norm) or overflow):
+        return None
+    totals = accelerator.reduce(dict(sums), reduction="sum")
+    return BadStep(terms, grad_norm, {name: float(value) for name, value in totals.items()})
+
+
+def drop_step(
+    accelerator: Accelerator,
+    optimizer: torch.optim.Optimizer,
+    bad: BadStep,
+    step: int,
+    keys: Sequence[str],
+    *,
+    may: bool,
+) -> str:
+    """Throw a bad step's gradients away and return what to say of it; weights and optimizer stay.
+
+    All ranks call it.
+
+    Args:
+        step: optimizer step, counted from 0, that was about to be taken.
+        keys: of this rank's samples.
+        may: False where no more bad steps may be skipped.
+
+    Raises:
+        DivergenceError: `may` is False.
+    """
+    everyone = gather_object(list(keys))
+    told = f"step {step}: {bad.describe()}; samples {', '.join(everyone)}"
+    if not may:
+        raise_together(accelerator, DivergenceError(told))
+    if accelerator.scaler is not None:
+        accelerator.scaler.update()  # it has looked at these gradients, and waits for the end of their step
+    optimizer.zero_grad()
+    return told
+
+
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class RanksDifferError(ReportedError, RuntimeError):
+    """Two ranks hold different weights: they train two models, and only one of them would be saved."""
+
+    exit_code = 70  # EX_SOFTWARE, as for a divergence: what is in memory is of no use
+
+
+def require_sound_weights(accelerator: Accelerator, model: nn.Module, step: int) -> None:
+    """Check that every parameter is finite and bit by bit the same on all ranks. All ranks call it.
+
+    Ranks start from the same weights and add the same averaged gradients, so nothing makes them differ but a
+    fault: memory, a driver, GPUs of two kinds, code that draws differently per rank.
+
+    Args:
+        model: without the wrapper of DistributedDataParallel; a parameter that is cut over the ranks exists
+            once, and must be finite only.
+        step: for the message.
+
+    Raises:
+        DivergenceError: a parameter is NaN or infinite on some rank.
+        RanksDifferError: a parameter differs.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    sharded = [is_sharded(parameter) for parameter in model.parameters()]
+    values = [local(parameter.detach()) for parameter in model.parameters()]
+    bad = torch.stack([~torch.isfinite(value).all() for value in values]).long()
+    sums = torch.stack([checksum(value) for value in values])
+    largest = torch.stack([bad, sums, -sums])
+    if accelerator.num_processes > 1:
+        distributed.all_reduce(largest, op=distributed.ReduceOp.MAX)
+    broken = [name for name, is_bad in zip(names, largest[0].tolist(), strict=True) if is_bad]
+    differing = (largest[1] != -largest[2]).tolist()
+    different = [
+        name for name, differs, cut in zip(names, differing, sharded, strict=True) if differs and not cut
+    ]
+    if broken:
+        told = f"step {step}: {_name(broken)} NaN or infinite; not saved"
+        raise_together(accelerator, DivergenceError(told))
+    if different:
+        ranks = f"all {accelerator.num_processes} processes"
+        told = f"step {step}: {_name(different)} not the same on {ranks}; not saved"
+        raise_together(accelerator, RanksDifferError(told))
+
+
+def checksum(value: Tensor) -> Tensor:
+    """Add up the bits of a tensor as whole numbers (modulo 2^64): exact, whatever the order of the sum."""
+    return value.contiguous().view(BITS[value.element_size()]).sum(dtype=torch.int64)
+
+
+def _name(names: list[str]) -> str:
+    more = f" and {len(names) - 1} more parameters" if len(names) > 1 else ""
+    return f"{names[0]}{more} {'are' if more else 'is'}"

@@ -1,0 +1,99 @@
+"""The configuration of one fine-tuning run: every section, each a dataclass that lives beside its owner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from models.adapt import AdaptConfig
+from models.eomt import ModelConfig
+from models.weights.checkpoint import InitConfig
+from outlier_paste.config import PasteConfig
+from shards.errors import InputError
+from shards.schema import NUM_CLASSES
+from shards.stream import StreamConfig
+from trainer.ema import EmaConfig
+from trainer.loop import LoopConfig
+from trainer.losses import OUTLIER_CLASS_TERM, LossConfig, build_loss
+from trainer.optim import OptimConfig
+from trainer.schedule import ScheduleConfig
+from trainer.tracking import TrackingConfig
+from trainer.validation import ValidationConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """Fine-tune EoMT on Cityscapes shards: `python -m jobs.finetune [CONFIG.yaml] [--section.setting value]`.
+
+    Everything goes to OUT/NAME/: config.yaml, provenance.json, log.txt, checkpoints/, tensorboard/. With
+    --resume a run that is there continues from its newest checkpoint (or starts, if there is none).
+
+    Exit codes: 0 done; 2 a wrong setting or file, or another run writes there; 70 the loss, a gradient or
+    a weight is no number; 74 the folder cannot be written; 75 asked to stop or out of time, and saved:
+    --resume goes on; 143 or 138 ended by a second SIGTERM or SIGUSR1; 1 a fault of this program. More in
+    docs/training.md.
+    """
+
+    name: str = "eomt"
+    """Name of the run and of its folder."""
+    out: str = "runs"
+    """Folder that holds runs."""
+    seed: int = 0
+    """Initial weights, order of the data, augmentation, paste and sampled points all follow from it."""
+    data: StreamConfig = field(default_factory=StreamConfig)
+    paste: PasteConfig = field(default_factory=PasteConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    init: InitConfig = field(default_factory=InitConfig)
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name or self.name.startswith("."):
+            raise InputError(f"name: got {self.name!r}; a folder name without / and leading dot is needed")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed must be in 0..{2**32 - 1}, got {self.seed}")
+        if self.model.num_classes not in (0, NUM_CLASSES):
+            raise InputError(
+                f"model.num_classes must be {NUM_CLASSES}, as many as the shards have, "
+                f"got {self.model.num_classes}; weights of another label set can start with "
+                f"--model.num_classes {NUM_CLASSES} --init.skip class_head"
+            )
+        if self.loss.outlier and self.paste.probability == 0:
+            raise InputError(
+                f"loss.outlier: there are no outliers for {', '.join(self.loss.outlier)}; set paste.bank and "
+                f"paste.probability, or leave loss.outlier empty"
+            )
+        if self.validation.select and not self.loop.eval_every:
+            raise InputError("validation.select: loop.eval_every is 0, so that nothing is ever measured")
+        self._check_class_head()
+        self._check_outlier_class()
+        if any(self.model.image_size) and self.data.crop != self.model.image_size:
+            raise InputError(
+                f"data.crop {list(self.data.crop)} and model.image_size {list(self.model.image_size)} "
+                f"differ; the model takes crops of its own size, and weights of another size are resampled "
+                f"if model.image_size says so"
+            )
+
+    def _check_class_head(self) -> None:
+        """Check that the classification loss and the class head speak of the same logits."""
+        needed = build_loss(self.loss).base.class_term.head
+        has = self.model.class_head or ("" if self.model.weights else "linear")  # "": the weights will tell
+        if has and has != needed:
+            fitting = "isomax_plus" if has == "isomax" else "cross_entropy or logit_norm"
+            raise InputError(
+                f"loss.classification: {self.loss.classification} needs model.class_head {needed}, "
+                f"not {has}; with {has} take {fitting}"
+            )
+
+    def _check_outlier_class(self) -> None:
+        """Check that the model has the class that loss term uno teaches."""
+        has = self.model.outlier_class or ("" if self.model.weights else "none")  # "": the weights will tell
+        if OUTLIER_CLASS_TERM in self.loss.outlier and has == "none":
+            raise InputError(
+                f"loss.outlier: {OUTLIER_CLASS_TERM} needs model.outlier_class trained, not none"
+            )

@@ -1,0 +1,131 @@
+"""The mask-classification objective: what EoMT and Mask2Former are trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from models.eomt import Prediction
+from shards.batch import Batch
+from shards.errors import InputError
+from trainer.losses.classification import ClassTerm
+from trainer.losses.matcher import MatchCosts, Matching, match_depths
+from trainer.losses.points import DrawnPoints, choose_points, draw_points, join_points
+from trainer.losses.targets import Segments, StepTotals, find_segments, sample_logits, sample_membership
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskOptions:
+    """Options of base objective `mask`."""
+
+    num_points: int = 12544
+    """Points per mask; EoMT uses 12544 (= 112²) for crops of 1024²."""
+    no_object_weight: float = 0.1
+    """Weight of "no object" in the classification loss, in (0, 1]."""
+    match_mask: float = 5.0
+    """Weight of the mask cost in the matching."""
+    match_dice: float = 5.0
+    """The same for dice."""
+    match_class: float = 2.0
+    """The same for the class."""
+
+    def __post_init__(self) -> None:
+        if self.num_points < 1:
+            raise InputError(f"loss.options.mask.num_points must be at least 1, got {self.num_points}")
+        if not 0 < self.no_object_weight <= 1:
+            raise InputError(
+                f"loss.options.mask.no_object_weight must be in (0, 1], got {self.no_object_weight}"
+            )
+
+
+class MaskLoss:
+    """Hungarian matching, then per matched mask point-sampled BCE and dice, and a classification loss.
+
+    Terms: `mask`, `dice`, `class`, each summed over the supervised depths. They are computed in float32
+    inside autocast and stay connected to the graph when a batch holds no class at all. The matcher reads the
+    plain class logits, whatever the classification loss makes of them.
+
+    Args:
+        class_term: what `class` is: the weighted mean of its losses of all queries.
+        outlier_class: whether outliers are segments like any other, of class `NUM_CLASSES` (UNO); otherwise
+            their pixels belong to no segment, and masks should leave them out.
+
+    Source: Mask2Former, Cheng et al., CVPR 2022; weights and points as EoMT. We differ: normalisers are the
+    totals of the whole step (see `StepTotals`), not of a micro-batch; masks are read off the label map.
+    """
+
+    terms: tuple[str, ...] = ("mask", "dice", "class")
+
+    def __init__(self, options: MaskOptions, class_term: ClassTerm, outlier_class: bool = False) -> None:
+        self.num_points = options.num_points
+        self.no_object_weight = options.no_object_weight
+        self.costs = MatchCosts(mask=options.match_mask, dice=options.match_dice, class_=options.match_class)
+        self.class_term = class_term
+        self.outlier_class = outlier_class
+
+    def __call__(
+        self, prediction: Prediction, batch: Batch, totals: StepTotals, generators: Sequence[torch.Generator]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Return this batch's share of the step's terms."""
+        segments = find_segments(batch.label, self.outlier_class)
+        num_masks = totals.masks + (totals.outlier_masks if self.outlier_class else 0)
+        depths = list(zip(prediction.mask_logits, prediction.class_logits, strict=True))
+        num_queries, device = depths[0][1].shape[1], depths[0][0].device
+        counts = [min(count, num_queries) for count in segments.per_image]
+        points = [draw_points(counts, self.num_points, generators, device) for _ in depths]
+        matching = match_depths(depths, segments, self.costs, [drawn.matching for drawn in points])
+        with torch.autocast(device.type, enabled=False):
+            bce, dice = self._mask_terms(prediction.mask_logits, segments, matching, join_points(points))
+            classes = torch.stack(prediction.class_logits)
+            class_loss = self._class_loss(classes, segments, matching, totals.images, num_masks)
+        divisor = max(num_masks, 1.0)
+        return {"mask": bce / divisor, "dice": dice / divisor, "class": class_loss}
+
+    def floors(self, prediction: Prediction) -> dict[str, float]:
+        """Return what `class` cannot get below, over all depths of `prediction`; nothing if that is 0.
+
+        A weighted mean of losses has the floor of each. It holds where the divisor is the sum of the weights:
+        no image has more segments than queries, and the weights add up to 1 at least.
+        """
+        floor = sum(self.class_term.floor(classes.shape[-1]) for classes in prediction.class_logits)
+        return {"class": floor} if floor else {}
+
+    def _mask_terms(
+        self, mask_logits: Sequence[Tensor], segments: Segments, matching: Matching, drawn: DrawnPoints
+    ) -> tuple[Tensor, Tensor]:
+        """Sum BCE and dice over the matched masks of all depths."""
+        image = segments.image_index[matching.segment]  # (L, n); n = 0 keeps the graph
+        chosen = zip(mask_logits, image, matching.query, strict=True)
+        matched = torch.cat([masks[i, query] for masks, i, query in chosen]).float()  # (L * n, h, w)
+        points = choose_points(matched.detach(), drawn)
+        target = sample_membership(segments, matching.segment.flatten(), points)  # (L * n, P)
+        logits = sample_logits(matched, points)
+        bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1).sum()
+        share = logits.sigmoid()
+        dice = 1 - (2 * (share * target).sum(1) + 1) / (share.sum(1) + target.sum(1) + 1)
+        return bce, dice.sum()
+
+    def _class_loss(
+        self,
+        class_logits: Float[Tensor, "L B Q C1"],
+        segments: Segments,
+        matching: Matching,
+        num_images: float,
+        num_masks: float,
+    ) -> Tensor:
+        """Weighted mean of all queries' losses, summed over depths; unmatched ones should say "no object"."""
+        num_queries, no_object = class_logits.shape[2], class_logits.shape[3] - 1
+        target = torch.full(class_logits.shape[:3], no_object, device=class_logits.device)  # (L, B, Q)
+        depth = torch.arange(len(class_logits), device=class_logits.device)[:, None]
+        image, class_id = segments.image_index[matching.segment], segments.class_id[matching.segment]
+        target[depth, image, matching.query] = class_id
+        weight = torch.ones(no_object + 1, device=class_logits.device)
+        weight[no_object] = self.no_object_weight
+        losses = self.class_term(class_logits.flatten(0, 2), target.flatten(), weight)
+        unmatched = max(num_images * num_queries - num_masks, 0.0)
+        return losses / max(num_masks + self.no_object_weight * unmatched, 1.0)
