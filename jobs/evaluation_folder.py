@@ -140,7 +140,7 @@ def evaluation_folder(out: Path, earlier: Earlier, ranks: Ranks) -> Iterator[Eva
     make_folder(out / CELLS)
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(hold_lock(out / CELLS / LOCK, wait_s=0, owner=this_process()))
+            held.enter_context(hold_lock(out / CELLS / LOCK, wait_s=0.0, owner=this_process()))
         except LockTaken:
             raise InputError(f"--out {out}: another evaluation is writing to it") from None
         try:
