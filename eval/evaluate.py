@@ -33,9 +33,9 @@ from eval.predict.strips import PixelAnswers, answer_pixels
 from eval.predict.windows import Segment, resize_image, segment_in_windows, to_tensor
 from eval.protocol import Protocol
 from eval.ranks import ALONE, Ranks
-from eval.report.figures import Exhibit, choose_exhibits, shrink_exhibit
-from eval.report.gallery import choose_extremes, make_gallery
+from eval.report.figures import Example, choose_examples
 from eval.report.record import Record
+from eval.report.slices import analyse_errors, choose_extremes
 from eval.sets.registry import Frame, TestSet, read_image, read_target, require_same_size, resize_target
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Pass:
     @property
     def exhibits(self) -> frozenset[int]:
         """Positions of the frames that the picture shows."""
-        return choose_exhibits(len(self.test_set), self.num_exhibits)
+        return choose_examples(len(self.test_set), self.num_exhibits)
 
 
 def evaluate_test_set(
@@ -111,7 +111,7 @@ def evaluate_test_set(
     protocols = [protocols] if isinstance(protocols, Protocol) else list(protocols)
     answer = answer_by_windows(segment, window, windows_at_once, scores)
     cells: list[Cell] = []
-    exhibits: list[Exhibit] = []
+    exhibits: list[Example] = []
     for size in dict.fromkeys(protocol.size for protocol in protocols):
         of_size = [protocol for protocol in protocols if protocol.size == size]
         over = Pass(
@@ -207,15 +207,14 @@ def _read(
     return resize_image(to_tensor(image), size).permute(1, 2, 0).numpy(), resize_target(target, size)
 
 
-def make_exhibits(over: Pass, maps: MapStore) -> list[Exhibit]:
+def make_exhibits(over: Pass, maps: MapStore) -> list[Example]:
     """Shrink the frames that the picture shows."""
     exhibits = []
     for i in sorted(over.exhibits):
         image, target = over.read(i)
         found = {name: maps.scores(i, name) for name in over.scores}
-        exhibits.append(
-            shrink_exhibit(over.test_set.frames[i].stem, image, target, maps.prediction(i), found)
-        )
+        stem = over.test_set.frames[i].stem
+        exhibits.append(Example(stem, image, target, maps.prediction(i), found).shrink())
     return exhibits
 
 
@@ -229,8 +228,8 @@ def _add_galleries(
     by_name = {protocol.name: protocol for protocol in protocols}
     found = []
     for cell, extremes in zip(cells, chosen, strict=True):
-        of_cell = cell.images, cell.measurement, cell.record.score, cell.stems
-        gallery = make_gallery(maps, images, extremes, *of_cell, by_name[cell.record.protocol])
+        of_cell = cell.images, cell.measurement.fpr95_threshold, cell.record.score, cell.stems
+        gallery = analyse_errors(maps, images, extremes, *of_cell, by_name[cell.record.protocol])
         found.append(cell._replace(gallery=gallery))
     return found
 

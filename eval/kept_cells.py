@@ -15,9 +15,8 @@ from eval.metrics.binned import ImageCounts
 from eval.metrics.curve import PixelMetrics
 from eval.metrics.distribution import ScoreDistribution
 from eval.metrics.measure import ImageMetrics, Measurement
-from eval.report.gallery import Gallery
 from eval.report.record import parse_record
-from eval.report.slices import Slice
+from eval.report.slices import ErrorAnalysis, Slice
 
 _COUNTS = ("images", "positives", "negatives", "single")
 _HISTOGRAMS = ("edges", "normal", "anomalous")
@@ -92,5 +91,5 @@ def _unpack_cell(head: Any, arrays: dict[str, np.ndarray], prefix: str, subject:
     gallery = None
     if head["slices"] is not None:
         slices = {Slice(kind, name): (share, number) for kind, name, share, number in head["slices"]}
-        gallery = Gallery(arrays[prefix + "frames"].tobytes(), slices)
+        gallery = ErrorAnalysis(arrays[prefix + "frames"].tobytes(), slices)
     return Cell(subject.sign(record), measurement, images, head["stems"], head["folder"], gallery)

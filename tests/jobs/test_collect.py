@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from eval.metrics.binned import count_images
-from eval.report.record import MISSING, Record, parse_json, render_json
+from eval.report.record import Record, parse_json, render_json
+from eval.report.tables import MISSING
 from eval.sketch import Sketch, sketch_path, write_sketch
 from jobs.collect import main
 from shards.errors import InputError

@@ -151,5 +151,5 @@ def test_rows_of_one_group_are_not_compared_in_the_miou_they_share() -> None:
 def test_a_table_without_differences_is_left_as_it_is() -> None:
     groups = [SeedGroup("a", [SeedRun([record(0.2)], 0)])]
     tables = build_seed_tables(groups)
-    assert mark_tables(tables, ["native"], find_differences(groups)) == tables
+    assert mark_tables(tables, find_differences(groups)) == tables
     assert list_differences([]) == ""

@@ -7,12 +7,10 @@ import re
 import numpy as np
 
 from eval.cell import Cell
-from eval.metrics.curve import PixelMetrics
 from eval.metrics.measure import ImageMetrics, measure_score
 from eval.pool import ScorePool
 from eval.protocol import get_protocol
-from eval.report.figures import encode_png
-from eval.report.gallery import choose_extremes, curve_lines
+from eval.report.figures import curve_lines, encode_png
 from eval.report.page import render_page
 from eval.report.record import Record
 
@@ -51,21 +49,9 @@ def test_names_are_text_not_markup():
 
 
 def test_curves_end_at_full_recall_and_hold_the_metric():
-    (recall, precision), (fpr, tpr) = curve_lines(drawn_cell("m").measurement)
-    assert (recall[-1], fpr[-1], tpr[-1]) == (1, 1, 1)
+    measured = drawn_cell("m").measurement
+    recall, precision, fpr = curve_lines(measured.counts)
+    assert (recall[-1], fpr[-1]) == (1, 1)
     assert (np.diff(recall) >= 0).all()
     area = float((np.diff(recall, prepend=0) * precision).sum())
-    assert abs(area - drawn_cell("m").measurement.metrics.ap) < 1e-9  # 1200 pixels: the sketch is exact
-
-
-def test_extremes_are_the_best_and_the_worst_and_no_frame_twice():
-    def row(image: int, ap: float | None) -> ImageMetrics:
-        metrics = None if ap is None else PixelMetrics(ap, 0, 0, 0, 0)
-        return ImageMetrics(image, 1, 1, metrics)
-
-    rows = [row(0, 0.5), row(1, None), row(2, 0.9), row(3, 0.1), row(4, 0.6), row(5, 0.2)]
-    assert [(which, r.image) for which, r in choose_extremes(rows)] == [
-        ("best", 2), ("best", 4), ("worst", 5), ("worst", 3),
-    ]  # fmt: skip
-    assert [r.image for _, r in choose_extremes(rows[:3])] == [2, 0]
-    assert choose_extremes([row(0, None)]) == []
+    assert abs(area - measured.metrics.ap) < 1e-9  # 1200 pixels: the sketch is exact

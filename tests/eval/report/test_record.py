@@ -9,15 +9,8 @@ import json
 
 import pytest
 
-from eval.report.record import (
-    FIELDS,
-    Record,
-    parse_json,
-    render_csv,
-    render_json,
-    render_latex,
-    render_markdown,
-)
+from eval.report.record import FIELDS, Record, parse_json, render_csv, render_json
+from eval.report.tables import render_latex, render_markdown
 from eval.sets.registry import TEST_SETS
 from shards.errors import InputError
 
