@@ -239,22 +239,21 @@ def _measure(
     over: Pass, pool: ScorePool, maps: MapStore | None, score: str, protocol: Protocol, subject: Subject
 ) -> Cell:
     test_set = over.test_set
-    measured = measure_score(pool, score, protocol, intervals=over.intervals)
+    images = pool.sorted_images(score)
+    measured = measure_score(images, protocol, intervals=over.intervals)
     if measured.tied > _MANY_TIES:
         logger.warning(
             "%s, %s, protocol %s: %.1f %% of the normal pixels have exactly the score where FPR95 is read; "
             "FPR95 says little there",
             test_set.name, score, protocol.name, 100 * measured.tied,
         )  # fmt: skip
-    rows = measure_images(pool, score, protocol)
+    rows = measure_images(images, protocol)
     found = None
     if maps is not None:
         smallest = SMALLEST_SEGMENTS.get(test_set.convention.folder, DEFAULT_SEGMENTS)
-        counted = [row.image for row in rows]
+        frames = ((maps.scores(row.image, score), maps.target(row.image)) for row in rows)
         threshold = measured.metrics.f1_threshold
-        found = measure_components(
-            maps, counted, score, threshold, protocol, smallest, intervals=over.intervals
-        )
+        found = measure_components(frames, threshold, protocol, smallest, intervals=over.intervals)
     record = _record(subject, score, test_set.name, protocol.name, measured, found)
     stems = [frame.stem for frame in test_set.frames]
     return Cell(record, measured, rows, stems, test_set.convention.folder)

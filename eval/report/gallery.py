@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from eval.maps import MapStore
-from eval.metrics.measure import ImageMetrics, Measurement, read_map
+from eval.metrics.measure import ImageMetrics, Measurement, round_map
 from eval.protocol import Protocol
 from eval.report.curves import FrameView, Line, plot_frames
 from eval.report.figures import PANEL_WIDTH, color_scores, draw_target
@@ -62,7 +62,7 @@ def make_gallery(
     for row in rows:
         image = row.image
         counts += count_slices(
-            read_map(maps, image, score, protocol),
+            round_map(maps.scores(image, score), protocol),
             maps.target(image),
             maps.prediction(image),
             measured.fpr95_threshold,
