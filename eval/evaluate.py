@@ -6,6 +6,7 @@ their evidence and, behind it, the maps of those scores that evidence does not s
 
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
 import tempfile
@@ -35,7 +36,7 @@ from eval.protocol import Protocol
 from eval.ranks import ALONE, Ranks
 from eval.report.figures import Example, choose_examples
 from eval.report.record import Record
-from eval.report.slices import analyse_errors, choose_extremes
+from eval.report.slices import FrameMaps, analyse_errors
 from eval.sets.registry import Frame, TestSet, read_image, read_target, require_same_size, resize_target
 
 logger = logging.getLogger(__name__)
@@ -222,14 +223,17 @@ def _add_galleries(
     over: Pass, cells: Sequence[Cell], maps: MapStore, protocols: Sequence[Protocol]
 ) -> list[Cell]:
     """Add pictures and slices; each protocol has its own threshold, images that count and float type."""
-    chosen = [choose_extremes(cell.images) for cell in cells]
-    positions = {row.image for rows in chosen for _, row in rows}
-    images = {i: over.read(i)[0] for i in sorted(positions)}
     by_name = {protocol.name: protocol for protocol in protocols}
+    read_image = functools.cache(lambda image: over.read(image)[0])
     found = []
-    for cell, extremes in zip(cells, chosen, strict=True):
-        of_cell = cell.images, cell.measurement.fpr95_threshold, cell.record.score, cell.stems
-        gallery = analyse_errors(maps, images, extremes, *of_cell, by_name[cell.record.protocol])
+    for cell in cells:
+        score, threshold = cell.record.score, cell.measurement.fpr95_threshold
+
+        def read_maps(image: int, score: str = score) -> FrameMaps:
+            return maps.scores(image, score), maps.target(image), maps.prediction(image)
+
+        protocol = by_name[cell.record.protocol]
+        gallery = analyse_errors(score, threshold, protocol, cell.images, cell.stems, read_maps, read_image)
         found.append(cell._replace(gallery=gallery))
     return found
 
@@ -238,22 +242,21 @@ def _measure(
     over: Pass, pool: ScorePool, maps: MapStore | None, score: str, protocol: Protocol, subject: Subject
 ) -> Cell:
     test_set = over.test_set
-    measured = measure_score(pool, score, protocol, intervals=over.intervals)
+    images = pool.sorted_images(score)
+    measured = measure_score(images, protocol, intervals=over.intervals)
     if measured.tied > _MANY_TIES:
         logger.warning(
             "%s, %s, protocol %s: %.1f %% of the normal pixels have exactly the score where FPR95 is read; "
             "FPR95 says little there",
             test_set.name, score, protocol.name, 100 * measured.tied,
         )  # fmt: skip
-    rows = measure_images(pool, score, protocol)
+    rows = measure_images(images, protocol)
     found = None
     if maps is not None:
         smallest = SMALLEST_SEGMENTS.get(test_set.convention.folder, DEFAULT_SEGMENTS)
-        counted = [row.image for row in rows]
+        frames = ((maps.scores(row.image, score), maps.target(row.image)) for row in rows)
         threshold = measured.metrics.f1_threshold
-        found = measure_components(
-            maps, counted, score, threshold, protocol, smallest, intervals=over.intervals
-        )
+        found = measure_components(frames, threshold, protocol, smallest, intervals=over.intervals)
     record = _record(subject, score, test_set.name, protocol.name, measured, found)
     stems = [frame.stem for frame in test_set.frames]
     return Cell(record, measured, rows, stems, test_set.convention.folder)

@@ -7,19 +7,20 @@ threshold per set, that of FPR95: 95 % of the anomalous pixels of the set are fo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from eval.maps import MapStore
-from eval.metrics.measure import ImageMetrics, read_map
+from eval.metrics.measure import ImageMetrics, round_map
 from eval.protocol import Protocol
 from eval.report.figures import Example, plot_frames
 from shards.schema import ANOMALY, CITYSCAPES_CLASSES, NORMAL
 
+FrameMaps = tuple[Float32[np.ndarray, "H W"], UInt8[np.ndarray, "H W"], UInt8[np.ndarray, "H W"]]
+"""Scores, target and predicted train ids."""
 NUM_EXTREMES = 2
 SIZES = ((0, 1_000, "below 1,000 px"), (1_000, 10_000, "1,000 to 10,000 px"), (10_000, 1 << 62, "above"))
 """Area of the connected anomaly that a pixel belongs to."""
@@ -57,35 +58,34 @@ def choose_extremes(rows: Sequence[ImageMetrics]) -> list[tuple[str, ImageMetric
 
 
 def analyse_errors(
-    maps: MapStore,
-    images: Mapping[int, UInt8[np.ndarray, "H W 3"]],
-    chosen: Sequence[tuple[str, ImageMetrics]],
-    rows: Sequence[ImageMetrics],
-    threshold: float,
     score: str,
-    stems: Sequence[str],
+    threshold: float,
     protocol: Protocol,
+    rows: Sequence[ImageMetrics],
+    stems: Sequence[str],
+    read_maps: Callable[[int], FrameMaps],
+    read_image: Callable[[int], UInt8[np.ndarray, "H W 3"]],
 ) -> ErrorAnalysis:
-    """Draw the chosen frames and count the slices of all.
+    """Draw the best and worst frames and count the slices of all.
 
     Args:
-        images: pictures of the chosen frames, by position.
-        chosen: as `choose_extremes` returns.
-        rows: all frames that count.
-        threshold: of FPR95.
-        stems: names of the frames, by position.
+        threshold: that of FPR95.
+        rows: all images that count.
+        stems: their names, by position in the set.
+        read_maps: position in the set -> score map in float32, target and predicted train ids.
+        read_image: position in the set -> image, sRGB.
     """
     counts: Counter[tuple[Slice, bool]] = Counter()
-    for image in (row.image for row in rows):
-        scores = read_map(maps, image, score, protocol)
-        counts += count_slices(scores, maps.target(image), maps.prediction(image), threshold)
+    for row in rows:
+        scores, target, prediction = read_maps(row.image)
+        counts += count_slices(round_map(scores, protocol), target, prediction, threshold)
     frames = []
-    for which, row in chosen:
-        image, metrics = row.image, row.metrics
-        assert metrics is not None
-        title = f"{which}: {stems[image]}, AP {100 * metrics.ap:.1f}, FPR95 {100 * metrics.fpr95:.1f}"
-        shown = {score: maps.scores(image, score)}
-        frames.append(Example(title, images[image], maps.target(image), maps.prediction(image), shown))
+    for which, row in choose_extremes(rows):
+        assert row.metrics is not None
+        numbers = f"AP {100 * row.metrics.ap:.1f}, FPR95 {100 * row.metrics.fpr95:.1f}"
+        scores, target, prediction = read_maps(row.image)
+        title = f"{which}: {stems[row.image]}, {numbers}"
+        frames.append(Example(title, read_image(row.image), target, prediction, {score: scores}))
     return ErrorAnalysis(plot_frames(frames) if frames else b"", shares(counts))
 
 

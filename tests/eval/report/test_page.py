@@ -21,7 +21,7 @@ def drawn_cell(model: str) -> Cell:
         for _ in range(3):
             target = rng.choice(np.array([0, 1], np.uint8), (20, 20), p=[0.8, 0.2])
             pool.add({"MSP": (rng.normal(size=(20, 20)) + target).astype(np.float32)}, target)
-        measured = measure_score(pool, "MSP", get_protocol("native"))
+        measured = measure_score(pool.sorted_images("MSP"), get_protocol("native"))
     record = Record(
         model=model, checkpoint="c", score="MSP", temperature=1.0, temperature_from=None, dataset="Mine",
         protocol="native", num_images=3, num_pixels=1200, ap=0.5, ap_ci=(0.25, 0.75), fpr95=0.125,
