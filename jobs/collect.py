@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,13 +75,10 @@ def collect(options: CollectOptions) -> str:
         latex_tables(tables),
         render_differences(differences),
     )
-    if options.replace and options.out.is_dir():
+    is_replaced = options.replace and options.out.is_dir()
+    with nullcontext(options.out) if is_replaced else staged_folder(options.out) as folder:
         for name, text in zip(OUTPUTS, texts, strict=True):
-            write_atomically(options.out / name, text)
-    else:
-        with staged_folder(options.out) as folder:
-            for name, text in zip(OUTPUTS, texts, strict=True):
-                (folder / name).write_text(text, encoding="utf-8")
+            write_atomically(folder / name, text)
     logger.info("%s: %d runs, %d missing", options.out, len(runs), len(missing))
     return markdown
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from eval.report.record import Record
 from eval.report.seeds import Comparison, SeedGroup, SeedRow, SeedRun, compare_seeds, lay_out_tables
 from eval.report.tables import Column, Table, markdown_row
 from eval.sketch import METRICS, Resampled, compare_resampled, read_sketch, resample_sketch, sketch_path
+from shards.files import to_json
 
 NOT_SUPPORTED, NO_TEST = "†", "‡"
 MIN_IMAGES = 6
@@ -179,7 +179,7 @@ def _mark(table: Table, differences: Sequence[Difference]) -> Table:
 
 def render_differences(differences: Sequence[Difference]) -> str:
     """Render `differences.json`: a list of flat objects, missing values null."""
-    return json.dumps([dataclasses.asdict(d) for d in differences], indent=1, allow_nan=False) + "\n"
+    return to_json(differences, allow_nan=False)
 
 
 def list_differences(differences: Sequence[Difference]) -> str:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shards.errors import InputError
+from shards.files import from_json, to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,43 +60,14 @@ class Record:
         return f"{self.score} (T = {self.temperature:g}{chosen})"
 
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Record))
-_INTERVALS = tuple(name for name in FIELDS if name.endswith("_ci"))
-_NEEDED = frozenset(f.name for f in dataclasses.fields(Record) if f.default is dataclasses.MISSING)
-
-
 def render_json(records: Sequence[Record]) -> str:
     """Render `results.json`: a list of flat objects, missing values null."""
-    return json.dumps([dataclasses.asdict(record) for record in records], indent=1, allow_nan=False) + "\n"
+    return to_json(records, allow_nan=False)
 
 
 def parse_json(text: str, where: str) -> list[Record]:
-    """Read `results.json` back; `where` is its name, for messages.
-
-    Raises:
-        InputError: the text is no list of records.
-    """
-    try:
-        entries = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not JSON: {error}") from None
-    if not isinstance(entries, list):
-        raise InputError(f"{where}: expected a list of records, got {type(entries).__name__}")
-    return [parse_record(entry, f"{where}: record {i}") for i, entry in enumerate(entries)]
-
-
-def parse_record(entry: Any, where: str) -> Record:
-    """Read one object of `results.json`; `where` is file and position, for messages.
-
-    Raises:
-        InputError: it is no record.
-    """
-    if not isinstance(entry, dict) or not _NEEDED <= set(entry) <= set(FIELDS):
-        wrong = (_NEEDED - set(entry)) | (set(entry) - set(FIELDS)) if isinstance(entry, dict) else set()
-        given = ", ".join(sorted(wrong)) if isinstance(entry, dict) else repr(entry)
-        raise InputError(f"{where}: fields differ from the format ({given}); expected {', '.join(FIELDS)}")
-    intervals = {name: tuple(entry[name]) if entry.get(name) else None for name in _INTERVALS}
-    return Record(**{**entry, **intervals})
+    """Read `results.json` back; an InputError opens with `where`, its name."""
+    return from_json(list[Record], text, where)
 
 
 def render_csv(records: Sequence[Record]) -> str:
@@ -106,7 +76,7 @@ def render_csv(records: Sequence[Record]) -> str:
     for record in records:
         row: dict[str, Any] = {}
         for name, value in dataclasses.asdict(record).items():
-            if name in _INTERVALS:
+            if name.endswith("_ci"):
                 row[f"{name}_low"], row[f"{name}_high"] = value or (None, None)
             else:
                 row[name] = value

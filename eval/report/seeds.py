@@ -13,11 +13,11 @@ import numpy as np
 import scipy.stats
 import yaml
 
-from eval.report.record import Record, parse_json
+from eval.report.record import Record
 from eval.report.tables import Column, Estimate, Table, build_table, list_columns
 from shards.errors import InputError
+from shards.files import read_json
 
-LEVEL = 0.95
 OWN_SETTINGS = ("name", "out", "seed")
 """Settings in which runs of one group may differ."""
 SEED_IN_NAME = re.compile(r"[-_,.]?seed[=_-]?\d+$")
@@ -49,8 +49,8 @@ def estimate(values: Sequence[float | None]) -> Estimate | None:
     return Estimate(float(np.mean(measured)), float(np.std(measured, ddof=1)) if len(measured) > 1 else None)
 
 
-def compare_seeds(first: Sequence[float], second: Sequence[float], level: float = LEVEL) -> Comparison:
-    """Compare two methods by Student's paired interval: mean ± t(n - 1) · s / √n of the differences.
+def compare_seeds(first: Sequence[float], second: Sequence[float]) -> Comparison:
+    """Compare two methods by Student's paired 95 % interval: mean ± t(n - 1) · s / √n of the differences.
 
     With three seeds t is 4.3: a difference has to be 2.5 times its spread to be supported.
 
@@ -68,7 +68,7 @@ def compare_seeds(first: Sequence[float], second: Sequence[float], level: float 
     margin = math.inf
     if count > 1:
         deviation = float(differences.std(ddof=1))
-        margin = float(scipy.stats.t.ppf((1 + level) / 2, count - 1)) * deviation / math.sqrt(count)
+        margin = float(scipy.stats.t.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
     return Comparison(mean, mean - margin, mean + margin, "seeds", count)
 
 
@@ -99,7 +99,7 @@ def read_run(results: Path) -> SeedRun:
     Raises:
         InputError: a file is damaged.
     """
-    records = parse_json(results.read_text(encoding="utf-8"), str(results))
+    records: list[Record] = read_json(list[Record], results)
     folder = results.parent.parent if results.parent.name == "eval" else results.parent
     path = folder / "config.yaml"
     if not path.is_file():

@@ -12,7 +12,7 @@ from eval.pool import ScorePool
 from eval.protocol import get_protocol
 from eval.report.figures import curve_lines, encode_png
 from eval.report.page import render_page
-from eval.report.record import Record
+from tests.support.records import make_record
 
 
 def drawn_cell(model: str) -> Cell:
@@ -22,11 +22,7 @@ def drawn_cell(model: str) -> Cell:
             target = rng.choice(np.array([0, 1], np.uint8), (20, 20), p=[0.8, 0.2])
             pool.add({"MSP": (rng.normal(size=(20, 20)) + target).astype(np.float32)}, target)
         measured = measure_score(pool.sorted_images("MSP"), get_protocol("native"))
-    record = Record(
-        model=model, checkpoint="c", score="MSP", temperature=1.0, temperature_from=None, dataset="Mine",
-        protocol="native", num_images=3, num_pixels=1200, ap=0.5, ap_ci=(0.25, 0.75), fpr95=0.125,
-        fpr95_ci=None, auroc=0.9, miou=None,
-    )  # fmt: skip
+    record = make_record(model=model, dataset="Mine", ap=0.5, ap_ci=(0.25, 0.75), fpr95=0.125)
     rows = [ImageMetrics(i, 300, 100, measured.metrics) for i in range(3)]
     return Cell(record, measured, rows, ["a", "b<c", "d"], "mine")
 

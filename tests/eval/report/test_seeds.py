@@ -12,16 +12,11 @@ import scipy.stats
 from eval.report.record import Record
 from eval.report.seeds import SeedGroup, SeedRun, build_seed_tables, compare_seeds, estimate
 from eval.report.tables import MISSING, markdown_tables
+from tests.support.records import make_record
 
 
-def record(
-    ap: float | None, *, dataset: str = "SMIYC RA-21", score: str = "MSP", miou: float | None = None
-) -> Record:
-    return Record(
-        model="m", checkpoint="c", score=score, temperature=1.0, temperature_from=None, dataset=dataset,
-        protocol="native", num_images=1, num_pixels=4, ap=ap, ap_ci=None, fpr95=ap, fpr95_ci=None, auroc=None,
-        miou=miou,
-    )  # fmt: skip
+def record(ap: float | None, **changes: object) -> Record:
+    return make_record(model="m", ap=ap, fpr95=ap, **changes)
 
 
 def test_mean_and_spread_are_those_of_the_standard_library() -> None:
@@ -60,7 +55,7 @@ def test_a_group_is_a_row_per_method_and_the_best_mean_is_marked() -> None:
 def test_protocols_are_never_mixed_and_unknown_sets_get_columns() -> None:
     tables = build_seed_tables([SeedGroup("m", [SeedRun([record(0.5, dataset="Mine")])])])
     assert tables[0].header[-2:] == ("Mine AuPRC", "Mine FPR95")
-    other = Record(**{**record(0.1).__dict__, "protocol": "smiyc"})
+    other = record(0.1, protocol="smiyc")
     assert len(build_seed_tables([SeedGroup("m", [SeedRun([record(0.5)]), SeedRun([other])])])) == 2
 
 
