@@ -29,10 +29,6 @@ from shards.errors import InputError
 from shards.picture import MAX_PIXELS
 
 NAME = "smiyc"
-_TRACKS = {
-    "dataset_AnomalyTrack": ("AnomalyTrack-all", TEST_SETS["RoadAnomaly21"]),
-    "dataset_ObstacleTrack": ("ObstacleTrack-all", TEST_SETS["RoadObsticle21"]),
-}
 KNOWN_COUNTS = {"AnomalyTrack-all": 110, "LostAndFound-train": 1036, "LostAndFound-test": 1203}
 """Images of each split, as the toolkit expects them; of ObstacleTrack-all it names none (330 to 452)."""
 _FILE = re.compile(r"anomaly_p/(?P<method>[^/]+)/(?P<key>[^/]+/[^/]+)\.hdf5")
@@ -45,9 +41,10 @@ def find_pictures(root: Path, _parts: Sequence[str] = ()) -> tuple[Picture, ...]
     Fishyscapes.
     """
     found = []
-    for name, (part, convention) in _TRACKS.items():
-        if (root / name / "images").is_dir():
-            found += _list_track(root / name, part, convention)
+    for convention in TEST_SETS.values():
+        if convention.smiyc and convention.official is not None:
+            folder = root / convention.official.places[0]
+            found += _list_track(folder, convention.smiyc, convention) if (folder / "images").is_dir() else []
     for name in LOST_AND_FOUND:
         if not (root / name / "gtCoarse").is_dir():
             continue
