@@ -146,17 +146,6 @@ VALIDATION_SETS = _by_folder(Convention("PastedVal", "Pasted val", is_benchmark=
 """Sets on which temperature, threshold and checkpoint may be chosen: Cityscapes val with objects that
 training never pasted, as `jobs.paste_validation` writes them. No benchmark; no column where it is absent."""
 
-_UNREAD_BENCHMARKS = (
-    "LostAndFound",
-    "RoadObstacle21",
-    "SegmentMeIfYouCan",
-    "Fishyscapes",
-    "bravo",
-    "ACDC",
-    "StreetHazards",
-)
-"""Folders of benchmarks that we do not read, or read under another name."""
-
 
 @dataclass(frozen=True)
 class TestSet:
@@ -212,7 +201,7 @@ def find_test_sets(
     for passed_over in hidden:
         logger.info("%s", passed_over)
     if not found:
-        known = [*TEST_SETS, *VALIDATION_SETS, *_official_places(first=True)]
+        known = [*TEST_SETS, *VALIDATION_SETS, *official_places(first=True)]
         hint = "; give the folder above it" if root.resolve().name in known else ""
         raise InputError(
             f"{setting} {root}: no test set in it; expected one or more of {', '.join(known)}{hint}"
@@ -306,45 +295,7 @@ def check_masks(test_set: TestSet) -> None:
             raise InputError(f"{test_set.convention.folder}: no {name} pixel in any of {len(test_set)} masks")
 
 
-def _official_places(*, first: bool = False) -> list[str]:
+def official_places(*, first: bool = False) -> list[str]:
+    """List the folders in which benchmarks are published; `first`: one per benchmark."""
     layouts = [row.official for row in (TEST_SETS | EXTRA_SETS).values() if row.official is not None]
     return [place for layout in layouts for place in (layout.places[:1] if first else layout.places)]
-
-
-def _plain(name: str) -> str:
-    return "".join(c for c in name.lower() if c.isalnum())
-
-
-def find_benchmark(path: Path) -> str | None:
-    """Return the benchmark whose name `path`, the folder above it, or something directly in it bears.
-
-    Names are compared without case and punctuation, as beginnings: `lost_and_found-000000.tar` is one of Lost
-    and Found, `RoadAnomaly` is not found in `no-RoadAnomaly`.
-    """
-    names = [path.name, path.parent.name]
-    if path.is_dir():
-        names += sorted(entry.name for entry in path.iterdir())
-    benchmarks = (*TEST_SETS, *EXTRA_SETS, *_official_places(), *_UNREAD_BENCHMARKS)
-    for name in map(_plain, names):
-        for benchmark in benchmarks:
-            if name.startswith(_plain(benchmark)):
-                return benchmark
-    return None
-
-
-def require_no_benchmark(place: str, setting: str) -> None:
-    """Check that a validation set is none of the benchmarks, as far as names tell.
-
-    Args:
-        place: path, pattern or URL.
-        setting: for the message.
-
-    Raises:
-        InputError: it is one.
-    """
-    benchmark = find_benchmark(Path(place))
-    if benchmark:
-        raise InputError(
-            f"{setting} {place}: {benchmark} is a benchmark, on which nothing may be chosen; validation "
-            f"takes Cityscapes val, or what jobs.paste_validation wrote"
-        )

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
+from eval.sets.benchmarks import find_benchmark
 from eval.sets.pasted import RECORD_NAME, require_unseen
-from eval.sets.registry import find_benchmark
 from jobs.evaluate import EvaluateOptions, evaluate
 from jobs.finetune import finetune
 from outlier_paste.config import PasteConfig
