@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 
 from eval.cell import Cell, Subject, TestSetResult
 from eval.maps import MapStore
-from eval.metrics.components import DEFAULT_SEGMENTS, SMALLEST_SEGMENTS
+from eval.metrics.components import SegmentSizes
 from eval.metrics.measure import (
     ComponentMeasurement,
     Measurement,
@@ -253,7 +253,7 @@ def _measure(
     rows = measure_images(images, protocol)
     found = None
     if maps is not None:
-        smallest = SMALLEST_SEGMENTS.get(test_set.convention.folder, DEFAULT_SEGMENTS)
+        smallest = SegmentSizes(*test_set.convention.smallest)
         frames = ((maps.scores(row.image, score), maps.target(row.image)) for row in rows)
         threshold = measured.metrics.f1_threshold
         found = measure_components(frames, threshold, protocol, smallest, intervals=over.intervals)
