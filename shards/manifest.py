@@ -111,11 +111,11 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
     Raises:
         InputError: it is no JSON or of an unknown version, or a field is missing or contradicts another one.
     """
-    content: Any = from_json(Any, text, path)
-    version = content.get("version") if isinstance(content, dict) else None
+    content = from_json(dict[str, Any], text, path)
+    version = content.get("version")
     if type(version) is int and version != MANIFEST_VERSION:  # whose fields may be others
         raise InputError(f"{path}: version is {version}; this program reads version {MANIFEST_VERSION}")
-    manifest: Manifest = from_json(Manifest, content, path)
+    manifest = from_json(Manifest, content, path)
     in_shards = sum(entry.num_samples for entry in manifest.shards)
     if in_shards != manifest.num_samples:
         raise InputError(
