@@ -198,9 +198,6 @@ class CutoutBank:
         Args:
             index: its number.
             shrink: one of `SHRINKS`: 1 / `shrink` of its height and width, rounded up.
-
-        Raises:
-            InputError: it cannot be decoded, or shows no object.
         """
         cached = self._cached.get((index, shrink))
         if cached is not None:

@@ -118,11 +118,7 @@ class OutlierPaste:
 
 
 def build_paste(config: PasteConfig) -> OutlierPaste | None:
-    """Open the bank's part that is for training; None where nothing is ever pasted.
-
-    Raises:
-        InputError: the bank is missing, or holds something else than objects.
-    """
+    """Open the bank's part that is for training; None where nothing is ever pasted."""
     if config.probability == 0:
         return None
     pool = Pool(config.pool, config.pool_refresh)

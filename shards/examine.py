@@ -137,11 +137,7 @@ MOST_LINES = 20
 
 
 def report_shards(path: str, workers: int = 0) -> None:
-    """Read every byte of some shards, and print what is in them.
-
-    Raises:
-        InputError: something is wrong with them; all of it was printed.
-    """
+    """Read every byte of some shards, and print what is in them."""
     found = examine_folder(path, workers)
     print(render_findings(path, found), end="")
     if problems := [problem for findings in found.values() for problem in findings.problems]:

@@ -58,9 +58,6 @@ def staged_folder(folder: Path, setting: str = "--out") -> Iterator[Path]:
 
     On any exception, Ctrl-C included, the temporary folder is removed and `folder` stays as it was. A
     process killed outright leaves `.NAME.partial-*` beside it, which nothing reads and anybody may delete.
-
-    Raises:
-        InputError: `folder` already holds files.
     """
     folder = folder.absolute()
     require_free(folder, setting)

@@ -66,11 +66,7 @@ class Manifest:
         return tuple(dict.fromkeys(entry.split for entry in self.shards))
 
     def select(self, split: str) -> tuple[ShardEntry, ...]:
-        """Return the shards of one split, in order.
-
-        Raises:
-            InputError: no shard belongs to `split`.
-        """
+        """Return the shards of one split, in order."""
         chosen = tuple(entry for entry in self.shards if entry.split == split)
         if not chosen:
             raise InputError(
@@ -106,11 +102,7 @@ def read_manifest(folder: Path, *, check_files: bool = True) -> Manifest:
 
 
 def parse_manifest(text: bytes, path: str) -> Manifest:
-    """Read the content of a manifest file; `path` opens each message.
-
-    Raises:
-        InputError: it is no JSON or of an unknown version, or a field is missing or contradicts another one.
-    """
+    """Read the content of a manifest file; `path` opens each message."""
     content = from_json(dict[str, Any], text, path)
     version = content.get("version")
     if type(version) is int and version != MANIFEST_VERSION:  # whose fields may be others

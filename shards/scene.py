@@ -60,9 +60,6 @@ def find_scene_members(key: str, suffixes: Sequence[str]) -> tuple[str, str]:
 
     A bare `png` is the label where the picture is a bare `jpg`, `jpeg` or `webp` and no label has a name of
     its own; else it is a picture.
-
-    Raises:
-        InputError: there is no image, more than one, no label, or more than one.
     """
     labels = [suffix for suffix in suffixes if suffix in TRAIN_ID_LABELS | LABEL_ID_LABELS]
     images = [suffix for suffix in suffixes if suffix in IMAGES]

@@ -51,22 +51,14 @@ class CityscapesFiles:
 
 
 def open_cityscapes(root: Path, setting: str = "--root") -> CityscapesFiles:
-    """Find both halves of the download; an unpacked folder is preferred to the zip file beside it.
-
-    Raises:
-        InputError: `root` is no folder, or does not hold `leftImg8bit/` and `gtFine/` or their zip files.
-    """
+    """Find both halves of the download; an unpacked folder is preferred to the zip file beside it."""
     if not root.is_dir():
         raise InputError(f"{setting} {root}: is no folder; one that holds leftImg8bit/ and gtFine/ is needed")
     return CityscapesFiles(_open_half(root, "leftImg8bit", setting), _open_half(root, "gtFine", setting))
 
 
 def list_frames(files: CityscapesFiles, split: Split) -> list[Frame]:
-    """Return the frames of one split, sorted by key.
-
-    Raises:
-        InputError: there is none, an image has no label or a label no image, or a name is no key.
-    """
+    """Return the frames of one split, sorted by key."""
     images = _by_key(files.images, f"leftImg8bit/{split}/*/*{_IMAGE_END}", _IMAGE_END)
     labels = _by_key(files.labels, f"gtFine/{split}/*/*{_LABEL_END}", _LABEL_END)
     if not images and not labels:
@@ -91,11 +83,7 @@ def plan_cityscapes(
     image_encoding: ImageEncoding = "jpeg",
     jpeg_quality: int = JPEG_QUALITY,
 ) -> FolderPlan:
-    """Distribute the frames of `splits` over shards, in the order of their keys.
-
-    Raises:
-        InputError: as `open_cityscapes` and `list_frames` say, or two splits share a key.
-    """
+    """Distribute the frames of `splits` over shards, in the order of their keys."""
     files = open_cityscapes(root)
     options: dict[str, Any] = {"splits": splits, "samples_per_shard": samples_per_shard}
     options |= {"jpeg_quality": jpeg_quality} if image_encoding == "jpeg" else {}
@@ -124,10 +112,6 @@ def encode_frames(
 
     The label file holds train ids. The picture is the original PNG file, untouched, a JPEG without chroma
     subsampling, or lossless tiles (`shards/tiles.py`), of which a crop decodes its part only.
-
-    Raises:
-        InputError: a file cannot be decoded, the label is not single-channel 8 bit, holds a value that is no
-            label id, or differs in size from its picture.
     """
     for frame in frames:
         image_path, label_path = files.images.locate(frame.image), files.labels.locate(frame.label)

@@ -87,11 +87,7 @@ def plan_cutouts(
 
 
 def cut_objects(images: Source, photos: Sequence[Photo]) -> Iterator[EncodedSample]:
-    """Yield the shard samples of all objects of `photos`.
-
-    Raises:
-        InputError: a picture cannot be decoded, or has another size than the annotations say.
-    """
+    """Yield the shard samples of all objects of `photos`."""
     for photo in photos:
         where = images.locate(photo.file)
         picture = decode_bgr(images.read(photo.file), where)[..., ::-1]

@@ -138,11 +138,7 @@ class FilterReport:
 
 
 def select_images(dataset: Instances, rule: ObjectFilter) -> tuple[list[dict[str, Any]], FilterReport]:
-    """Return the pictures that qualify, and what dropped the others.
-
-    Raises:
-        InputError: the rule names an unknown category, or no picture is left.
-    """
+    """Return the pictures that qualify, and what dropped the others."""
     names = dataset.categories
     for setting in ("excluded_categories", "only_categories"):
         if unknown := sorted(set(getattr(rule, setting)) - set(names.values()) - set(META_OOD_CATEGORIES)):
@@ -169,11 +165,7 @@ def select_images(dataset: Instances, rule: ObjectFilter) -> tuple[list[dict[str
 def select_objects(
     dataset: Instances, images: list[dict[str, Any]], rule: ObjectFilter
 ) -> tuple[list[CocoObject], FilterReport]:
-    """Return the objects that qualify in the order of the images, then of the annotation ids.
-
-    Raises:
-        InputError: no object is left; the message names the filter that dropped the last ones.
-    """
+    """Return the objects that qualify in the order of the images, then of the annotation ids."""
     entries = [entry for image in images for entry in dataset.annotations[image["id"]]]
     report = FilterReport(dataset.where, "objects in these images", len(entries))
     names = dataset.categories

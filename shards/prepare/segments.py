@@ -84,10 +84,6 @@ def plan_segments(
         segments: the same of maps; a map has its picture's name and ends in `.png`.
         rule: which segments qualify.
         samples_per_shard: about the most cut-outs in a shard.
-
-    Raises:
-        InputError: a map has no picture or is broken, or no cut-out is left; the message then names the
-            filter that dropped the last ones.
     """
     rule = rule or SegmentFilter()
     pictures, maps = open_source(images, "--images"), open_source(segments, "--segments")
@@ -116,11 +112,7 @@ def plan_segments(
 def cut_segments(
     pictures: Source, maps: Source, rule: SegmentFilter, entries: Sequence[SegmentedPicture]
 ) -> Iterator[EncodedSample]:
-    """Yield the shard samples of all segments of `entries`.
-
-    Raises:
-        InputError: a picture or map is broken, or their sizes differ.
-    """
+    """Yield the shard samples of all segments of `entries`."""
     for entry in entries:
         where, of_map = pictures.locate(entry.picture), maps.locate(entry.map)
         image = cv2.cvtColor(decode_bgr(pictures.read(entry.picture), where), cv2.COLOR_BGR2RGB)
@@ -137,11 +129,7 @@ def cut_segments(
 
 
 def read_ids(content: bytes, where: str) -> Int32[np.ndarray, "H W"]:
-    """Decode a map.
-
-    Raises:
-        InputError: it is no PNG of 1 or 3 channels.
-    """
+    """Decode a map."""
     coded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED) if content else None
     if coded is None:
         raise InputError(f"{where}: cannot be decoded as a picture ({len(content)} bytes)")
