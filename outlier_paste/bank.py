@@ -101,7 +101,7 @@ class PngFolder:
 
 
 Store = ShardStore | PngFolder
-"""Where objects come from: names, and by number a category, a shape and a picture."""
+"""Origin of objects: names, and by number a category, a shape and a picture."""
 
 
 def _require_alpha(path: Path) -> None:
