@@ -17,6 +17,7 @@ from shards.picture import decode_bounded, picture_size
 OBJECT_SUFFIX = "object.jpg"
 MASK_SUFFIX = "mask.png"
 META_SUFFIX = "meta.json"
+CUTOUT_SUFFIXES = (OBJECT_SUFFIX, MASK_SUFFIX, META_SUFFIX)
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def read_shape(key: str, members: Mapping[str, bytes]) -> tuple[int, int]:
 
 def require_members(key: str, members: Collection[str]) -> None:
     """Check that a sample is a cut-out."""
-    missing = [suffix for suffix in (OBJECT_SUFFIX, MASK_SUFFIX, META_SUFFIX) if suffix not in members]
+    missing = [suffix for suffix in CUTOUT_SUFFIXES if suffix not in members]
     if missing:
         raise InputError(
             f"cut-out {key}: has no {', '.join(missing)}; its members are {', '.join(sorted(members))}"

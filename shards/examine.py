@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from shards.cutout import MASK_SUFFIX, META_SUFFIX, OBJECT_SUFFIX, decode_cutout
+from shards.cutout import CUTOUT_SUFFIXES, decode_cutout
 from shards.errors import InputError
 from shards.files import hash_file
 from shards.location import Shard, find_shards
@@ -20,8 +20,6 @@ from shards.manifest import MANIFEST_NAME, read_manifest
 from shards.reader import ShardReader
 from shards.scene import EncodedScene, read_scene
 from shards.schema import CITYSCAPES_CLASSES, OUTLIER_ID, VOID_ID
-
-CUTOUT_SUFFIXES = (OBJECT_SUFFIX, MASK_SUFFIX, META_SUFFIX)
 
 
 @dataclass
