@@ -19,8 +19,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from models.weights.files import load_strictly
-from models.weights.formats import KIND_NAMES, Checkpoint
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES
 
@@ -86,22 +84,17 @@ class Encoder(nn.Module):
     def __init__(self, num_channels: int) -> None:
         super().__init__()
         self.initial_block = Downsampler(3, 16)
-        self.layers = nn.ModuleList(
-            [
-                Downsampler(16, 64),
-                *[FactorizedResidual(64, 0.03, 1) for _ in range(5)],
-                Downsampler(64, 128),
-                *[FactorizedResidual(128, 0.3, dilation) for _ in range(2) for dilation in DILATIONS],
-            ]
+        self.layers = nn.Sequential(
+            Downsampler(16, 64),
+            *[FactorizedResidual(64, 0.03, 1) for _ in range(5)],
+            Downsampler(64, 128),
+            *[FactorizedResidual(128, 0.3, dilation) for _ in range(2) for dilation in DILATIONS],
         )
         self.output_conv = nn.Conv2d(128, num_channels, 1)
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 128 h w"]:
         """Return features at an eighth of the height and width."""
-        x = self.initial_block(x)
-        for layer in self.layers:
-            x = layer(x)
-        return x
+        return self.layers(self.initial_block(x))
 
 
 class Decoder(nn.Module):
@@ -109,21 +102,17 @@ class Decoder(nn.Module):
 
     def __init__(self, num_channels: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            [
-                Upsampler(128, 64),
-                *[FactorizedResidual(64, 0.0, 1) for _ in range(2)],
-                Upsampler(64, 16),
-                *[FactorizedResidual(16, 0.0, 1) for _ in range(2)],
-            ]
+        self.layers = nn.Sequential(
+            Upsampler(128, 64),
+            *[FactorizedResidual(64, 0.0, 1) for _ in range(2)],
+            Upsampler(64, 16),
+            *[FactorizedResidual(16, 0.0, 1) for _ in range(2)],
         )
         self.output_conv = nn.ConvTranspose2d(16, num_channels, 2, stride=2)
 
     def forward(self, x: Float[Tensor, "B 128 h w"]) -> Float[Tensor, "B C H W"]:
         """Return logits at eight times the height and width."""
-        for layer in self.layers:
-            x = layer(x)
-        return self.output_conv(x)
+        return self.output_conv(self.layers(x))
 
 
 class ERFNet(nn.Module):
@@ -160,11 +149,14 @@ class ERFNet(nn.Module):
         return self.decoder(self.encoder(image.float() / 255))
 
 
-def erfnet_for(weights: Mapping[str, Tensor], where: str) -> ERFNet:
-    """Build an ERFNet with as many channels as the weights have; they are not loaded.
+def fit_erfnet(weights: Mapping[str, Tensor], where: str) -> tuple[ERFNet, dict[str, Tensor]]:
+    """Build an ERFNet with as many channels as the weights have, and complete the weights for it.
+
+    Added are batch counters, which PyTorch of 2017 did not keep, and which inference does not use. Nothing is
+    loaded.
 
     Raises:
-        InputError: they have neither 19 nor 20 channels.
+        InputError: the weights have neither 19 nor 20 channels.
     """
     name = "decoder.output_conv.weight"
     num_channels = weights[name].shape[1] if name in weights else NUM_CLASSES + 1
@@ -173,24 +165,6 @@ def erfnet_for(weights: Mapping[str, Tensor], where: str) -> ERFNet:
             f"{where}: ERFNet with {num_channels} channels; {NUM_CLASSES}, or {NUM_CLASSES + 1} with void, "
             f"are needed"
         )
-    return ERFNet(num_channels)
-
-
-def with_batch_counters(model: ERFNet, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Add the batch counters that PyTorch of 2017 did not keep, and that inference does not use."""
+    model = ERFNet(num_channels)
     counters = {n: v for n, v in model.state_dict().items() if n.endswith("num_batches_tracked")}
-    return {**counters, **weights}
-
-
-def load_erfnet(checkpoint: Checkpoint) -> ERFNet:
-    """Build the ERFNet that a checkpoint holds, in evaluation mode.
-
-    Raises:
-        InputError: it holds none, or names and shapes are not the published ones.
-    """
-    where = str(checkpoint.path)
-    if checkpoint.kind != "erfnet":
-        raise InputError(f"{where}: {KIND_NAMES[checkpoint.kind]}, no ERFNet")
-    model = erfnet_for(checkpoint.weights, where)
-    load_strictly(model, with_batch_counters(model, checkpoint.weights), where)
-    return model.eval()
+    return model, {**counters, **weights}

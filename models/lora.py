@@ -1,4 +1,4 @@
-"""Low-rank adapters in the backbone: added by peft, merged into plain weights by plain arithmetic.
+"""Low-rank adapters in the backbone: added by peft, merged by plain arithmetic.
 
 An adapted layer computes W x + (alpha / rank) · B A x with W frozen, A (rank, in) and B (out, rank) trained.
 B starts at 0, so an adapter changes nothing before its first step.
@@ -14,12 +14,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from models.backbone import count_blocks
+from models.config import LoraSettings
 from models.eomt import EoMT
-from models.lora_settings import LoraSettings
 from shards.errors import InputError
 
 ADAPTER = "default"
@@ -127,7 +126,7 @@ def merge_weights(weights: Mapping[str, Tensor], settings: LoraSettings, where: 
                 f"{where}: the LoRA adapter of {layer} has shapes {tuple(down.shape)} and {tuple(up.shape)}; "
                 f"rank {rank} over {tuple(base.shape)} was described"
             )
-        plain[f"{layer}.weight"] = base + _delta(down, up, settings.scale).to(base.dtype)
+        plain[f"{layer}.weight"] = base + (settings.scale * (up.float() @ down.float())).to(base.dtype)
     return plain
 
 
@@ -142,10 +141,3 @@ def _adapted(model: EoMT) -> list[tuple[str, Any]]:
         for name, module in model.named_modules()
         if isinstance(module, LoraLayer) and ADAPTER in module.lora_A
     ]
-
-
-def _delta(
-    down: Float[Tensor, "rank inputs"], up: Float[Tensor, "outputs rank"], scale: float
-) -> Float[Tensor, "outputs inputs"]:
-    """Return what an adapter adds to its weight."""
-    return (up.float() @ down.float()) * scale

@@ -1,4 +1,4 @@
-"""From a path to a model: the newest checkpoint of a run, or weights of any kind in `formats.py`."""
+"""Models from paths: a run's newest checkpoint, or weights of any kind in `formats.py`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
-from models.backbone import find_backbone_size, load_backbone_weights, resize_positions
-from models.eomt import DEFAULT_IMAGE_SIZE, EoMT, ModelConfig
-from models.erfnet import ERFNet, load_erfnet
+from models.backbone import find_backbone_size, load_backbone_weights
+from models.config import DEFAULT_IMAGE_SIZE, DESCRIPTION_NAME, ModelConfig, describe
+from models.eomt import EoMT
+from models.erfnet import ERFNet, fit_erfnet
 from models.heads import IsoMaxHead
 from models.weights.adapter import is_adapter_folder, read_adapter
-from models.weights.description import DESCRIPTION_NAME
-from models.weights.files import LoadReport, is_under, load_strictly
-from models.weights.formats import KIND_NAMES, Checkpoint, differing_fields, find_weight_file, read_checkpoint
+from models.weights.files import LoadReport, Shapes, is_under, load_strictly, render_shape
+from models.weights.formats import Checkpoint, find_weight_file, read_checkpoint
 from shards.errors import InputError
+from shards.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +33,16 @@ STEP_PATTERN = re.compile(r"step-(\d{7})")
 
 @dataclass(frozen=True, kw_only=True)
 class InitConfig:
-    """What of `model.weights` is taken."""
+    """Selection from `model.weights`."""
 
     skip: tuple[str, ...] = ()
     """Weights that keep their initial values whatever the file holds, such as class_head or queries: a full
-    name, or what stands before a dot in it. Anything else that is missing is an error."""
+    name, or its first words up to a dot. Anything else that is missing is an error."""
+
+
+def write_description(model: EoMT, folder: Path) -> None:
+    """Write into a checkpoint folder what is needed to rebuild its model."""
+    write_atomically(folder / DESCRIPTION_NAME, describe(model.config, model.lora))
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -90,19 +97,6 @@ def open_checkpoint(path: Path) -> Checkpoint:
     return read_adapter(found) if is_adapter_folder(found) else read_checkpoint(found)
 
 
-def load_segmenter(path: Path) -> EoMT | ERFNet:
-    """Rebuild whatever network `path` holds, in evaluation mode.
-
-    Args:
-        path: as for `load_model`, or an ERFNet `.pth`.
-
-    Raises:
-        InputError: as for `load_model`.
-    """
-    checkpoint = open_checkpoint(path)
-    return load_erfnet(checkpoint) if checkpoint.kind == "erfnet" else _build(checkpoint)
-
-
 def load_model(path: Path) -> EoMT:
     """Rebuild an EoMT in evaluation mode from whatever holds one.
 
@@ -114,7 +108,25 @@ def load_model(path: Path) -> EoMT:
         InputError: nothing is there, a file is truncated, it is no EoMT, or weights are missing, left over or
             misshapen.
     """
-    return _build(open_checkpoint(path))
+    return _build_eomt(open_checkpoint(path))
+
+
+def load_segmenter(path: Path) -> EoMT | ERFNet:
+    """Rebuild whatever network `path` holds, an ERFNet `.pth` included, as `load_model` does for EoMT."""
+    checkpoint = open_checkpoint(path)
+    if checkpoint.kind != "erfnet":
+        return _build_eomt(checkpoint)
+    model, weights = fit_erfnet(checkpoint.weights, str(checkpoint.path))
+    load_strictly(model, weights, str(checkpoint.path))
+    return model.eval()
+
+
+def _build_eomt(checkpoint: Checkpoint) -> EoMT:
+    if checkpoint.config is None:
+        raise InputError(f"{checkpoint.path}: {checkpoint.title}, no EoMT")
+    model = EoMT(checkpoint.config)
+    load_strictly(model, checkpoint.weights, str(checkpoint.path))
+    return model.eval()
 
 
 def initialise_model(
@@ -142,7 +154,7 @@ def initialise_model(
         config = replace(config, image_size=image_size)
     model = EoMT(complete_config(config, checkpoint, skip))
     report = fill_model(model, checkpoint, skip)
-    logger.info("weights: %s, %s: %s", checkpoint.path, KIND_NAMES[checkpoint.kind], report)
+    logger.info("weights: %s, %s: %s", checkpoint.path, checkpoint.title, report)
     for line in (*checkpoint.notes, *explain_report(report)):
         logger.info("  %s", line)
     return model
@@ -163,22 +175,24 @@ def complete_config(config: ModelConfig, checkpoint: Checkpoint, skip: Sequence[
                 f"model.weights {checkpoint.path}: a backbone of size {size}; model.size says {config.size}"
             )
         return replace(config, size=size).completed()
-    completed = config.completed(checkpoint.config)
-    free = {"image_size", "num_blocks", "entropic_scale"}  # resampled; in no weight; in no weight
-    if (completed.class_head, checkpoint.config.class_head) == ("isomax", "linear"):
+    completed, saved = config.completed(checkpoint.config), checkpoint.config
+    free = {"weights", "image_size", "num_blocks", "entropic_scale"}  # resampled, or in no weight
+    if (completed.class_head, saved.class_head) == ("isomax", "linear"):
         free.add("class_head")  # see `IsoMaxHead.start_from`
-    if (completed.outlier_class, checkpoint.config.outlier_class) == ("trained", "none"):
+    if (completed.outlier_class, saved.outlier_class) == ("trained", "none"):
         free.add("outlier_class")  # see `_with_outlier_row`
     free |= {"num_queries"} if is_under("queries.weight", skip) else set()
     free |= {"num_classes", "class_head", "outlier_class"} if is_under("class_head.weight", skip) else set()
-    differing = {k: v for k, v in differing_fields(completed, checkpoint.config).items() if k not in free}
+    differing = [
+        f"model.{name} {ours} (checkpoint: {getattr(saved, name)})"
+        for name, ours in vars(completed).items()
+        if name not in free and ours != getattr(saved, name)
+    ]
     if differing:
-        said = ", ".join(
-            f"model.{k} {ours} (checkpoint: {theirs})" for k, (ours, theirs) in differing.items()
-        )
         raise InputError(
-            f"model.weights {checkpoint.path}: the configuration differs from the checkpoint: {said}; "
-            f"leave it out, or name what to start anew with --init.skip queries or class_head"
+            f"model.weights {checkpoint.path}: the configuration differs from the checkpoint: "
+            f"{', '.join(differing)}; leave it out, or name what to start anew with --init.skip queries or "
+            f"class_head"
         )
     return completed
 
@@ -203,31 +217,20 @@ def fill_model(model: EoMT, checkpoint: Checkpoint, skip: Sequence[str] = ()) ->
     weights, resized = _fit_positions(checkpoint.weights, checkpoint.config, model.config)
     if not is_under("class_head.weight", skip):
         weights = _with_outlier_row(weights, checkpoint.config, model)
-    if (
-        isinstance(model.class_head, IsoMaxHead)
-        and checkpoint.config.class_head == "linear"
-        and not is_under("class_head.weight", skip)
-    ):
-        skip = (*skip, "class_head")
-        logger.info("weights: %s", model.class_head.start_from(weights["class_head.weight"]))
+        if isinstance(model.class_head, IsoMaxHead) and checkpoint.config.class_head == "linear":
+            skip = (*skip, "class_head")
+            logger.info("weights: %s", model.class_head.start_from(weights["class_head.weight"]))
     return replace(load_strictly(model, weights, where, skip), resized=resized)
 
 
 def explain_report(report: LoadReport) -> list[str]:
     """Say in lines what was resized and what was left as initialised."""
-    lines = [f"resized {name}: {_by(old)} -> {_by(new)}" for name, (old, new) in report.resized.items()]
+    shapes = {name: (render_shape(old), render_shape(new)) for name, (old, new) in report.resized.items()}
+    lines = [f"resized {name}: {old} -> {new}" for name, (old, new) in shapes.items()]
     if report.skipped:
         parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in report.skipped))
         lines.append(f"keep their initial values: {parts}")
     return lines
-
-
-def _build(checkpoint: Checkpoint) -> EoMT:
-    if checkpoint.config is None:
-        raise InputError(f"{checkpoint.path}: {KIND_NAMES[checkpoint.kind]}, no EoMT")
-    model = EoMT(checkpoint.config)
-    load_strictly(model, checkpoint.weights, str(checkpoint.path))
-    return model.eval()
 
 
 def _fill_backbone(model: EoMT, checkpoint: Checkpoint, skip: Sequence[str], where: str) -> LoadReport:
@@ -243,13 +246,14 @@ def _fill_backbone(model: EoMT, checkpoint: Checkpoint, skip: Sequence[str], whe
 
 def _fit_positions(
     weights: dict[str, Tensor], saved: ModelConfig, wanted: ModelConfig
-) -> tuple[dict[str, Tensor], dict[str, tuple[tuple[int, ...], tuple[int, ...]]]]:
-    """Resample the position embedding if the image sizes differ."""
+) -> tuple[dict[str, Tensor], dict[str, Shapes]]:
+    """Resample the position embedding as timm does, if the image sizes differ."""
     name = "backbone.pos_embed"
     if saved.image_size == wanted.image_size or name not in weights:
         return weights, {}
-    old, new = _grid(saved), _grid(wanted)
-    fitted = resize_positions(weights[name], old, new)
+    fitted = resample_abs_pos_embed(
+        weights[name], list(wanted.grid), list(saved.grid), num_prefix_tokens=0
+    )  # bicubic with antialiasing
     return {**weights, name: fitted}, {name: (tuple(weights[name].shape), tuple(fitted.shape))}
 
 
@@ -268,11 +272,3 @@ def _with_outlier_row(weights: dict[str, Tensor], saved: ModelConfig, model: EoM
             row = own[name][saved.num_classes, None].to(old)
             extended[name] = torch.cat((old[: saved.num_classes], row, old[-1:]))
     return extended
-
-
-def _grid(config: ModelConfig) -> tuple[int, int]:
-    return config.image_size[0] // config.patch_size, config.image_size[1] // config.patch_size
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
