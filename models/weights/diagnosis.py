@@ -75,7 +75,8 @@ def _describe(checkpoint: Checkpoint, report: LoadReport) -> Iterator[str]:
         outliers = " and one of outliers" if config.outlier_class == "trained" else ""
         yield (
             f"  model    {config.size}, image {height}x{width}, patch {config.patch_size}, "
-            f"{config.num_queries} queries, {config.num_blocks} joint blocks, {config.num_classes} classes{outliers}"
+            f"{config.num_queries} queries, {config.num_blocks} joint blocks, {config.num_classes} classes"
+            f"{outliers}"
         )
     total = sum(value.numel() for value in weights.values())
     dtypes = sorted({str(value.dtype).removeprefix("torch.") for value in weights.values()})
