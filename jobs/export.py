@@ -50,7 +50,7 @@ class ExportOptions:
     out: Path
     """New or empty folder. A package for a benchmark that was interrupted goes on."""
     score: str = "MSP"
-    """For onnx and benchmarks: which anomaly score."""
+    """For onnx and benchmarks: name of the anomaly score."""
     base: Path | None = None
     """For adapter: what the run started from; by default what its model.weights says."""
     datasets: Path | None = None
@@ -87,9 +87,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.to in BENCHMARKS:
         print(_export_package(options), end="")
         return
-    require_scores((options.score,), "--score")
-    assert options.checkpoint is not None
-    checkpoint = find_checkpoint(options.checkpoint)
+    checkpoint = _require_checkpoint(options)
     writers = {
         "safetensors": _export_safetensors,
         "adapter": _export_adapter,
@@ -101,24 +99,26 @@ def main(arguments: Sequence[str]) -> None:
     print(f"{options.out}: {summary}")
 
 
+def _require_checkpoint(options: ExportOptions) -> Path:
+    require_scores((options.score,), "--score")
+    assert options.checkpoint is not None
+    return find_checkpoint(options.checkpoint)
+
+
 def _export_package(options: ExportOptions) -> str:
     assert options.datasets is not None
-    if options.model_file:
-        source = parse_model_file(options.model_file)[0]
-    else:
-        require_scores((options.score,), "--score")
-        assert options.checkpoint is not None
-        source = find_checkpoint(options.checkpoint)
+    own = options.model_file
+    source = parse_model_file(own)[0] if own else _require_checkpoint(options)
 
     def make_answerer(first: Picture) -> Answerer:
-        if options.model_file:
+        if own:
             needs = BENCHMARKS[options.to].needs_classes
-            return answer_by_file(options.model_file, options.score, first, needs_classes=needs)
+            return answer_by_file(own, options.score, first, needs_classes=needs)
         return answer_by_checkpoint(
             source, options.score, options.device, options.precision, options.windows_at_once
         )
 
-    asked = PackageOptions(
+    package = PackageOptions(
         benchmark=options.to,
         out=options.out,
         datasets=options.datasets,
@@ -126,7 +126,7 @@ def _export_package(options: ExportOptions) -> str:
         score=options.score,
         method=options.method or run_of(source) or source.resolve().stem,
     )
-    return write_answers(make_answerer, asked)
+    return write_answers(make_answerer, package)
 
 
 def _export_safetensors(checkpoint: Path, options: ExportOptions, folder: Path) -> str:

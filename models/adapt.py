@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import string
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -78,9 +80,6 @@ def apply_adaptation(model: EoMT, config: AdaptConfig) -> ParameterCount:
     """Freeze everything but what `config.mode` names; for `lora`, put the adapters in.
 
     A frozen run of blocks at the start keeps no activations, because nothing before it needs a gradient.
-
-    Raises:
-        InputError: more blocks than the model has.
     """
     if config.mode == "lora":
         add_adapters(model, config.lora)
@@ -108,14 +107,14 @@ def explain_parameters(model: EoMT) -> list[str]:
         "class head": model.class_head,
         "mask head": model.mask_head,
     }
-    lines: list[tuple[str, str, ParameterCount]] = []
-    for name, part in parts.items():
-        count = count_parameters(part)
-        if lines and name.startswith("block") and lines[-1][2] == count and lines[-1][0].startswith("block"):
-            lines[-1] = (lines[-1][0], name.removeprefix("block "), count)
-        else:
-            lines.append((name, "", count))
-    return [f"{first + ('-' + last if last else ''):<14} {count}" for first, last, count in lines]
+    counts = [(name, count_parameters(part)) for name, part in parts.items()]
+    alike = itertools.groupby(counts, lambda item: (item[0].rstrip(string.digits), item[1]))
+    lines = []
+    for (word, count), group in alike:
+        names = [name for name, _ in group]
+        last = f"-{names[-1].removeprefix(word)}" if len(names) > 1 else ""
+        lines.append(f"{names[0] + last:<14} {count}")
+    return lines
 
 
 def _trainable_modules(model: EoMT, mode: str) -> list[nn.Module]:

@@ -92,10 +92,7 @@ def load_backbone_weights(
 
     Args:
         weights: as published.
-        where: what they come from, for the message.
-
-    Raises:
-        InputError: they do not hold this architecture.
+        where: their origin, for the message.
     """
     for name, dimensions in (("patch_embed.proj.weight", 4), ("pos_embed", 3)):
         if name in weights and weights[name].ndim != dimensions:

@@ -57,11 +57,10 @@ class ModelConfig:
             raise InputError(f"model.size: unknown size {self.size!r}; known sizes: {', '.join(SIZES)}")
         if self.patch_size and self.patch_size < 4:
             raise InputError(f"model.patch_size must be at least 4, got {self.patch_size}")
-        height, width = self.image_size
-        patch_size = self.patch_size or DEFAULT_PATCH_SIZE
-        if any(self.image_size) and any(side <= 0 or side % patch_size for side in self.image_size):
+        (height, width), patch = self.image_size, self.patch_size or DEFAULT_PATCH_SIZE
+        if (height or width) and (min(height, width) <= 0 or height % patch or width % patch):
             raise InputError(
-                f"model.image_size: {height}x{width} is not divisible by model.patch_size {patch_size}"
+                f"model.image_size: {height}x{width} is not divisible by model.patch_size {patch}"
             )
         if self.entropic_scale < 0:
             raise InputError(
@@ -161,11 +160,7 @@ def parse_description(text: str, where: str) -> tuple[ModelConfig, LoraSettings 
 
 
 def read_description(folder: Path) -> tuple[ModelConfig, LoraSettings | None]:
-    """Read a checkpoint's `model.json`.
-
-    Raises:
-        InputError: it cannot be read, is no JSON, or its fields are not those of a model.
-    """
+    """Read a checkpoint's `model.json`."""
     path = folder / DESCRIPTION_NAME
     try:
         text = path.read_text(encoding="utf-8")

@@ -207,7 +207,6 @@ class UpscaleBlock(nn.Module):
         self.norm = LayerNorm2d(width)
 
     def forward(self, x: Float[Tensor, "B D _h _w"]) -> Float[Tensor, "B D h2 w2"]:
-        """Return the map at twice the height and width."""
         trains = torch.is_grad_enabled() and self.conv1.weight.requires_grad
         doubled = _double_by_product(self.conv1, x) if trains and x.device.type == "cpu" else self.conv1(x)
         return self.norm(self.conv2(self.act(doubled)))

@@ -40,7 +40,6 @@ class Downsampler(nn.Module):
         self.bn = nn.BatchNorm2d(channels_out, eps=BATCH_NORM_EPS)
 
     def forward(self, x: Float[Tensor, "B _C _h _w"]) -> Float[Tensor, "B C2 h2 w2"]:
-        """Return the map at half the height and width."""
         return F.relu(self.bn(torch.cat((self.conv(x), self.pool(x)), dim=1)))
 
 
@@ -53,7 +52,6 @@ class Upsampler(nn.Module):
         self.bn = nn.BatchNorm2d(channels_out, eps=BATCH_NORM_EPS)
 
     def forward(self, x: Float[Tensor, "B _C _h _w"]) -> Float[Tensor, "B C2 h2 w2"]:
-        """Return the map at twice the height and width."""
         return F.relu(self.bn(self.conv(x)))
 
 
@@ -72,7 +70,6 @@ class FactorizedResidual(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-        """Return a map of the same shape."""
         y = F.relu(self.bn1(self.conv1x3_1(F.relu(self.conv3x1_1(x)))))
         y = self.bn2(self.conv1x3_2(F.relu(self.conv3x1_2(y))))
         return F.relu(self.dropout(y) + x)
@@ -93,7 +90,6 @@ class Encoder(nn.Module):
         self.output_conv = nn.Conv2d(128, num_channels, 1)
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 128 h w"]:
-        """Return features at an eighth of the height and width."""
         return self.layers(self.initial_block(x))
 
 
@@ -111,7 +107,6 @@ class Decoder(nn.Module):
         self.output_conv = nn.ConvTranspose2d(16, num_channels, 2, stride=2)
 
     def forward(self, x: Float[Tensor, "B 128 h w"]) -> Float[Tensor, "B C H W"]:
-        """Return logits at eight times the height and width."""
         return self.output_conv(self.layers(x))
 
 
@@ -137,9 +132,6 @@ class ERFNet(nn.Module):
 
         Args:
             image: sRGB in [0, 255]; divided by 255 and not normalised otherwise, as it was trained.
-
-        Raises:
-            InputError: a side is no multiple of 8.
         """
         height, width = image.shape[-2:]
         if height % STRIDE or width % STRIDE:
@@ -154,17 +146,12 @@ def fit_erfnet(weights: Mapping[str, Tensor], where: str) -> tuple[ERFNet, dict[
 
     Added are batch counters, which PyTorch of 2017 did not keep, and which inference does not use. Nothing is
     loaded.
-
-    Raises:
-        InputError: the weights have neither 19 nor 20 channels.
     """
     name = "decoder.output_conv.weight"
     num_channels = weights[name].shape[1] if name in weights else NUM_CLASSES + 1
     if num_channels not in (NUM_CLASSES, NUM_CLASSES + 1):
-        raise InputError(
-            f"{where}: ERFNet with {num_channels} channels; {NUM_CLASSES}, or {NUM_CLASSES + 1} with void, "
-            f"are needed"
-        )
+        needed = f"{NUM_CLASSES}, or {NUM_CLASSES + 1} with void, are needed"
+        raise InputError(f"{where}: ERFNet with {num_channels} channels; {needed}")
     model = ERFNet(num_channels)
     counters = {n: v for n, v in model.state_dict().items() if n.endswith("num_batches_tracked")}
     return model, {**counters, **weights}

@@ -26,11 +26,7 @@ ADAPTER = "default"
 
 
 def add_adapters(model: EoMT, settings: LoraSettings) -> None:
-    """Put adapters into the model's blocks, in place; afterwards nothing but them trains.
-
-    Raises:
-        InputError: adapters for more blocks than there are.
-    """
+    """Put adapters into the model's blocks, in place; afterwards nothing but them trains."""
     import peft
 
     depth = len(model.backbone.blocks)
@@ -97,12 +93,8 @@ def merge_weights(weights: Mapping[str, Tensor], settings: LoraSettings, where: 
 
     Args:
         weights: under the names of the adapted model (`….base_layer.weight`, `….lora_A.default.weight`, …).
-        settings: which layers have an adapter, of what rank and strength.
-        where: what the weights come from, for the message.
-
-    Raises:
-        InputError: an adapter without its base weight, half of one, one of another shape, or other layers
-            than `settings` says.
+        settings: of the adapters, which must be complete and on exactly these layers.
+        where: origin of the weights, for the message.
     """
     plain = {
         name.replace(".base_layer.", "."): value for name, value in weights.items() if ".lora_" not in name

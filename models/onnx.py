@@ -45,9 +45,6 @@ def write_onnx(model: EoMT | ERFNet, score: str, path: Path) -> float:
     """Write the graph, run it with onnxruntime on random windows, and return the largest difference.
 
     The batch is dynamic; height and width are the model's.
-
-    Raises:
-        InputError: onnx, onnxscript or onnxruntime are not installed.
     """
     try:
         import onnxruntime

@@ -6,7 +6,6 @@ the archive of the Mask2Anomaly authors holds them (counts, sizes and shares of 
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections import Counter
@@ -120,10 +119,11 @@ class Findings:
 
 
 def report_dataset(root: Path, limit: int, *, strict: bool) -> None:
-    """Print the content of the downloads below `root`.
+    """Print the content of the downloads below `root`, and raise what is wrong with the first of them.
 
-    Raises:
-        InputError: none was recognised, or one is damaged; with `strict` also one that differs.
+    Args:
+        limit: pictures decoded of each part; 0: all. Names are compared for all in any case.
+        strict: whether a difference from what is known is wrong, too.
     """
     found = list(examine_datasets(root, limit))
     if not found:
@@ -145,11 +145,7 @@ def report_dataset(root: Path, limit: int, *, strict: bool) -> None:
 
 
 def examine_datasets(root: Path, limit: int = 0) -> Iterable[Findings]:
-    """Look at every data set that is recognised below `root`.
-
-    Args:
-        limit: pictures decoded of each part; 0: all. Names are compared for all in any case.
-    """
+    """Look at every data set that is recognised below `root`, and decode `limit` pictures of each part."""
     if not root.is_dir():
         raise InputError(f"{root}: is no folder")
     if any((root / name).exists() for name in ("leftImg8bit", "leftImg8bit_trainvaltest.zip")):
@@ -175,11 +171,11 @@ def _examine_unlabelled(root: Path, limit: int) -> Iterable[Findings]:
         except InputError as error:
             yield Findings(f"{benchmark.name}, images to predict", problems=[str(error)])
             continue
-        parts = Counter(picture.part for picture in pictures)
-        for part, count in parts.items():
+        parts = dict.fromkeys(picture.part for picture in pictures)
+        for part in parts:
             findings = Findings(f"{part} ({benchmark.name}, images to predict, without labels here)")
-            findings.lines.append(f"images: {count}")
             images = [picture.image for picture in pictures if picture.part == part]
+            findings.lines.append(f"images: {len(images)}")
             findings.read(images[: limit or None], read_picture, "sizes")
             yield findings
         if benchmark.name == bravo.NAME and len(parts) == len(bravo.SUBSETS):
@@ -189,11 +185,18 @@ def _examine_unlabelled(root: Path, limit: int) -> Iterable[Findings]:
 
 
 def _examine_cityscapes(root: Path, limit: int) -> Findings:
-    """Look at Cityscapes: frames per split, sizes, label ids, class shares."""
     findings = Findings("Cityscapes")
+
+    def read(frame: cityscapes.Frame) -> np.ndarray:
+        picture = decode_bgr(files.images.read(frame.image), files.images.locate(frame.image))
+        where = files.labels.locate(frame.label)
+        label = decode_label(files.labels.read(frame.label), where)
+        if picture.shape[:2] != label.shape:
+            raise InputError(f"{where}: differs in size from its picture")
+        return label
+
     with findings.noting_problems():
         files = open_cityscapes(root, "dataset")
-        read = functools.partial(_read_label, files)
         for split, known in CITYSCAPES_COUNTS.items():
             try:
                 frames = list_frames(files, split)
@@ -209,18 +212,7 @@ def _examine_cityscapes(root: Path, limit: int) -> Findings:
     return findings
 
 
-def _read_label(files: cityscapes.CityscapesFiles, frame: cityscapes.Frame) -> np.ndarray:
-    """Read a frame's label, which must have the size of its picture."""
-    picture = decode_bgr(files.images.read(frame.image), files.images.locate(frame.image))
-    where = files.labels.locate(frame.label)
-    label = decode_label(files.labels.read(frame.label), where)
-    if picture.shape[:2] != label.shape:
-        raise InputError(f"{where}: differs in size from its picture")
-    return label
-
-
 def _examine_coco(root: Path, annotations: Path, limit: int) -> Findings:
-    """Look at one COCO annotation file and the pictures it names."""
     name = annotations.stem.removeprefix("instances_")
     findings = Findings(f"COCO {name}")
     try:
@@ -252,7 +244,6 @@ def _examine_coco(root: Path, annotations: Path, limit: int) -> Findings:
 
 
 def _examine_test_set(test_set: TestSet, limit: int) -> Findings:
-    """Look at one anomaly set: frames, sizes, label values, share of anomalous and normal pixels."""
     folder = test_set.convention.folder
     findings = Findings(f"{folder} ({test_set.name})")
     known = KNOWN_SETS.get(folder)

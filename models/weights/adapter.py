@@ -34,10 +34,7 @@ def write_adapter(folder: Path, checkpoint: Path, base: Checkpoint) -> int:
 
     Args:
         checkpoint: checkpoint folder of a run with `adapt.mode lora`.
-        base: what the run started from.
-
-    Raises:
-        InputError: the checkpoint has no adapters, or the base is none or another one.
+        base: start of the run; its frozen weights must be those of the checkpoint.
     """
     import peft  # here, as in models.lora
 
@@ -68,11 +65,7 @@ def is_adapter_folder(path: Path) -> bool:
 
 
 def read_adapter(folder: Path) -> Checkpoint:
-    """Read an adapter and its base, merged into one plain checkpoint.
-
-    Raises:
-        InputError: a file is missing or broken, or the base is not there or not the one it was trained on.
-    """
+    """Read an adapter and the base that it was trained on, merged into one plain checkpoint."""
     path = folder / ADAPTER_NAME
     weights = read_weight_file(path)
     metadata = read_metadata(path)
@@ -118,13 +111,13 @@ def _hash_base(path: Path) -> str:
 
 def _changed_weights(raw: Mapping[str, Tensor], base: Checkpoint, checkpoint: Path) -> dict[str, Tensor]:
     """Return the adapters, and what else differs from the base."""
-    adapters = {name: value for name, value in raw.items() if ".lora_" in name}
-    plain = {n.replace(".base_layer.", "."): v for n, v in raw.items() if n not in adapters}
-    changed = {
-        name: value
-        for name, value in plain.items()
-        if name not in base.weights or not torch.equal(value, base.weights[name])
-    }
+    adapters, changed = {}, {}
+    for name, value in raw.items():
+        plain = name.replace(".base_layer.", ".")
+        if ".lora_" in name:
+            adapters[name] = value
+        elif plain not in base.weights or not torch.equal(value, base.weights[plain]):
+            changed[plain] = value
     foreign = [n for n in changed if n.startswith("backbone.") and n != "backbone.pos_embed"]
     if foreign:
         raise InputError(

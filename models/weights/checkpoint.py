@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,23 +59,15 @@ def run_of(checkpoint: Path) -> str | None:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Return the newest checkpoint of the run that `path` is, or `path` itself if it is or holds weights.
-
-    Raises:
-        InputError: `path` is missing, or is neither.
-    """
+    """Return the newest checkpoint of the run that `path` is, or `path` itself if it is or holds weights."""
     try:
-        is_there = path.exists()
-        if is_there and path.is_dir():
-            (path / DESCRIPTION_NAME).exists()
+        if not path.exists():
+            raise InputError(f"checkpoint {path}: no such file or folder")
+        if path.is_file() or (path / DESCRIPTION_NAME).is_file() or is_adapter_folder(path):
+            return path
     except OSError as error:  # such as a name that is too long, or a folder that may not be entered
         raise InputError(f"checkpoint {path}: {error.strerror or error}") from None
-    if not is_there:
-        raise InputError(f"checkpoint {path}: no such file or folder")
-    if path.is_file() or (path / DESCRIPTION_NAME).is_file() or is_adapter_folder(path):
-        return path
-    inside = [*list_checkpoints(path / CHECKPOINTS_FOLDER), *list_checkpoints(path)]
-    if inside:
+    if inside := [*list_checkpoints(path / CHECKPOINTS_FOLDER), *list_checkpoints(path)]:
         return inside[-1]
     try:
         find_weight_file(path)
@@ -88,11 +80,7 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Read the weights that `path` stands for: those of a run, an adapter with its base, or any other kind.
-
-    Raises:
-        InputError: nothing is there, or it is no weights of a known kind.
-    """
+    """Read the weights of a run, of an adapter with its base, or of any other kind in `formats.py`."""
     found = find_checkpoint(path)
     return read_adapter(found) if is_adapter_folder(found) else read_checkpoint(found)
 
@@ -103,10 +91,6 @@ def load_model(path: Path) -> EoMT:
     Args:
         path: a run folder, whose newest checkpoint is taken; a checkpoint folder; a file of tue-mps/eomt; a
             folder of Hugging Face's EoMT.
-
-    Raises:
-        InputError: nothing is there, a file is truncated, it is no EoMT, or weights are missing, left over or
-            misshapen.
     """
     return _build_eomt(open_checkpoint(path))
 
@@ -140,9 +124,6 @@ def initialise_model(
 
     Args:
         image_size: height and width of the model where neither the configuration nor an EoMT's weights say.
-
-    Raises:
-        InputError: `config.weights` is missing or does not fit, or `init.skip` names nothing.
     """
     skip = init.skip if init else ()
     if not config.weights:
@@ -161,19 +142,17 @@ def initialise_model(
 
 
 def complete_config(config: ModelConfig, checkpoint: Checkpoint, skip: Sequence[str] = ()) -> ModelConfig:
-    """Fill what `config` leaves out from a checkpoint, and check that they speak of the same model.
+    """Fill what `config` leaves out from a checkpoint, and check that both describe the same model.
 
-    Raises:
-        InputError: they differ in something that the weights depend on and `skip` does not name.
+    They may differ in what the weights do not depend on, and in what `skip` names.
     """
+    where = f"model.weights {checkpoint.path}"
     if checkpoint.kind == "erfnet":
-        raise InputError(f"model.weights {checkpoint.path}: ERFNet weights cannot start an EoMT")
+        raise InputError(f"{where}: ERFNet weights cannot start an EoMT")
     if checkpoint.config is None:
         size = find_backbone_size(checkpoint.weights, str(checkpoint.path))
         if config.size not in ("", size):
-            raise InputError(
-                f"model.weights {checkpoint.path}: a backbone of size {size}; model.size says {config.size}"
-            )
+            raise InputError(f"{where}: a backbone of size {size}; model.size says {config.size}")
         return replace(config, size=size).completed()
     completed, saved = config.completed(checkpoint.config), checkpoint.config
     free = {"weights", "image_size", "num_blocks", "entropic_scale"}  # resampled, or in no weight
@@ -190,26 +169,23 @@ def complete_config(config: ModelConfig, checkpoint: Checkpoint, skip: Sequence[
     ]
     if differing:
         raise InputError(
-            f"model.weights {checkpoint.path}: the configuration differs from the checkpoint: "
-            f"{', '.join(differing)}; leave it out, or name what to start anew with --init.skip queries or "
-            f"class_head"
+            f"{where}: the configuration differs from the checkpoint: {', '.join(differing)}; leave it out, "
+            f"or name what to start anew with --init.skip queries or class_head"
         )
     return completed
 
 
 def fill_model(model: EoMT, checkpoint: Checkpoint, skip: Sequence[str] = ()) -> LoadReport:
-    """Load a checkpoint into a model of completed configuration.
+    """Load a checkpoint into a model of completed configuration; on an InputError the model is unchanged.
 
     A backbone file fills the backbone; queries and heads keep their initial values then.
-
-    Raises:
-        InputError: something does not fit, or `skip` names no weight of the model; the model is unchanged.
     """
     names = list(model.state_dict())
     for prefix in skip:
         if not any(is_under(name, [prefix]) for name in names):
-            parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
-            raise InputError(f"init.skip: the model has no weight {prefix!r}; its parts are {parts}")
+            raise InputError(
+                f"init.skip: the model has no weight {prefix!r}; its parts are {_parts_of(names)}"
+            )
     where = f"model.weights {checkpoint.path}"
     if checkpoint.kind == "backbone":
         return _fill_backbone(model, checkpoint, skip, where)
@@ -227,10 +203,11 @@ def explain_report(report: LoadReport) -> list[str]:
     """Say in lines what was resized and what was left as initialised."""
     shapes = {name: (render_shape(old), render_shape(new)) for name, (old, new) in report.resized.items()}
     lines = [f"resized {name}: {old} -> {new}" for name, (old, new) in shapes.items()]
-    if report.skipped:
-        parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in report.skipped))
-        lines.append(f"keep their initial values: {parts}")
-    return lines
+    return [*lines, f"keep their initial values: {_parts_of(report.skipped)}"] if report.skipped else lines
+
+
+def _parts_of(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
 
 
 def _fill_backbone(model: EoMT, checkpoint: Checkpoint, skip: Sequence[str], where: str) -> LoadReport:

@@ -130,8 +130,7 @@ def _head(path: Path) -> bytes:
 def list_parts(path: Path) -> list[Path]:
     """List the files that hold the weights of `path`: itself, or what it is the index of.
 
-    Raises:
-        InputError: it is a broken index, or names a file outside its folder.
+    An index may name files of its own folder only.
     """
     if not path.name.endswith(INDEX_SUFFIX):
         return [path]

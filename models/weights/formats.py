@@ -99,9 +99,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Args:
         path: a file; a checkpoint folder (`checkpoint.py` resolves run folders); a Hugging Face folder;
             a folder with exactly one weight file.
-
-    Raises:
-        InputError: nothing is there, nothing is readable, or it is of no kind we know.
     """
     file = find_weight_file(path)
     weights = _unwrap_all(read_weight_file(file), file)
@@ -143,11 +140,7 @@ def _read_eomt(file: Path, kind: str, weights: dict[str, Tensor], *, averaged: b
 
 
 def find_weight_file(path: Path) -> Path:
-    """Return the weight file that `path` is, or the one in the folder `path`.
-
-    Raises:
-        InputError: there is none, or there are several without one of the usual names.
-    """
+    """Return the weight file that `path` is, or the one in it: of a usual name, or the only one."""
     if path.is_file():
         return path
     if not path.is_dir():
@@ -171,9 +164,6 @@ def read_config_off(weights: Mapping[str, Tensor], where: Path, *, num_blocks: i
 
     Args:
         num_blocks: joint blocks, which no shape tells; 0 takes the size's own.
-
-    Raises:
-        InputError: a weight that tells a size is missing, or no known size has these shapes.
     """
     isomax = "class_head.prototypes" in weights
     head = "class_head.prototypes" if isomax else "class_head.weight"

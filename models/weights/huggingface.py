@@ -96,11 +96,7 @@ def huggingface_preprocessor(config: ModelConfig) -> dict[str, Any]:
 
 
 def read_huggingface_config(path: Path) -> ModelConfig:
-    """Read the sizes in the `config.json` of transformers' EoMT, and complete them.
-
-    Raises:
-        InputError: it cannot be read, belongs to another model, or holds impossible sizes.
-    """
+    """Read the sizes in the `config.json` of transformers' EoMT, and complete them."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         if fields["model_type"] != "eomt":
@@ -126,9 +122,6 @@ def to_huggingface(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the weights of our EoMT (linear class head, no adapter) to those of transformers.
 
     A backbone without LayerScale gets scales of 1, which transformers always has.
-
-    Raises:
-        KeyError: a name that no EoMT of ours has.
     """
     theirs: dict[str, Tensor] = {}
     depth = count_blocks(weights, "backbone.blocks")
