@@ -61,7 +61,7 @@ KNOWN_SETS = {
     "fs_static_v2": KnownSet(30, (1024, 2048)),
     "lost_and_found_test": KnownSet(1043, (1024, 2048)),
 }
-"""By folder, as `eval.sets.registry` names it."""
+"""Facts by folder, as `eval.sets.registry` names it."""
 STATIC_MD5 = {
     "fs_val_v1.zip": "79fb134419c83f2f20b575955efa9d20",
     "fs_val_v2.zip": "5088c63497927200d935c41d54b1cb23",

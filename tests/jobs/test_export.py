@@ -21,23 +21,16 @@ from models.config import LoraSettings, ModelConfig
 from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT
 from models.erfnet import ERFNet
 from models.segmenter import make_segment
-from models.weights.checkpoint import initialise_model, load_model, open_checkpoint, write_description
+from models.weights.checkpoint import initialise_model, load_model, open_checkpoint
 from shards.errors import InputError
+from tests.models.tiny import make_model as make_tiny
+from tests.models.tiny import save
 
 IMAGE = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
-def save(model: EoMT, folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    write_description(model, folder)
-    save_file(model.state_dict(), folder / "model.safetensors")
-    return folder
-
-
 def make_model(**changes: object) -> EoMT:
-    torch.manual_seed(0)
-    settings = {"size": "tiny", "image_size": (32, 48), "num_queries": 5, "num_blocks": 3, **changes}
-    return EoMT(ModelConfig(**settings)).eval()  # type: ignore[arg-type]
+    return make_tiny(**{"image_size": (32, 48), "num_queries": 5, "num_blocks": 3, **changes})
 
 
 def finetune_with_lora(base: Path, folder: Path, **changes: object) -> Path:
@@ -123,7 +116,7 @@ def test_an_adapter_is_not_cut_from_another_base(tmp_path: Path) -> None:
 
 
 def test_transformers_reads_the_folder_and_predicts_the_same(tmp_path: Path) -> None:
-    model = make_model(size="tiny", image_size=(64, 64))
+    model = make_model(image_size=(64, 64))
     out = export(save(model, tmp_path / "run"), "huggingface", tmp_path / "out")
     theirs, report = EomtForUniversalSegmentation.from_pretrained(out, output_loading_info=True)
     assert not report["missing_keys"] - {"criterion.empty_weight"}
@@ -193,25 +186,39 @@ def test_the_baseline_is_exported_too(tmp_path: Path, monkeypatch: pytest.Monkey
     assert evidence.shape == (2, 19, 16, 32)
 
 
-def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
-    isomax = save(make_model(class_head="isomax"), tmp_path / "isomax")
-    with pytest.raises(InputError, match=r"transformers' EoMT has a linear class head; .* has isomax"):
-        export(isomax, "huggingface", tmp_path / "out")
-    trained = save(make_model(outlier_class="trained"), tmp_path / "trained")
-    with pytest.raises(InputError, match=r"transformers' EoMT has no outlier class; .*trained has one"):
-        export(trained, "huggingface", tmp_path / "out")
-    with pytest.raises(InputError, match=r"--score: .*trained has no class distances, which MinDistance"):
-        export(trained, "onnx", tmp_path / "out", "--score", "MinDistance")
-    with pytest.raises(InputError, match=r"has 7 classes, whose names are unknown; the 19 of Cityscapes"):
-        export(save(make_model(num_classes=7), tmp_path / "seven"), "huggingface", tmp_path / "out")
-    with pytest.raises(InputError, match="--base: only --to adapter has a base; --to is onnx"):
-        export(isomax, "onnx", tmp_path / "out", "--base", str(isomax))
-    with pytest.raises(
-        InputError, match="--to adapter: .* did not start from weights; --base names its base"
-    ):
-        export(isomax, "adapter", tmp_path / "out")
-    with pytest.raises(InputError, match="--score: unknown score 'msp'; known scores: MSP"):
-        export(isomax, "onnx", tmp_path / "out", "--score", "msp")
+@pytest.mark.parametrize(
+    ("settings", "to", "extra", "message"),
+    [
+        (
+            {"class_head": "isomax"},
+            "huggingface",
+            (),
+            "transformers' EoMT has a linear class head; .*run has isomax",
+        ),
+        (
+            {"outlier_class": "trained"},
+            "huggingface",
+            (),
+            "transformers' EoMT has no outlier class; .*run has one",
+        ),
+        (
+            {"num_classes": 7},
+            "huggingface",
+            (),
+            "has 7 classes, whose names are unknown; the 19 of Cityscapes",
+        ),
+        ({}, "onnx", ("--score", "MinDistance"), "--score: .*run has no class distances, which MinDistance"),
+        ({}, "onnx", ("--score", "msp"), "--score: unknown score 'msp'; known scores: MSP"),
+        ({}, "onnx", ("--base", "x"), "--base: only --to adapter has a base; --to is onnx"),
+        ({}, "adapter", (), "--to adapter: .* did not start from weights; --base names its base"),
+    ],
+    ids=["head", "outlier class", "classes", "distances", "score", "base", "no base"],
+)
+def test_what_a_format_cannot_hold_is_refused(
+    tmp_path: Path, settings: dict, to: str, extra: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        export(save(make_model(**settings), tmp_path / "run"), to, tmp_path / "out", *extra)
     assert not (tmp_path / "out").exists()
 
 
