@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,11 @@ from transformers import EomtConfig, EomtForUniversalSegmentation
 from models.backbone import build_backbone
 from models.config import METADATA_KEY, ModelConfig, describe
 from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT
-from models.weights.checkpoint import load_model
+from models.weights.checkpoint import initialise_model, load_model
 from models.weights.formats import read_checkpoint, read_config_off
 from models.weights.huggingface import from_huggingface, to_huggingface
 from shards.errors import InputError
+from tests.models.tiny import make_model
 
 CONFIG = ModelConfig(size="tiny", image_size=(48, 48), num_queries=5, num_blocks=3, num_classes=7)
 REFERENCE_CONFIG = ModelConfig(
@@ -50,24 +50,16 @@ def _model() -> EoMT:
     ["network.", "", "module.network.", "network._orig_mod.", "_orig_mod.module."],
     ids=["lightning", "bare", "ddp", "compiled", "compiled ddp"],
 )
-def test_upstream_files_are_read_whatever_wrapped_them(tmp_path: Path, model: EoMT, prefix: str) -> None:
-    path = tmp_path / "eomt.bin"
-    torch.save(as_upstream(model, prefix), path)
-    loaded = load_model(path)
+@pytest.mark.parametrize("training_state", [False, True], ids=["weights", "checkpoint"])
+def test_upstream_files_are_read_whatever_wrapped_them(
+    tmp_path: Path, model: EoMT, prefix: str, training_state: bool
+) -> None:
+    state = as_upstream(model, prefix)
+    saved = {"state_dict": state, "epoch": 3, "optimizer_states": [{"state": {}, "param_groups": []}]}
+    torch.save(saved if training_state else state, tmp_path / "last.ckpt")
+    loaded = load_model(tmp_path / "last.ckpt")
     assert loaded.config == model.config
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
-
-
-def test_a_lightning_checkpoint_is_read(tmp_path: Path, model: EoMT) -> None:
-    path = tmp_path / "last.ckpt"
-    saved = {
-        "state_dict": as_upstream(model),
-        "epoch": 3,
-        "optimizer_states": [{"state": {}, "param_groups": []}],
-    }
-    torch.save(saved, path)
-    assert read_checkpoint(path).kind == "upstream"
-    assert load_model(path).config == model.config
 
 
 @pytest.mark.parametrize(
@@ -114,6 +106,8 @@ def test_a_hugging_face_folder_gives_the_same_prediction(
     reference.save_pretrained(tmp_path / "eomt")
     model = load_model(tmp_path / "eomt")
     assert model.config == REFERENCE_CONFIG
+    isomax = initialise_model(ModelConfig(weights=str(tmp_path / "eomt"), class_head="isomax"))
+    assert isomax.class_head.prototypes.shape == (10, 384)
     image = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     with torch.no_grad():
@@ -184,18 +178,20 @@ def test_sizes_are_read_off_the_weights(model: EoMT) -> None:
     assert read == model.config
 
 
-def test_what_is_no_square_grid_is_refused() -> None:
-    state = EoMT(ModelConfig(size="tiny", image_size=(32, 64), num_queries=2)).state_dict()
-    with pytest.raises(InputError, match="file: 8 positions are no square grid"):
-        read_config_off(state, Path("file"))
-
-
-def test_an_unknown_backbone_is_refused(model: EoMT) -> None:
-    state = {name: value for name, value in model.state_dict().items() if ".blocks.5." not in name}
-    with pytest.raises(
-        InputError, match=re.escape("a backbone of width 128 and 5 blocks; known (width x blocks): tiny")
-    ):
-        read_config_off(state, Path("file"))
+@pytest.mark.parametrize(
+    ("image_size", "gone", "message"),
+    [
+        ((32, 64), "none", "file: 8 positions are no square grid"),
+        ((32, 32), ".blocks.5.", r"a backbone of width 128 and 5 blocks; known \(width x blocks\): tiny"),
+    ],
+    ids=["grid", "blocks"],
+)
+def test_sizes_that_weights_cannot_tell_are_refused(
+    image_size: tuple[int, int], gone: str, message: str
+) -> None:
+    state = make_model(image_size=image_size).state_dict()
+    with pytest.raises(InputError, match=message):
+        read_config_off({name: value for name, value in state.items() if gone not in name}, Path("file"))
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
