@@ -19,7 +19,7 @@ import psutil
 from accelerate import Accelerator
 
 from jobs.preview_paste import draw_contact_sheet, paste_scenes
-from models.adapt import apply_adaptation, explain_parameters, plan_thaw
+from models.adapt import apply_adaptation, count_frozen, explain_parameters, plan_unfreezing
 from models.eomt import EoMT
 from models.segmenter import compile_model
 from models.weights.checkpoint import initialise_model
@@ -193,9 +193,9 @@ def _build_run(
         shard_model(model, accelerator)
     fused = accelerator.device.type == "cuda" and accelerator.scaler is None
     optimizer = build_optimizer(model, config.optim.scaled(batch), fused=fused)
-    thaw = plan_thaw(config.adapt, model, config.loop.steps)
+    unfreeze_steps = plan_unfreezing(config.adapt, model, config.loop.steps)
     schedule = config.schedule.resolved(config.loop.steps, batch)
-    lr_schedule = build_lr_schedule(optimizer, schedule, config.loop.steps, thaw)
+    lr_schedule = build_lr_schedule(optimizer, schedule, config.loop.steps, unfreeze_steps)
     state = TrainState(best=Best(config.validation.select, config.validation.patience))
     model.recompute = config.loop.activation_checkpointing
     if config.loop.compile:
@@ -234,7 +234,7 @@ def _build_run(
             config.validation, config.paste, config.tracking, model, accelerator, folder
         ),
         details=GroupDetails(optimizer, model, config.loop.max_grad_norm) if shows_groups else None,
-        num_frozen=thaw.num_frozen,
+        num_frozen=partial(count_frozen, unfreeze_steps),
     )
 
 

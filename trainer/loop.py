@@ -160,7 +160,7 @@ class Run:
     after_step: Callable[[], None] = lambda: None
     """Called after every optimizer step (see `trainer.profile`)."""
     num_frozen: Callable[[int], int] = lambda step: 0
-    """Step -> how many of the first blocks stand still (see `models.adapt.Thaw`)."""
+    """Step -> number of first blocks that are frozen (`models.adapt.count_frozen`)."""
 
 
 def train(run: Run, config: LoopConfig) -> TrainState:

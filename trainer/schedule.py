@@ -14,10 +14,8 @@ from jaxtyping import Bool
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from models.adapt import Thaw
 from shards.errors import InputError
 
-NEVER_FROZEN = Thaw(())
 EOMT_BATCH = 16
 EOMT_WARMUPS = (500, 1000)
 """Steps of `EOMT_BATCH` images in which heads, and then the backbone, warm up; whatever the run's length.
@@ -109,7 +107,10 @@ def lr_factor(step: int, total_steps: int, warmup_start: int, warmup_end: int, p
 
 
 def build_lr_schedule(
-    optimizer: torch.optim.Optimizer, config: ScheduleConfig, total_steps: int, thaw: Thaw = NEVER_FROZEN
+    optimizer: torch.optim.Optimizer,
+    config: ScheduleConfig,
+    total_steps: int,
+    unfreeze_steps: tuple[int, ...] = (),
 ) -> LambdaLR:
     """Build the schedule of all groups; groups whose name starts with `backbone` wait for the heads.
 
@@ -117,7 +118,8 @@ def build_lr_schedule(
     per process.
 
     Args:
-        thaw: blocks that stand still at first; their rate is 0 until their step, then they warm up.
+        unfreeze_steps: step from which each of the first blocks trains (`models.adapt.plan_unfreezing`); its
+            rate is 0 until then, and then it warms up.
     """
     head_end = round(config.head_warmup * total_steps)
     warmup = round(config.backbone_warmup * total_steps)
@@ -125,20 +127,20 @@ def build_lr_schedule(
     def factor_of(group_name: str) -> Callable[[int], float]:
         start, end = 0, head_end
         if group_name.startswith("backbone"):
-            start = max(head_end, thaw_step(group_name, thaw))
+            start = max(head_end, unfreeze_step(group_name, unfreeze_steps))
             end = start + warmup
         return lambda step: lr_factor(step, total_steps, start, end, config.poly_power)
 
     return LambdaLR(optimizer, [factor_of(str(group["name"])) for group in optimizer.param_groups])
 
 
-def thaw_step(group_name: str, thaw: Thaw) -> int:
+def unfreeze_step(group_name: str, unfreeze_steps: tuple[int, ...]) -> int:
     """Return the step from which a group of the optimizer trains (see `trainer.optim.group_parameters`)."""
     place, _, block = group_name.removeprefix("backbone.").partition(".")
     if place == "embed":
-        return max(thaw.steps, default=0)
-    index = int(block) if place == "blocks" else len(thaw.steps)
-    return thaw.steps[index] if index < len(thaw.steps) else 0
+        return max(unfreeze_steps, default=0)
+    index = int(block) if place == "blocks" else len(unfreeze_steps)
+    return unfreeze_steps[index] if index < len(unfreeze_steps) else 0
 
 
 def release_phase(total_steps: int, block: int, num_blocks: int, rule: str = "equal") -> tuple[float, float]:

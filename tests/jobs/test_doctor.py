@@ -5,30 +5,19 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from jobs.doctor import main
 from models.backbone import build_backbone
-from models.eomt import EoMT, ModelConfig
-from models.weights.description import write_description
-from models.weights.diagnosis import measure_parts
 from shards.errors import InputError
-
-CONFIG = ModelConfig(size="tiny", image_size=(32, 32), num_queries=3)
-
-
-def save(folder: Path, state: dict[str, torch.Tensor]) -> Path:
-    folder.mkdir(parents=True)
-    write_description(EoMT(CONFIG), folder)
-    save_file(state, folder / "model.safetensors")
-    return folder
+from tests.models.tiny import make_model, save
 
 
 def test_a_sound_checkpoint_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = EoMT(CONFIG)
-    save(tmp_path / "run" / "checkpoints" / "step-0000002", model.state_dict())
+    model = make_model()
+    save(model, tmp_path / "run" / "checkpoints" / "step-0000002")
     main(["checkpoint", str(tmp_path / "run")])
     told = capsys.readouterr().out
     weights = tmp_path / "run" / "checkpoints" / "step-0000002" / "model.safetensors"
@@ -57,9 +46,9 @@ def test_problems_are_told_after_the_description(
     spoil: Callable[[dict[str, torch.Tensor]], object],
     message: str,
 ) -> None:
-    state = EoMT(CONFIG).state_dict()
+    state = make_model().state_dict()
     spoil(state)
-    folder = save(tmp_path / "step-0000001", state)
+    folder = save(make_model(), tmp_path / "step-0000001", state)
     with pytest.raises(InputError, match=message):
         main(["checkpoint", str(folder)])
     told = capsys.readouterr().out
@@ -75,12 +64,14 @@ def test_a_backbone_file_is_described(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "blocks.5" in told
 
 
-def test_statistics_are_those_of_the_numbers() -> None:
-    weights = {"head.weight": torch.tensor([[1.0, -3.0]]), "head.bias": torch.tensor([2.0])}
-    (part,) = measure_parts(weights)
-    assert (part.part, part.num_tensors, part.num_parameters) == ("head", 2, 3)
-    assert (part.mean, part.largest) == (0.0, 3.0)
-    assert part.std == pytest.approx((14 / 3) ** 0.5)
+def test_statistics_are_those_of_the_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = make_model().state_dict()
+    state["class_head.weight"].fill_(1.0)
+    state["class_head.bias"].fill_(-3.0)
+    main(["checkpoint", str(save(make_model(), tmp_path / "step-0000001", state))])
+    (row,) = [line.split() for line in capsys.readouterr().out.splitlines() if "  class_head " in line]
+    numbers = np.concatenate([np.full(20 * 128, 1.0), np.full(20, -3.0)])
+    assert row == ["class_head", "2", "2,580", f"{numbers.mean():.3g}", f"{numbers.std():.3g}", "3"]
 
 
 def test_an_empty_folder_is_one_line(tmp_path: Path) -> None:

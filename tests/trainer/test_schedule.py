@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.adapt import Thaw
 from shards.errors import InputError
 from trainer.randomness import sample_generators
 from trainer.schedule import (
@@ -46,7 +45,7 @@ def test_a_block_that_thaws_late_warms_up_late() -> None:
     groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "name": name} for name in names]
     optimizer = torch.optim.SGD(groups, lr=1.0)
     config = ScheduleConfig(head_warmup=0.0, backbone_warmup=0.1)
-    schedule = build_lr_schedule(optimizer, config, total_steps=100, thaw=Thaw((60, 20)))
+    schedule = build_lr_schedule(optimizer, config, total_steps=100, unfreeze_steps=(60, 20))
     rates: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(100):
         for group in optimizer.param_groups:
