@@ -112,6 +112,11 @@ class ValidationConfig:
             *(f"{metric}/{score}" for score in scores for metric in ("ap", "fpr95")),
         ]
 
+    def tags(self) -> list[str]:
+        """Name the scalars by which TensorBoard compares runs."""
+        best = [f"best/{self.select}"] if self.select else []
+        return [*best, *(f"validation/{metric}" for metric in self.metrics())]
+
 
 @dataclass(frozen=True)
 class ValidationSets:
