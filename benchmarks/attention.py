@@ -25,7 +25,8 @@ from torch import Tensor
 
 from benchmarks.machine import describe_machine, measure_peak
 from models.backbone import SIZES
-from models.eomt import DEFAULT_NUM_QUERIES, DEFAULT_PATCH_SIZE, _apply_block
+from models.config import DEFAULT_NUM_QUERIES, DEFAULT_PATCH_SIZE
+from models.eomt import _apply_block
 from shards.settings import parse_options, run_program
 
 NUM_PREFIX_TOKENS = 5

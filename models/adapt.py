@@ -1,15 +1,17 @@
-"""What trains: which parameters of an EoMT are free, by the name of a mode, and from which step on."""
+"""Adaptation modes: which parameters of an EoMT train, and from which step on."""
 
 from __future__ import annotations
 
+import itertools
 import re
+import string
 from dataclasses import dataclass, field
 
 from torch import nn
 
+from models.config import LoraSettings
 from models.eomt import EoMT
 from models.lora import add_adapters
-from models.lora_settings import LoraSettings
 from shards.errors import InputError
 
 MODES = ("full", "heads", "queries", "queries+heads", "last-N", "gradual", "lora")
@@ -78,9 +80,6 @@ def apply_adaptation(model: EoMT, config: AdaptConfig) -> ParameterCount:
     """Freeze everything but what `config.mode` names; for `lora`, put the adapters in.
 
     A frozen run of blocks at the start keeps no activations, because nothing before it needs a gradient.
-
-    Raises:
-        InputError: more blocks than the model has.
     """
     if config.mode == "lora":
         add_adapters(model, config.lora)
@@ -108,29 +107,24 @@ def explain_parameters(model: EoMT) -> list[str]:
         "class head": model.class_head,
         "mask head": model.mask_head,
     }
-    lines: list[tuple[str, str, ParameterCount]] = []
-    for name, part in parts.items():
-        count = count_parameters(part)
-        if lines and name.startswith("block") and lines[-1][2] == count and lines[-1][0].startswith("block"):
-            lines[-1] = (lines[-1][0], name.removeprefix("block "), count)
-        else:
-            lines.append((name, "", count))
-    return [f"{first + ('-' + last if last else ''):<14} {count}" for first, last, count in lines]
+    counts = [(name, count_parameters(part)) for name, part in parts.items()]
+    alike = itertools.groupby(counts, lambda item: (item[0].rstrip(string.digits), item[1]))
+    lines = []
+    for (word, count), group in alike:
+        names = [name for name, _ in group]
+        last = f"-{names[-1].removeprefix(word)}" if len(names) > 1 else ""
+        lines.append(f"{names[0] + last:<14} {count}")
+    return lines
 
 
 def _trainable_modules(model: EoMT, mode: str) -> list[nn.Module]:
     heads: list[nn.Module] = [model.class_head, model.mask_head]
-    queries: list[nn.Module] = [model.queries]
     if mode.startswith("last-"):
         wanted, depth = int(mode.removeprefix("last-")), len(model.backbone.blocks)
         if wanted > depth:
             raise InputError(f"adapt.mode: {mode} asks for {wanted} blocks, the model has {depth}")
-        blocks = list(model.backbone.blocks[depth - wanted :])
-        return [*blocks, model.backbone.norm, model.upscale, *queries, *heads]
-    chosen = {
-        "heads": heads,
-        "queries": queries,
-        "queries+heads": [*queries, *heads],
-        "lora": [*queries, *heads],
-    }
-    return chosen.get(mode, [])
+        blocks = model.backbone.blocks[depth - wanted :]
+        return [*blocks, model.backbone.norm, model.upscale, model.queries, *heads]
+    queries: list[nn.Module] = [model.queries]
+    by_mode = {"heads": heads, "queries": queries, "queries+heads": queries + heads, "lora": queries + heads}
+    return by_mode.get(mode, [])  # full and gradual have freed everything

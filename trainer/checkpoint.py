@@ -17,8 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.eomt import EoMT
-from models.weights.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER, list_checkpoints
-from models.weights.description import write_description
+from models.weights.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER, list_checkpoints, write_description
 from models.weights.formats import WEIGHTS_NAME
 from shards.errors import ReportedError
 from shards.files import write_atomically

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from models.adapt import AdaptConfig
-from models.eomt import ModelConfig
+from models.config import ModelConfig
 from models.weights.checkpoint import InitConfig
 from outlier_paste.config import PasteConfig
 from shards.errors import InputError

@@ -110,7 +110,7 @@ def build_lr_schedule(
     optimizer: torch.optim.Optimizer,
     config: ScheduleConfig,
     total_steps: int,
-    unfreeze_steps: Sequence[int] = (),
+    unfreeze_steps: tuple[int, ...] = (),
 ) -> LambdaLR:
     """Build the schedule of all groups; groups whose name starts with `backbone` wait for the heads.
 
@@ -134,7 +134,7 @@ def build_lr_schedule(
     return LambdaLR(optimizer, [factor_of(str(group["name"])) for group in optimizer.param_groups])
 
 
-def unfreeze_step(group_name: str, unfreeze_steps: Sequence[int]) -> int:
+def unfreeze_step(group_name: str, unfreeze_steps: tuple[int, ...]) -> int:
     """Return the step from which a group of the optimizer trains (see `trainer.optim.group_parameters`)."""
     place, _, block = group_name.removeprefix("backbone.").partition(".")
     if place == "embed":

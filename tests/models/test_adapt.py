@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from models.adapt import AdaptConfig, apply_adaptation, count_frozen, explain_parameters, plan_unfreezing
-from models.eomt import EoMT, ModelConfig
-from models.lora_settings import LoraSettings
+from models.config import LoraSettings, ModelConfig
+from models.eomt import EoMT
 from shards.errors import InputError
 
 IMAGE = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))

@@ -15,7 +15,8 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from jobs.finetune import finetune, main
-from models.eomt import EoMT, ModelConfig
+from models.config import ModelConfig
+from models.eomt import EoMT
 from models.weights.checkpoint import find_checkpoint, load_model
 from shards.errors import InputError
 from tests.trainer.small_run import _fresh_accelerator, make_config, weights  # noqa: F401

@@ -17,8 +17,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from jobs.finetune import finetune
 from models.adapt import AdaptConfig, apply_adaptation
-from models.eomt import EoMT, ModelConfig, Prediction
-from models.lora_settings import LoraSettings
+from models.config import LoraSettings, ModelConfig
+from models.eomt import EoMT, Prediction
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES, OUTLIER_ID, VOID_ID
 from shards.settings import read_config

@@ -21,7 +21,8 @@ from tensorboard.util.tensor_util import make_ndarray
 from eval.metrics.binned import count_images
 from jobs.finetune import finetune
 from models.adapt import AdaptConfig, apply_adaptation
-from models.eomt import EoMT, ModelConfig
+from models.config import ModelConfig
+from models.eomt import EoMT
 from models.lora import adapter_norms
 from shards.errors import InputError
 from tests.trainer.event_files import read_events, read_scalars
