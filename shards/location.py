@@ -52,11 +52,7 @@ class Shard:
         return self.location
 
     def index(self) -> tuple[IndexedSample, ...]:
-        """Return the samples in file order; of a remote shard without downloading it, where that can be.
-
-        Raises:
-            InputError: as `load_index` and `fetch` say.
-        """
+        """Return the samples in file order; of a remote shard without downloading it, where that can be."""
         if self.cache is not None and self.num_bytes is not None and not self._copy().is_file():
             with contextlib.suppress(InputError):  # prepared by another program: no index beside it
                 content = _read_remote(self.location + INDEX_ENDING, attempts=1)
@@ -113,9 +109,6 @@ def find_shards(path: str, split: str | None, cache: str = "", *, check_files: b
         cache: folder for remote shards; empty: see `default_cache`.
         check_files: report a shard that a manifest lists and that is missing or has another size; otherwise
             whoever opens it finds out.
-
-    Raises:
-        InputError: nothing is there, or the manifest is unfit.
     """
     if "://" in path:
         return _find_remote(path, split, Path(cache) if cache else default_cache(), check_files)
@@ -235,11 +228,7 @@ def _is_final(error: Exception) -> bool:
 
 
 def require_listed_keys(shard: Shard, held: Sequence[str]) -> None:
-    """Check that a shard holds the samples that its manifest lists.
-
-    Raises:
-        InputError: it holds others.
-    """
+    """Check that a shard holds the samples that its manifest lists."""
     if shard.keys is not None and tuple(held) != shard.keys:
         raise InputError(
             f"{shard}: holds {len(held)} samples ({', '.join(held[:2])}, ...), the manifest beside it "

@@ -66,11 +66,7 @@ class Manifest:
         return tuple(dict.fromkeys(entry.split for entry in self.shards))
 
     def select(self, split: str) -> tuple[ShardEntry, ...]:
-        """Return the shards of one split, in order.
-
-        Raises:
-            InputError: no shard belongs to `split`.
-        """
+        """Return the shards of one split, in order."""
         chosen = tuple(entry for entry in self.shards if entry.split == split)
         if not chosen:
             raise InputError(
@@ -106,16 +102,12 @@ def read_manifest(folder: Path, *, check_files: bool = True) -> Manifest:
 
 
 def parse_manifest(text: bytes, path: str) -> Manifest:
-    """Read the content of a manifest file; `path` opens each message.
-
-    Raises:
-        InputError: it is no JSON or of an unknown version, or a field is missing or contradicts another one.
-    """
-    content: Any = from_json(Any, text, path)
-    version = content.get("version") if isinstance(content, dict) else None
+    """Read the content of a manifest file; `path` opens each message."""
+    content = from_json(dict[str, Any], text, path)
+    version = content.get("version")
     if type(version) is int and version != MANIFEST_VERSION:  # whose fields may be others
         raise InputError(f"{path}: version is {version}; this program reads version {MANIFEST_VERSION}")
-    manifest: Manifest = from_json(Manifest, content, path)
+    manifest = from_json(Manifest, content, path)
     in_shards = sum(entry.num_samples for entry in manifest.shards)
     if in_shards != manifest.num_samples:
         raise InputError(
