@@ -1,4 +1,4 @@
-"""The configuration of one fine-tuning run: every section, each a dataclass that lives beside its owner."""
+"""Configuration of a fine-tuning run; each section lives beside its owner."""
 
 from __future__ import annotations
 

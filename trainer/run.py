@@ -23,7 +23,7 @@ from trainer.config import FinetuneConfig
 from trainer.ema import WeightAverage
 from trainer.loop import Run, TrainState
 from trainer.losses import build_loss
-from trainer.memory import TrialStep, fit_micro_batch
+from trainer.memory import fit_micro_batch, fullest_batch, try_step
 from trainer.optim import build_optimizer
 from trainer.randomness import seed_everything
 from trainer.run_folder import Start, hold_run, plan_start, require_same_samples, restore
@@ -41,12 +41,7 @@ def open_run(
     """Build a run, or restore it from its newest checkpoint, and hold the lock of its folder meanwhile.
 
     Yields:
-        the run, its complete configuration, and lines that say what of its model trains.
-
-    Raises:
-        InputError: a setting or a file it names is wrong, or the run's folder is taken.
-        StorageError: the run's folder cannot be written.
-    """
+        the run, its complete configuration, and lines that say what of its model trains."""
     start = plan_start(config, resume=resume)
     config = start.config
     seed_everything(config.seed)
@@ -78,9 +73,13 @@ def global_batch(config: FinetuneConfig, accelerator: Accelerator) -> int:
 def _fit_memory(config: FinetuneConfig, model: EoMT, accelerator: Accelerator) -> FinetuneConfig:
     """Halve the micro-batch while it does not fit, and take more of them instead."""
     model.recompute = config.loop.activation_checkpointing
-    weights, crop = config.loss.weights, config.data.crop
-    trial = TrialStep(accelerator, model, build_loss(config.loss), weights, config.schedule, crop)
-    size = fit_micro_batch(accelerator, config.data.batch_size, trial)
+    loss = build_loss(config.loss)
+
+    def attempt(size: int) -> None:
+        batch = fullest_batch(size, config.data.crop)
+        try_step(accelerator, model, loss, config.loss.weights, config.schedule, batch)
+
+    size = fit_micro_batch(accelerator, config.data.batch_size, attempt)
     grad_accum = config.loop.grad_accum * config.data.batch_size // size
     return dataclasses.replace(
         config,

@@ -45,19 +45,19 @@ class ValidationConfig:
     shards: tuple[str, ...] = ()
     """Prepared Cityscapes whose `split` is measured by mIoU; empty: no mIoU."""
     split: str = "val"
-    """Which part of the shards."""
+    """Split of the shards."""
     pasted: str = ""
     """Folder that `jobs.paste_validation` wrote, measured by AP and FPR95 of `scores`; empty: none. Scores of
     its pixels lie in the run's folder meanwhile, 4 bytes per pixel and score."""
     scores: tuple[str, ...] = ("MSP", "RbA")
     """Anomaly scores that `pasted` is measured by; names as in `jobs.evaluate --scores`."""
     limit: int = 0
-    """How many frames of each at most; 0: all."""
+    """Most frames of each; 0: all."""
     select: str = ""
     """The one metric by which `best/` is chosen and a run ends early: miou, or ap/SCORE or fpr95/SCORE of
     `scores`, such as ap/RbA. Empty: the newest checkpoints alone are kept."""
     patience: int = 0
-    """End the run after so many validations in a row without a better `select`; 0: never. A run that ended
+    """Validations in a row without a better `select` that end the run; 0: never. A run that ended
     so ends again on --resume, which may raise the patience."""
 
     def __post_init__(self) -> None:
@@ -191,11 +191,7 @@ class Validation:
 def open_validation(
     config: ValidationConfig, paste: PasteConfig
 ) -> tuple[ShardReader | None, TestSet | None]:
-    """Open the scenes for the mIoU and the pasted objects that `config` names.
-
-    Raises:
-        InputError: one is missing, broken or a benchmark, or holds objects that this run pastes in training.
-    """
+    """Open the scenes for the mIoU and the pasted objects that `config` names."""
     scenes, pasted = None, None
     if config.shards:
         for place in config.shards:
@@ -218,11 +214,7 @@ def build_validation(
     accelerator: Accelerator,
     folder: Path,
 ) -> Validation | None:
-    """Open the validation sets of a run and check that its model has what the scores read; None without any.
-
-    Raises:
-        InputError: as `open_validation`, or the model lacks something.
-    """
+    """Open the validation sets of a run, and check that its model has what the scores read; None: no sets."""
     scenes, pasted = open_validation(config, paste)
     if scenes is None and pasted is None:
         return None

@@ -13,8 +13,10 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
+from jobs.finetune import finetune
 from shards.settings import load_config
 from trainer.config import FinetuneConfig
+from trainer.loop import TrainState
 
 
 @pytest.fixture(autouse=True)
@@ -36,9 +38,22 @@ def make_config(out: Path, scenes: str, *extra: str) -> FinetuneConfig:
     return load_config(FinetuneConfig, [*arguments, *extra], program="jobs.finetune")
 
 
+def train(out: Path, scenes: str, *extra: str, resume: bool = False) -> TrainState:
+    """Run `make_config(out, scenes, *extra)` as if in a process of its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return finetune(make_config(out, scenes, *extra), resume=resume)
+
+
 def with_paste(cutouts: str) -> list[str]:
     return ["--paste.bank", cutouts, "--paste.probability", "1", "--loss.outlier", "rba"]
 
 
 def weights(out: Path, step: int) -> dict[str, torch.Tensor]:
     return load_file(out / "run" / "checkpoints" / f"step-{step:07d}" / "model.safetensors")
+
+
+def assert_equal_weights(expected: Path, actual: Path, step: int) -> None:
+    """Compare the checkpoints that two runs have of a step, to the bit."""
+    first, second = weights(expected, step), weights(actual, step)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)

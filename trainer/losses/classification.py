@@ -85,7 +85,7 @@ class LogitNorm(CrossEntropy):
     """
 
     temperature: float = 0.3
-    """What normalised logits are divided by: the lower, the sharper. 1.0 is the authors' code, 0.04 that of
+    """Divisor of normalised logits: the lower, the sharper. 1.0 is the authors' code, 0.04 that of
     OpenOOD; about 0.3 was the best of those that others tried on EoMT queries. It sets the loss's lower
     bound, see docs/losses.md."""
 

@@ -37,12 +37,12 @@ class OutlierTerm(ABC):
     """
 
     name: ClassVar[str]
-    """In `loss.outlier`, `loss.options` and `loss.weights`."""
+    """Name in `loss.outlier`, `loss.options` and `loss.weights`."""
     weight: ClassVar[float] = 1.0
-    """The published one."""
+    """Published weight."""
 
     layers: int = 0
-    """How many supervised depths, from the last, the term sums over; 0: all."""
+    """Number of supervised depths, from the last, that the term sums over; 0: all."""
 
     def __post_init__(self) -> None:
         if self.layers < 0:
