@@ -118,10 +118,7 @@ def save_checkpoint(
             if accelerator.is_main_process:
                 write_description(model, partial)
                 ema.save(partial)
-                _flush(partial)
-                if final.exists():
-                    _remove(final)
-                partial.rename(final)
+                _publish(partial, final)
     except (ReportedError, SystemExit):
         if accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)  # its room may be needed
@@ -131,6 +128,13 @@ def save_checkpoint(
         for old in list_checkpoints(folder)[:-keep] if keep else []:
             _remove(old)
     return final
+
+
+def _publish(partial: Path, final: Path) -> None:
+    _flush(partial)
+    if final.exists():
+        _remove(final)
+    partial.rename(final)
 
 
 def _flush(folder: Path) -> None:

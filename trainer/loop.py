@@ -217,7 +217,8 @@ def train(run: Run, config: LoopConfig) -> TrainState:
             scalars |= clock.rates(state.samples_seen)
             if state.skipped_steps:
                 scalars["skipped_steps"] = state.skipped_steps
-            scalars["data/errors"] = _sum_over_ranks(accelerator, clock.errors)
+            errors = torch.tensor(float(clock.errors), device=accelerator.device)
+            scalars["data/errors"] = float(accelerator.reduce(errors, reduction="sum"))
             scalars |= peak_memory(accelerator)
             show_scalars(accelerator, {**scalars, **details}, state.step)
             logger.info(_log_line(state.step, config.steps, scalars))
@@ -284,10 +285,6 @@ def _step_scalars(
     heads = {tag: value for tag, value in rates.items() if tag in ("lr/heads", "lr/lora", "lr/backbone.norm")}
     bounds = {f"lower_bound/{name}": value for name, value in lower_bounds.items()}
     return {"loss/total": total, **terms, **bounds, "grad_norm": grad_norm, **(heads or rates)}
-
-
-def _sum_over_ranks(accelerator: Accelerator, value: int) -> float:
-    return float(accelerator.reduce(torch.tensor(float(value), device=accelerator.device), reduction="sum"))
 
 
 def _log_line(step: int, steps: int, scalars: Mapping[str, float]) -> str:

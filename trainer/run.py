@@ -94,17 +94,13 @@ def _build(
     if not accelerator.is_main_process:
         logging.getLogger().setLevel(logging.WARNING)
     batch, steps = global_batch(config, accelerator), config.loop.steps
-    if config.loop.sharding == "fsdp2":
-        shard_model(model, accelerator)
+    _set_up(config, model, accelerator)
     fused = accelerator.device.type == "cuda" and accelerator.scaler is None
     optimizer = build_optimizer(model, config.optim.scaled(batch), fused=fused)
     unfreeze_steps = plan_unfreezing(config.adapt, model, steps)
     schedule = config.schedule.resolved(steps, batch)
     lr_schedule = build_lr_schedule(optimizer, schedule, steps, unfreeze_steps)
     state = TrainState(best=Best(config.validation.select, config.validation.patience))
-    model.recompute = config.loop.activation_checkpointing
-    if config.loop.compile:
-        compile_model(model, accelerator.device, "loop.compile")
     prepared, optimizer = prepare(accelerator, model, optimizer)  # neither the stream nor the schedule
     accelerator.register_for_checkpointing(lr_schedule, state)
     ema = WeightAverage(accelerator.unwrap_model(prepared), config.ema)
@@ -134,6 +130,15 @@ def _build(
         deadline=deadline,
         unfreeze_steps=unfreeze_steps,
     )
+
+
+def _set_up(config: FinetuneConfig, model: EoMT, accelerator: Accelerator) -> None:
+    """Shard and compile a model as the settings say; its optimizer is built after that."""
+    model.recompute = config.loop.activation_checkpointing
+    if config.loop.sharding == "fsdp2":
+        shard_model(model, accelerator)
+    if config.loop.compile:
+        compile_model(model, accelerator.device, "loop.compile")
 
 
 def _open_stream(config: FinetuneConfig, accelerator: Accelerator, state: TrainState) -> Stream:

@@ -17,8 +17,7 @@ import trainer.run
 from benchmarks.forked import run_ranks
 from jobs.evaluate import EvaluateOptions, evaluate
 from shards.settings import read_config
-from tests.trainer.event_files import read_scalars
-from tests.trainer.small_run import _fresh_accelerator, make_config, train  # noqa: F401
+from tests.trainer.small_run import _fresh_accelerator, make_config, read_scalars, train  # noqa: F401
 from tests.trainer.test_validation import write_pasted
 from trainer.config import FinetuneConfig
 from trainer.memory import OutOfMemoryError, try_step

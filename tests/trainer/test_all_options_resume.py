@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import load_file
 
 from shards.errors import InputError
-from tests.trainer.small_run import _fresh_accelerator, train, weights  # noqa: F401
+from tests.trainer.small_run import train, weights
 from tests.trainer.test_validation import write_pasted
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -18,10 +18,9 @@ from models.config import ModelConfig
 from models.eomt import EoMT
 from models.weights.checkpoint import find_checkpoint, load_model
 from shards.errors import InputError
-from tests.trainer.small_run import _fresh_accelerator, assert_equal_weights, make_config, train, weights  # noqa: F401
+from tests.trainer.small_run import assert_equal_weights, make_config, train, weights
 from trainer.checkpoint import Best, save_best
 from trainer.loop import TrainState
-from trainer.validation import ValidationConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -164,23 +163,6 @@ def test_what_is_measured_on_may_not_change_where_the_best_is_chosen(
         InputError, match="--resume: validation.limit is 3 but .* a resumed run keeps its sett"
     ):
         train(tmp_path, scene_shards, *arguments(scene_shards, "--validation.limit", "3"), resume=True)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (
-            {"select": "miou"},
-            "validation.select: 'miou' is not measured; measured: nothing, as validation.sha",
-        ),
-        ({"select": "ap/EAM", "pasted": "val"}, "measured: ap/MSP, fpr95/MSP, ap/RbA, fpr95/RbA"),
-        ({"patience": 2}, "validation.patience: needs validation.select, the metric it waits for"),
-        ({"patience": -1}, "validation.patience must be 0 .never. or more, got -1"),
-    ],
-)
-def test_impossible_choices_are_refused(settings: dict, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        ValidationConfig(**settings)
 
 
 def test_a_choice_without_validations_is_refused(tmp_path: Path) -> None:

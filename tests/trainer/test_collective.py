@@ -18,7 +18,7 @@ import trainer.run
 from shards.batch import Batch
 from shards.stream import Stream
 from tests.trainer.poisoned_loss import PoisonedLoss
-from tests.trainer.small_run import _fresh_accelerator, train, weights  # noqa: F401
+from tests.trainer.small_run import train, weights
 from trainer.checkpoint import newest_checkpoint
 from trainer.collective import DivergenceError, checksum, drop_step, find_bad_step, require_sound_weights
 from trainer.losses import build_loss

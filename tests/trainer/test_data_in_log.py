@@ -8,10 +8,9 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from shards.errors import InputError
-from tests.trainer.small_run import _fresh_accelerator, train  # noqa: F401
+from tests.trainer.small_run import read_events, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -35,8 +34,7 @@ def test_log_and_tensorboard_show_speed_waiting_and_decode_errors(
     last = next(line for line in log.splitlines() if "step 4/4" in line)
     assert "data/errors 1" in last
     assert "speed/images_per_s" in last
-    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
-    events.Reload()
+    events = read_events(tmp_path / "run")
     errors = [point.value for point in events.Scalars("data/errors")]
     assert errors == sorted(errors)
     assert errors[-1] == 1

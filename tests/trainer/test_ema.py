@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import shutil
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.weights.checkpoint import load_model, open_checkpoint
 from shards.errors import InputError
-from tests.trainer.small_run import _fresh_accelerator, train, weights  # noqa: F401
+from tests.trainer.small_run import copy_killed, train, weights
 from trainer.ema import EmaConfig, WeightAverage
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -124,8 +123,6 @@ def test_a_missing_or_foreign_average_is_refused(tmp_path: Path) -> None:
     save_file({"0.weight": torch.zeros(4, 3)}, tmp_path / "ema.safetensors", metadata={"updates": "1"})
     with pytest.raises(InputError, match="it averages other weights than this run trains"):
         average.load(tmp_path)
-    with pytest.raises(InputError, match="ema.decay must be in .0, 1., got 1.0"):
-        EmaConfig(decay=1.0)
 
 
 def test_a_lora_run_keeps_averages_that_every_reader_takes(tmp_path: Path, scene_shards: str) -> None:
@@ -159,8 +156,7 @@ def test_a_resumed_run_keeps_its_averages_to_the_bit(tmp_path: Path, scene_shard
     train(tmp_path / "plain", scene_shards)
     plain, averaged = weights(tmp_path / "plain", 4), weights(tmp_path / "a", 4)
     assert all(torch.equal(plain[name], averaged[name]) for name in plain)
-    shutil.copytree(tmp_path / "a", tmp_path / "b")
-    shutil.rmtree(tmp_path / "b" / "run" / "checkpoints" / "step-0000004")
+    copy_killed(tmp_path / "a", tmp_path / "b", 2)
     train(tmp_path / "b", scene_shards, *extra, resume=True)
     last = Path("run", "checkpoints", "step-0000004", "ema.safetensors")
     expected, actual = load_file(tmp_path / "a" / last), load_file(tmp_path / "b" / last)

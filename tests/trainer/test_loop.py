@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 import torch
 import webdataset
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from jobs.finetune import finetune
 from jobs.preview_paste import draw_contact_sheet, paste_scenes
@@ -27,10 +26,12 @@ from shards.errors import InputError
 from shards.manifest import Manifest, ShardEntry, write_manifest
 from shards.schema import LABEL_ENCODING, VOID_ID
 from shards.settings import read_config, write_config
-from tests.trainer.small_run import (  # noqa: F401
-    _fresh_accelerator,
+from tests.trainer.small_run import (
+    assert_close_weights,
     assert_equal_weights,
+    copy_killed,
     make_config,
+    read_events,
     train,
     weights,
     with_paste,
@@ -57,8 +58,7 @@ def test_a_run_leaves_everything_a_reader_needs(
     assert provenance[0]["num_processes"] == 1
     assert "step 4/4" in (run / "log.txt").read_text()
     assert [p.name for p in sorted((run / "checkpoints").iterdir())] == ["step-0000002", "step-0000004"]
-    events = EventAccumulator(str(run / "tensorboard"))
-    events.Reload()
+    events = read_events(run)
     tags = set(events.Tags()["scalars"])
     assert {
         "loss/total",
@@ -78,8 +78,7 @@ def test_a_run_leaves_everything_a_reader_needs(
 
 def test_no_scenes_are_shown_where_nothing_is_pasted(tmp_path: Path, scene_shards: str) -> None:
     train(tmp_path, scene_shards, "--loop.steps", "1")
-    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
-    events.Reload()
+    events = read_events(tmp_path / "run")
     assert events.Tags()["images"] == []
 
 
@@ -90,8 +89,7 @@ def test_the_lower_bound_of_a_loss_is_logged_beside_it(
     extra = ("--loss.classification", "logit_norm", "--loss.options.logit_norm.temperature", "1")
     train(tmp_path, scene_shards, *extra)
     bound = 3 * math.log(1 + 19 * math.exp(-math.sqrt(20 / 19)))  # three supervised depths
-    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
-    events.Reload()
+    events = read_events(tmp_path / "run")
     logged = [point.value for point in events.Scalars("lower_bound/class")]
     assert logged == pytest.approx([bound] * 4, rel=1e-5)
     assert all(point.value > bound for point in events.Scalars("loss/class"))
@@ -124,8 +122,7 @@ def test_a_resumed_run_has_the_weights_of_one_never_stopped(
 ) -> None:
     options = [*with_paste(cutout_shard), "--adapt.mode", mode, "--adapt.lora.dropout", "0.2"]
     train(tmp_path / "a", scene_shards, *options)
-    shutil.copytree(tmp_path / "a", tmp_path / "b")
-    shutil.rmtree(tmp_path / "b" / "run" / "checkpoints" / "step-0000004")
+    copy_killed(tmp_path / "a", tmp_path / "b", 2)
     torch.manual_seed(99)  # nothing may depend on what was drawn before
     train(tmp_path / "b", scene_shards, *options, resume=True)
     assert_equal_weights(tmp_path / "a", tmp_path / "b", 4)
@@ -140,9 +137,7 @@ def test_accumulated_micro_batches_equal_one_batch(
     train(tmp_path / "a", scene_shards, *with_paste(cutout_shard))
     cut = ("--data.batch_size", "1", "--loop.grad_accum", "2")
     train(tmp_path / "b", scene_shards, *with_paste(cutout_shard), *cut)
-    expected, actual = weights(tmp_path / "a", 4), weights(tmp_path / "b", 4)
-    for name in expected:
-        torch.testing.assert_close(actual[name], expected[name], atol=1e-5, rtol=0, msg=name)
+    assert_close_weights(tmp_path / "a", tmp_path / "b", 4)
 
 
 COMPILED = """
@@ -166,10 +161,7 @@ def test_a_compiled_run_learns_what_an_eager_one_does(tmp_path: Path, scene_shar
     )
     command = [sys.executable, "-c", COMPILED, str(tmp_path / "c")]
     subprocess.run(command, cwd=Path(__file__).parents[2], check=True, timeout=300)
-    expected, actual = weights(tmp_path / "a", 4), weights(tmp_path / "b", 4)
-    assert expected.keys() == actual.keys()
-    for name in expected:
-        torch.testing.assert_close(actual[name], expected[name], atol=1e-5, rtol=0, msg=name)
+    assert_close_weights(tmp_path / "a", tmp_path / "b", 4)
 
 
 def test_a_platform_that_cannot_compile_says_so(
@@ -350,13 +342,10 @@ def test_a_resumed_run_may_cut_the_same_global_batch_differently(
 ) -> None:
     paste = with_paste(cutout_shard)
     train(tmp_path / "a", scene_shards, *paste)
-    shutil.copytree(tmp_path / "a", tmp_path / "b")
-    shutil.rmtree(tmp_path / "b" / "run" / "checkpoints" / "step-0000004")
+    copy_killed(tmp_path / "a", tmp_path / "b", 2)
     cut = ("--data.batch_size", "1", "--loop.grad_accum", "2")
     train(tmp_path / "b", scene_shards, *paste, *cut, resume=True)
-    expected, actual = weights(tmp_path / "a", 4), weights(tmp_path / "b", 4)
-    for name in expected:
-        torch.testing.assert_close(actual[name], expected[name], atol=1e-5, rtol=0, msg=name)
+    assert_close_weights(tmp_path / "a", tmp_path / "b", 4)
 
 
 def test_resuming_does_not_write_into_a_foreign_folder(tmp_path: Path, scene_shards: str) -> None:

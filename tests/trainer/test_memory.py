@@ -20,8 +20,7 @@ from models.eomt import EoMT, Prediction
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES, OUTLIER_ID, VOID_ID
 from shards.settings import read_config
-from tests.trainer.event_files import read_scalars
-from tests.trainer.small_run import _fresh_accelerator, assert_equal_weights, train, weights  # noqa: F401
+from tests.trainer.small_run import assert_equal_weights, read_scalars, train
 from trainer.config import FinetuneConfig
 from trainer.memory import OutOfMemoryError, fit_micro_batch, fullest_batch
 from trainer.tracking import record_profile

@@ -18,7 +18,7 @@ from jobs.finetune import finetune
 from models.weights.checkpoint import list_checkpoints
 from shards.errors import InputError, StorageError
 from shards.files import hold_lock, is_held
-from tests.trainer.small_run import _fresh_accelerator, assert_equal_weights, make_config, train, weights  # noqa: F401
+from tests.trainer.small_run import assert_equal_weights, make_config, train, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

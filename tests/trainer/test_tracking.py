@@ -22,12 +22,10 @@ from models.adapt import AdaptConfig, apply_adaptation
 from models.config import ModelConfig
 from models.eomt import EoMT
 from models.lora import adapter_norms
-from shards.errors import InputError
-from tests.trainer.event_files import read_events, read_scalars
-from tests.trainer.small_run import _fresh_accelerator, train  # noqa: F401
+from tests.trainer.small_run import read_events, read_scalars, train
 from tests.trainer.test_validation import write_pasted
 from trainer.optim import OptimConfig, build_optimizer
-from trainer.tracking import TrackingConfig, describe_groups, thin_curve
+from trainer.tracking import describe_groups, thin_curve
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -183,8 +181,3 @@ def test_what_is_switched_off_is_not_written(tmp_path: Path, scene_shards: str) 
     shutil.rmtree(tmp_path / "run")
     train(tmp_path, scene_shards, *pasted, "--loop.steps", "2", "--tracking.tensorboard", "False")
     assert not (tmp_path / "run" / "tensorboard").exists()
-
-
-def test_counts_below_zero_are_refused() -> None:
-    with pytest.raises(InputError, match="tracking.probes: got -1; 0 or more are needed"):
-        TrackingConfig(probes=-1)

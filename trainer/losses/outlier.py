@@ -88,7 +88,6 @@ class PixelTerm(OutlierTerm):
     def costs(
         self, queries: QueryOutputs, size: tuple[int, int]
     ) -> tuple[Float[Tensor, "B H W"], Float[Tensor, "B H W"]]:
-        """Penalise the resized score."""
         score = F.interpolate(self.score(queries)[:, None], size=size, mode="bilinear")[:, 0]
         return self.inlier(score), self.outlier(score)
 
@@ -136,15 +135,12 @@ class Rba(PixelTerm):
         )
 
     def score(self, queries: QueryOutputs) -> Float[Tensor, "B h w"]:
-        """Return RbA."""
         return rba(pixel_evidence(queries.mask_logits, queries.class_logits, num_classes=NUM_CLASSES))
 
     def inlier(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
-        """Return the squared excess over `inlier_upper`."""
         return F.relu(score - self.thresholds[0]).square()
 
     def outlier(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
-        """Return the squared lack below `outlier_lower`."""
         return F.relu(self.thresholds[1] - score).square()
 
 
@@ -173,15 +169,12 @@ class Energy(PixelTerm):
     """Outliers should have more: no more than exp(-2.3) = 0.1 of a pixel should be claimed."""
 
     def score(self, queries: QueryOutputs) -> Float[Tensor, "B h w"]:
-        """Return the energy."""
         return mask_energy(queries)
 
     def inlier(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
-        """Return the squared excess over `inlier_upper`."""
         return F.relu(score - self.inlier_upper).square()
 
     def outlier(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
-        """Return the squared lack below `outlier_lower`."""
         return F.relu(self.outlier_lower - score).square()
 
 
@@ -208,16 +201,13 @@ class Mask2Anomaly(PixelTerm):
         super().__post_init__()
 
     def score(self, queries: QueryOutputs) -> Float[Tensor, "B h w"]:
-        """Return 1 − max_c L[c]."""
         evidence = pixel_evidence(queries.mask_logits, queries.class_logits, num_classes=NUM_CLASSES)
         return 1 + max_logit(evidence)
 
     def inlier(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
-        """Return the squared score."""
         return score.square()
 
     def outlier(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
-        """Return the squared lack below the margin."""
         return F.relu(self.margin - score).square()
 
 
@@ -240,7 +230,6 @@ class SoleClaim(OutlierTerm):
     def costs(
         self, queries: QueryOutputs, size: tuple[int, int]
     ) -> tuple[Float[Tensor, "B H W"], Float[Tensor, "B H W"]]:
-        """Return the two negative log-likelihoods."""
         claims = count_claims(queries)
         costs = F.interpolate(-torch.stack((claims.one, claims.none), dim=1), size=size, mode="bilinear")
         return costs[:, 0], costs[:, 1]

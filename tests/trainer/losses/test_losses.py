@@ -291,20 +291,6 @@ def test_impossible_configurations_are_refused(settings: dict, message: str) -> 
         LossConfig(**settings)
 
 
-@pytest.mark.parametrize(
-    ("options", "values", "message"),
-    [
-        (MaskOptions, {"num_points": 0}, "loss.options.mask.num_points must be at least 1, got 0"),
-        (MaskOptions, {"no_object_weight": 0.0}, "no_object_weight must be in (0, 1], got 0"),
-        (LogitNorm, {"temperature": 0.0}, "loss.options.logit_norm.temperature must be above 0, got 0"),
-    ],
-    ids=lambda value: str(value)[:40],
-)
-def test_impossible_options_are_refused(options: type, values: dict, message: str) -> None:
-    with pytest.raises(InputError, match=re.escape(message)):
-        options(**values)
-
-
 def test_a_term_is_offered_on_the_command_line_by_its_place_in_the_table_alone(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
