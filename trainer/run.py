@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from accelerate import Accelerator
+from accelerate.utils import set_seed
 
 from models.adapt import apply_adaptation, explain_parameters, plan_unfreezing
 from models.eomt import EoMT
@@ -25,7 +26,6 @@ from trainer.loop import Run, TrainState
 from trainer.losses import build_loss
 from trainer.memory import fit_micro_batch, fullest_batch, try_step
 from trainer.optim import build_optimizer
-from trainer.randomness import seed_everything
 from trainer.run_folder import Start, hold_run, plan_start, require_same_samples, restore
 from trainer.runtime import Deadline, make_accelerator
 from trainer.schedule import build_lr_schedule
@@ -41,10 +41,11 @@ def open_run(
     """Build a run, or restore it from its newest checkpoint, and hold the lock of its folder meanwhile.
 
     Yields:
-        the run, its complete configuration, and lines that say what of its model trains."""
+        the run, its complete configuration, and lines that say what of its model trains.
+    """
     start = plan_start(config, resume=resume)
     config = start.config
-    seed_everything(config.seed)
+    set_seed(config.seed)
     if start.checkpoint is None:
         model = initialise_model(config.model, config.init, config.data.crop)
         config = dataclasses.replace(config, model=model.config)  # complete, and checked as a whole

@@ -60,7 +60,7 @@ def test_counters_of_runs_that_choose_nothing_stay_as_they_were() -> None:
 MEASURED = {2: 0.5, 4: 0.9, 6: 0.4, 8: 0.3, 10: 0.2}
 
 
-class Told:
+class FixedValidation:
     """A validation with known values."""
 
     def __call__(self, model: torch.nn.Module, step: int) -> dict[str, float]:
@@ -68,9 +68,9 @@ class Told:
         return {"validation/miou": MEASURED[step]}
 
 
-@pytest.fixture(name="told")
-def _told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.run.build_validation", lambda *_: Told())
+@pytest.fixture(name="fixed")
+def _fixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.run.build_validation", lambda *_: FixedValidation())
 
 
 def arguments(scenes: str, *extra: str) -> list[str]:
@@ -81,7 +81,7 @@ def arguments(scenes: str, *extra: str) -> list[str]:
     ]
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("fixed")
 def test_a_run_ends_early_and_keeps_its_best_apart(
     tmp_path: Path, scene_shards: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -104,7 +104,7 @@ def test_a_run_ends_early_and_keeps_its_best_apart(
     assert not torch.equal(best["queries.weight"], weights(tmp_path, 8)["queries.weight"])
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("fixed")
 def test_a_run_that_ended_early_goes_on_only_with_more_patience(tmp_path: Path, scene_shards: str) -> None:
     train(tmp_path, scene_shards, *arguments(scene_shards))
     before = (tmp_path / "run" / "checkpoints" / "step-0000008" / "model.safetensors").read_bytes()
@@ -116,7 +116,7 @@ def test_a_run_that_ended_early_goes_on_only_with_more_patience(tmp_path: Path, 
     assert (state.step, state.best.waited) == (10, 3)
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("fixed")
 def test_a_killed_run_resumes_to_the_same_best_and_never_lost_it(tmp_path: Path, scene_shards: str) -> None:
     train(tmp_path / "a", scene_shards, *arguments(scene_shards, "--loop.keep_checkpoints", "0"))
     shutil.copytree(tmp_path / "a", tmp_path / "b")  # as if killed after the best of step 4 was saved
@@ -156,7 +156,7 @@ def test_the_same_best_saved_again_is_never_missing(tmp_path: Path, monkeypatch:
 
 
 def test_what_is_measured_on_may_not_change_where_the_best_is_chosen(
-    tmp_path: Path, scene_shards: str, told: None
+    tmp_path: Path, scene_shards: str, fixed: None
 ) -> None:
     train(tmp_path, scene_shards, *arguments(scene_shards))
     with pytest.raises(

@@ -25,9 +25,8 @@ RBA_PRESETS: dict[str, tuple[float, float]] = {
 """Name -> (inlier_upper, outlier_lower)."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class OutlierTerm(ABC):
-    """One scalar that reads the outlier pixels of a batch; its fields are its options.
+    """One scalar that reads the outlier pixels of a batch; a frozen dataclass whose fields are its options.
 
         term = ½ ( mean over inliers of cost_in + mean over outliers of cost_out )
 
@@ -40,8 +39,7 @@ class OutlierTerm(ABC):
     """Name in `loss.outlier`, `loss.options` and `loss.weights`."""
     weight: ClassVar[float] = 1.0
     """Published weight."""
-
-    layers: int = 0
+    layers: int
     """Number of supervised depths, from the last, that the term sums over; 0: all."""
 
     def __post_init__(self) -> None:
@@ -124,6 +122,8 @@ class Rba(PixelTerm):
     """Inliers should score below this; None: as the preset."""
     outlier_lower: float | None = None
     """Outliers should score above this; None: as the preset."""
+    layers: int = 0
+    """Number of supervised depths, from the last, that the term sums over; 0: all."""
 
     @property
     def thresholds(self) -> tuple[float, float]:
@@ -167,6 +167,8 @@ class Energy(PixelTerm):
     """Inliers should have less energy: here, classes should claim exp(-0.15) = 0.86 of a pixel together."""
     outlier_lower: float = 2.3
     """Outliers should have more: no more than exp(-2.3) = 0.1 of a pixel should be claimed."""
+    layers: int = 0
+    """Number of supervised depths, from the last, that the term sums over; 0: all."""
 
     def score(self, queries: QueryOutputs) -> Float[Tensor, "B h w"]:
         return mask_energy(queries)
@@ -194,6 +196,8 @@ class Mask2Anomaly(PixelTerm):
 
     margin: float = 0.75
     """Outliers should score above this, in (0, 1]; 0.75 is the paper's, 1.0 the code's."""
+    layers: int = 0
+    """Number of supervised depths, from the last, that the term sums over; 0: all."""
 
     def __post_init__(self) -> None:
         if not 0 < self.margin <= 1:
@@ -226,6 +230,9 @@ class SoleClaim(OutlierTerm):
     """
 
     name: ClassVar[str] = "sole_claim"
+
+    layers: int = 0
+    """Number of supervised depths, from the last, that the term sums over; 0: all."""
 
     def costs(
         self, queries: QueryOutputs, size: tuple[int, int]
