@@ -213,13 +213,7 @@ def train(run: Run, config: LoopConfig) -> TrainState:
         run.after_step()
 
         if logs:
-            scalars = _step_scalars(run, sums, grad_norm, run.loss.lower_bounds(prediction))
-            scalars |= clock.rates(state.samples_seen)
-            if state.skipped_steps:
-                scalars["skipped_steps"] = state.skipped_steps
-            errors = torch.tensor(float(clock.errors), device=accelerator.device)
-            scalars["data/errors"] = float(accelerator.reduce(errors, reduction="sum"))
-            scalars |= peak_memory(accelerator)
+            scalars = _step_scalars(run, sums, run.loss.lower_bounds(prediction), grad_norm, clock)
             show_scalars(accelerator, {**scalars, **details}, state.step)
             logger.info(_log_line(state.step, config.steps, scalars))
         run.lr_schedule.step()  # after the log, which shows the rates of this step
@@ -276,15 +270,22 @@ def _clip(accelerator: Accelerator, model: nn.Module, max_norm: float) -> float:
 
 
 def _step_scalars(
-    run: Run, sums: Mapping[str, Tensor], grad_norm: float, lower_bounds: Mapping[str, float]
+    run: Run, sums: Mapping[str, Tensor], lower_bounds: Mapping[str, float], grad_norm: float, clock: _Clock
 ) -> dict[str, float]:
-    reduced = run.accelerator.reduce(dict(sums), reduction="sum")
+    accelerator, state = run.accelerator, run.state
+    reduced = accelerator.reduce(dict(sums), reduction="sum")
     terms = {f"loss/{name}": float(value) for name, value in reduced.items()}
     total = sum(run.loss_weights[name] * float(value) for name, value in reduced.items())
     rates = {f"lr/{group['name']}": float(group["lr"]) for group in run.optimizer.param_groups}
     heads = {tag: value for tag, value in rates.items() if tag in ("lr/heads", "lr/lora", "lr/backbone.norm")}
     bounds = {f"lower_bound/{name}": value for name, value in lower_bounds.items()}
-    return {"loss/total": total, **terms, **bounds, "grad_norm": grad_norm, **(heads or rates)}
+    errors = accelerator.reduce(torch.tensor(float(clock.errors), device=accelerator.device), reduction="sum")
+    return {
+        **{"loss/total": total, **terms, **bounds, "grad_norm": grad_norm, **(heads or rates)},
+        **clock.rates(state.samples_seen),
+        **({"skipped_steps": state.skipped_steps} if state.skipped_steps else {}),
+        **{"data/errors": float(errors), **peak_memory(accelerator)},
+    }
 
 
 def _log_line(step: int, steps: int, scalars: Mapping[str, float]) -> str:
