@@ -12,25 +12,27 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
+from models.adapt import count_frozen
 from models.eomt import EoMT
 from models.segmenter import Precision
 from shards.batch import Batch
 from shards.errors import InputError
-from trainer.best import Best
-from trainer.checkpoint import save_best, save_checkpoint
-from trainer.collective import BadStep, drop_step, find_bad_step
+from trainer.checkpoint import Best, save_best, save_checkpoint
+from trainer.collective import drop_step, find_bad_step
 from trainer.ema import WeightAverage
 from trainer.losses import Loss, weighted_sum
 from trainer.losses.targets import StepTotals, count_totals
 from trainer.memory import peak_memory
 from trainer.randomness import sample_generators, seed_dropout
 from trainer.runtime import Deadline, parse_limit
-from trainer.schedule import ScheduleConfig, draw_released
+from trainer.schedule import ScheduleConfig, draw_unmasked
 from trainer.sharding import Sharding, fill_gradients, whole, whole_model
+from trainer.tracking import show_scalars
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +54,9 @@ class LoopConfig:
     gradients in less memory, for one more forward pass of the blocks that train."""
     fit_memory: bool = False
     """Before the first step, try data.batch_size in the GPU's memory, and halve it while it does not fit;
-    loop.grad_accum grows instead, so that the global batch stays. config.yaml keeps what was found."""
+    loop.grad_accum grows instead, so that the global batch stays. config.yaml keeps what fits."""
     profile: int = 0
-    """Record so many steps, after the first three, as a trace in the run's profile/; 0: none."""
+    """Number of steps, after the first three, recorded as a trace in the run's profile/; 0: none."""
     sharding: Sharding = "none"
     """none: every process holds the whole model (DDP). fsdp2: weights, gradients and optimizer are cut over
     the processes, block by block, for models that one GPU does not hold with their optimizer; checkpoints
@@ -68,14 +70,14 @@ class LoopConfig:
     save_every: int = 1000
     """Steps between checkpoints; the last step always saves."""
     keep_checkpoints: int = 2
-    """How many of the newest checkpoints stay; 0 keeps all."""
+    """Number of newest checkpoints that stay; 0 keeps all."""
     time_limit: str = ""
     """Save and leave with exit code 75 before this time is over: minutes, H:MM:SS or days-H:MM:SS since the
     program's start, or slurm for the end that Slurm has set. A step and a save, as measured, must still fit
     in. Empty: no limit."""
     skip_bad_steps: int = 0
-    """So many steps of the whole run may have a loss or gradient that is NaN or infinite: their samples are
-    left out, weights, optimizer and schedule stay. One more ends the run with exit code 70."""
+    """Number of steps of the whole run whose loss or gradient may be NaN or infinite: their samples are left
+    out, weights, optimizer and schedule stay. One more ends the run with exit code 70."""
 
     def __post_init__(self) -> None:
         if self.sharding == "fsdp2" and (self.precision == "fp16" or self.compile):
@@ -101,9 +103,8 @@ class TrainState:
     skipped_steps: int = 0
     """Bad steps that were left out; each took samples, and is no step."""
     data: str = ""
-    """Which samples that sequence is made of: the fingerprint of `shards.reader.ShardReader`."""
+    """Fingerprint of those samples (`shards.reader.ShardReader`)."""
     best: Best = field(default_factory=Best)
-    """Of the validations."""
 
     @property
     def batches_seen(self) -> int:
@@ -111,17 +112,12 @@ class TrainState:
         return self.step + self.skipped_steps
 
     def has_ended(self, steps: int) -> bool:
-        """Say whether a run of so many steps is over, by their number or by validation."""
+        """Say whether a run of `steps` steps is over, by their number or by validation."""
         return self.step >= steps or self.best.is_over
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counters."""
-        counters = {
-            "step": self.step,
-            "samples_seen": self.samples_seen,
-            "skipped_steps": self.skipped_steps,
-            "data": self.data,
-        }
+        counters = {name: value for name, value in vars(self).items() if name != "best"}
         return counters | ({"best": self.best.state_dict()} if self.best.metric else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -158,9 +154,9 @@ class Run:
     """Scalars for TensorBoard beside each log line, from the norm of all gradients."""
     deadline: Deadline = field(default_factory=Deadline)
     after_step: Callable[[], None] = lambda: None
-    """Called after every optimizer step (see `trainer.profile`)."""
-    num_frozen: Callable[[int], int] = lambda step: 0
-    """Step -> number of first blocks that are frozen (`models.adapt.count_frozen`)."""
+    """Called after every optimizer step (see `trainer.tracking.record_profile`)."""
+    unfreeze_steps: tuple[int, ...] = ()
+    """Step from which each of the first blocks trains (see `models.adapt.plan_unfreezing`)."""
 
 
 def train(run: Run, config: LoopConfig) -> TrainState:
@@ -178,7 +174,8 @@ def train(run: Run, config: LoopConfig) -> TrainState:
     accelerator, state = run.accelerator, run.state
     model: EoMT = accelerator.unwrap_model(run.model)
     share = accelerator.num_processes  # DistributedDataParallel averages over ranks
-    progress = tqdm(total=config.steps, initial=state.step, unit="step", disable=_hide_bar(accelerator))
+    hidden = None if accelerator.is_main_process else True  # None: shown on a terminal only
+    progress = tqdm(total=config.steps, initial=state.step, unit="step", disable=hidden)
     clock = _Clock(state.samples_seen)
     run.model.train()
 
@@ -189,11 +186,11 @@ def train(run: Run, config: LoopConfig) -> TrainState:
         for i, batch in enumerate(batches):
             seed_dropout(run.seed, state.step, batch.keys)
             generators = sample_generators(run.seed, state.step, batch.keys, accelerator.device)
-            released = draw_released(
+            unmasked = draw_unmasked(
                 run.schedule, state.step, config.steps, model.num_blocks, model.num_queries, generators
             )
             with _sync_on_last(accelerator, run.model, last=i == len(batches) - 1):
-                prediction = run.model(batch.image, released, run.num_frozen(state.step))
+                prediction = run.model(batch.image, unmasked, count_frozen(run.unfreeze_steps, state.step))
                 terms = run.loss(prediction, batch, totals, generators)
                 accelerator.backward(weighted_sum(terms, run.loss_weights) * share)
             sums = {name: sums.get(name, 0) + value.detach() for name, value in terms.items()}
@@ -202,7 +199,7 @@ def train(run: Run, config: LoopConfig) -> TrainState:
         fill_gradients(run.model)
         grad_norm = _clip(accelerator, run.model, config.max_grad_norm)
         bad = find_bad_step(accelerator, sums, grad_norm)
-        if bad is not None:
+        if bad:
             _skip(run, bad, batches, config.skip_bad_steps)
             continue
         logs = is_due(state.step + 1, config.log_every, config.steps)
@@ -216,23 +213,17 @@ def train(run: Run, config: LoopConfig) -> TrainState:
         run.after_step()
 
         if logs:
-            scalars = _step_scalars(run, sums, grad_norm, run.loss.floors(prediction)) | clock.rates(
-                state.samples_seen
-            )
-            if state.skipped_steps:
-                scalars["skipped_steps"] = state.skipped_steps
-            scalars["data/errors"] = _sum_over_ranks(accelerator, clock.errors)
-            scalars |= peak_memory(accelerator)
-            accelerator.log({**scalars, **details}, step=state.step)
+            scalars = _step_scalars(run, sums, run.loss.lower_bounds(prediction), grad_norm, clock)
+            show_scalars(accelerator, {**scalars, **details}, state.step)
             logger.info(_log_line(state.step, config.steps, scalars))
         run.lr_schedule.step()  # after the log, which shows the rates of this step
         if run.evaluate is not None and is_due(state.step, config.eval_every, config.steps):
             run.model.eval()
             with run.ema.applied():
-                found = run.evaluate(whole_model(model), state.step)
-                if state.best.judge(found, state.step):
+                measured = run.evaluate(whole_model(model), state.step)
+                if state.best.judge(measured, state.step):
                     save_best(accelerator, run.model, model, run.folder, state.best)
-            accelerator.log(dict(found) | state.best.scalars(), step=state.step)
+            show_scalars(accelerator, {**measured, **state.best.scalars()}, state.step)
             run.model.train()
         stopping = run.stop_requested()  # asked once per step; all ranks get the same answer
         if stopping or state.best.is_over or is_due(state.step, config.save_every, config.steps):
@@ -250,12 +241,14 @@ def is_due(step: int, every: int, last: int) -> bool:
     return every > 0 and (step % every == 0 or step == last)
 
 
-def _skip(run: Run, bad: BadStep, batches: list[Batch], allowed: int) -> None:
+def _skip(run: Run, reason: str, batches: list[Batch], allowed: int) -> None:
     """Leave a bad step out: its samples are gone by, and the same step is tried with the next ones."""
-    state, keys = run.state, [key for batch in batches for key in batch.keys]
-    told = drop_step(run.accelerator, run.optimizer, bad, state.step, keys, may=state.skipped_steps < allowed)
+    state = run.state
+    keys = gather_object([key for batch in batches for key in batch.keys])
+    message = f"step {state.step}: {reason}; samples {', '.join(keys)}"
+    drop_step(run.accelerator, run.optimizer, message, may=state.skipped_steps < allowed)
     state.skipped_steps += 1
-    logger.warning("skipped, %d of %d allowed: %s", state.skipped_steps, allowed, told)
+    logger.warning("skipped, %d of %d allowed: %s", state.skipped_steps, allowed, message)
 
 
 def _reduce_totals(accelerator: Accelerator, batches: list[Batch]) -> StepTotals:
@@ -277,29 +270,27 @@ def _clip(accelerator: Accelerator, model: nn.Module, max_norm: float) -> float:
 
 
 def _step_scalars(
-    run: Run, sums: Mapping[str, Tensor], grad_norm: float, floors: Mapping[str, float]
+    run: Run, sums: Mapping[str, Tensor], lower_bounds: Mapping[str, float], grad_norm: float, clock: _Clock
 ) -> dict[str, float]:
-    reduced = run.accelerator.reduce(dict(sums), reduction="sum")
+    accelerator, state = run.accelerator, run.state
+    reduced = accelerator.reduce(dict(sums), reduction="sum")
     terms = {f"loss/{name}": float(value) for name, value in reduced.items()}
     total = sum(run.loss_weights[name] * float(value) for name, value in reduced.items())
     rates = {f"lr/{group['name']}": float(group["lr"]) for group in run.optimizer.param_groups}
     heads = {tag: value for tag, value in rates.items() if tag in ("lr/heads", "lr/lora", "lr/backbone.norm")}
-    bounds = {f"floor/{name}": value for name, value in floors.items()}
-    return {"loss/total": total, **terms, **bounds, "grad_norm": grad_norm, **(heads or rates)}
-
-
-def _sum_over_ranks(accelerator: Accelerator, value: int) -> float:
-    return float(accelerator.reduce(torch.tensor(float(value), device=accelerator.device), reduction="sum"))
+    bounds = {f"lower_bound/{name}": value for name, value in lower_bounds.items()}
+    errors = accelerator.reduce(torch.tensor(float(clock.errors), device=accelerator.device), reduction="sum")
+    return {
+        **{"loss/total": total, **terms, **bounds, "grad_norm": grad_norm, **(heads or rates)},
+        **clock.rates(state.samples_seen),
+        **({"skipped_steps": state.skipped_steps} if state.skipped_steps else {}),
+        **{"data/errors": float(errors), **peak_memory(accelerator)},
+    }
 
 
 def _log_line(step: int, steps: int, scalars: Mapping[str, float]) -> str:
     named = [f"{tag.removeprefix('loss/')} {value:.4g}" for tag, value in scalars.items()]
     return f"step {step}/{steps}  " + "  ".join(named)
-
-
-def _hide_bar(accelerator: Accelerator) -> bool | None:
-    """None lets tqdm show itself on a terminal only."""
-    return None if accelerator.is_main_process else True
 
 
 class _Clock:

@@ -1,4 +1,4 @@
-"""What changes with the step: learning rates, and how many queries still obey their masks.
+"""Schedules by step: learning rates, and how many queries are unmasked.
 
 Everything here is a function of (step, total steps), so that a resumed run needs no state from it.
 """
@@ -38,10 +38,10 @@ class ScheduleConfig:
     poly_power: float = 0.9
     """After its warm-up a rate falls to 0 as (1 - progress) ** poly_power."""
     masked_attention: Literal["annealed", "always", "never"] = "annealed"
-    """annealed: each joint block's queries obey their masks at first and are released one phase after the
-    other; always; never: none does, and only the final prediction is supervised."""
+    """annealed: each joint block's queries are masked at first and unmasked one phase after the other;
+    always; never: none is masked, and only the final prediction is supervised."""
     annealing: Literal["equal", "eomt"] = "equal"
-    """For annealed, when the queries of the joint blocks are released. equal: one block after the other, in
+    """For annealed, when the queries of the joint blocks are unmasked. equal: one block after the other, in
     phases of 1 / (blocks + 2) of the run; eomt: each takes a sixth of it, the first from 1/6 on, the last
     from 4/6 on, the others evenly between, so that they overlap unless there are four (as upstream)."""
 
@@ -58,10 +58,10 @@ class ScheduleConfig:
             raise InputError(f"schedule.poly_power must be above 0, got {self.poly_power}")
         if self.preset:
             for name in ("head_warmup", "backbone_warmup", "poly_power", "annealing"):
-                given, default = getattr(self, name), type(self).__dataclass_fields__[name].default
-                if given != default:
+                value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
+                if value != default:
                     raise InputError(
-                        f"schedule.{name}: got {given}, but schedule.preset {self.preset} fixes it; "
+                        f"schedule.{name}: got {value}, but schedule.preset {self.preset} fixes it; "
                         f"leave one out"
                     )
 
@@ -70,9 +70,6 @@ class ScheduleConfig:
 
         Args:
             global_batch: images per step, over all processes.
-
-        Raises:
-            InputError: the run is shorter than the preset's warm-ups.
         """
         if not self.preset:
             return self
@@ -118,8 +115,8 @@ def build_lr_schedule(
     per process.
 
     Args:
-        unfreeze_steps: step from which each of the first blocks trains (`models.adapt.plan_unfreezing`); its
-            rate is 0 until then, and then it warms up.
+        unfreeze_steps: step from which each of the first blocks trains; its rate is 0 until then, and warms
+            up.
     """
     head_end = round(config.head_warmup * total_steps)
     warmup = round(config.backbone_warmup * total_steps)
@@ -143,8 +140,10 @@ def unfreeze_step(group_name: str, unfreeze_steps: tuple[int, ...]) -> int:
     return unfreeze_steps[index] if index < len(unfreeze_steps) else 0
 
 
-def release_phase(total_steps: int, block: int, num_blocks: int, rule: str = "equal") -> tuple[float, float]:
-    """Return the steps between which a joint block's queries are released from their masks.
+def unmasking_phase(
+    total_steps: int, block: int, num_blocks: int, rule: str = "equal"
+) -> tuple[float, float]:
+    """Return the steps between which a joint block's queries are unmasked.
 
     Args:
         block: j in 0..num_blocks − 1, the first joint block first.
@@ -162,23 +161,23 @@ def release_phase(total_steps: int, block: int, num_blocks: int, rule: str = "eq
     return start, start + total_steps / 6
 
 
-def obey_probability(
+def mask_probability(
     step: int, total_steps: int, block: int, num_blocks: int, power: float = 0.9, rule: str = "equal"
 ) -> float:
-    """Return the probability that a query of a joint block still obeys its mask at `step`.
+    """Return the probability that a query of a joint block is still masked at `step`.
 
-    1 until the block's phase begins (see `release_phase`), (1 − progress) ** power during it, then 0.
+    1 until the block's phase begins (see `unmasking_phase`), (1 − progress) ** power during it, then 0.
 
     Source: EoMT's mask annealing.
     """
-    start, end = release_phase(total_steps, block, num_blocks, rule)
+    start, end = unmasking_phase(total_steps, block, num_blocks, rule)
     progress = (step - start) / (end - start)
     if progress <= 0:
         return 1.0
     return (1.0 - progress) ** power if progress < 1 else 0.0
 
 
-def draw_released(
+def draw_unmasked(
     config: ScheduleConfig,
     step: int,
     total_steps: int,
@@ -186,7 +185,7 @@ def draw_released(
     num_queries: int,
     generators: Sequence[torch.Generator],
 ) -> Bool[Tensor, "L B Q"] | None:
-    """Draw which queries ignore their mask in this step; None without masked attention.
+    """Draw which queries are unmasked in this step; None without masked attention.
 
     Args:
         generators: one per image, so that the draw does not depend on how a batch is cut.
@@ -195,11 +194,11 @@ def draw_released(
         return None
     device = generators[0].device
     if config.masked_attention == "always":
-        obeys = [1.0] * num_blocks
+        masked = [1.0] * num_blocks
     else:
         rule = config.annealing
-        obeys = [obey_probability(step, total_steps, j, num_blocks, rule=rule) for j in range(num_blocks)]
+        masked = [mask_probability(step, total_steps, j, num_blocks, rule=rule) for j in range(num_blocks)]
     drawn = torch.stack(
         [torch.rand(num_blocks, num_queries, generator=g, device=device) for g in generators], dim=1
     )  # (L, B, Q)
-    return drawn >= torch.tensor(obeys, device=device)[:, None, None]
+    return drawn >= torch.tensor(masked, device=device)[:, None, None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import re
 
 import pytest
@@ -17,20 +16,19 @@ from models.eomt import Prediction
 from shards.batch import Batch
 from shards.errors import InputError
 from shards.schema import OUTLIER_ID, VOID_ID
+from shards.settings import parse_options
 from trainer.losses import (
-    BASES,
     CLASS_TERMS,
-    DEFAULT_WEIGHTS,
     OUTLIER_TERMS,
     LossConfig,
     LossOptions,
     build_loss,
     weighted_sum,
 )
-from trainer.losses.classification import LogitNorm, LogitNormOptions
-from trainer.losses.mask import MaskLoss, MaskOptions
+from trainer.losses.classification import LogitNorm
+from trainer.losses.mask import MaskOptions
 from trainer.losses.matcher import MatchCosts, Matching, match_depths
-from trainer.losses.outlier import RbaOptions
+from trainer.losses.outlier import Rba
 from trainer.losses.points import choose_points, draw_points
 from trainer.losses.targets import Segments, StepTotals, count_totals, find_segments, sample_membership
 from trainer.randomness import sample_generators
@@ -104,7 +102,7 @@ def test_mask_terms_equal_transformers_on_the_same_points() -> None:
     batch = Batch(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), label, ("a",))
     terms = run_loss(make_config(), Prediction((masks,), (classes,)), batch)
 
-    drawn = draw_points([2], 64, sample_generators(0, 0, ("a",), "cpu"), torch.device("cpu"))
+    drawn = draw_points(1, [2], 64, sample_generators(0, 0, ("a",), "cpu"), torch.device("cpu"))
     points = choose_points(masks[0], drawn)
     grid = (2 * points - 1)[:, None]
     target = torch.stack([label[0] == 0, label[0] == 5]).float()
@@ -140,8 +138,8 @@ def test_the_whole_base_loss_equals_that_of_transformers(monkeypatch: pytest.Mon
     terms = run_loss(make_config(), Prediction((masks,), (classes,)), batch)
 
     segments, costs = find_segments(batch.label), MatchCosts(mask=5.0, dice=5.0, class_=2.0)
-    drawn = draw_points([0] * 3, num_points, sample_generators(0, 0, batch.keys, "cpu"), masks.device)
-    matching = match_depths([(masks, classes)], segments, costs, [drawn.matching])
+    drawn = draw_points(1, [0] * 3, num_points, sample_generators(0, 0, batch.keys, "cpu"), masks.device)
+    matching = match_depths([(masks, classes)], segments, costs, drawn.matching)
     answers = replay_points(matching, segments, batch.keys, num_points)
     settings = {"class_weight": 2.0, "dice_weight": 5.0, "mask_weight": 5.0, "no_object_weight": 0.1}
     config = EomtConfig(train_num_points=num_points, num_labels=C, **settings)
@@ -172,7 +170,7 @@ def test_unmatched_queries_are_weighted_as_no_object() -> None:
 
 def test_points_are_mostly_where_the_mask_is_uncertain() -> None:
     logits = torch.linspace(10, -10, 16).expand(1, 16, 16)  # least certain along the middle
-    drawn = draw_points([1], 400, sample_generators(0, 0, ("a",), "cpu"), torch.device("cpu"))
+    drawn = draw_points(1, [1], 400, sample_generators(0, 0, ("a",), "cpu"), torch.device("cpu"))
     points = choose_points(logits, drawn)
     important, anywhere = points[0, :300, 0], points[0, 300:, 0]
     assert points.shape == (1, 400, 2)
@@ -237,9 +235,9 @@ def test_uno_counts_the_masks_of_outliers() -> None:
     masks, classes = prediction.mask_logits[0], prediction.class_logits[0]
     terms = run_loss(make_config("uno"), Prediction((masks,), (classes,)), batch)
     costs = MatchCosts(mask=5.0, dice=5.0, class_=2.0)
-    drawn = draw_points([0], 64, sample_generators(0, 0, batch.keys, "cpu"), masks.device)
+    drawn = draw_points(1, [0], 64, sample_generators(0, 0, batch.keys, "cpu"), masks.device)
     segments = find_segments(batch.label, outlier_class=True)
-    query = int(match_depths([(masks, classes)], segments, costs, [drawn.matching]).query)
+    query = int(match_depths([(masks, classes)], segments, costs, drawn.matching).query)
     target = torch.full((Q,), C + 1)
     target[query] = C
     weight = torch.ones(C + 2)
@@ -247,12 +245,12 @@ def test_uno_counts_the_masks_of_outliers() -> None:
     torch.testing.assert_close(terms["class"], F.cross_entropy(classes[0], target, weight))
 
 
-def test_floors_add_up_over_depths() -> None:
+def test_lower_bounds_add_up_over_depths() -> None:
     prediction = make_prediction()
-    one = LogitNorm(LogitNormOptions()).floor(C + 1)
+    one = LogitNorm().lower_bound(C + 1)
     loss = build_loss(make_config(classification="logit_norm"))
-    assert loss.floors(prediction) == {"class": pytest.approx(2 * one)}
-    assert build_loss(make_config("rba")).floors(prediction) == {}
+    assert loss.lower_bounds(prediction) == {"class": pytest.approx(2 * one)}
+    assert build_loss(make_config("rba")).lower_bounds(prediction) == {}
 
 
 @pytest.mark.parametrize(
@@ -273,7 +271,7 @@ def test_floors_add_up_over_depths() -> None:
         ),
         ({"outlier": ("rba", "rba")}, "loss.outlier: got rba, rba; each term at most once"),
         (
-            {"options": LossOptions(rba=RbaOptions(preset="code"))},
+            {"options": LossOptions(rba=Rba(preset="code"))},
             "loss.options.rba: nothing here reads it; this loss consists of mask, cross_entropy",
         ),
         (
@@ -293,37 +291,24 @@ def test_impossible_configurations_are_refused(settings: dict, message: str) -> 
         LossConfig(**settings)
 
 
-@pytest.mark.parametrize(
-    ("options", "values", "message"),
-    [
-        (MaskOptions, {"num_points": 0}, "loss.options.mask.num_points must be at least 1, got 0"),
-        (MaskOptions, {"no_object_weight": 0.0}, "no_object_weight must be in (0, 1], got 0"),
-        (
-            LogitNormOptions,
-            {"temperature": 0.0},
-            "loss.options.logit_norm.temperature must be above 0, got 0",
-        ),
-    ],
-    ids=lambda value: str(value)[:40],
-)
-def test_impossible_options_are_refused(options: type, values: dict, message: str) -> None:
-    with pytest.raises(InputError, match=re.escape(message)):
-        options(**values)
-
-
-def test_the_registry_is_complete() -> None:
-    """Every outlier term has options, a default weight, and a place in the help text."""
-    fields = [field.name for field in dataclasses.fields(LossOptions)]
-    base = make_config()
-    assert set(fields) >= set(OUTLIER_TERMS)
-    assert set(fields) <= {"mask", *CLASS_TERMS, *OUTLIER_TERMS}
-    assert set(DEFAULT_WEIGHTS) == {*base.weights, *OUTLIER_TERMS}
-    for names in (BASES, CLASS_TERMS, OUTLIER_TERMS, ("uno",)):
-        assert all(re.search(rf"\b{name}\b", inspect.getsource(LossConfig)) for name in names)
+def test_a_term_is_offered_on_the_command_line_by_its_place_in_the_table_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_options(LossConfig, ["--help"], program="jobs.finetune")
+    text = capsys.readouterr().out
+    assert f"any number of: {', '.join(OUTLIER_TERMS)};" in re.sub(r"[\s│]+", " ", text)
+    for name, term in {**CLASS_TERMS, **OUTLIER_TERMS}.items():
+        for option in dataclasses.fields(term):
+            assert f"--options.{name}.{option.name} " in text
 
 
 def test_options_reach_the_loss() -> None:
-    options = LossOptions(mask=MaskOptions(num_points=7, no_object_weight=0.5))
-    loss = build_loss(LossConfig(options=options)).base
-    assert isinstance(loss, MaskLoss)
-    assert (loss.num_points, loss.no_object_weight) == (7, 0.5)
+    parts = {
+        "mask": MaskOptions(num_points=7),
+        "logit_norm": LogitNorm(temperature=0.5),
+        "rba": Rba(layers=1),
+    }
+    options = LossOptions(**parts)
+    loss = build_loss(LossConfig(classification="logit_norm", outlier=("rba",), options=options))
+    assert (loss.options, loss.class_term, *loss.outlier_terms) == tuple(parts.values())
