@@ -21,7 +21,7 @@ from eval.report.seeds import SeedGroup, SeedRun, build_seed_tables, list_protoc
 from shards.errors import InputError
 from shards.files import make_folder, require_free, staged_folder, write_atomically
 from shards.settings import parse_options, run_program
-from slurm.tasks import RUNS_FOLDER, TASKS_NAME, read_state, read_tasks
+from slurm.tasks import RUNS_FOLDER, TASKS_NAME, read_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -146,21 +146,15 @@ def _read(path: Path) -> Finished:
 
 def _cells(sweep: Path) -> list[tuple[Path, str]]:
     """List a sweep's run folders, and how far each came."""
-    try:
-        tasks = read_tasks(sweep)
-        cells = []
-        for task in tasks.cells:
-            stage = next((s for s in task.stages if not tasks.is_done(task, s)), "")
-            state = read_state(tasks.control(task), stage) if stage else None
-            why = f"{stage} {state.state}" if state else "not evaluated"
-            cells.append(
-                (sweep / RUNS_FOLDER / task.name, f"{why}: {state.reason}" if state and state.reason else why)
-            )
-        return cells
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    tasks, cells = read_tasks(sweep), []
+    for task in tasks.cells:
+        stage = tasks.next_stage(task)
+        state = tasks.state(task, stage) if stage else None
+        why = f"{stage} {state.state}" if state else "not evaluated"
+        cells.append(
+            (sweep / RUNS_FOLDER / task.name, f"{why}: {state.reason}" if state and state.reason else why)
+        )
+    return cells
 
 
 def group_by_seed(finished: Sequence[Finished]) -> list[SeedGroup]:

@@ -222,8 +222,9 @@ def _read_words(options_type: type, arguments: Sequence[str]) -> dict[str, Any]:
             words.insert(0, _Word(True))  # `--dry_run` alone will do
         found[name] = _take_words(words, hint, option)
         loose += words
-    if positional and loose:
-        found[positional[0]] = _take_words(loose, hints[positional[0]], positional[0])
+    for name in positional:
+        if loose or typing.get_origin(typing.get_args(hints[name])[0]) is tuple:
+            found[name] = _take_words(loose, hints[name], name)
     unknown += loose
     if unknown:
         meant = _suggest(unknown[0], [f"--{name}" for name in hints])
