@@ -15,7 +15,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import tyro
@@ -36,7 +35,7 @@ from shards.settings import (
     with_overrides,
     write_config,
 )
-from slurm.array import Combination, combine_settings
+from slurm.array import combine_settings
 from slurm.launch import Machine, run_locally
 from slurm.submit import SUBMISSIONS_NAME, SlurmError
 from slurm.sweep import (
@@ -121,8 +120,10 @@ def plan_sweep(config: SweepConfig, source: Path) -> SweepPlan:
         except InputError as error:
             raise InputError(f"{source}: {error}") from None
         for index, combination in enumerate(combinations):
-            name, where = combination.name, f"{source}: cell {combination.name}"
-            built = configs[name] = _build_config(config, base, combination, where)
+            name = combination.name
+            own = {"name": name, "out": str(config.folder / RUNS_FOLDER)}
+            settings = with_overrides(base, {**config.overrides, **combination.overrides, **own})
+            built = configs[name] = build_config(FinetuneConfig, settings, f"{source}: cell {name}")
             stages = _finetuning_stages(config, built)
             rows.append(SweepTask(index=index, name=name, stages=stages, settings=combination.overrides))
     limit = config.max_starts_without_progress
@@ -141,12 +142,6 @@ def _preparation_tasks(config: SweepConfig) -> list[SweepTask]:
         task = SweepTask(index=index, name=f"task-{index}", stages={PREPARE: stage}, settings={"task": share})
         rows.append(task)
     return rows
-
-
-def _build_config(config: SweepConfig, base: Any, combination: Combination, where: str) -> FinetuneConfig:
-    own = {"name": combination.name, "out": str(config.folder / RUNS_FOLDER)}
-    settings = with_overrides(base, {**config.overrides, **combination.overrides, **own})
-    return build_config(FinetuneConfig, settings, where)
 
 
 def _finetuning_stages(config: SweepConfig, built: FinetuneConfig) -> dict[str, SweepStage]:

@@ -72,14 +72,11 @@ class StageRunner:
         self._under_slurm = False
 
     def run(self, launcher: Sequence[str], *, num_ranks: int, wait_s: float) -> int:
-        """Take the lock, and run the command unless it is done or starts in vain.
+        """Take the lock (or raise LockTaken), and run the command unless it is done or starts in vain.
 
         Args:
             launcher: words before the command, such as srun and its options; without them `num_ranks`
                 processes are started here.
-
-        Raises:
-            LockTaken: somebody else works on this cell.
         """
         self._under_slurm = bool(launcher)
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
@@ -95,7 +92,14 @@ class StageRunner:
             if (starts := state.starts_from(mark)) >= self._tasks.max_starts_without_progress:
                 reason = f"started {starts} times from {mark or 'the beginning'} without getting further"
                 return self._finish(state, "failed", FAILED, reason)
-            state = self._record_start(state, mark)
+            start = {
+                "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "host": socket.gethostname(),
+                "job": _job_name(),
+                "progress": mark,
+            }
+            state = StageState(state="running", starts=(*state.starts, start), log=self._log)
+            write_state(self._control, self._name, state)
             if self._asked:
                 return self._leave(state, STOPPED)
             self._say(f"start {len(state.starts)}, from {mark or 'the beginning'}: {self._stage.command}")
@@ -111,17 +115,6 @@ class StageRunner:
         first, self._asked = not self._asked, self._asked or number
         if first and self._launch is not None and not (self._under_slurm and number == signal.SIGTERM):
             self._launch.ask_to_stop(signal.SIGUSR1 if self._under_slurm else signal.SIGTERM)
-
-    def _record_start(self, state: StageState, mark: str) -> StageState:
-        start = {
-            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "host": socket.gethostname(),
-            "job": _job_name(),
-            "progress": mark,
-        }
-        state = StageState(state="running", starts=(*state.starts, start), log=self._log)
-        write_state(self._control, self._name, state)
-        return state
 
     def _leave(self, state: StageState, code: int) -> int:
         """Write what came of it, and queue the task again if it was only interrupted."""

@@ -135,19 +135,6 @@ def run_locally(
     first.
     """
 
-    def start(slot: _Slot, stage: str) -> subprocess.Popen[bytes]:
-        log = folder / LOGS_FOLDER / f"{stage}-local_{slot.index}.log"
-        words = [str(folder), stage, str(slot.index), "--log", str(log), "--ranks", str(machine.ranks)]
-        with log.open("ab") as output:
-            return subprocess.Popen(
-                [python, "-m", "slurm.cell", *words],
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **environment, **machine.visible(slot.number)},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C comes to us, and we ask the cells to save
-            )
-
     waiting, free, codes = deque(indices), deque(range(machine.at_once)), dict[int, int]()
     slots: list[_Slot] = []
     try:
@@ -160,17 +147,33 @@ def run_locally(
                     continue
                 stage = next(slot.stages, None) if code == 0 else None
                 if stage:
-                    slot.process = start(slot, stage)
+                    variables = {**environment, **machine.visible(slot.number)}
+                    slot.process = _start_stage(folder, stage, slot.index, machine.ranks, python, variables)
                 else:
                     codes[slot.index] = code
                     free.append(slot.number)
                     slots.remove(slot)
             time.sleep(0.05)
-    except BaseException:
+    finally:  # nothing runs any more, unless this process was asked to end
         processes = [slot.process for slot in slots if slot.process]
         for process in processes:
             process.send_signal(signal.SIGTERM)
         for process in processes:
             process.wait()
-        raise
     return codes
+
+
+def _start_stage(
+    folder: Path, stage: str, index: int, ranks: int, python: str, variables: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    log = folder / LOGS_FOLDER / f"{stage}-local_{index}.log"
+    words = [str(folder), stage, str(index), "--log", str(log), "--ranks", str(ranks)]
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [python, "-m", "slurm.cell", *words],
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C comes to us, and we ask the cells to save
+        )
