@@ -64,6 +64,8 @@ from trainer.run_folder import CONFIG_NAME, MAY_CHANGE
 
 logger = logging.getLogger(__name__)
 
+NO_SBATCH = "sbatch: not found; is this a machine of a Slurm cluster? --local 1 runs the cells here"
+
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitOptions:
@@ -168,12 +170,7 @@ def _finetuning_stages(config: SweepConfig, built: FinetuneConfig) -> dict[str, 
 
 
 def submit(plan: SweepPlan, options: SubmitOptions) -> None:
-    """Write the sweep's folder, and submit or run what is not done.
-
-    Raises:
-        InputError: the folder holds something else, jobs of the sweep are still queued for other cells, or
-            sbatch is missing or refused; nothing stays submitted.
-    """
+    """Write the sweep's folder, and submit or run what is not done; an error leaves nothing submitted."""
     config, tasks = plan.config, plan.tasks
     live, moved = _check_folder(plan)
     undone = [task for task in tasks.cells if tasks.next_stage(task)]
@@ -185,9 +182,7 @@ def submit(plan: SweepPlan, options: SubmitOptions) -> None:
         _print_plan(plan, scripts, todo)
         return
     if todo and options.local is None and shutil.which("sbatch") is None:
-        raise SlurmError(
-            "sbatch: not found; is this a machine of a Slurm cluster? --local 1 runs the cells here"
-        )
+        raise SlurmError(NO_SBATCH)
     machine = None if options.local is None else _find_machine(config, options.local)
     _write_folder(plan)
     if moved:  # the indices of earlier jobs are those of other cells now

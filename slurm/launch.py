@@ -131,8 +131,7 @@ def run_locally(
 ) -> dict[int, int]:
     """Run every stage of the cells, and return each one's exit code: 0, or that of the stage that failed.
 
-    A cell that fails stops no other. When this process is interrupted or ended, the cells are asked to save
-    first.
+    A cell that fails stops no other. When this process is interrupted, the cells are asked to save first.
     """
 
     waiting, free, codes = deque(indices), deque(range(machine.at_once)), dict[int, int]()
