@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass, field
 
 from shards.errors import InputError
@@ -95,7 +96,7 @@ class Resources:
         return self.nodes * self.ranks_here
 
     def options(self) -> list[str]:
-        """Return the options of sbatch that ask for this, one line each, without quoting."""
+        """Return the options of sbatch that ask for this, one line each, quoted as a shell needs it."""
         gpus = f"{self.gpu_type}:{self.gpus_per_node}" if self.gpu_type else str(self.gpus_per_node)
         wanted = [
             ("partition", self.partition),
@@ -109,5 +110,5 @@ class Resources:
             ("mem", f"{self.mem_gb_per_node}G" if self.mem_gb_per_node else ""),
             ("time", str(self.time_limit_min) if self.time_limit_min else ""),
         ]
-        lines = [f"--{name}={value}" for name, value in wanted if value]
+        lines = [f"--{name}={shlex.quote(value)}" for name, value in wanted if value]
         return [*lines, *(["--exclusive"] if self.exclusive else []), *self.sbatch_options]

@@ -85,14 +85,9 @@ def _head(workspace: Workspace, what: str, options: Sequence[str]) -> list[str]:
 
 def _options(workspace: Workspace, stage: str, resources: Resources, log: str) -> list[str]:
     folder = str(workspace.folder / LOGS_FOLDER).replace("%", "%%")
-    asked = []
-    for option in resources.options():
-        name, equals, value = option.partition("=")
-        verbatim = option in resources.sbatch_options or not equals
-        asked.append(option if verbatim else f"{name}={shlex.quote(value)}")
     name = shlex.quote(f"{workspace.sweep}-{stage}")
     output = f"--output={shlex.quote(folder)}/{log}"
-    return [f"--job-name={name}", *asked, output, "--open-mode=append", "--requeue"]
+    return [f"--job-name={name}", *resources.options(), output, "--open-mode=append", "--requeue"]
 
 
 def _environment(resources: Resources) -> list[str]:
