@@ -305,7 +305,8 @@ def _convert_scalar(value: Any, hint: Any, where: str) -> Any:
             return named[value]
         if value in choices:
             return value
-        refused = f"invalid choice {value!r} for argument '{where}'. Expected one of {tuple(named)}"
+        option = where.partition("[")[0]
+        refused = f"invalid choice {value!r} for argument '{option}'. Expected one of {tuple(named)}"
         raise InputError(refused if is_word else f"{where}: got {value!r}; allowed: {', '.join(named)}")
     refused = f"error parsing {where}: invalid {kind} {value!r}"
     wrong = InputError(refused if is_word else f"{where}: expected {kind}, got {value!r}")
