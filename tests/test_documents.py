@@ -53,9 +53,19 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert target.startswith("http") or (path.parent / target).exists(), f"{path}: {target}"
 
 
-def test_the_documents_show_every_program() -> None:
+def test_the_readme_lists_every_program() -> None:
     programs = {path.stem for path in (ROOT / "jobs").glob("*.py") if "run_program(main)" in path.read_text()}
-    assert {command.split()[0] for command in COMMANDS} >= programs
+    table = re.findall(r"^\| (`[a-z_`, ]+`) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert set(re.findall(r"[a-z_]+", " ".join(table))) == programs
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in DOCUMENTS if path.suffix == ".md"], ids=lambda path: path.name
+)
+def test_lines_are_short_and_the_readme_is(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert not [line for line in lines if len(line) > 120 and not line.startswith("|")]
+    assert path.name != "README.md" or len(lines) <= 100
 
 
 SNIPPETS = [
