@@ -28,11 +28,11 @@ import torch
 import webdataset
 from safetensors.torch import load_file
 
-from benchmarks.forked import join, read_said, run_ranks, start_ranks
 from benchmarks.machine import describe_machine
 from jobs import finetune
 from models.weights.checkpoint import list_checkpoints
 from shards.settings import parse_options, run_program
+from tests.support.forked import join, read_said, run_ranks, start_ranks
 
 STEPS, SAVE_EVERY = 24, 3
 PATIENCE_S = 30.0

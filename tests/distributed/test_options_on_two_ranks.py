@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 import jobs.finetune
-from benchmarks.forked import run_ranks
 from jobs.evaluate import EvaluateOptions, evaluate
 from jobs.finetune import finetune
 from shards.settings import read_config
+from tests.support.forked import run_ranks
 from tests.trainer.event_files import read_scalars
 from tests.trainer.small_run import _fresh_accelerator, make_config  # noqa: F401
 from tests.trainer.test_validation import write_pasted
