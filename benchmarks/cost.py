@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.machine import publish
 from models.adapt import AdaptConfig, apply_adaptation
 from models.eomt import EoMT, ModelConfig
 from shards.settings import parse_options, run_program
@@ -94,10 +95,7 @@ def main(arguments: Sequence[str]) -> None:
                 f"| {cost.step / 1e12:.2f} | {costs['full'].step / cost.step:.1f} "
                 f"| {cost.activations / 1e9:.2f} | {cost.state_bytes / 1e9:.1f} | {times} |"
             )
-    report = "\n".join(lines) + "\n"
-    print(report, end="")
-    if options.out is not None:
-        options.out.write_text(report, encoding="utf-8")
+    publish(lines, options.out)
 
 
 def compute_cost(size: str, adapt: AdaptConfig, options: CostOptions) -> Cost:

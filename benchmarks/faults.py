@@ -28,7 +28,7 @@ import torch
 import webdataset
 from safetensors.torch import load_file
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, publish
 from jobs import finetune
 from models.weights.checkpoint import list_checkpoints
 from shards.settings import parse_options, run_program
@@ -292,10 +292,7 @@ def main(arguments: Sequence[str]) -> None:
         "",
         *report(tallies),
     ]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if options.out is not None:
-        options.out.write_text(text)
+    publish(lines, options.out)
     if any(tally.failures for tally in tallies.values()):
         sys.exit(1)
 

@@ -9,11 +9,8 @@ own code runs in another process (`upstream_loader.py`) that waits when others a
 from __future__ import annotations
 
 import contextlib
-import datetime
 import io
 import logging
-import os
-import platform
 import random
 import statistics
 import subprocess
@@ -34,6 +31,7 @@ import torch
 import torchvision
 
 from benchmarks.frames import make_bank, make_scenes, write_frames
+from benchmarks.machine import describe_machine, publish
 from benchmarks.usual_loader import UsualLoader
 from outlier_paste.config import PasteConfig
 from outlier_paste.paste import OutlierPaste, build_paste
@@ -41,7 +39,6 @@ from shards.augment import AugmentConfig
 from shards.batch import Batch
 from shards.errors import InputError
 from shards.manifest import read_manifest
-from shards.schema import Sample
 from shards.settings import parse_options, run_program
 from shards.stream import StreamConfig, build_stream, keep_freed_memory
 
@@ -83,14 +80,10 @@ def main(arguments: Sequence[str]) -> None:
         if options.real is None:
             write_frames(root, num_frames=8, num_photos=24)
         prepare_both(root, folder)
-        lines = describe_machine(options)
+        lines = ["# Loader", *describe(options)]
         lines += compare_loaders(options, root, folder)
         lines += scale_workers(options, folder)
-        lines += compare_paste(options, root, folder)
-    report = "\n".join(lines) + "\n"
-    print(report, end="")
-    if options.out is not None:
-        options.out.write_text(report, encoding="utf-8")
+    publish(lines, options.out)
 
 
 def prepare_both(root: Path, folder: Path) -> None:
@@ -200,24 +193,6 @@ def open_upstream(upstream: Path, folder: Path) -> Callable[[], float]:
     return load
 
 
-def compare_paste(options: BenchmarkOptions, root: Path, folder: Path) -> list[str]:
-    """Time pasting one object onto a decoded scene: onto the frame there, onto the crop here."""
-    usual = open_usual(root, folder, probability=1.0)
-    picture, ids = np.zeros((CROP, 2 * CROP, 3), np.uint8), np.zeros((CROP, 2 * CROP), np.uint8)
-    crop = Sample(
-        key="crop", image=np.ascontiguousarray(picture[:, :CROP]), label=np.zeros((CROP, CROP), np.uint8)
-    )
-    rng = np.random.default_rng(0)
-    sides: dict[str, Callable[[], object]] = {"usual": lambda: usual.paste(picture, ids)}
-    for name, cache_mb in (("ours, from shards", 0), ("ours, from memory", 256)):
-        sides[name] = partial(open_paste(folder, probability=1.0, cache_mb=cache_mb), crop, rng)
-    times = time_in_turns(sides, dict.fromkeys(sides, 8), options.rounds)
-    lines = ["", "## Pasting one object", "", "| side | ms | ratio |", "|---|---:|---:|"]
-    for name, seconds in times.items():
-        lines.append(f"| {name} | {1e3 * seconds:.2f} | {times['usual'] / seconds:.1f} |")
-    return lines
-
-
 def open_usual(root: Path, folder: Path, probability: float) -> UsualLoader:
     """Open the other side; pycocotools prints while it reads."""
     with contextlib.redirect_stdout(io.StringIO()):
@@ -264,19 +239,13 @@ def time_in_turns(
     return {name: statistics.mean(values) for name, values in times.items()}
 
 
-def describe_machine(options: BenchmarkOptions) -> list[str]:
-    """Return date, processor, data and versions as Markdown."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-    versions = {m.__name__: m.__version__ for m in (np, cv2, torch, torchvision)}
+def describe(options: BenchmarkOptions) -> list[str]:
+    """Return machine and data as Markdown."""
     frames = "drawn" if options.real is None else "real"
+    machine = describe_machine(1, (np, cv2, torch, torchvision))
     return [
-        "# Loader",
         "",
-        f"{datetime.date.today()}; {names[0] if names else platform.processor()}, {os.cpu_count()} cores, "
-        f"one thread used, processor time, load average {os.getloadavg()[0]:.1f}; "
-        f"{frames} frames of {2 * CROP} x {CROP}, crops of {CROP} x {CROP}; Python "
-        f"{platform.python_version()}, {', '.join(f'{k} {v}' for k, v in versions.items())}",
+        f"{machine}; processor time; {frames} frames of {2 * CROP} x {CROP}, crops of {CROP} x {CROP}",
     ]
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark runs on: its description for the head of a report, and memory while something runs."""
+"""The head and the end of a benchmark's report, and the memory and clocks it is measured by."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ def describe_machine(threads: int, modules: Iterable[Any]) -> str:
         f"load average {load} (1, 5 and 15 minutes; other work counts); "
         f"Python {platform.python_version()}, {versions}"
     )
+
+
+def publish(lines: Iterable[str], out: Path | None) -> None:
+    """Print a report of Markdown lines, and write it to `out` as well."""
+    text = "\n".join(lines) + "\n"
+    print(text, end="")
+    if out is not None:
+        out.write_text(text, encoding="utf-8")
 
 
 def processor_name() -> str:

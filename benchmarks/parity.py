@@ -31,7 +31,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, publish
 from models.backbone import SIZES
 from models.eomt import DEFAULT_NUM_QUERIES, DEFAULT_PATCH_SIZE, EoMT, ModelConfig, Prediction
 from models.weights.checkpoint import initialise_model
@@ -127,10 +127,7 @@ def main(arguments: Sequence[str]) -> None:
     options: ParityOptions = parse_options(ParityOptions, arguments, program="benchmarks.parity")
     torch.set_num_threads(options.threads)
     rows = [row for setup in list_setups(options) for row in compare(options, setup)]
-    report = render(options, rows)
-    print(report, end="")
-    if options.out is not None:
-        options.out.write_text(report, encoding="utf-8")
+    publish(render(options, rows), options.out)
     if not all(row.difference <= options.tolerance for row in rows):
         sys.exit(1)
 
@@ -267,7 +264,7 @@ def on_grid(mask_logits: Float[Tensor, "B Q h w"], grid: tuple[int, int]) -> Ten
     return F.interpolate(mask_logits, grid, mode="bilinear") > 0
 
 
-def render(options: ParityOptions, rows: Sequence[Row]) -> str:
+def render(options: ParityOptions, rows: Sequence[Row]) -> list[str]:
     """Return the report."""
     machine = describe_machine(options.threads, (torch, timm, safetensors))
     sides, moved = (" x ".join(map(str, sizes)) for sizes in (options.image_size, options.moved_to))
@@ -299,7 +296,7 @@ def render(options: ParityOptions, rows: Sequence[Row]) -> str:
     told = (
         f"Largest difference {largest:.1e}, tolerance {options.tolerance:.0e}: {_verdict(largest, options)}"
     )
-    return "\n".join([*lines, "", told]) + "\n"
+    return [*lines, "", told]
 
 
 def _verdict(difference: float, options: ParityOptions) -> str:

@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 from benchmarks.frames import write_frames
-from benchmarks.loader import CROP, BenchmarkOptions, describe_machine, open_usual, prepare_both
+from benchmarks.loader import CROP, BenchmarkOptions, describe, open_usual, prepare_both
+from benchmarks.machine import publish
 from outlier_paste.bank import SHRINKS
 from outlier_paste.config import PasteConfig
 from outlier_paste.paste import OutlierPaste, build_paste
@@ -59,14 +60,11 @@ def main(arguments: Sequence[str]) -> None:
         if options.real is None:
             write_frames(root, num_frames=8, num_photos=24)
         prepare_both(root, folder)
-        lines = ["# Paste", *describe_machine(options)[1:]]
+        lines = ["# Paste", *describe(options)]
         lines += compare_sides(options, root, folder)
         lines += measure_share(options, folder)
         lines += measure_steps(options, folder)
-    report = "\n".join(lines) + "\n"
-    print(report, end="")
-    if options.out is not None:
-        options.out.write_text(report, encoding="utf-8")
+    publish(lines, options.out)
 
 
 def compare_sides(options: BenchmarkOptions, root: Path, folder: Path) -> list[str]:

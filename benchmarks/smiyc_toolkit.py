@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import scipy.ndimage
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, publish
 from eval.metrics.components import SMALLEST_SEGMENTS, TAUS, SegmentSizes, component_metrics, count_components
 from eval.metrics.smiyc import curve_metrics, image_curve
 from shards.errors import InputError
@@ -85,10 +85,7 @@ def main(arguments: Sequence[str]) -> None:
             difference = abs(ours[name] - value)
             lines.append(f"| {track} | {name} | {value:.6f} | {ours[name]:.6f} | {difference:.1e} |")
     lines += ["", f"All numbers took the toolkit {seconds[0]:.1f} s, ours {seconds[1]:.1f} s."]
-    report = "\n".join(lines) + "\n"
-    print(report, end="")
-    if options.out is not None:
-        options.out.write_text(report, encoding="utf-8")
+    publish(lines, options.out)
 
 
 def load_toolkit(folder: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from benchmarks.cost import CostOptions, compute_cost
 from benchmarks.frames import make_bank, make_scenes, write_frames
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, publish
 from benchmarks.train_step import MODES
 from models.backbone import SIZES
 from shards.errors import InputError
@@ -97,10 +97,7 @@ def main(arguments: Sequence[str]) -> None:
             for mode in options.modes:
                 lines.append(render_row(size, mode, options, time_run(size, mode, options, data, folder)))
                 print(lines[-1], file=sys.stderr, flush=True)
-    report = "\n".join(lines) + "\n"
-    print(report, end="")
-    if options.out is not None:
-        options.out.write_text(report, encoding="utf-8")
+    publish(lines, options.out)
 
 
 def prepare_data(folder: Path) -> None:

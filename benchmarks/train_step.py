@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.cost import CostOptions, compute_cost
-from benchmarks.machine import describe_machine, measure_peak, read_clocks
+from benchmarks.machine import describe_machine, measure_peak, publish, read_clocks
 from benchmarks.parity import upstream_commit
 from models.adapt import AdaptConfig, apply_adaptation
 from models.backbone import SIZES
@@ -133,10 +133,7 @@ def main(arguments: Sequence[str]) -> None:
                 write_start(options, folder)
             for mode in options.modes:
                 keep(measured, mode, time_ours(mode, options, folder))
-    report = "\n".join(render(options, measured)) + "\n"
-    print(report, end="")
-    if options.out is not None:
-        options.out.write_text(report, encoding="utf-8")
+    publish(render(options, measured), options.out)
 
 
 def keep(measured: dict[str, list[Times]], side: str, times: Times) -> None:
