@@ -23,7 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import publish
 from models.adapt import AdaptConfig, apply_adaptation
-from models.eomt import EoMT, ModelConfig
+from models.config import ModelConfig
+from models.eomt import EoMT
 from shards.settings import parse_options, run_program
 
 MODES = ("full", "last-4", "lora", "queries+heads", "queries", "heads")

@@ -33,7 +33,8 @@ from torch import Tensor
 
 from benchmarks.machine import describe_machine, publish
 from models.backbone import SIZES
-from models.eomt import DEFAULT_NUM_QUERIES, DEFAULT_PATCH_SIZE, EoMT, ModelConfig, Prediction
+from models.config import DEFAULT_NUM_QUERIES, DEFAULT_PATCH_SIZE, ModelConfig
+from models.eomt import EoMT, Prediction
 from models.weights.checkpoint import initialise_model
 from models.weights.formats import read_checkpoint
 from shards.errors import InputError

@@ -36,8 +36,8 @@ from benchmarks.machine import describe_machine, measure_peak, publish, read_clo
 from benchmarks.parity import upstream_commit
 from models.adapt import AdaptConfig, apply_adaptation
 from models.backbone import SIZES
-from models.eomt import DEFAULT_NUM_QUERIES, DEFAULT_PATCH_SIZE, EoMT, ModelConfig
-from models.lora_settings import LoraSettings
+from models.config import DEFAULT_NUM_QUERIES, DEFAULT_PATCH_SIZE, LoraSettings, ModelConfig
+from models.eomt import EoMT
 from models.segmenter import compile_model
 from models.weights.checkpoint import initialise_model
 from shards.batch import Batch

@@ -17,17 +17,14 @@ import tyro
 
 from eval.sets.examine import report_dataset
 from jobs.submission import report_package
-from models.weights.checkpoint import explain_report
-from models.weights.diagnosis import Diagnosis, diagnose
-from models.weights.formats import KIND_NAMES
-from shards.errors import InputError
+from models.weights.diagnosis import report_checkpoint
 from shards.examine import report_shards
 from shards.settings import parse_options, run_program
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointQuestion:
-    """What a checkpoint is, what of it would load, and whether its numbers are sane."""
+    """Kind of a checkpoint, what of it would load, and whether its numbers are sane."""
 
     path: tyro.conf.Positional[Path]
     """A run or checkpoint folder of this suite, a file of tue-mps/eomt, a Hugging Face folder, a DINOv2 or
@@ -36,7 +33,7 @@ class CheckpointQuestion:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardsQuestion:
-    """What shards hold, whether every byte is as their manifest says, and whether every member decodes."""
+    """Content of shards, whether every byte is as their manifest says, and whether every member decodes."""
 
     path: tyro.conf.Positional[str]
     """Folder written by `jobs.prepare`, a tar file, or a pattern of tar files."""
@@ -46,13 +43,13 @@ class ShardsQuestion:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetQuestion:
-    """What official downloads hold (Cityscapes, COCO, the anomaly sets), beside what is known of them."""
+    """Content of official downloads (Cityscapes, COCO, the anomaly sets), beside what is known of them."""
 
     path: tyro.conf.Positional[Path]
     """Folder with `leftImg8bit` and `gtFine` (or their zip files), `annotations` and `train2017`, or the
     folders of the anomaly sets."""
     limit: int = 0
-    """Decode so many pictures of each part; 0: all. Names are compared for all."""
+    """Pictures decoded of each part; 0: all. Names are compared for all."""
     strict: bool = False
     """Whether a difference from the known counts is an error, too."""
 
@@ -88,48 +85,7 @@ def main(arguments: Sequence[str]) -> None:
     elif isinstance(question, SubmissionQuestion):
         report_package(question.path, question.datasets, question.parts)
     else:
-        examine_checkpoint(question.path)
-
-
-def examine_checkpoint(path: Path) -> None:
-    """Print what a checkpoint is.
-
-    Raises:
-        InputError: it is no checkpoint, or something is wrong with it.
-    """
-    diagnosis = diagnose(path)
-    print(render_diagnosis(diagnosis), end="")
-    if diagnosis.problems:
-        raise InputError(f"{diagnosis.checkpoint.path}: {'; '.join(diagnosis.problems)}")
-    print("\n  no problem found")
-
-
-def render_diagnosis(diagnosis: Diagnosis) -> str:
-    """Render what is known of a checkpoint as lines for a terminal."""
-    checkpoint, report = diagnosis.checkpoint, diagnosis.report
-    lines = [str(checkpoint.path), f"  kind     {KIND_NAMES[checkpoint.kind]}"]
-    for path, num_bytes, digest in diagnosis.files:
-        lines.append(f"  file     {path.name}, {num_bytes / 1e6:.1f} MB, sha256 {digest}")
-    if config := checkpoint.config:
-        height, width = config.image_size
-        lines.append(
-            f"  model    {config.size}, image {height}x{width}, patch {config.patch_size}, "
-            f"{config.num_queries} queries, {config.num_blocks} joint blocks, {config.num_classes} classes"
-            + (" and one of outliers" if config.outlier_class == "trained" else "")
-        )
-    total = sum(part.num_parameters for part in diagnosis.parts)
-    tensors = sum(part.num_tensors for part in diagnosis.parts)
-    lines.append(f"  weights  {tensors} tensors, {total:,} parameters, {', '.join(diagnosis.dtypes)}")
-    lines.append(f"  loading  {report}")
-    lines += [f"           {line}" for line in explain_report(report)]
-    lines += [f"  note     {note}" for note in checkpoint.notes]
-    lines.append(f"\n  {'part':<24}{'tensors':>8}{'parameters':>14}{'mean':>12}{'std':>12}{'largest':>12}")
-    for part in diagnosis.parts:
-        lines.append(
-            f"  {part.part:<24}{part.num_tensors:>8}{part.num_parameters:>14,}"
-            f"{part.mean:>12.3g}{part.std:>12.3g}{part.largest:>12.3g}"
-        )
-    return "\n".join(lines) + "\n"
+        report_checkpoint(question.path)
 
 
 if __name__ == "__main__":

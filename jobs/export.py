@@ -7,7 +7,6 @@ python -m jobs.export --checkpoint RUN --to smiyc --score RbA --datasets DOWNLOA
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +20,17 @@ from eval.submissions.picture import Picture
 from jobs.answerer import Answerer, answer_by_checkpoint, answer_by_file
 from jobs.model_source import parse_model_file
 from jobs.submission import PackageOptions, write_answers
+from models.config import METADATA_KEY, describe, read_description
 from models.eomt import EoMT
 from models.onnx import write_onnx
 from models.segmenter import require_readable
 from models.weights.adapter import write_adapter
 from models.weights.checkpoint import find_checkpoint, load_model, load_segmenter, open_checkpoint, run_of
-from models.weights.description import METADATA_KEY, describe, read_description
 from models.weights.huggingface import huggingface_config, huggingface_preprocessor, to_huggingface
 from shards.errors import InputError
 from shards.files import staged_folder
 from shards.schema import CITYSCAPES_CLASSES
 from shards.settings import parse_options, run_program
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +50,7 @@ class ExportOptions:
     out: Path
     """New or empty folder. A package for a benchmark that was interrupted goes on."""
     score: str = "MSP"
-    """For onnx and benchmarks: which anomaly score."""
+    """For onnx and benchmarks: name of the anomaly score."""
     base: Path | None = None
     """For adapter: what the run started from; by default what its model.weights says."""
     datasets: Path | None = None
@@ -71,8 +68,8 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         if (self.checkpoint is None) == (not self.model_file):
-            told = "both" if self.model_file else "none of them"
-            raise InputError(f"one of --checkpoint and --model_file is needed; got {told}")
+            given = "both" if self.model_file else "none of them"
+            raise InputError(f"one of --checkpoint and --model_file is needed; got {given}")
         if self.windows_at_once < 1:
             raise InputError(f"--windows_at_once: got {self.windows_at_once}; at least 1")
         if self.to in BENCHMARKS and self.datasets is None:
@@ -90,36 +87,38 @@ def main(arguments: Sequence[str]) -> None:
     if options.to in BENCHMARKS:
         print(_export_package(options), end="")
         return
+    checkpoint = _require_checkpoint(options)
+    writers = {
+        "safetensors": _export_safetensors,
+        "adapter": _export_adapter,
+        "huggingface": _export_huggingface,
+        "onnx": _export_onnx,
+    }
+    with staged_folder(options.out) as folder:
+        summary = writers[options.to](checkpoint, options, folder)
+    print(f"{options.out}: {summary}")
+
+
+def _require_checkpoint(options: ExportOptions) -> Path:
     require_scores((options.score,), "--score")
     assert options.checkpoint is not None
-    checkpoint = find_checkpoint(options.checkpoint)
-    with staged_folder(options.out) as folder:
-        told = {
-            "safetensors": _export_safetensors,
-            "adapter": _export_adapter,
-            "huggingface": _export_huggingface,
-            "onnx": _export_onnx,
-        }[options.to](checkpoint, options, folder)
-    print(f"{options.out}: {told}")
+    return find_checkpoint(options.checkpoint)
 
 
 def _export_package(options: ExportOptions) -> str:
     assert options.datasets is not None
-    source = parse_model_file(options.model_file)[0] if options.model_file else None
-    if source is None:
-        require_scores((options.score,), "--score")
-        assert options.checkpoint is not None
-        source = find_checkpoint(options.checkpoint)
+    own = options.model_file
+    source = parse_model_file(own)[0] if own else _require_checkpoint(options)
 
     def make_answerer(first: Picture) -> Answerer:
-        if options.model_file:
+        if own:
             needs = BENCHMARKS[options.to].needs_classes
-            return answer_by_file(options.model_file, options.score, first, needs_classes=needs)
+            return answer_by_file(own, options.score, first, needs_classes=needs)
         return answer_by_checkpoint(
             source, options.score, options.device, options.precision, options.windows_at_once
         )
 
-    asked = PackageOptions(
+    package = PackageOptions(
         benchmark=options.to,
         out=options.out,
         datasets=options.datasets,
@@ -127,17 +126,18 @@ def _export_package(options: ExportOptions) -> str:
         score=options.score,
         method=options.method or run_of(source) or source.resolve().stem,
     )
-    return write_answers(make_answerer, asked)
+    return write_answers(make_answerer, package)
 
 
 def _export_safetensors(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
     model = load_model(checkpoint)
-    save_file(model.state_dict(), folder / "model.safetensors", metadata=_metadata(model))
+    metadata = {"format": "pt", METADATA_KEY: describe(model.config)}
+    save_file(model.state_dict(), folder / "model.safetensors", metadata=metadata)
     return f"model.safetensors, {_millions(model)}"
 
 
 def _export_adapter(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
-    named = options.base or Path(read_description(checkpoint).config.weights)
+    named = options.base or Path(read_description(checkpoint)[0].weights)
     if named == Path():
         raise InputError(f"--to adapter: {checkpoint} did not start from weights; --base names its base")
     count = write_adapter(folder, checkpoint, open_checkpoint(named))
@@ -146,23 +146,25 @@ def _export_adapter(checkpoint: Path, options: ExportOptions, folder: Path) -> s
 
 def _export_huggingface(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
     model = load_model(checkpoint)
-    if model.config.class_head != "linear":
+    config = model.config
+    names = [entry.name for entry in CITYSCAPES_CLASSES]
+    if config.class_head != "linear":
         raise InputError(
             f"--to huggingface: transformers' EoMT has a linear class head; {checkpoint} has "
-            f"{model.config.class_head}"
+            f"{config.class_head}"
         )
-    if model.config.outlier_class == "trained":
+    if config.outlier_class == "trained":
         raise InputError(f"--to huggingface: transformers' EoMT has no outlier class; {checkpoint} has one")
-    if model.config.num_classes != len(CITYSCAPES_CLASSES):
+    if config.num_classes != len(names):
         raise InputError(
-            f"--to huggingface: {checkpoint} has {model.config.num_classes} classes, whose names are "
-            f"unknown; the {len(CITYSCAPES_CLASSES)} of Cityscapes are needed"
+            f"--to huggingface: {checkpoint} has {config.num_classes} classes, whose names are unknown; the "
+            f"{len(names)} of Cityscapes are needed"
         )
-    names = [entry.name for entry in CITYSCAPES_CLASSES]
-    for name, content in (
-        ("config.json", huggingface_config(model.config, names)),
-        ("preprocessor_config.json", huggingface_preprocessor(model.config)),
-    ):
+    settings = {
+        "config.json": huggingface_config(config, names),
+        "preprocessor_config.json": huggingface_preprocessor(config),
+    }
+    for name, content in settings.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     state = to_huggingface(model.state_dict())
     state["attn_mask_probs"] = model.queries.weight.new_zeros(model.num_blocks)  # inference never masks
@@ -179,10 +181,6 @@ def _export_onnx(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
         f"model.onnx, windows of {height}x{width} to evidence and {options.score}; "
         f"onnxruntime differs from torch by {difference:.1e} at most"
     )
-
-
-def _metadata(model: EoMT) -> dict[str, str]:
-    return {"format": "pt", METADATA_KEY: describe(model.config)}
 
 
 def _millions(model: EoMT) -> str:

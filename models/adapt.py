@@ -1,15 +1,17 @@
-"""What trains: which parameters of an EoMT are free, by the name of a mode, and from which step on."""
+"""Adaptation modes: which parameters of an EoMT train, and from which step on."""
 
 from __future__ import annotations
 
+import itertools
 import re
+import string
 from dataclasses import dataclass, field
 
 from torch import nn
 
+from models.config import LoraSettings
 from models.eomt import EoMT
 from models.lora import add_adapters
-from models.lora_settings import LoraSettings
 from shards.errors import InputError
 
 MODES = ("full", "heads", "queries", "queries+heads", "last-N", "gradual", "lora")
@@ -51,42 +53,33 @@ class ParameterCount:
         return f"{self.trainable:,} of {self.total:,} parameters train ({share:.1%})"
 
 
-@dataclass(frozen=True)
-class Thaw:
-    """When each of the blocks before the joint ones starts to train, as a function of the step alone.
+def plan_unfreezing(config: AdaptConfig, model: EoMT, total_steps: int) -> tuple[int, ...]:
+    """Return the step from which each block before the joint ones trains, never later than the one before it.
 
-    A block that stands still is run without gradients: it keeps no activations, and no backward pass goes
-    through it. Its parameters get gradients of exactly 0 (see `EoMT.forward`) at a learning rate of exactly
-    0, so AdamW leaves them as they are, weight decay included, and data-parallel training misses nothing.
-    AdamW counts those steps, so its bias correction is over when a block thaws; the block's own warm-up keeps
-    its first updates, which are up to three times as large as corrected ones, small.
+    Empty without gradual unfreezing. A block that is frozen is run without gradients: it keeps no
+    activations, and no backward pass goes through it. Its parameters get gradients of exactly 0 (see
+    `EoMT.forward`) at a learning rate of exactly 0, so AdamW leaves them as they are, weight decay included,
+    and data-parallel training misses nothing. AdamW counts those steps, so its bias correction is over when
+    the block starts to train; the block's own warm-up keeps its first updates, which are up to three times as
+    large as corrected ones, small.
     """
-
-    steps: tuple[int, ...]
-    """Step from which block i trains; empty where nothing thaws."""
-
-    def num_frozen(self, step: int) -> int:
-        """Return how many of the first blocks stand still at `step`."""
-        return sum(start > step for start in self.steps)
-
-
-def plan_thaw(config: AdaptConfig, model: EoMT, total_steps: int) -> Thaw:
-    """Return when blocks start to train: never a block later than the one before it."""
     count = len(model.backbone.blocks) - model.num_blocks
     if config.mode != "gradual":
-        return Thaw(())
+        return ()
     first, last = config.thaw
     shares = [first + (last - first) * (count - 1 - i) / max(count - 1, 1) for i in range(count)]
-    return Thaw(tuple(round(share * total_steps) for share in shares))
+    return tuple(round(share * total_steps) for share in shares)
+
+
+def count_frozen(unfreeze_steps: tuple[int, ...], step: int) -> int:
+    """Return how many of the first blocks are frozen at `step`."""
+    return sum(start > step for start in unfreeze_steps)
 
 
 def apply_adaptation(model: EoMT, config: AdaptConfig) -> ParameterCount:
     """Freeze everything but what `config.mode` names; for `lora`, put the adapters in.
 
     A frozen run of blocks at the start keeps no activations, because nothing before it needs a gradient.
-
-    Raises:
-        InputError: more blocks than the model has.
     """
     if config.mode == "lora":
         add_adapters(model, config.lora)
@@ -114,29 +107,24 @@ def explain_parameters(model: EoMT) -> list[str]:
         "class head": model.class_head,
         "mask head": model.mask_head,
     }
-    lines: list[tuple[str, str, ParameterCount]] = []
-    for name, part in parts.items():
-        count = count_parameters(part)
-        if lines and name.startswith("block") and lines[-1][2] == count and lines[-1][0].startswith("block"):
-            lines[-1] = (lines[-1][0], name.removeprefix("block "), count)
-        else:
-            lines.append((name, "", count))
-    return [f"{first + ('-' + last if last else ''):<14} {count}" for first, last, count in lines]
+    counts = [(name, count_parameters(part)) for name, part in parts.items()]
+    alike = itertools.groupby(counts, lambda item: (item[0].rstrip(string.digits), item[1]))
+    lines = []
+    for (word, count), group in alike:
+        names = [name for name, _ in group]
+        last = f"-{names[-1].removeprefix(word)}" if len(names) > 1 else ""
+        lines.append(f"{names[0] + last:<14} {count}")
+    return lines
 
 
 def _trainable_modules(model: EoMT, mode: str) -> list[nn.Module]:
     heads: list[nn.Module] = [model.class_head, model.mask_head]
-    queries: list[nn.Module] = [model.queries]
     if mode.startswith("last-"):
         wanted, depth = int(mode.removeprefix("last-")), len(model.backbone.blocks)
         if wanted > depth:
             raise InputError(f"adapt.mode: {mode} asks for {wanted} blocks, the model has {depth}")
-        blocks = list(model.backbone.blocks[depth - wanted :])
-        return [*blocks, model.backbone.norm, model.upscale, *queries, *heads]
-    chosen = {
-        "heads": heads,
-        "queries": queries,
-        "queries+heads": [*queries, *heads],
-        "lora": [*queries, *heads],
-    }
-    return chosen.get(mode, [])
+        blocks = model.backbone.blocks[depth - wanted :]
+        return [*blocks, model.backbone.norm, model.upscale, model.queries, *heads]
+    queries: list[nn.Module] = [model.queries]
+    by_mode = {"heads": heads, "queries": queries, "queries+heads": queries + heads, "lora": queries + heads}
+    return by_mode.get(mode, [])  # full and gradual have freed everything

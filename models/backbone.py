@@ -1,15 +1,12 @@
-"""The plain ViT that EoMT is built on: timm's, in five sizes, with DINOv2 weights where a file is given."""
+"""EoMT's plain ViT: timm's in five sizes, filled with DINOv2 weights where a file is given."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
-from jaxtyping import Float
-from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
@@ -17,20 +14,18 @@ from models.weights.files import LoadReport, is_under, load_strictly
 from shards.errors import InputError
 
 
-@dataclass(frozen=True)
-class BackboneSize:
-    """What a size name stands for."""
+class BackboneSize(NamedTuple):
+    """Architecture behind a size name."""
 
     timm_name: str
-    """Architecture in timm; "" for the tiny one, which timm does not name."""
+    """Name in timm; "" for the tiny one, which timm does not have."""
     width: int
     """Numbers per token."""
     depth: int
-    """Blocks."""
+    """Number of blocks."""
     num_heads: int
-    """Attention heads."""
     num_joint_blocks: int
-    """Blocks that see queries and patches together, as EoMT's released models have it."""
+    """Blocks that see queries and patches together, as in EoMT's released models."""
 
 
 SIZES: dict[str, BackboneSize] = {
@@ -43,7 +38,7 @@ SIZES: dict[str, BackboneSize] = {
 TINY: dict[str, Any] = {"embed_dim": 128, "depth": 6, "num_heads": 4, "reg_tokens": 4, "no_embed_class": True}
 
 NOT_OURS = ("head", "mask_token", "fc_norm")
-"""Of a published backbone: its classifier, its pretraining's mask token and its pooling norm."""
+"""Parts of published backbones: classifier, mask token of the pretraining, pooling norm."""
 
 
 def build_backbone(size: str, image_size: tuple[int, int], patch_size: int) -> VisionTransformer:
@@ -54,32 +49,17 @@ def build_backbone(size: str, image_size: tuple[int, int], patch_size: int) -> V
             learns from scratch) is for tests and the demo; the others are DINOv2's with registers.
         image_size: (height, width) in pixels of what it will see; the position embedding has this shape.
         patch_size: side of a patch in pixels. DINOv2 was trained with 14; EoMT uses 16.
-
-    Raises:
-        InputError: unknown size, or an image side that is no multiple of the patch size.
     """
-    if size not in SIZES:
-        raise InputError(f"model.size: unknown size {size!r}; known sizes: {', '.join(SIZES)}")
-    if any(side <= 0 or side % patch_size for side in image_size):
-        raise InputError(
-            f"model.image_size: {image_size[0]}x{image_size[1]} is not divisible by patch size {patch_size}"
-        )
+    shape: dict[str, Any] = {"img_size": image_size, "patch_size": patch_size, "num_classes": 0}
     if size == "tiny":
-        return VisionTransformer(img_size=image_size, patch_size=patch_size, num_classes=0, **TINY)
-    name = SIZES[size].timm_name
-    backbone = timm.create_model(
-        name, pretrained=False, img_size=image_size, patch_size=patch_size, num_classes=0
-    )
+        return VisionTransformer(**shape, **TINY)
+    backbone = timm.create_model(SIZES[size].timm_name, pretrained=False, **shape)
     assert isinstance(backbone, VisionTransformer)
     return backbone
 
 
 def find_size(width: int, depth: int, where: str) -> str:
-    """Return the size whose backbone has this width and depth.
-
-    Raises:
-        InputError: none has.
-    """
+    """Return the size whose backbone has this width and depth; an InputError if none has."""
     for name, size in SIZES.items():
         if (size.width, size.depth) == (width, depth):
             return name
@@ -97,11 +77,7 @@ def count_blocks(weights: Mapping[str, Tensor], prefix: str) -> int:
 
 
 def find_backbone_size(weights: Mapping[str, Tensor], where: str) -> str:
-    """Return the size of a backbone, read off its published weights.
-
-    Raises:
-        InputError: of no known size.
-    """
+    """Return the size of a backbone, read off its published weights; an InputError if it is no known one."""
     width = weights["patch_embed.proj.weight"].shape[0] if weights["patch_embed.proj.weight"].ndim else 0
     return find_size(width, count_blocks(weights, "blocks"), where)
 
@@ -116,10 +92,7 @@ def load_backbone_weights(
 
     Args:
         weights: as published.
-        where: what they come from, for the message.
-
-    Raises:
-        InputError: they do not hold this architecture.
+        where: their origin, for the message.
     """
     for name, dimensions in (("patch_embed.proj.weight", 4), ("pos_embed", 3)):
         if name in weights and weights[name].ndim != dimensions:
@@ -133,13 +106,3 @@ def load_backbone_weights(
         if weights[name].shape != state[name].shape
     }
     return dataclasses.replace(report, resized=resized)
-
-
-def resize_positions(
-    positions: Float[Tensor, "1 P D"], old_grid: tuple[int, int], new_grid: tuple[int, int]
-) -> Float[Tensor, "1 P2 D"]:
-    """Resample a position embedding from one grid of patches to another, bicubically with antialiasing.
-
-    Source: timm's `resample_abs_pos_embed`, which the backbone's own weights go through.
-    """
-    return resample_abs_pos_embed(positions, list(new_grid), list(old_grid), num_prefix_tokens=0)

@@ -1,4 +1,4 @@
-"""EoMT: a plain ViT whose last blocks also carry queries, and heads that read masks and classes off them.
+"""EoMT: a plain ViT with queries in its last blocks, and heads for masks and classes.
 
     image ─ patches ─ block 1 … block n−L ─┬─ block n−L+1 … block n ─ norm ─┬─ class head ─ (B, Q, C+1)
                                   queries ─┘                                └─ mask head · upscaled patches
@@ -19,8 +19,7 @@ queries ignore their mask is an input, so that a step is a function of its seed.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,19 +29,13 @@ from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.backbone import SIZES, build_backbone
+from models.backbone import build_backbone
+from models.config import LoraSettings, ModelConfig
 from models.heads import IsoMaxHead
-from models.lora_settings import LoraSettings
 from shards.errors import InputError
-from shards.schema import NUM_CLASSES
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-DEFAULT_SIZE = "base"
-DEFAULT_IMAGE_SIZE = (1024, 1024)
-DEFAULT_PATCH_SIZE = 16
-DEFAULT_NUM_QUERIES = 100
-DEFAULT_ENTROPIC_SCALE = 10.0
 
 
 class Prediction(NamedTuple):
@@ -54,91 +47,6 @@ class Prediction(NamedTuple):
     Ready for softmax, whatever the class head."""
     class_distances: tuple[Float[Tensor, "B Q C1"], ...] | None = None
     """Distance to each prototype, in [0, 2 · distance scale]; with class head isomax only."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Which EoMT to build, and from which weights. What is left out is read from the weights."""
-
-    size: str = ""
-    """tiny (tests, demo), small, base, large or giant. Empty: as the weights; base without any."""
-    image_size: tuple[int, int] = (0, 0)
-    """Height and width in pixels that the model sees: the training crop and the evaluation window. 0 0: as
-    the weights; 1024 1024 without any. Another size than theirs resamples their position embedding."""
-    patch_size: int = 0
-    """Side of a patch in pixels; image_size must be a multiple. 0: as the weights; 16 without any."""
-    num_queries: int = 0
-    """Mask proposals per image. 0: as the weights; 100 without any."""
-    num_blocks: int = 0
-    """Last blocks that carry queries. 0: as the weights; without any the size's own (2 tiny, 3 small and
-    base, 4 large, 5 giant)."""
-    num_classes: int = 0
-    """Classes without "no object". 0: as the weights; 19 without any."""
-    class_head: Literal["", "linear", "isomax"] = ""
-    """linear, or isomax (distances to prototypes, for loss isomax_plus). Empty: as the weights; linear
-    without any. With linear weights, isomax starts from the directions of their rows."""
-    entropic_scale: float = 0.0
-    """What isomax multiplies its distances by before softmax. 0: as the weights; 10 without any."""
-    outlier_class: Literal["", "none", "trained"] = ""
-    """trained: one more class, of outliers, for loss term uno. Empty: as the weights; none without any. With
-    weights that have none, its row of a linear class head starts as zeros, its prototype anywhere."""
-    weights: str = ""
-    """Where to start from: a run or checkpoint folder of this suite, a file of tue-mps/eomt, a Hugging Face
-    folder, or a DINOv2 backbone file (`jobs.doctor checkpoint` says what a file is). Empty: random
-    weights."""
-
-    def __post_init__(self) -> None:
-        if self.size and self.size not in SIZES:
-            raise InputError(f"model.size: unknown size {self.size!r}; known sizes: {', '.join(SIZES)}")
-        if self.patch_size and self.patch_size < 4:
-            raise InputError(f"model.patch_size must be at least 4, got {self.patch_size}")
-        height, width = self.image_size
-        patch_size = self.patch_size or DEFAULT_PATCH_SIZE
-        given = any(self.image_size)
-        if given and any(side <= 0 or side % patch_size for side in self.image_size):
-            raise InputError(
-                f"model.image_size: {height}x{width} is not divisible by model.patch_size {patch_size}"
-            )
-        if self.entropic_scale < 0:
-            raise InputError(
-                f"model.entropic_scale must be above 0, or 0 to follow the weights, got {self.entropic_scale}"
-            )
-        for name in ("num_queries", "num_classes", "num_blocks"):
-            if getattr(self, name) < 0:
-                raise InputError(
-                    f"model.{name} must be at least 1, or 0 to follow the weights, got {getattr(self, name)}"
-                )
-
-    def completed(self, found: ModelConfig | None = None) -> ModelConfig:
-        """Fill what is left out from `found`, the weights' own settings, or with the defaults without."""
-        size = self.size or (found.size if found else DEFAULT_SIZE)
-        return ModelConfig(
-            size=size,
-            image_size=self.image_size
-            if any(self.image_size)
-            else (found.image_size if found else DEFAULT_IMAGE_SIZE),
-            patch_size=self.patch_size or (found.patch_size if found else DEFAULT_PATCH_SIZE),
-            num_queries=self.num_queries or (found.num_queries if found else DEFAULT_NUM_QUERIES),
-            num_blocks=self.num_blocks or (found.num_blocks if found else SIZES[size].num_joint_blocks),
-            num_classes=self.num_classes or (found.num_classes if found else NUM_CLASSES),
-            class_head=self.class_head or (found.class_head if found else "linear"),
-            entropic_scale=self.entropic_scale or (found.entropic_scale if found else DEFAULT_ENTROPIC_SCALE),
-            outlier_class=self.outlier_class or (found.outlier_class if found else "") or "none",
-            weights=self.weights,
-        )
-
-    @property
-    def num_logits(self) -> int:
-        """Columns of the class logits: classes, the outlier class if there is one, "no object"."""
-        return (self.num_classes or NUM_CLASSES) + (self.outlier_class == "trained") + 1
-
-
-class _Depth(NamedTuple):
-    """One depth's share of a `Prediction`."""
-
-    masks: Tensor
-    classes: Tensor
-    distances: Tensor | None
 
 
 class EoMT(nn.Module):
@@ -153,17 +61,15 @@ class EoMT(nn.Module):
 
     pixel_mean: Tensor
     pixel_std: Tensor
-    lora: LoraSettings | None
-    """Which adapters it carries; set by `models.lora`."""
-    recompute: bool
+    lora: LoraSettings | None = None
+    """The adapters that it carries; set by `models.lora`."""
+    recompute: bool = False
     """Whether blocks keep nothing but their input and run again in the backward pass, to the same result."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         config = config.completed()
         self.config = config
-        self.lora: LoraSettings | None = None
-        self.recompute = False
         self.backbone = build_backbone(config.size, config.image_size, config.patch_size)
         depth = len(self.backbone.blocks)
         self.num_blocks = config.num_blocks
@@ -195,18 +101,18 @@ class EoMT(nn.Module):
     def forward(
         self,
         image: UInt8[Tensor, "B 3 H W"],
-        released: Bool[Tensor, "L B Q"] | None = None,
+        unmasked: Bool[Tensor, "L B Q"] | None = None,
         num_frozen: int = 0,
     ) -> Prediction:
         """Predict masks and their classes.
 
         Args:
             image: sRGB in [0, 255]; H and W as `image_size`.
-            released: for masked attention: True where a query of one of the last L blocks looks at the
+            unmasked: for masked attention: True where a query of one of the last L blocks looks at the
                 whole image instead of its own mask. None: no masked attention (inference), and the
                 final prediction only.
-            num_frozen: how many of the first blocks, embedding included, get gradients of 0 and keep no
-                activations, although they may train at other steps. At most those before the joint ones.
+            num_frozen: first blocks that get gradients of 0, with the embedding, and keep no activations,
+                although they may train at other steps. At most those before the joint ones.
         """
         first_joint = len(self.backbone.blocks) - self.num_blocks
         x = self._run_trunk(image, num_frozen)
@@ -215,21 +121,19 @@ class EoMT(nn.Module):
         queries = self.queries.weight.to(x.dtype).expand(x.shape[0], -1, -1)
         x = torch.cat((queries, x), dim=1)  # (B, T, D)
 
-        predictions: list[_Depth] = []
-        for depth, block in enumerate(self.backbone.blocks[first_joint:]):
+        depths: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        for joint, block in enumerate(self.backbone.blocks[first_joint:]):
             may_look = None
-            if released is not None:
-                predictions.append(self._predict(x))
-                may_look = self._may_look(predictions[-1].masks, released[depth])
+            if unmasked is not None:
+                depths.append(self._predict(x))
+                may_look = self._may_look(depths[-1][0], unmasked[joint])
             x = self._run_block(block, x, may_look)
-        predictions.append(self._predict(x))
-        distances = tuple(p.distances for p in predictions if p.distances is not None)
-        return Prediction(
-            tuple(p.masks for p in predictions), tuple(p.classes for p in predictions), distances or None
-        )
+        depths.append(self._predict(x))
+        masks, classes, distances = zip(*depths, strict=True)
+        return Prediction(masks, classes, None if distances[-1] is None else distances)
 
     def _run_trunk(self, image: Tensor, num_frozen: int) -> Tensor:
-        """Embed the image and run the blocks that stand still at this step."""
+        """Embed the image and run the blocks that are frozen at this step."""
         if not num_frozen:
             return self._embed(image)
         with torch.no_grad():
@@ -237,8 +141,8 @@ class EoMT(nn.Module):
             for block in self.backbone.blocks[:num_frozen]:
                 x = block(x)
         # Gradients of exactly 0 instead of none: what data-parallel training waits for on every rank
-        still = [self.backbone.patch_embed, *self.backbone.blocks[:num_frozen]]
-        parameters = [p for module in still for p in module.parameters() if p.requires_grad]
+        frozen = [self.backbone.patch_embed, *self.backbone.blocks[:num_frozen]]
+        parameters = [p for module in frozen for p in module.parameters() if p.requires_grad]
         parameters = [p for p in parameters if not hasattr(p, "full_tensor")]  # cut over ranks: nobody waits
         tokens = [self.backbone.cls_token, self.backbone.reg_token, self.backbone.pos_embed]
         parameters += [p for p in tokens if p is not None and p.requires_grad]
@@ -255,7 +159,8 @@ class EoMT(nn.Module):
         x = (image.float() / 255 - self.pixel_mean) / self.pixel_std
         return self.backbone.norm_pre(self.backbone._pos_embed(self.backbone.patch_embed(x)))
 
-    def _predict(self, x: Tensor) -> _Depth:
+    def _predict(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Read masks, class logits and distances to prototypes, if there are any, off the tokens."""
         x = self.backbone.norm(x)
         queries = x[:, : self.num_queries]  # (B, Q, D)
         patches = x[:, self.num_queries + self.backbone.num_prefix_tokens :]  # (B, P, D)
@@ -264,10 +169,10 @@ class EoMT(nn.Module):
         masks = torch.einsum("bqd,bdhw->bqhw", self.mask_head(queries), pixels)
         if isinstance(self.class_head, IsoMaxHead):
             distances = self.class_head.distances(queries)
-            return _Depth(masks, self.class_head.to_logits(distances), distances)
-        return _Depth(masks, self.class_head(queries), None)
+            return masks, self.class_head.to_logits(distances), distances
+        return masks, self.class_head(queries), None
 
-    def _may_look(self, mask_logits: Tensor, released: Tensor) -> Tensor:
+    def _may_look(self, mask_logits: Tensor, unmasked: Tensor) -> Tensor:
         """Say which tokens each query may attend to: (B, 1, Q, T), shared by the heads.
 
         Other queries and the prefix tokens always; a patch if the query's mask covers it.
@@ -275,7 +180,7 @@ class EoMT(nn.Module):
         on_patches = F.interpolate(
             mask_logits.detach().float(), self.backbone.patch_embed.grid_size, mode="bilinear"
         )
-        covered = (on_patches > 0).flatten(2) | released[..., None]  # (B, Q, P)
+        covered = (on_patches > 0).flatten(2) | unmasked[..., None]  # (B, Q, P)
         always = covered.new_ones(*covered.shape[:2], self.num_queries + self.backbone.num_prefix_tokens)
         return torch.cat((always, covered), dim=2)[:, None]
 
@@ -302,7 +207,6 @@ class UpscaleBlock(nn.Module):
         self.norm = LayerNorm2d(width)
 
     def forward(self, x: Float[Tensor, "B D _h _w"]) -> Float[Tensor, "B D h2 w2"]:
-        """Return the map at twice the height and width."""
         trains = torch.is_grad_enabled() and self.conv1.weight.requires_grad
         doubled = _double_by_product(self.conv1, x) if trains and x.device.type == "cpu" else self.conv1(x)
         return self.norm(self.conv2(self.act(doubled)))

@@ -19,8 +19,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from models.weights.files import load_strictly
-from models.weights.formats import KIND_NAMES, Checkpoint
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES
 
@@ -42,7 +40,6 @@ class Downsampler(nn.Module):
         self.bn = nn.BatchNorm2d(channels_out, eps=BATCH_NORM_EPS)
 
     def forward(self, x: Float[Tensor, "B _C _h _w"]) -> Float[Tensor, "B C2 h2 w2"]:
-        """Return the map at half the height and width."""
         return F.relu(self.bn(torch.cat((self.conv(x), self.pool(x)), dim=1)))
 
 
@@ -55,7 +52,6 @@ class Upsampler(nn.Module):
         self.bn = nn.BatchNorm2d(channels_out, eps=BATCH_NORM_EPS)
 
     def forward(self, x: Float[Tensor, "B _C _h _w"]) -> Float[Tensor, "B C2 h2 w2"]:
-        """Return the map at twice the height and width."""
         return F.relu(self.bn(self.conv(x)))
 
 
@@ -74,7 +70,6 @@ class FactorizedResidual(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-        """Return a map of the same shape."""
         y = F.relu(self.bn1(self.conv1x3_1(F.relu(self.conv3x1_1(x)))))
         y = self.bn2(self.conv1x3_2(F.relu(self.conv3x1_2(y))))
         return F.relu(self.dropout(y) + x)
@@ -86,22 +81,16 @@ class Encoder(nn.Module):
     def __init__(self, num_channels: int) -> None:
         super().__init__()
         self.initial_block = Downsampler(3, 16)
-        self.layers = nn.ModuleList(
-            [
-                Downsampler(16, 64),
-                *[FactorizedResidual(64, 0.03, 1) for _ in range(5)],
-                Downsampler(64, 128),
-                *[FactorizedResidual(128, 0.3, dilation) for _ in range(2) for dilation in DILATIONS],
-            ]
+        self.layers = nn.Sequential(
+            Downsampler(16, 64),
+            *[FactorizedResidual(64, 0.03, 1) for _ in range(5)],
+            Downsampler(64, 128),
+            *[FactorizedResidual(128, 0.3, dilation) for _ in range(2) for dilation in DILATIONS],
         )
         self.output_conv = nn.Conv2d(128, num_channels, 1)
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 128 h w"]:
-        """Return features at an eighth of the height and width."""
-        x = self.initial_block(x)
-        for layer in self.layers:
-            x = layer(x)
-        return x
+        return self.layers(self.initial_block(x))
 
 
 class Decoder(nn.Module):
@@ -109,21 +98,16 @@ class Decoder(nn.Module):
 
     def __init__(self, num_channels: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            [
-                Upsampler(128, 64),
-                *[FactorizedResidual(64, 0.0, 1) for _ in range(2)],
-                Upsampler(64, 16),
-                *[FactorizedResidual(16, 0.0, 1) for _ in range(2)],
-            ]
+        self.layers = nn.Sequential(
+            Upsampler(128, 64),
+            *[FactorizedResidual(64, 0.0, 1) for _ in range(2)],
+            Upsampler(64, 16),
+            *[FactorizedResidual(16, 0.0, 1) for _ in range(2)],
         )
         self.output_conv = nn.ConvTranspose2d(16, num_channels, 2, stride=2)
 
     def forward(self, x: Float[Tensor, "B 128 h w"]) -> Float[Tensor, "B C H W"]:
-        """Return logits at eight times the height and width."""
-        for layer in self.layers:
-            x = layer(x)
-        return self.output_conv(x)
+        return self.output_conv(self.layers(x))
 
 
 class ERFNet(nn.Module):
@@ -148,9 +132,6 @@ class ERFNet(nn.Module):
 
         Args:
             image: sRGB in [0, 255]; divided by 255 and not normalised otherwise, as it was trained.
-
-        Raises:
-            InputError: a side is no multiple of 8.
         """
         height, width = image.shape[-2:]
         if height % STRIDE or width % STRIDE:
@@ -160,37 +141,17 @@ class ERFNet(nn.Module):
         return self.decoder(self.encoder(image.float() / 255))
 
 
-def erfnet_for(weights: Mapping[str, Tensor], where: str) -> ERFNet:
-    """Build an ERFNet with as many channels as the weights have; they are not loaded.
+def fit_erfnet(weights: Mapping[str, Tensor], where: str) -> tuple[ERFNet, dict[str, Tensor]]:
+    """Build an ERFNet with as many channels as the weights have, and complete the weights for it.
 
-    Raises:
-        InputError: they have neither 19 nor 20 channels.
+    Added are batch counters, which PyTorch of 2017 did not keep, and which inference does not use. Nothing is
+    loaded.
     """
     name = "decoder.output_conv.weight"
     num_channels = weights[name].shape[1] if name in weights else NUM_CLASSES + 1
     if num_channels not in (NUM_CLASSES, NUM_CLASSES + 1):
-        raise InputError(
-            f"{where}: ERFNet with {num_channels} channels; {NUM_CLASSES}, or {NUM_CLASSES + 1} with void, "
-            f"are needed"
-        )
-    return ERFNet(num_channels)
-
-
-def with_batch_counters(model: ERFNet, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Add the batch counters that PyTorch of 2017 did not keep, and that inference does not use."""
+        needed = f"{NUM_CLASSES}, or {NUM_CLASSES + 1} with void, are needed"
+        raise InputError(f"{where}: ERFNet with {num_channels} channels; {needed}")
+    model = ERFNet(num_channels)
     counters = {n: v for n, v in model.state_dict().items() if n.endswith("num_batches_tracked")}
-    return {**counters, **weights}
-
-
-def load_erfnet(checkpoint: Checkpoint) -> ERFNet:
-    """Build the ERFNet that a checkpoint holds, in evaluation mode.
-
-    Raises:
-        InputError: it holds none, or names and shapes are not the published ones.
-    """
-    where = str(checkpoint.path)
-    if checkpoint.kind != "erfnet":
-        raise InputError(f"{where}: {KIND_NAMES[checkpoint.kind]}, no ERFNet")
-    model = erfnet_for(checkpoint.weights, where)
-    load_strictly(model, with_batch_counters(model, checkpoint.weights), where)
-    return model.eval()
+    return model, {**counters, **weights}

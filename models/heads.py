@@ -1,4 +1,4 @@
-"""Class heads on the query embedding: what turns a query into logits of C classes and "no object"."""
+"""The IsoMax+ class head: distances to prototypes in place of a linear layer on the queries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Low-rank adapters in the backbone: added by peft, merged into plain weights by plain arithmetic.
+"""Low-rank adapters in the backbone: added by peft, merged by plain arithmetic.
 
 An adapted layer computes W x + (alpha / rank) · B A x with W frozen, A (rank, in) and B (out, rank) trained.
 B starts at 0, so an adapter changes nothing before its first step.
@@ -14,12 +14,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from models.backbone import count_blocks
+from models.config import LoraSettings
 from models.eomt import EoMT
-from models.lora_settings import LoraSettings
 from shards.errors import InputError
 
 ADAPTER = "default"
@@ -27,11 +26,7 @@ ADAPTER = "default"
 
 
 def add_adapters(model: EoMT, settings: LoraSettings) -> None:
-    """Put adapters into the model's blocks, in place; afterwards nothing but them trains.
-
-    Raises:
-        InputError: adapters for more blocks than there are.
-    """
+    """Put adapters into the model's blocks, in place; afterwards nothing but them trains."""
     import peft
 
     depth = len(model.backbone.blocks)
@@ -98,12 +93,8 @@ def merge_weights(weights: Mapping[str, Tensor], settings: LoraSettings, where: 
 
     Args:
         weights: under the names of the adapted model (`….base_layer.weight`, `….lora_A.default.weight`, …).
-        settings: which layers have an adapter, of what rank and strength.
-        where: what the weights come from, for the message.
-
-    Raises:
-        InputError: an adapter without its base weight, half of one, one of another shape, or other layers
-            than `settings` says.
+        settings: of the adapters, which must be complete and on exactly these layers.
+        where: origin of the weights, for the message.
     """
     plain = {
         name.replace(".base_layer.", "."): value for name, value in weights.items() if ".lora_" not in name
@@ -127,7 +118,7 @@ def merge_weights(weights: Mapping[str, Tensor], settings: LoraSettings, where: 
                 f"{where}: the LoRA adapter of {layer} has shapes {tuple(down.shape)} and {tuple(up.shape)}; "
                 f"rank {rank} over {tuple(base.shape)} was described"
             )
-        plain[f"{layer}.weight"] = base + _delta(down, up, settings.scale).to(base.dtype)
+        plain[f"{layer}.weight"] = base + (settings.scale * (up.float() @ down.float())).to(base.dtype)
     return plain
 
 
@@ -142,10 +133,3 @@ def _adapted(model: EoMT) -> list[tuple[str, Any]]:
         for name, module in model.named_modules()
         if isinstance(module, LoraLayer) and ADAPTER in module.lora_A
     ]
-
-
-def _delta(
-    down: Float[Tensor, "rank inputs"], up: Float[Tensor, "outputs rank"], scale: float
-) -> Float[Tensor, "outputs inputs"]:
-    """Return what an adapter adds to its weight."""
-    return (up.float() @ down.float()) * scale

@@ -1,4 +1,4 @@
-"""A network and one anomaly score as one ONNX graph: windows of pixels in, evidence and score out."""
+"""ONNX graphs of a network and one anomaly score."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from models.segmenter import read_prediction
 from shards.errors import InputError
 
 LARGEST_IN_ONE_FILE = 1.8e9
-"""Bytes of weights; protobuf ends at 2 GiB, beyond it they stand in a file of their own."""
+"""Bytes of weights; protobuf ends at 2 GiB, and more weights get a file of their own."""
 
 
 class Scorer(nn.Module):
-    """What a deployed detector computes per window."""
+    """Deployed detector: windows of pixels to evidence and one anomaly score."""
 
     def __init__(self, model: EoMT | ERFNet, score: str) -> None:
         super().__init__()
@@ -45,9 +45,6 @@ def write_onnx(model: EoMT | ERFNet, score: str, path: Path) -> float:
     """Write the graph, run it with onnxruntime on random windows, and return the largest difference.
 
     The batch is dynamic; height and width are the model's.
-
-    Raises:
-        InputError: onnx, onnxscript or onnxruntime are not installed.
     """
     try:
         import onnxruntime
@@ -58,10 +55,7 @@ def write_onnx(model: EoMT | ERFNet, score: str, path: Path) -> float:
     generator = torch.Generator().manual_seed(0)
     windows = torch.randint(0, 256, (2, 3, *model.image_size), dtype=torch.uint8, generator=generator)
     num_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-    ):  # the exporter reports at length
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # the exporter is talkative
         warnings.simplefilter("ignore")
         torch.onnx.export(
             scorer,

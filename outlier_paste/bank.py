@@ -1,10 +1,11 @@
-"""The objects that can be pasted: random access to cut-outs, decoded when and as large as they are used."""
+"""Banks of objects to paste, in shards or PNG files; decoded when, and as large as, they are used."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,16 +13,17 @@ import cv2
 import numpy as np
 from jaxtyping import Int64
 
-from outlier_paste.png_folder import PngFolder
 from shards.cutout import (
     MASK_SUFFIX,
     META_SUFFIX,
     OBJECT_SUFFIX,
     SHRINKS,
     Cutout,
+    crop_to_mask,
     decode_cutout,
     decode_description,
     read_shape,
+    shrink_cutout,
 )
 from shards.errors import InputError
 from shards.manifest import MANIFEST_NAME
@@ -34,11 +36,6 @@ class ShardStore:
     """Cut-outs in shards, as `jobs.prepare` writes them."""
 
     def __init__(self, reader: ShardReader) -> None:
-        """Serve the cut-outs of `reader`.
-
-        Raises:
-            InputError: there are no samples, or one of them is no cut-out.
-        """
         if not len(reader):
             raise InputError(f"paste.bank: {', '.join(map(str, reader.shards))}: holds no cut-outs")
         for index, key in enumerate(reader.keys):
@@ -74,8 +71,57 @@ class ShardStore:
         return {**self.__dict__, "_read": (-1, {})}
 
 
+class PngFolder:
+    """The RGBA PNG files of a folder and of the folders in it: alpha is the mask, the folder the category."""
+
+    def __init__(self, folder: Path) -> None:
+        found = [path for pattern in ("*.png", "*/*.png") for path in folder.glob(pattern)]
+        self.paths = sorted(path for path in found if not path.name.startswith("."))
+        if not self.paths:
+            raise InputError(
+                f"paste.bank: {folder}: holds neither manifest.json, which jobs.prepare writes, nor PNG files"
+            )
+        for path in self.paths:
+            _require_alpha(path)
+        self.keys = tuple(path.relative_to(folder).with_suffix("").as_posix() for path in self.paths)
+
+    def category(self, index: int) -> str:
+        """Name the folder that the file lies in."""
+        return self.paths[index].parent.name
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """Return (height, width) of an object, cropped to where it is not transparent."""
+        height, width = self.decode(index, 1).mask.shape
+        return height, width
+
+    def decode(self, index: int, shrink: int) -> Cutout:
+        """Decode an object at 1 / `shrink` of its height and width."""
+        cutout = _load_png(self.keys[index], self.paths[index])
+        return cutout if shrink == 1 else shrink_cutout(cutout, shrink)
+
+
 Store = ShardStore | PngFolder
 """Where objects come from: names, and by number a category, a shape and a picture."""
+
+
+def _require_alpha(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(33)
+    kind = (start[24], start[25]) if len(start) == 33 and start[:4] == b"\x89PNG" else None
+    if kind not in ((8, 6), (8, 4)):  # 8 bits of RGBA, or of grey with alpha
+        given = "is no PNG" if kind is None else f"has {kind[0]} bits per channel and colour type {kind[1]}"
+        raise InputError(f"paste.bank: {path}: {given}; a PNG of 8 bits with an alpha channel is needed")
+
+
+@lru_cache(maxsize=8)
+def _load_png(key: str, path: Path) -> Cutout:
+    picture = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if picture is None or picture.ndim != 3 or picture.shape[2] != 4:
+        raise InputError(f"cut-out {key}: {path} cannot be decoded as a picture with alpha channel")
+    cropped = crop_to_mask(cv2.cvtColor(picture, cv2.COLOR_BGRA2RGB), picture[..., 3].copy())
+    if cropped is None:
+        raise InputError(f"cut-out {key}: {path} is transparent everywhere")
+    return Cutout(key, *cropped, path.parent.name, (picture.shape[0], picture.shape[1]))
 
 
 class Pool(NamedTuple):
@@ -141,11 +187,7 @@ class CutoutBank:
         return int(self._order[(first + int(generator.integers(size))) % len(self)])
 
     def shape(self, index: int) -> tuple[int, int]:
-        """Return (height, width) of an object.
-
-        Raises:
-            InputError: it is broken.
-        """
+        """Return (height, width) of an object."""
         if not self._shapes[index, 0]:
             self._shapes[index] = self._store.shape(int(self._numbers[index]))
         return int(self._shapes[index, 0]), int(self._shapes[index, 1])
@@ -156,9 +198,6 @@ class CutoutBank:
         Args:
             index: its number.
             shrink: one of `SHRINKS`: 1 / `shrink` of its height and width, rounded up.
-
-        Raises:
-            InputError: it cannot be decoded, or shows no object.
         """
         cached = self._cached.get((index, shrink))
         if cached is not None:

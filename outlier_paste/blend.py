@@ -76,14 +76,6 @@ def find_overlap(shape: tuple[int, ...], top_left: tuple[int, int], scene: tuple
     return Overlap((in_scene[0], in_scene[1]), (in_object[0], in_object[1]))
 
 
-def count_visible(
-    opacity: UInt8[np.ndarray, "h w"], top_left: tuple[int, int], scene: tuple[int, int]
-) -> int:
-    """Count the outlier pixels of an object that fall inside a scene of (height, width) pixels."""
-    overlap = find_overlap(opacity.shape, top_left, scene)
-    return 0 if overlap is None else int(np.count_nonzero(opacity[overlap.in_object] >= OUTLIER_OPACITY))
-
-
 def outlier_mask(opacity: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
     """Return 255 where a pixel is outlier, opacity of a half or more, and 0 elsewhere."""
     return cv2.threshold(opacity, OUTLIER_OPACITY - 1, 255, cv2.THRESH_BINARY)[1]

@@ -14,7 +14,7 @@ from outlier_paste.bank import CutoutBank, Pool, fitting_shrink, open_bank, resi
 from outlier_paste.blend import BLENDS, blend_into, find_overlap, outlier_mask
 from outlier_paste.config import PasteConfig
 from outlier_paste.placement import PLACEMENTS, Place
-from outlier_paste.sizing import SIZINGS, SizeRange
+from outlier_paste.sizing import SIZINGS, Situation, SizeRange
 from shards.schema import NUM_CLASSES, OUTLIER_ID, VOID_ID, Sample
 
 ATTEMPTS = 10
@@ -76,10 +76,14 @@ class OutlierPaste:
         self, sample: Sample, number: int, taken: list[Place], generator: np.random.Generator
     ) -> Place | None:
         config = self.config
-        find, sizing = PLACEMENTS[config.placement], SIZINGS[config.sizing]
         limits, shape = SizeRange(config.min_size, config.max_size), self.bank.shape(number)
+        scene = (sample.label.shape[0], sample.label.shape[1])
+
+        def size(nearness: float | None) -> tuple[int, int]:
+            return SIZINGS[config.sizing](Situation(shape, scene, limits, nearness), generator)
+
         for _ in range(ATTEMPTS):
-            place = find(sample.label, shape, limits, sizing, generator)
+            place = PLACEMENTS[config.placement](sample.label, size, generator)
             if config.overlap == "ordered" or place is None or not any(map(place.meets, taken)):
                 return place
         return None
@@ -114,11 +118,7 @@ class OutlierPaste:
 
 
 def build_paste(config: PasteConfig) -> OutlierPaste | None:
-    """Open the bank's part that is for training; None where nothing is ever pasted.
-
-    Raises:
-        InputError: the bank is missing, or holds something else than objects.
-    """
+    """Open the bank's part that is for training; None where nothing is ever pasted."""
     if config.probability == 0:
         return None
     pool = Pool(config.pool, config.pool_refresh)

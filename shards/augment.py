@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from shards.errors import InputError
-from shards.schema import NUM_CLASSES, VOID_ID, Sample
+from shards.schema import NUM_CLASSES, VOID_ID
 
 Recipe = Literal["ours", "upstream"]
 RECIPE_SCALES: dict[Recipe, tuple[float, float]] = {"ours": (1.0, 2.0), "upstream": (0.5, 2.0)}
@@ -102,20 +102,6 @@ class Crop:
     def columns(self) -> slice:
         """The columns of the frame that are needed."""
         return slice(self.window.left, self.window.left + self.window.width)
-
-
-def crop_scene(
-    sample: Sample, config: AugmentConfig, crop: tuple[int, int], generator: np.random.Generator
-) -> Sample:
-    """Cut, resize and perhaps mirror a scene.
-
-    Args:
-        crop: (height, width) of the result, in pixels.
-        generator: see `choose_crop`.
-    """
-    chosen = choose_crop(sample.label, config, crop, generator)
-    image = resize_crop(sample.image[chosen.rows, chosen.columns], chosen)
-    return Sample(key=sample.key, image=image, label=resize_label(sample.label, chosen))
 
 
 def choose_crop(

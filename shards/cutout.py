@@ -100,11 +100,7 @@ def decode_cutout(key: str, members: Mapping[str, bytes], *, shrink: int = 1) ->
 
 
 def read_shape(key: str, members: Mapping[str, bytes]) -> tuple[int, int]:
-    """Return (height, width) of a cut-out, from the first bytes of its mask; no picture is decoded.
-
-    Raises:
-        InputError: a member is missing, or the mask is no PNG.
-    """
+    """Return (height, width) of a cut-out, from the first bytes of its mask; no picture is decoded."""
     require_members(key, members)
     start = members[MASK_SUFFIX][:24]
     width, height = int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big")
@@ -114,11 +110,7 @@ def read_shape(key: str, members: Mapping[str, bytes]) -> tuple[int, int]:
 
 
 def require_members(key: str, members: Collection[str]) -> None:
-    """Check that a sample is a cut-out.
-
-    Raises:
-        InputError: a member is missing.
-    """
+    """Check that a sample is a cut-out."""
     missing = [suffix for suffix in (OBJECT_SUFFIX, MASK_SUFFIX, META_SUFFIX) if suffix not in members]
     if missing:
         raise InputError(
@@ -146,11 +138,7 @@ def crop_to_mask(
 
 
 def decode_description(key: str, content: bytes) -> tuple[str, tuple[int, int]]:
-    """Return category and source size (height, width) of a cut-out, without decoding a picture.
-
-    Raises:
-        InputError: the description is broken.
-    """
+    """Return category and source size (height, width) of a cut-out, without decoding a picture."""
     try:
         meta = json.loads(content)
         category, (height, width) = str(meta["category"]), meta["source_size"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,11 @@ from jaxtyping import Int64
 
 from shards.cutout import MASK_SUFFIX, META_SUFFIX, OBJECT_SUFFIX, decode_cutout
 from shards.errors import InputError
+from shards.files import hash_file
 from shards.location import Shard, find_shards
-from shards.manifest import MANIFEST_NAME, hash_file, read_manifest
+from shards.manifest import MANIFEST_NAME, read_manifest
 from shards.reader import ShardReader
-from shards.scene import find_scene_members, open_scene
+from shards.scene import EncodedScene, read_scene
 from shards.schema import CITYSCAPES_CLASSES, OUTLIER_ID, VOID_ID
 
 CUTOUT_SUFFIXES = (OBJECT_SUFFIX, MASK_SUFFIX, META_SUFFIX)
@@ -45,15 +46,8 @@ class ShardFindings:
 
     def add(self, other: ShardFindings) -> None:
         """Take in what was found in other shards."""
-        self.num_shards += other.num_shards
-        self.num_samples += other.num_samples
-        self.num_bytes += other.num_bytes
-        self.pixels += other.pixels
-        self.frames += other.frames
-        self.sizes += other.sizes
-        self.categories += other.categories
-        self.suffixes += other.suffixes
-        self.problems += other.problems
+        for name in (f.name for f in fields(self) if f.name != "split"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 def examine_folder(path: str, workers: int = 0) -> dict[str, ShardFindings]:
@@ -78,7 +72,10 @@ def examine_folder(path: str, workers: int = 0) -> dict[str, ShardFindings]:
             found[findings.split].add(findings)
     for split, several in shards.items():
         if not found[split].problems:
-            found[split].problems += _find_duplicates(several)
+            try:
+                ShardReader(several).close()
+            except InputError as error:  # two shards share a key
+                found[split].problems.append(str(error))
     return found
 
 
@@ -101,16 +98,14 @@ def examine_shard(shard: Shard, split: str = "") -> ShardFindings:
             if set(CUTOUT_SUFFIXES) <= set(reader.suffixes(index)):
                 _examine_cutout(key, reader.read(index, CUTOUT_SUFFIXES), findings)
             else:
-                names = find_scene_members(key, reader.suffixes(index))
-                _examine_scene(key, reader.read(index, names.both), findings)
+                _examine_scene(read_scene(reader, index), findings)
         except InputError as error:
             findings.problems.append(f"{path}: {error}")
     reader.close()
     return findings
 
 
-def _examine_scene(key: str, members: dict[str, bytes], findings: ShardFindings) -> None:
-    scene = open_scene(key, members)
+def _examine_scene(scene: EncodedScene, findings: ShardFindings) -> None:
     scene.picture.decode()
     pixels = np.bincount(scene.label.ravel(), minlength=256)
     findings.pixels += pixels
@@ -133,14 +128,6 @@ def _list_by_split(path: str) -> dict[str, list[Shard]]:
     return {split: find_shards(path, split, check_files=False) for split in manifest.splits}
 
 
-def _find_duplicates(shards: Sequence[Shard]) -> list[str]:
-    try:
-        ShardReader(shards).close()
-    except InputError as error:
-        return [str(error)]
-    return []
-
-
 NAMES = {i: entry.name for i, entry in enumerate(CITYSCAPES_CLASSES)} | {
     OUTLIER_ID: "(outlier)",
     VOID_ID: "(void)",
@@ -150,11 +137,7 @@ MOST_LINES = 20
 
 
 def report_shards(path: str, workers: int = 0) -> None:
-    """Read every byte of some shards, and print what is in them.
-
-    Raises:
-        InputError: something is wrong with them; all of it was printed.
-    """
+    """Read every byte of some shards, and print what is in them."""
     found = examine_folder(path, workers)
     print(render_findings(path, found), end="")
     if problems := [problem for findings in found.values() for problem in findings.problems]:

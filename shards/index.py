@@ -104,9 +104,6 @@ def require_header(header: bytes, key: str, member: Member, where: str) -> None:
     Args:
         header: the 512 bytes that stand before the member.
         where: the shard, for the message.
-
-    Raises:
-        InputError: name or size differ: the shard was replaced after it was indexed.
     """
     if not _is_header_of(header, key, member):
         raise InputError(
@@ -116,11 +113,7 @@ def require_header(header: bytes, key: str, member: Member, where: str) -> None:
 
 
 def build_index(path: Path) -> tuple[IndexedSample, ...]:
-    """List the samples of one shard from its headers, which costs about 20 µs per member.
-
-    Raises:
-        InputError: as `load_index` says.
-    """
+    """List the samples of one shard from its headers, which costs about 20 µs per member."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:

@@ -27,9 +27,6 @@ class Picture:
         Args:
             content: a PNG, JPEG or WebP file, or tiles (`shards/tiles.py`).
             where: what it is, for messages.
-
-        Raises:
-            InputError: it is none of these, or promises more than `MAX_PIXELS`.
         """
         self._content, self._where = content, where
         size = picture_size(content)
@@ -45,9 +42,6 @@ class Picture:
         Args:
             rows: with start and stop inside the picture.
             columns: the same.
-
-        Raises:
-            InputError: the picture is damaged.
         """
         rows, columns = rows or slice(0, self.shape[0]), columns or slice(0, self.shape[1])
         if tiles_size(self._content) is not None:
@@ -68,11 +62,7 @@ class Picture:
 
 
 def decode_gray(content: bytes, where: str) -> UInt8[np.ndarray, "H W"]:
-    """Decode a picture of one 8-bit channel, exactly.
-
-    Raises:
-        InputError: it is none, is damaged, or promises more than `MAX_PIXELS`.
-    """
+    """Decode a picture of one 8-bit channel, exactly."""
     size = picture_size(content)
     if size is not None:
         require_sane_size(size, where)
@@ -86,11 +76,7 @@ def decode_gray(content: bytes, where: str) -> UInt8[np.ndarray, "H W"]:
 
 
 def require_sane_size(size: tuple[int, int], where: str) -> None:
-    """Check that decoding takes a bounded amount of memory.
-
-    Raises:
-        InputError: the picture has more than `MAX_PIXELS`.
-    """
+    """Check that decoding takes a bounded amount of memory."""
     if size[0] * size[1] > MAX_PIXELS:
         raise InputError(
             f"{where} says that it has {size[1]} x {size[0]} pixels; at most {MAX_PIXELS:,} are decoded"

@@ -39,9 +39,6 @@ class ShardReader:
             shards: tar files; samples are numbered in this order.
             split: name of what they hold, for messages.
             max_errors: how many shards may be unreadable; they are left out and told in `errors`.
-
-        Raises:
-            InputError: a shard is missing, truncated, unsafe or no tar, or two samples have one key.
         """
         self.split = split
         self.errors: tuple[str, ...] = ()
@@ -99,9 +96,6 @@ class ShardReader:
 
         Args:
             suffixes: the members wanted; all of them by default.
-
-        Raises:
-            InputError: the shard has disappeared, shrunk or been replaced since it was indexed.
         """
         entry = self._entries[index]
         handle = self._handle(entry.shard)

@@ -35,11 +35,7 @@ class FolderSource:
         return sorted(name for name in found if not _is_hidden(name))
 
     def read(self, name: str) -> bytes:
-        """Return the content of one file.
-
-        Raises:
-            InputError: it cannot be read.
-        """
+        """Return the content of one file."""
         try:
             return (self.path / name).read_bytes()
         except OSError as error:
@@ -67,11 +63,7 @@ class ZipSource:
         return sorted(name for name in self.names() if _fits(name.split("/"), parts) and not _is_hidden(name))
 
     def read(self, name: str) -> bytes:
-        """Return the content of one member.
-
-        Raises:
-            InputError: it is damaged, encrypted, absent, or larger than `MAX_MEMBER_BYTES`.
-        """
+        """Return the content of one member."""
         try:
             archive = self._archive()
             size = archive.getinfo(name).file_size  # no more than this is ever decompressed
@@ -87,11 +79,7 @@ class ZipSource:
         return f"{self.path}:{name}"
 
     def names(self) -> list[str]:
-        """Return the names of all files in it.
-
-        Raises:
-            InputError: as `match`.
-        """
+        """Return the names of all files in it."""
         names = [entry.filename for entry in self._archive().infolist() if not entry.is_dir()]
         for name in names:
             if name.startswith("/") or "\\" in name or ".." in PurePosixPath(name).parts:
@@ -127,9 +115,6 @@ def open_source(path: Path, setting: str) -> Source:
     Args:
         path: what the user gave.
         setting: the option it was given with, such as `--images`, for messages.
-
-    Raises:
-        InputError: nothing is there, or it is neither a folder nor a zip file.
     """
     if path.is_dir():
         return FolderSource(path)
@@ -149,10 +134,6 @@ def decode_bgr(data: bytes, where: str) -> UInt8[np.ndarray, "H W 3"]:
     Args:
         data: content of a PNG or JPEG file.
         where: the file, for the message.
-
-    Raises:
-        InputError: the picture cannot be decoded, or not to its end, or promises more than
-            `shards.picture.MAX_PIXELS`.
     """
     if (size := picture_size(data)) is not None:
         require_sane_size(size, where)

@@ -240,9 +240,6 @@ def build_stream(
         start_position: samples that all processes together have already consumed.
         transform: applied between crop and colour jitter, or before the crop; see `SceneDataset.make_scene`.
         num_batches: where to end; None never does.
-
-    Raises:
-        InputError: the shards are unfit or hold no scenes.
     """
     if not config.shards:
         raise InputError(

@@ -50,11 +50,7 @@ class _Layout(NamedTuple):
 
 
 def require_zstandard(setting: str) -> None:
-    """Check that the library is installed.
-
-    Raises:
-        InputError: it is not.
-    """
+    """Check that the library is installed."""
     if zstandard is None:
         raise InputError(f"{setting}: tiles need the package zstandard; install eomt-anomaly[tiles]")
 

@@ -1,4 +1,4 @@
-"""What `jobs.doctor dataset` finds in official downloads, beside what their authors say is in them.
+"""Examination of official downloads, beside the counts that their authors give: `jobs.doctor dataset`.
 
 Known counts: Cityscapes (Cordts et al., CVPR 2016), COCO 2017 (cocodataset.org) and the five anomaly sets as
 the archive of the Mask2Anomaly authors holds them (counts, sizes and shares of pixels as measured there).
@@ -9,28 +9,29 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+from jaxtyping import Int64
 
-from eval.sets.frames import HiddenLabelsError, read_picture
+from eval.sets.frames import Frame, HiddenLabelsError, read_picture
 from eval.sets.registry import TEST_SETS, TestSet, find_test_sets, read_image, read_target, require_same_size
 from eval.submissions import bravo
 from eval.submissions.benchmark import BENCHMARKS
 from shards.errors import InputError
 from shards.picture import picture_size
-from shards.prepare.cityscapes import (
-    CityscapesFiles,
-    Frame,
-    Split,
-    decode_label,
-    list_frames,
-    open_cityscapes,
-)
-from shards.schema import ANOMALY, CITYSCAPES_CLASSES, NORMAL
+from shards.prepare import cityscapes
+from shards.prepare.cityscapes import Split, decode_label, list_frames, open_cityscapes
+from shards.schema import ANOMALY, CITYSCAPES_CLASSES, NORMAL, VOID_ID
 from shards.source import decode_bgr, open_source
+
+T = TypeVar("T")
+Size = tuple[int, int]
+"""(height, width)."""
 
 CITYSCAPES_COUNTS: dict[Split, int] = {"train": 2975, "val": 500, "test": 1525}
 CITYSCAPES_SIZE = (1024, 2048)
@@ -39,13 +40,12 @@ COCO_COUNTS = {"train2017": (118_287, 860_001), "val2017": (5_000, 36_781)}
 COCO_CATEGORIES = 80
 
 
-@dataclass(frozen=True)
-class KnownSet:
-    """What is known of an anomaly set."""
+class KnownSet(NamedTuple):
+    """Published facts about a test set."""
 
     num_frames: int
-    size: tuple[int, int]
-    """(height, width), the usual one: some pictures of RoadAnomaly21 differ."""
+    size: Size
+    """The usual one: some pictures of RoadAnomaly21 differ."""
     anomaly: float | None = None
     """Share of all pixels; None: not known to us."""
     normal: float | None = None
@@ -57,12 +57,11 @@ KNOWN_SETS = {
     "FS_LostFound_full": KnownSet(100, (1024, 2048), 0.002, 0.811),
     "fs_static": KnownSet(30, (1024, 2048), 0.012, 0.836),
     "RoadAnomaly": KnownSet(60, (720, 1280), 0.098, 0.902),
-}
-KNOWN_EXTRA_SETS = {
     "fs_static_v1": KnownSet(30, (1024, 2048)),
     "fs_static_v2": KnownSet(30, (1024, 2048)),
     "lost_and_found_test": KnownSet(1043, (1024, 2048)),
 }
+"""By folder, as `eval.sets.registry` names it."""
 STATIC_MD5 = {
     "fs_val_v1.zip": "79fb134419c83f2f20b575955efa9d20",
     "fs_val_v2.zip": "5088c63497927200d935c41d54b1cb23",
@@ -70,14 +69,14 @@ STATIC_MD5 = {
 }
 """MD5 of the versions of Fishyscapes Static, as pytorch-ood checks them."""
 BRAVO_IMAGES = 3901
-"""Of all subsets: half of the 7802 files that BRAVO's README counts in a submission."""
+"""Images of all subsets: half of the 7802 files that BRAVO's README counts in a submission."""
 SHARE_TOLERANCE = 0.002
 """The known shares have three digits."""
 
 
 @dataclass
 class Findings:
-    """What was found in one data set."""
+    """Report on one data set."""
 
     name: str
     lines: list[str] = field(default_factory=list)
@@ -85,22 +84,46 @@ class Findings:
     """From what is known; a part of a data set, or another edition, is no mistake."""
     problems: list[str] = field(default_factory=list)
 
-    def compare(self, what: str, found: int | float | str, known: int | float | str) -> None:
-        """Note a count, and where it differs from the known one."""
-        self.lines.append(f"{what}: {found}")
-        if found != known:
-            self.differences.append(f"{what}: {found}, known are {known}")
+    def compare(self, name: str, found: int | str, known: int | str | None) -> None:
+        """Note a number, and where it differs from the known one, if there is one."""
+        self.lines.append(f"{name}: {found}")
+        if known not in (None, found):
+            self.differences.append(f"{name}: {found}, known are {known}")
 
-    def compare_sizes(self, what: str, found: Counter[tuple[int, int]], known: tuple[int, int]) -> None:
-        """Note (height, width) of pictures, and that they are not all the known one."""
-        self.compare(what, _told(found), _told(Counter({known: sum(found.values())})))
+    @contextmanager
+    def noting_problems(self) -> Iterator[None]:
+        """Turn an InputError into a problem."""
+        try:
+            yield
+        except InputError as error:
+            self.problems.append(str(error))
+
+    def read(
+        self, items: Iterable[T], read: Callable[[T], np.ndarray], name: str = "", size: Size | None = None
+    ) -> tuple[list[T], Int64[np.ndarray, "N 256"]]:
+        """Return the pictures or labels that can be read, and how often each value occurs in each of them.
+
+        Their sizes become a line `name`, if there is one, beside the known size.
+        """
+        readable, counts, sizes = [], [np.zeros((0, 256), np.int64)], Counter[Size]()
+        for item in items:
+            with self.noting_problems():
+                pixels = read(item)
+                readable.append(item)
+                counts.append(np.bincount(pixels.ravel(), minlength=256)[None])
+                sizes[pixels.shape[0], pixels.shape[1]] += 1
+        if name:
+            known = _render_sizes(Counter({size: len(readable)})) if size else None
+            self.compare(name, _render_sizes(sizes), known)
+        return readable, np.concatenate(counts)
 
 
 def report_dataset(root: Path, limit: int, *, strict: bool) -> None:
-    """Print what is in the downloads below `root`.
+    """Print the content of the downloads below `root`, and raise what is wrong with the first of them.
 
-    Raises:
-        InputError: none was recognised, or one is damaged; with `strict` also one that differs.
+    Args:
+        limit: pictures decoded of each part; 0: all. Names are compared for all in any case.
+        strict: whether a difference from what is known is wrong, too.
     """
     found = list(examine_datasets(root, limit))
     if not found:
@@ -111,9 +134,9 @@ def report_dataset(root: Path, limit: int, *, strict: bool) -> None:
     print(root)
     for findings in found:
         print(f"\n  {findings.name}")
-        for kind, lines in (("", findings.lines), ("differs: ", findings.differences)):
-            print("".join(f"    {kind}{line}\n" for line in lines), end="")
-        print("".join(f"    problem: {line}\n" for line in findings.problems), end="")
+        lines = [*findings.lines, *(f"differs: {line}" for line in findings.differences)]
+        lines += [f"problem: {line}" for line in findings.problems]
+        print("".join(f"    {line}\n" for line in lines), end="")
     wrong = [line for findings in found for line in findings.problems]
     wrong += [line for findings in found for line in findings.differences if strict]
     if wrong:
@@ -122,36 +145,25 @@ def report_dataset(root: Path, limit: int, *, strict: bool) -> None:
 
 
 def examine_datasets(root: Path, limit: int = 0) -> Iterable[Findings]:
-    """Look at every data set that is recognised below `root`.
-
-    Args:
-        limit: decode so many pictures of each part; 0: all. Names are compared for all in any case.
-    """
+    """Look at every data set that is recognised below `root`, and decode `limit` pictures of each part."""
     if not root.is_dir():
         raise InputError(f"{root}: is no folder")
     if any((root / name).exists() for name in ("leftImg8bit", "leftImg8bit_trainvaltest.zip")):
-        yield examine_cityscapes(root, limit)
-    annotations = sorted((root / "annotations").glob("instances_*.json")) if root.is_dir() else []
-    for path in annotations:
-        yield examine_coco(root, path, limit)
-    yield from _examine_test_sets(root, limit)
-    yield from examine_unlabelled(root, limit)
-
-
-def _examine_test_sets(root: Path, limit: int) -> Iterable[Findings]:
+        yield _examine_cityscapes(root, limit)
+    for path in sorted((root / "annotations").glob("instances_*.json")):
+        yield _examine_coco(root, path, limit)
     try:
-        sets = find_test_sets(root)
+        for test_set in find_test_sets(root):
+            yield _examine_test_set(test_set, limit)
     except HiddenLabelsError:
-        return
+        pass
     except InputError as error:
         if "no test set in it" not in str(error):
             yield Findings("anomaly sets", problems=[str(error)])
-        return
-    for test_set in sets:
-        yield examine_test_set(test_set, limit)
+    yield from _examine_unlabelled(root, limit)
 
 
-def examine_unlabelled(root: Path, limit: int = 0) -> Iterable[Findings]:
+def _examine_unlabelled(root: Path, limit: int) -> Iterable[Findings]:
     """Look at images that benchmarks want predicted and whose labels are not published."""
     for benchmark in BENCHMARKS.values():
         try:
@@ -159,19 +171,12 @@ def examine_unlabelled(root: Path, limit: int = 0) -> Iterable[Findings]:
         except InputError as error:
             yield Findings(f"{benchmark.name}, images to predict", problems=[str(error)])
             continue
-        parts = Counter(picture.part for picture in pictures)
-        for part, count in parts.items():
+        parts = dict.fromkeys(picture.part for picture in pictures)
+        for part in parts:
             findings = Findings(f"{part} ({benchmark.name}, images to predict, without labels here)")
-            findings.lines.append(f"images: {count}")
-            sizes: Counter[tuple[int, int]] = Counter()
-            for picture in [p for p in pictures if p.part == part][: limit or None]:
-                try:
-                    height, width = read_picture(picture.image).shape[:2]
-                except InputError as error:
-                    findings.problems.append(str(error))
-                    continue
-                sizes[height, width] += 1
-            findings.lines.append(f"sizes: {_told(sizes)}")
+            images = [picture.image for picture in pictures if picture.part == part]
+            findings.lines.append(f"images: {len(images)}")
+            findings.read(images[: limit or None], read_picture, "sizes")
             yield findings
         if benchmark.name == bravo.NAME and len(parts) == len(bravo.SUBSETS):
             findings = Findings("BRAVO, all subsets")
@@ -179,148 +184,104 @@ def examine_unlabelled(root: Path, limit: int = 0) -> Iterable[Findings]:
             yield findings
 
 
-def examine_cityscapes(root: Path, limit: int = 0) -> Findings:
-    """Look at Cityscapes: frames per split, sizes, label ids, class shares."""
+def _examine_cityscapes(root: Path, limit: int) -> Findings:
     findings = Findings("Cityscapes")
-    try:
+
+    def read(frame: cityscapes.Frame) -> np.ndarray:
+        picture = decode_bgr(files.images.read(frame.image), files.images.locate(frame.image))
+        where = files.labels.locate(frame.label)
+        label = decode_label(files.labels.read(frame.label), where)
+        if picture.shape[:2] != label.shape:
+            raise InputError(f"{where}: differs in size from its picture")
+        return label
+
+    with findings.noting_problems():
         files = open_cityscapes(root, "dataset")
-    except InputError as error:
-        findings.problems.append(str(error))
-        return findings
-    for split, known in CITYSCAPES_COUNTS.items():
-        try:
-            frames = list_frames(files, split)
-        except InputError as error:
-            (findings.lines if "is empty" in str(error) else findings.problems).append(str(error))
-            continue
-        findings.compare(f"{split} frames", len(frames), known)
-        sizes: Counter[tuple[int, int]] = Counter()
-        pixels = np.zeros(256, np.int64)
-        for frame in frames[: limit or None]:
+        for split, known in CITYSCAPES_COUNTS.items():
             try:
-                label = _decode_frame(files, frame)
+                frames = list_frames(files, split)
             except InputError as error:
-                findings.problems.append(str(error))
+                (findings.lines if "is empty" in str(error) else findings.problems).append(str(error))
                 continue
-            sizes[(label.shape[0], label.shape[1])] += 1
-            pixels += np.bincount(label.ravel(), minlength=256)
-        findings.compare_sizes(f"{split} sizes", sizes, CITYSCAPES_SIZE)
-        findings.lines.append(f"{split} shares: {_class_shares(pixels)}")
+            findings.compare(f"{split} frames", len(frames), known)
+            _, counts = findings.read(frames[: limit or None], read, f"{split} sizes", CITYSCAPES_SIZE)
+            shares = counts.sum(0) / max(1, counts.sum())
+            names = {i: entry.name for i, entry in enumerate(CITYSCAPES_CLASSES)} | {VOID_ID: "void"}
+            line = ", ".join(f"{name} {shares[i]:.4f}" for i, name in names.items())
+            findings.lines.append(f"{split} shares: {line}")
     return findings
 
 
-def examine_coco(root: Path, annotations: Path, limit: int = 0) -> Findings:
-    """Look at one COCO annotation file and the pictures it names."""
+def _examine_coco(root: Path, annotations: Path, limit: int) -> Findings:
     name = annotations.stem.removeprefix("instances_")
     findings = Findings(f"COCO {name}")
-    known_images, known_objects = COCO_COUNTS.get(name, (0, 0))
     try:
         content = json.loads(annotations.read_bytes())
-        images, objects = content["images"], content["annotations"]
-        categories = content["categories"]
+        images, objects, categories = (content[key] for key in ("images", "annotations", "categories"))
         entries = {str(entry["file_name"]): (int(entry["height"]), int(entry["width"])) for entry in images}
     except (ValueError, KeyError, TypeError) as error:
         findings.problems.append(f"{annotations}: is no COCO annotation file ({error!r})")
         return findings
+    known_images, known_objects = COCO_COUNTS.get(name, (0, 0))
     findings.compare("photographs", len(images), known_images)
     findings.compare("objects", len(objects), known_objects)
     findings.compare("categories", len(categories), COCO_CATEGORIES)
-    place = root / name if (root / name).is_dir() else root / f"{name}.zip"
-    try:
-        source = open_source(place, "dataset")
-    except InputError as error:
-        findings.problems.append(str(error))
-        return findings
-    here = {path.rpartition("/")[2]: path for path in [*source.match("*"), *source.match("*/*")]}
-    if missing := sorted(entries.keys() - here.keys()):
-        findings.problems.append(f"{len(missing)} photographs are missing, such as {missing[0]}")
-    for file, size in list(entries.items())[: limit or None]:
-        if file not in here:
-            continue
-        where = source.locate(here[file])
-        try:
-            data = source.read(here[file])
-            decode_bgr(data, where)
-        except InputError as error:
-            findings.problems.append(str(error))
-            continue
-        if picture_size(data) not in (size, None):
-            findings.problems.append(f"{where}: has another size than the annotations say")
+    with findings.noting_problems():
+        source = open_source(root / name if (root / name).is_dir() else root / f"{name}.zip", "dataset")
+        here = {path.rpartition("/")[2]: path for path in [*source.match("*"), *source.match("*/*")]}
+        if missing := sorted(entries.keys() - here.keys()):
+            findings.problems.append(f"{len(missing)} photographs are missing, such as {missing[0]}")
+
+        def read(file: str) -> np.ndarray:
+            data, where = source.read(here[file]), source.locate(here[file])
+            picture = decode_bgr(data, where)
+            if picture_size(data) not in (entries[file], None):
+                raise InputError(f"{where}: has another size than the annotations say")
+            return picture
+
+        findings.read([file for file in list(entries)[: limit or None] if file in here], read)
     return findings
 
 
-def examine_test_set(test_set: TestSet, limit: int = 0) -> Findings:
-    """Look at one anomaly set: frames, sizes, label values, share of anomalous and normal pixels."""
-    findings = Findings(f"{test_set.convention.folder} ({test_set.name})")
-    known = (KNOWN_SETS | KNOWN_EXTRA_SETS).get(test_set.convention.folder)
-    if known is None:
-        findings.lines.append(f"frames: {len(test_set)}")
-    else:
-        findings.compare("frames", len(test_set), known.num_frames)
-    _tell_static_version(findings, test_set)
-    sizes: Counter[tuple[int, int]] = Counter()
-    pixels = np.zeros(256, np.int64)
-    without: list[str] = []
-    for frame in test_set.frames[: limit or None]:
-        try:
-            image, target = read_image(frame), read_target(frame, test_set.convention)
-            require_same_size(frame, image, target)
-        except InputError as error:
-            findings.problems.append(str(error))
-            continue
-        counts = np.bincount(target.ravel(), minlength=256)
-        pixels += counts
-        sizes[(target.shape[0], target.shape[1])] += 1
-        if not counts[ANOMALY]:
-            without.append(frame.stem)
-    if known is None:
-        findings.lines.append(f"sizes: {_told(sizes)}")
-    else:
-        findings.compare_sizes("sizes", sizes, known.size)
-    total = max(1, int(pixels.sum()))
-    shares = (known.anomaly, known.normal) if known else (None, None)
-    for name, value, expected in zip(("anomalous", "normal"), (ANOMALY, NORMAL), shares, strict=True):
-        share = float(pixels[value]) / total
-        findings.lines.append(f"{name} pixels: {share:.4f}")
-        if expected is not None and abs(share - expected) > SHARE_TOLERANCE:
-            findings.differences.append(f"{name} pixels: {share:.4f}, known are {expected}")
-    if without:
+def _examine_test_set(test_set: TestSet, limit: int) -> Findings:
+    folder = test_set.convention.folder
+    findings = Findings(f"{folder} ({test_set.name})")
+    known = KNOWN_SETS.get(folder)
+    findings.compare("frames", len(test_set), known and known.num_frames)
+    _note_static_version(findings, test_set)
+
+    def read(frame: Frame) -> np.ndarray:
+        image, target = read_image(frame), read_target(frame, test_set.convention)
+        require_same_size(frame, image, target)
+        return target
+
+    frames, counts = findings.read(test_set.frames[: limit or None], read, "sizes", known and known.size)
+    shares = counts.sum(0) / max(1, counts.sum())
+    published = (known.anomaly, known.normal) if known else (None, None)
+    for name, value, expected in zip(("anomalous", "normal"), (ANOMALY, NORMAL), published, strict=True):
+        findings.lines.append(f"{name} pixels: {shares[value]:.4f}")
+        if expected is not None and abs(shares[value] - expected) > SHARE_TOLERANCE:
+            findings.differences.append(f"{name} pixels: {shares[value]:.4f}, known are {expected}")
+    if without := [frame.stem for frame, count in zip(frames, counts[:, ANOMALY], strict=True) if not count]:
         findings.lines.append(f"frames without anomaly: {len(without)} ({', '.join(without[:5])})")
     return findings
 
 
-def _tell_static_version(findings: Findings, test_set: TestSet) -> None:
-    """Say which version of Fishyscapes Static lies there, as its zip file proves or its folder claims."""
+def _note_static_version(findings: Findings, test_set: TestSet) -> None:
+    """Note the version of Fishyscapes Static, as its zip file proves or its folder claims."""
     overlay = test_set.frames[0].overlay
-    if overlay is None:
-        if test_set.convention.folder == "fs_static":
-            findings.lines.append("version: unknown, images come rendered; versions give other numbers")
-        return
-    archive = next((path for path in overlay.parents if path.suffix == ".zip"), None)
-    if archive is None:
+    archive = next((path for path in overlay.parents if path.suffix == ".zip"), None) if overlay else None
+    if overlay is None and test_set.convention.folder == "fs_static":
+        findings.lines.append("version: unknown, images come rendered; versions give other numbers")
+    elif overlay is not None and archive is None:
         findings.lines.append(f"version: {overlay.parent.name}, by the folder's name")
-        return
-    with archive.open("rb") as file:
+    elif archive is not None:
         digest = hashlib.md5(usedforsecurity=False)
-        while block := file.read(1 << 20):
-            digest.update(block)
-    findings.compare(f"MD5 of {archive.name}", digest.hexdigest(), STATIC_MD5[archive.name])
+        with archive.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        findings.compare(f"MD5 of {archive.name}", digest.hexdigest(), STATIC_MD5[archive.name])
 
 
-def _decode_frame(files: CityscapesFiles, frame: Frame) -> np.ndarray:
-    picture = decode_bgr(files.images.read(frame.image), files.images.locate(frame.image))
-    where = files.labels.locate(frame.label)
-    label = decode_label(files.labels.read(frame.label), where)
-    if picture.shape[:2] != label.shape:
-        raise InputError(f"{where}: differs in size from its picture")
-    return label
-
-
-def _told(sizes: Counter[tuple[int, int]]) -> str:
+def _render_sizes(sizes: Counter[Size]) -> str:
     return ", ".join(f"{width} x {height} ({count})" for (height, width), count in sizes.most_common(4))
-
-
-def _class_shares(pixels: np.ndarray) -> str:
-    total = max(1, int(pixels.sum()))
-    shares = [f"{entry.name} {pixels[i] / total:.4f}" for i, entry in enumerate(CITYSCAPES_CLASSES)]
-    return ", ".join([*shares, f"void {pixels[255] / total:.4f}"])

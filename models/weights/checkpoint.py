@@ -1,25 +1,27 @@
-"""From a path to a model: the newest checkpoint of a run, or weights of any kind in `formats.py`."""
+"""Models from paths: a run's newest checkpoint, or weights of any kind in `formats.py`."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
-from models.backbone import find_backbone_size, load_backbone_weights, resize_positions
-from models.eomt import DEFAULT_IMAGE_SIZE, EoMT, ModelConfig
-from models.erfnet import ERFNet, load_erfnet
+from models.backbone import find_backbone_size, load_backbone_weights
+from models.config import DEFAULT_IMAGE_SIZE, DESCRIPTION_NAME, ModelConfig, describe
+from models.eomt import EoMT
+from models.erfnet import ERFNet, fit_erfnet
 from models.heads import IsoMaxHead
 from models.weights.adapter import is_adapter_folder, read_adapter
-from models.weights.description import DESCRIPTION_NAME
-from models.weights.files import LoadReport, is_under, load_strictly
-from models.weights.formats import KIND_NAMES, Checkpoint, differing_fields, find_weight_file, read_checkpoint
+from models.weights.files import LoadReport, Shapes, is_under, load_strictly, render_shape
+from models.weights.formats import Checkpoint, find_weight_file, read_checkpoint
 from shards.errors import InputError
+from shards.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +33,16 @@ STEP_PATTERN = re.compile(r"step-(\d{7})")
 
 @dataclass(frozen=True, kw_only=True)
 class InitConfig:
-    """What of `model.weights` is taken."""
+    """Selection from `model.weights`."""
 
     skip: tuple[str, ...] = ()
     """Weights that keep their initial values whatever the file holds, such as class_head or queries: a full
-    name, or what stands before a dot in it. Anything else that is missing is an error."""
+    name, or its first words up to a dot. Anything else that is missing is an error."""
+
+
+def write_description(model: EoMT, folder: Path) -> None:
+    """Write into a checkpoint folder what is needed to rebuild its model."""
+    write_atomically(folder / DESCRIPTION_NAME, describe(model.config, model.lora))
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -52,23 +59,15 @@ def run_of(checkpoint: Path) -> str | None:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Return the newest checkpoint of the run that `path` is, or `path` itself if it is or holds weights.
-
-    Raises:
-        InputError: `path` is missing, or is neither.
-    """
+    """Return the newest checkpoint of the run that `path` is, or `path` itself if it is or holds weights."""
     try:
-        is_there = path.exists()
-        if is_there and path.is_dir():
-            (path / DESCRIPTION_NAME).exists()
+        if not path.exists():
+            raise InputError(f"checkpoint {path}: no such file or folder")
+        if path.is_file() or (path / DESCRIPTION_NAME).is_file() or is_adapter_folder(path):
+            return path
     except OSError as error:  # such as a name that is too long, or a folder that may not be entered
         raise InputError(f"checkpoint {path}: {error.strerror or error}") from None
-    if not is_there:
-        raise InputError(f"checkpoint {path}: no such file or folder")
-    if path.is_file() or (path / DESCRIPTION_NAME).is_file() or is_adapter_folder(path):
-        return path
-    inside = [*list_checkpoints(path / CHECKPOINTS_FOLDER), *list_checkpoints(path)]
-    if inside:
+    if inside := [*list_checkpoints(path / CHECKPOINTS_FOLDER), *list_checkpoints(path)]:
         return inside[-1]
     try:
         find_weight_file(path)
@@ -81,26 +80,9 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Read the weights that `path` stands for: those of a run, an adapter with its base, or any other kind.
-
-    Raises:
-        InputError: nothing is there, or it is no weights of a known kind.
-    """
+    """Read the weights of a run, of an adapter with its base, or of any other kind in `formats.py`."""
     found = find_checkpoint(path)
     return read_adapter(found) if is_adapter_folder(found) else read_checkpoint(found)
-
-
-def load_segmenter(path: Path) -> EoMT | ERFNet:
-    """Rebuild whatever network `path` holds, in evaluation mode.
-
-    Args:
-        path: as for `load_model`, or an ERFNet `.pth`.
-
-    Raises:
-        InputError: as for `load_model`.
-    """
-    checkpoint = open_checkpoint(path)
-    return load_erfnet(checkpoint) if checkpoint.kind == "erfnet" else _build(checkpoint)
 
 
 def load_model(path: Path) -> EoMT:
@@ -109,12 +91,26 @@ def load_model(path: Path) -> EoMT:
     Args:
         path: a run folder, whose newest checkpoint is taken; a checkpoint folder; a file of tue-mps/eomt; a
             folder of Hugging Face's EoMT.
-
-    Raises:
-        InputError: nothing is there, a file is truncated, it is no EoMT, or weights are missing, left over or
-            misshapen.
     """
-    return _build(open_checkpoint(path))
+    return _build_eomt(open_checkpoint(path))
+
+
+def load_segmenter(path: Path) -> EoMT | ERFNet:
+    """Rebuild whatever network `path` holds, an ERFNet `.pth` included, as `load_model` does for EoMT."""
+    checkpoint = open_checkpoint(path)
+    if checkpoint.kind != "erfnet":
+        return _build_eomt(checkpoint)
+    model, weights = fit_erfnet(checkpoint.weights, str(checkpoint.path))
+    load_strictly(model, weights, str(checkpoint.path))
+    return model.eval()
+
+
+def _build_eomt(checkpoint: Checkpoint) -> EoMT:
+    if checkpoint.config is None:
+        raise InputError(f"{checkpoint.path}: {checkpoint.title}, no EoMT")
+    model = EoMT(checkpoint.config)
+    load_strictly(model, checkpoint.weights, str(checkpoint.path))
+    return model.eval()
 
 
 def initialise_model(
@@ -128,9 +124,6 @@ def initialise_model(
 
     Args:
         image_size: height and width of the model where neither the configuration nor an EoMT's weights say.
-
-    Raises:
-        InputError: `config.weights` is missing or does not fit, or `init.skip` names nothing.
     """
     skip = init.skip if init else ()
     if not config.weights:
@@ -142,60 +135,57 @@ def initialise_model(
         config = replace(config, image_size=image_size)
     model = EoMT(complete_config(config, checkpoint, skip))
     report = fill_model(model, checkpoint, skip)
-    logger.info("weights: %s, %s: %s", checkpoint.path, KIND_NAMES[checkpoint.kind], report)
+    logger.info("weights: %s, %s: %s", checkpoint.path, checkpoint.title, report)
     for line in (*checkpoint.notes, *explain_report(report)):
         logger.info("  %s", line)
     return model
 
 
 def complete_config(config: ModelConfig, checkpoint: Checkpoint, skip: Sequence[str] = ()) -> ModelConfig:
-    """Fill what `config` leaves out from a checkpoint, and check that they speak of the same model.
+    """Fill what `config` leaves out from a checkpoint, and check that both describe the same model.
 
-    Raises:
-        InputError: they differ in something that the weights depend on and `skip` does not name.
+    They may differ in what the weights do not depend on, and in what `skip` names.
     """
+    where = f"model.weights {checkpoint.path}"
     if checkpoint.kind == "erfnet":
-        raise InputError(f"model.weights {checkpoint.path}: ERFNet weights cannot start an EoMT")
+        raise InputError(f"{where}: ERFNet weights cannot start an EoMT")
     if checkpoint.config is None:
         size = find_backbone_size(checkpoint.weights, str(checkpoint.path))
         if config.size not in ("", size):
-            raise InputError(
-                f"model.weights {checkpoint.path}: a backbone of size {size}; model.size says {config.size}"
-            )
+            raise InputError(f"{where}: a backbone of size {size}; model.size says {config.size}")
         return replace(config, size=size).completed()
-    completed = config.completed(checkpoint.config)
-    free = {"image_size", "num_blocks", "entropic_scale"}  # resampled; in no weight; in no weight
-    if (completed.class_head, checkpoint.config.class_head) == ("isomax", "linear"):
+    completed, saved = config.completed(checkpoint.config), checkpoint.config
+    free = {"weights", "image_size", "num_blocks", "entropic_scale"}  # resampled, or in no weight
+    if (completed.class_head, saved.class_head) == ("isomax", "linear"):
         free.add("class_head")  # see `IsoMaxHead.start_from`
-    if (completed.outlier_class, checkpoint.config.outlier_class) == ("trained", "none"):
+    if (completed.outlier_class, saved.outlier_class) == ("trained", "none"):
         free.add("outlier_class")  # see `_with_outlier_row`
     free |= {"num_queries"} if is_under("queries.weight", skip) else set()
     free |= {"num_classes", "class_head", "outlier_class"} if is_under("class_head.weight", skip) else set()
-    differing = {k: v for k, v in differing_fields(completed, checkpoint.config).items() if k not in free}
+    differing = [
+        f"model.{name} {ours} (checkpoint: {getattr(saved, name)})"
+        for name, ours in vars(completed).items()
+        if name not in free and ours != getattr(saved, name)
+    ]
     if differing:
-        said = ", ".join(
-            f"model.{k} {ours} (checkpoint: {theirs})" for k, (ours, theirs) in differing.items()
-        )
         raise InputError(
-            f"model.weights {checkpoint.path}: the configuration differs from the checkpoint: {said}; "
-            f"leave it out, or name what to start anew with --init.skip queries or class_head"
+            f"{where}: the configuration differs from the checkpoint: {', '.join(differing)}; leave it out, "
+            f"or name what to start anew with --init.skip queries or class_head"
         )
     return completed
 
 
 def fill_model(model: EoMT, checkpoint: Checkpoint, skip: Sequence[str] = ()) -> LoadReport:
-    """Load a checkpoint into a model of completed configuration.
+    """Load a checkpoint into a model of completed configuration; on an InputError the model is unchanged.
 
     A backbone file fills the backbone; queries and heads keep their initial values then.
-
-    Raises:
-        InputError: something does not fit, or `skip` names no weight of the model; the model is unchanged.
     """
     names = list(model.state_dict())
     for prefix in skip:
         if not any(is_under(name, [prefix]) for name in names):
-            parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
-            raise InputError(f"init.skip: the model has no weight {prefix!r}; its parts are {parts}")
+            raise InputError(
+                f"init.skip: the model has no weight {prefix!r}; its parts are {_parts_of(names)}"
+            )
     where = f"model.weights {checkpoint.path}"
     if checkpoint.kind == "backbone":
         return _fill_backbone(model, checkpoint, skip, where)
@@ -203,31 +193,21 @@ def fill_model(model: EoMT, checkpoint: Checkpoint, skip: Sequence[str] = ()) ->
     weights, resized = _fit_positions(checkpoint.weights, checkpoint.config, model.config)
     if not is_under("class_head.weight", skip):
         weights = _with_outlier_row(weights, checkpoint.config, model)
-    if (
-        isinstance(model.class_head, IsoMaxHead)
-        and checkpoint.config.class_head == "linear"
-        and not is_under("class_head.weight", skip)
-    ):
-        skip = (*skip, "class_head")
-        logger.info("weights: %s", model.class_head.start_from(weights["class_head.weight"]))
+        if isinstance(model.class_head, IsoMaxHead) and checkpoint.config.class_head == "linear":
+            skip = (*skip, "class_head")
+            logger.info("weights: %s", model.class_head.start_from(weights["class_head.weight"]))
     return replace(load_strictly(model, weights, where, skip), resized=resized)
 
 
 def explain_report(report: LoadReport) -> list[str]:
     """Say in lines what was resized and what was left as initialised."""
-    lines = [f"resized {name}: {_by(old)} -> {_by(new)}" for name, (old, new) in report.resized.items()]
-    if report.skipped:
-        parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in report.skipped))
-        lines.append(f"keep their initial values: {parts}")
-    return lines
+    shapes = {name: (render_shape(old), render_shape(new)) for name, (old, new) in report.resized.items()}
+    lines = [f"resized {name}: {old} -> {new}" for name, (old, new) in shapes.items()]
+    return [*lines, f"keep their initial values: {_parts_of(report.skipped)}"] if report.skipped else lines
 
 
-def _build(checkpoint: Checkpoint) -> EoMT:
-    if checkpoint.config is None:
-        raise InputError(f"{checkpoint.path}: {KIND_NAMES[checkpoint.kind]}, no EoMT")
-    model = EoMT(checkpoint.config)
-    load_strictly(model, checkpoint.weights, str(checkpoint.path))
-    return model.eval()
+def _parts_of(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
 
 
 def _fill_backbone(model: EoMT, checkpoint: Checkpoint, skip: Sequence[str], where: str) -> LoadReport:
@@ -243,13 +223,14 @@ def _fill_backbone(model: EoMT, checkpoint: Checkpoint, skip: Sequence[str], whe
 
 def _fit_positions(
     weights: dict[str, Tensor], saved: ModelConfig, wanted: ModelConfig
-) -> tuple[dict[str, Tensor], dict[str, tuple[tuple[int, ...], tuple[int, ...]]]]:
-    """Resample the position embedding if the image sizes differ."""
+) -> tuple[dict[str, Tensor], dict[str, Shapes]]:
+    """Resample the position embedding as timm does, if the image sizes differ."""
     name = "backbone.pos_embed"
     if saved.image_size == wanted.image_size or name not in weights:
         return weights, {}
-    old, new = _grid(saved), _grid(wanted)
-    fitted = resize_positions(weights[name], old, new)
+    fitted = resample_abs_pos_embed(
+        weights[name], list(wanted.grid), list(saved.grid), num_prefix_tokens=0
+    )  # bicubic with antialiasing
     return {**weights, name: fitted}, {name: (tuple(weights[name].shape), tuple(fitted.shape))}
 
 
@@ -268,11 +249,3 @@ def _with_outlier_row(weights: dict[str, Tensor], saved: ModelConfig, model: EoM
             row = own[name][saved.num_classes, None].to(old)
             extended[name] = torch.cat((old[: saved.num_classes], row, old[-1:]))
     return extended
-
-
-def _grid(config: ModelConfig) -> tuple[int, int]:
-    return config.image_size[0] // config.patch_size, config.image_size[1] // config.patch_size
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

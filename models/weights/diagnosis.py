@@ -1,9 +1,8 @@
-"""What a weight file is and whether its numbers are sane: the facts behind `jobs.doctor checkpoint`."""
+"""Report on a weight file: its kind, what would load, and its numbers, part by part."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -11,71 +10,31 @@ from torch import Tensor
 
 from models.backbone import build_backbone, find_backbone_size, load_backbone_weights
 from models.eomt import EoMT
-from models.erfnet import erfnet_for, with_batch_counters
-from models.weights.checkpoint import open_checkpoint
+from models.erfnet import fit_erfnet
+from models.weights.checkpoint import explain_report, open_checkpoint
 from models.weights.files import LoadReport, compare_weights, find_all_zero, find_not_finite, list_parts
 from models.weights.formats import Checkpoint
 from shards.errors import InputError
-from shards.manifest import hash_file
+from shards.files import hash_file
 
 
-@dataclass(frozen=True)
-class PartStatistics:
-    """The numbers of one part of a model, such as `class_head`."""
-
-    part: str
-    num_tensors: int
-    num_parameters: int
-    mean: float
-    std: float
-    largest: float
-    """Largest absolute value."""
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """Everything that can be said of a weight file without running it."""
-
-    checkpoint: Checkpoint
-    files: tuple[tuple[Path, int, str], ...]
-    """Path, size in bytes and SHA-256 of each file of weights."""
-    dtypes: tuple[str, ...]
-    parts: tuple[PartStatistics, ...]
-    report: LoadReport
-    """What loading it would do."""
-    not_finite: tuple[str, ...]
-    """Tensors with a NaN or an infinite value."""
-    all_zero: tuple[str, ...]
-    """Matrices and convolutions (two or more dimensions) without a value other than 0."""
-
-    @property
-    def problems(self) -> list[str]:
-        """What stands against using it."""
-        told = [] if self.report.fits else [f"does not fit the model: {self.report.explain()}"]
-        if self.not_finite:
-            told.append(f"NaN or infinite values in {', '.join(self.not_finite)}")
-        if self.all_zero:
-            told.append(f"only zeros in {', '.join(self.all_zero)}")
-        return told
-
-
-def diagnose(path: Path) -> Diagnosis:
-    """Read a checkpoint of any kind, compare it with the model it says it is, and look at its numbers.
+def report_checkpoint(path: Path) -> None:
+    """Print what a checkpoint of any kind is, beside the model that it says it is.
 
     Raises:
-        InputError: nothing is there, or it is no weight file of a known kind.
+        InputError: it is no checkpoint, or something is wrong with it.
     """
     checkpoint = open_checkpoint(path)
-    weights = checkpoint.weights
-    return Diagnosis(
-        checkpoint=checkpoint,
-        files=tuple((f, f.stat().st_size, hash_file(f)) for f in list_parts(checkpoint.path)),
-        dtypes=tuple(sorted({str(value.dtype).removeprefix("torch.") for value in weights.values()})),
-        parts=tuple(measure_parts(weights)),
-        report=try_loading(checkpoint),
-        not_finite=tuple(find_not_finite(weights)),
-        all_zero=tuple(find_all_zero(weights)),
-    )
+    report = try_loading(checkpoint)
+    print("\n".join(_describe(checkpoint, report)))
+    problems = [] if report.fits else [f"does not fit the model: {report.explain()}"]
+    if names := find_not_finite(checkpoint.weights):
+        problems.append(f"NaN or infinite values in {', '.join(names)}")
+    if names := find_all_zero(checkpoint.weights):
+        problems.append(f"only zeros in {', '.join(names)}")
+    if problems:
+        raise InputError(f"{checkpoint.path}: {'; '.join(problems)}")
+    print("\n  no problem found")
 
 
 def try_loading(checkpoint: Checkpoint) -> LoadReport:
@@ -85,54 +44,59 @@ def try_loading(checkpoint: Checkpoint) -> LoadReport:
         InputError: a backbone of no known size.
     """
     if checkpoint.kind == "backbone":
-        return _try_backbone(checkpoint)
+        return _try_backbone(checkpoint.weights, str(checkpoint.path))
     if checkpoint.kind == "erfnet":
-        return _try_erfnet(checkpoint)
+        return compare_weights(*fit_erfnet(checkpoint.weights, str(checkpoint.path)))
     assert checkpoint.config is not None
     with torch.device("meta"):  # names and shapes are all that is needed
         model = EoMT(checkpoint.config)
     return compare_weights(model, checkpoint.weights)
 
 
-def measure_parts(weights: Mapping[str, Tensor]) -> list[PartStatistics]:
-    """Gather the numbers of each part: what stands before the first dot; of a backbone, each block."""
-    parts: dict[str, list[Tensor]] = {}
-    for name, value in weights.items():
-        parts.setdefault(_part(name), []).append(value)
-    return [_measure(part, values) for part, values in parts.items()]
-
-
-def _try_backbone(checkpoint: Checkpoint) -> LoadReport:
-    weights, where = checkpoint.weights, str(checkpoint.path)
+def _try_backbone(weights: Mapping[str, Tensor], where: str) -> LoadReport:
     patch_size = weights["patch_embed.proj.weight"].shape[-1]
     size = find_backbone_size(weights, where)
     backbone = build_backbone(size, (4 * patch_size, 4 * patch_size), patch_size)
-    numbers = {name: value.nan_to_num() for name, value in weights.items()}  # not what is asked here
+    numbers = {name: value.nan_to_num() for name, value in weights.items()}  # judged elsewhere
     try:
         return load_backbone_weights(backbone, numbers, where)
     except InputError:
         return compare_weights(backbone, weights)
 
 
-def _try_erfnet(checkpoint: Checkpoint) -> LoadReport:
-    model = erfnet_for(checkpoint.weights, str(checkpoint.path))
-    return compare_weights(model, with_batch_counters(model, checkpoint.weights))
+def _describe(checkpoint: Checkpoint, report: LoadReport) -> Iterator[str]:
+    weights = checkpoint.weights
+    yield str(checkpoint.path)
+    yield f"  kind     {checkpoint.title}"
+    for file in list_parts(checkpoint.path):
+        yield f"  file     {file.name}, {file.stat().st_size / 1e6:.1f} MB, sha256 {hash_file(file)}"
+    if config := checkpoint.config:
+        height, width = config.image_size
+        outliers = " and one of outliers" if config.outlier_class == "trained" else ""
+        yield (
+            f"  model    {config.size}, image {height}x{width}, patch {config.patch_size}, "
+            f"{config.num_queries} queries, {config.num_blocks} joint blocks, {config.num_classes} classes"
+            f"{outliers}"
+        )
+    total = sum(value.numel() for value in weights.values())
+    dtypes = sorted({str(value.dtype).removeprefix("torch.") for value in weights.values()})
+    yield f"  weights  {len(weights)} tensors, {total:,} parameters, {', '.join(dtypes)}"
+    yield f"  loading  {report}"
+    yield from (f"           {line}" for line in explain_report(report))
+    yield from (f"  note     {note}" for note in checkpoint.notes)
+    yield f"\n  {'part':<24}{'tensors':>8}{'parameters':>14}{'mean':>12}{'std':>12}{'largest':>12}"
+    parts: dict[str, list[Tensor]] = {}
+    for name, value in weights.items():
+        parts.setdefault(_part(name), []).append(value)
+    for part, values in parts.items():
+        x = torch.cat([value.detach().flatten().double() for value in values])
+        statistics = f"{x.mean():>12.3g}{x.std(correction=0):>12.3g}{x.abs().max():>12.3g}"
+        yield f"  {part:<24}{len(values):>8}{len(x):>14,}{statistics}"
 
 
 def _part(name: str) -> str:
+    """Return the words before the first dot of a name, of a backbone two; up to the number of a block."""
     words = name.split(".")
     if "blocks" in words[:-1]:
         return ".".join(words[: words.index("blocks") + 2])
     return ".".join(words[:2]) if words[0] == "backbone" else words[0]
-
-
-def _measure(part: str, values: list[Tensor]) -> PartStatistics:
-    numbers = torch.cat([value.detach().flatten().double() for value in values])
-    return PartStatistics(
-        part=part,
-        num_tensors=len(values),
-        num_parameters=len(numbers),
-        mean=float(numbers.mean()),
-        std=float(numbers.std(correction=0)),
-        largest=float(numbers.abs().max()),
-    )

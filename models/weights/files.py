@@ -1,4 +1,4 @@
-"""Weight files read safely, and modules filled from them without silence."""
+"""Weight files, read safely, and modules filled from them with a report."""
 
 from __future__ import annotations
 
@@ -42,18 +42,16 @@ def read_weight_file(path: Path) -> dict[str, Tensor]:
     for wrapper in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    if (
-        not isinstance(content, dict)
-        or not content
-        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
-    ):
+    if not isinstance(content, dict) or not content:
         raise InputError(f"{path}: holds no weights by name")
     for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise InputError(f"{path}: holds no weights by name")
         if not _is_plain(value):
-            kind = str(value.dtype).removeprefix("torch.")
-            layout = "" if value.layout == torch.strided else f", {value.layout}".replace("torch.", "")
+            layout = "" if value.layout == torch.strided else f", {value.layout}"
+            numbers = f"{value.dtype}{layout}".replace("torch.", "")
             raise InputError(
-                f"{path}: {name} holds {kind}{layout} on {value.device}; only weights of float32, float16, "
+                f"{path}: {name} holds {numbers} on {value.device}; only weights of float32, float16, "
                 f"bfloat16 or float64 are read"
             )
     return content
@@ -85,16 +83,17 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: truncated, or no safetensors file{_looks_like(path)}: {_first_line(error)}"
-        ) from None
+        told = f"truncated, or no safetensors file{_looks_like(path)}: {_first_line(error)}"
+        raise InputError(f"{path}: {told}") from None
 
 
 def _read_pickle(path: Path) -> object:
     try:
         return torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # zip reader, archive reader and unpickler each raise their own
-        if isinstance(error, pickle.UnpicklingError) and _may_be_pickle(path):
+        # as torch.save writes it: an archive, or a pickle of protocol 2 or later
+        saved_by_torch = zipfile.is_zipfile(path) or _head(path).startswith(b"\x80")
+        if isinstance(error, pickle.UnpicklingError) and saved_by_torch:
             found = re.search(r"GLOBAL (\S+)", str(error))
             what = f" ({found[1]})" if found else ""
             raise InputError(
@@ -102,22 +101,13 @@ def _read_pickle(path: Path) -> object:
                 f"where you trust it, save its state_dict alone: "
                 f"torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
             ) from None
-        raise InputError(
-            f"{path}: truncated, or no weight file{_looks_like(path)}: {_first_line(error)}"
-        ) from None
-
-
-def _may_be_pickle(path: Path) -> bool:
-    """Say whether a file begins as torch.save writes it: an archive, or a pickle of protocol 2 or later."""
-    return zipfile.is_zipfile(path) or _head(path).startswith(b"\x80")
+        told = f"truncated, or no weight file{_looks_like(path)}: {_first_line(error)}"
+        raise InputError(f"{path}: {told}") from None
 
 
 def _looks_like(path: Path) -> str:
     """Name what is often found in place of weights."""
-    try:
-        head = _head(path)
-    except OSError:
-        return ""
+    head = _head(path)
     if head.startswith(b"version https://git-lfs"):
         return " (a Git LFS pointer; `git lfs pull` fetches the file it stands for)"
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
@@ -130,15 +120,17 @@ def _looks_like(path: Path) -> str:
 
 
 def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(64)
+    try:
+        with path.open("rb") as file:
+            return file.read(64)
+    except OSError:  # an unreadable file is named by whoever wanted more of it
+        return b""
 
 
 def list_parts(path: Path) -> list[Path]:
     """List the files that hold the weights of `path`: itself, or what it is the index of.
 
-    Raises:
-        InputError: it is a broken index, or names a file outside its folder.
+    An index may name files of its own folder only.
     """
     if not path.name.endswith(INDEX_SUFFIX):
         return [path]
@@ -157,9 +149,13 @@ def _first_line(error: Exception) -> str:
     return line[:200] or type(error).__name__
 
 
+Shapes = tuple[tuple[int, ...], tuple[int, ...]]
+"""Of one weight in the file and in the model."""
+
+
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of every weight of a file and of every weight of the model it was loaded into."""
+    """Fate of every weight of a file and of every weight of the model it is loaded into."""
 
     loaded: tuple[str, ...] = ()
     """Model weights that were filled."""
@@ -167,10 +163,10 @@ class LoadReport:
     """Model weights that the file does not have, and nobody asked to leave out."""
     unexpected: tuple[str, ...] = ()
     """Weights of the file that the model has no place for."""
-    misshapen: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
-    """Name -> (shape in the file, shape in the model), where the two cannot be reconciled."""
-    resized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
-    """Name -> (shape in the file, shape in the model), where the weight was resampled to fit."""
+    misshapen: dict[str, Shapes] = field(default_factory=dict)
+    """Shapes that cannot be reconciled, by name."""
+    resized: dict[str, Shapes] = field(default_factory=dict)
+    """Shapes of what was resampled to fit, by name."""
     skipped: tuple[str, ...] = ()
     """Model weights left as initialised because the user, or the kind of file, says so."""
 
@@ -180,44 +176,32 @@ class LoadReport:
         return not (self.missing or self.unexpected or self.misshapen)
 
     def __str__(self) -> str:
-        counts = [f"{len(self.loaded)} loaded"]
-        for kind in ("missing", "unexpected", "misshapen", "resized", "skipped"):
-            counts.append(f"{len(getattr(self, kind))} {kind}")
-        return ", ".join(counts)
+        kinds = ("loaded", "missing", "unexpected", "misshapen", "resized", "skipped")
+        return ", ".join(f"{len(getattr(self, kind))} {kind}" for kind in kinds)
 
     def explain(self) -> str:
         """Say in one line what does not fit."""
-        told = []
-        for kind in ("missing", "unexpected"):
-            if names := getattr(self, kind):
-                told.append(f"{len(names)} {kind} {_some(names)}")
-        if self.misshapen:
-            shapes = [f"{n} {_shape(a)}, model {_shape(b)}" for n, (a, b) in self.misshapen.items()]
-            told.append(f"{len(shapes)} of another shape {_some(shapes)}")
-        return ", ".join(told)
+        shapes = [f"{n} {render_shape(a)}, model {render_shape(b)}" for n, (a, b) in self.misshapen.items()]
+        groups = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": shapes}
+        return ", ".join(f"{len(names)} {kind} {_some(names)}" for kind, names in groups.items() if names)
 
 
 def compare_weights(module: nn.Module, weights: Mapping[str, Tensor], skip: Sequence[str] = ()) -> LoadReport:
     """Say what loading `weights` into `module` would do, name by name.
 
     Args:
-        skip: weights that are not loaded: full names, or what stands before a dot in them.
+        skip: weights that are not loaded: full names, or their first words up to a dot.
     """
     expected = module.state_dict()
-    skipped = [name for name in expected if is_under(name, skip)]
-    offered = [name for name in weights if not is_under(name, skip)]
-    wanted = [name for name in expected if name not in set(skipped)]
-    shapes = {
-        name: (tuple(weights[name].shape), tuple(expected[name].shape))
-        for name in wanted
-        if name in weights and weights[name].shape != expected[name].shape
-    }
+    wanted = [name for name in expected if not is_under(name, skip)]
+    shapes = {n: (tuple(weights[n].shape), tuple(expected[n].shape)) for n in wanted if n in weights}
+    misshapen = {name: (theirs, ours) for name, (theirs, ours) in shapes.items() if theirs != ours}
     return LoadReport(
-        loaded=tuple(n for n in wanted if n in weights and n not in shapes),
-        missing=tuple(n for n in wanted if n not in weights),
-        unexpected=tuple(n for n in offered if n not in expected),
-        misshapen=shapes,
-        skipped=tuple(skipped),
+        loaded=tuple(n for n in shapes if n not in misshapen),
+        missing=tuple(n for n in wanted if n not in shapes),
+        unexpected=tuple(n for n in weights if n not in expected and not is_under(n, skip)),
+        misshapen=misshapen,
+        skipped=tuple(n for n in expected if is_under(n, skip)),
     )
 
 
@@ -227,8 +211,8 @@ def load_strictly(
     """Fill `module` from `weights`, which must have exactly its names and shapes, but for `skip`.
 
     Args:
-        where: what the weights come from, for the message.
-        skip: see `compare_weights`.
+        where: origin of the weights, for the message.
+        skip: as for `compare_weights`.
 
     Raises:
         InputError: something is missing, left over, of another shape, or not finite; the module is unchanged.
@@ -256,7 +240,7 @@ def find_all_zero(weights: Mapping[str, Tensor]) -> list[str]:
 
 
 def is_under(name: str, prefixes: Sequence[str]) -> bool:
-    """Say whether `name` is one of `prefixes`, or stands below one: `class_head.bias` below `class_head`."""
+    """Say whether `name` is one of `prefixes`, or is below one: `class_head.bias` is below `class_head`."""
     return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
 
 
@@ -264,5 +248,6 @@ def _some(names: Sequence[str]) -> str:
     return f"[{', '.join(names[:3])}{', …' if len(names) > 3 else ''}]"
 
 
-def _shape(shape: tuple[int, ...]) -> str:
+def render_shape(shape: Sequence[int]) -> str:
+    """Write a shape as 3x128; that of a single number as scalar."""
     return "x".join(map(str, shape)) or "scalar"

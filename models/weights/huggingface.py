@@ -8,58 +8,45 @@ Source: `transformers/models/eomt/modeling_eomt.py`, transformers 5.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from models.backbone import SIZES, count_blocks
-from models.eomt import IMAGENET_MEAN, IMAGENET_STD, ModelConfig
+from models.backbone import SIZES, count_blocks, find_size
+from models.config import ModelConfig
+from models.eomt import IMAGENET_MEAN, IMAGENET_STD
+from shards.errors import InputError
 
 OUTSIDE_BLOCKS = {
     "backbone.cls_token": "embeddings.cls_token",
     "backbone.reg_token": "embeddings.register_tokens",
     "backbone.pos_embed": "embeddings.position_embeddings.weight",
-    "backbone.patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
-    "backbone.patch_embed.proj.bias": "embeddings.patch_embeddings.projection.bias",
-    "backbone.norm.weight": "layernorm.weight",
-    "backbone.norm.bias": "layernorm.bias",
-    "queries.weight": "query.weight",
-    "class_head.weight": "class_predictor.weight",
-    "class_head.bias": "class_predictor.bias",
-    "mask_head.0.weight": "mask_head.fc1.weight",
-    "mask_head.0.bias": "mask_head.fc1.bias",
-    "mask_head.2.weight": "mask_head.fc2.weight",
-    "mask_head.2.bias": "mask_head.fc2.bias",
-    "mask_head.4.weight": "mask_head.fc3.weight",
-    "mask_head.4.bias": "mask_head.fc3.bias",
+    "backbone.patch_embed.proj": "embeddings.patch_embeddings.projection",
+    "backbone.norm": "layernorm",
+    "queries": "query",
+    "class_head": "class_predictor",
+    "mask_head.0": "mask_head.fc1",
+    "mask_head.2": "mask_head.fc2",
+    "mask_head.4": "mask_head.fc3",
 }
 IN_BLOCK = {
-    "norm1.weight": "norm1.weight",
-    "norm1.bias": "norm1.bias",
-    "attn.proj.weight": "attention.out_proj.weight",
-    "attn.proj.bias": "attention.out_proj.bias",
+    "norm1": "norm1",
+    "attn.qkv": "attention.q_proj attention.k_proj attention.v_proj",
+    "attn.proj": "attention.out_proj",
     "ls1.gamma": "layer_scale1.lambda1",
-    "norm2.weight": "norm2.weight",
-    "norm2.bias": "norm2.bias",
-    "mlp.fc1.weight": "mlp.fc1.weight",
-    "mlp.fc1.bias": "mlp.fc1.bias",
-    "mlp.fc2.weight": "mlp.fc2.weight",
-    "mlp.fc2.bias": "mlp.fc2.bias",
+    "norm2": "norm2",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
     "ls2.gamma": "layer_scale2.lambda1",
 }
-GATED_OUT = "mlp.down_proj"
-GATED_IN = ("mlp.gate_proj", "mlp.up_proj")
+"""Our name -> theirs; several, row below row, where they split a matrix of ours."""
+GATED = {"mlp.fc1": "mlp.gate_proj mlp.up_proj", "mlp.fc2": "mlp.down_proj"}
 """The giant's gated MLP: two matrices in transformers 5, one with us, gate first."""
-IN_UPSCALE = {
-    "conv1.weight": "conv1.weight",
-    "conv1.bias": "conv1.bias",
-    "conv2.weight": "conv2.weight",
-    "norm.weight": "layernorm2d.weight",
-    "norm.bias": "layernorm2d.bias",
-}
-QKV = ("attention.q_proj", "attention.k_proj", "attention.v_proj")
+IN_UPSCALE = {"conv1": "conv1", "conv2": "conv2", "norm": "layernorm2d"}
 
 
 def huggingface_config(config: ModelConfig, class_names: Sequence[str]) -> dict[str, Any]:
@@ -108,25 +95,42 @@ def huggingface_preprocessor(config: ModelConfig) -> dict[str, Any]:
     }
 
 
+def read_huggingface_config(path: Path) -> ModelConfig:
+    """Read the sizes in the `config.json` of transformers' EoMT, and complete them."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if fields["model_type"] != "eomt":
+            raise InputError(f"{path}: model_type {fields['model_type']!r} is not supported; eomt is")
+        size = find_size(int(fields["hidden_size"]), int(fields["num_hidden_layers"]), str(path))
+        sides = fields["image_size"]
+        height, width = map(int, sides if isinstance(sides, list) else (sides, sides))
+        numbers: dict[str, Any] = {
+            name: int(fields[name]) for name in ("patch_size", "num_queries", "num_blocks")
+        }
+        numbers["num_classes"] = len(fields["id2label"]) if "id2label" in fields else 2  # their own default
+        for name, number in {**numbers, "image_size": min(height, width)}.items():
+            if number < 1:
+                raise InputError(f"{path}: {name} is {number}; at least 1 is needed")
+        return ModelConfig(size=size, image_size=(height, width), **numbers).completed()
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a configuration of Hugging Face's EoMT: {error!r}") from None
+
+
 def to_huggingface(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the weights of our EoMT (linear class head, no adapter) to those of transformers.
 
     A backbone without LayerScale gets scales of 1, which transformers always has.
-
-    Raises:
-        KeyError: a name that no EoMT of ours has.
     """
     theirs: dict[str, Tensor] = {}
     depth = count_blocks(weights, "backbone.blocks")
-    names, joined = _name_table(depth), _joined_names(depth, gated=_is_gated(weights))
+    first, second = (weights[f"backbone.blocks.0.mlp.{layer}.weight"] for layer in ("fc1", "fc2"))
+    names = _name_table(depth, gated=first.shape[0] == 2 * second.shape[1])
     for name, value in weights.items():
-        if name in joined:
-            for part, chunk in zip(joined[name], value.chunk(len(joined[name])), strict=True):
-                theirs[part] = chunk.contiguous()
-        elif _is_gated(weights) and ".mlp.fc2." in name:
-            theirs[names[name].replace("mlp.fc2", GATED_OUT)] = value
-        else:
-            theirs[names[name]] = value[0] if name == "backbone.pos_embed" else value
+        whole = value[0] if name == "backbone.pos_embed" else value
+        for part, chunk in zip(names[name], whole.chunk(len(names[name])), strict=True):
+            theirs[part] = chunk.contiguous()
     width = weights["queries.weight"].shape[1]
     for block in range(depth):
         for scale in ("layer_scale1.lambda1", "layer_scale2.lambda1"):
@@ -136,14 +140,20 @@ def to_huggingface(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def from_huggingface(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the weights of transformers' EoMT to ours; names it does not know stay as they are."""
-    depth = count_blocks(weights, "layers")
-    names = {theirs: ours for ours, theirs in _name_table(depth).items()}
-    ours = {names.get(name.replace(GATED_OUT, "mlp.fc2"), name): value for name, value in weights.items()}
+    gated = "layers.0.mlp.down_proj.weight" in weights
+    names = _name_table(count_blocks(weights, "layers"), gated=gated)
+    complete = {n: parts for n, parts in names.items() if all(part in weights for part in parts)}
+    ours_of = {part: name for name, parts in complete.items() for part in parts}
+    ours: dict[str, Tensor] = {}
+    for part, value in weights.items():
+        name = ours_of.get(part, part)
+        parts = complete.get(name, ())
+        if len(parts) < 2:
+            ours[name] = value
+        elif name not in ours:
+            ours[name] = torch.cat([weights[p] for p in parts])
     if "backbone.pos_embed" in ours and ours["backbone.pos_embed"].ndim == 2:
         ours["backbone.pos_embed"] = ours["backbone.pos_embed"][None]
-    for name, parts in _joined_names(depth, gated=_is_gated(weights)).items():
-        if all(part in ours for part in parts):
-            ours[name] = torch.cat([ours.pop(part) for part in parts])
     return ours
 
 
@@ -155,32 +165,17 @@ def without_unit_scales(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in weights.items() if name not in scales}
 
 
-def _name_table(depth: int) -> dict[str, str]:
-    """Our name -> theirs, where one of ours is one of theirs."""
-    names = dict(OUTSIDE_BLOCKS)
-    for block in range(depth):
-        for ours, theirs in IN_BLOCK.items():
-            names[f"backbone.blocks.{block}.{ours}"] = f"layers.{block}.{theirs}"
-    for step in range(4):  # patch sizes up to 64
-        for ours, theirs in IN_UPSCALE.items():
-            names[f"upscale.{step}.{ours}"] = f"upscale_block.block.{step}.{theirs}"
-    return names
-
-
-def _joined_names(depth: int, *, gated: bool) -> dict[str, tuple[str, ...]]:
-    """Our name -> theirs, where one matrix of ours is several of theirs, row below row."""
-    joined = {"attn.qkv": QKV} | ({"mlp.fc1": GATED_IN} if gated else {})
+def _name_table(depth: int, *, gated: bool) -> dict[str, tuple[str, ...]]:
+    """Our name -> theirs; several where one matrix of ours is several of theirs, row below row."""
+    table: dict[str, tuple[str, ...]] = {ours: (theirs,) for ours, theirs in OUTSIDE_BLOCKS.items()}
+    in_block = IN_BLOCK | (GATED if gated else {})
+    folders = [(f"backbone.blocks.{i}", f"layers.{i}", in_block) for i in range(depth)]
+    folders += [(f"upscale.{i}", f"upscale_block.block.{i}", IN_UPSCALE) for i in range(4)]  # patches to 64
+    for our_folder, their_folder, names in folders:
+        for ours, theirs in names.items():
+            table[f"{our_folder}.{ours}"] = tuple(f"{their_folder}.{part}" for part in theirs.split())
     return {
-        f"backbone.blocks.{block}.{ours}.{kind}": tuple(f"layers.{block}.{part}.{kind}" for part in parts)
-        for block in range(depth)
-        for ours, parts in joined.items()
-        for kind in ("weight", "bias")
+        ours + end: tuple(part + end for part in parts)
+        for ours, parts in table.items()
+        for end in ("", ".weight", ".bias")
     }
-
-
-def _is_gated(weights: Mapping[str, Tensor]) -> bool:
-    if f"layers.0.{GATED_OUT}.weight" in weights:
-        return True
-    first = weights.get("backbone.blocks.0.mlp.fc1.weight")
-    second = weights.get("backbone.blocks.0.mlp.fc2.weight")
-    return first is not None and second is not None and first.shape[0] == 2 * second.shape[1]

@@ -51,9 +51,6 @@ def read_instances(path: Path) -> Instances:
     Args:
         path: the JSON file, or a folder or zip file that holds `instances_train2017.json`, directly inside or
             in `annotations/`.
-
-    Raises:
-        InputError: it is missing, no JSON, not in COCO's instance format, or refers to something not listed.
     """
     where, data = _find_file(path)
     try:

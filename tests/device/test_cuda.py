@@ -18,9 +18,9 @@ import trainer.losses.mask
 from eval.predict.scores import pixel_evidence
 from jobs.evaluate import evaluate
 from jobs.finetune import finetune
-from models.eomt import EoMT, ModelConfig
+from models.config import LoraSettings, ModelConfig
+from models.eomt import EoMT
 from models.lora import add_adapters
-from models.lora_settings import LoraSettings
 from shards.batch import Batch
 from shards.errors import InputError
 from shards.settings import read_config

@@ -13,7 +13,8 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from jobs.finetune import finetune
-from models.eomt import EoMT, ModelConfig
+from models.config import ModelConfig
+from models.eomt import EoMT
 from models.weights.checkpoint import load_model
 from shards.errors import InputError
 from tests.distributed import scenes

@@ -5,15 +5,16 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from jobs.doctor import main
 from models.backbone import build_backbone
-from models.eomt import EoMT, ModelConfig
-from models.weights.description import write_description
-from models.weights.diagnosis import measure_parts
+from models.config import ModelConfig
+from models.eomt import EoMT
+from models.weights.checkpoint import write_description
 from shards.errors import InputError
 
 CONFIG = ModelConfig(size="tiny", image_size=(32, 32), num_queries=3)
@@ -75,12 +76,14 @@ def test_a_backbone_file_is_described(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "blocks.5" in told
 
 
-def test_statistics_are_those_of_the_numbers() -> None:
-    weights = {"head.weight": torch.tensor([[1.0, -3.0]]), "head.bias": torch.tensor([2.0])}
-    (part,) = measure_parts(weights)
-    assert (part.part, part.num_tensors, part.num_parameters) == ("head", 2, 3)
-    assert (part.mean, part.largest) == (0.0, 3.0)
-    assert part.std == pytest.approx((14 / 3) ** 0.5)
+def test_statistics_are_those_of_the_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = EoMT(CONFIG).state_dict()
+    state["class_head.weight"].fill_(1.0)
+    state["class_head.bias"].fill_(-3.0)
+    main(["checkpoint", str(save(tmp_path / "step-0000001", state))])
+    (row,) = [line.split() for line in capsys.readouterr().out.splitlines() if "  class_head " in line]
+    numbers = np.concatenate([np.full(20 * 128, 1.0), np.full(20, -3.0)])
+    assert row == ["class_head", "2", "2,580", f"{numbers.mean():.3g}", f"{numbers.std():.3g}", "3"]
 
 
 def test_an_empty_folder_is_one_line(tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ from eval.sketch import compare_sketches, sketch_path
 from jobs import model_source, result_files
 from jobs.evaluate import evaluate, main
 from jobs.evaluate_options import EvaluateOptions, choose_device, model_name
-from models.eomt import EoMT, ModelConfig
+from models.config import ModelConfig
+from models.eomt import EoMT
 from models.erfnet import ERFNet
 from models.segmenter import make_segment
-from models.weights.checkpoint import load_segmenter
-from models.weights.description import write_description
+from models.weights.checkpoint import load_segmenter, write_description
 from models.weights.formats import WEIGHTS_NAME
 from shards.errors import InputError
 from shards.manifest import MANIFEST_VERSION, Manifest, ShardEntry, write_manifest

@@ -17,12 +17,11 @@ from eval.predict.scores import SCORES, pixel_evidence
 from jobs.export import main
 from models.adapt import AdaptConfig, apply_adaptation
 from models.backbone import TINY
-from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT, ModelConfig
+from models.config import LoraSettings, ModelConfig
+from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT
 from models.erfnet import ERFNet
-from models.lora_settings import LoraSettings
 from models.segmenter import make_segment
-from models.weights.checkpoint import initialise_model, load_model, open_checkpoint
-from models.weights.description import write_description
+from models.weights.checkpoint import initialise_model, load_model, open_checkpoint, write_description
 from shards.errors import InputError
 
 IMAGE = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from eval.sets.registry import check_masks, find_test_sets, read_image, read_target
-from jobs.paste_validation import FOLDER, RECORD_NAME, main, mask_of
+from jobs.paste_validation import main
 from outlier_paste.bank import open_bank, photo_of
+from outlier_paste.validation_set import FOLDER, RECORD_NAME, mask_of
 from shards.cutout import Cutout, encode_cutout
 from shards.errors import InputError
 from tests.conftest import NUM_SCENES

@@ -24,7 +24,7 @@ from shards.cutout import decode_cutout
 from shards.errors import InputError
 from shards.manifest import read_manifest
 from shards.reader import ShardReader, open_shards
-from shards.scene import decode_scenes
+from shards.scene import decode_scene
 
 REPOSITORY = Path(__file__).parents[2]
 REAL_SAMPLE = REPOSITORY.parent / "shared" / "real_sample"
@@ -256,7 +256,7 @@ def test_every_encoding_keeps_what_it_promises(tmp_path: Path, encoding: str) ->
     assert manifest.image_encoding == encoding
     assert ("jpeg_quality" in manifest.options) == (encoding == "jpeg")
     reader = open_shards([str(tmp_path / "S")], "train")
-    for sample in decode_scenes(reader, len(reader)):
+    for sample in (decode_scene(reader, index) for index in range(len(reader))):
         original = cv2.imread(str(next(root.glob(f"leftImg8bit/*/*/{sample.key}_*"))))[..., ::-1]
         difference = np.abs(sample.image.astype(int) - original)
         assert difference.max() <= (4 if encoding == "jpeg" else 0)  # JPEG's colour space rounds, even at 100

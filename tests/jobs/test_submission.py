@@ -15,10 +15,10 @@ from eval.predict.scores import rba
 from eval.predict.windows import segment_in_windows
 from jobs.doctor import main as doctor
 from jobs.export import main as export
-from models.eomt import EoMT, ModelConfig
+from models.config import ModelConfig
+from models.eomt import EoMT
 from models.segmenter import make_segment
-from models.weights.checkpoint import load_segmenter
-from models.weights.description import write_description
+from models.weights.checkpoint import load_segmenter, write_description
 from shards.errors import InputError
 
 

@@ -11,13 +11,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MODEL = """
 import torch
-from models.eomt import EoMT, ModelConfig
+from models.config import LoraSettings, ModelConfig
+from models.eomt import EoMT
 from models.lora import add_adapters
-from models.lora_settings import LoraSettings
 
 torch.manual_seed(0)
 image = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-released = torch.rand(2, 2, 7) > 0.5
+unmasked = torch.rand(2, 2, 7) > 0.5
 
 def make_model(class_head, adapted):
     model = EoMT(ModelConfig(size="tiny", image_size=(32, 32), num_queries=7, class_head=class_head))
@@ -32,7 +32,7 @@ TINY["depth"] = 3  # one plain block and the two with queries: more of them make
 for class_head in ("linear", "isomax"):
     for adapted in (False, True):
         model = make_model(class_head, adapted)
-        for arguments in ((image,), (image, released), (image, released, 2)):
+        for arguments in ((image,), (image, unmasked), (image, unmasked, 2)):
             torch._dynamo.reset()
             found = torch._dynamo.explain(model)(*arguments)
             print(found.graph_count, len(found.break_reasons))
@@ -41,7 +41,7 @@ STEP = """
 model = make_model("linear", False)
 names, results = list(model.state_dict()), []
 for _ in range(2):
-    prediction = model(image, released)
+    prediction = model(image, unmasked)
     sum(t.square().mean() for t in (*prediction.mask_logits, *prediction.class_logits)).backward()
     results.append([*prediction.mask_logits, *prediction.class_logits, *(p.grad for p in model.parameters())])
     model.zero_grad()

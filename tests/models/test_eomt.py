@@ -8,15 +8,8 @@ import pytest
 import torch
 from transformers import EomtConfig, EomtForUniversalSegmentation
 
-from models.eomt import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    EoMT,
-    ModelConfig,
-    UpscaleBlock,
-    _apply_block,
-    _double_by_product,
-)
+from models.config import ModelConfig
+from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT, UpscaleBlock, _apply_block, _double_by_product
 from shards.errors import InputError
 
 CONFIG = ModelConfig(size="tiny", image_size=(64, 64), num_queries=7)
@@ -91,16 +84,16 @@ def test_prediction_equals_transformers(image: torch.Tensor, masked: bool) -> No
     torch.testing.assert_close(ours.class_logits[-1], expected.class_queries_logits, atol=1e-4, rtol=0)
 
 
-def test_masked_attention_changes_the_prediction_and_release_undoes_it(image: torch.Tensor) -> None:
+def test_masked_attention_changes_the_prediction_and_unmasking_undoes_it(image: torch.Tensor) -> None:
     torch.manual_seed(0)
     model = EoMT(CONFIG)
     with torch.no_grad():
         model.mask_head[4].weight.mul_(20)
         free = model(image).mask_logits[-1]
         masked = model(image, torch.zeros(2, 2, 7, dtype=torch.bool)).mask_logits[-1]
-        released = model(image, torch.ones(2, 2, 7, dtype=torch.bool)).mask_logits[-1]
+        unmasked = model(image, torch.ones(2, 2, 7, dtype=torch.bool)).mask_logits[-1]
     assert (free - masked).abs().max() > 1e-3
-    torch.testing.assert_close(free, released, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(free, unmasked, atol=1e-5, rtol=1e-5)
 
 
 def test_split_attention_equals_a_dense_mask() -> None:

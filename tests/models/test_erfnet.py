@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.erfnet import Downsampler, ERFNet, FactorizedResidual, Upsampler, load_erfnet
-from models.weights.formats import read_checkpoint
+from models.erfnet import Downsampler, ERFNet, FactorizedResidual, Upsampler
+from models.weights.checkpoint import load_segmenter
 from shards.errors import InputError
 
 
@@ -85,7 +85,7 @@ def published(num_channels: int = 20) -> dict[str, Tensor]:
 def test_a_published_file_loads_strictly(tmp_path: Path, prefix: str, num_channels: int) -> None:
     weights = published(num_channels)
     torch.save({prefix + name: value for name, value in weights.items()}, tmp_path / "erfnet.pth")
-    model = load_erfnet(read_checkpoint(tmp_path / "erfnet.pth"))
+    model = load_segmenter(tmp_path / "erfnet.pth")
     assert not model.training
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     image = torch.randint(0, 256, (1, 3, 16, 24), dtype=torch.uint8)
@@ -95,7 +95,7 @@ def test_a_published_file_loads_strictly(tmp_path: Path, prefix: str, num_channe
 def test_a_file_without_batch_counters_loads(tmp_path: Path) -> None:
     weights = {n: v for n, v in published().items() if not n.endswith("num_batches_tracked")}
     torch.save(weights, tmp_path / "erfnet.pth")
-    load_erfnet(read_checkpoint(tmp_path / "erfnet.pth"))
+    load_segmenter(tmp_path / "erfnet.pth")
 
 
 def test_a_residual_block_is_the_published_one() -> None:
@@ -151,11 +151,11 @@ def test_sides_that_are_no_multiples_of_8_are_refused() -> None:
 def test_other_networks_and_other_class_counts_are_refused(tmp_path: Path) -> None:
     torch.save(published(5), tmp_path / "five.pth")
     with pytest.raises(InputError, match="ERFNet with 5 channels; 19, or 20 with void, are needed"):
-        load_erfnet(read_checkpoint(tmp_path / "five.pth"))
+        load_segmenter(tmp_path / "five.pth")
     partial = {name: value for name, value in published().items() if "layers.3" not in name}
     torch.save(partial, tmp_path / "partial.pth")
     with pytest.raises(InputError, match="the weights do not fit the model: .* missing"):
-        load_erfnet(read_checkpoint(tmp_path / "partial.pth"))
+        load_segmenter(tmp_path / "partial.pth")
     torch.save({"queries.weight": torch.ones(2)}, tmp_path / "eomt.pth")
     with pytest.raises(InputError, match="eomt.pth"):
-        load_erfnet(read_checkpoint(tmp_path / "eomt.pth"))
+        load_segmenter(tmp_path / "eomt.pth")

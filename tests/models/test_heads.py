@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.eomt import EoMT, ModelConfig
+from models.config import ModelConfig
+from models.eomt import EoMT
 from models.heads import IsoMaxHead
-from models.weights.checkpoint import initialise_model, load_model
-from models.weights.description import write_description
+from models.weights.checkpoint import initialise_model, load_model, write_description
 from shards.errors import InputError
 
 IMAGE = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))

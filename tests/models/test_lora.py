@@ -6,11 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.eomt import EoMT, ModelConfig
+from models.config import LoraSettings, ModelConfig
+from models.eomt import EoMT
 from models.lora import add_adapters, merge_weights, merged
-from models.lora_settings import LoraSettings
-from models.weights.checkpoint import load_model
-from models.weights.description import write_description
+from models.weights.checkpoint import load_model, write_description
 from models.weights.formats import read_checkpoint
 from shards.errors import InputError
 

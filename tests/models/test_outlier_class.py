@@ -9,12 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from jobs.doctor import render_diagnosis
-from models.eomt import EoMT, ModelConfig
+from models.config import ModelConfig
+from models.eomt import EoMT
 from models.heads import IsoMaxHead
-from models.weights.checkpoint import initialise_model, load_model
-from models.weights.description import write_description
-from models.weights.diagnosis import diagnose
+from models.weights.checkpoint import initialise_model, load_model, write_description
+from models.weights.diagnosis import report_checkpoint
 from shards.errors import InputError
 
 IMAGE = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -82,11 +81,12 @@ def test_the_outlier_class_is_not_dropped_in_silence(tmp_path: Path) -> None:
         start(weights, outlier_class="none")
 
 
-def test_doctor_names_it_and_finds_no_fault(tmp_path: Path) -> None:
-    diagnosis = diagnose(Path(save(make_model(outlier_class="trained"), tmp_path / "a")))
-    assert diagnosis.problems == []
-    assert "19 classes and one of outliers" in render_diagnosis(diagnosis)
-    assert "one of outliers" not in render_diagnosis(diagnose(Path(save(make_model(), tmp_path / "b"))))
+def test_doctor_names_it_and_finds_no_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for outlier_class in ("trained", "none"):
+        report_checkpoint(Path(save(make_model(outlier_class=outlier_class), tmp_path / outlier_class)))
+        report = capsys.readouterr().out
+        assert "no problem found" in report
+        assert ("19 classes and one of outliers" in report) is (outlier_class == "trained")
 
 
 def test_a_description_without_the_setting_means_none(tmp_path: Path) -> None:

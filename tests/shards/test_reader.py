@@ -14,7 +14,7 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 from shards.errors import InputError
 from shards.manifest import Manifest, ShardEntry, write_manifest
 from shards.reader import MAX_OPEN_FILES, open_shards
-from shards.scene import decode_sample
+from shards.scene import open_scene
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> Path:
@@ -240,7 +240,7 @@ def test_a_png_scene_decodes_to_the_pixels_that_were_written() -> None:
     rng = np.random.default_rng(1)
     rgb = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
     label = rng.choice(np.array([*range(19), 254, 255], np.uint8), (5, 7))
-    sample = decode_sample("k", {"image.png": png(rgb[..., ::-1]), "label.png": png(label)})
+    sample = open_scene("k", {"image.png": png(rgb[..., ::-1]), "label.png": png(label)}).decode()
     np.testing.assert_array_equal(sample.image, rgb)
     np.testing.assert_array_equal(sample.label, label)
 
@@ -249,7 +249,8 @@ def test_a_jpeg_scene_keeps_red_red() -> None:
     red = np.zeros((8, 8, 3), np.uint8)
     red[..., 2] = 255  # OpenCV writes B, G, R
     jpeg = cv2.imencode(".jpg", red)[1].tobytes()
-    sample = decode_sample("k", {"image.jpg": jpeg, "label.png": png(np.zeros((8, 8), np.uint8))})
+    members = {"image.jpg": jpeg, "label.png": png(np.zeros((8, 8), np.uint8))}
+    sample = open_scene("k", members).decode()
     assert sample.image[4, 4, 0] > 250
     assert sample.image[4, 4, 2] < 5
 
@@ -295,4 +296,4 @@ def test_a_jpeg_scene_keeps_red_red() -> None:
 )
 def test_an_unfit_scene_is_refused_by_key(members: dict[str, bytes], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        decode_sample("k", members)
+        open_scene("k", members).decode()

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from models.adapt import AdaptConfig, apply_adaptation
-from models.eomt import EoMT, ModelConfig
+from models.config import ModelConfig
+from models.eomt import EoMT
 from shards.errors import InputError
 from trainer.optim import OptimConfig, build_optimizer, explain_rates, group_parameters
 

@@ -54,7 +54,7 @@ def test_coco_is_counted_and_compared(world: Path) -> None:
 
 def test_the_five_anomaly_sets_are_counted_and_compared(world: Path) -> None:
     found = examine(folder_of(world, "RoadAnomaly21"))
-    assert [name.split(" ")[0] for name in found] == list(KNOWN_SETS)
+    assert [name.split(" ")[0] for name in found] == list(KNOWN_SETS)[:5]
     for lines, differences, problems in found.values():
         assert not problems
         assert "frames: 2" in lines

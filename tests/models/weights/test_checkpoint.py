@@ -12,9 +12,16 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from models.backbone import build_backbone, load_backbone_weights
-from models.eomt import EoMT, ModelConfig
-from models.weights.checkpoint import InitConfig, find_checkpoint, initialise_model, load_model, run_of
-from models.weights.description import write_description
+from models.config import ModelConfig
+from models.eomt import EoMT
+from models.weights.checkpoint import (
+    InitConfig,
+    find_checkpoint,
+    initialise_model,
+    load_model,
+    run_of,
+    write_description,
+)
 from models.weights.files import read_weight_file
 from shards.errors import InputError
 

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from transformers import EomtConfig, EomtForUniversalSegmentation
 
 from models.backbone import build_backbone
-from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT, ModelConfig
+from models.config import METADATA_KEY, ModelConfig, describe
+from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT
 from models.weights.checkpoint import load_model
-from models.weights.description import METADATA_KEY, describe
 from models.weights.formats import read_checkpoint, read_config_off
 from models.weights.huggingface import from_huggingface, to_huggingface
 from shards.errors import InputError

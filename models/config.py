@@ -1,0 +1,179 @@
+"""Settings of an EoMT and of its adapters, and `model.json`, which records both."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from models.backbone import SIZES
+from shards.errors import InputError
+from shards.schema import NUM_CLASSES
+
+DEFAULT_IMAGE_SIZE = (1024, 1024)
+DEFAULT_PATCH_SIZE = 16
+DEFAULT_NUM_QUERIES = 100
+LORA_TARGETS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+DESCRIPTION_NAME = "model.json"
+METADATA_KEY = "model"
+"""In the header of an exported `.safetensors`: the text that `model.json` would hold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which EoMT to build, and from which weights. What is left out is read from the weights."""
+
+    size: str = ""
+    """tiny (tests, demo), small, base, large or giant. Empty: as the weights; base without any."""
+    image_size: tuple[int, int] = (0, 0)
+    """Height and width in pixels that the model sees: the training crop and the evaluation window. 0 0: as
+    the weights; 1024 1024 without any. Another size than theirs resamples their position embedding."""
+    patch_size: int = 0
+    """Side of a patch in pixels; image_size must be a multiple. 0: as the weights; 16 without any."""
+    num_queries: int = 0
+    """Mask proposals per image. 0: as the weights; 100 without any."""
+    num_blocks: int = 0
+    """Last blocks that carry queries. 0: as the weights; without any the size's own (2 tiny, 3 small and
+    base, 4 large, 5 giant)."""
+    num_classes: int = 0
+    """Classes without "no object". 0: as the weights; 19 without any."""
+    class_head: Literal["", "linear", "isomax"] = ""
+    """linear, or isomax (distances to prototypes, for loss isomax_plus). Empty: as the weights; linear
+    without any. With linear weights, isomax starts from the directions of their rows."""
+    entropic_scale: float = 0.0
+    """What isomax multiplies its distances by before softmax. 0: as the weights; 10 without any."""
+    outlier_class: Literal["", "none", "trained"] = ""
+    """trained: one more class, of outliers, for loss term uno. Empty: as the weights; none without any. With
+    weights that have none, its row of a linear class head starts as zeros, its prototype anywhere."""
+    weights: str = ""
+    """Where to start from: a run or checkpoint folder of this suite, a file of tue-mps/eomt, a Hugging Face
+    folder, or a DINOv2 backbone file (`jobs.doctor checkpoint` says what a file is). Empty: random
+    weights."""
+
+    def __post_init__(self) -> None:
+        if self.size and self.size not in SIZES:
+            raise InputError(f"model.size: unknown size {self.size!r}; known sizes: {', '.join(SIZES)}")
+        if self.patch_size and self.patch_size < 4:
+            raise InputError(f"model.patch_size must be at least 4, got {self.patch_size}")
+        (height, width), patch = self.image_size, self.patch_size or DEFAULT_PATCH_SIZE
+        if (height or width) and (min(height, width) <= 0 or height % patch or width % patch):
+            raise InputError(
+                f"model.image_size: {height}x{width} is not divisible by model.patch_size {patch}"
+            )
+        if self.entropic_scale < 0:
+            raise InputError(
+                f"model.entropic_scale must be above 0, or 0 to follow the weights, got {self.entropic_scale}"
+            )
+        for name in ("num_queries", "num_classes", "num_blocks"):
+            if (number := getattr(self, name)) < 0:
+                raise InputError(f"model.{name} must be at least 1, or 0 to follow the weights, got {number}")
+
+    def completed(self, found: ModelConfig | None = None) -> ModelConfig:
+        """Fill what is left out from `found`, the weights' own complete settings, or with the defaults."""
+        size = self.size or "base"
+        found = found or ModelConfig(
+            size=size,
+            image_size=DEFAULT_IMAGE_SIZE,
+            patch_size=DEFAULT_PATCH_SIZE,
+            num_queries=DEFAULT_NUM_QUERIES,
+            num_blocks=SIZES[size].num_joint_blocks,
+            num_classes=NUM_CLASSES,
+            class_head="linear",
+            entropic_scale=10.0,
+            outlier_class="none",
+        )
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        given = {name: value for name, value in values.items() if value and value != (0, 0)}
+        return dataclasses.replace(found, **{**given, "weights": self.weights})
+
+    @property
+    def num_logits(self) -> int:
+        """Columns of the class logits: classes, the outlier class if there is one, "no object"."""
+        return (self.num_classes or NUM_CLASSES) + (self.outlier_class == "trained") + 1
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """Low-rank adapters; used by `adapt.mode lora`."""
+
+    targets: tuple[str, ...] = ("attn.qkv", "attn.proj")
+    """Which layers of a block: attn.qkv, attn.proj, mlp.fc1, mlp.fc2."""
+    rank: int = 8
+    """Inner width of an adapter."""
+    alpha: float = 16.0
+    """An adapter's output is multiplied by alpha / rank."""
+    dropout: float = 0.0
+    """On an adapter's input, while training."""
+    last_blocks: int = 0
+    """Only the N last blocks get adapters, and the others keep no activations; 0: all blocks."""
+
+    def __post_init__(self) -> None:
+        known = ", ".join(LORA_TARGETS)
+        if unknown := [target for target in self.targets if target not in LORA_TARGETS]:
+            raise InputError(f"adapt.lora.targets: unknown layer {unknown[0]!r}; known: {known}")
+        if not self.targets or len(set(self.targets)) < len(self.targets):
+            raise InputError(f"adapt.lora.targets: at least one of {known}, each once")
+        if self.rank < 1:
+            raise InputError(f"adapt.lora.rank must be at least 1, got {self.rank}")
+        if self.alpha <= 0:
+            raise InputError(f"adapt.lora.alpha must be above 0, got {self.alpha}")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"adapt.lora.dropout must be in [0, 1), got {self.dropout}")
+        if self.last_blocks < 0:
+            raise InputError(f"adapt.lora.last_blocks must be 0 (all) or more, got {self.last_blocks}")
+
+    @property
+    def scale(self) -> float:
+        """Factor of an adapter's output."""
+        return self.alpha / self.rank
+
+
+def describe(config: ModelConfig, lora: LoraSettings | None = None) -> str:
+    """Return the text of `model.json`; `lora` stands for the adapters that the weights contain."""
+    fields = dataclasses.asdict(config) | ({"lora": dataclasses.asdict(lora)} if lora else {})
+    return json.dumps(fields, indent=2) + "\n"
+
+
+def parse_description(text: str, where: str) -> tuple[ModelConfig, LoraSettings | None]:
+    """Read the text of a `model.json`, complete with the defaults.
+
+    Raises:
+        InputError: it is no JSON, or its fields are not those of a model.
+    """
+    try:
+        fields = json.loads(text)
+        height, width = fields["image_size"]
+        lora = fields.pop("lora", None)
+        if lora is not None:
+            lora = LoraSettings(**{**lora, "targets": tuple(lora["targets"])})
+        _require_types(fields)
+        return ModelConfig(**{**fields, "image_size": (int(height), int(width))}).completed(), lora
+    except (TypeError, KeyError, ValueError, AttributeError) as error:  # InputError is a ValueError
+        raise InputError(f"{where}: not a model description: {error}") from None
+
+
+def read_description(folder: Path) -> tuple[ModelConfig, LoraSettings | None]:
+    """Read a checkpoint's `model.json`."""
+    path = folder / DESCRIPTION_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a model description: {error}") from None
+    return parse_description(text, str(path))
+
+
+def _require_types(fields: dict[str, Any]) -> None:
+    for name in ("patch_size", "num_queries", "num_blocks", "num_classes"):
+        if name in fields and (type(fields[name]) is not int or fields[name] < 1):
+            raise InputError(f"{name} is {fields[name]!r}; a number of at least 1 is needed")
+    if fields.get("class_head", "linear") not in ("linear", "isomax"):
+        raise InputError(f"class_head is {fields['class_head']!r}; linear or isomax is needed")
+    if not isinstance(fields.get("weights", ""), str):
+        raise InputError(f"weights is {fields['weights']!r}; a path is needed")
