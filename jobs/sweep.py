@@ -21,7 +21,6 @@ from shards.settings import (
     parse_options,
     read_config,
     read_settings,
-    require_finite,
     with_overrides,
     write_config,
 )
@@ -98,12 +97,7 @@ def _build_cell(config: SweepConfig, base: Any, cell: Cell, source: Path) -> Fin
     where = f"{source}: cell {cell.name}"
     own = {"name": cell.name, "out": str(config.folder / RUNS_FOLDER)}
     settings = with_overrides(base, {**config.overrides, **cell.overrides, **own})
-    built = build_config(FinetuneConfig, settings, where)
-    try:
-        require_finite(built)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
-    return built
+    return build_config(FinetuneConfig, settings, where)
 
 
 def _stages(config: SweepConfig, cell: Cell, built: FinetuneConfig) -> dict[str, Stage]:

@@ -1,15 +1,13 @@
-"""Settings of a program: YAML file and command line to dataclass, dataclass to YAML; exit codes."""
+"""Settings of a program: YAML files and command lines to dataclasses and back; exit codes."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import io
+import json
 import logging
 import math
-import os
-import re
 import signal
 import sys
 import types
@@ -26,44 +24,44 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from shards.errors import InputError, ReportedError
 from shards.files import write_atomically
 
-Options = TypeVar("Options")
+Config = TypeVar("Config")
 
 
-def parse_options(
-    options_type: type[Options] | object,
-    arguments: Sequence[str],
-    *,
-    default: Options | None = None,
-    program: str,
-) -> Options:
-    """Read `arguments` into a dataclass (or one of a union of dataclasses, as subcommands).
+def parse_options(options_type: Any, arguments: Sequence[str], *, program: str) -> Any:
+    """Read `arguments` into a dataclass, or into one of a union of dataclasses (subcommands of tyro).
 
     Args:
-        options_type: the dataclass; its docstrings become `--help`.
-        arguments: what stands behind the program's name.
-        default: values to start from, such as those of a YAML file.
-        program: name shown in `--help`, such as `jobs.prepare`.
+        options_type: its docstrings become `--help`.
+        program: name shown there, such as `jobs.prepare`.
 
     Raises:
         InputError: an unknown option, a wrong type, or a value that the dataclass refuses.
         SystemExit: `--help` was asked for.
     """
-    extra = {} if default is None else {"default": default}
-    printed = _Utf8Text()
-    try:
-        with contextlib.nullcontext() if _asks_for_help(arguments) else _captured(printed):
-            return tyro.cli(  # type: ignore[call-overload, no-any-return]
-                options_type,
-                args=list(arguments),
-                prog=f"python -m {program}",
-                config=(tyro.conf.FlagConversionOff,),
-                use_underscores=True,
-                **extra,
-            )
-    except SystemExit as stop:
-        if stop.code != 2:  # tyro's for a mistake; else --help, or a signal that came meanwhile
-            raise
-        raise InputError(_one_line(printed.getvalue())) from None
+    _show_help(options_type, arguments, program)
+    if not isinstance(options_type, type):
+        kinds = {mark.name: kind for kind, mark in map(typing.get_args, typing.get_args(options_type))}
+        if not arguments or arguments[0] not in kinds:
+            raise InputError(f"expected one of {{{', '.join(kinds)}}}; --help lists every option")
+        options_type, arguments = kinds[arguments[0]], arguments[1:]
+    return _build_from_words(options_type, {}, arguments)
+
+
+def load_config(config_type: type[Config], arguments: Sequence[str], *, program: str) -> Config:
+    """Read `[CONFIG.yaml] --section.setting value ...`; what stands on the command line wins.
+
+    Of settings by name, such as loss.weights, `--loss.weights.dice 7` changes one entry of the file's, and
+    `--loss.weights mask 5 dice 5` replaces them all.
+
+    Raises:
+        InputError: the file is missing or no YAML mapping, a key is unknown, or a value has the wrong type.
+    """
+    settings, default = {}, None
+    if arguments and not arguments[0].startswith("-"):
+        settings = read_settings(Path(arguments[0]))
+        default, arguments = build_config(config_type, settings, arguments[0]), arguments[1:]
+    _show_help(config_type, arguments, program, default)
+    return _build_from_words(config_type, settings, arguments)
 
 
 def split_arguments(arguments: Sequence[str], options_type: type) -> tuple[list[str], list[str]]:
@@ -77,9 +75,8 @@ def split_arguments(arguments: Sequence[str], options_type: type) -> tuple[list[
     of_run: list[str] = []
     target = of_run
     for argument in arguments:
-        if argument.startswith("-") and not argument[1:2].isdigit():
-            name = argument.split("=")[0].replace("-", "_").replace("__", "--", 1)
-            target = own if name in names or argument == "-h" else of_run
+        if argument.startswith("--") or argument == "-h":
+            target = own if _split_option(argument)[0] in names else of_run
         target.append(argument)
     return own, of_run
 
@@ -91,10 +88,14 @@ def run_program(main: Callable[[Sequence[str]], None]) -> NoReturn:
     130 Ctrl-C; 143 SIGTERM; what the program itself chose by `sys.exit`; 1 anything else. The codes of a
     fine-tuning are listed in docs/training.md.
     """
+
+    def leave(number: int, _frame: FrameType | None) -> NoReturn:
+        sys.exit(128 + number)  # an ordinary exit: half-written folders are removed on the way out
+
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows "?" for a dash
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, leave)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         with logging_redirect_tqdm():
@@ -108,89 +109,22 @@ def run_program(main: Callable[[Sequence[str]], None]) -> NoReturn:
     sys.exit(0)
 
 
-def _leave(number: int, _frame: FrameType | None) -> NoReturn:
-    """Turn SIGTERM into an ordinary exit, so that half-written folders are removed on the way out."""
-    sys.exit(128 + number)
-
-
-class _Utf8Text(io.StringIO):
-    """Text in memory that claims to be a UTF-8 terminal, so that tyro draws its boxes in one known way."""
-
-    encoding = "utf-8"  # type: ignore[assignment]
-
-
-def _asks_for_help(arguments: Sequence[str]) -> bool:
-    return "--help" in arguments or "-h" in arguments
-
-
-@contextlib.contextmanager
-def _captured(printed: io.StringIO) -> Iterator[None]:
-    """Catch what tyro prints about a mistake, on a terminal so wide that it wraps nothing."""
-    before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "2000"
-    try:
-        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
-            yield
-    finally:
-        if before is None:
-            del os.environ["COLUMNS"]
-        else:
-            os.environ["COLUMNS"] = before
-
-
-def _one_line(box: str) -> str:
-    """Turn tyro's box, sections between rules, into one line that says what is wrong and what was meant."""
-    sections: list[list[str]] = [[]]
-    for line in (line.strip("│ ") for line in box.splitlines() if line.startswith("│")):
-        if set(line) == {"─"}:
-            sections.append([])
-        elif line:
-            sections[-1].append(line)
-    told = []
-    for section in sections:
-        head = section[0] if section else ""
-        if head.startswith("Missing from"):
-            told.append("missing " + ", ".join(line.split()[0] for line in section if line.startswith("--")))
-        elif head.startswith("Perhaps you meant"):
-            told.append(f"perhaps you meant {section[1].split()[0]}")
-        elif section and not head.startswith(("For full helptext", "Argument helptext")):
-            told.append(" ".join(section).replace("Unrecognized options", "unrecognized options"))
-    # our own messages name their setting; tyro puts the dataclass or section before them
-    text = re.sub(r"^Error parsing (?!--)[\w.]+: ", "", "; ".join(told))
-    return f"{text[:1].lower()}{text[1:].rstrip('.')}; --help lists every option"
-
-
-Config = TypeVar("Config")
-
-
-def load_config(config_type: type[Config], arguments: Sequence[str], *, program: str) -> Config:
-    """Read `[CONFIG.yaml] --section.setting value ...`; what stands on the command line wins.
-
-    Of settings by name, such as loss.weights, `--loss.weights.dice 7` changes one entry of the file's, and
-    `--loss.weights mask 5 dice 5` replaces them all.
-
-    Raises:
-        InputError: the file is missing or no YAML mapping, a key is unknown, or a value has the wrong type.
-    """
-    if not arguments or arguments[0].startswith("-"):
-        config: Config = parse_options(config_type, arguments, program=program)
-    else:
-        saved = _emptied(read_config(config_type, Path(arguments[0])), arguments[1:], "--")
-        config = parse_options(config_type, arguments[1:], default=saved, program=program)
-    require_finite(config)
-    return config
-
-
-def require_finite(config: Any) -> None:
-    """Refuse nan and infinity in any setting."""
-    for name, value in flat_settings(config).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"{name}: got {value}; a finite number is needed")
-
-
 def read_config(config_type: type[Config], path: Path) -> Config:
     """Read a YAML file into `config_type`; settings that the file leaves out keep their defaults."""
     return build_config(config_type, read_settings(path), str(path))
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML, and refuses a key that is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise yaml.YAMLError(f"line {line}: {key.value} is given in line {lines[key.value]} already")
+            lines[key.value] = line
+        return super().construct_mapping(node, deep)
 
 
 def read_settings(path: Path) -> Any:
@@ -198,7 +132,7 @@ def read_settings(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path}: no such configuration file")
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
 
@@ -214,15 +148,10 @@ def build_config(config_type: type[Config], settings: Any, where: str) -> Config
 def with_overrides(settings: Any, overrides: Mapping[str, Any]) -> Any:
     """Return nested settings with those at dotted names replaced; what is given is not changed."""
     for name, value in overrides.items():
-        settings = _replaced(settings, name.split("."), value)
+        key, _, rest = name.partition(".")
+        inner = settings if isinstance(settings, Mapping) else {}
+        settings = {**inner, key: with_overrides(inner.get(key), {rest: value}) if rest else value}
     return settings
-
-
-def _replaced(settings: Any, keys: Sequence[str], value: Any) -> Any:
-    if not keys:
-        return value
-    inner = settings if isinstance(settings, Mapping) else {}
-    return {**inner, keys[0]: _replaced(inner.get(keys[0]), keys[1:], value)}
 
 
 def write_config(config: Any, path: Path) -> None:
@@ -232,106 +161,174 @@ def write_config(config: Any, path: Path) -> None:
 
 def flat_settings(config: Any) -> dict[str, str | int | float | bool]:
     """List a configuration as dotted names and plain values, as TensorBoard wants hyper-parameters."""
-    flat: dict[str, str | int | float | bool] = {}
 
-    def visit(value: Any, name: str) -> None:
-        if isinstance(value, Mapping):
+    def visit(value: Any, name: str) -> Iterator[tuple[str, str | int | float | bool]]:
+        if isinstance(value, dict):
             for key, inner in value.items():
-                visit(inner, f"{name}.{key}" if name else str(key))
+                yield from visit(inner, f"{name}.{key}" if name else key)
         else:
-            flat[name] = value if isinstance(value, str | int | float | bool) else str(value)
+            yield name, value if isinstance(value, str | int | float | bool) else str(value)
 
-    visit(_plain(config), "")
-    return flat
-
-
-def _emptied(config: Config, arguments: Sequence[str], prefix: str) -> Config:
-    """Empty those dictionaries of a configuration that `arguments` give as a whole.
-
-    Of a dictionary that is not empty, the parser would know the present keys and no others.
-    """
-    changes: dict[str, Any] = {}
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]
-        value, option = getattr(config, field.name), prefix + field.name
-        if isinstance(value, dict) and option in arguments:
-            changes[field.name] = {}
-        elif dataclasses.is_dataclass(value):
-            inner = _emptied(value, arguments, f"{option}.")
-            changes |= {} if inner is value else {field.name: inner}
-    return dataclasses.replace(config, **changes) if changes else config  # type: ignore[type-var]
+    return dict(visit(_plain(config), ""))
 
 
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(inner) for inner in value]
-    return str(value) if isinstance(value, Path) else value
+def _plain(config: Any) -> Any:
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
-def _build(config_type: type[Config], content: Any, where: str) -> Config:
+def _show_help(options_type: Any, arguments: Sequence[str], program: str, default: Any = None) -> None:
+    if "--help" in arguments or "-h" in arguments:
+        extra: dict[str, Any] = {} if default is None else {"default": default}
+        extra |= {"config": (tyro.conf.FlagConversionOff,), "use_underscores": True}
+        tyro.cli(options_type, args=list(arguments), prog=f"python -m {program}", **extra)
+
+
+class _Word(str):
+    """A value as it stands on a command line, of which the field's type makes a number, a path, ..."""
+
+
+def _build_from_words(config_type: type[Config], settings: Any, arguments: Sequence[str]) -> Config:
+    try:
+        return _build(config_type, with_overrides(settings, _read_words(config_type, arguments)), "--")
+    except ValueError as error:
+        raise InputError(f"{error}; --help lists every option") from None
+
+
+def _split_option(argument: str) -> tuple[str, list[_Word]]:
+    """Split `--tile-width=9` into `--tile_width` and its value."""
+    name, equals, value = argument.partition("=")
+    return name[:2] + name[2:].replace("-", "_"), [_Word(value)] if equals else []
+
+
+def _read_words(options_type: type, arguments: Sequence[str]) -> dict[str, Any]:
+    """Read a command line into words by dotted name; surplus words belong to the positional field."""
+    hints = dict(_list_fields(options_type, ""))
+    positional = [name for name, hint in hints.items() if tyro.conf.Positional in typing.get_args(hint)]
+    groups: list[tuple[str, list[_Word]]] = [("", [])]
+    for argument in arguments:
+        if argument.startswith("--"):
+            groups.append(_split_option(argument))
+        else:
+            groups[-1][1].append(_Word(argument))
+    found, loose, unknown = {}, list(groups[0][1]), list[str]()
+    for option, words in groups[1:]:
+        name = option[2:]
+        entries = typing.get_args(hints.get(name.rpartition(".")[0]))  # of settings by name
+        hint = hints.get(name, entries[1] if len(entries) == 2 else None)
+        if hint is None:
+            unknown += [option, *words]
+            continue
+        if hint is bool and (not words or (positional and words[0] not in ("True", "False"))):
+            words.insert(0, _Word(True))  # `--dry_run` alone will do
+        found[name] = _take_words(words, hint, option)
+        loose += words
+    if positional and loose:
+        found[positional[0]] = _take_words(loose, hints[positional[0]], positional[0])
+    unknown += loose
+    if unknown:
+        meant = _suggest(unknown[0], [f"--{name}" for name in hints])
+        raise InputError(f"unrecognized options: {', '.join(unknown)}{meant}")
+    return found
+
+
+def _suggest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; perhaps you meant {close[0]}" if close else ""
+
+
+def _list_fields(config_type: type, prefix: str) -> Iterator[tuple[str, Any]]:
+    hints = typing.get_type_hints(config_type, include_extras=True)
+    for field in dataclasses.fields(config_type):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            yield from _list_fields(hint, f"{prefix}{field.name}.")  # type: ignore[arg-type]
+        else:
+            yield prefix + field.name, hint
+
+
+def _take_words(words: list[_Word], hint: Any, option: str) -> Any:
+    """Remove from `words` those that a value of type `hint` takes, and return them in its shape."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _take_words(words, inner[0], option)
+    count = len(inner) if origin is tuple else 1
+    if origin is dict or inner[-1:] == (Ellipsis,):
+        count = len(words)
+    if len(words) < count or (origin is dict and count % 2):
+        expected = "pairs of name and value" if origin is dict else f"{count} values"
+        raise InputError(f"missing value for argument '{option}'. Expected {expected}")
+    taken, words[:] = words[:count], words[count:]
+    if origin is dict:
+        return dict(zip(taken[::2], taken[1::2], strict=True))
+    return taken if origin is tuple else taken[0]
+
+
+def _build(config_type: type[Config], content: Any, prefix: str) -> Config:
+    """Build a dataclass of settings by name; `prefix` stands before their names in messages."""
     if not isinstance(content, Mapping):
-        raise InputError(f"{where or 'the file'}: expected settings by name, got {content!r}")
-    hints = typing.get_type_hints(config_type)
-    names = [field.name for field in dataclasses.fields(config_type)]  # type: ignore[arg-type]
-    values = {}
-    for key, value in content.items():
-        dotted = f"{where}.{key}" if where else str(key)
+        raise InputError(f"{prefix[:-1] or 'the file'}: expected settings by name, got {content!r}")
+    hints, fields = typing.get_type_hints(config_type), dataclasses.fields(config_type)  # type: ignore[arg-type]
+    names = [field.name for field in fields]
+    for key in content:
         if key not in names:
-            close = difflib.get_close_matches(str(key), names, n=1)
-            hint = f"; perhaps you meant {close[0]}" if close else ""
-            raise InputError(f"{dotted}: unknown setting{hint}; known here: {', '.join(names)}")
-        values[key] = _convert(value, hints[key], dotted)
+            meant = _suggest(str(key), names)
+            raise InputError(f"{prefix}{key}: unknown setting{meant}; known here: {', '.join(names)}")
+    values = {key: _convert(value, hints[key], prefix + key) for key, value in content.items()}
+    required = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
+    if missing := [prefix + name for name in required if name not in values]:
+        raise InputError(f"missing {', '.join(missing)}")
     return config_type(**values)
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
-        return _build(hint, value, where)  # type: ignore[arg-type]
+        return _build(hint, value, f"{where}.")  # type: ignore[arg-type]
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
+        if value is None or (isinstance(value, _Word) and value == "None"):
             return None
-        return _convert(value, next(a for a in arguments if a is not type(None)), where)
-    if origin is typing.Literal:
-        if value not in arguments:
-            raise InputError(f"{where}: got {value!r}; allowed: {', '.join(map(str, arguments))}")
-        return value
-    if origin is tuple:
-        return _convert_tuple(value, arguments, where)
+        return _convert(value, inner[0], where)
     if origin is dict:
         if not isinstance(value, Mapping):
             raise InputError(f"{where}: expected values by name, got {value!r}")
-        return {str(k): _convert(v, arguments[1], f"{where}.{k}") for k, v in value.items()}
+        return {str(key): _convert(entry, inner[1], f"{where}.{key}") for key, entry in value.items()}
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise InputError(f"{where}: expected a list, got {value!r}")
+        hints = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
+        if len(value) != len(hints):
+            raise InputError(f"{where}: expected {len(hints)} values, got {value!r}")
+        return tuple(_convert(entry, hints[i], f"{where}[{i}]") for i, entry in enumerate(value))
     return _convert_scalar(value, hint, where)
 
 
-def _convert_tuple(value: Any, arguments: tuple[Any, ...], where: str) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
-        raise InputError(f"{where}: expected a list, got {value!r}")
-    if len(arguments) == 2 and arguments[1] is Ellipsis:
-        return tuple(_convert(inner, arguments[0], f"{where}[{i}]") for i, inner in enumerate(value))
-    if len(value) != len(arguments):
-        raise InputError(f"{where}: expected {len(arguments)} values, got {value!r}")
-    return tuple(
-        _convert(inner, hint, f"{where}[{i}]")
-        for i, (inner, hint) in enumerate(zip(value, arguments, strict=True))
-    )
-
-
 def _convert_scalar(value: Any, hint: Any, where: str) -> Any:
-    wrong = InputError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {value!r}")
-    if hint is float and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML 1.1 reads 1e-4, without a dot, as text
-        except (TypeError, ValueError, OverflowError):
-            raise wrong from None
-    if hint is Path and isinstance(value, str):
-        return Path(value)
-    if isinstance(value, bool) is not (hint is bool) or not isinstance(value, hint):
+    is_word, kind = isinstance(value, _Word), getattr(hint, "__name__", hint)
+    choices = typing.get_args(hint) or ((True, False) if hint is bool and is_word else ())
+    if choices and is_word:
+        named = {str(choice): choice for choice in choices}
+        if value not in named:
+            expected = f"Expected one of {tuple(named)}"
+            raise InputError(f"invalid choice {value!r} for argument '{where}'. {expected}")
+        return named[value]
+    if choices:
+        if value not in choices:
+            raise InputError(f"{where}: got {value!r}; allowed: {', '.join(map(str, choices))}")
+        return value
+    wrong = InputError(
+        f"error parsing {where}: invalid {kind} {value!r}"
+        if is_word
+        else f"{where}: expected {kind}, got {value!r}"
+    )
+    try:
+        if is_word or (hint in (float, Path) and not isinstance(value, bool)):
+            value = hint(value)  # of a file too: YAML 1.1 reads 1e-4, without a dot, as text
+    except (TypeError, ValueError, OverflowError):
+        raise wrong from None
+    if not isinstance(value, hint) or isinstance(value, bool) is not (hint is bool):
         raise wrong
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{where}: got {value}; a finite number is needed")
     return value

@@ -6,14 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-import tyro
 
 from jobs.finetune import STOPPED, main
 from shards.errors import InputError, ReportedError, StorageError
-from shards.settings import parse_options
 from slurm import cell
 from trainer.collective import DivergenceError, RanksDifferError
-from trainer.config import ValidationConfig
 
 TRAINING = Path(__file__).resolve().parents[2] / "docs" / "training.md"
 ERRORS: tuple[type[ReportedError], ...] = (InputError, StorageError, DivergenceError, RanksDifferError)
@@ -32,13 +29,3 @@ def test_every_exit_code_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> N
     told = " ".join(capsys.readouterr().out.replace("│", " ").split())
     codes = told.partition("Exit codes: ")[2].partition("More in")[0]
     assert {int(code) for code in re.findall(r"\d+", codes)} == CODES
-
-
-def test_a_signal_while_options_are_read_is_no_mistake_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    def be_signalled(*_: object, **__: object) -> None:
-        raise SystemExit(143)
-
-    monkeypatch.setattr(tyro, "cli", be_signalled)
-    with pytest.raises(SystemExit) as stop:
-        parse_options(ValidationConfig, [], program="jobs.finetune")
-    assert stop.value.code == 143

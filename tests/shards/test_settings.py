@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
+import tyro
 
 from shards.errors import InputError
-from shards.settings import flat_settings, load_config, read_config, write_config
+from shards.settings import flat_settings, load_config, parse_options, read_config, write_config
 from trainer.config import FinetuneConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,6 +113,8 @@ def test_every_shipped_configuration_loads_and_says_how_to_run_it(path: Path) ->
         ("a: " + "[" * 3000, "not a YAML file"),
         ("- 1", "the file: expected settings by name, got [1]"),
         ("a: [", "not a YAML file"),
+        ("seed: 1\noptim:\n  lr: 1\n  lr: 2\n", "line 4: lr is given in line 3 already"),
+        ("optim: {lr: .inf}", "optim.lr: got inf; a finite number is needed"),
     ],
     ids=lambda text: str(text)[:30],
 )
@@ -135,7 +140,12 @@ def test_mistakes_in_a_file_are_named(tmp_path: Path, text: str, message: str) -
             "invalid choice 'x' for argument '--schedule.masked_attention'",
         ),
         (["nowhere.yaml"], "nowhere.yaml: no such configuration file"),
-        (["--seed"], "--seed"),
+        (["--seed"], "missing value for argument '--seed'. Expected 1 values"),
+        (["--data.crop", "32"], "missing value for argument '--data.crop'. Expected 2 values"),
+        (["--loss.weights", "mask"], "argument '--loss.weights'. Expected pairs of name and value"),
+        (["--loop.compile", "yes"], "invalid choice 'yes' for argument '--loop.compile'. Expected one of"),
+        (["--seed", "1", "2"], "unrecognized options: 2; --help"),
+        (["-x"], "unrecognized options: -x"),
     ],
     ids=lambda a: str(a)[:40],
 )
@@ -157,6 +167,61 @@ def test_numbers_are_finite(name: str, value: str) -> None:
 def test_weights_are_finite(value: str) -> None:
     with pytest.raises(InputError, match=f"loss.weights.dice: got {value}; a finite number is needed"):
         load("--loss.weights", "mask", "1", "dice", value, "class", "1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProgramOptions:
+    """Options of a program of its own."""
+
+    files: tyro.conf.Positional[tuple[Path, ...]] = ()
+    out: Path
+    limit: int | None = 3
+    dry_run: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OtherOptions:
+    """Another subcommand."""
+
+    scale: float = 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["a", "b", "--out", "o"], {"files": (Path("a"), Path("b"))}),
+        (["--out=o", "a", "--limit", "None"], {"files": (Path("a"),), "limit": None}),
+        (["--dry-run", "a", "--out", "o"], {"files": (Path("a"),), "dry_run": True}),
+        (["--out", "o", "--dry_run", "False", "--limit", "-5"], {"limit": -5}),
+        (["--out", "x", "--out", "o", "--dry-run"], {"dry_run": True}),
+    ],
+    ids=str,
+)
+def test_words_become_options(arguments: list[str], expected: dict[str, Any]) -> None:
+    options = parse_options(ProgramOptions, arguments, program="jobs.x")
+    assert options == ProgramOptions(out=Path("o"), **expected)
+
+
+def test_the_first_word_names_the_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
+    kinds = (
+        Annotated[ProgramOptions, tyro.conf.subcommand("one")]
+        | Annotated[OtherOptions, tyro.conf.subcommand("two")]
+    )
+    assert parse_options(kinds, ["two", "--scale", "2"], program="jobs.x") == OtherOptions(scale=2.0)
+    with pytest.raises(InputError, match="expected one of {one, two}; --help lists every option"):
+        parse_options(kinds, ["three"], program="jobs.x")
+    with pytest.raises(InputError, match="missing --out; --help lists every option"):
+        parse_options(kinds, ["one"], program="jobs.x")
+    with pytest.raises(SystemExit) as stop:
+        parse_options(kinds, ["two", "--help"], program="jobs.x")
+    assert stop.value.code == 0
+    assert "--scale FLOAT" in capsys.readouterr().out
+
+
+def test_a_file_without_a_required_setting_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("limit: 2\n")
+    with pytest.raises(InputError, match="c.yaml: missing out$"):
+        read_config(ProgramOptions, tmp_path / "c.yaml")
 
 
 def test_settings_flatten_to_dotted_plain_values() -> None:
