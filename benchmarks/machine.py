@@ -49,9 +49,9 @@ def describe_machine(threads: int, modules: Iterable[Any]) -> str:
 
 def table(header: str, rows: Iterable[Sequence[object]], text_columns: int = 1) -> list[str]:
     """Return a Markdown table below an empty line; behind its `text_columns`, all is set to the right."""
-    columns = header.split(" | ")
-    rules = [("---" if i < text_columns else "---:") for i in range(len(columns))]
-    return ["", *(f"| {' | '.join(map(str, row))} |" for row in (columns, rules, *rows))]
+    count = header.count("|") + 1
+    rules = "|".join("---" if i < text_columns else "---:" for i in range(count))
+    return ["", f"| {header} |", f"|{rules}|", *(f"| {' | '.join(map(str, row))} |" for row in rows)]
 
 
 def publish(lines: Iterable[str], out: Path | None) -> None:
@@ -102,18 +102,22 @@ def read_clocks(synchronize: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
 
-def measure_peak(run: Callable[[], object]) -> int:
-    """Return by how many bytes the resident size rises while `run` runs; Linux only.
+def measure_peak(run: Callable[[], object], *, kind: str = "VmRSS") -> int:
+    """Return by how many bytes the memory of this process rises while `run` runs; Linux only.
 
     Peak counters of the system would include what came before.
+
+    Args:
+        kind: line of `/proc/self/status`: VmRSS is what is resident, RssAnon what is this process's alone;
+            pages of a mapped file are the system's to drop.
     """
-    before = peak = _resident_bytes()
+    before = peak = _memory_bytes(kind)
     done = threading.Event()
 
     def watch() -> None:
         nonlocal peak
         while not done.wait(0.001):
-            peak = max(peak, _resident_bytes())
+            peak = max(peak, _memory_bytes(kind))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -125,9 +129,9 @@ def measure_peak(run: Callable[[], object]) -> int:
     return peak - before
 
 
-def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def _memory_bytes(kind: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(kind)).split()[1])
 
 
 def command_upstream(
