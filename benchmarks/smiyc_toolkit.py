@@ -24,8 +24,9 @@ import numpy as np
 import scipy.ndimage
 
 from benchmarks.machine import ReportOptions, describe_machine, publish, table
-from eval.metrics.components import SMALLEST_SEGMENTS, TAUS, SegmentSizes, component_metrics, count_components
+from eval.metrics.components import TAUS, SegmentSizes, component_metrics, count_components
 from eval.metrics.smiyc import curve_metrics, image_curve
+from eval.sets.registry import TEST_SETS
 from shards.errors import InputError
 from shards.settings import parse_options, run_program
 
@@ -64,10 +65,11 @@ def main(arguments: Sequence[str]) -> None:
     frames = [draw_frame(seed) for seed in range(options.frames)]
     rows, seconds = [], np.zeros(2)
     for folder, track in TRACKS.items():
+        smallest = SegmentSizes(*TEST_SETS[folder].smallest)
         begin = time.perf_counter()
-        expected = official_side(toolkit, frames, SMALLEST_SEGMENTS[folder])
+        expected = official_side(toolkit, frames, smallest)
         middle = time.perf_counter()
-        ours = our_side(frames, SMALLEST_SEGMENTS[folder])
+        ours = our_side(frames, smallest)
         seconds += middle - begin, time.perf_counter() - middle
         for name, value in expected.items():
             difference = f"{abs(ours[name] - value):.1e}"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from eval.metrics.measure import ImageMetrics, Measurement
-from eval.report.figures import Exhibit
-from eval.report.gallery import Gallery
+from eval.report.figures import Example
 from eval.report.record import Record
+from eval.report.slices import ErrorAnalysis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Cell(NamedTuple):
     """By position in the set."""
     folder: str
     """Of the test set, as its convention calls it."""
-    gallery: Gallery | None = None
+    gallery: ErrorAnalysis | None = None
     """Pictures and slices, where maps were kept."""
 
 
@@ -47,7 +47,7 @@ class TestSetResult(NamedTuple):
 
     cells: list[Cell]
     """One per protocol and score."""
-    exhibits: list[Exhibit]
+    exhibits: list[Example]
     """The frames chosen for the picture."""
 
     @property

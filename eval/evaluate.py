@@ -6,6 +6,7 @@ their evidence and, behind it, the maps of those scores that evidence does not s
 
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
 import tempfile
@@ -19,7 +20,7 @@ from jaxtyping import UInt8
 
 from eval.cell import Cell, Subject, TestSetResult
 from eval.maps import MapStore
-from eval.metrics.components import DEFAULT_SEGMENTS, SMALLEST_SEGMENTS
+from eval.metrics.components import SegmentSizes
 from eval.metrics.measure import (
     ComponentMeasurement,
     Measurement,
@@ -33,9 +34,9 @@ from eval.predict.strips import PixelAnswers, answer_pixels
 from eval.predict.windows import Segment, resize_image, segment_in_windows, to_tensor
 from eval.protocol import Protocol
 from eval.ranks import ALONE, Ranks
-from eval.report.figures import Exhibit, choose_exhibits, shrink_exhibit
-from eval.report.gallery import choose_extremes, make_gallery
+from eval.report.figures import Example, choose_examples
 from eval.report.record import Record
+from eval.report.slices import FrameMaps, analyse_errors
 from eval.sets.registry import Frame, TestSet, read_image, read_target, require_same_size, resize_target
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Pass:
     @property
     def exhibits(self) -> frozenset[int]:
         """Positions of the frames that the picture shows."""
-        return choose_exhibits(len(self.test_set), self.num_exhibits)
+        return choose_examples(len(self.test_set), self.num_exhibits)
 
 
 def evaluate_test_set(
@@ -111,7 +112,7 @@ def evaluate_test_set(
     protocols = [protocols] if isinstance(protocols, Protocol) else list(protocols)
     answer = answer_by_windows(segment, window, windows_at_once, scores)
     cells: list[Cell] = []
-    exhibits: list[Exhibit] = []
+    exhibits: list[Example] = []
     for size in dict.fromkeys(protocol.size for protocol in protocols):
         of_size = [protocol for protocol in protocols if protocol.size == size]
         over = Pass(
@@ -207,15 +208,14 @@ def _read(
     return resize_image(to_tensor(image), size).permute(1, 2, 0).numpy(), resize_target(target, size)
 
 
-def make_exhibits(over: Pass, maps: MapStore) -> list[Exhibit]:
+def make_exhibits(over: Pass, maps: MapStore) -> list[Example]:
     """Shrink the frames that the picture shows."""
     exhibits = []
     for i in sorted(over.exhibits):
         image, target = over.read(i)
         found = {name: maps.scores(i, name) for name in over.scores}
-        exhibits.append(
-            shrink_exhibit(over.test_set.frames[i].stem, image, target, maps.prediction(i), found)
-        )
+        stem = over.test_set.frames[i].stem
+        exhibits.append(Example(stem, image, target, maps.prediction(i), found).shrink())
     return exhibits
 
 
@@ -223,14 +223,17 @@ def _add_galleries(
     over: Pass, cells: Sequence[Cell], maps: MapStore, protocols: Sequence[Protocol]
 ) -> list[Cell]:
     """Add pictures and slices; each protocol has its own threshold, images that count and float type."""
-    chosen = [choose_extremes(cell.images) for cell in cells]
-    positions = {row.image for rows in chosen for _, row in rows}
-    images = {i: over.read(i)[0] for i in sorted(positions)}
     by_name = {protocol.name: protocol for protocol in protocols}
+    read_image = functools.cache(lambda image: over.read(image)[0])
     found = []
-    for cell, extremes in zip(cells, chosen, strict=True):
-        of_cell = cell.images, cell.measurement, cell.record.score, cell.stems
-        gallery = make_gallery(maps, images, extremes, *of_cell, by_name[cell.record.protocol])
+    for cell in cells:
+        score, threshold = cell.record.score, cell.measurement.fpr95_threshold
+
+        def read_maps(image: int, score: str = score) -> FrameMaps:
+            return maps.scores(image, score), maps.target(image), maps.prediction(image)
+
+        protocol = by_name[cell.record.protocol]
+        gallery = analyse_errors(score, threshold, protocol, cell.images, cell.stems, read_maps, read_image)
         found.append(cell._replace(gallery=gallery))
     return found
 
@@ -239,22 +242,21 @@ def _measure(
     over: Pass, pool: ScorePool, maps: MapStore | None, score: str, protocol: Protocol, subject: Subject
 ) -> Cell:
     test_set = over.test_set
-    measured = measure_score(pool, score, protocol, intervals=over.intervals)
+    images = pool.sorted_images(score)
+    measured = measure_score(images, protocol, intervals=over.intervals)
     if measured.tied > _MANY_TIES:
         logger.warning(
             "%s, %s, protocol %s: %.1f %% of the normal pixels have exactly the score where FPR95 is read; "
             "FPR95 says little there",
             test_set.name, score, protocol.name, 100 * measured.tied,
         )  # fmt: skip
-    rows = measure_images(pool, score, protocol)
+    rows = measure_images(images, protocol)
     found = None
     if maps is not None:
-        smallest = SMALLEST_SEGMENTS.get(test_set.convention.folder, DEFAULT_SEGMENTS)
-        counted = [row.image for row in rows]
+        smallest = SegmentSizes(*test_set.convention.smallest)
+        frames = ((maps.scores(row.image, score), maps.target(row.image)) for row in rows)
         threshold = measured.metrics.f1_threshold
-        found = measure_components(
-            maps, counted, score, threshold, protocol, smallest, intervals=over.intervals
-        )
+        found = measure_components(frames, threshold, protocol, smallest, intervals=over.intervals)
     record = _record(subject, score, test_set.name, protocol.name, measured, found)
     stems = [frame.stem for frame in test_set.frames]
     return Cell(record, measured, rows, stems, test_set.convention.folder)

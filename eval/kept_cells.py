@@ -15,9 +15,9 @@ from eval.metrics.binned import ImageCounts
 from eval.metrics.curve import PixelMetrics
 from eval.metrics.distribution import ScoreDistribution
 from eval.metrics.measure import ImageMetrics, Measurement
-from eval.report.gallery import Gallery
-from eval.report.record import parse_record
-from eval.report.slices import Slice
+from eval.report.record import Record
+from eval.report.slices import ErrorAnalysis, Slice
+from shards.files import from_json
 
 _COUNTS = ("images", "positives", "negatives", "single")
 _HISTOGRAMS = ("edges", "normal", "anomalous")
@@ -69,7 +69,7 @@ def unpack_set(content: Any, arrays: dict[str, np.ndarray], subject: Subject) ->
 
 
 def _unpack_cell(head: Any, arrays: dict[str, np.ndarray], prefix: str, subject: Subject) -> Cell:
-    record = parse_record(head["record"], "kept cell")
+    record: Record = from_json(Record, head["record"], "kept cell")
     entry = head["measurement"]
     intervals = {name: tuple(ends) if ends else None for name, ends in entry["intervals"].items()}
     measurement = Measurement(
@@ -92,5 +92,5 @@ def _unpack_cell(head: Any, arrays: dict[str, np.ndarray], prefix: str, subject:
     gallery = None
     if head["slices"] is not None:
         slices = {Slice(kind, name): (share, number) for kind, name, share, number in head["slices"]}
-        gallery = Gallery(arrays[prefix + "frames"].tobytes(), slices)
+        gallery = ErrorAnalysis(arrays[prefix + "frames"].tobytes(), slices)
     return Cell(subject.sign(record), measurement, images, head["stems"], head["folder"], gallery)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from eval.metrics.curve import PixelMetrics, pooled_metrics
+from eval.metrics.curve import ImageScores, PixelMetrics, pooled_metrics
 from eval.metrics.runs import SortedRuns
 from shards.errors import InputError
 from shards.schema import ANOMALY, NORMAL
@@ -183,6 +183,10 @@ class ScorePool:
             positives.append(np.asarray(whole[middle : middle + entry.num_anomalous]))
         file.seek(0, 2)
         return positives, negatives
+
+    def sorted_images(self, name: str) -> list[ImageScores]:
+        """Return the sorted scores of each image, in set order: views of the file."""
+        return [ImageScores(p, n) for p, n in zip(*self.runs(name), strict=True)]
 
     def metrics(self, name: str, *, fpr_rule: str = "first-at-least") -> PixelMetrics:
         """Compute the metrics of one score over all pixels; independent of the order of images.

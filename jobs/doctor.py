@@ -51,12 +51,12 @@ class DatasetQuestion:
     limit: int = 0
     """Pictures decoded of each part; 0: all. Names are compared for all."""
     strict: bool = False
-    """Whether a difference from the known counts is an error, too."""
+    """A difference from the known counts is an error, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubmissionQuestion:
-    """Whether a package for SMIYC, Fishyscapes or BRAVO is what the benchmark needs."""
+    """Format of a package for SMIYC, Fishyscapes or BRAVO, and the way up of its scores."""
 
     path: tyro.conf.Positional[Path]
     """Folder of the package, or a zip or tar of what is in it."""
@@ -64,7 +64,7 @@ class SubmissionQuestion:
     """Folder with the benchmark's images, to compare names and sizes, and published labels to tell which way
     up the scores are."""
     parts: tuple[str, ...] = ()
-    """Of which parts of the benchmark it should be, such as AnomalyTrack-all; by default those in it."""
+    """Parts of the benchmark that it should hold, such as AnomalyTrack-all; by default those in it."""
 
 
 Question = (

@@ -22,7 +22,8 @@ from eval.metrics.closed_set import ClosedSetCounts, measure_closed_set
 from eval.predict.predictions import CacheInfo
 from eval.protocol import Protocol, get_protocols
 from eval.ranks import ALONE, Ranks
-from eval.report.record import Record, render_markdown
+from eval.report.record import Record
+from eval.report.tables import render_markdown
 from eval.sets.own import read_own_sets
 from eval.sets.registry import TestSet, check_masks, find_test_sets
 from jobs.evaluate_options import EvaluateOptions, choose_device, model_name

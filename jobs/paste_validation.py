@@ -39,7 +39,7 @@ class PasteValidationOptions:
     out: Path
     """New or empty folder for PastedVal/ and a record of how it was made."""
     frames: int = 100
-    """So many frames, evenly spread over the split; 0 takes all."""
+    """Number of frames, evenly spread over the split; 0 takes all."""
     bank: str = ""
     """A bank of its own, such as one of COCO val2017; it must share no photograph with paste.bank. Empty:
     the held-out part of paste.bank."""

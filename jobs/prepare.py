@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Sharing:
-    """How the work is shared; the shards do not depend on it."""
+    """Sharing of the work; the shards do not depend on it."""
 
     workers: int = 0
     """Processes; 0 takes one per processor, fewer for a small set."""
@@ -67,7 +67,7 @@ class CityscapesJob(Sharing):
     original file's bytes; `tiles`: lossless, a fifth larger than PNG, and a crop decodes its part only, which
     is faster than JPEG (needs the package zstandard)."""
     jpeg_quality: int = JPEG_QUALITY
-    """Of `--image_encoding jpeg`, 1 to 100."""
+    """Quality of `--image_encoding jpeg`, 1 to 100."""
 
     def __post_init__(self) -> None:
         self.check(self.samples_per_shard)

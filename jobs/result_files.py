@@ -8,7 +8,8 @@ from pathlib import Path
 from eval.kept_cells import KeptSet
 from eval.report.figures import add_title, decode_png, encode_png
 from eval.report.page import render_page, render_per_image
-from eval.report.record import Record, render_csv, render_json, render_latex, render_markdown
+from eval.report.record import Record, render_csv, render_json
+from eval.report.tables import render_latex, render_markdown
 from eval.sketch import Sketch, sketch_path, write_sketch
 
 

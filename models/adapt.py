@@ -19,7 +19,7 @@ MODES = ("full", "heads", "queries", "queries+heads", "last-N", "gradual", "lora
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptConfig:
-    """What trains."""
+    """Adaptation: the parameters that train."""
 
     mode: str = "full"
     """full: everything; heads: class head and mask head; queries: the queries alone; queries+heads: both;
@@ -43,7 +43,7 @@ class AdaptConfig:
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """How many numbers a model has."""
+    """Numbers of a model, or of a part of it."""
 
     trainable: int
     total: int

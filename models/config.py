@@ -23,7 +23,7 @@ METADATA_KEY = "model"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which EoMT to build, and from which weights. What is left out is read from the weights."""
+    """Sizes of an EoMT, and the weights it starts from, which tell what is left out here."""
 
     size: str = ""
     """tiny (tests, demo), small, base, large or giant. Empty: as the weights; base without any."""
@@ -43,12 +43,12 @@ class ModelConfig:
     """linear, or isomax (distances to prototypes, for loss isomax_plus). Empty: as the weights; linear
     without any. With linear weights, isomax starts from the directions of their rows."""
     entropic_scale: float = 0.0
-    """What isomax multiplies its distances by before softmax. 0: as the weights; 10 without any."""
+    """Factor of isomax's distances before softmax. 0: as the weights; 10 without any."""
     outlier_class: Literal["", "none", "trained"] = ""
     """trained: one more class, of outliers, for loss term uno. Empty: as the weights; none without any. With
     weights that have none, its row of a linear class head starts as zeros, its prototype anywhere."""
     weights: str = ""
-    """Where to start from: a run or checkpoint folder of this suite, a file of tue-mps/eomt, a Hugging Face
+    """The start: a run or checkpoint folder of this suite, a file of tue-mps/eomt, a Hugging Face
     folder, or a DINOv2 backbone file (`jobs.doctor checkpoint` says what a file is). Empty: random
     weights."""
 
@@ -104,7 +104,7 @@ class LoraSettings:
     """Low-rank adapters; used by `adapt.mode lora`."""
 
     targets: tuple[str, ...] = ("attn.qkv", "attn.proj")
-    """Which layers of a block: attn.qkv, attn.proj, mlp.fc1, mlp.fc2."""
+    """Layers of a block: attn.qkv, attn.proj, mlp.fc1, mlp.fc2."""
     rank: int = 8
     """Inner width of an adapter."""
     alpha: float = 16.0

@@ -39,7 +39,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Prediction(NamedTuple):
-    """What EoMT says about a batch: one entry per supervised depth, the final prediction last."""
+    """EoMT's answer to a batch: one entry per supervised depth, the final prediction last."""
 
     mask_logits: tuple[Float[Tensor, "B Q h w"], ...]
     class_logits: tuple[Float[Tensor, "B Q C1"], ...]
@@ -64,7 +64,7 @@ class EoMT(nn.Module):
     lora: LoraSettings | None = None
     """The adapters that it carries; set by `models.lora`."""
     recompute: bool = False
-    """Whether blocks keep nothing but their input and run again in the backward pass, to the same result."""
+    """Activation checkpointing: blocks keep their input only and run again in the backward pass."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

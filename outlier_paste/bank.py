@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Int64
 
 from shards.cutout import (
+    CUTOUT_SUFFIXES,
     MASK_SUFFIX,
     META_SUFFIX,
-    OBJECT_SUFFIX,
     SHRINKS,
     Cutout,
     crop_to_mask,
@@ -40,10 +39,10 @@ class ShardStore:
             raise InputError(f"paste.bank: {', '.join(map(str, reader.shards))}: holds no cut-outs")
         for index, key in enumerate(reader.keys):
             suffixes = reader.suffixes(index)
-            if not {OBJECT_SUFFIX, MASK_SUFFIX, META_SUFFIX} <= set(suffixes):
+            if not set(CUTOUT_SUFFIXES) <= set(suffixes):
                 raise InputError(
                     f"paste.bank: sample {key} is no cut-out: it has {', '.join(suffixes)}; needed are "
-                    f"{OBJECT_SUFFIX}, {MASK_SUFFIX}, {META_SUFFIX}; jobs.prepare coco writes such shards"
+                    f"{', '.join(CUTOUT_SUFFIXES)}; jobs.prepare coco writes such shards"
                 )
         self.keys = reader.keys
         self._reader = reader
@@ -101,7 +100,7 @@ class PngFolder:
 
 
 Store = ShardStore | PngFolder
-"""Where objects come from: names, and by number a category, a shape and a picture."""
+"""Origin of objects: names, and by number a category, a shape and a picture."""
 
 
 def _require_alpha(path: Path) -> None:
@@ -133,6 +132,9 @@ class Pool(NamedTuple):
     """Share of them that the next epoch exchanges."""
 
 
+ALL_IN_USE = Pool()
+
+
 class CutoutBank:
     """Objects by number, with the decoded ones kept in a bounded memory; safe to pickle and to fork.
 
@@ -141,26 +143,18 @@ class CutoutBank:
     and the same fraction is taken, and decoded, where nothing is kept.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        cache_mb: int = 64,
-        *,
-        pool: Pool | None = None,
-        chosen: Sequence[int] | None = None,
-    ) -> None:
-        """Serve the objects of `store`.
+    def __init__(self, store: Store, numbers: Sequence[int], cache_mb: int, pool: Pool) -> None:
+        """Serve the objects of `store` with these numbers.
 
         Args:
             cache_mb: size of the memory in MiB of decoded pixels; 0 decodes every time.
             pool: which of them are in use at a time.
-            chosen: numbers in the store of the objects that belong to this bank; all by default.
         """
-        numbers = range(len(store.keys)) if chosen is None else chosen
         self._store = store
         self._numbers = np.array(numbers, np.int64)
-        self._pool = pool or Pool()
-        self._order = _shuffle(len(self._numbers))
+        self._pool = pool
+        # shuffled once and for all, by the bit generator itself, whose stream NumPy never changes
+        self._order = np.argsort(np.random.PCG64(len(numbers)).random_raw(len(numbers)), kind="stable")
         self._shapes = np.zeros((len(self._numbers), 2), np.int32)
         self._cache_bytes = cache_mb * BYTES_PER_MB
         self._cached: OrderedDict[tuple[int, int], Cutout] = OrderedDict()
@@ -233,14 +227,13 @@ def open_bank(
     path: str,
     cache_mb: int = 64,
     *,
-    pool: Pool | None = None,
+    pool: Pool = ALL_IN_USE,
     held_out: float = 0.0,
     take_held_out: bool = False,
 ) -> CutoutBank:
     """Open a folder written by `jobs.prepare`, a tar, a pattern of tars, or a folder of RGBA PNG files.
 
     Args:
-        path: what the user gave.
         cache_mb: see `CutoutBank`.
         pool: see `CutoutBank`.
         held_out: share of the photographs that are not for training.
@@ -261,7 +254,7 @@ def open_bank(
             f"paste.held_out: is {held_out}, which holds {part} the {len(store.keys)} objects of {path} out; "
             f"give another share, or a larger bank"
         )
-    return CutoutBank(store, cache_mb, pool=pool, chosen=chosen)
+    return CutoutBank(store, chosen, cache_mb, pool)
 
 
 def photo_of(key: str) -> str:
@@ -295,11 +288,6 @@ def resize_cutout(cutout: Cutout, height: int, width: int, *, mirrored: bool) ->
     if mirrored:
         image, mask = cv2.flip(image, 1), cv2.flip(mask, 1)
     return Cutout(cutout.key, image, mask, cutout.category, cutout.source_size)
-
-
-def _shuffle(count: int) -> Int64[np.ndarray, " N"]:
-    """Return a fixed shuffled order, from the bit generator itself, whose stream NumPy never changes."""
-    return np.argsort(np.random.PCG64(count).random_raw(count), kind="stable")
 
 
 def _num_bytes(cutout: Cutout) -> int:

@@ -1,4 +1,4 @@
-"""How an object's pixels replace those of the scene; only the part under the object is touched."""
+"""Opacity of an object and its blending into a scene; only the part under the object is touched."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from outlier_paste.sizing import SIZINGS, Situation, SizeRange
 from shards.schema import NUM_CLASSES, OUTLIER_ID, VOID_ID, Sample
 
 ATTEMPTS = 10
-"""So often a place that meets no other object is looked for; then the scene gets one object less."""
+"""Tries to find a place that meets no other object; then the scene gets one object less."""
 SAMPLED = (slice(None, None, 8), slice(None, None, 8))
 """A sixty-fourth of the pixels tells that a class is still large."""
 
@@ -132,18 +132,11 @@ def count_values(label: UInt8[np.ndarray, "h w"], mask: UInt8[np.ndarray, "h w"]
 
 
 def drop_remnants(label: UInt8[np.ndarray, "H W"], hidden: set[int], min_pixels: int) -> None:
-    """Make void, in place, the classes of which pasting has left some pixels but fewer than `min_pixels`.
-
-    Args:
-        label: train ids with outliers.
-        hidden: train ids that lost a pixel; others stay, however small they are.
-        min_pixels: a class needs so many pixels.
-    """
+    """Make void, in place, the classes of which pasting has left some pixels but fewer than `min_pixels`."""
     sampled = np.ascontiguousarray(label[SAMPLED])
     for train_id in sorted(hidden):
-        if train_id >= NUM_CLASSES or cv2.countNonZero(cv2.inRange(sampled, (train_id,), (train_id,))) >= max(
-            1, min_pixels
-        ):
+        is_large = cv2.countNonZero(cv2.inRange(sampled, (train_id,), (train_id,))) >= max(1, min_pixels)
+        if train_id >= NUM_CLASSES or is_large:
             continue
         rest = cv2.inRange(label, (train_id,), (train_id,))  # for a few classes faster than a histogram
         if 0 < cv2.countNonZero(rest) < min_pixels:

@@ -32,12 +32,7 @@ ATTEMPTS = 10
 
 
 def open_held_out(config: PasteConfig, own_bank: str) -> CutoutBank:
-    """Open the objects of validation, and refuse them where training pastes one of their photographs.
-
-    Args:
-        config: of the run.
-        own_bank: bank of the validation alone; empty takes what the run holds out.
-    """
+    """Open the objects of validation, and refuse them where training pastes one of their photographs."""
     if not own_bank:
         if not config.bank:
             raise InputError("paste.bank: is empty; a folder of cut-outs is needed")
@@ -98,10 +93,6 @@ def require_unseen(folder: Path, paste: PasteConfig, setting: str) -> None:
     """Check that `folder` is one of `jobs.paste_validation`, and of objects that a run never pastes.
 
     Of two banks of different paths nothing can be said here: `jobs.paste_validation` compared them.
-
-    Args:
-        paste: of the run.
-        setting: for the message.
 
     Raises:
         InputError: it is no such folder, or its objects are among those that the run trains on.

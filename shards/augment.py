@@ -76,12 +76,12 @@ class Window(NamedTuple):
     left: int
     height: int
     width: int
-    """Of the part of the frame."""
+    """Top left corner and sides of the part of the frame."""
     out_top: int
     out_left: int
     out_height: int
     out_width: int
-    """Of the part of the crop; the rest of the crop is void."""
+    """Top left corner and sides of the part of the crop; the rest of the crop is void."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Encoded pictures of any kind that shards hold: their size without decoding, and the part that is needed."""
+"""Encoded pictures: their size without decoding, and the part that is needed."""
 
 from __future__ import annotations
 
@@ -37,12 +37,7 @@ class Picture:
         """(height, width) in pixels."""
 
     def decode(self, rows: slice | None = None, columns: slice | None = None) -> UInt8[np.ndarray, "h w 3"]:
-        """Return a part of the picture, R G B; all of it by default. Tiles outside of it are not touched.
-
-        Args:
-            rows: with start and stop inside the picture.
-            columns: the same.
-        """
+        """Return a part of the picture, R G B; all of it by default. Tiles outside of it are not touched."""
         rows, columns = rows or slice(0, self.shape[0]), columns or slice(0, self.shape[1])
         if tiles_size(self._content) is not None:
             require_zstandard(self._where)
@@ -63,16 +58,21 @@ class Picture:
 
 def decode_gray(content: bytes, where: str) -> UInt8[np.ndarray, "H W"]:
     """Decode a picture of one 8-bit channel, exactly."""
-    size = picture_size(content)
-    if size is not None:
-        require_sane_size(size, where)
-    flags = cv2.IMREAD_UNCHANGED
-    label = None if size is None else cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    label = decode_bounded(content, where, cv2.IMREAD_UNCHANGED)
     if label is None:
         raise InputError(f"{where} ({len(content)} bytes) cannot be decoded")
     if label.ndim != 2 or label.dtype != np.uint8:
         raise InputError(f"{where} is {label.dtype} of shape {label.shape}; one channel of 8 bits is needed")
     return label
+
+
+def decode_bounded(content: bytes, where: str, flags: int) -> np.ndarray | None:
+    """Decode a picture by OpenCV's `flags`; None where it is broken or `picture_size` knows no such kind."""
+    size = picture_size(content)
+    if size is None:
+        return None
+    require_sane_size(size, where)
+    return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
 
 
 def require_sane_size(size: tuple[int, int], where: str) -> None:

@@ -1,4 +1,4 @@
-"""Where downloads are read from: an unpacked folder, or the zip file as it came."""
+"""Sources of downloads: an unpacked folder, or the zip file as it came."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shards.errors import InputError
 from shards.picture import picture_size, require_sane_size
 
 MAX_MEMBER_BYTES = 2**31
-"""Of a member of a zip file, decompressed; the largest official one, COCO's annotations, has 0.45 GB."""
+"""Largest member of a zip file, decompressed; the largest official one has 0.45 GB, COCO's annotations."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,7 @@ def _open_archive(path: Path, _mtime_ns: int, _size: int) -> zipfile.ZipFile:
 
 
 def open_source(path: Path, setting: str) -> Source:
-    """Open a folder or a zip file.
-
-    Args:
-        path: what the user gave.
-        setting: the option it was given with, such as `--images`, for messages.
-    """
+    """Open a folder or a zip file."""
     if path.is_dir():
         return FolderSource(path)
     if not path.exists():
@@ -130,23 +125,14 @@ def decode_bgr(data: bytes, where: str) -> UInt8[np.ndarray, "H W 3"]:
 
     Grey and CMYK pictures become colour. The EXIF orientation is ignored: labels and polygons were drawn
     on the stored pixels.
-
-    Args:
-        data: content of a PNG or JPEG file.
-        where: the file, for the message.
     """
     if (size := picture_size(data)) is not None:
         require_sane_size(size, where)
-    picture = (
-        cv2.imdecode(_as_array(data), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data else None
-    )
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     if picture is None:
         raise InputError(f"{where}: cannot be decoded as a picture ({len(data)} bytes)")
     return picture
-
-
-def _as_array(data: bytes) -> UInt8[np.ndarray, " N"]:
-    return np.frombuffer(data, np.uint8)
 
 
 def _fits(parts: list[str], patterns: list[str]) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from models.eomt import EoMT
 from models.weights.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER, list_checkpoints, write_description
 from models.weights.formats import WEIGHTS_NAME
 from shards.errors import ReportedError
-from shards.files import write_atomically
+from shards.files import to_json, write_atomically
 from trainer.collective import explain_failure, require_sound_weights, writing
 from trainer.ema import WeightAverage
 
@@ -35,14 +34,14 @@ class Best:
     """The best validation so far; its counters are kept in checkpoints, so that a resumed run goes on."""
 
     metric: str = ""
-    """What is compared, as in `validation.select`; empty: nothing is."""
+    """Metric that is compared, as in `validation.select`; empty: none."""
     patience: int = 0
     """Validations in a row without a better value that end the run; 0: any number."""
     value: float = math.nan
     step: int = 0
-    """Of the best value; 0 before the first."""
+    """Step of the best value; 0 before the first."""
     waited: int = 0
-    """Validations since."""
+    """Validations since then."""
 
     def judge(self, scalars: Mapping[str, float], step: int) -> bool:
         """Take the validation of a step; return whether it is the best so far, an equal one not.
@@ -65,7 +64,7 @@ class Best:
 
     @property
     def is_over(self) -> bool:
-        """Whether the run has waited long enough."""
+        """True when `patience` validations in a row were no better."""
         return bool(self.patience) and self.waited >= self.patience
 
     def explain(self) -> str:
@@ -119,10 +118,7 @@ def save_checkpoint(
             if accelerator.is_main_process:
                 write_description(model, partial)
                 ema.save(partial)
-                _flush(partial)
-                if final.exists():
-                    _remove(final)
-                partial.rename(final)
+                _publish(partial, final)
     except (ReportedError, SystemExit):
         if accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)  # its room may be needed
@@ -132,6 +128,13 @@ def save_checkpoint(
         for old in list_checkpoints(folder)[:-keep] if keep else []:
             _remove(old)
     return final
+
+
+def _publish(partial: Path, final: Path) -> None:
+    _flush(partial)
+    if final.exists():
+        _remove(final)
+    partial.rename(final)
 
 
 def _flush(folder: Path) -> None:
@@ -191,7 +194,7 @@ def _write_best(weights: Mapping[str, Tensor], model: EoMT, final: Path, best: B
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     save_file(tensors, partial / WEIGHTS_NAME, metadata={"format": "pt"})
     write_description(model, partial)
-    write_atomically(partial / BEST_RECORD, json.dumps(asdict(best), indent=1) + "\n")
+    write_atomically(partial / BEST_RECORD, to_json(best))
     _flush(partial)
     if final.exists():  # of a run that was killed after this save and resumed from before it
         for path in partial.iterdir():  # one by one, so that there are weights at every moment

@@ -39,11 +39,7 @@ def raise_together(accelerator: Accelerator, error: ReportedError | None) -> Non
 
 
 def require_agreement(accelerator: Accelerator, what: str, value: str) -> None:
-    """Check that all ranks see the same.
-
-    Raises:
-        InputError: they do not; most likely a folder is not shared by their machines.
-    """
+    """Check that all ranks see the same; they do not where a folder is not shared by their machines."""
     values: list[str] = gather_object([value]) if accelerator.num_processes > 1 else [value]
     for rank, seen in enumerate(values):
         if seen != values[0]:
@@ -121,9 +117,6 @@ def drop_step(accelerator: Accelerator, optimizer: torch.optim.Optimizer, messag
     Args:
         message: for the error.
         may: False where no more bad steps may be skipped.
-
-    Raises:
-        DivergenceError: `may` is False.
     """
     if not may:
         raise_together(accelerator, DivergenceError(message))
@@ -142,10 +135,6 @@ def require_sound_weights(accelerator: Accelerator, model: nn.Module, step: int)
         model: without the wrapper of DistributedDataParallel; a parameter that is cut over the ranks exists
             once, and must be finite only.
         step: for the message.
-
-    Raises:
-        DivergenceError: a parameter is NaN or infinite on some rank.
-        RanksDifferError: a parameter differs.
     """
     names = [name for name, _ in model.named_parameters()]
     sharded = [is_sharded(parameter) for parameter in model.parameters()]

@@ -1,4 +1,4 @@
-"""The configuration of one fine-tuning run: every section, each a dataclass that lives beside its owner."""
+"""Configuration of a fine-tuning run; each section lives beside its owner."""
 
 from __future__ import annotations
 
@@ -71,8 +71,7 @@ class FinetuneConfig:
             )
         if self.validation.select and not self.loop.eval_every:
             raise InputError("validation.select: loop.eval_every is 0, so that nothing is ever measured")
-        self._check_class_head()
-        self._check_outlier_class()
+        self._check_model_of_loss()
         if any(self.model.image_size) and self.data.crop != self.model.image_size:
             raise InputError(
                 f"data.crop {list(self.data.crop)} and model.image_size {list(self.model.image_size)} "
@@ -80,21 +79,22 @@ class FinetuneConfig:
                 f"if model.image_size says so"
             )
 
-    def _check_class_head(self) -> None:
-        """Check that the classification loss and the class head speak of the same logits."""
-        needed = CLASS_TERMS[self.loss.classification].head
-        has = self.model.class_head or ("" if self.model.weights else "linear")  # "": the weights will tell
-        if has and has != needed:
-            fitting = "isomax_plus" if has == "isomax" else "cross_entropy or logit_norm"
-            raise InputError(
-                f"loss.classification: {self.loss.classification} needs model.class_head {needed}, "
-                f"not {has}; with {has} take {fitting}"
-            )
+    def _check_model_of_loss(self) -> None:
+        """Check that the model has the class head and the outlier class that the loss speaks of.
 
-    def _check_outlier_class(self) -> None:
-        """Check that the model has the class that loss term uno teaches."""
-        has = self.model.outlier_class or ("" if self.model.weights else "none")  # "": the weights will tell
-        if OUTLIER_CLASS_TERM in self.loss.outlier and has == "none":
+        What the settings leave out, weights will tell.
+        """
+        loss, model = self.loss, self.model
+        needed = CLASS_TERMS[loss.classification].head
+        head = model.class_head or ("" if model.weights else "linear")
+        if head not in ("", needed):
+            fitting = "isomax_plus" if head == "isomax" else "cross_entropy or logit_norm"
+            raise InputError(
+                f"loss.classification: {loss.classification} needs model.class_head {needed}, not {head}; "
+                f"with {head} take {fitting}"
+            )
+        outlier_class = model.outlier_class or ("" if model.weights else "none")
+        if OUTLIER_CLASS_TERM in loss.outlier and outlier_class == "none":
             raise InputError(
                 f"loss.outlier: {OUTLIER_CLASS_TERM} needs model.outlier_class trained, not none"
             )

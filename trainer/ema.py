@@ -24,8 +24,8 @@ class EmaConfig:
     """Averaged weights; where they are kept, validation, `best/`, jobs.evaluate and jobs.export read them."""
 
     decay: float = 0.0
-    """What stays of the average at each step, such as 0.999: it looks back over about 1 / (1 - decay) steps.
-    0: no average. It takes 4 more bytes of memory per number that trains."""
+    """Share of the average that stays at each step, such as 0.999: it looks back over about 1 / (1 - decay)
+    steps. 0: no average. It takes 4 more bytes of memory per number that trains."""
     warmup: bool = True
     """Let the average look back less at first: after t steps the decay is at most (1 + t) / (10 + t)."""
 
@@ -50,9 +50,6 @@ class WeightAverage:
 
         Args:
             model: on its device, after `accelerator.prepare`, unwrapped.
-
-        Raises:
-            InputError: the parameters are shared out over processes (FSDP).
         """
         kept = model.named_parameters() if config.decay else ()
         self._parameters = {name: p for name, p in kept if p.requires_grad}
@@ -97,11 +94,7 @@ class WeightAverage:
             save_file(tensors, folder / AVERAGE_NAME, metadata=metadata)
 
     def load(self, folder: Path) -> None:
-        """Go on from a checkpoint.
-
-        Raises:
-            InputError: it has no averages, or those of another model.
-        """
+        """Go on from a checkpoint."""
         if not self:
             return
         path = folder / AVERAGE_NAME

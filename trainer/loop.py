@@ -54,9 +54,9 @@ class LoopConfig:
     gradients in less memory, for one more forward pass of the blocks that train."""
     fit_memory: bool = False
     """Before the first step, try data.batch_size in the GPU's memory, and halve it while it does not fit;
-    loop.grad_accum grows instead, so that the global batch stays. config.yaml keeps what was found."""
+    loop.grad_accum grows instead, so that the global batch stays. config.yaml keeps what fits."""
     profile: int = 0
-    """Record so many steps, after the first three, as a trace in the run's profile/; 0: none."""
+    """Number of steps, after the first three, recorded as a trace in the run's profile/; 0: none."""
     sharding: Sharding = "none"
     """none: every process holds the whole model (DDP). fsdp2: weights, gradients and optimizer are cut over
     the processes, block by block, for models that one GPU does not hold with their optimizer; checkpoints
@@ -70,14 +70,14 @@ class LoopConfig:
     save_every: int = 1000
     """Steps between checkpoints; the last step always saves."""
     keep_checkpoints: int = 2
-    """How many of the newest checkpoints stay; 0 keeps all."""
+    """Number of newest checkpoints that stay; 0 keeps all."""
     time_limit: str = ""
     """Save and leave with exit code 75 before this time is over: minutes, H:MM:SS or days-H:MM:SS since the
     program's start, or slurm for the end that Slurm has set. A step and a save, as measured, must still fit
     in. Empty: no limit."""
     skip_bad_steps: int = 0
-    """So many steps of the whole run may have a loss or gradient that is NaN or infinite: their samples are
-    left out, weights, optimizer and schedule stay. One more ends the run with exit code 70."""
+    """Number of steps of the whole run whose loss or gradient may be NaN or infinite: their samples are left
+    out, weights, optimizer and schedule stay. One more ends the run with exit code 70."""
 
     def __post_init__(self) -> None:
         if self.sharding == "fsdp2" and (self.precision == "fp16" or self.compile):
@@ -103,9 +103,8 @@ class TrainState:
     skipped_steps: int = 0
     """Bad steps that were left out; each took samples, and is no step."""
     data: str = ""
-    """Which samples that sequence is made of: the fingerprint of `shards.reader.ShardReader`."""
+    """Fingerprint of those samples (`shards.reader.ShardReader`)."""
     best: Best = field(default_factory=Best)
-    """Of the validations."""
 
     @property
     def batches_seen(self) -> int:
@@ -113,7 +112,7 @@ class TrainState:
         return self.step + self.skipped_steps
 
     def has_ended(self, steps: int) -> bool:
-        """Say whether a run of so many steps is over, by their number or by validation."""
+        """Say whether a run of `steps` steps is over, by their number or by validation."""
         return self.step >= steps or self.best.is_over
 
     def state_dict(self) -> dict[str, Any]:
@@ -214,12 +213,7 @@ def train(run: Run, config: LoopConfig) -> TrainState:
         run.after_step()
 
         if logs:
-            scalars = _step_scalars(run, sums, grad_norm, run.loss.lower_bounds(prediction))
-            scalars |= clock.rates(state.samples_seen)
-            if state.skipped_steps:
-                scalars["skipped_steps"] = state.skipped_steps
-            scalars["data/errors"] = _sum_over_ranks(accelerator, clock.errors)
-            scalars |= peak_memory(accelerator)
+            scalars = _step_scalars(run, sums, run.loss.lower_bounds(prediction), grad_norm, clock)
             show_scalars(accelerator, {**scalars, **details}, state.step)
             logger.info(_log_line(state.step, config.steps, scalars))
         run.lr_schedule.step()  # after the log, which shows the rates of this step
@@ -276,19 +270,22 @@ def _clip(accelerator: Accelerator, model: nn.Module, max_norm: float) -> float:
 
 
 def _step_scalars(
-    run: Run, sums: Mapping[str, Tensor], grad_norm: float, lower_bounds: Mapping[str, float]
+    run: Run, sums: Mapping[str, Tensor], lower_bounds: Mapping[str, float], grad_norm: float, clock: _Clock
 ) -> dict[str, float]:
-    reduced = run.accelerator.reduce(dict(sums), reduction="sum")
+    accelerator, state = run.accelerator, run.state
+    reduced = accelerator.reduce(dict(sums), reduction="sum")
     terms = {f"loss/{name}": float(value) for name, value in reduced.items()}
     total = sum(run.loss_weights[name] * float(value) for name, value in reduced.items())
     rates = {f"lr/{group['name']}": float(group["lr"]) for group in run.optimizer.param_groups}
     heads = {tag: value for tag, value in rates.items() if tag in ("lr/heads", "lr/lora", "lr/backbone.norm")}
     bounds = {f"lower_bound/{name}": value for name, value in lower_bounds.items()}
-    return {"loss/total": total, **terms, **bounds, "grad_norm": grad_norm, **(heads or rates)}
-
-
-def _sum_over_ranks(accelerator: Accelerator, value: int) -> float:
-    return float(accelerator.reduce(torch.tensor(float(value), device=accelerator.device), reduction="sum"))
+    errors = accelerator.reduce(torch.tensor(float(clock.errors), device=accelerator.device), reduction="sum")
+    return {
+        **{"loss/total": total, **terms, **bounds, "grad_norm": grad_norm, **(heads or rates)},
+        **clock.rates(state.samples_seen),
+        **({"skipped_steps": state.skipped_steps} if state.skipped_steps else {}),
+        **{"data/errors": float(errors), **peak_memory(accelerator)},
+    }
 
 
 def _log_line(step: int, steps: int, scalars: Mapping[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""The memory of a step: its peak, and a trial step that finds a micro-batch small enough."""
+"""Memory of a step: its peak, and the micro-batch that fits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import resource
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
@@ -25,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 GIB = 2**30
 OutOfMemoryError = torch.cuda.OutOfMemoryError
-"""What PyTorch raises on any accelerator; torch 2.4 has it under this name only."""
+"""Raised by PyTorch on any accelerator; torch 2.4 has it under this name only."""
 
 
 def peak_memory(accelerator: Accelerator) -> dict[str, float]:
@@ -55,10 +54,7 @@ def fit_micro_batch(accelerator: Accelerator, batch_size: int, attempt: Callable
     micro-batches. What random generators say afterwards is what they would have said without.
 
     Args:
-        attempt: what takes the memory of a step, with a micro-batch of so many images.
-
-    Raises:
-        InputError: there is not enough for one image.
+        attempt: takes the memory of a step with a micro-batch of the given size.
     """
     size = batch_size
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
@@ -100,40 +96,37 @@ def fullest_batch(size: int, crop: tuple[int, int]) -> Batch:
     return Batch(image, label, tuple(f"trial {i}" for i in range(size)))
 
 
-@dataclass(frozen=True)
-class TrialStep:
-    """Forward and backward pass of a micro-batch, in the memory that a step of the run has."""
+def try_step(
+    accelerator: Accelerator,
+    model: EoMT,
+    loss: Loss,
+    loss_weights: Mapping[str, float],
+    schedule: ScheduleConfig,
+    batch: Batch,
+) -> None:
+    """Take the memory of a step of the run with this micro-batch, and give it back.
 
-    accelerator: Accelerator
-    model: EoMT
-    """Not yet prepared; it is moved to the device."""
-    loss: Loss
-    loss_weights: Mapping[str, float]
-    schedule: ScheduleConfig
-    crop: tuple[int, int]
+    All that may train trains, no query is unmasked, and room is held for what comes later: the two moments of
+    AdamW and, with several processes, the buffers of their exchange.
 
-    def __call__(self, size: int) -> None:
-        """Take the memory of a micro-batch of `size` images, and give it back.
+    Args:
+        model: not yet prepared; it is moved to the device.
 
-        All that may train trains, no query is unmasked, and room is held for what comes later:
-        the two moments of AdamW and, with several processes, the buffers of their exchange.
-
-        Raises:
-            torch.OutOfMemoryError: it does not suffice.
-        """
-        accelerator = self.accelerator
-        model, device = self.model.to(accelerator.device).train(), accelerator.device
-        try:
-            trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-            room = torch.empty((2 + (accelerator.num_processes > 1)) * trained, device=device)
-            batch = fullest_batch(size, self.crop).to(device)
-            generators = sample_generators(0, 0, batch.keys, device)
-            unmasked = draw_unmasked(self.schedule, 0, 1000, model.num_blocks, model.num_queries, generators)
-            with accelerator.autocast():
-                prediction = model(batch.image, unmasked)
-            totals = StepTotals(*count_totals([batch.label]).tolist())
-            terms = self.loss(prediction, batch, totals, generators)
-            weighted_sum(terms, self.loss_weights).backward()
-            del room
-        finally:
-            model.zero_grad(set_to_none=True)
+    Raises:
+        torch.OutOfMemoryError: it does not suffice.
+    """
+    device = accelerator.device
+    model.to(device).train()
+    try:
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        room = torch.empty((2 + (accelerator.num_processes > 1)) * trained, device=device)
+        batch = batch.to(device)
+        generators = sample_generators(0, 0, batch.keys, device)
+        unmasked = draw_unmasked(schedule, 0, 1000, model.num_blocks, model.num_queries, generators)
+        with accelerator.autocast():
+            prediction = model(batch.image, unmasked)
+        terms = loss(prediction, batch, StepTotals(*count_totals([batch.label]).tolist()), generators)
+        weighted_sum(terms, loss_weights).backward()
+        del room
+    finally:
+        model.zero_grad(set_to_none=True)

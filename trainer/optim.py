@@ -31,12 +31,12 @@ class OptimConfig:
     layer_decay: float = 0.8
     """In (0, 1]; 1 gives every block the same rate."""
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
-    """How lr follows the global batch (data.batch_size * loop.grad_accum * processes): not at all, with its
-    ratio to lr_batch, as for SGD, or with the ratio's square root, as for Adam."""
+    """Rule by which lr follows the global batch (data.batch_size * loop.grad_accum * processes): not at all,
+    with its ratio to lr_batch, as for SGD, or with the ratio's square root, as for Adam."""
     lr_batch: int = 16
     """The global batch at which lr holds as it is; EoMT's. Read where lr_scaling is not none."""
     weight_decay: float = 0.05
-    """Of every parameter, norms and biases included, as EoMT does."""
+    """Weight decay of every parameter, norms and biases included, as EoMT does."""
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
@@ -83,9 +83,6 @@ def build_optimizer(model: EoMT, config: OptimConfig, *, fused: bool = False) ->
     Args:
         fused: update with a few kernels in place of some per group, for a GPU. Not with a `GradScaler`, which
             would leave it to the kernels to skip a step, and could not tell that one was.
-
-    Raises:
-        InputError: nothing trains.
     """
     groups = group_parameters(model, config)
     if not groups:

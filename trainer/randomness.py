@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 
@@ -44,10 +42,3 @@ def seed_dropout(seed: int, step: int, keys: Sequence[str]) -> None:
 def _mix(text: str) -> int:
     """Return a number in [0, 2^63) that any change of the text changes."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
-
-
-def seed_everything(seed: int) -> None:
-    """Seed the global generators that initial weights draw from; the same on every rank."""
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  (libraries below us read the global state)
-    torch.manual_seed(seed)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from accelerate import Accelerator
+from accelerate.utils import set_seed
 
 from models.adapt import apply_adaptation, explain_parameters, plan_unfreezing
 from models.eomt import EoMT
@@ -23,9 +24,8 @@ from trainer.config import FinetuneConfig
 from trainer.ema import WeightAverage
 from trainer.loop import Run, TrainState
 from trainer.losses import build_loss
-from trainer.memory import TrialStep, fit_micro_batch
+from trainer.memory import fit_micro_batch, fullest_batch, try_step
 from trainer.optim import build_optimizer
-from trainer.randomness import seed_everything
 from trainer.run_folder import Start, hold_run, plan_start, require_same_samples, restore
 from trainer.runtime import Deadline, make_accelerator
 from trainer.schedule import build_lr_schedule
@@ -42,14 +42,10 @@ def open_run(
 
     Yields:
         the run, its complete configuration, and lines that say what of its model trains.
-
-    Raises:
-        InputError: a setting or a file it names is wrong, or the run's folder is taken.
-        StorageError: the run's folder cannot be written.
     """
     start = plan_start(config, resume=resume)
     config = start.config
-    seed_everything(config.seed)
+    set_seed(config.seed)
     if start.checkpoint is None:
         model = initialise_model(config.model, config.init, config.data.crop)
         config = dataclasses.replace(config, model=model.config)  # complete, and checked as a whole
@@ -78,9 +74,13 @@ def global_batch(config: FinetuneConfig, accelerator: Accelerator) -> int:
 def _fit_memory(config: FinetuneConfig, model: EoMT, accelerator: Accelerator) -> FinetuneConfig:
     """Halve the micro-batch while it does not fit, and take more of them instead."""
     model.recompute = config.loop.activation_checkpointing
-    weights, crop = config.loss.weights, config.data.crop
-    trial = TrialStep(accelerator, model, build_loss(config.loss), weights, config.schedule, crop)
-    size = fit_micro_batch(accelerator, config.data.batch_size, trial)
+    loss = build_loss(config.loss)
+
+    def attempt(size: int) -> None:
+        batch = fullest_batch(size, config.data.crop)
+        try_step(accelerator, model, loss, config.loss.weights, config.schedule, batch)
+
+    size = fit_micro_batch(accelerator, config.data.batch_size, attempt)
     grad_accum = config.loop.grad_accum * config.data.batch_size // size
     return dataclasses.replace(
         config,
@@ -95,17 +95,13 @@ def _build(
     if not accelerator.is_main_process:
         logging.getLogger().setLevel(logging.WARNING)
     batch, steps = global_batch(config, accelerator), config.loop.steps
-    if config.loop.sharding == "fsdp2":
-        shard_model(model, accelerator)
+    _set_up(config, model, accelerator)
     fused = accelerator.device.type == "cuda" and accelerator.scaler is None
     optimizer = build_optimizer(model, config.optim.scaled(batch), fused=fused)
     unfreeze_steps = plan_unfreezing(config.adapt, model, steps)
     schedule = config.schedule.resolved(steps, batch)
     lr_schedule = build_lr_schedule(optimizer, schedule, steps, unfreeze_steps)
     state = TrainState(best=Best(config.validation.select, config.validation.patience))
-    model.recompute = config.loop.activation_checkpointing
-    if config.loop.compile:
-        compile_model(model, accelerator.device, "loop.compile")
     prepared, optimizer = prepare(accelerator, model, optimizer)  # neither the stream nor the schedule
     accelerator.register_for_checkpointing(lr_schedule, state)
     ema = WeightAverage(accelerator.unwrap_model(prepared), config.ema)
@@ -135,6 +131,15 @@ def _build(
         deadline=deadline,
         unfreeze_steps=unfreeze_steps,
     )
+
+
+def _set_up(config: FinetuneConfig, model: EoMT, accelerator: Accelerator) -> None:
+    """Shard and compile a model as the settings say; its optimizer is built after that."""
+    model.recompute = config.loop.activation_checkpointing
+    if config.loop.sharding == "fsdp2":
+        shard_model(model, accelerator)
+    if config.loop.compile:
+        compile_model(model, accelerator.device, "loop.compile")
 
 
 def _open_stream(config: FinetuneConfig, accelerator: Accelerator, state: TrainState) -> Stream:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import hashlib
-import json
 import logging
 import platform
 import shlex
@@ -23,7 +21,16 @@ from typing import Any
 from accelerate import Accelerator
 
 from shards.errors import InputError
-from shards.files import LockTaken, hold_lock, require_free, this_process, write_atomically
+from shards.files import (
+    LockTaken,
+    hash_file,
+    hold_lock,
+    read_json,
+    require_free,
+    this_process,
+    to_json,
+    write_atomically,
+)
 from shards.manifest import MANIFEST_NAME
 from shards.settings import flat_settings, read_config, write_config
 from shards.stream import Stream
@@ -55,7 +62,7 @@ MAY_CHANGE = (
 )
 """Settings that a resumed run may change: they alter no weight, as long as the global batch stays."""
 MEASURED_ON = ("validation.shards", "validation.split", "validation.limit", "validation.pasted")
-"""Of these, what may not change where the best of several validations is chosen."""
+"""Those of `MAY_CHANGE` that are fixed where the best of several validations is chosen."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +72,9 @@ class Start:
     folder: Path
     config: FinetuneConfig
     checkpoint: Path | None
-    """The one to continue from; None: from the beginning."""
+    """Checkpoint to continue from; None: from the beginning."""
     is_there: bool
-    """Whether the folder held a run already."""
+    """True where the folder held a run already."""
 
     def require_unchanged(self) -> None:
         """Check, once nobody else writes there, that the folder is as it was when the run was planned."""
@@ -132,10 +139,9 @@ def _require_same_settings(config: FinetuneConfig, path: Path) -> None:
 
 def _require_same_data(config: FinetuneConfig, path: Path) -> None:
     """Check that manifests are those that the run's latest start recorded in its provenance."""
-    entries = _read_entries(path)
-    recorded = entries[-1]["manifests"] if entries else {}
+    recorded = [entry["manifests"] for entry in _read_entries(path)][-1:] or [{}]
     for folder, now in _hash_manifests(config).items():
-        if folder in recorded and recorded[folder] != now:
+        if recorded[0].get(folder, now) != now:
             raise InputError(
                 f"--resume: {folder}/{MANIFEST_NAME} has changed since the run was started ({path}); "
                 f"a resumed run keeps its data"
@@ -190,11 +196,7 @@ def _hold_lock(folder: Path) -> Iterator[None]:
 
 
 def restore(accelerator: Accelerator, checkpoint: Path) -> None:
-    """Load weights, optimizer, schedule and counters.
-
-    Raises:
-        InputError: a file of the checkpoint is missing or damaged.
-    """
+    """Load weights, optimizer, schedule and counters."""
     try:
         accelerator.load_state(str(checkpoint))
     except Exception as error:  # torch, safetensors, zipfile and pickle each raise their own
@@ -205,11 +207,7 @@ def restore(accelerator: Accelerator, checkpoint: Path) -> None:
 
 
 def require_same_samples(state: TrainState, stream: Stream, global_batch: int, num_processes: int) -> None:
-    """Check that the sequence of samples goes on, in steps of the same size, and note which it is.
-
-    Raises:
-        InputError: it does not.
-    """
+    """Check that the sequence of samples goes on, in steps of the same size, and note which it is."""
     if state.samples_seen != state.batches_seen * global_batch:
         raise InputError(
             f"--resume: the run took {state.samples_seen // state.batches_seen} samples per step, this start "
@@ -241,14 +239,14 @@ def begin_folder(folder: Path, config: FinetuneConfig, num_processes: int) -> No
         "packages": {name: _version(name) for name in PACKAGES},
         "manifests": _hash_manifests(config),
     }
-    write_atomically(path, json.dumps([*_read_entries(path), entry], indent=2) + "\n")
+    write_atomically(path, to_json([*_read_entries(path), entry], indent=2))
     (folder / FINISHED_NAME).unlink(missing_ok=True)
 
 
 def end_folder(folder: Path, state: TrainState) -> None:
     """Say that the run has come to its end."""
     end = {"step": state.step, "early": state.best.is_over, "best": state.best.state_dict()}
-    write_atomically(folder / FINISHED_NAME, json.dumps(end, indent=1) + "\n")
+    write_atomically(folder / FINISHED_NAME, to_json(end))
 
 
 def describe_run(folder: Path, facts: Sequence[str]) -> str:
@@ -257,7 +255,7 @@ def describe_run(folder: Path, facts: Sequence[str]) -> str:
     Args:
         facts: further lines, such as how many parameters train.
     """
-    entry = json.loads((folder / PROVENANCE_NAME).read_text(encoding="utf-8"))[-1]
+    entry = _read_entries(folder / PROVENANCE_NAME)[-1]
     rows = {name: value for name, value in entry.items() if name not in ("platform", "packages", "manifests")}
     table = [f"| {name} | `{value}` |" for name, value in (rows | entry["packages"]).items()]
     settings = (folder / CONFIG_NAME).read_text(encoding="utf-8").splitlines()
@@ -266,15 +264,13 @@ def describe_run(folder: Path, facts: Sequence[str]) -> str:
 
 
 def _read_entries(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
     try:
-        entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-        for entry in entries:
-            dict(entry["manifests"])
-    except (ValueError, TypeError, KeyError):
-        raise InputError(f"{path}: is no provenance record; move it away to go on without") from None
-    return entries
+        entries: list[dict[str, Any]] = read_json(list[dict[str, Any]], path) if path.is_file() else []
+        if all(isinstance(entry["manifests"], dict) for entry in entries):
+            return entries
+    except (InputError, KeyError):
+        pass
+    raise InputError(f"{path}: is no provenance record; move it away to go on without")
 
 
 def _git(*arguments: str) -> str | None:
@@ -299,7 +295,4 @@ def _hash_manifests(config: FinetuneConfig) -> dict[str, str | None]:
     """Hash the manifest of each folder of shards that a run reads; None where there is none."""
     folders = [*config.data.shards, *([config.paste.bank] if config.paste.bank else [])]
     paths = {folder: Path(folder) / MANIFEST_NAME for folder in folders}
-    return {
-        folder: hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-        for folder, path in paths.items()
-    }
+    return {folder: hash_file(path) if path.is_file() else None for folder, path in paths.items()}

@@ -1,4 +1,4 @@
-"""The process around a run: accelerator, signals, and the deadline by which it must have saved."""
+"""The process around a run: accelerator, stop signals, deadline."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from shards.errors import InputError
 SLURM_END = "SLURM_JOB_END_TIME"
 """Unix time at which Slurm ends the job; set by Slurm since 22.05."""
 UNMEASURED_SAVE_S = 120.0
-"""What the first save may take, at most; a tenth of the time limit if that is less."""
+"""Time allowed for the first save; a tenth of the time limit if that is less."""
 
 
 class Deadline:
@@ -71,9 +71,6 @@ def find_end(setting: str, started: float, environment: Mapping[str, str] = os.e
     Args:
         setting: as in `LoopConfig.time_limit`, checked by `parse_limit`.
         started: Unix time from which a limit counts.
-
-    Raises:
-        InputError: slurm was asked for, and Slurm did not say when the job ends.
     """
     if setting == "slurm":
         end = environment.get(SLURM_END, "")
@@ -88,11 +85,7 @@ def find_end(setting: str, started: float, environment: Mapping[str, str] = os.e
 
 
 def parse_limit(setting: str) -> float:
-    """Read a time limit in minutes or as [days-]H:MM:SS, and return seconds; 0 for the empty text.
-
-    Raises:
-        InputError: it is neither, or not above 0.
-    """
+    """Read a time limit in minutes or as [days-]H:MM:SS, and return seconds; 0 for the empty text."""
     if not setting:
         return 0.0
     parts = re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)", setting)

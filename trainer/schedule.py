@@ -70,9 +70,6 @@ class ScheduleConfig:
 
         Args:
             global_batch: images per step, over all processes.
-
-        Raises:
-            InputError: the run is shorter than the preset's warm-ups.
         """
         if not self.preset:
             return self

@@ -31,11 +31,7 @@ Sharding = Literal["none", "fsdp2"]
 
 
 def shard_model(model: EoMT, accelerator: Accelerator) -> None:
-    """Cut a model over all ranks, in place; build its optimizer after this.
-
-    Raises:
-        InputError: there is one process only, or torch is too old.
-    """
+    """Cut a model over all ranks, in place; build its optimizer after this."""
     if accelerator.num_processes == 1:
         raise InputError("loop.sharding: fsdp2 needs two processes or more, and this is one")
     try:

@@ -31,7 +31,7 @@ from trainer.sharding import whole
 logger = logging.getLogger(__name__)
 
 MOST_POINTS = 127
-"""Of a curve; TensorBoard takes no more."""
+"""Points of a curve; TensorBoard takes no more."""
 PROFILE_FOLDER = "profile"
 WAIT, WARM_UP = 2, 1
 """Steps before the recorded ones: the first are not like the rest, and the profiler's own start costs."""
@@ -44,12 +44,12 @@ class TrackingConfig:
     tensorboard: bool = True
     """Write to the run's tensorboard/ folder; what it shows, and what that costs: docs/monitoring.md."""
     pasted_scenes: int = 4
-    """So many scenes of the run, all with objects, are shown there when it starts; 0: none."""
+    """Number of scenes of the run, all with objects, shown there when it starts; 0: none."""
     groups: bool = True
     """Log learning rate and gradient norm of every parameter group, and norms of adapters, beside each log
     line."""
     probes: int = 3
-    """So many frames of each validation set, always the same, are shown at every validation: ground truth,
+    """Number of frames of each validation set, always the same, shown at every validation: ground truth,
     prediction and a map for each of validation.scores; 0: none."""
     curves: bool = True
     """Show precision over recall and the scores of normal and anomalous pixels of validation.pasted."""

@@ -19,7 +19,7 @@ from eval.predict.strips import answer_pixels
 from eval.predict.windows import segment_in_windows
 from eval.protocol import get_protocol
 from eval.ranks import Ranks
-from eval.report.figures import Exhibit, choose_exhibits, draw_grid, shrink_exhibit
+from eval.report.figures import Example, add_title, choose_examples, draw_panels
 from eval.sets.benchmarks import require_no_benchmark
 from eval.sets.registry import TestSet, check_masks, find_test_sets
 from models.eomt import EoMT
@@ -45,19 +45,19 @@ class ValidationConfig:
     shards: tuple[str, ...] = ()
     """Prepared Cityscapes whose `split` is measured by mIoU; empty: no mIoU."""
     split: str = "val"
-    """Which part of the shards."""
+    """Split of the shards."""
     pasted: str = ""
     """Folder that `jobs.paste_validation` wrote, measured by AP and FPR95 of `scores`; empty: none. Scores of
     its pixels lie in the run's folder meanwhile, 4 bytes per pixel and score."""
     scores: tuple[str, ...] = ("MSP", "RbA")
     """Anomaly scores that `pasted` is measured by; names as in `jobs.evaluate --scores`."""
     limit: int = 0
-    """How many frames of each at most; 0: all."""
+    """Most frames of each; 0: all."""
     select: str = ""
     """The one metric by which `best/` is chosen and a run ends early: miou, or ap/SCORE or fpr95/SCORE of
     `scores`, such as ap/RbA. Empty: the newest checkpoints alone are kept."""
     patience: int = 0
-    """End the run after so many validations in a row without a better `select`; 0: never. A run that ended
+    """Validations in a row without a better `select` that end the run; 0: never. A run that ended
     so ends again on --resume, which may raise the patience."""
 
     def __post_init__(self) -> None:
@@ -129,19 +129,20 @@ class Validation:
         )
         if self._num_probes and ranks.is_first:
             probes = [
-                self._draw_scene(model, reader, i) for i in sorted(choose_exhibits(count, self._num_probes))
+                self._draw_scene(model, reader, i) for i in sorted(choose_examples(count, self._num_probes))
             ]
-            sheet = draw_grid(f"validation scenes at step {step}", probes)
+            sheet = add_title(f"validation scenes at step {step}", draw_panels(probes))
             show_picture(self.accelerator, "probes/scenes", sheet, step)
         return {"validation/miou": result.miou}
 
-    def _draw_scene(self, model: EoMT, reader: ShardReader, index: int) -> Exhibit:
+    def _draw_scene(self, model: EoMT, reader: ShardReader, index: int) -> Example:
         scene, names = decode_scene(reader, index), self.config.scores
         segment = make_segment(model, self.accelerator.device, scores=names)
         pixels = torch.from_numpy(scene.image).permute(2, 0, 1)
         answers = answer_pixels(segment_in_windows(pixels, segment, model.image_size), names)
         target = np.where(scene.label == VOID_ID, VOID, NORMAL).astype(np.uint8)
-        return shrink_exhibit(scene.key, scene.image, target, answers.prediction, answers.scores, scene.label)
+        example = Example(scene.key, scene.image, target, answers.prediction, answers.scores, scene.label)
+        return example.shrink()
 
     def _measure_pasted(self, model: EoMT, step: int) -> dict[str, float]:
         if self.pasted is None:
@@ -173,7 +174,7 @@ class Validation:
                 show_precision_recall(self.accelerator, tag, measured.counts, step)
                 show_distribution(self.accelerator, f"scores/{record.score}", measured.distribution, step)
         if result.exhibits:
-            sheet = draw_grid(f"pasted objects at step {step}", result.exhibits)
+            sheet = add_title(f"pasted objects at step {step}", draw_panels(result.exhibits))
             show_picture(self.accelerator, "probes/pasted", sheet, step)
         shared = [scalars]
         broadcast_object_list(shared)
@@ -191,11 +192,7 @@ class Validation:
 def open_validation(
     config: ValidationConfig, paste: PasteConfig
 ) -> tuple[ShardReader | None, TestSet | None]:
-    """Open the scenes for the mIoU and the pasted objects that `config` names.
-
-    Raises:
-        InputError: one is missing, broken or a benchmark, or holds objects that this run pastes in training.
-    """
+    """Open the scenes for the mIoU and the pasted objects that `config` names."""
     scenes, pasted = None, None
     if config.shards:
         for place in config.shards:
@@ -218,11 +215,7 @@ def build_validation(
     accelerator: Accelerator,
     folder: Path,
 ) -> Validation | None:
-    """Open the validation sets of a run and check that its model has what the scores read; None without any.
-
-    Raises:
-        InputError: as `open_validation`, or the model lacks something.
-    """
+    """Open the validation sets of a run, and check that its model has what the scores read; None: no sets."""
     scenes, pasted = open_validation(config, paste)
     if scenes is None and pasted is None:
         return None

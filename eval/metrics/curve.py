@@ -24,6 +24,20 @@ _INTERVAL = 1 << 20
 """Scores joined at a time; with the 64-bit counts of its positives at most some 80 MB."""
 
 
+class ImageScores(NamedTuple):
+    """Scores of one image, higher = more anomalous, each array sorted upwards; NaN sorts last.
+
+    Metrics take a `Sequence[ImageScores]`: one per image of the set, in set order, also those without an
+    anomalous or without a normal pixel. It may be lazy: read and sort an image whenever it is indexed or
+    iterated over. Metrics hold one image at a time.
+    """
+
+    positives: Float32[np.ndarray, " P"]
+    """Scores of the anomalous pixels."""
+    negatives: Float32[np.ndarray, " N"]
+    """Scores of the normal pixels."""
+
+
 class PixelMetrics(NamedTuple):
     """Fractions in [0, 1], and a score."""
 

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float16, Float32, Float64
+from jaxtyping import Float16, Float32, Float64, UInt8
 
-from eval.maps import MapStore
 from eval.metrics.binned import NUM_BINS, BinnedMetrics, ImageCounts, count_images, count_on_bins
 from eval.metrics.bootstrap import Statistic, draw_blocks, interval_of
 from eval.metrics.components import SegmentSizes, component_metrics, count_components
-from eval.metrics.curve import PixelMetrics, pixel_metrics, pooled_metrics
+from eval.metrics.curve import ImageScores, PixelMetrics, pixel_metrics, pooled_metrics
 from eval.metrics.distribution import ScoreDistribution, count_scores
 from eval.metrics.half_histogram import CountedScores, HalfHistogram, choose_bins
 from eval.metrics.runs import SortedRuns
 from eval.metrics.smiyc import curve_metrics, image_curve
-from eval.pool import ScorePool
 from eval.protocol import Protocol
 
 Scores = Float32[np.ndarray, " _N"]
 Interval = tuple[float, float]
-
-
-class SelectedImages(NamedTuple):
-    """The images of a pool that a protocol counts, in set order; scores sorted."""
-
-    images: list[int]
-    positives: list[Scores]
-    negatives: list[Scores]
 
 
 class ImageMetrics(NamedTuple):
@@ -58,47 +48,58 @@ class Measurement(NamedTuple):
     distribution: ScoreDistribution
 
 
-def select_images(pool: ScorePool, score: str, protocol: Protocol) -> SelectedImages:
-    """Return the images that the protocol counts."""
-    positives, negatives = pool.runs(score)
-    chosen = [
-        (image, p, n)
-        for image, p, n in zip(pool.images, positives, negatives, strict=True)
-        if (protocol.images_without_anomaly == "kept" or p.size)
-        and (protocol.most_images is None or image < protocol.most_images)
+def select_images(images: Sequence[ImageScores], protocol: Protocol) -> list[int]:
+    """Return the positions of the images that the protocol counts."""
+    return [
+        position
+        for position, image in enumerate(images)
+        if (protocol.images_without_anomaly == "kept" or image.positives.size)
+        and (protocol.most_images is None or position < protocol.most_images)
     ]
-    return SelectedImages([c[0] for c in chosen], [c[1] for c in chosen], [c[2] for c in chosen])
 
 
-def measure_score(pool: ScorePool, score: str, protocol: Protocol, *, intervals: bool = True) -> Measurement:
+def measure_score(
+    images: Sequence[ImageScores], protocol: Protocol, *, intervals: bool = True
+) -> Measurement:
     """Compute the pixel metrics of a score and their 95 % intervals over images.
 
     Intervals come from a sketch (see `eval/metrics/binned.py`) of the scores in the protocol's float type,
     numbers from all pixels. Without `intervals` nothing is resampled.
 
+    Args:
+        images: float32 scores of all images of the set, in its order; may be lazy.
+        protocol: selects images, rounds scores, and says how numbers are read.
+        intervals: resample images for the 95 % intervals too.
+
     Raises:
         InputError: a class has no pixel, a score is NaN, or beyond the protocol's float type.
     """
-    chosen = select_images(pool, score, protocol)
+    positions = select_images(images, protocol)
+    chosen = [images[position] for position in positions]
     if protocol.float_type == "float16":
-        return _measure_half(chosen, protocol, intervals)
-    positives, negatives = SortedRuns(chosen.positives), SortedRuns(chosen.negatives)
+        return _measure_half(positions, chosen, protocol, intervals)
+    positives = SortedRuns([image.positives for image in chosen])
+    negatives = SortedRuns([image.negatives for image in chosen])
     metrics = pooled_metrics(positives, negatives, fpr_rule=protocol.fpr_rule)
-    counts = count_images(chosen.images, chosen.positives, chosen.negatives)
+    counts = count_images(positions, [i.positives for i in chosen], [i.negatives for i in chosen])
     return _measurement(metrics, counts, positives, negatives, protocol, intervals)
 
 
-def _measure_half(chosen: SelectedImages, protocol: Protocol, intervals: bool) -> Measurement:
+def _measure_half(
+    positions: list[int], chosen: list[ImageScores], protocol: Protocol, intervals: bool
+) -> Measurement:
     """Measure scores rounded to half precision, one image at a time; rounding keeps their order."""
     histogram, curves = HalfHistogram(), []
-    for pair in zip(chosen.positives, chosen.negatives, strict=True):
-        p, n = (_half(run) for run in pair)
+    for image in chosen:
+        p, n = _half(image.positives), _half(image.negatives)
         histogram.add(p, n)
         if protocol.is_binned and p.size + n.size:
             curves.append(image_curve(p, n))
     metrics = curve_metrics(curves) if protocol.is_binned else histogram.metrics(fpr_rule=protocol.fpr_rule)
     bins = choose_bins((histogram.positives, histogram.negatives), NUM_BINS)
-    counts = count_on_bins(chosen.images, _rounded(chosen.positives), _rounded(chosen.negatives), bins)
+    counts = count_on_bins(
+        positions, _rounded(i.positives for i in chosen), _rounded(i.negatives for i in chosen), bins
+    )
     positives, negatives = CountedScores(histogram.positives), CountedScores(histogram.negatives)
     return _measurement(metrics, counts, positives, negatives, protocol, intervals)
 
@@ -166,12 +167,13 @@ def statistic_of(counts: ImageCounts, metric: str, protocol: Protocol) -> Statis
     return evaluate
 
 
-def measure_images(pool: ScorePool, score: str, protocol: Protocol) -> list[ImageMetrics]:
-    """Compute the exact metrics of every image by itself, under the protocol's FPR95 rule."""
+def measure_images(images: Sequence[ImageScores], protocol: Protocol) -> list[ImageMetrics]:
+    """Compute the exact metrics of every image that counts by itself, under the protocol's FPR95 rule."""
     rows = []
-    for image, p, n in zip(*select_images(pool, score, protocol), strict=True):
+    for position in select_images(images, protocol):
+        p, n = images[position]
         metrics = pixel_metrics(p, n, fpr_rule=protocol.fpr_rule) if p.size and n.size else None
-        rows.append(ImageMetrics(image, n.size, p.size, metrics))
+        rows.append(ImageMetrics(position, n.size, p.size, metrics))
     return rows
 
 
@@ -187,9 +189,7 @@ class ComponentMeasurement(NamedTuple):
 
 
 def measure_components(
-    maps: MapStore,
-    images: list[int],
-    score: str,
+    frames: Iterable[tuple[Float32[np.ndarray, "H W"], UInt8[np.ndarray, "H W"]]],
     threshold: float,
     protocol: Protocol,
     smallest: SegmentSizes,
@@ -199,6 +199,8 @@ def measure_components(
     """Compute sIoU, PPV and F1* at the threshold where the pixels' F1 is best.
 
     Args:
+        frames: score map, in float32, and target of each image that counts (`ImageMetrics.image`), in set
+            order.
         threshold: `f1_threshold` of the pixel metrics. Pixels at it are predicted, but for protocol smiyc,
             whose toolkit compares with `>`.
         intervals: resample images for the 95 % intervals too.
@@ -209,14 +211,13 @@ def measure_components(
     else:
         below = float(np.nextafter(np.float32(threshold), np.float32(-np.inf)))
     rows = []
-    for image in images:
-        scores = read_map(maps, image, score, protocol)
-        rows.append(count_components(scores, maps.target(image), below, smallest).flat())
-    frames = np.stack(rows)
-    whole = component_metrics(frames)
+    for scores, target in frames:
+        rows.append(count_components(round_map(scores, protocol), target, below, smallest).flat())
+    sums = np.stack(rows)
+    whole = component_metrics(sums)
 
     siou, ppv, f1 = (None if np.isnan(values[0]) else float(values[0]) for values in whole)
-    return ComponentMeasurement(siou, ppv, f1, *(_component_intervals(frames) if intervals else [None] * 3))
+    return ComponentMeasurement(siou, ppv, f1, *(_component_intervals(sums) if intervals else [None] * 3))
 
 
 def _component_intervals(frames: Float64[np.ndarray, "R F"]) -> list[Interval | None]:
@@ -227,7 +228,6 @@ def _component_intervals(frames: Float64[np.ndarray, "R F"]) -> list[Interval | 
     return [interval_of(np.concatenate(values)) for values in zip(*drawn, strict=True)]
 
 
-def read_map(maps: MapStore, image: int, score: str, protocol: Protocol) -> Float32[np.ndarray, "H W"]:
-    """Read a score map as the protocol stores it."""
-    scores = maps.scores(image, score)
+def round_map(scores: Float32[np.ndarray, "H W"], protocol: Protocol) -> Float32[np.ndarray, "H W"]:
+    """Round a score map to the float type that the protocol compares."""
     return _half(scores).astype(np.float32) if protocol.float_type == "float16" else scores

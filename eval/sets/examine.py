@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int64
@@ -40,28 +40,6 @@ COCO_COUNTS = {"train2017": (118_287, 860_001), "val2017": (5_000, 36_781)}
 COCO_CATEGORIES = 80
 
 
-class KnownSet(NamedTuple):
-    """Published facts about a test set."""
-
-    num_frames: int
-    size: Size
-    """The usual one: some pictures of RoadAnomaly21 differ."""
-    anomaly: float | None = None
-    """Share of all pixels; None: not known to us."""
-    normal: float | None = None
-
-
-KNOWN_SETS = {
-    "RoadAnomaly21": KnownSet(10, (720, 1280), 0.143, 0.822),
-    "RoadObsticle21": KnownSet(30, (1080, 1920), 0.002, 0.307),
-    "FS_LostFound_full": KnownSet(100, (1024, 2048), 0.002, 0.811),
-    "fs_static": KnownSet(30, (1024, 2048), 0.012, 0.836),
-    "RoadAnomaly": KnownSet(60, (720, 1280), 0.098, 0.902),
-    "fs_static_v1": KnownSet(30, (1024, 2048)),
-    "fs_static_v2": KnownSet(30, (1024, 2048)),
-    "lost_and_found_test": KnownSet(1043, (1024, 2048)),
-}
-"""By folder, as `eval.sets.registry` names it."""
 STATIC_MD5 = {
     "fs_val_v1.zip": "79fb134419c83f2f20b575955efa9d20",
     "fs_val_v2.zip": "5088c63497927200d935c41d54b1cb23",
@@ -246,8 +224,8 @@ def _examine_coco(root: Path, annotations: Path, limit: int) -> Findings:
 def _examine_test_set(test_set: TestSet, limit: int) -> Findings:
     folder = test_set.convention.folder
     findings = Findings(f"{folder} ({test_set.name})")
-    known = KNOWN_SETS.get(folder)
-    findings.compare("frames", len(test_set), known and known.num_frames)
+    known = test_set.convention.known
+    findings.compare("frames", len(test_set), known.num_frames if known else None)
     _note_static_version(findings, test_set)
 
     def read(frame: Frame) -> np.ndarray:
@@ -255,9 +233,11 @@ def _examine_test_set(test_set: TestSet, limit: int) -> Findings:
         require_same_size(frame, image, target)
         return target
 
-    frames, counts = findings.read(test_set.frames[: limit or None], read, "sizes", known and known.size)
+    frames, counts = findings.read(
+        test_set.frames[: limit or None], read, "sizes", known.size if known else None
+    )
     shares = counts.sum(0) / max(1, counts.sum())
-    published = (known.anomaly, known.normal) if known else (None, None)
+    published = (known.anomalous, known.normal) if known else (None, None)
     for name, value, expected in zip(("anomalous", "normal"), (ANOMALY, NORMAL), published, strict=True):
         findings.lines.append(f"{name} pixels: {shares[value]:.4f}")
         if expected is not None and abs(shares[value] - expected) > SHARE_TOLERANCE:

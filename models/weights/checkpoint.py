@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINTS_FOLDER = "checkpoints"
 BEST_FOLDER = "best"
-"""Of a run: holds its best weights as `step-NNNNNNN`, where a metric was declared."""
+"""Folder of a run's best weights, as `step-NNNNNNN`, where a metric was declared."""
 STEP_PATTERN = re.compile(r"step-(\d{7})")
 
 
@@ -81,8 +81,8 @@ def find_checkpoint(path: Path) -> Path:
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """Read the weights of a run, of an adapter with its base, or of any other kind in `formats.py`."""
-    found = find_checkpoint(path)
-    return read_adapter(found) if is_adapter_folder(found) else read_checkpoint(found)
+    path = find_checkpoint(path)
+    return read_adapter(path) if is_adapter_folder(path) else read_checkpoint(path)
 
 
 def load_model(path: Path) -> EoMT:

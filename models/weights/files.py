@@ -65,8 +65,7 @@ def _is_plain(value: Tensor) -> bool:
 
 def _read_parts(index: Path) -> dict[str, Tensor]:
     content = {name: value for part in list_parts(index) for name, value in read_weight_file(part).items()}
-    listed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    if lost := sorted(listed - content.keys()):
+    if lost := sorted(_read_index(index).keys() - content.keys()):
         raise InputError(f"{index}: lists {len(lost)} weights that no part has {_some(lost)}")
     return content
 
@@ -83,8 +82,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        told = f"truncated, or no safetensors file{_looks_like(path)}: {_first_line(error)}"
-        raise InputError(f"{path}: {told}") from None
+        reason = f"truncated, or no safetensors file{_looks_like(path)}: {_first_line(error)}"
+        raise InputError(f"{path}: {reason}") from None
 
 
 def _read_pickle(path: Path) -> object:
@@ -101,8 +100,8 @@ def _read_pickle(path: Path) -> object:
                 f"where you trust it, save its state_dict alone: "
                 f"torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
             ) from None
-        told = f"truncated, or no weight file{_looks_like(path)}: {_first_line(error)}"
-        raise InputError(f"{path}: {told}") from None
+        reason = f"truncated, or no weight file{_looks_like(path)}: {_first_line(error)}"
+        raise InputError(f"{path}: {reason}") from None
 
 
 def _looks_like(path: Path) -> str:
@@ -134,14 +133,19 @@ def list_parts(path: Path) -> list[Path]:
     """
     if not path.name.endswith(INDEX_SUFFIX):
         return [path]
-    try:
-        places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        parts = sorted({str(name) for name in places.values()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not an index of safetensors files: {_first_line(error)}") from None
+    parts = sorted(set(_read_index(path).values()))
     if any(Path(part).name != part for part in parts):
         raise InputError(f"{path}: names a file outside its folder")
     return [path.parent / part for part in parts]
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """Return the file of each weight."""
+    try:
+        places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        return {name: str(file) for name, file in places.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not an index of safetensors files: {_first_line(error)}") from None
 
 
 def _first_line(error: Exception) -> str:
@@ -150,7 +154,7 @@ def _first_line(error: Exception) -> str:
 
 
 Shapes = tuple[tuple[int, ...], tuple[int, ...]]
-"""Of one weight in the file and in the model."""
+"""Shapes of one weight in the file and in the model."""
 
 
 @dataclass(frozen=True)

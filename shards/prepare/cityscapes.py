@@ -65,13 +65,15 @@ def list_frames(files: CityscapesFiles, split: Split) -> list[Frame]:
         where = files.images.locate(f"leftImg8bit/{split}/*/*{_IMAGE_END}")
         raise InputError(f"split {split!r} is empty: no file {where}")
     if missing := sorted(images.keys() - labels.keys()):
-        image = files.images.locate(images[missing[0]])
-        label = files.labels.locate(_label_name(images[missing[0]]))
-        raise InputError(f"image {image} has no label {label}{_and_more(missing)}")
+        name = images[missing[0]]
+        label = "gtFine" + name.removeprefix("leftImg8bit").removesuffix(_IMAGE_END) + _LABEL_END
+        given, absent = files.images.locate(name), files.labels.locate(label)
+        raise InputError(f"image {given} has no label {absent}{_and_more(missing)}")
     if missing := sorted(labels.keys() - images.keys()):
-        label = files.labels.locate(labels[missing[0]])
-        image = files.images.locate(_image_name(labels[missing[0]]))
-        raise InputError(f"label {label} has no image {image}{_and_more(missing)}")
+        name = labels[missing[0]]
+        image = "leftImg8bit" + name.removeprefix("gtFine").removesuffix(_LABEL_END) + _IMAGE_END
+        given, absent = files.labels.locate(name), files.images.locate(image)
+        raise InputError(f"label {given} has no image {absent}{_and_more(missing)}")
     return [Frame(key, images[key], labels[key]) for key in sorted(images)]
 
 
@@ -195,14 +197,6 @@ def _by_key(source: Source, pattern: str, end: str) -> dict[str, str]:
             raise InputError(f"{source.locate(name)}: the same frame is also at {source.locate(names[key])}")
         names[key] = name
     return names
-
-
-def _label_name(image: str) -> str:
-    return "gtFine" + image.removeprefix("leftImg8bit").removesuffix(_IMAGE_END) + _LABEL_END
-
-
-def _image_name(label: str) -> str:
-    return "leftImg8bit" + label.removeprefix("gtFine").removesuffix(_LABEL_END) + _IMAGE_END
 
 
 def _and_more(names: Sequence[str]) -> str:

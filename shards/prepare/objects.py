@@ -53,9 +53,9 @@ class ObjectFilter:
     crowd: bool = False
     """Take regions that are marked as a crowd of objects, too."""
     max_objects: int = 0
-    """Draw so many objects at random from those that are left; 0 takes all."""
+    """Number of objects drawn at random from those that are left; 0 takes all."""
     seed: int = 0
-    """Of that draw."""
+    """Seed of that draw."""
 
     def __post_init__(self) -> None:
         for name in ("min_side", "min_area", "max_area", "max_objects", "seed"):
@@ -242,7 +242,7 @@ class ObjectSize(NamedTuple):
     """Pixels of the mask."""
     height: int
     width: int
-    """Of the bounding box, in pixels."""
+    """Sides of the bounding box, in pixels."""
 
 
 def plan_bank(
@@ -259,12 +259,7 @@ def plan_bank(
 
 
 def render_report(report: Sequence[str], sizes: Sequence[ObjectSize]) -> str:
-    """Render a bank's report as Markdown.
-
-    Args:
-        report: lines such as `objects: 3 kept; 2 dropped: a crowd`.
-        sizes: of every cut-out, at least one.
-    """
+    """Render a bank's report as Markdown."""
     lines = ["# Bank of cut-outs", "", "## What was dropped, and why", ""]
     for line in report:
         unit, _, steps = line.partition(": ")

@@ -59,8 +59,8 @@ def draw_input() -> tuple[Tensor, Tensor]:
 
 
 def run_backward(model: EoMT, device: torch.device) -> list[Tensor]:
-    image, released = (tensor.to(device) for tensor in draw_input())
-    prediction = model(image, released)
+    image, unmasked = (tensor.to(device) for tensor in draw_input())
+    prediction = model(image, unmasked)
     outputs = [*prediction.mask_logits, *prediction.class_logits]
     torch.stack([output.square().mean() for output in outputs]).sum().backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -128,10 +128,10 @@ def test_a_loss_is_the_same_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> No
     """With the same points: a GPU's generators draw others."""
     draw = trainer.losses.mask.draw_points
 
-    def draw_on_the_cpu(counts, number, generators, device):  # type: ignore[no-untyped-def]
+    def draw_on_the_cpu(depths, counts, number, generators, device):  # type: ignore[no-untyped-def]
         seeds = [generator.initial_seed() for generator in generators]
         own = [torch.Generator().manual_seed(seed) for seed in seeds]
-        drawn = draw(counts, number, own, torch.device("cpu"))
+        drawn = draw(depths, counts, number, own, torch.device("cpu"))
         parts = (getattr(drawn, field.name).to(device) for field in dataclasses.fields(drawn))
         return type(drawn)(*parts)
 

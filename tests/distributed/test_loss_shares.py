@@ -84,18 +84,18 @@ def take_step(
     if world_size > 1:
         torch.distributed.all_reduce(counts)
     totals = StepTotals(*counts.tolist())
-    sums = torch.zeros(len(loss.terms))
+    sums = torch.zeros(len(config.weights))
     for i, batch in enumerate(micro_batches):
         last = i == len(micro_batches) - 1
         waits = isinstance(wrapped, DistributedDataParallel) and not last
         with wrapped.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
             terms = loss(wrapped(batch.image), batch, totals, sample_generators(0, 0, batch.keys, "cpu"))
             (weighted_sum(terms, config.weights) * world_size).backward()
-        sums += torch.stack([terms[name].detach() for name in loss.terms])
+        sums += torch.stack([terms[name].detach() for name in config.weights])
     if world_size > 1:
         torch.distributed.all_reduce(sums)
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    return {**gradients, **{f"term {name}": value for name, value in zip(loss.terms, sums, strict=True)}}
+    return {**gradients, **{f"term {name}": value for name, value in zip(config.weights, sums, strict=True)}}
 
 
 def run_rank(arguments: Sequence[str]) -> None:

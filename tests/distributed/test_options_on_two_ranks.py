@@ -6,21 +6,21 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import jobs.finetune
+import trainer.run
 from jobs.evaluate import EvaluateOptions, evaluate
-from jobs.finetune import finetune
 from shards.settings import read_config
 from tests.support.forked import run_ranks
-from tests.trainer.event_files import read_scalars
-from tests.trainer.small_run import _fresh_accelerator, make_config  # noqa: F401
+from tests.trainer.small_run import _fresh_accelerator, make_config, read_scalars, train  # noqa: F401
 from tests.trainer.test_validation import write_pasted
 from trainer.config import FinetuneConfig
-from trainer.memory import OutOfMemoryError, TrialStep
+from trainer.memory import OutOfMemoryError, try_step
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,14 +30,13 @@ pytestmark = [
 
 def train_with_small_second_rank(arguments: Sequence[str]) -> None:
     """Be `jobs.finetune` where the second rank has room for one image."""
-    attempt = TrialStep.__call__
 
-    def limited(self: TrialStep, size: int) -> None:
-        if os.environ["RANK"] == "1" and size > 1:
+    def limited(*arguments: Any) -> None:
+        if os.environ["RANK"] == "1" and len(arguments[-1]) > 1:
             raise OutOfMemoryError("the second rank has room for one image")
-        attempt(self, size)
+        try_step(*arguments)
 
-    TrialStep.__call__ = limited  # type: ignore[method-assign]
+    trainer.run.try_step = limited
     jobs.finetune.main(arguments)
 
 
@@ -49,7 +48,7 @@ def test_two_ranks_agree_and_measure_what_one_process_does(tmp_path: Path, scene
     options += ["--validation.shards", scene_shards, "--validation.limit", "3"]
     options += ["--validation.pasted", str(pasted), "--validation.select", "ap/RbA", "--loop.save_every", "1"]
     options += ["--loop.activation_checkpointing", "True"]
-    finetune(make_config(tmp_path / "one", scene_shards, *options, "--data.batch_size", "4"))
+    train(tmp_path / "one", scene_shards, *options, "--data.batch_size", "4")
     config = make_config(tmp_path / "two", scene_shards, *options)
     arguments = [str(tmp_path / "one" / "run" / "config.yaml"), "--out", config.out, "--data.batch_size", "2"]
     run_ranks(train_with_small_second_rank, arguments, tmp_path / "said", 2)

@@ -18,7 +18,7 @@ import torch
 
 from jobs import finetune
 from tests.support.forked import join, run_ranks, start_program, start_ranks
-from tests.trainer.small_run import weights
+from tests.trainer.small_run import assert_equal_weights, copy_killed, weights
 
 pytestmark = pytest.mark.slow
 
@@ -99,8 +99,7 @@ def test_a_run_killed_outright_resumes_to_the_same_bits(
     processes = start_ranks(finetune.main, options, tmp_path / "killed")
     assert 0 < kill_after(tmp_path / "b" / "run" / "checkpoints", 1, processes) < 40
     assert "from step 0 " not in run_ranks(finetune.main, [*options, "--resume"], tmp_path / "resumed")
-    expected, actual = weights(tmp_path / "a", 40), weights(tmp_path / "b", 40)
-    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+    assert_equal_weights(tmp_path / "a", tmp_path / "b", 40)
 
 
 def test_two_processes_killed_outright_mid_epoch_resume_to_the_same_bits(
@@ -121,8 +120,7 @@ def test_two_processes_killed_outright_mid_epoch_resume_to_the_same_bits(
         step -= 1
     told = run_ranks(finetune.main, [*options, "--resume"], tmp_path / "resumed", 2)
     assert f"from step {step} to 30 on 2 processes" in told
-    expected, actual = weights(tmp_path / "a", 30), weights(tmp_path / "b", 30)
-    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+    assert_equal_weights(tmp_path / "a", tmp_path / "b", 30)
 
 
 @pytest.mark.parametrize(("name", "ranks"), [("two", 1), ("one", 2)])
@@ -131,8 +129,7 @@ def test_a_resume_on_another_number_of_processes_keeps_the_weights(
 ) -> None:
     """The global batch stays 4; tolerance as for two processes against one."""
     expected = weights(ended / name, 4)
-    shutil.copytree(ended / name, tmp_path / name)
-    shutil.rmtree(tmp_path / name / "run" / "checkpoints" / "step-0000004")  # as if killed before it
+    copy_killed(ended / name, tmp_path / name, 2)
     options = arguments(tmp_path / name, scene_shards, cutout_shard, 4 // ranks)
     told = run_ranks(finetune.main, [*options, "--resume"], tmp_path / "told", ranks)
     assert f"from step 2 to 4 on {ranks} processes" in told

@@ -67,7 +67,7 @@ def test_fishyscapes_takes_the_first_threshold_that_reaches_95_percent():
     pool, maps, targets = drawn_pool()
     truth, scores = pooled(maps, targets)
     fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
-    metrics = measure_score(pool, "A", get_protocol("fishyscapes")).metrics
+    metrics = measure_score(pool.sorted_images("A"), get_protocol("fishyscapes")).metrics
     assert metrics.fpr95 == pytest.approx(fpr[np.searchsorted(tpr, 0.95)], abs=1e-12)
     assert metrics.ap == pytest.approx(average_precision_score(truth, scores), abs=1e-12)
     pool.close()
@@ -78,10 +78,10 @@ def test_rba_takes_the_first_threshold_above_95_percent_and_no_image_from_1300_o
     pool.add({"A": -maps[0]}, targets[0], MAX_IMAGES_RBA)
     truth, scores = pooled(maps, targets)
     fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
-    measured = measure_score(pool, "A", get_protocol("rba"))
+    measured = measure_score(pool.sorted_images("A"), get_protocol("rba"))
     assert measured.metrics.fpr95 == pytest.approx(fpr[np.flatnonzero(tpr > 0.95)[0]], abs=1e-12)
     assert measured.num_images == 5
-    assert measure_score(pool, "A", get_protocol("native")).num_images == 6
+    assert measure_score(pool.sorted_images("A"), get_protocol("native")).num_images == 6
     pool.close()
 
 
@@ -89,7 +89,7 @@ def test_course_512_interpolates_and_skips_images_without_anomaly():
     pool, maps, targets = drawn_pool()
     truth, scores = pooled(maps[:2] + maps[3:], targets[:2] + targets[3:])
     fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
-    measured = measure_score(pool, "A", get_protocol("course-512"))
+    measured = measure_score(pool.sorted_images("A"), get_protocol("course-512"))
     assert measured.metrics.fpr95 == pytest.approx(np.interp(0.95, tpr, fpr), abs=1e-12)
     assert measured.metrics.ap == pytest.approx(average_precision_score(truth, scores), abs=1e-12)
     assert measured.num_images == 4
@@ -169,7 +169,7 @@ def slow_percentile_metrics(maps, targets):
 @pytest.mark.parametrize("digits", [2, 6], ids=["rounded", "distinct"])
 def test_smiyc_reads_thresholds_off_percentiles_of_half_precision(digits):
     pool, maps, targets = drawn_pool(digits=digits)
-    metrics = measure_score(pool, "A", get_protocol("smiyc")).metrics
+    metrics = measure_score(pool.sorted_images("A"), get_protocol("smiyc")).metrics
     ap, fpr95, f1 = slow_percentile_metrics(maps, targets)
     assert (metrics.ap, metrics.fpr95, metrics.best_f1) == pytest.approx((ap, fpr95, f1), abs=1e-12)
     pool.close()
@@ -179,7 +179,7 @@ def test_smiyc_refuses_scores_that_half_precision_cannot_hold():
     with ScorePool(["A"]) as pool:
         pool.add({"A": np.array([[1e5, 0]], np.float32)}, np.array([[1, 0]], np.uint8))
         with pytest.raises(InputError, match="a score is NaN or beyond 65504"):
-            measure_score(pool, "A", get_protocol("smiyc"))
+            measure_score(pool.sorted_images("A"), get_protocol("smiyc"))
 
 
 def test_several_protocols_come_from_one_pass(tmp_path):

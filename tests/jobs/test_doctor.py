@@ -8,28 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from jobs.doctor import main
 from models.backbone import build_backbone
-from models.config import ModelConfig
-from models.eomt import EoMT
-from models.weights.checkpoint import write_description
 from shards.errors import InputError
-
-CONFIG = ModelConfig(size="tiny", image_size=(32, 32), num_queries=3)
-
-
-def save(folder: Path, state: dict[str, torch.Tensor]) -> Path:
-    folder.mkdir(parents=True)
-    write_description(EoMT(CONFIG), folder)
-    save_file(state, folder / "model.safetensors")
-    return folder
+from tests.models.tiny import make_model, save
 
 
 def test_a_sound_checkpoint_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = EoMT(CONFIG)
-    save(tmp_path / "run" / "checkpoints" / "step-0000002", model.state_dict())
+    model = make_model()
+    save(model, tmp_path / "run" / "checkpoints" / "step-0000002")
     main(["checkpoint", str(tmp_path / "run")])
     told = capsys.readouterr().out
     weights = tmp_path / "run" / "checkpoints" / "step-0000002" / "model.safetensors"
@@ -58,9 +46,9 @@ def test_problems_are_told_after_the_description(
     spoil: Callable[[dict[str, torch.Tensor]], object],
     message: str,
 ) -> None:
-    state = EoMT(CONFIG).state_dict()
+    state = make_model().state_dict()
     spoil(state)
-    folder = save(tmp_path / "step-0000001", state)
+    folder = save(make_model(), tmp_path / "step-0000001", state)
     with pytest.raises(InputError, match=message):
         main(["checkpoint", str(folder)])
     told = capsys.readouterr().out
@@ -77,10 +65,10 @@ def test_a_backbone_file_is_described(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_statistics_are_those_of_the_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    state = EoMT(CONFIG).state_dict()
+    state = make_model().state_dict()
     state["class_head.weight"].fill_(1.0)
     state["class_head.bias"].fill_(-3.0)
-    main(["checkpoint", str(save(tmp_path / "step-0000001", state))])
+    main(["checkpoint", str(save(make_model(), tmp_path / "step-0000001", state))])
     (row,) = [line.split() for line in capsys.readouterr().out.splitlines() if "  class_head " in line]
     numbers = np.concatenate([np.full(20 * 128, 1.0), np.full(20, -3.0)])
     assert row == ["class_head", "2", "2,580", f"{numbers.mean():.3g}", f"{numbers.std():.3g}", "3"]

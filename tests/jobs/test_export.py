@@ -21,23 +21,16 @@ from models.config import LoraSettings, ModelConfig
 from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT
 from models.erfnet import ERFNet
 from models.segmenter import make_segment
-from models.weights.checkpoint import initialise_model, load_model, open_checkpoint, write_description
+from models.weights.checkpoint import initialise_model, load_model, open_checkpoint
 from shards.errors import InputError
+from tests.models.tiny import make_model as make_tiny
+from tests.models.tiny import save
 
 IMAGE = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
-def save(model: EoMT, folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    write_description(model, folder)
-    save_file(model.state_dict(), folder / "model.safetensors")
-    return folder
-
-
 def make_model(**changes: object) -> EoMT:
-    torch.manual_seed(0)
-    settings = {"size": "tiny", "image_size": (32, 48), "num_queries": 5, "num_blocks": 3, **changes}
-    return EoMT(ModelConfig(**settings)).eval()  # type: ignore[arg-type]
+    return make_tiny(**{"image_size": (32, 48), "num_queries": 5, "num_blocks": 3, **changes})
 
 
 def finetune_with_lora(base: Path, folder: Path, **changes: object) -> Path:
@@ -56,19 +49,26 @@ def export(checkpoint: Path, to: str, out: Path, *extra: str) -> Path:
     return out
 
 
+def run_onnx(folder: Path, images: torch.Tensor) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+    return session.run(None, {"image": images.numpy()})
+
+
 @torch.no_grad()
 def masks(model: EoMT, image: torch.Tensor = IMAGE) -> torch.Tensor:
     return model.eval()(image).mask_logits[-1]
 
 
 def test_one_merged_file_needs_nothing_beside_it(tmp_path: Path) -> None:
-    run = finetune_with_lora(save(make_model(), tmp_path / "base"), tmp_path / "run")
+    base = save(make_model(outlier_class="trained"), tmp_path / "base")
+    run = finetune_with_lora(base, tmp_path / "run")
     out = export(run, "safetensors", tmp_path / "out")
     assert [path.name for path in out.iterdir()] == ["model.safetensors"]
     alone = tmp_path / "renamed.safetensors"
     (out / "model.safetensors").rename(alone)
     loaded = load_model(alone)
     assert (loaded.config.image_size, loaded.config.num_blocks) == ((32, 48), 3)
+    assert loaded.config.outlier_class == "trained"
     assert torch.equal(masks(loaded), masks(load_model(run)))
 
 
@@ -123,7 +123,7 @@ def test_an_adapter_is_not_cut_from_another_base(tmp_path: Path) -> None:
 
 
 def test_transformers_reads_the_folder_and_predicts_the_same(tmp_path: Path) -> None:
-    model = make_model(size="tiny", image_size=(64, 64))
+    model = make_model(image_size=(64, 64))
     out = export(save(model, tmp_path / "run"), "huggingface", tmp_path / "out")
     theirs, report = EomtForUniversalSegmentation.from_pretrained(out, output_loading_info=True)
     assert not report["missing_keys"] - {"criterion.empty_weight"}
@@ -153,9 +153,8 @@ def test_transformers_reads_the_preprocessing(tmp_path: Path) -> None:
 def test_onnxruntime_answers_as_torch_does(tmp_path: Path, settings: dict) -> None:
     model = make_model(**settings)
     out = export(save(model, tmp_path / "run"), "onnx", tmp_path / "out", "--score", "RbA")
-    session = onnxruntime.InferenceSession(str(out / "model.onnx"))
     for images in (IMAGE, IMAGE[:1], torch.cat((IMAGE, IMAGE))):  # the batch is free
-        evidence, score = session.run(None, {"image": images.numpy()})
+        evidence, score = run_onnx(out, images)
         with torch.no_grad():
             prediction = model(images)
             expected = pixel_evidence(prediction.mask_logits[-1], prediction.class_logits[-1], (32, 48))
@@ -170,17 +169,10 @@ def test_onnx_has_scores_that_read_queries_too(
     monkeypatch.setitem(TINY, "depth", 1)  # the score is what differs
     model = make_model(class_head="isomax", outlier_class="trained", num_blocks=1)
     out = export(save(model, tmp_path / "run"), "onnx", tmp_path / "out", "--score", score)
-    session = onnxruntime.InferenceSession(str(out / "model.onnx"))
-    evidence, value = session.run(None, {"image": IMAGE.numpy()})
+    evidence, value = run_onnx(out, IMAGE)
     expected = make_segment(model, "cpu", scores=(score,))(IMAGE)
     np.testing.assert_allclose(evidence, expected[:, :19].numpy(), atol=1e-5)
     np.testing.assert_allclose(value, expected[:, 19].numpy(), atol=1e-4)
-
-
-def test_an_exported_file_remembers_the_outlier_class(tmp_path: Path) -> None:
-    model = make_model(outlier_class="trained")
-    out = export(save(model, tmp_path / "run"), "safetensors", tmp_path / "out")
-    assert load_model(out / "model.safetensors").config == model.config
 
 
 def test_the_baseline_is_exported_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,30 +180,43 @@ def test_the_baseline_is_exported_too(tmp_path: Path, monkeypatch: pytest.Monkey
     torch.manual_seed(0)
     torch.save(ERFNet(20).state_dict(), tmp_path / "erfnet.pth")
     out = export(tmp_path / "erfnet.pth", "onnx", tmp_path / "out")
-    session = onnxruntime.InferenceSession(str(out / "model.onnx"))
-    evidence, _ = session.run(None, {"image": IMAGE[:, :, :16, :32].numpy()})
+    evidence, _ = run_onnx(out, IMAGE[:, :, :16, :32])
     assert evidence.shape == (2, 19, 16, 32)
 
 
-def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
-    isomax = save(make_model(class_head="isomax"), tmp_path / "isomax")
-    with pytest.raises(InputError, match=r"transformers' EoMT has a linear class head; .* has isomax"):
-        export(isomax, "huggingface", tmp_path / "out")
-    trained = save(make_model(outlier_class="trained"), tmp_path / "trained")
-    with pytest.raises(InputError, match=r"transformers' EoMT has no outlier class; .*trained has one"):
-        export(trained, "huggingface", tmp_path / "out")
-    with pytest.raises(InputError, match=r"--score: .*trained has no class distances, which MinDistance"):
-        export(trained, "onnx", tmp_path / "out", "--score", "MinDistance")
-    with pytest.raises(InputError, match=r"has 7 classes, whose names are unknown; the 19 of Cityscapes"):
-        export(save(make_model(num_classes=7), tmp_path / "seven"), "huggingface", tmp_path / "out")
-    with pytest.raises(InputError, match="--base: only --to adapter has a base; --to is onnx"):
-        export(isomax, "onnx", tmp_path / "out", "--base", str(isomax))
-    with pytest.raises(
-        InputError, match="--to adapter: .* did not start from weights; --base names its base"
-    ):
-        export(isomax, "adapter", tmp_path / "out")
-    with pytest.raises(InputError, match="--score: unknown score 'msp'; known scores: MSP"):
-        export(isomax, "onnx", tmp_path / "out", "--score", "msp")
+@pytest.mark.parametrize(
+    ("settings", "to", "extra", "message"),
+    [
+        (
+            {"class_head": "isomax"},
+            "huggingface",
+            (),
+            "transformers' EoMT has a linear class head; .*run has isomax",
+        ),
+        (
+            {"outlier_class": "trained"},
+            "huggingface",
+            (),
+            "transformers' EoMT has no outlier class; .*run has one",
+        ),
+        (
+            {"num_classes": 7},
+            "huggingface",
+            (),
+            "has 7 classes, whose names are unknown; the 19 of Cityscapes",
+        ),
+        ({}, "onnx", ("--score", "MinDistance"), "--score: .*run has no class distances, which MinDistance"),
+        ({}, "onnx", ("--score", "msp"), "--score: unknown score 'msp'; known scores: MSP"),
+        ({}, "onnx", ("--base", "x"), "--base: only --to adapter has a base; --to is onnx"),
+        ({}, "adapter", (), "--to adapter: .* did not start from weights; --base names its base"),
+    ],
+    ids=["head", "outlier class", "classes", "distances", "score", "base", "no base"],
+)
+def test_what_a_format_cannot_hold_is_refused(
+    tmp_path: Path, settings: dict, to: str, extra: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        export(save(make_model(**settings), tmp_path / "run"), to, tmp_path / "out", *extra)
     assert not (tmp_path / "out").exists()
 
 

@@ -5,16 +5,10 @@ import torch
 from torch import nn
 
 from models.adapt import AdaptConfig, apply_adaptation, count_frozen, explain_parameters, plan_unfreezing
-from models.config import LoraSettings, ModelConfig
+from models.config import LoraSettings
 from models.eomt import EoMT
 from shards.errors import InputError
-
-IMAGE = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-
-
-def make_model() -> EoMT:
-    torch.manual_seed(0)
-    return EoMT(ModelConfig(size="tiny", image_size=(32, 32), num_queries=3))
+from tests.models.tiny import IMAGE, make_model
 
 
 def take_steps(model: EoMT, num_frozen: int = 0, steps: int = 2) -> None:

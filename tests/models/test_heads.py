@@ -8,15 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from models.config import ModelConfig
-from models.eomt import EoMT
 from models.heads import IsoMaxHead
-from models.weights.checkpoint import initialise_model, load_model, write_description
+from models.weights.checkpoint import initialise_model, load_model
 from shards.errors import InputError
-
-IMAGE = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+from tests.models.tiny import IMAGE, make_model, save
 
 
 def make_head(seed: int = 0) -> IsoMaxHead:
@@ -77,31 +74,19 @@ def test_autocast_does_not_touch_the_distances() -> None:
     assert torch.equal(inside, head.distances(queries))
 
 
-def config(**changes: object) -> ModelConfig:
-    return ModelConfig(size="tiny", image_size=(32, 32), num_queries=3, **changes)  # type: ignore[arg-type]
-
-
 def test_logits_of_a_model_are_scaled_distances() -> None:
-    torch.manual_seed(0)
-    model = EoMT(config(class_head="isomax", entropic_scale=4.0)).eval()
+    model = make_model(class_head="isomax", entropic_scale=4.0)
     prediction = model(IMAGE, torch.zeros(2, 2, 3, dtype=torch.bool))
     assert prediction.class_distances is not None
     assert len(prediction.class_distances) == len(prediction.class_logits) == 3
     for logits, distances in zip(prediction.class_logits, prediction.class_distances, strict=True):
         assert torch.equal(logits, -4.0 * distances)
-    assert EoMT(config())(IMAGE).class_distances is None
-
-
-def save(model: EoMT, folder: Path) -> str:
-    folder.mkdir()
-    write_description(model, folder)
-    save_file(model.state_dict(), folder / "model.safetensors")
-    return str(folder)
+    assert make_model()(IMAGE).class_distances is None
 
 
 def test_a_saved_isomax_model_is_rebuilt(tmp_path: Path) -> None:
-    model = EoMT(config(class_head="isomax", entropic_scale=7.0)).eval()
-    loaded = load_model(Path(save(model, tmp_path / "a")))
+    model = make_model(class_head="isomax", entropic_scale=7.0)
+    loaded = load_model(save(model, tmp_path / "a"))
     assert loaded.config == model.config
     assert torch.equal(loaded(IMAGE).class_logits[0], model(IMAGE).class_logits[0])
 
@@ -109,9 +94,9 @@ def test_a_saved_isomax_model_is_rebuilt(tmp_path: Path) -> None:
 def test_prototypes_start_where_a_linear_head_points(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    linear = EoMT(config())
+    linear = make_model()
     with caplog.at_level(logging.INFO):
-        model = initialise_model(ModelConfig(weights=save(linear, tmp_path / "a"), class_head="isomax"))
+        model = initialise_model(ModelConfig(weights=str(save(linear, tmp_path / "a")), class_head="isomax"))
     assert "class_head.prototypes start as the directions of the linear class head's rows" in caplog.text
     assert isinstance(model.class_head, IsoMaxHead)
     rows = linear.class_head.weight
@@ -123,11 +108,11 @@ def test_prototypes_start_where_a_linear_head_points(
 
 
 def test_isomax_weights_do_not_become_a_linear_head(tmp_path: Path) -> None:
-    weights = save(EoMT(config(class_head="isomax")), tmp_path / "a")
+    weights = str(save(make_model(class_head="isomax"), tmp_path / "a"))
     with pytest.raises(InputError, match=r"model.class_head linear \(checkpoint: isomax\)"):
         initialise_model(ModelConfig(weights=weights, class_head="linear"))
 
 
 def test_a_negative_entropic_scale_is_refused() -> None:
     with pytest.raises(InputError, match="model.entropic_scale must be above 0, or 0 to follow the weights"):
-        config(entropic_scale=-1.0)
+        ModelConfig(entropic_scale=-1.0)

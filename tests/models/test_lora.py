@@ -6,22 +6,20 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.config import LoraSettings, ModelConfig
+from models.config import LoraSettings
 from models.eomt import EoMT
 from models.lora import add_adapters, merge_weights, merged
-from models.weights.checkpoint import load_model, write_description
+from models.weights.checkpoint import load_model
 from models.weights.formats import read_checkpoint
 from shards.errors import InputError
+from tests.models.tiny import IMAGE, make_model, save
 
-CONFIG = ModelConfig(size="tiny", image_size=(32, 32), num_queries=3)
-IMAGE = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 EVERYTHING = LoraSettings(targets=("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"), rank=4, alpha=6.0)
 
 
 def adapted(settings: LoraSettings = EVERYTHING) -> EoMT:
     """A model whose adapters change something."""
-    torch.manual_seed(0)
-    model = EoMT(CONFIG).eval()
+    model = make_model()
     add_adapters(model, settings)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -36,8 +34,7 @@ def predict(model: EoMT) -> torch.Tensor:
 
 
 def test_an_adapter_changes_nothing_before_its_first_step() -> None:
-    torch.manual_seed(0)
-    model = EoMT(CONFIG).eval()
+    model = make_model()
     before = predict(model)
     add_adapters(model, EVERYTHING)
     torch.testing.assert_close(predict(model), before, atol=1e-5, rtol=0)  # layouts differ, sums too
@@ -63,7 +60,7 @@ def test_merged_weights_predict_the_same_and_leave_no_trace() -> None:
     apart = predict(model)
     with merged(model):
         together = predict(model)
-    assert (apart - predict(EoMT(CONFIG).eval())).abs().max() > 1e-3
+    assert (apart - predict(make_model())).abs().max() > 1e-3
     torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-5)  # sums in another order
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert torch.equal(predict(model), apart)
@@ -79,10 +76,8 @@ def test_weights_come_back_even_if_the_evaluation_fails() -> None:
 
 def test_a_saved_adapted_model_is_read_as_a_plain_one(tmp_path: Path) -> None:
     model = adapted()
-    write_description(model, tmp_path)
-    save_file(model.state_dict(), tmp_path / "model.safetensors")
-    loaded = load_model(tmp_path)
-    assert loaded.state_dict().keys() == EoMT(CONFIG).state_dict().keys()
+    loaded = load_model(save(model, tmp_path))
+    assert loaded.state_dict().keys() == make_model().state_dict().keys()
     torch.testing.assert_close(predict(loaded), predict(model), atol=1e-5, rtol=1e-5)
     assert "LoRA of rank 4, alpha 6, merged" in read_checkpoint(tmp_path).notes
 
@@ -90,13 +85,8 @@ def test_a_saved_adapted_model_is_read_as_a_plain_one(tmp_path: Path) -> None:
 def test_strength_is_read_from_the_checkpoint(tmp_path: Path) -> None:
     predictions = []
     for alpha in (1.0, 6.0):
-        settings = LoraSettings(rank=4, alpha=alpha)
-        model = adapted(settings)
-        folder = tmp_path / str(alpha)
-        folder.mkdir()
-        write_description(model, folder)
-        save_file(model.state_dict(), folder / "model.safetensors")
-        predictions.append(predict(load_model(folder)))
+        model = adapted(LoraSettings(rank=4, alpha=alpha))
+        predictions.append(predict(load_model(save(model, tmp_path / str(alpha)))))
         torch.testing.assert_close(predictions[-1], predict(model), atol=1e-5, rtol=1e-5)
     assert (predictions[0] - predictions[1]).abs().max() > 1e-3
 
@@ -109,32 +99,33 @@ def test_adapters_without_their_description_are_refused(tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
-def test_half_an_adapter_is_refused() -> None:
-    state = adapted().state_dict()
-    layer = "backbone.blocks.0.attn.qkv"
-    for gone, what in (("base_layer", "base"), ("lora_A.default", "A"), ("lora_B.default", "B")):
-        partial = {name: value for name, value in state.items() if name != f"{layer}.{gone}.weight"}
-        with pytest.raises(InputError, match=f"file: a LoRA adapter without its {what}: {layer}"):
-            merge_weights(partial, EVERYTHING, "file")
+@pytest.mark.parametrize(
+    ("gone", "settings", "message"),
+    [
+        ("0.attn.qkv.base_layer.weight", EVERYTHING, "without its base: backbone.blocks.0.attn.qkv"),
+        ("0.attn.qkv.lora_A", EVERYTHING, "without its A: backbone.blocks.0.attn.qkv"),
+        ("0.attn.qkv.lora_B", EVERYTHING, "without its B: backbone.blocks.0.attn.qkv"),
+        ("3.attn.proj.lora_", EVERYTHING, "without its A: backbone.blocks.3.attn.proj"),
+        (
+            "none",
+            LoraSettings(targets=("attn.qkv",)),
+            "on backbone.blocks.0.attn.proj, which the model's description does not name",
+        ),
+    ],
+    ids=["base", "A", "B", "both", "layers"],
+)
+def test_adapters_that_are_not_as_described_are_refused(
+    gone: str, settings: LoraSettings, message: str
+) -> None:
+    state = {name: value for name, value in adapted().state_dict().items() if gone not in name}
+    with pytest.raises(InputError, match=f"file: a LoRA adapter {message}"):
+        merge_weights(state, settings, "file")
 
 
-def test_a_lost_adapter_is_missed() -> None:
-    state = adapted().state_dict()
-    rest = {name: value for name, value in state.items() if ".3.attn.proj.lora_" not in name}
-    with pytest.raises(InputError, match="a LoRA adapter without its A: backbone.blocks.3.attn.proj"):
-        merge_weights(rest, EVERYTHING, "file")
-
-
-def test_adapters_other_than_described_are_refused() -> None:
-    state = adapted().state_dict()
-    with pytest.raises(
-        InputError, match=r"file: a LoRA adapter on backbone.blocks.0.attn.proj, which the model's"
-    ):
-        merge_weights(state, LoraSettings(targets=("attn.qkv",)), "file")
-    with pytest.raises(
-        InputError, match=r"file: the LoRA adapter of .* has shapes .*; rank 2 over \(128, 128\)"
-    ):
-        merge_weights(state, LoraSettings(rank=2), "file")
+def test_adapters_of_another_rank_are_refused() -> None:
+    message = r"file: the LoRA adapter of .* has shapes .*; rank 2 over \(128, 128\)"
+    with pytest.raises(InputError, match=message):
+        merge_weights(adapted().state_dict(), LoraSettings(rank=2), "file")
 
 
 def test_only_the_last_blocks_get_adapters() -> None:
@@ -162,4 +153,4 @@ def test_impossible_settings_are_refused(settings: dict, message: str) -> None:
 
 def test_adapters_in_more_blocks_than_there_are_are_refused() -> None:
     with pytest.raises(InputError, match="adapt.lora.last_blocks: 7 blocks were asked for, the model has 6"):
-        add_adapters(EoMT(CONFIG), LoraSettings(last_blocks=7))
+        add_adapters(make_model(), LoraSettings(last_blocks=7))

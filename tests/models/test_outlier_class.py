@@ -7,34 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from models.config import ModelConfig
 from models.eomt import EoMT
 from models.heads import IsoMaxHead
-from models.weights.checkpoint import initialise_model, load_model, write_description
+from models.weights.checkpoint import initialise_model, load_model
 from models.weights.diagnosis import report_checkpoint
 from shards.errors import InputError
+from tests.models.tiny import IMAGE, make_model, save
 
-IMAGE = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 C = 19
 
 
-def make_model(**changes: object) -> EoMT:
-    torch.manual_seed(0)
-    settings = {"size": "tiny", "image_size": (32, 32), "num_queries": 3, **changes}
-    return EoMT(ModelConfig(**settings)).eval()  # type: ignore[arg-type]
-
-
-def save(model: EoMT, folder: Path) -> str:
-    folder.mkdir()
-    write_description(model, folder)
-    save_file(model.state_dict(), folder / "model.safetensors")
-    return str(folder)
-
-
-def start(weights: str, **changes: object) -> EoMT:
-    return initialise_model(ModelConfig(weights=weights, **changes)).eval()  # type: ignore[arg-type]
+def start(weights: Path, **changes: object) -> EoMT:
+    return initialise_model(ModelConfig(weights=str(weights), **changes)).eval()  # type: ignore[arg-type]
 
 
 def test_a_linear_head_gains_a_row_of_zeros_before_no_object(
@@ -56,7 +42,7 @@ def test_a_trained_row_is_kept(tmp_path: Path) -> None:
     with torch.no_grad():
         base.class_head.weight[C] = 3.0
     weights = save(base, tmp_path / "a")
-    for model in (load_model(Path(weights)), start(weights)):
+    for model in (load_model(weights), start(weights)):
         assert model.config.outlier_class == "trained"
         assert model.config.num_classes == C
         assert torch.equal(model(IMAGE).class_logits[0], base(IMAGE).class_logits[0])
@@ -83,14 +69,14 @@ def test_the_outlier_class_is_not_dropped_in_silence(tmp_path: Path) -> None:
 
 def test_doctor_names_it_and_finds_no_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for outlier_class in ("trained", "none"):
-        report_checkpoint(Path(save(make_model(outlier_class=outlier_class), tmp_path / outlier_class)))
+        report_checkpoint(save(make_model(outlier_class=outlier_class), tmp_path / outlier_class))
         report = capsys.readouterr().out
         assert "no problem found" in report
         assert ("19 classes and one of outliers" in report) is (outlier_class == "trained")
 
 
 def test_a_description_without_the_setting_means_none(tmp_path: Path) -> None:
-    folder = Path(save(make_model(), tmp_path / "a"))
+    folder = save(make_model(), tmp_path / "a")
     text = (folder / "model.json").read_text()
     lines = [line for line in text.splitlines() if "outlier_class" not in line]
     (folder / "model.json").write_text("\n".join(lines))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import pickle
 import tarfile
 from pathlib import Path
@@ -15,15 +14,7 @@ from shards.errors import InputError
 from shards.manifest import Manifest, ShardEntry, write_manifest
 from shards.reader import MAX_OPEN_FILES, open_shards
 from shards.scene import open_scene
-
-
-def write_tar(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
+from tests.support.tars import write_tar
 
 
 def write_special(path: Path, name: str, kind: bytes, target: str = "") -> Path:

@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from jobs.finetune import finetune
 from shards.errors import InputError
-from tests.trainer.small_run import _fresh_accelerator, make_config, weights  # noqa: F401
+from tests.trainer.small_run import train, weights
 from tests.trainer.test_validation import write_pasted
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -25,7 +23,7 @@ def test_a_resumed_run_with_everything_on_is_one_never_stopped(tmp_path: Path, s
     options += ["--validation.pasted", str(pasted), "--validation.scores", "RbA"]
     options += ["--validation.select", "fpr95/RbA", "--validation.patience", "2", "--loop.eval_every", "1"]
     options += ["--adapt.mode", "lora", "--adapt.lora.dropout", "0.2", "--loop.steps", "6"]
-    state = finetune(make_config(tmp_path / "a", scene_shards, *options))
+    state = train(tmp_path / "a", scene_shards, *options)
     assert 2 < state.step <= 6
     for name in ("b", "c"):  # killed after the checkpoint of step 2, and at the very end
         shutil.copytree(tmp_path / "a", tmp_path / name)
@@ -34,9 +32,8 @@ def test_a_resumed_run_with_everything_on_is_one_never_stopped(tmp_path: Path, s
             shutil.rmtree(path)
     shutil.rmtree(tmp_path / "b" / "run" / "best")
     for name in ("b", "c"):
-        AcceleratorState._reset_state(reset_partial_state=True)
         torch.manual_seed(99)
-        again = finetune(make_config(tmp_path / name, scene_shards, *options), resume=True)
+        again = train(tmp_path / name, scene_shards, *options, resume=True)
         assert again == state
         last = Path("run", "checkpoints", f"step-{state.step:07d}")
         for file in ("model.safetensors", "ema.safetensors"):
@@ -51,7 +48,7 @@ def test_a_resumed_run_with_everything_on_is_one_never_stopped(tmp_path: Path, s
 def test_a_run_of_before_these_options_resumes_or_is_refused_in_a_line(
     tmp_path: Path, scene_shards: str
 ) -> None:
-    finetune(make_config(tmp_path, scene_shards))
+    train(tmp_path, scene_shards)
     path = tmp_path / "run" / "config.yaml"
     saved = yaml.safe_load(path.read_text())
     del saved["ema"]
@@ -67,11 +64,9 @@ def test_a_run_of_before_these_options_resumes_or_is_refused_in_a_line(
     path.write_text(yaml.safe_dump(saved))
     expected = weights(tmp_path, 4)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-0000004")
-    AcceleratorState._reset_state(reset_partial_state=True)
     with pytest.raises(
         InputError, match="--resume: ema.decay is 0.9 but .*config.yaml has 0.0; a resumed run"
     ):
-        finetune(make_config(tmp_path, scene_shards, "--ema.decay", "0.9"), resume=True)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    finetune(make_config(tmp_path, scene_shards), resume=True)
+        train(tmp_path, scene_shards, "--ema.decay", "0.9", resume=True)
+    train(tmp_path, scene_shards, resume=True)
     assert all(torch.equal(expected[name], value) for name, value in weights(tmp_path, 4).items())

@@ -11,18 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from jobs.finetune import finetune, main
+from jobs.finetune import main
 from models.config import ModelConfig
 from models.eomt import EoMT
 from models.weights.checkpoint import find_checkpoint, load_model
 from shards.errors import InputError
-from tests.trainer.small_run import _fresh_accelerator, make_config, weights  # noqa: F401
+from tests.trainer.small_run import assert_equal_weights, make_config, train, weights
 from trainer.checkpoint import Best, save_best
 from trainer.loop import TrainState
-from trainer.validation import ValidationConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -62,7 +60,7 @@ def test_counters_of_runs_that_choose_nothing_stay_as_they_were() -> None:
 MEASURED = {2: 0.5, 4: 0.9, 6: 0.4, 8: 0.3, 10: 0.2}
 
 
-class Told:
+class FixedValidation:
     """A validation with known values."""
 
     def __call__(self, model: torch.nn.Module, step: int) -> dict[str, float]:
@@ -70,9 +68,9 @@ class Told:
         return {"validation/miou": MEASURED[step]}
 
 
-@pytest.fixture(name="told")
-def _told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.run.build_validation", lambda *_: Told())
+@pytest.fixture(name="fixed")
+def _fixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.run.build_validation", lambda *_: FixedValidation())
 
 
 def arguments(scenes: str, *extra: str) -> list[str]:
@@ -83,12 +81,12 @@ def arguments(scenes: str, *extra: str) -> list[str]:
     ]
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("fixed")
 def test_a_run_ends_early_and_keeps_its_best_apart(
     tmp_path: Path, scene_shards: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    state = finetune(make_config(tmp_path, scene_shards, *arguments(scene_shards)))
+    state = train(tmp_path, scene_shards, *arguments(scene_shards))
     run = tmp_path / "run"
     assert state.step == 8
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-0000008"]
@@ -106,42 +104,33 @@ def test_a_run_ends_early_and_keeps_its_best_apart(
     assert not torch.equal(best["queries.weight"], weights(tmp_path, 8)["queries.weight"])
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("fixed")
 def test_a_run_that_ended_early_goes_on_only_with_more_patience(tmp_path: Path, scene_shards: str) -> None:
-    finetune(make_config(tmp_path, scene_shards, *arguments(scene_shards)))
+    train(tmp_path, scene_shards, *arguments(scene_shards))
     before = (tmp_path / "run" / "checkpoints" / "step-0000008" / "model.safetensors").read_bytes()
-    AcceleratorState._reset_state(reset_partial_state=True)
     command = ["--resume", "--name", "run", "--out", str(tmp_path)]
     saved = str(tmp_path / "run" / "config.yaml")
     main([saved, *command])  # exit code 0: it has come to its end
     assert (tmp_path / "run" / "checkpoints" / "step-0000008" / "model.safetensors").read_bytes() == before
-    AcceleratorState._reset_state(reset_partial_state=True)
-    state = finetune(
-        make_config(tmp_path, scene_shards, *arguments(scene_shards, "--validation.patience", "3")),
-        resume=True,
-    )
+    state = train(tmp_path, scene_shards, *arguments(scene_shards, "--validation.patience", "3"), resume=True)
     assert (state.step, state.best.waited) == (10, 3)
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("fixed")
 def test_a_killed_run_resumes_to_the_same_best_and_never_lost_it(tmp_path: Path, scene_shards: str) -> None:
-    finetune(
-        make_config(tmp_path / "a", scene_shards, *arguments(scene_shards, "--loop.keep_checkpoints", "0"))
-    )
-    AcceleratorState._reset_state(reset_partial_state=True)
+    train(tmp_path / "a", scene_shards, *arguments(scene_shards, "--loop.keep_checkpoints", "0"))
     shutil.copytree(tmp_path / "a", tmp_path / "b")  # as if killed after the best of step 4 was saved
     for step in (6, 8):
         shutil.rmtree(tmp_path / "b" / "run" / "checkpoints" / f"step-{step:07d}")
     kept = arguments(scene_shards, "--loop.keep_checkpoints", "0")
-    state = finetune(make_config(tmp_path / "b", scene_shards, *kept), resume=True)
+    state = train(tmp_path / "b", scene_shards, *kept, resume=True)
     assert (state.step, state.best) == (8, Best("miou", 2, 0.9, 4, 2))
     first, second = (tmp_path / name / "run" / "best" / "step-0000004" for name in "ab")
     for name in ("best.json", "model.json"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
     expected, actual = load_file(first / "model.safetensors"), load_file(second / "model.safetensors")
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
-    expected, actual = weights(tmp_path / "a", 8), weights(tmp_path / "b", 8)
-    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+    assert_equal_weights(tmp_path / "a", tmp_path / "b", 8)
 
 
 def test_the_same_best_saved_again_is_never_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,34 +156,13 @@ def test_the_same_best_saved_again_is_never_missing(tmp_path: Path, monkeypatch:
 
 
 def test_what_is_measured_on_may_not_change_where_the_best_is_chosen(
-    tmp_path: Path, scene_shards: str, told: None
+    tmp_path: Path, scene_shards: str, fixed: None
 ) -> None:
-    finetune(make_config(tmp_path, scene_shards, *arguments(scene_shards)))
-    AcceleratorState._reset_state(reset_partial_state=True)
+    train(tmp_path, scene_shards, *arguments(scene_shards))
     with pytest.raises(
         InputError, match="--resume: validation.limit is 3 but .* a resumed run keeps its sett"
     ):
-        finetune(
-            make_config(tmp_path, scene_shards, *arguments(scene_shards, "--validation.limit", "3")),
-            resume=True,
-        )
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (
-            {"select": "miou"},
-            "validation.select: 'miou' is not measured; measured: nothing, as validation.sha",
-        ),
-        ({"select": "ap/EAM", "pasted": "val"}, "measured: ap/MSP, fpr95/MSP, ap/RbA, fpr95/RbA"),
-        ({"patience": 2}, "validation.patience: needs validation.select, the metric it waits for"),
-        ({"patience": -1}, "validation.patience must be 0 .never. or more, got -1"),
-    ],
-)
-def test_impossible_choices_are_refused(settings: dict, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        ValidationConfig(**settings)
+        train(tmp_path, scene_shards, *arguments(scene_shards, "--validation.limit", "3"), resume=True)
 
 
 def test_a_choice_without_validations_is_refused(tmp_path: Path) -> None:

@@ -11,16 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import nn
 
 import trainer.run
-from jobs.finetune import finetune
 from shards.batch import Batch
 from shards.stream import Stream
 from tests.trainer.poisoned_loss import PoisonedLoss
-from tests.trainer.small_run import _fresh_accelerator, make_config, weights  # noqa: F401
+from tests.trainer.small_run import train, weights
 from trainer.checkpoint import newest_checkpoint
 from trainer.collective import DivergenceError, checksum, drop_step, find_bad_step, require_sound_weights
 from trainer.losses import build_loss
@@ -40,21 +38,19 @@ def test_a_bad_step_is_left_out_as_if_its_samples_had_not_been_there(
     with monkeypatch.context() as patch:
         patch.setattr(trainer.run, "build_loss", lambda config: PoisonedLoss(build_loss(config), "scene0"))
         skip = ("--loop.skip_bad_steps", "1", "--loop.save_every", "1")
-        state = finetune(make_config(tmp_path / "a", scene_shards, *skip))
+        state = train(tmp_path / "a", scene_shards, *skip)
         assert (state.step, state.skipped_steps, state.samples_seen) == (4, 1, 10)
-        (told,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-        assert told.startswith("skipped, 1 of 1 allowed: step ")
-        assert "gradient norm is nan; loss terms not finite: dice; mask " in told
-        assert "scene0" in told.partition("samples ")[2]
+        (message,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        assert message.startswith("skipped, 1 of 1 allowed: step ")
+        assert "gradient norm is nan; loss terms not finite: dice; mask " in message
+        assert "scene0" in message.partition("samples ")[2]
 
         shutil.copytree(tmp_path / "a", tmp_path / "b")  # resumed from before and after the bad step
         for step in (2, 3, 4):
             shutil.rmtree(tmp_path / "b" / "run" / "checkpoints" / f"step-000000{step}")
-        AcceleratorState._reset_state(reset_partial_state=True)
-        assert finetune(make_config(tmp_path / "b", scene_shards, *skip), resume=True).skipped_steps == 1
+        assert train(tmp_path / "b", scene_shards, *skip, resume=True).skipped_steps == 1
         shutil.rmtree(tmp_path / "b" / "run" / "checkpoints" / "step-0000004")
-        AcceleratorState._reset_state(reset_partial_state=True)
-        assert finetune(make_config(tmp_path / "b", scene_shards, *skip), resume=True).skipped_steps == 1
+        assert train(tmp_path / "b", scene_shards, *skip, resume=True).skipped_steps == 1
 
     read = Stream.__iter__
 
@@ -62,8 +58,7 @@ def test_a_bad_step_is_left_out_as_if_its_samples_had_not_been_there(
         return (batch for batch in read(self) if "scene0" not in batch.keys)
 
     monkeypatch.setattr(Stream, "__iter__", without_it)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    finetune(make_config(tmp_path / "c", scene_shards))
+    train(tmp_path / "c", scene_shards)
     expected = weights(tmp_path / "c", 4)
     for name in ("a", "b"):
         actual = weights(tmp_path / name, 4)
@@ -75,7 +70,7 @@ def test_one_bad_step_too_many_ends_the_run_and_keeps_the_last_good_checkpoint(
     tmp_path: Path, scene_shards: str
 ) -> None:
     with pytest.raises(DivergenceError, match="loss terms not finite: dice; .* samples .*scene0") as stop:
-        finetune(make_config(tmp_path, scene_shards, "--loop.save_every", "1", "--loop.steps", "8"))
+        train(tmp_path, scene_shards, "--loop.save_every", "1", "--loop.steps", "8")
     assert stop.value.exit_code == 70
     newest = newest_checkpoint(tmp_path / "run")
     assert newest is not None

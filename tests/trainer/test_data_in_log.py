@@ -8,12 +8,9 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from accelerate.state import AcceleratorState
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from jobs.finetune import finetune
 from shards.errors import InputError
-from tests.trainer.small_run import _fresh_accelerator, make_config  # noqa: F401
+from tests.trainer.small_run import read_events, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -31,14 +28,13 @@ def test_log_and_tensorboard_show_speed_waiting_and_decode_errors(
     content = bytearray(damaged.read_bytes())
     content[place : place + 20] = bytes(20)
     damaged.write_bytes(content)
-    finetune(make_config(tmp_path, f"{shards}/*.tar", "--data.max_errors", "1"))
+    train(tmp_path, f"{shards}/*.tar", "--data.max_errors", "1")
     log = (tmp_path / "run" / "log.txt").read_text()
     assert log.count("unreadable, 1 of 1 allowed: sample scene3: label.png") == 1
     last = next(line for line in log.splitlines() if "step 4/4" in line)
     assert "data/errors 1" in last
     assert "speed/images_per_s" in last
-    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
-    events.Reload()
+    events = read_events(tmp_path / "run")
     errors = [point.value for point in events.Scalars("data/errors")]
     assert errors == sorted(errors)
     assert errors[-1] == 1
@@ -50,15 +46,13 @@ def test_a_run_is_not_resumed_on_other_samples(tmp_path: Path, scene_shards: str
     """No manifest speaks of these shards; one that is missing would shift the whole sequence."""
     shards = tmp_path / "shards"
     shutil.copytree(Path(scene_shards).parent, shards)
-    finetune(make_config(tmp_path, f"{shards}/*.tar", "--loop.save_every", "2"))
-    AcceleratorState._reset_state(reset_partial_state=True)
+    train(tmp_path, f"{shards}/*.tar", "--loop.save_every", "2")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-0000004")
     hidden = shards / "scenes-000003.tar"
     hidden.rename(tmp_path / "hidden.tar")
     with pytest.raises(
         InputError, match="--resume: data.shards hold 7 samples, but not those that the run was"
     ):
-        finetune(make_config(tmp_path, f"{shards}/*.tar", "--loop.save_every", "2"), resume=True)
-    AcceleratorState._reset_state(reset_partial_state=True)
+        train(tmp_path, f"{shards}/*.tar", "--loop.save_every", "2", resume=True)
     (tmp_path / "hidden.tar").rename(hidden)
-    assert finetune(make_config(tmp_path, f"{shards}/*.tar", "--loop.save_every", "2"), resume=True).step == 4
+    assert train(tmp_path, f"{shards}/*.tar", "--loop.save_every", "2", resume=True).step == 4

@@ -18,8 +18,6 @@ import numpy as np
 import pytest
 import torch
 import webdataset
-from accelerate.state import AcceleratorState
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from jobs.finetune import finetune
 from jobs.preview_paste import draw_contact_sheet, paste_scenes
@@ -28,7 +26,16 @@ from shards.errors import InputError
 from shards.manifest import Manifest, ShardEntry, write_manifest
 from shards.schema import LABEL_ENCODING, VOID_ID
 from shards.settings import read_config, write_config
-from tests.trainer.small_run import _fresh_accelerator, make_config, weights, with_paste  # noqa: F401
+from tests.trainer.small_run import (
+    assert_close_weights,
+    assert_equal_weights,
+    copy_killed,
+    make_config,
+    read_events,
+    train,
+    weights,
+    with_paste,
+)
 from trainer.checkpoint import _remove
 from trainer.config import FinetuneConfig
 from trainer.loop import is_due
@@ -51,8 +58,7 @@ def test_a_run_leaves_everything_a_reader_needs(
     assert provenance[0]["num_processes"] == 1
     assert "step 4/4" in (run / "log.txt").read_text()
     assert [p.name for p in sorted((run / "checkpoints").iterdir())] == ["step-0000002", "step-0000004"]
-    events = EventAccumulator(str(run / "tensorboard"))
-    events.Reload()
+    events = read_events(run)
     tags = set(events.Tags()["scalars"])
     assert {
         "loss/total",
@@ -71,9 +77,8 @@ def test_a_run_leaves_everything_a_reader_needs(
 
 
 def test_no_scenes_are_shown_where_nothing_is_pasted(tmp_path: Path, scene_shards: str) -> None:
-    finetune(make_config(tmp_path, scene_shards, "--loop.steps", "1"))
-    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
-    events.Reload()
+    train(tmp_path, scene_shards, "--loop.steps", "1")
+    events = read_events(tmp_path / "run")
     assert events.Tags()["images"] == []
 
 
@@ -82,10 +87,9 @@ def test_the_lower_bound_of_a_loss_is_logged_beside_it(
 ) -> None:
     caplog.set_level(logging.INFO)
     extra = ("--loss.classification", "logit_norm", "--loss.options.logit_norm.temperature", "1")
-    finetune(make_config(tmp_path, scene_shards, *extra))
+    train(tmp_path, scene_shards, *extra)
     bound = 3 * math.log(1 + 19 * math.exp(-math.sqrt(20 / 19)))  # three supervised depths
-    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
-    events.Reload()
+    events = read_events(tmp_path / "run")
     logged = [point.value for point in events.Scalars("lower_bound/class")]
     assert logged == pytest.approx([bound] * 4, rel=1e-5)
     assert all(point.value > bound for point in events.Scalars("loss/class"))
@@ -94,7 +98,7 @@ def test_the_lower_bound_of_a_loss_is_logged_beside_it(
 
 def test_isomax_plus_trains_its_head(tmp_path: Path, scene_shards: str) -> None:
     extra = ("--loss.classification", "isomax_plus", "--model.class_head", "isomax")
-    finetune(make_config(tmp_path, scene_shards, *extra))
+    train(tmp_path, scene_shards, *extra)
     first, last = weights(tmp_path, 2), weights(tmp_path, 4)
     for name in ("class_head.prototypes", "class_head.distance_scale"):
         assert not torch.equal(first[name], last[name])
@@ -107,10 +111,9 @@ def test_isomax_plus_trains_its_head(tmp_path: Path, scene_shards: str) -> None:
 
 def test_the_class_head_of_the_weights_must_fit_the_loss(tmp_path: Path, scene_shards: str) -> None:
     extra = ("--loss.classification", "isomax_plus", "--model.class_head", "isomax")
-    finetune(make_config(tmp_path, scene_shards, *extra))
-    AcceleratorState._reset_state(reset_partial_state=True)
+    train(tmp_path, scene_shards, *extra)
     with pytest.raises(InputError, match="cross_entropy needs model.class_head linear, not isomax"):
-        finetune(make_config(tmp_path / "b", scene_shards, "--model.weights", str(tmp_path / "run")))
+        train(tmp_path / "b", scene_shards, "--model.weights", str(tmp_path / "run"))
 
 
 @pytest.mark.parametrize("mode", ["full", "lora", "gradual"])
@@ -118,28 +121,23 @@ def test_a_resumed_run_has_the_weights_of_one_never_stopped(
     tmp_path: Path, scene_shards: str, cutout_shard: str, mode: str
 ) -> None:
     options = [*with_paste(cutout_shard), "--adapt.mode", mode, "--adapt.lora.dropout", "0.2"]
-    finetune(make_config(tmp_path / "a", scene_shards, *options))
-    shutil.copytree(tmp_path / "a", tmp_path / "b")
-    shutil.rmtree(tmp_path / "b" / "run" / "checkpoints" / "step-0000004")
-    AcceleratorState._reset_state(reset_partial_state=True)
+    train(tmp_path / "a", scene_shards, *options)
+    copy_killed(tmp_path / "a", tmp_path / "b", 2)
     torch.manual_seed(99)  # nothing may depend on what was drawn before
-    finetune(make_config(tmp_path / "b", scene_shards, *options), resume=True)
-    expected, actual = weights(tmp_path / "a", 4), weights(tmp_path / "b", 4)
-    assert all(torch.equal(expected[name], actual[name]) for name in expected)
-    assert not torch.equal(weights(tmp_path / "a", 2)["queries.weight"], expected["queries.weight"])
+    train(tmp_path / "b", scene_shards, *options, resume=True)
+    assert_equal_weights(tmp_path / "a", tmp_path / "b", 4)
+    early, late = (weights(tmp_path / "a", step)["queries.weight"] for step in (2, 4))
+    assert not torch.equal(early, late)
 
 
 def test_accumulated_micro_batches_equal_one_batch(
     tmp_path: Path, scene_shards: str, cutout_shard: str
 ) -> None:
     """Equal but for the order of float32 sums, which Adam's division enlarges: 1e-5 after four steps."""
-    finetune(make_config(tmp_path / "a", scene_shards, *with_paste(cutout_shard)))
-    AcceleratorState._reset_state(reset_partial_state=True)
+    train(tmp_path / "a", scene_shards, *with_paste(cutout_shard))
     cut = ("--data.batch_size", "1", "--loop.grad_accum", "2")
-    finetune(make_config(tmp_path / "b", scene_shards, *with_paste(cutout_shard), *cut))
-    expected, actual = weights(tmp_path / "a", 4), weights(tmp_path / "b", 4)
-    for name in expected:
-        torch.testing.assert_close(actual[name], expected[name], atol=1e-5, rtol=0, msg=name)
+    train(tmp_path / "b", scene_shards, *with_paste(cutout_shard), *cut)
+    assert_close_weights(tmp_path / "a", tmp_path / "b", 4)
 
 
 COMPILED = """
@@ -163,10 +161,7 @@ def test_a_compiled_run_learns_what_an_eager_one_does(tmp_path: Path, scene_shar
     )
     command = [sys.executable, "-c", COMPILED, str(tmp_path / "c")]
     subprocess.run(command, cwd=Path(__file__).parents[2], check=True, timeout=300)
-    expected, actual = weights(tmp_path / "a", 4), weights(tmp_path / "b", 4)
-    assert expected.keys() == actual.keys()
-    for name in expected:
-        torch.testing.assert_close(actual[name], expected[name], atol=1e-5, rtol=0, msg=name)
+    assert_close_weights(tmp_path / "a", tmp_path / "b", 4)
 
 
 def test_a_platform_that_cannot_compile_says_so(
@@ -178,11 +173,11 @@ def test_a_platform_that_cannot_compile_says_so(
     monkeypatch.setattr(torch, "compile", fail)
     message = "loop.compile: torch.compile does not work on this platform: no C.. compiler found"
     with pytest.raises(InputError, match=message):
-        finetune(make_config(tmp_path, scene_shards, "--loop.compile", "True"))
+        train(tmp_path, scene_shards, "--loop.compile", "True")
 
 
 def test_only_what_adapts_changes(tmp_path: Path, scene_shards: str) -> None:
-    finetune(make_config(tmp_path, scene_shards, "--adapt.mode", "heads", "--tracking.tensorboard", "False"))
+    train(tmp_path, scene_shards, "--adapt.mode", "heads", "--tracking.tensorboard", "False")
     assert not (tmp_path / "run" / "tensorboard").exists()
     before, after = weights(tmp_path, 2), weights(tmp_path, 4)
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
@@ -191,7 +186,7 @@ def test_only_what_adapts_changes(tmp_path: Path, scene_shards: str) -> None:
 
 def test_blocks_stand_still_until_their_step(tmp_path: Path, scene_shards: str) -> None:
     gradual = ("--adapt.mode", "gradual", "--adapt.thaw", "0.25", "0.75", "--schedule.backbone_warmup", "0")
-    finetune(make_config(tmp_path, scene_shards, *gradual, "--loop.save_every", "1"))
+    train(tmp_path, scene_shards, *gradual, "--loop.save_every", "1")
     starts = {0: 3, 1: 2, 2: 2, 3: 1}  # 4 steps: evenly from step 1 (block 3) to step 3 (block 0)
     for step in (1, 2, 3):
         before, after = weights(tmp_path, step), weights(tmp_path, step + 1)
@@ -206,16 +201,15 @@ def test_blocks_stand_still_until_their_step(tmp_path: Path, scene_shards: str) 
 def test_a_lora_run_is_evaluated_and_continued_from_as_a_plain_model(
     tmp_path: Path, scene_shards: str
 ) -> None:
-    finetune(make_config(tmp_path, scene_shards, "--adapt.mode", "lora", "--adapt.lora.alpha", "3"))
+    train(tmp_path, scene_shards, "--adapt.mode", "lora", "--adapt.lora.alpha", "3")
     plain = load_model(tmp_path / "run").state_dict()
     raw = weights(tmp_path, 4)
     layer = "backbone.blocks.2.attn.proj"
     up, down = raw[f"{layer}.lora_B.default.weight"], raw[f"{layer}.lora_A.default.weight"]
     expected = raw[f"{layer}.base_layer.weight"] + 3 / 8 * up @ down
     torch.testing.assert_close(plain[f"{layer}.weight"], expected, atol=1e-6, rtol=0)
-    AcceleratorState._reset_state(reset_partial_state=True)
     further = ("--name", "further", "--model.weights", str(tmp_path / "run"), "--adapt.mode", "heads")
-    finetune(make_config(tmp_path, scene_shards, *further))
+    train(tmp_path, scene_shards, *further)
     again = load_model(tmp_path / "further").state_dict()
     assert torch.equal(again[f"{layer}.weight"], plain[f"{layer}.weight"])
 
@@ -234,7 +228,7 @@ def test_a_run_asked_to_stop_saves_and_leaves(
     logger.addHandler(handler)
     try:
         with caplog.at_level(logging.INFO):
-            state = finetune(make_config(tmp_path, scene_shards, "--loop.save_every", "100"))
+            state = train(tmp_path, scene_shards, "--loop.save_every", "100")
     finally:
         logger.removeHandler(handler)
     assert state.step == 1
@@ -244,7 +238,7 @@ def test_a_run_asked_to_stop_saves_and_leaves(
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path, scene_shards: str) -> None:
     extra = ("--loop.save_every", "1", "--loop.keep_checkpoints", "2")
-    finetune(make_config(tmp_path, scene_shards, *extra))
+    train(tmp_path, scene_shards, *extra)
     kept = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
     assert kept == ["step-0000003", "step-0000004"]
 
@@ -252,15 +246,14 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path, scene_shards: str)
 def test_a_removal_that_was_killed_leaves_no_half_checkpoint(
     tmp_path: Path, scene_shards: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"))
+    train(tmp_path, scene_shards, "--loop.steps", "2")
     folder = tmp_path / "run" / "checkpoints"
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as if the process ended before it
         _remove(folder / "step-0000002")
     assert list_checkpoints(folder) == []
     assert [p.name for p in folder.iterdir()] == [".step-0000002.removed"]
-    AcceleratorState._reset_state(reset_partial_state=True)
-    finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"), resume=True)
+    train(tmp_path, scene_shards, "--loop.steps", "2", resume=True)
     assert [p.name for p in folder.iterdir()] == ["step-0000002"]
 
 
@@ -295,11 +288,10 @@ def written(run: Path) -> dict[Path, int]:
 def test_a_run_is_neither_overwritten_nor_bent(
     tmp_path: Path, scene_shards: str, extra: tuple[str, ...], resume: bool, message: str
 ) -> None:
-    finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"))
-    AcceleratorState._reset_state(reset_partial_state=True)
+    train(tmp_path, scene_shards, "--loop.steps", "2")
     before = written(tmp_path / "run")
     with pytest.raises(InputError, match=message):
-        finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2", *extra), resume=resume)
+        train(tmp_path, scene_shards, "--loop.steps", "2", *extra, resume=resume)
     assert before == written(tmp_path / "run")
 
 
@@ -313,9 +305,8 @@ def test_a_run_in_bf16_is_finite_and_close_to_float32(
 ) -> None:
     """Weights of both runs move by lr x steps = 4e-3 at most, so they may differ by twice that."""
     paste = with_paste(cutout_shard)
-    finetune(make_config(tmp_path / "a", scene_shards, *paste))
-    AcceleratorState._reset_state(reset_partial_state=True)
-    finetune(make_config(tmp_path / "b", scene_shards, *paste, "--loop.precision", "bf16"))
+    train(tmp_path / "a", scene_shards, *paste)
+    train(tmp_path / "b", scene_shards, *paste, "--loop.precision", "bf16")
     full, half = weights(tmp_path / "a", 4), weights(tmp_path / "b", 4)
     assert all(half[name].dtype == torch.float32 and torch.isfinite(half[name]).all() for name in full)
     difference = max(float((half[name] - full[name]).abs().max()) for name in full)
@@ -326,7 +317,7 @@ def test_a_precision_that_the_machine_lacks_is_refused(tmp_path: Path, scene_sha
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU, which does fp16")
     with pytest.raises(InputError, match="loop.precision: fp16 needs a GPU, which this machine lacks"):
-        finetune(make_config(tmp_path, scene_shards, "--loop.precision", "fp16"))
+        train(tmp_path, scene_shards, "--loop.precision", "fp16")
     assert not (tmp_path / "run").exists()
 
 
@@ -342,7 +333,7 @@ def test_scenes_without_any_class_or_outlier_train_without_breaking(
     with webdataset.TarWriter(str(tmp_path / "void.tar")) as writer:
         writer.write(sample)
     hardly_ever = (*with_paste(cutout_shard), "--paste.probability", "1e-9")
-    finetune(make_config(tmp_path, str(tmp_path / "void.tar"), *hardly_ever))
+    train(tmp_path, str(tmp_path / "void.tar"), *hardly_ever)
     assert all(torch.isfinite(value).all() for value in weights(tmp_path, 4).values())
 
 
@@ -350,35 +341,30 @@ def test_a_resumed_run_may_cut_the_same_global_batch_differently(
     tmp_path: Path, scene_shards: str, cutout_shard: str
 ) -> None:
     paste = with_paste(cutout_shard)
-    finetune(make_config(tmp_path / "a", scene_shards, *paste))
-    shutil.copytree(tmp_path / "a", tmp_path / "b")
-    shutil.rmtree(tmp_path / "b" / "run" / "checkpoints" / "step-0000004")
-    AcceleratorState._reset_state(reset_partial_state=True)
+    train(tmp_path / "a", scene_shards, *paste)
+    copy_killed(tmp_path / "a", tmp_path / "b", 2)
     cut = ("--data.batch_size", "1", "--loop.grad_accum", "2")
-    finetune(make_config(tmp_path / "b", scene_shards, *paste, *cut), resume=True)
-    expected, actual = weights(tmp_path / "a", 4), weights(tmp_path / "b", 4)
-    for name in expected:
-        torch.testing.assert_close(actual[name], expected[name], atol=1e-5, rtol=0, msg=name)
+    train(tmp_path / "b", scene_shards, *paste, *cut, resume=True)
+    assert_close_weights(tmp_path / "a", tmp_path / "b", 4)
 
 
 def test_resuming_does_not_write_into_a_foreign_folder(tmp_path: Path, scene_shards: str) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("mine")
     with pytest.raises(InputError, match="run: the folder already holds files"):
-        finetune(make_config(tmp_path, scene_shards), resume=True)
+        train(tmp_path, scene_shards, resume=True)
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "custom_checkpoint_1.pkl"])
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, scene_shards: str, name: str) -> None:
-    finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"))
-    AcceleratorState._reset_state(reset_partial_state=True)
+    train(tmp_path, scene_shards, "--loop.steps", "2")
     damaged = tmp_path / "run" / "checkpoints" / "step-0000002" / name
     damaged.write_bytes(damaged.read_bytes()[:100])
     with pytest.raises(
         InputError, match="--resume: .*step-0000002 cannot be restored; remove it to continue"
     ):
-        finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"), resume=True)
+        train(tmp_path, scene_shards, "--loop.steps", "2", resume=True)
 
 
 def test_a_run_does_not_resume_on_other_data(tmp_path: Path, scene_shards: str) -> None:
@@ -390,16 +376,14 @@ def test_a_run_does_not_resume_on_other_data(tmp_path: Path, scene_shards: str) 
     ]
     manifest = Manifest(1, "cityscapes", LABEL_ENCODING, "png", len(entries), {}, tuple(entries))
     write_manifest(manifest, shards)
-    finetune(make_config(tmp_path, str(shards), "--loop.steps", "2"))
-    AcceleratorState._reset_state(reset_partial_state=True)
+    train(tmp_path, str(shards), "--loop.steps", "2")
     write_manifest(dataclasses.replace(manifest, options={"other": True}), shards)
     with pytest.raises(InputError, match=r"shards/manifest.json has changed since the run was started"):
-        finetune(make_config(tmp_path, str(shards), "--loop.steps", "2"), resume=True)
+        train(tmp_path, str(shards), "--loop.steps", "2", resume=True)
 
 
 def test_a_broken_provenance_record_is_named(tmp_path: Path, scene_shards: str) -> None:
-    finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"))
-    AcceleratorState._reset_state(reset_partial_state=True)
+    train(tmp_path, scene_shards, "--loop.steps", "2")
     (tmp_path / "run" / "provenance.json").write_text("[1]")
     with pytest.raises(InputError, match="provenance.json: is no provenance record"):
-        finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"), resume=True)
+        train(tmp_path, scene_shards, "--loop.steps", "2", resume=True)

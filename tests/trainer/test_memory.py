@@ -11,19 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from timm.layers import DropPath
 from torch.autograd.graph import saved_tensors_hooks
 
-from jobs.finetune import finetune
 from models.adapt import AdaptConfig, apply_adaptation
 from models.config import LoraSettings, ModelConfig
 from models.eomt import EoMT, Prediction
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES, OUTLIER_ID, VOID_ID
 from shards.settings import read_config
-from tests.trainer.event_files import read_scalars
-from tests.trainer.small_run import _fresh_accelerator, make_config, weights  # noqa: F401
+from tests.trainer.small_run import assert_equal_weights, read_scalars, train
 from trainer.config import FinetuneConfig
 from trainer.memory import OutOfMemoryError, fit_micro_batch, fullest_batch
 from trainer.tracking import record_profile
@@ -76,11 +73,9 @@ def test_recomputed_activations_give_the_same_gradients(mode: str, masked: bool)
 
 
 def test_a_run_that_recomputes_learns_the_same(tmp_path: Path, scene_shards: str) -> None:
-    finetune(make_config(tmp_path / "a", scene_shards))
-    AcceleratorState._reset_state(reset_partial_state=True)
-    finetune(make_config(tmp_path / "b", scene_shards, "--loop.activation_checkpointing", "True"))
-    expected, actual = weights(tmp_path / "a", 4), weights(tmp_path / "b", 4)
-    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+    train(tmp_path / "a", scene_shards)
+    train(tmp_path / "b", scene_shards, "--loop.activation_checkpointing", "True")
+    assert_equal_weights(tmp_path / "a", tmp_path / "b", 4)
 
 
 @pytest.mark.parametrize(
@@ -140,32 +135,28 @@ def test_a_halved_run_is_the_one_that_was_set_so_and_resumes_so(
 ) -> None:
     caplog.set_level(logging.INFO)
     by_hand = ("--data.batch_size", "1", "--loop.grad_accum", "2")
-    finetune(make_config(tmp_path / "a", scene_shards, *OPTIONS, *by_hand))
-    AcceleratorState._reset_state(reset_partial_state=True)
+    train(tmp_path / "a", scene_shards, *OPTIONS, *by_hand)
     fitting = (*OPTIONS, "--loop.fit_memory", "True")
-    finetune(make_config(tmp_path / "b", scene_shards, *fitting))
+    train(tmp_path / "b", scene_shards, *fitting)
     assert "out of memory with 2 images per micro-batch, trying 1" in caplog.text
     found = read_config(FinetuneConfig, tmp_path / "b" / "run" / "config.yaml")
     assert (found.data.batch_size, found.loop.grad_accum) == (1, 2)
-    expected, actual = weights(tmp_path / "a", 4), weights(tmp_path / "b", 4)
-    assert all(torch.equal(expected[name], actual[name]) for name in expected)
-    AcceleratorState._reset_state(reset_partial_state=True)
+    assert_equal_weights(tmp_path / "a", tmp_path / "b", 4)
     shutil.rmtree(tmp_path / "b" / "run" / "checkpoints" / "step-0000004")
     caplog.clear()
-    finetune(make_config(tmp_path / "b", scene_shards, *fitting), resume=True)
+    train(tmp_path / "b", scene_shards, *fitting, resume=True)
     assert "out of memory" not in caplog.text  # it began with what was found
-    actual = weights(tmp_path / "b", 4)
-    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+    assert_equal_weights(tmp_path / "a", tmp_path / "b", 4)
 
 
 @pytest.mark.usefixtures("small_memory")
 def test_without_the_option_memory_that_runs_out_stays_an_error(tmp_path: Path, scene_shards: str) -> None:
     with pytest.raises(OutOfMemoryError):
-        finetune(make_config(tmp_path, scene_shards))
+        train(tmp_path, scene_shards)
 
 
 def test_a_trace_of_some_steps_and_the_peak_of_memory(tmp_path: Path, scene_shards: str) -> None:
-    finetune(make_config(tmp_path, scene_shards, "--loop.profile", "2", "--loop.steps", "6"))
+    train(tmp_path, scene_shards, "--loop.profile", "2", "--loop.steps", "6")
     folder = tmp_path / "run" / "profile"
     assert sorted(p.name for p in folder.iterdir()) == ["operators.txt", "steps-4-5.pt.trace.json.gz"]
     events = json.loads(gzip.decompress((folder / "steps-4-5.pt.trace.json.gz").read_bytes()))["traceEvents"]

@@ -10,18 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from accelerate.state import AcceleratorState
 from tensorboard.compat.tensorflow_stub.io import gfile
 
-import jobs.finetune
 import trainer.run
 import trainer.run_folder
 from jobs.finetune import finetune
 from models.weights.checkpoint import list_checkpoints
 from shards.errors import InputError, StorageError
 from shards.files import hold_lock, is_held
-from tests.trainer.small_run import _fresh_accelerator, make_config, weights  # noqa: F401
+from tests.trainer.small_run import assert_equal_weights, make_config, train, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -36,14 +33,13 @@ def contents(run: Path) -> dict[Path, bytes]:
 
 
 def test_a_run_that_somebody_writes_is_not_resumed(tmp_path: Path, scene_shards: str) -> None:
-    finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"))
-    AcceleratorState._reset_state(reset_partial_state=True)
+    train(tmp_path, scene_shards, "--loop.steps", "2")
     with hold_lock(tmp_path / "run" / "lock", wait_s=0.0, owner="process 7 on node3"):
         before = contents(tmp_path / "run")
         with pytest.raises(
             InputError, match="run: another run is writing there: .*lock is held by process 7 on"
         ):
-            finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"), resume=True)
+            train(tmp_path, scene_shards, "--loop.steps", "2", resume=True)
         assert contents(tmp_path / "run") == before
     assert not is_held(tmp_path / "run" / "lock")
 
@@ -58,35 +54,20 @@ def test_of_two_runs_that_start_together_one_trains(
         hold_lock(folder / "lock", wait_s=0.0, owner="the other"),
         pytest.raises(InputError, match="another run is writing there"),
     ):
-        finetune(make_config(tmp_path, scene_shards))
+        train(tmp_path, scene_shards)
     assert [path.name for path in folder.iterdir()] == ["lock"]
 
     def be_late(path: Path, setting: str) -> None:
         (path / "config.yaml").write_text("name: run\n")
 
-    AcceleratorState._reset_state(reset_partial_state=True)
     with monkeypatch.context() as patch:
         patch.setattr(trainer.run, "make_folder", be_late)
         with pytest.raises(InputError, match="run: another run wrote there while this one was starting"):
-            finetune(make_config(tmp_path, scene_shards))
+            train(tmp_path, scene_shards)
     (folder / "config.yaml").rename(folder / ".config.yaml.half")  # as if killed while it was written
 
-    AcceleratorState._reset_state(reset_partial_state=True)
-    finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"))  # this is nobody's run
+    train(tmp_path, scene_shards, "--loop.steps", "2")  # this is nobody's run
     assert len(list_checkpoints(folder / "checkpoints")) == 1
-
-
-def test_a_training_holds_its_lock_to_its_end(
-    tmp_path: Path, scene_shards: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held = []
-    train = jobs.finetune.train
-    monkeypatch.setattr(
-        jobs.finetune, "train", lambda *a: (held.append(is_held(tmp_path / "run" / "lock")), train(*a))[1]
-    )
-    finetune(make_config(tmp_path, scene_shards, "--loop.steps", "1"))
-    assert held == [True]
-    assert not is_held(tmp_path / "run" / "lock")
 
 
 def test_a_file_system_without_locks_is_warned_of(
@@ -96,7 +77,7 @@ def test_a_file_system_without_locks_is_warned_of(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    finetune(make_config(tmp_path, scene_shards, "--loop.steps", "1"))
+    train(tmp_path, scene_shards, "--loop.steps", "1")
     assert "this file system has no locks; see that no second run is started there" in caplog.text
 
 
@@ -118,6 +99,18 @@ class At(logging.Handler):
         logging.getLogger("trainer.loop").removeHandler(self)
 
 
+def test_a_training_holds_its_lock_to_its_end(
+    tmp_path: Path, scene_shards: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    lock = tmp_path / "run" / "lock"
+    held: list[bool] = []
+    with At(4, lambda: held.append(is_held(lock))):
+        train(tmp_path, scene_shards)
+    assert held == [True]
+    assert not is_held(lock)
+
+
 def test_a_full_disk_ends_the_run_in_one_line_and_leaves_what_is_there(
     tmp_path: Path, scene_shards: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -136,12 +129,9 @@ def test_a_full_disk_ends_the_run_in_one_line_and_leaves_what_is_there(
     assert "\n" not in str(stop.value)
     assert stop.value.exit_code == 74
     assert [path.name for path in checkpoints.iterdir()] == ["step-0000002"]  # and no half of another
-    AcceleratorState._reset_state(reset_partial_state=True)
     finetune(config, resume=True)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    finetune(make_config(tmp_path / "whole", scene_shards))
-    expected, actual = weights(tmp_path / "whole", 4), weights(tmp_path, 4)
-    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+    train(tmp_path / "whole", scene_shards)
+    assert_equal_weights(tmp_path / "whole", tmp_path, 4)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's writer
@@ -162,9 +152,11 @@ def test_a_log_and_tensorboard_on_a_full_disk_are_warned_of_and_do_not_end_the_r
 
     monkeypatch.setattr(trainer.run, "make_folder", make_on_full_disk)
     with At(1, lambda: monkeypatch.setattr(gfile.GFile, "write", refuse)):
-        finetune(make_config(tmp_path, scene_shards, "--loop.steps", "3"))
-    told = [record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()]
-    assert told == [
+        train(tmp_path, scene_shards, "--loop.steps", "3")
+    messages = [
+        record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()
+    ]
+    assert messages == [
         f"{tmp_path}/run/log.txt: cannot be written; the run goes on without: No space left on device",
         f"{tmp_path}/run/tensorboard: cannot be written; the run goes on without TensorBoard: "
         f"No space left on device",
@@ -175,7 +167,7 @@ def test_a_log_and_tensorboard_on_a_full_disk_are_warned_of_and_do_not_end_the_r
 def test_a_folder_that_cannot_be_written_is_named(
     tmp_path: Path, scene_shards: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"))
+    train(tmp_path, scene_shards, "--loop.steps", "2")
     (tmp_path / "run" / "lock").unlink()
     (tmp_path / "run" / "lock").mkdir()
     before = contents(tmp_path / "run")
@@ -184,9 +176,8 @@ def test_a_folder_that_cannot_be_written_is_named(
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
     for reason in ("Is a directory", "Read-only file system"):
-        AcceleratorState._reset_state(reset_partial_state=True)
         with pytest.raises(StorageError, match=f"run: cannot be written: {reason} .*lock") as stop:
-            finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"), resume=True)
+            train(tmp_path, scene_shards, "--loop.steps", "2", resume=True)
         assert stop.value.exit_code == 74
         assert contents(tmp_path / "run") == before
         monkeypatch.setattr(trainer.run_folder, "hold_lock", refuse)

@@ -15,43 +15,42 @@ from trainer.schedule import (
 )
 
 
-def test_learning_rates_follow_the_two_stages() -> None:
-    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
-    optimizer = torch.optim.SGD(
-        [
-            {"params": [parameters[0]], "lr": 1.0, "name": "heads"},
-            {"params": [parameters[1]], "lr": 0.5, "name": "backbone.blocks.00"},
-        ]
-    )
-    config = ScheduleConfig(head_warmup=0.1, backbone_warmup=0.2, poly_power=0.9)
-    schedule = build_lr_schedule(optimizer, config, total_steps=100)
-    heads, backbone = [], []
-    for _ in range(100):
-        heads.append(optimizer.param_groups[0]["lr"])
-        backbone.append(optimizer.param_groups[1]["lr"])
-        optimizer.step()
-        schedule.step()
-    assert heads[:11] == pytest.approx([i / 10 for i in range(11)])
-    assert backbone[:11] == [0.0] * 11
-    assert backbone[20] == pytest.approx(0.25)  # half of its warm-up
-    assert backbone[30] == pytest.approx(0.5)
-    assert heads[55] == pytest.approx((1 - 45 / 90) ** 0.9)
-    assert backbone[65] == pytest.approx(0.5 * (1 - 35 / 70) ** 0.9)
-    assert lr_factor(100, 100, 10, 30, 0.9) == 0.0
-
-
-def test_a_block_that_is_unfrozen_late_warms_up_late() -> None:
-    names = ("heads", "backbone.norm", "backbone.embed", "backbone.blocks.00", "backbone.blocks.01", "lora")
+def rates_of(
+    config: ScheduleConfig,
+    steps: int,
+    *others: str,
+    unfreeze_steps: tuple[int, ...] = (),
+) -> dict[str, list[float]]:
+    """Return the rate of each group, with a peak of 1, at each step of a run."""
+    names = ("heads", "backbone.norm", *others)
     groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "name": name} for name in names]
     optimizer = torch.optim.SGD(groups, lr=1.0)
-    config = ScheduleConfig(head_warmup=0.0, backbone_warmup=0.1)
-    schedule = build_lr_schedule(optimizer, config, total_steps=100, unfreeze_steps=(60, 20))
+    schedule = build_lr_schedule(optimizer, config, steps, unfreeze_steps)
     rates: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(100):
+    for _ in range(steps):
         for group in optimizer.param_groups:
             rates[group["name"]].append(group["lr"])
         optimizer.step()
         schedule.step()
+    return rates
+
+
+def test_learning_rates_follow_the_two_stages() -> None:
+    rates = rates_of(ScheduleConfig(head_warmup=0.1, backbone_warmup=0.2, poly_power=0.9), 100)
+    heads, backbone = rates["heads"], rates["backbone.norm"]
+    assert heads[:11] == pytest.approx([i / 10 for i in range(11)])
+    assert backbone[:11] == [0.0] * 11
+    assert backbone[20] == pytest.approx(0.5)  # half of its warm-up
+    assert backbone[30] == pytest.approx(1.0)
+    assert heads[55] == pytest.approx((1 - 45 / 90) ** 0.9)
+    assert backbone[65] == pytest.approx((1 - 35 / 70) ** 0.9)
+    assert lr_factor(100, 100, 10, 30, 0.9) == 0.0
+
+
+def test_a_block_that_is_unfrozen_late_warms_up_late() -> None:
+    config = ScheduleConfig(head_warmup=0.0, backbone_warmup=0.1)
+    blocks = ("backbone.blocks.00", "backbone.blocks.01")
+    rates = rates_of(config, 100, "backbone.embed", *blocks, "lora", unfreeze_steps=(60, 20))
     assert rates["lora"] == rates["heads"]
     assert rates["backbone.norm"][5] == pytest.approx(0.5)
     assert rates["backbone.blocks.01"][:21] == [0.0] * 21
@@ -100,20 +99,6 @@ def test_a_draw_belongs_to_the_sample_whatever_its_batch() -> None:
     assert not torch.equal(together[:, 0], together[:, 1])
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"head_warmup": 1.0}, "schedule.head_warmup must be in .*, got 1.0"),
-        ({"backbone_warmup": -0.1}, "schedule.backbone_warmup must be in .*, got -0.1"),
-        ({"head_warmup": 0.6, "backbone_warmup": 0.6}, "must be at most 1, got 0.6 \\+ 0.6"),
-        ({"poly_power": 0.0}, "schedule.poly_power must be above 0, got 0.0"),
-    ],
-)
-def test_impossible_schedules_are_refused(settings: dict, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        ScheduleConfig(**settings)
-
-
 UPSTREAM = {
     "Cityscapes, EoMT-L": (19902, [3317, 6634, 9951, 13268], [6634, 9951, 13268, 16585]),
     "ADE20K, EoMT-L": (39120, [6520, 13040, 19560, 26080], [13040, 19560, 26080, 32600]),
@@ -142,25 +127,13 @@ def test_for_four_blocks_both_rules_are_one() -> None:
         )
 
 
-def rates_of(config: ScheduleConfig, steps: int) -> tuple[list[float], list[float]]:
-    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "name": n} for n in ("heads", "backbone.norm")]
-    optimizer = torch.optim.SGD(groups, lr=1.0)
-    schedule = build_lr_schedule(optimizer, config, steps)
-    rates = []
-    for _ in range(steps):
-        rates.append([group["lr"] for group in optimizer.param_groups])
-        optimizer.step()
-        schedule.step()
-    return [r[0] for r in rates], [r[1] for r in rates]
-
-
 @pytest.mark.parametrize(("batch", "head_end", "end"), [(16, 500, 1500), (8, 1000, 3000), (64, 125, 375)])
 def test_the_preset_has_upstreams_warm_ups_whatever_the_length(batch: int, head_end: int, end: int) -> None:
     """As upstream's TwoStageWarmupPolySchedule, (1 - (step - end) / (total - end)) ** 0.9 after a warm-up."""
     for steps in (4000, 5000):
         config = ScheduleConfig(preset="eomt").resolved(steps, batch)
         assert config.annealing == "eomt"
-        heads, backbone = rates_of(config, steps)
+        heads, backbone = rates_of(config, steps).values()
         assert heads[head_end // 2] == pytest.approx((head_end // 2) / head_end)
         assert heads[head_end] == 1.0
         assert backbone[head_end] == 0.0
@@ -173,7 +146,7 @@ def test_the_preset_has_upstreams_warm_ups_whatever_the_length(batch: int, head_
 @pytest.mark.parametrize("steps", [100, 1000, 19902])
 def test_fractions_follow_the_length_of_the_run(steps: int) -> None:
     config = ScheduleConfig(head_warmup=0.1, backbone_warmup=0.2).resolved(steps, 64)
-    heads, backbone = rates_of(config, steps)
+    heads, backbone = rates_of(config, steps).values()
     assert heads.index(1.0) == round(0.1 * steps)
     assert backbone.index(1.0) == round(0.1 * steps) + round(0.2 * steps)
 
@@ -181,5 +154,3 @@ def test_fractions_follow_the_length_of_the_run(steps: int) -> None:
 def test_a_preset_that_does_not_fit_is_refused() -> None:
     with pytest.raises(InputError, match="eomt takes 1500 steps of 16 images to warm up, loop.steps is 1000"):
         ScheduleConfig(preset="eomt").resolved(1000, 16)
-    with pytest.raises(InputError, match="schedule.head_warmup: got 0.1, but schedule.preset eomt fixes it"):
-        ScheduleConfig(preset="eomt", head_warmup=0.1)

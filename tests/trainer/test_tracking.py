@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from sklearn.metrics import precision_score, recall_score
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
@@ -19,17 +18,14 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_g
 from tensorboard.util.tensor_util import make_ndarray
 
 from eval.metrics.binned import count_images
-from jobs.finetune import finetune
 from models.adapt import AdaptConfig, apply_adaptation
 from models.config import ModelConfig
 from models.eomt import EoMT
 from models.lora import adapter_norms
-from shards.errors import InputError
-from tests.trainer.event_files import read_events, read_scalars
-from tests.trainer.small_run import _fresh_accelerator, make_config  # noqa: F401
+from tests.trainer.small_run import read_events, read_scalars, train
 from tests.trainer.test_validation import write_pasted
 from trainer.optim import OptimConfig, build_optimizer
-from trainer.tracking import TrackingConfig, describe_groups, thin_curve
+from trainer.tracking import describe_groups, thin_curve
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -92,9 +88,7 @@ def _runs(tmp_path_factory: pytest.TempPathFactory, scene_shards: str) -> Path:
     shown += ("--validation.pasted", str(pasted), "--validation.scores", "RbA")
     shown += ("--validation.select", "ap/RbA", "--loop.eval_every", "2", "--adapt.mode", "lora")
     for name, rate in (("slow", "1e-4"), ("fast", "1e-2")):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        finetune(make_config(out, scene_shards, *shown, "--name", name, "--optim.lr", rate))
-    AcceleratorState._reset_state(reset_partial_state=True)
+        train(out, scene_shards, *shown, "--name", name, "--optim.lr", rate)
     return out
 
 
@@ -178,20 +172,12 @@ def test_runs_are_compared_by_their_settings_and_latest_values(runs: Path) -> No
 def test_what_is_switched_off_is_not_written(tmp_path: Path, scene_shards: str) -> None:
     off = ("--tracking.groups", "False", "--tracking.probes", "0", "--tracking.curves", "False")
     pasted = ("--validation.pasted", str(write_pasted(tmp_path / "pasted")), "--loop.eval_every", "2")
-    finetune(make_config(tmp_path, scene_shards, *pasted, *off, "--loop.steps", "2"))
+    train(tmp_path, scene_shards, *pasted, *off, "--loop.steps", "2")
     tags = read_events(tmp_path / "run").Tags()
     assert tags["images"] == tags["histograms"] == []
     assert not any(tag.startswith("grad_norm/") for tag in tags["scalars"])
     assert not any(tag.startswith("precision_recall") for tag in tags["tensors"])
     assert "validation/ap/RbA" in tags["scalars"]
     shutil.rmtree(tmp_path / "run")
-    AcceleratorState._reset_state(reset_partial_state=True)
-    finetune(
-        make_config(tmp_path, scene_shards, *pasted, "--loop.steps", "2", "--tracking.tensorboard", "False")
-    )
+    train(tmp_path, scene_shards, *pasted, "--loop.steps", "2", "--tracking.tensorboard", "False")
     assert not (tmp_path / "run" / "tensorboard").exists()
-
-
-def test_counts_below_zero_are_refused() -> None:
-    with pytest.raises(InputError, match="tracking.probes: got -1; 0 or more are needed"):
-        TrackingConfig(probes=-1)

@@ -85,7 +85,7 @@ class LogitNorm(CrossEntropy):
     """
 
     temperature: float = 0.3
-    """What normalised logits are divided by: the lower, the sharper. 1.0 is the authors' code, 0.04 that of
+    """Divisor of normalised logits: the lower, the sharper. 1.0 is the authors' code, 0.04 that of
     OpenOOD; about 0.3 was the best of those that others tried on EoMT queries. It sets the loss's lower
     bound, see docs/losses.md."""
 
@@ -94,12 +94,10 @@ class LogitNorm(CrossEntropy):
             raise InputError(f"loss.options.logit_norm.temperature must be above 0, got {self.temperature}")
 
     def scale(self, logits: Float[Tensor, "N C1"]) -> Float[Tensor, "N C1"]:
-        """Return logits of length 1 / temperature."""
         length = torch.linalg.vector_norm(logits, dim=-1, keepdim=True).clamp(min=NORM_FLOOR)
         return logits / (length + PUBLISHED_EPSILON) / self.temperature
 
     def lower_bound(self, num_logits: int) -> float:
-        """Return the bound of the class docstring."""
         others = num_logits - 1
         return math.log1p(others * math.exp(-math.sqrt(num_logits / others) / self.temperature))
 

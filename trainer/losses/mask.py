@@ -16,7 +16,7 @@ from shards.errors import InputError
 from trainer.losses.classification import CrossEntropy
 from trainer.losses.matcher import MatchCosts, Matching, match_depths
 from trainer.losses.outlier import OutlierTerm
-from trainer.losses.points import DrawnPoints, choose_points, draw_points, join_points
+from trainer.losses.points import DrawnPoints, choose_points, draw_points
 from trainer.losses.targets import Segments, StepTotals, find_segments, sample_logits, sample_membership
 
 
@@ -82,10 +82,10 @@ class MaskLoss:
         depths = list(zip(prediction.mask_logits, prediction.class_logits, strict=True))
         num_queries, device = depths[0][1].shape[1], depths[0][0].device
         counts = [min(count, num_queries) for count in segments.per_image]
-        points = [draw_points(counts, self.options.num_points, generators, device) for _ in depths]
-        matching = match_depths(depths, segments, self.costs, [drawn.matching for drawn in points])
+        points = draw_points(len(depths), counts, self.options.num_points, generators, device)
+        matching = match_depths(depths, segments, self.costs, points.matching)
         with torch.autocast(device.type, enabled=False):
-            bce, dice = self._mask_terms(prediction.mask_logits, segments, matching, join_points(points))
+            bce, dice = self._mask_terms(prediction.mask_logits, segments, matching, points)
             classes = torch.stack(prediction.class_logits)
             class_loss = self._class_loss(classes, segments, matching, totals.images, num_masks)
         divisor = max(num_masks, 1.0)

@@ -1,4 +1,4 @@
-"""Which query answers for which segment: the Hungarian assignment of least cost."""
+"""Hungarian matching of queries to segments."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def match_depths(
     depths: Sequence[tuple[Float[Tensor, "B Q h w"], Float[Tensor, "B Q C1"]]],
     segments: Segments,
     costs: MatchCosts,
-    points: Sequence[Float[Tensor, "B P 2"]],
+    points: Float[Tensor, "L B P 2"],
 ) -> Matching:
     """Assign, at each depth, to each segment the query that fits it best, each query at most once.
 
@@ -58,7 +58,7 @@ def match_depths(
 
     Source: Mask2Former, Cheng et al., CVPR 2022.
     """
-    device = points[0].device
+    device = points.device
     class_ids = _list_classes(segments)
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         matrices = [

@@ -25,9 +25,8 @@ RBA_PRESETS: dict[str, tuple[float, float]] = {
 """Name -> (inlier_upper, outlier_lower)."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class OutlierTerm(ABC):
-    """One scalar that reads the outlier pixels of a batch; its fields are its options.
+    """One scalar that reads the outlier pixels of a batch; a frozen dataclass whose fields are its options.
 
         term = ½ ( mean over inliers of cost_in + mean over outliers of cost_out )
 
@@ -37,12 +36,11 @@ class OutlierTerm(ABC):
     """
 
     name: ClassVar[str]
-    """In `loss.outlier`, `loss.options` and `loss.weights`."""
+    """Name in `loss.outlier`, `loss.options` and `loss.weights`."""
     weight: ClassVar[float] = 1.0
-    """The published one."""
-
-    layers: int = 0
-    """How many supervised depths, from the last, the term sums over; 0: all."""
+    """Published weight."""
+    layers: int
+    """Number of supervised depths, from the last, that the term sums over; 0: all."""
 
     def __post_init__(self) -> None:
         if self.layers < 0:
@@ -88,7 +86,6 @@ class PixelTerm(OutlierTerm):
     def costs(
         self, queries: QueryOutputs, size: tuple[int, int]
     ) -> tuple[Float[Tensor, "B H W"], Float[Tensor, "B H W"]]:
-        """Penalise the resized score."""
         score = F.interpolate(self.score(queries)[:, None], size=size, mode="bilinear")[:, 0]
         return self.inlier(score), self.outlier(score)
 
@@ -125,6 +122,8 @@ class Rba(PixelTerm):
     """Inliers should score below this; None: as the preset."""
     outlier_lower: float | None = None
     """Outliers should score above this; None: as the preset."""
+    layers: int = 0
+    """Number of supervised depths, from the last, that the term sums over; 0: all."""
 
     @property
     def thresholds(self) -> tuple[float, float]:
@@ -136,15 +135,12 @@ class Rba(PixelTerm):
         )
 
     def score(self, queries: QueryOutputs) -> Float[Tensor, "B h w"]:
-        """Return RbA."""
         return rba(pixel_evidence(queries.mask_logits, queries.class_logits, num_classes=NUM_CLASSES))
 
     def inlier(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
-        """Return the squared excess over `inlier_upper`."""
         return F.relu(score - self.thresholds[0]).square()
 
     def outlier(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
-        """Return the squared lack below `outlier_lower`."""
         return F.relu(self.thresholds[1] - score).square()
 
 
@@ -171,17 +167,16 @@ class Energy(PixelTerm):
     """Inliers should have less energy: here, classes should claim exp(-0.15) = 0.86 of a pixel together."""
     outlier_lower: float = 2.3
     """Outliers should have more: no more than exp(-2.3) = 0.1 of a pixel should be claimed."""
+    layers: int = 0
+    """Number of supervised depths, from the last, that the term sums over; 0: all."""
 
     def score(self, queries: QueryOutputs) -> Float[Tensor, "B h w"]:
-        """Return the energy."""
         return mask_energy(queries)
 
     def inlier(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
-        """Return the squared excess over `inlier_upper`."""
         return F.relu(score - self.inlier_upper).square()
 
     def outlier(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
-        """Return the squared lack below `outlier_lower`."""
         return F.relu(self.outlier_lower - score).square()
 
 
@@ -201,6 +196,8 @@ class Mask2Anomaly(PixelTerm):
 
     margin: float = 0.75
     """Outliers should score above this, in (0, 1]; 0.75 is the paper's, 1.0 the code's."""
+    layers: int = 0
+    """Number of supervised depths, from the last, that the term sums over; 0: all."""
 
     def __post_init__(self) -> None:
         if not 0 < self.margin <= 1:
@@ -208,16 +205,13 @@ class Mask2Anomaly(PixelTerm):
         super().__post_init__()
 
     def score(self, queries: QueryOutputs) -> Float[Tensor, "B h w"]:
-        """Return 1 − max_c L[c]."""
         evidence = pixel_evidence(queries.mask_logits, queries.class_logits, num_classes=NUM_CLASSES)
         return 1 + max_logit(evidence)
 
     def inlier(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
-        """Return the squared score."""
         return score.square()
 
     def outlier(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
-        """Return the squared lack below the margin."""
         return F.relu(self.margin - score).square()
 
 
@@ -237,10 +231,12 @@ class SoleClaim(OutlierTerm):
 
     name: ClassVar[str] = "sole_claim"
 
+    layers: int = 0
+    """Number of supervised depths, from the last, that the term sums over; 0: all."""
+
     def costs(
         self, queries: QueryOutputs, size: tuple[int, int]
     ) -> tuple[Float[Tensor, "B H W"], Float[Tensor, "B H W"]]:
-        """Return the two negative log-likelihoods."""
         claims = count_claims(queries)
         costs = F.interpolate(-torch.stack((claims.one, claims.none), dim=1), size=size, mode="bilinear")
         return costs[:, 0], costs[:, 1]

@@ -1,4 +1,4 @@
-"""What a label map asks of the masks, read off the map itself; no stack of boolean masks is ever built."""
+"""Segments of a label map, read off the map itself; no stack of boolean masks is ever built."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Segments:
 
 @dataclass(frozen=True)
 class StepTotals:
-    """What one optimizer step holds, over all its micro-batches and all ranks.
+    """Counts of one optimizer step, over all its micro-batches and all ranks.
 
     Loss terms are divided by these, so that they add up to the value of one large batch, however it was
     cut. Where a total is 0 the term's sum is 0 too; the divisor is then 1.

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from eval.maps import MapStore
 from eval.metrics.bootstrap import NUM_RESAMPLES, draw_weights
 from eval.metrics.components import TAUS, SegmentSizes, component_metrics, count_components
 from eval.metrics.measure import measure_components
@@ -108,29 +107,28 @@ def test_three_pixels_of_five_do_not_reach_the_toolkits_six_tenths():
     assert counts.found.sum() == 7
 
 
-def test_under_protocol_smiyc_the_threshold_is_rounded_to_half_precision(tmp_path):
-    maps = MapStore(tmp_path)
+def test_under_protocol_smiyc_the_threshold_is_rounded_to_half_precision():
     scores = np.array([[0.25, 0.25, 0, 0]], np.float32)
-    maps.add(0, {"X": scores}, np.array([[1, 1, 0, 0]], np.uint8), np.zeros((1, 4), np.uint8))
+    target = np.array([[1, 1, 0, 0]], np.uint8)
     below = 0.25 - 1e-5  # the next float16 below 0.25 is 0.2499, so this one is 0.25 there
     found = [
-        measure_components(maps, [0], "X", below, PROTOCOLS[name], SegmentSizes(1, 1)).siou
+        measure_components([(scores, target)], below, PROTOCOLS[name], SegmentSizes(1, 1)).siou
         for name in ("native", "smiyc")
     ]
     assert found == [1.0, 0.0]
 
 
-def test_intervals_are_those_of_sets_with_images_drawn_again(tmp_path):
+def test_intervals_are_those_of_sets_with_images_drawn_again():
     rng = np.random.default_rng(4)
-    maps, rows = MapStore(tmp_path), []
+    frames, rows = [], []
     smallest = SegmentSizes(5, 5)
-    for i in range(6):
+    for _i in range(6):
         scores, target, threshold = random_frame(rng)
         scores = scores / np.float32(threshold)
-        maps.add(i, {"A": scores}, target, np.zeros_like(target))
+        frames.append((scores, target))
         below = float(np.nextafter(np.float32(1), np.float32(0)))  # pixels at the threshold count
         rows.append(count_components(scores, target, below, smallest))
-    found = measure_components(maps, list(range(6)), "A", 1.0, get_protocol("native"), smallest)
+    found = measure_components(frames, 1.0, get_protocol("native"), smallest)
     drawn = []
     for weights in draw_weights(6, NUM_RESAMPLES).astype(int):
         chosen = [row for row, times in zip(rows, weights, strict=True) for _ in range(times)]

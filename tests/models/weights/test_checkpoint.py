@@ -9,7 +9,6 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 
 from models.backbone import build_backbone, load_backbone_weights
 from models.config import ModelConfig
@@ -20,56 +19,44 @@ from models.weights.checkpoint import (
     initialise_model,
     load_model,
     run_of,
-    write_description,
 )
 from models.weights.files import read_weight_file
 from shards.errors import InputError
-
-CONFIG = ModelConfig(size="tiny", image_size=(32, 32), num_queries=3)
-
-
-def save(model: EoMT, folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    write_description(model, folder)
-    save_file(model.state_dict(), folder / "model.safetensors")
-    return folder
+from tests.models.tiny import IMAGE, make_model, save
 
 
 def test_a_saved_model_predicts_the_same(tmp_path: Path) -> None:
-    model = EoMT(CONFIG).eval()
-    image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    model = make_model()
     loaded = load_model(save(model, tmp_path / "step-0000001"))
     assert not loaded.training
-    assert torch.equal(loaded(image).mask_logits[0], model(image).mask_logits[0])
+    assert torch.equal(loaded(IMAGE).mask_logits[0], model(IMAGE).mask_logits[0])
 
 
 def test_a_run_folder_stands_for_its_newest_complete_checkpoint(tmp_path: Path) -> None:
     for step in (9, 10):
-        save(EoMT(CONFIG), tmp_path / "checkpoints" / f"step-{step:07d}")
+        save(make_model(), tmp_path / "checkpoints" / f"step-{step:07d}")
     (tmp_path / "checkpoints" / ".step-0000011.partial").mkdir()
     assert find_checkpoint(tmp_path).name == "step-0000010"
 
 
 def test_a_truncated_checkpoint_is_named(tmp_path: Path) -> None:
-    weights = save(EoMT(CONFIG), tmp_path / "step-0000001") / "model.safetensors"
+    weights = save(make_model(), tmp_path / "step-0000001") / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(InputError, match=r"model.safetensors: truncated, or no safetensors file"):
         load_model(weights.parent)
 
 
 def test_weights_that_do_not_fit_are_counted(tmp_path: Path) -> None:
-    model = EoMT(CONFIG)
-    folder = save(model, tmp_path / "step-0000001")
+    model = make_model()
     state = model.state_dict()
     state["extra"] = state.pop("class_head.bias")
     state["queries.weight"] = torch.zeros(4, 128)
-    save_file(state, folder / "model.safetensors")
     message = (
         r"1 missing \[class_head.bias\], 1 unexpected \[extra\], "
         r"1 of another shape \[queries.weight 4x128, model 3x128\]"
     )
     with pytest.raises(InputError, match=message):
-        load_model(folder)
+        load_model(save(model, tmp_path, state))
 
 
 def test_weights_of_another_network_are_no_eomt(tmp_path: Path) -> None:
@@ -79,33 +66,43 @@ def test_weights_of_another_network_are_no_eomt(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("changes", "message"),
     [
-        "{",
-        json.dumps({"size": "tiny"}),
-        json.dumps({"image_size": [32, 32], "sise": 1}),
-        '{"image_size": [64]}',
-        '{"image_size": [1, 1]}',
+        ("{", ""),
+        ('{"size": "tiny"}', ""),
+        ({"sise": 1}, ""),
+        ({"image_size": [64]}, ""),
+        ({"image_size": [1, 1]}, ""),
+        ({"num_blocks": 2.5}, "num_blocks is 2.5; a number of at least 1 is needed"),
+        ({"patch_size": "16"}, "patch_size is '16'; a number of at least 1 is needed"),
+        ({"class_head": "x"}, "class_head is 'x'; linear or isomax is needed"),
+        ({"weights": None}, "weights is None; a path is needed"),
+    ],
+    ids=str,
+)
+def test_a_broken_description_is_named(tmp_path: Path, changes: str | dict, message: str) -> None:
+    path = save(make_model(), tmp_path) / "model.json"
+    fields = json.loads(path.read_text())
+    path.write_text(changes if isinstance(changes, str) else json.dumps(fields | changes))
+    with pytest.raises(InputError, match=f"model.json: not a model description: {message}"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nothing", "no such file or folder"),
+        ("", "no run folder .*, and no checkpoint: .* the folder holds no weight file"),
+        ("x" * 300, "File name too long"),
     ],
 )
-def test_a_broken_description_is_named(tmp_path: Path, text: str) -> None:
-    folder = save(EoMT(CONFIG), tmp_path / "step-0000001")
-    (folder / "model.json").write_text(text)
-    with pytest.raises(InputError, match=r"model.json: not a model description"):
-        load_model(folder)
-
-
-def test_a_missing_or_foreign_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such file or folder"):
-        find_checkpoint(tmp_path / "nothing")
-    with pytest.raises(
-        InputError, match="no run folder .*, and no checkpoint: .* the folder holds no weight file"
-    ):
-        find_checkpoint(tmp_path)
+def test_a_path_without_a_checkpoint_is_named(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(InputError, match=f"checkpoint .*: {message}"):
+        find_checkpoint(tmp_path / name)
 
 
 def test_fine_tuning_takes_from_the_weights_what_the_configuration_leaves_out(tmp_path: Path) -> None:
-    model = EoMT(CONFIG)
+    model = make_model()
     folder = str(save(model, tmp_path / "step-0000001"))
     started = initialise_model(ModelConfig(weights=folder))
     assert started.config == dataclasses.replace(model.config, weights=folder)
@@ -117,56 +114,47 @@ def test_fine_tuning_takes_from_the_weights_what_the_configuration_leaves_out(tm
     [
         (
             {"num_queries": 4},
-            r"model.num_queries 4 \(checkpoint: 3\); leave it out, or name what to start anew",
+            r"model.num_queries 4 \(checkpoint: 3\); leave it out, or name",
         ),
         ({"num_classes": 5}, r"model.num_classes 5 \(checkpoint: 19\)"),
         ({"size": "small"}, r"model.size small \(checkpoint: tiny\)"),
         ({"patch_size": 8}, r"model.patch_size 8 \(checkpoint: 16\)"),
+        (
+            {"skip": "clas_head"},
+            "init.skip: the model has no weight 'clas_head'; its parts are backbone, ",
+        ),
+        (
+            {"skip": "class_head", "weights": ""},
+            "init.skip: model.weights is empty, there is nothing",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_a_configuration_that_contradicts_the_weights_is_refused(
+def test_a_start_that_contradicts_the_weights_is_refused(
     tmp_path: Path, settings: dict, message: str
 ) -> None:
-    folder = str(save(EoMT(CONFIG), tmp_path / "step-0000001"))
+    settings = {"weights": str(save(make_model(), tmp_path)), "skip": None, **settings}
+    skip = settings.pop("skip")
     with pytest.raises(InputError, match=message):
-        initialise_model(ModelConfig(weights=folder, **settings))
+        initialise_model(ModelConfig(**settings), InitConfig(skip=(skip,) if skip else ()))
 
 
 def test_what_is_skipped_keeps_its_initial_values_and_may_have_another_shape(tmp_path: Path) -> None:
-    model = EoMT(CONFIG)
+    model = make_model()
     folder = str(save(model, tmp_path / "step-0000001"))
     torch.manual_seed(5)
     config = ModelConfig(weights=folder, num_classes=7)
     started = initialise_model(config, InitConfig(skip=("class_head",)))
     torch.manual_seed(5)
-    fresh = EoMT(dataclasses.replace(CONFIG, num_classes=7))
+    fresh = EoMT(dataclasses.replace(model.config, num_classes=7))
     assert torch.equal(started.class_head.weight, fresh.class_head.weight)
     assert torch.equal(started.mask_head[0].weight, model.mask_head[0].weight)
-
-
-@pytest.mark.parametrize(
-    ("weights", "skip", "message"),
-    [
-        (
-            True,
-            "clas_head",
-            "init.skip: the model has no weight 'clas_head'; its parts are backbone, queries, ",
-        ),
-        (False, "class_head", "init.skip: model.weights is empty, there is nothing to skip"),
-    ],
-)
-def test_a_skip_that_names_nothing_is_refused(tmp_path: Path, weights: bool, skip: str, message: str) -> None:
-    folder = save(EoMT(CONFIG), tmp_path / "step-0000001")
-    config = ModelConfig(size="tiny", weights=str(folder) if weights else "")
-    with pytest.raises(InputError, match=message):
-        initialise_model(config, InitConfig(skip=(skip,)))
 
 
 def test_another_image_size_resamples_the_positions_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model = EoMT(CONFIG)
+    model = make_model()
     folder = str(save(model, tmp_path / "step-0000001"))
     with caplog.at_level(logging.INFO):
         started = initialise_model(ModelConfig(weights=folder, image_size=(64, 32)))
@@ -247,30 +235,6 @@ def test_a_backbone_with_a_flat_embedding_is_refused(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "vit.pth")
     with pytest.raises(InputError, match="patch_embed.proj.weight has 1 dimensions; 4 are needed"):
         initialise_model(ModelConfig(weights=str(tmp_path / "vit.pth"), image_size=(32, 32)))
-
-
-def test_a_name_that_no_file_system_takes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="checkpoint .*: File name too long"):
-        find_checkpoint(tmp_path / ("x" * 300))
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        ("num_blocks", 2.5, "num_blocks is 2.5; a number of at least 1 is needed"),
-        ("patch_size", "16", "patch_size is '16'; a number of at least 1 is needed"),
-        ("class_head", "x", "class_head is 'x'; linear or isomax is needed"),
-        ("weights", None, "weights is None; a path is needed"),
-    ],
-)
-def test_a_description_with_a_wrong_value_is_refused(
-    tmp_path: Path, field: str, value: object, message: str
-) -> None:
-    folder = save(EoMT(ModelConfig(size="tiny", image_size=(32, 32), num_queries=3)), tmp_path / "model")
-    fields = json.loads((folder / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps({**fields, field: value}))
-    with pytest.raises(InputError, match=f"model.json: not a model description: {message}"):
-        load_model(folder)
 
 
 @pytest.mark.parametrize(

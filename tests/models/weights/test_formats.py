@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,16 @@ from transformers import EomtConfig, EomtForUniversalSegmentation
 from models.backbone import build_backbone
 from models.config import METADATA_KEY, ModelConfig, describe
 from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT
-from models.weights.checkpoint import load_model
+from models.weights.checkpoint import initialise_model, load_model
 from models.weights.formats import read_checkpoint, read_config_off
 from models.weights.huggingface import from_huggingface, to_huggingface
 from shards.errors import InputError
+from tests.models.tiny import make_model
 
 CONFIG = ModelConfig(size="tiny", image_size=(48, 48), num_queries=5, num_blocks=3, num_classes=7)
+REFERENCE_CONFIG = ModelConfig(
+    size="small", image_size=(64, 64), num_queries=6, num_blocks=4, num_classes=9
+).completed()
 
 
 def as_upstream(model: EoMT, prefix: str = "network.") -> dict[str, torch.Tensor]:
@@ -47,52 +50,38 @@ def _model() -> EoMT:
     ["network.", "", "module.network.", "network._orig_mod.", "_orig_mod.module."],
     ids=["lightning", "bare", "ddp", "compiled", "compiled ddp"],
 )
-def test_upstream_files_are_read_whatever_wrapped_them(tmp_path: Path, model: EoMT, prefix: str) -> None:
-    path = tmp_path / "eomt.bin"
-    torch.save(as_upstream(model, prefix), path)
-    loaded = load_model(path)
+@pytest.mark.parametrize("training_state", [False, True], ids=["weights", "checkpoint"])
+def test_upstream_files_are_read_whatever_wrapped_them(
+    tmp_path: Path, model: EoMT, prefix: str, training_state: bool
+) -> None:
+    state = as_upstream(model, prefix)
+    saved = {"state_dict": state, "epoch": 3, "optimizer_states": [{"state": {}, "param_groups": []}]}
+    torch.save(saved if training_state else state, tmp_path / "last.ckpt")
+    loaded = load_model(tmp_path / "last.ckpt")
     assert loaded.config == model.config
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
 
 
-def test_a_lightning_checkpoint_is_read(tmp_path: Path, model: EoMT) -> None:
-    path = tmp_path / "last.ckpt"
-    saved = {
-        "state_dict": as_upstream(model),
-        "epoch": 3,
-        "optimizer_states": [{"state": {}, "param_groups": []}],
-    }
-    torch.save(saved, path)
-    assert read_checkpoint(path).kind == "upstream"
-    assert load_model(path).config == model.config
-
-
-def test_joint_blocks_come_from_the_size_where_the_file_does_not_say(tmp_path: Path, model: EoMT) -> None:
+@pytest.mark.parametrize(
+    ("mask_probs", "num_blocks", "note"),
+    [
+        (None, 2, "joint blocks are not in the file: 2, as the size has by default"),
+        ([0.0, 0.0, 0.5], 3, "its training was to keep masked attention; here inference never masks"),
+    ],
+    ids=["size", "annealing"],
+)
+def test_what_the_file_says_of_joint_blocks_is_noted(
+    tmp_path: Path, model: EoMT, mask_probs: list[float] | None, num_blocks: int, note: str
+) -> None:
     state = as_upstream(model)
     del state["network.attn_mask_probs"]
+    if mask_probs:
+        state["network.attn_mask_probs"] = torch.tensor(mask_probs)
     torch.save(state, tmp_path / "eomt.bin")
     checkpoint = read_checkpoint(tmp_path / "eomt.bin")
     assert checkpoint.config is not None
-    assert checkpoint.config.num_blocks == 2
-    assert "joint blocks are not in the file: 2, as the size has by default" in checkpoint.notes
-
-
-def test_a_file_that_stopped_before_its_annealing_did_is_noted(tmp_path: Path, model: EoMT) -> None:
-    state = as_upstream(model)
-    state["network.attn_mask_probs"] = torch.tensor([0.0, 0.0, 0.5])
-    torch.save(state, tmp_path / "eomt.bin")
-    checkpoint = read_checkpoint(tmp_path / "eomt.bin")
-    assert "its training was to keep masked attention; here inference never masks" in checkpoint.notes
-
-
-def test_dinov3_differences_are_refused(tmp_path: Path) -> None:
-    state = {
-        "network.q.weight": torch.ones(3, 384),
-        "network.encoder.backbone.blocks.0.attention.q_proj.weight": torch.ones(1),
-    }
-    torch.save(state, tmp_path / "delta.bin")
-    with pytest.raises(InputError, match="delta.bin: an EoMT over DINOv3, published as differences"):
-        read_checkpoint(tmp_path / "delta.bin")
+    assert checkpoint.config.num_blocks == num_blocks
+    assert note in checkpoint.notes
 
 
 @pytest.fixture(name="reference", scope="module")
@@ -116,12 +105,9 @@ def test_a_hugging_face_folder_gives_the_same_prediction(
 ) -> None:
     reference.save_pretrained(tmp_path / "eomt")
     model = load_model(tmp_path / "eomt")
-    assert (
-        model.config
-        == ModelConfig(
-            size="small", image_size=(64, 64), patch_size=16, num_queries=6, num_blocks=4, num_classes=9
-        ).completed()
-    )
+    assert model.config == REFERENCE_CONFIG
+    isomax = initialise_model(ModelConfig(weights=str(tmp_path / "eomt"), class_head="isomax"))
+    assert isomax.class_head.prototypes.shape == (10, 384)
     image = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     with torch.no_grad():
@@ -134,21 +120,24 @@ def test_hugging_face_weights_without_their_configuration_still_tell_their_sizes
     tmp_path: Path, reference: EomtForUniversalSegmentation
 ) -> None:
     torch.save(reference.state_dict(), tmp_path / "pytorch_model.bin")
-    assert (
-        load_model(tmp_path).config
-        == ModelConfig(
-            size="small", image_size=(64, 64), patch_size=16, num_queries=6, num_blocks=4, num_classes=9
-        ).completed()
-    )
+    assert load_model(tmp_path).config == REFERENCE_CONFIG
 
 
-def test_another_hugging_face_model_is_refused(
-    tmp_path: Path, reference: EomtForUniversalSegmentation
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "eomt_dinov3"}, "model_type 'eomt_dinov3' is not supported; eomt is"),
+        ({"patch_size": 0}, "patch_size is 0; at least 1 is needed"),
+        ({"num_blocks": "x"}, "not a configuration of Hugging Face's EoMT: ValueError"),
+    ],
+    ids=str,
+)
+def test_a_hugging_face_configuration_that_is_no_eomt_is_refused(
+    tmp_path: Path, reference: EomtForUniversalSegmentation, changes: dict, message: str
 ) -> None:
-    reference.save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "eomt_dinov3"}))
-    with pytest.raises(InputError, match="config.json: model_type 'eomt_dinov3' is not supported; eomt is"):
+    torch.save(reference.state_dict(), tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text(json.dumps(reference.config.to_dict() | changes))
+    with pytest.raises(InputError, match=f"config.json: {message}"):
         read_checkpoint(tmp_path)
 
 
@@ -189,18 +178,20 @@ def test_sizes_are_read_off_the_weights(model: EoMT) -> None:
     assert read == model.config
 
 
-def test_what_is_no_square_grid_is_refused() -> None:
-    state = EoMT(ModelConfig(size="tiny", image_size=(32, 64), num_queries=2)).state_dict()
-    with pytest.raises(InputError, match="file: 8 positions are no square grid"):
-        read_config_off(state, Path("file"))
-
-
-def test_an_unknown_backbone_is_refused(model: EoMT) -> None:
-    state = {name: value for name, value in model.state_dict().items() if ".blocks.5." not in name}
-    with pytest.raises(
-        InputError, match=re.escape("a backbone of width 128 and 5 blocks; known (width x blocks): tiny")
-    ):
-        read_config_off(state, Path("file"))
+@pytest.mark.parametrize(
+    ("image_size", "gone", "message"),
+    [
+        ((32, 64), "none", "file: 8 positions are no square grid"),
+        ((32, 32), ".blocks.5.", r"a backbone of width 128 and 5 blocks; known \(width x blocks\): tiny"),
+    ],
+    ids=["grid", "blocks"],
+)
+def test_sizes_that_weights_cannot_tell_are_refused(
+    image_size: tuple[int, int], gone: str, message: str
+) -> None:
+    state = make_model(image_size=image_size).state_dict()
+    with pytest.raises(InputError, match=message):
+        read_config_off({name: value for name, value in state.items() if gone not in name}, Path("file"))
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -211,13 +202,25 @@ def test_a_backbone_is_recognised(tmp_path: Path, prefix: str) -> None:
     assert (checkpoint.kind, checkpoint.config) == ("backbone", None)
 
 
-def test_weights_of_no_known_kind_are_refused(tmp_path: Path) -> None:
-    torch.save({"fc.weight": torch.ones(1)}, tmp_path / "resnet.pth")
-    message = (
-        r"resnet.pth: weights of no known kind \(first names: fc.weight\); known kinds: EoMT of this suite, "
-    )
-    with pytest.raises(InputError, match=message):
-        read_checkpoint(tmp_path / "resnet.pth")
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ["fc.weight"],
+            r"weights of no known kind \(first names: fc.weight\); known kinds: EoMT of",
+        ),
+        (["q.weight", "module.network.q.weight"], "holds q.weight twice, under other prefixes"),
+        (
+            ["network.q.weight", "network.encoder.backbone.blocks.0.attention.q_proj.weight"],
+            "an EoMT over DINOv3, published as differences",
+        ),
+    ],
+    ids=["unknown", "twice", "DINOv3"],
+)
+def test_what_is_not_recognised_is_refused(tmp_path: Path, names: list[str], message: str) -> None:
+    torch.save({name: torch.ones(1) for name in names}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=f"w.pth: {message}"):
+        read_checkpoint(tmp_path / "w.pth")
 
 
 def test_folders_that_hold_no_or_several_weight_files_are_refused(tmp_path: Path) -> None:
@@ -229,13 +232,6 @@ def test_folders_that_hold_no_or_several_weight_files_are_refused(tmp_path: Path
         read_checkpoint(tmp_path)
     with pytest.raises(InputError, match="nothing: no such file or folder"):
         read_checkpoint(tmp_path / "nothing")
-
-
-def test_a_weight_under_two_prefixes_is_refused(tmp_path: Path, model: EoMT) -> None:
-    state = as_upstream(model) | {"module.network.q.weight": torch.zeros(5, 128)}
-    torch.save(state, tmp_path / "eomt.bin")
-    with pytest.raises(InputError, match="eomt.bin: holds q.weight twice, under other prefixes"):
-        read_checkpoint(tmp_path / "eomt.bin")
 
 
 @pytest.mark.parametrize(
@@ -255,13 +251,3 @@ def test_weights_that_tell_impossible_sizes_are_refused(
     torch.save(as_upstream(model) | {f"network.{name}": value}, tmp_path / "eomt.bin")
     with pytest.raises(InputError, match=f"eomt.bin: {message}"):
         read_checkpoint(tmp_path / "eomt.bin")
-
-
-def test_a_hugging_face_configuration_of_zeros_is_refused(
-    tmp_path: Path, reference: EomtForUniversalSegmentation
-) -> None:
-    reference.save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "patch_size": 0}))
-    with pytest.raises(InputError, match="config.json: patch_size is 0; at least 1 is needed"):
-        read_checkpoint(tmp_path)

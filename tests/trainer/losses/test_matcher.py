@@ -21,8 +21,8 @@ KEYS = ("a", "b")
 def match(masks: torch.Tensor, classes: torch.Tensor, label: torch.Tensor, num_points: int) -> Matching:
     """Match one depth, at the points that the loss would draw."""
     generators = sample_generators(0, 0, KEYS[: len(label)], "cpu")
-    drawn = draw_points([0] * len(label), num_points, generators, torch.device("cpu"))
-    return match_depths([(masks, classes)], find_segments(label), COSTS, [drawn.matching])
+    drawn = draw_points(1, [0] * len(label), num_points, generators, torch.device("cpu"))
+    return match_depths([(masks, classes)], find_segments(label), COSTS, drawn.matching)
 
 
 def test_pairwise_costs_equal_transformers() -> None:
@@ -93,7 +93,7 @@ def test_depths_are_matched_each_for_itself_after_one_transfer(monkeypatch: pyte
     label = torch.randint(0, 3, (2, 8, 8), dtype=torch.uint8)
     label[1] = VOID_ID
     depths = [(3 * torch.randn(2, 5, 8, 8), torch.randn(2, 5, 20)) for _ in range(3)]
-    points = [torch.rand(2, 30, 2) for _ in depths]
+    points = torch.rand(3, 2, 30, 2)
     segments = find_segments(label)
     transfers = []
     to_cpu = torch.Tensor.cpu
@@ -102,6 +102,6 @@ def test_depths_are_matched_each_for_itself_after_one_transfer(monkeypatch: pyte
     assert [tuple(tensor.shape) for tensor in transfers] == [(3, 2, 5, 3)]
     assert together.query.shape == (3, 3)
     for i, (depth, where) in enumerate(zip(depths, points, strict=True)):
-        alone = match_depths([depth], segments, COSTS, [where])
+        alone = match_depths([depth], segments, COSTS, where[None])
         assert torch.equal(alone.segment[0], together.segment[i])
         assert torch.equal(alone.query[0], together.query[i])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ import torch.nn.functional as F
 from eval.predict.scores import QueryOutputs
 from models.eomt import Prediction
 from shards.batch import Batch
-from shards.errors import InputError
 from shards.schema import OUTLIER_ID, VOID_ID
 from trainer.losses.outlier import Energy, Mask2Anomaly, PixelTerm, Rba
 from trainer.losses.targets import StepTotals, count_totals
@@ -168,19 +166,3 @@ def test_thresholds_of_a_preset_can_be_replaced_one_by_one() -> None:
     assert Rba(preset="released").thresholds == (0.0, 5.0)
     assert Rba(preset="released", outlier_lower=-0.2).thresholds == (0.0, -0.2)
     assert Rba(preset="code", inlier_upper=0.0).thresholds == (0.0, -0.1)
-
-
-@pytest.mark.parametrize(
-    ("options", "values", "message"),
-    [
-        (Rba, {"layers": -1}, "loss.options.rba.layers must be 0 (all) or more, got -1"),
-        (Energy, {"layers": -2}, "loss.options.energy.layers must be 0 (all) or more, got -2"),
-        (Mask2Anomaly, {"layers": -1}, "loss.options.mask2anomaly.layers must be 0 (all) or more"),
-        (Mask2Anomaly, {"margin": 0.0}, "loss.options.mask2anomaly.margin must be in (0, 1], got 0.0"),
-        (Mask2Anomaly, {"margin": 1.5}, "loss.options.mask2anomaly.margin must be in (0, 1], got 1.5"),
-    ],
-    ids=lambda value: str(value)[:40],
-)
-def test_impossible_options_are_refused(options: type, values: dict, message: str) -> None:
-    with pytest.raises(InputError, match=re.escape(message)):
-        options(**values)
