@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> None:
         expected = official_side(toolkit, frames, smallest)
         middle = time.perf_counter()
         ours = our_side(frames, smallest)
-        seconds = seconds + (middle - begin, time.perf_counter() - middle)
+        seconds += middle - begin, time.perf_counter() - middle
         for name, value in expected.items():
             difference = f"{abs(ours[name] - value):.1e}"
             rows.append((track, name, f"{value:.6f}", f"{ours[name]:.6f}", difference))
