@@ -1,4 +1,4 @@
-"""Cancel the jobs of one sweep, and no others.
+"""Cancellation of one sweep's jobs, and no others.
 
 python -m jobs.cancel SWEEP
 """
@@ -11,11 +11,10 @@ from pathlib import Path
 
 import tyro
 
-from jobs.sweep_config import find_sweep
-from shards.errors import InputError
+from jobs.status import find_sweep
 from shards.settings import parse_options, run_program
 from slurm.status import query_jobs
-from slurm.submit import SlurmError, cancel, read_submissions
+from slurm.submit import SlurmError, call, read_submissions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +29,14 @@ def main(arguments: Sequence[str]) -> None:
     """Cancel one sweep from the command line."""
     options: CancelOptions = parse_options(CancelOptions, arguments, program="jobs.cancel")
     folder = find_sweep(options.sweep)
-    try:
-        submitted = [entry.job for entry in read_submissions(folder)]
-        found, complaints = query_jobs(submitted)
-        if submitted and not found and complaints:
-            raise SlurmError(complaints[0])
-        live = {key.partition("_")[0] for key, job in found.items() if job.is_live}
-        jobs = [job for job in reversed(submitted) if job in live]  # what waits for others goes first
-        cancel(jobs)
-    except (SlurmError, ValueError) as error:
-        raise InputError(str(error)) from None
+    submitted = [entry.job for entry in read_submissions(folder)]
+    found, complaints = query_jobs(submitted)
+    if submitted and not found and complaints:
+        raise SlurmError(complaints[0])
+    live = {key.partition("_")[0] for key, job in found.items() if job.is_live}
+    jobs = [job for job in reversed(submitted) if job in live]  # what waits for others goes first
+    if jobs:
+        call(["scancel", *jobs])
     print(f"{folder}: cancelled {', '.join(jobs)}" if jobs else f"{folder}: nothing is queued or running")
 
 

@@ -20,7 +20,7 @@ from eval.report.tables import latex_tables, markdown_tables
 from shards.errors import InputError
 from shards.files import make_folder, require_free, staged_folder, write_atomically
 from shards.settings import parse_options, run_program
-from slurm.tasks import RUNS_FOLDER, TASKS_NAME, read_state, read_tasks
+from slurm.tasks import RUNS_FOLDER, TASKS_NAME, read_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -119,20 +119,14 @@ def find_results(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
 def _list_sweep(sweep: Path) -> list[tuple[Path, str]]:
     """Return a sweep's run folders, and how far each came."""
-    try:
-        tasks = read_tasks(sweep)
-        runs = []
-        for task in tasks.cells:
-            stage = next((s for s in task.stages if not tasks.is_done(task, s)), "")
-            state = read_state(tasks.control(task), stage) if stage else None
-            text = f"{stage} {state.state}" if state else "not evaluated"
-            reason = f": {state.reason}" if state and state.reason else ""
-            runs.append((sweep / RUNS_FOLDER / task.name, text + reason))
-        return runs
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    tasks, runs = read_tasks(sweep), []
+    for task in tasks.cells:
+        stage = tasks.next_stage(task)
+        state = tasks.state(task, stage) if stage else None
+        text = f"{stage} {state.state}" if state else "not evaluated"
+        reason = f": {state.reason}" if state and state.reason else ""
+        runs.append((sweep / RUNS_FOLDER / task.name, text + reason))
+    return runs
 
 
 if __name__ == "__main__":

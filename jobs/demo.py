@@ -39,26 +39,27 @@ class Method:
     """Whether it sees pasted outliers."""
     scores: tuple[str, ...] = ()
     """Scores of its own, beside those that every method has."""
-    ablation: bool = False
-    """Whether it only explains another method; the demo leaves it out."""
 
 
 METHODS: dict[str, Method] = {
     CONTROL: Method(meaning="the same steps, no outliers", pastes=False),
     "logit_norm": Method(meaning="LogitNorm, no outliers", pastes=False),
     "isomax_plus": Method(meaning="IsoMax+, no outliers", pastes=False, scores=("MinDistance",)),
-    "paste_only": Method(meaning="pasted outliers, no outlier term", pastes=True, ablation=True),
+    "paste_only": Method(meaning="pasted outliers, no outlier term", pastes=True),
     "rba": Method(meaning="RbA outlier exposure", pastes=True),
     "sole_claim": Method(meaning="sole-claim outlier exposure", pastes=True),
 }
 """Name of run and configuration (`demo_NAME.yaml`) -> method."""
-IN_DEMO = tuple(name for name, method in METHODS.items() if not method.ablation)
+IN_DEMO = tuple(name for name in METHODS if name != "paste_only")
+"""`paste_only` is an ablation: it explains the other two that paste."""
 SCORES = ("MSP", "MaxLogit", "MaxEntropy", "RbA", "SoleClaim")
+PICTURED_SETS = ("RoadAnomaly21", "fs_static")
+PICTURED_RUNS = (BASELINE, "sole_claim")
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything."""
+    """Options that set the size of the world and the length of the runs."""
 
     world: tuple[str, ...] = ()
     baseline: tuple[str, ...] = ()
@@ -91,51 +92,36 @@ def make_data(out: Path, seed: int, scale: Scale) -> None:
 def train_and_evaluate(
     out: Path, runs: Path, seed: int, scale: Scale, methods: Sequence[str] = IN_DEMO
 ) -> list[Record]:
-    """Train the baseline from scratch, fine-tune it with each method, and evaluate all of them.
+    """Train the baseline, fine-tune it with each method, evaluate all; return the baseline's records first.
 
     Args:
         out: where `make_data` has put the data.
-        runs: folder for the runs.
-        seed: of every run.
-        methods: names of `METHODS`.
-
-    Returns:
-        the records of all runs, the baseline's first.
+        runs: folder for the runs; what is complete there is left as it is.
     """
-    _finetune(out, runs, seed, BASELINE, scale.baseline)
-    for name in methods:
-        start = ("--model.weights", runs / BASELINE, *scale.finetune)
-        bank = ("--paste.bank", out / "shards" / "cutouts") if METHODS[name].pastes else ()
-        _finetune(out, runs, seed, name, (*start, *bank))
+    shards, names = out / "shards", (BASELINE, *methods)
+    for name in names:
+        start: tuple[object, ...] = scale.baseline
+        if name != BASELINE:
+            bank = ("--paste.bank", shards / "cutouts") if METHODS[name].pastes else ()
+            start = ("--model.weights", runs / BASELINE, *scale.finetune, *bank)
+        settings = ("--name", name, "--out", runs, "--seed", seed, "--data.shards", shards / "cityscapes")
+        if not (runs / name / "eval").exists():
+            run_job("finetune", CONFIGS / f"demo_{name}.yaml", *settings, *start, "--resume")
     records = []
-    for name in (BASELINE, *methods):
-        _evaluate(out, runs / name, (*SCORES, *(METHODS[name].scores if name in METHODS else ())))
-        path = runs / name / "eval" / "results.json"
-        records += parse_json(path.read_text(), str(path))
+    for name in names:
+        scores = (*SCORES, *(METHODS[name].scores if name in METHODS else ()))
+        sets = ("--datasets", out / "world" / "anomaly", "--cityscapes", shards / "cityscapes")
+        brief = ("--components", False)  # the maps of them and of the pictures take two thirds of the time
+        results = runs / name / "eval" / "results.json"
+        if not results.exists():
+            place = ("--checkpoint", runs / name, "--out", results.parent)
+            run_job("evaluate", *place, *sets, "--scores", *scores, *brief)
+        records += parse_json(results.read_text(), str(results))
     return records
 
 
-def _finetune(out: Path, runs: Path, seed: int, name: str, overrides: tuple[object, ...]) -> None:
-    if (runs / name / "eval").exists():
-        return
-    settings = ("--name", name, "--out", runs, "--seed", seed, "--data.shards", out / "shards" / "cityscapes")
-    run_job("finetune", CONFIGS / f"demo_{name}.yaml", *settings, *overrides, "--resume")
-
-
-def _evaluate(out: Path, run: Path, scores: tuple[str, ...]) -> None:
-    if (run / "eval" / "results.json").exists():
-        return
-    sets = ("--datasets", out / "world" / "anomaly", "--cityscapes", out / "shards" / "cityscapes")
-    brief = ("--components", False)  # the maps of them and of the pictures take two thirds of the time
-    run_job("evaluate", "--checkpoint", run, *sets, "--out", run / "eval", "--scores", *scores, *brief)
-
-
 def run_job(job: str, *arguments: object) -> None:
-    """Run `python -m jobs.JOB` as its own process.
-
-    Raises:
-        SystemExit: the program failed, with its own exit code; it has said why.
-    """
+    """Run `python -m jobs.JOB` as its own process; leave with its exit code if it fails."""
     words = [str(argument) for argument in arguments]
     logger.info("\n$ python -m jobs.%s %s", job, shlex.join(words))
     process = subprocess.Popen([sys.executable, "-m", f"jobs.{job}", *words])
@@ -147,10 +133,6 @@ def run_job(job: str, *arguments: object) -> None:
         raise
     if code:
         sys.exit(code)  # the program has said why
-
-
-PICTURED_SETS = ("RoadAnomaly21", "fs_static")
-PICTURED_RUNS = (BASELINE, "sole_claim")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Repeat the demo's comparison of losses with several seeds, and say which differences the spread supports.
+"""The demo's comparison of losses over several seeds, and which differences the spread supports.
 
     python -m jobs.experiments --out experiments --seeds 0 1 2
 
@@ -21,7 +21,7 @@ from eval.report.seeds import compare_seeds, estimate
 from jobs.demo import BASELINE, CONTROL, METHODS, SCORES, SMOKE, Scale, make_data, train_and_evaluate
 from shards.errors import InputError
 from shards.files import make_folder, require_free, write_atomically
-from shards.settings import parse_options, run_program
+from shards.settings import parse_options, read_settings, run_program
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class ExperimentsOptions:
     out: Path
     """New or empty folder, or that of the same experiments, which are continued."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of the runs; at least two, each once. The world has always the same."""
+    """Seeds of the runs; at least two, each once. The world has always the same."""
     smoke: bool = False
     """Only check that the chain holds together; the numbers mean nothing then."""
 
@@ -76,7 +76,7 @@ def _claim_folder(options: ExperimentsOptions) -> None:
     """Take a new folder, or one of the same experiments; seeds may have been added."""
     marker = options.out / "experiments.yaml"
     if marker.is_file():
-        smoke = (yaml.safe_load(marker.read_text()) or {}).get("smoke")
+        smoke = read_settings(marker).get("smoke")
         if smoke is not options.smoke:
             raise InputError(f"--out {options.out}: holds experiments with --smoke {smoke}")
         return
@@ -88,10 +88,7 @@ def _claim_folder(options: ExperimentsOptions) -> None:
 def render_report(records: Records) -> str:
     """Render mean ± spread of every method and score, and the differences between methods.
 
-    Numbers are means over the test sets, in percent.
-
-    Args:
-        records: of at least two seeds, all with the same runs.
+    Numbers are means over the test sets, in percent; `records` are of at least two seeds with the same runs.
     """
     scores = list(dict.fromkeys((*SCORES, *(own for method in METHODS.values() for own in method.scores))))
     lines = [
@@ -114,14 +111,10 @@ def render_report(records: Records) -> str:
         "| comparison | score | AP | | FPR95 | |",
         "|---|---|---:|---|---:|---|",
     ]
-    for first, second in COMPARISONS:
-        for score in SCORES:
-            differences = _differences(records, (first, score), (second, score))
-            lines.append(f"| {first} - {second} | {score} | {differences} |")
+    pairs = [(f"{a} - {b} | {score}", (a, score), (b, score)) for a, b in COMPARISONS for score in SCORES]
     for name in (BASELINE, *METHODS):
-        for first, second in SCORE_COMPARISONS:
-            differences = _differences(records, (name, first), (name, second))
-            lines.append(f"| {name} | {first} - {second} | {differences} |")
+        pairs += [(f"{name} | {a} - {b}", (name, a), (name, b)) for a, b in SCORE_COMPARISONS]
+    lines += [f"| {title} | {_differences(records, first, second)} |" for title, first, second in pairs]
     return "\n".join(lines) + "\n"
 
 

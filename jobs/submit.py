@@ -1,4 +1,4 @@
-"""Submit a sweep to Slurm, or run it on this machine: a grid of fine-tunings, their evaluations, one table.
+"""Submission of a sweep to Slurm, or its run on this machine: fine-tunings, their evaluations, one table.
 
 python -m jobs.submit SWEEP.yaml --dry-run
 python -m jobs.submit SWEEP.yaml
@@ -12,44 +12,58 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import tyro
 
-from jobs.sweep import (
-    COLLECT,
-    EVALUATE,
-    Plan,
-    collect_command,
-    plan_sweep,
-    render_scripts,
-    require_same_sweep,
-    write_plan,
-)
-from jobs.sweep_config import SweepConfig
+from jobs.evaluate_options import EvaluateOptions
+from jobs.prepare import Job
+from models.weights.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER
 from shards.errors import InputError
-from shards.files import require_free, write_atomically
-from shards.settings import parse_options, read_config, run_program
-from slurm.array import array_expression
-from slurm.launch import Machine, run_locally
-from slurm.status import query_jobs
-from slurm.submit import (
-    SlurmError,
-    Submission,
-    add_submission,
-    cancel,
-    forget_submissions,
-    read_submissions,
-    submit_script,
+from shards.files import make_folder, require_free, write_atomically
+from shards.settings import (
+    build_config,
+    flat_settings,
+    parse_options,
+    read_config,
+    read_settings,
+    run_program,
+    with_overrides,
+    write_config,
 )
-from slurm.tasks import TASKS_NAME, read_state, read_tasks
+from slurm.array import combine_settings
+from slurm.launch import Machine, run_locally
+from slurm.submit import SUBMISSIONS_NAME, SlurmError
+from slurm.sweep import (
+    EVALUATE,
+    FINETUNE,
+    PREPARE,
+    SweepConfig,
+    find_live_cells,
+    job_command,
+    render_scripts,
+    submit_scripts,
+)
+from slurm.tasks import (
+    CELLS_FOLDER,
+    LOGS_FOLDER,
+    RUNS_FOLDER,
+    TASKS_NAME,
+    SweepStage,
+    SweepTask,
+    Tasks,
+    read_tasks,
+    write_tasks,
+)
+from trainer.config import FinetuneConfig
+from trainer.run_folder import CONFIG_NAME, FINISHED_NAME, MAY_CHANGE
 
 logger = logging.getLogger(__name__)
 
-FLAGS = ("dry_run", "retry_failed")
+NO_SBATCH = "sbatch: not found; is this a machine of a Slurm cluster? --local 1 runs the cells here"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +77,8 @@ class SubmitOptions:
     retry_failed: bool = False
     """Also run cells that have failed; they continue from their last checkpoint."""
     local: int | None = None
-    """Without Slurm: run so many cells at a time on this machine, under the same rules; 0: one per GPU (or
-    per group of GPUs, where a cell has several processes)."""
+    """Number of cells to run at a time on this machine, without Slurm, under the same rules; 0: one per GPU
+    (or per group of GPUs, where a cell has several processes)."""
 
     def __post_init__(self) -> None:
         if self.local is not None and self.local < 0:
@@ -73,73 +87,135 @@ class SubmitOptions:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class SweepPlan:
+    """A sweep before anything is written."""
+
+    config: SweepConfig
+    source: Path
+    """The sweep file."""
+    tasks: Tasks
+    configs: dict[str, FinetuneConfig]
+    """Configuration of each cell; empty for a preparation."""
+
+
 def main(arguments: Sequence[str]) -> None:
     """Submit one sweep from the command line."""
-    options: SubmitOptions = parse_options(SubmitOptions, _spell_out(arguments), program="jobs.submit")
-    plan = plan_sweep(read_config(SweepConfig, options.sweep), options.sweep)
-    try:
-        submit(plan, options)
-    except (SlurmError, ValueError) as error:
-        raise InputError(str(error)) from None
+    options: SubmitOptions = parse_options(SubmitOptions, arguments, program="jobs.submit")
+    submit(plan_sweep(read_config(SweepConfig, options.sweep), options.sweep), options)
 
 
-def _spell_out(arguments: Sequence[str]) -> list[str]:
-    """Let `--dry-run` stand for `--dry_run True`."""
-    words = list(arguments)
-    for i in reversed(range(len(words))):
-        follows = words[i + 1] if i + 1 < len(words) else ""
-        if words[i].lstrip("-").replace("-", "_") in FLAGS and follows not in ("True", "False"):
-            words.insert(i + 1, "True")
-    return words
-
-
-def submit(plan: Plan, options: SubmitOptions) -> None:
-    """Write the sweep's folder, and submit or run what is not done.
+def plan_sweep(config: SweepConfig, source: Path) -> SweepPlan:
+    """Build and check every cell of a sweep.
 
     Raises:
-        InputError: the folder holds something else, or jobs of the sweep are still queued for other cells.
-        SlurmError: sbatch is missing or refused; nothing stays submitted.
+        InputError: a cell's configuration or evaluation is refused, or the grid has none or too many.
     """
-    folder, tasks = plan.config.folder, plan.tasks
+    configs: dict[str, FinetuneConfig] = {}
+    if config.preparation.arguments:
+        rows = _preparation_tasks(config)
+    else:
+        rows, base = [], read_settings(Path(config.config))
+        try:
+            combinations = combine_settings(config.grid, config.cells, config.seeds)
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from None
+        for index, combination in enumerate(combinations):
+            name = combination.name
+            own = {"name": name, "out": str(config.folder / RUNS_FOLDER)}
+            settings = with_overrides(base, {**config.overrides, **combination.overrides, **own})
+            built = configs[name] = build_config(FinetuneConfig, settings, f"{source}: cell {name}")
+            stages = _finetuning_stages(config, built)
+            rows.append(SweepTask(index=index, name=name, stages=stages, settings=combination.overrides))
+    limit = config.max_starts_without_progress
+    tasks = Tasks(sweep=config.name, folder=config.folder, max_starts_without_progress=limit, cells=rows)
+    return SweepPlan(config=config, source=source, tasks=tasks, configs=configs)
+
+
+def _preparation_tasks(config: SweepConfig) -> list[SweepTask]:
+    """Cut one preparation into tasks; the one that ends last completes the shards."""
+    words, count = list(config.preparation.arguments), config.preparation.tasks
+    parse_options(Job, words, program="jobs.prepare")  # refuses what it does not know
+    rows = []
+    for index in range(count):
+        share = f"{index}/{count}"
+        stage = SweepStage(command=job_command(config.resources, PREPARE, [*words, "--task", share]))
+        task = SweepTask(index=index, name=f"task-{index}", stages={PREPARE: stage}, settings={"task": share})
+        rows.append(task)
+    return rows
+
+
+def _finetuning_stages(config: SweepConfig, built: FinetuneConfig) -> dict[str, SweepStage]:
+    run = Path(built.out) / built.name
+    last = run / CHECKPOINTS_FOLDER / f"step-{built.loop.steps:07d}"
+    saved = config.folder / CELLS_FOLDER / built.name / CONFIG_NAME
+    stages = {
+        FINETUNE: SweepStage(
+            command=job_command(config.resources, FINETUNE, [str(saved), "--resume"]),
+            creates=str(run / FINISHED_NAME if built.validation.patience else last),  # it may end early
+            progress=str(last.with_name("step-*")),
+        )
+    }
+    evaluation = config.evaluation
+    if evaluation.datasets:
+        chosen = run / BEST_FOLDER if built.validation.select else run
+        words = ["--checkpoint", str(chosen), "--datasets", evaluation.datasets, "--out", str(run / "eval")]
+        for name, value in evaluation.options.items():
+            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+        parse_options(EvaluateOptions, words, program="jobs.evaluate")  # refuses what it does not know
+        command = job_command(evaluation.resources, EVALUATE, words)
+        stages[EVALUATE] = SweepStage(command=command, creates=str(run / "eval" / "results.json"))
+    return stages
+
+
+def submit(plan: SweepPlan, options: SubmitOptions) -> None:
+    """Write the sweep's folder, and submit or run what is not done; an error leaves nothing submitted."""
+    config, tasks = plan.config, plan.tasks
     live, moved = _check_folder(plan)
-    failed = [i for i in range(len(tasks.cells)) if _has_failed(plan, i)]
-    left_out = set() if options.retry_failed else set(failed)
-    todo = [i for i in range(len(tasks.cells)) if not _is_done(plan, i) and i not in left_out | live]
+    undone = [task for task in tasks.cells if tasks.next_stage(task)]
+    failed = [task for task in undone if tasks.failed_stages(task)]
+    waiting = [task for task in undone if task.index not in live]
+    todo = [task.index for task in waiting if options.retry_failed or task not in failed]
+    scripts = render_scripts(config, todo) if todo else {}
     if options.dry_run:
-        _print_plan(plan, todo)
+        _print_plan(plan, scripts, todo)
         return
     if todo and options.local is None and shutil.which("sbatch") is None:
-        raise SlurmError(
-            "sbatch: not found; is this a machine of a Slurm cluster? --local 1 runs the cells here"
-        )
-    machine = _machine(plan, options) if options.local is not None else None
-    write_plan(plan)
-    if moved:
-        forget_submissions(folder)  # their indices are those of other cells now
-    _report(plan, todo, failed, live, options)
-    if options.retry_failed:
-        for index in failed:
-            _forget_failure(plan, index)
+        raise SlurmError(NO_SBATCH)
+    machine = None if options.local is None else _find_machine(config, options.local)
+    _write_folder(plan)
+    if moved:  # the indices of earlier jobs are those of other cells now
+        (config.folder / SUBMISSIONS_NAME).unlink(missing_ok=True)
+    count = len(tasks.cells)
+    logger.info("%s: %d cells, %d done, %d to run", config.folder, count, count - len(undone), len(todo))
+    if live:
+        logger.info("%d are queued or running already", len(live))
+    if failed and not options.retry_failed:
+        logger.info("%d have failed and are left out; --retry-failed runs them again", len(failed))
+    for task in failed if options.retry_failed else ():
+        for stage in tasks.failed_stages(task):
+            (tasks.control(task) / f"{stage}.json").unlink(missing_ok=True)
     if not todo:
         return
-    for stage, script in render_scripts(plan, todo).items():
-        write_atomically(folder / f"{stage}.sbatch", script)
+    for stage, script in scripts.items():
+        write_atomically(config.folder / f"{stage}.sbatch", script)
     if machine is None:
-        _submit_scripts(plan, todo)
+        submit_scripts(config, list(scripts), todo)
+        logger.info("watch it: python -m jobs.status %s", shlex.quote(str(config.folder)))
     else:
         _run_here(plan, todo, machine)
 
 
-def _check_folder(plan: Plan) -> tuple[set[int], bool]:
+def _check_folder(plan: SweepPlan) -> tuple[set[int], bool]:
     """Check that the folder is new or this sweep's; return what Slurm works on, and whether cells moved."""
     folder = plan.config.folder
     if not (folder / TASKS_NAME).is_file():
         require_free(folder, "out/name")
         return set(), False
-    moved = require_same_sweep(plan, read_tasks(folder))
-    submitted = [entry for entry in read_submissions(folder) if entry.array]
-    found, _ = query_jobs([entry.job for entry in submitted])
-    live = {int(key.partition("_")[2]) for key, job in found.items() if "_" in key and job.is_live}
+    before = read_tasks(folder)
+    _require_same_sweep(plan, before)
+    moved = [task.name for task in before.cells] != [task.name for task in plan.tasks.cells]
+    live = find_live_cells(folder)
     if moved and live:
         raise InputError(
             f"{plan.source}: cells were added or moved while jobs of {folder} are queued; wait for them, or "
@@ -148,95 +224,81 @@ def _check_folder(plan: Plan) -> tuple[set[int], bool]:
     return live, moved
 
 
-def _is_done(plan: Plan, index: int) -> bool:
-    task = plan.tasks.cells[index]
-    return all(plan.tasks.is_done(task, stage) for stage in task.stages)
+def _require_same_sweep(plan: SweepPlan, before: Tasks) -> None:
+    """Check that a folder holds an earlier submission of this very sweep.
+
+    What `jobs.finetune` may change on resume may change here too, and so may all resources.
+    """
+    where = f"{plan.source}: {before.folder} holds another sweep"
+    now = {task.name: task for task in plan.tasks.cells}
+    saved: Mapping[str, object]
+    built: Mapping[str, object]
+    for task in before.cells:
+        if task.name not in now or (task.stages.keys() ^ now[task.name].stages.keys()) - {EVALUATE}:
+            raise InputError(f"{where}: its cell {task.name} is none of this one's; take another name")
+        if task.name in plan.configs:
+            saved = flat_settings(read_config(FinetuneConfig, before.control(task) / CONFIG_NAME))
+            built = flat_settings(plan.configs[task.name])
+        else:
+            saved, built = ({key: s.command for key, s in t.stages.items()} for t in (task, now[task.name]))
+        for name in sorted(saved.keys() | built.keys()):
+            if name not in MAY_CHANGE and saved.get(name) != built.get(name):
+                raise InputError(
+                    f"{where}: {name} of cell {task.name} is {saved.get(name)} there and {built.get(name)} "
+                    f"here; take another name"
+                )
 
 
-def _has_failed(plan: Plan, index: int) -> bool:
-    task = plan.tasks.cells[index]
-    states = [read_state(plan.tasks.control(task), stage).state for stage in task.stages]
-    return "failed" in states and not _is_done(plan, index)
-
-
-def _forget_failure(plan: Plan, index: int) -> None:
-    task = plan.tasks.cells[index]
-    control = plan.tasks.control(task)
-    for stage in task.stages:
-        if read_state(control, stage).state == "failed":
-            (control / f"{stage}.json").unlink(missing_ok=True)
-
-
-def _report(
-    plan: Plan, todo: Sequence[int], failed: Sequence[int], live: set[int], options: SubmitOptions
-) -> None:
-    count = len(plan.tasks.cells)
-    done = sum(_is_done(plan, i) for i in range(count))
-    logger.info("%s: %d cells, %d done, %d to run", plan.config.folder, count, done, len(todo))
-    if live:
-        logger.info("%d are queued or running already", len(live))
-    if failed and not options.retry_failed:
-        logger.info("%d have failed and are left out; --retry-failed runs them again", len(failed))
-
-
-def _print_plan(plan: Plan, todo: Sequence[int]) -> None:
-    scripts = render_scripts(plan, todo) if todo else {}
+def _print_plan(plan: SweepPlan, scripts: dict[str, str], todo: Sequence[int]) -> None:
     for stage, script in scripts.items():
         print(f"# ==== {plan.config.folder / stage}.sbatch ====")
         print(script)
     print(f"# ==== {len(plan.tasks.cells)} cells, {len(todo)} to run ====")
-    for index, task in enumerate(plan.tasks.cells):
-        mark = "" if index in todo else "  (not now: done, failed or queued)"
-        size = ""
+    for task in plan.tasks.cells:
+        mark, size = "" if task.index in todo else "  (not now: done, failed or queued)", ""
         if plan.configs:
-            data, loop = plan.configs[index].data, plan.configs[index].loop
+            data, loop = plan.configs[task.name].data, plan.configs[task.name].loop
             batch = data.batch_size * loop.grad_accum * plan.config.resources.num_ranks
             size = f"  {loop.steps} steps, global batch {batch}"
-        print(f"{index:5d}  {task.name}{size}{mark}")
+        print(f"{task.index:5d}  {task.name}{size}{mark}")
 
 
-def _submit_scripts(plan: Plan, todo: Sequence[int]) -> None:
-    """Submit the arrays, each cell's evaluation behind its own fine-tuning, and the table behind all."""
-    folder, array = plan.config.folder, array_expression(todo)
-    submitted: list[Submission] = []
-    try:
-        for stage in [*plan.stages, *([COLLECT] if EVALUATE in plan.stages else [])]:
-            kind = "afterany" if stage == COLLECT else "aftercorr"
-            dependency = f"{kind}:{submitted[-1].job}" if submitted else ""
-            job = submit_script(folder / f"{stage}.sbatch", dependency=dependency)
-            submitted.append(Submission(stage=stage, job=job, array="" if stage == COLLECT else array))
-    except SlurmError:
-        cancel([entry.job for entry in reversed(submitted)])
-        raise
-    for entry in submitted:
-        add_submission(folder, entry)
-        logger.info("submitted %s as job %s %s", entry.stage, entry.job, entry.array and f"[{entry.array}]")
-    logger.info("watch it: python -m jobs.status %s", shlex.quote(str(folder)))
+def _write_folder(plan: SweepPlan) -> None:
+    """Write the cells' configurations, a copy of the sweep file, and last `tasks.json`."""
+    folder = plan.config.folder
+    for name in (CELLS_FOLDER, RUNS_FOLDER, LOGS_FOLDER):
+        make_folder(folder / name, "out/name")
+    for task in plan.tasks.cells:
+        make_folder(plan.tasks.control(task), "out/name")
+        if plan.configs:
+            write_config(plan.configs[task.name], plan.tasks.control(task) / CONFIG_NAME)
+    write_atomically(folder / "sweep.yaml", plan.source.read_bytes())
+    write_tasks(plan.tasks)
 
 
-def _machine(plan: Plan, options: SubmitOptions) -> Machine:
-    ranks, count = plan.config.resources.num_ranks, torch.cuda.device_count()
-    gpus = [str(i) for i in range(count)]
-    if options.local == 0 and count < ranks:
+def _find_machine(config: SweepConfig, at_once: int) -> Machine:
+    ranks, count = config.resources.num_ranks, torch.cuda.device_count()
+    if at_once == 0 and count < ranks:
         raise InputError(
             f"--local 0: this machine has {count} GPUs, and a cell takes {ranks}; --local 1 uses the CPU"
         )
-    if gpus and ranks > count:
+    if 0 < count < ranks:
         raise InputError(f"--local: a cell has {ranks} processes, and this machine {count} GPUs")
-    return Machine(at_once=options.local or count // ranks, ranks=ranks, gpus=gpus)
+    return Machine(at_once=at_once or count // ranks, ranks=ranks, gpus=[str(i) for i in range(count)])
 
 
-def _run_here(plan: Plan, todo: Sequence[int], machine: Machine) -> None:
+def _run_here(plan: SweepPlan, todo: Sequence[int], machine: Machine) -> None:
     """Run the cells on this machine, then make the table; exit with 1 if a cell failed."""
-    folder = plan.config.folder
-    environment = plan.config.resources.environment
-    codes = run_locally(folder, todo, plan.stages, machine, python=sys.executable, environment=environment)
+    config = plan.config
+    environment, python = config.resources.environment, sys.executable
+    codes = run_locally(config.folder, todo, config.stages, machine, python=python, environment=environment)
     failed = [index for index, code in codes.items() if code]
     for index in failed:
         logger.info("%s: exit code %d", plan.tasks.cells[index].name, codes[index])
-    if EVALUATE in plan.stages:
-        subprocess.run(shlex.split(collect_command(plan)), check=False)
-    logger.info("%d of %d cells done; python -m jobs.status %s", len(todo) - len(failed), len(todo), folder)
+    if EVALUATE in config.stages:
+        subprocess.run(shlex.split(config.collect_command()), check=False)
+    done = len(todo) - len(failed)
+    logger.info("%d of %d cells done; python -m jobs.status %s", done, len(todo), config.folder)
     if failed:
         sys.exit(1)
 

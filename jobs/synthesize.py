@@ -1,13 +1,13 @@
-"""Write the synthetic world: street scenes, objects and anomaly sets in their official layouts."""
+"""The synthetic world on disk: street scenes, objects and anomaly sets in their official layouts."""
 
 from __future__ import annotations
 
 import functools
 import logging
 import multiprocessing
+import operator
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from jobs.world.cityscapes_layout import plan_cityscapes
 from jobs.world.coco_layout import plan_coco, write_annotations
 from jobs.world.official_layout import plan_official, write_frame_list
 from jobs.world.preview import write_preview
+from shards.errors import InputError
 from shards.files import staged_folder
 from shards.settings import parse_options, run_program
 
@@ -52,20 +53,12 @@ class SynthesizeOptions:
     """Processes that draw."""
 
     def __post_init__(self) -> None:
-        limits = {
-            "seed": 0,
-            "train": 1,
-            "val": 1,
-            "coco": 1,
-            "coco_height": 64,
-            "anomaly_images": 1,
-            "workers": 1,
-        }
-        for name, least in limits.items():
+        ones = dict.fromkeys(("train", "val", "coco", "anomaly_images", "workers"), 1)
+        for name, least in {"seed": 0, "coco_height": 64, **ones}.items():
             if getattr(self, name) < least:
-                raise ValueError(f"{name}: got {getattr(self, name)}; at least {least} is needed")
+                raise InputError(f"{name}: got {getattr(self, name)}; at least {least} is needed")
         if self.height < 64 or self.height % 2:
-            raise ValueError(f"height: got {self.height}; an even number of at least 64 is needed")
+            raise InputError(f"height: got {self.height}; an even number of at least 64 is needed")
 
 
 class Drawing(Protocol):
@@ -82,11 +75,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def synthesize(options: SynthesizeOptions) -> None:
-    """Draw the world that `options` describe.
-
-    Raises:
-        InputError: `options.out` already holds files.
-    """
+    """Draw the world that `options` describe into a new or empty folder."""
     coco = plan_coco(options.seed, options.coco_height, options.coco)
     street = plan_cityscapes(options.seed, options.height, options.train, options.val)
     anomalies = plan_anomalies(options.seed, options.height, options.anomaly_images)
@@ -104,33 +93,19 @@ def synthesize(options: SynthesizeOptions) -> None:
 
 def _draw_all(drawings: Sequence[Drawing], root: Path, workers: int) -> list[dict[str, Any] | None]:
     """Write every drawing under `root`; results keep the order of `drawings`."""
-    write = functools.partial(_write, root=root)
-    with _mapper(workers) as mapped:
-        results = mapped(write, drawings)
-        return list(tqdm(results, total=len(drawings), desc="drawing", unit="picture", disable=None))
-
-
-def _write(drawing: Drawing, root: Path) -> dict[str, Any] | None:
-    return drawing.write(root)
+    write = operator.methodcaller("write", root)
+    progress = functools.partial(tqdm, total=len(drawings), desc="drawing", unit="picture", disable=None)
+    if workers == 1:
+        return list(progress(map(write, drawings)))
+    context = multiprocessing.get_context("spawn")  # a fork while threads run (OpenCV, PyTorch) may hang
+    with context.Pool(workers, initializer=_start_worker) as pool:
+        return list(progress(pool.imap(write, drawings, chunksize=2)))
 
 
 def _start_worker() -> None:
     """Keep a worker on one core, and leave Ctrl-C to the main process, which ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
-
-
-@contextmanager
-def _mapper(workers: int) -> Iterator[Any]:
-    """Yield an order-keeping map: the built-in one, or one over processes.
-
-    Processes are spawned, because forking a process that runs threads (OpenCV, PyTorch) may hang.
-    """
-    if workers == 1:
-        yield map
-        return
-    with multiprocessing.get_context("spawn").Pool(workers, initializer=_start_worker) as pool:
-        yield functools.partial(pool.imap, chunksize=2)
 
 
 if __name__ == "__main__":

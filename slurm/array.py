@@ -1,12 +1,15 @@
-"""A grid of settings becomes cells, and cells become indices of an array."""
+"""Combinations of settings, and indices of array tasks."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from shards.errors import InputError
 
 MOST_CELLS = 10_000
 LONGEST_NAME = 120
@@ -15,8 +18,8 @@ LABEL = "name"
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One combination of settings."""
+class Combination:
+    """Settings of one cell."""
 
     name: str
     """Says the settings, such as `optim.lr=0.0001,seed=0`; good for a folder."""
@@ -24,49 +27,44 @@ class Cell:
     """Dotted setting -> value, the seed included."""
 
 
-def expand_cells(
+def combine_settings(
     grid: Mapping[str, Sequence[Any]], cells: Sequence[Mapping[str, Any]], seeds: Sequence[int]
-) -> list[Cell]:
+) -> list[Combination]:
     """List every combination: entries of `cells` (or one without settings) × grid × seeds, seeds innermost.
 
     Args:
         grid: dotted setting -> its values.
         cells: settings that go together; the key `name` labels an entry.
-        seeds: each cell runs once with each.
+        seeds: each combination runs once with each.
 
     Raises:
-        ValueError: no cell or more than 10,000, a setting that grid and cells both have, or two equal cells.
+        InputError: no cell or more than 10,000, a setting that grid and cells both have, or two equal names.
     """
-    for name, values in grid.items():
+    for name, values in {**{f"grid.{key}": values for key, values in grid.items()}, "seeds": seeds}.items():
         if isinstance(values, str) or not isinstance(values, Sequence):
-            raise ValueError(f"grid.{name}: expected a list of values, got {values!r}")
+            raise InputError(f"{name}: expected a list of values, got {values!r}")
         if not values:
-            raise ValueError(f"grid.{name}: the list is empty, which makes a grid of zero cells")
-    if not seeds:
-        raise ValueError("seeds: the list is empty, which makes a grid of zero cells")
-    count = max(len(cells), 1) * len(seeds)
-    for values in grid.values():
-        count *= len(values)
+            raise InputError(f"{name}: the list is empty, which makes a grid of zero cells")
+    count = max(len(cells), 1) * len(seeds) * math.prod(map(len, grid.values()))
     if count > MOST_CELLS:
-        raise ValueError(f"the grid has {count} cells; at most {MOST_CELLS} are allowed")
-    found = []
+        raise InputError(f"the grid has {count} cells; at most {MOST_CELLS} are allowed")
+    found: dict[str, Combination] = {}
     for entry in cells or [{}]:
-        twice = sorted({"seed", *grid} & entry.keys())
-        if twice:
-            raise ValueError(f"cells: {twice[0]} is a setting of the grid or the seeds too")
-        settings = {key: value for key, value in entry.items() if key != LABEL}
-        shown = _describe(settings) if LABEL not in entry else [_safe(entry[LABEL])]
-        for values in itertools.product(*grid.values()):
-            chosen = dict(zip(grid, values, strict=True))
-            name = ",".join([*shown, *_describe(chosen)]).lstrip("-")
-            found += [_make_cell(name, {**settings, **chosen}, seed) for seed in seeds]
-    _require_different([cell.name for cell in found])
-    return found
-
-
-def _make_cell(name: str, settings: Mapping[str, Any], seed: int) -> Cell:
-    parts = [name, f"seed={seed}"] if name else [f"seed={seed}"]
-    return Cell(",".join(parts), {**settings, "seed": seed})
+        if twice := sorted({"seed", *grid} & entry.keys()):
+            raise InputError(f"cells: {twice[0]} is a setting of the grid or the seeds too")
+        own = {key: value for key, value in entry.items() if key != LABEL}
+        label = [_safe(entry[LABEL])] if LABEL in entry else _describe(own)
+        for values in itertools.product(*grid.values(), seeds):
+            settings = dict(zip([*grid, "seed"], values, strict=True))
+            shown = ",".join([*label, *_describe(settings)]).lstrip("-")
+            if len(shown) > LONGEST_NAME:
+                raise InputError(
+                    f"cell {shown}: a name of more than {LONGEST_NAME} letters; put it in `cells` with a name"
+                )
+            if shown in found:
+                raise InputError(f"two cells are called {shown}; put them in `cells` with a name each")
+            found[shown] = Combination(shown, {**own, **settings})
+    return list(found.values())
 
 
 def _describe(settings: Mapping[str, Any]) -> list[str]:
@@ -84,23 +82,11 @@ def _safe(value: Any) -> str:
     return re.sub(r"[^\w.=+-]", "_", text, flags=re.ASCII).lstrip(".") or "_"
 
 
-def _require_different(names: Sequence[str]) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if len(name) > LONGEST_NAME:
-            raise ValueError(
-                f"cell {name}: a name of more than {LONGEST_NAME} letters; put it in `cells` with a name"
-            )
-        if name in seen:
-            raise ValueError(f"two cells are called {name}; put them in `cells` with a name each")
-        seen.add(name)
-
-
 def array_expression(indices: Iterable[int], throttle: int = 0) -> str:
     """Write indices as `sbatch --array` wants them: `0-3,7%2`.
 
     Args:
-        throttle: at most so many run at once; 0: no limit.
+        throttle: number of tasks that may run at once; 0: no limit.
     """
     runs: list[list[int]] = []
     for index in sorted(set(indices)):

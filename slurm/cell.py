@@ -1,4 +1,4 @@
-"""Run one stage of one cell, under Slurm or without: one process at a time, from where the last one left.
+"""Runner of one stage of one cell, under Slurm or without: one process at a time, resumed where it stopped.
 
     python -m slurm.cell SWEEP STAGE INDEX [--log FILE] [--wait_for_lock_s N] [--ranks N] [-- srun ...]
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 import shlex
 import signal
 import socket
@@ -20,16 +21,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType
 
+from shards.errors import InputError
 from shards.files import LockTaken, hold_lock
 from slurm.launch import Launch
-from slurm.submit import SlurmError, current_job, is_running, requeue
-from slurm.tasks import Stage, StageState, Task, Tasks, read_state, read_tasks, write_state
+from slurm.submit import SlurmError, call, current_job
+from slurm.tasks import StageState, SweepTask, Tasks, read_tasks, write_state
 
 STOPPED = 75
 """Exit code of a command that was asked to stop and has saved (EX_TEMPFAIL: try again)."""
 FAILED = 1
 BRIEFLY_S = 2.0
-"""Who only looks whether a lock is held keeps it for less than this."""
+"""Longest time for which a look at the lock holds it."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -47,37 +49,34 @@ def main(arguments: Sequence[str]) -> int:
     try:
         tasks = read_tasks(options.sweep)
         if not 0 <= options.index < len(tasks.cells):
-            raise ValueError(f"{options.sweep}: there is no cell {options.index}; it has {len(tasks.cells)}")
+            raise InputError(f"{options.sweep}: there is no cell {options.index}; it has {len(tasks.cells)}")
         task = tasks.cells[options.index]
         if options.stage not in task.stages:
-            raise ValueError(f"stage {options.stage!r}: known here: {', '.join(task.stages)}")
-        runner = CellRunner(tasks, task, options.stage, log=options.log)
+            raise InputError(f"stage {options.stage!r}: known here: {', '.join(task.stages)}")
+        runner = StageRunner(tasks, task, options.stage, log=options.log)
         return runner.run(launcher, num_ranks=options.ranks, wait_s=options.wait_for_lock_s)
-    except (ValueError, LockTaken) as error:
+    except (InputError, LockTaken) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2 if isinstance(error, ValueError) else FAILED
+        return 2 if isinstance(error, InputError) else FAILED
 
 
-class CellRunner:
+class StageRunner:
     """One attempt at one stage of one cell."""
 
-    def __init__(self, tasks: Tasks, task: Task, stage: str, *, log: str) -> None:
+    def __init__(self, tasks: Tasks, task: SweepTask, stage: str, *, log: str) -> None:
         self._tasks, self._task, self._name, self._log = tasks, task, stage, log
-        self._stage: Stage = task.stages[stage]
+        self._stage = task.stages[stage]
         self._control = tasks.control(task)
         self._launch: Launch | None = None
         self._asked = 0  # the signal that asked to stop
         self._under_slurm = False
 
     def run(self, launcher: Sequence[str], *, num_ranks: int, wait_s: float) -> int:
-        """Take the lock, and run the command unless it is done or starts in vain.
+        """Take the lock (or raise LockTaken), and run the command unless it is done or starts in vain.
 
         Args:
             launcher: words before the command, such as srun and its options; without them `num_ranks`
                 processes are started here.
-
-        Raises:
-            LockTaken: somebody else works on this cell.
         """
         self._under_slurm = bool(launcher)
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
@@ -88,11 +87,19 @@ class CellRunner:
             if self._tasks.is_done(self._task, self._name):
                 self._say("done before")
                 return 0
-            state = read_state(self._control, self._name)
+            state = self._tasks.state(self._task, self._name)
             mark = self._stage.progress_mark()
-            if state.starts_from(mark) >= self._tasks.max_starts:
-                return self._give_up(state, mark)
-            state = self._record_start(state, mark)
+            if (starts := state.starts_from(mark)) >= self._tasks.max_starts_without_progress:
+                reason = f"started {starts} times from {mark or 'the beginning'} without getting further"
+                return self._finish(state, "failed", FAILED, reason)
+            start = {
+                "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "host": socket.gethostname(),
+                "job": _job_name(),
+                "progress": mark,
+            }
+            state = StageState(state="running", starts=(*state.starts, start), log=self._log)
+            write_state(self._control, self._name, state)
             if self._asked:
                 return self._leave(state, STOPPED)
             self._say(f"start {len(state.starts)}, from {mark or 'the beginning'}: {self._stage.command}")
@@ -108,17 +115,6 @@ class CellRunner:
         first, self._asked = not self._asked, self._asked or number
         if first and self._launch is not None and not (self._under_slurm and number == signal.SIGTERM):
             self._launch.ask_to_stop(signal.SIGUSR1 if self._under_slurm else signal.SIGTERM)
-
-    def _record_start(self, state: StageState, mark: str) -> StageState:
-        start = {
-            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "host": socket.gethostname(),
-            "job": _job_name(),
-            "progress": mark,
-        }
-        state = StageState(state="running", starts=(*state.starts, start), log=self._log)
-        write_state(self._control, self._name, state)
-        return state
 
     def _leave(self, state: StageState, code: int) -> int:
         """Write what came of it, and queue the task again if it was only interrupted."""
@@ -138,18 +134,12 @@ class CellRunner:
         if not self._under_slurm or not job:
             return STOPPED
         try:
-            if is_running(job):
-                requeue(job)
+            if re.search(r"\bJobState=RUNNING\b", call(["scontrol", "show", "job", "-o", job])):
+                call(["scontrol", "requeue", job])
                 self._say(f"queued again as {job}")
         except SlurmError as error:
             return self._finish(state, "stopped", FAILED, f"saved, but not queued again: {error}")
         return STOPPED
-
-    def _give_up(self, state: StageState, mark: str) -> int:
-        reason = (
-            f"started {state.starts_from(mark)} times from {mark or 'the beginning'} without getting further"
-        )
-        return self._finish(state, "failed", FAILED, reason)
 
     def _finish(self, state: StageState, name: str, code: int, reason: str) -> int:
         changed = dataclasses.replace(state, state=name, exit_code=code, reason=reason)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 from slurm.tasks import LOGS_FOLDER
 
 GRACE_S = 60.0
-"""How long the other ranks may go on after one has failed."""
+"""Seconds for which the other ranks may go on after one has failed."""
 
 
 class Launch:
@@ -91,10 +92,12 @@ def find_free_port() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """How much of this machine one cell gets, and how many run at once."""
+    """Share of this machine that one cell gets."""
 
     at_once: int
+    """Number of cells that run at once."""
     ranks: int
+    """Processes of each cell."""
     gpus: Sequence[str] = ()
     """GPUs to share out, `ranks` to each cell; empty: the environment stays as it is."""
 
@@ -108,13 +111,13 @@ class Machine:
 
 
 @dataclass
-class _Place:
+class _Slot:
     """One of the places at which cells run, one after the other."""
 
     number: int
     index: int
     stages: Iterator[str]
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | None = None
 
 
 def run_locally(
@@ -128,44 +131,48 @@ def run_locally(
 ) -> dict[int, int]:
     """Run every stage of the cells, and return each one's exit code: 0, or that of the stage that failed.
 
-    A cell that fails stops no other. When this process is interrupted or ended, the cells are asked to save
-    first.
+    A cell that fails stops no other. When this process is interrupted, the cells are asked to save first.
     """
-    waiting, codes = list(indices), {}
-    places: list[_Place] = []
 
-    def start(number: int, index: int, stage: str) -> subprocess.Popen[bytes]:
-        log = folder / LOGS_FOLDER / f"{stage}-local_{index}.log"
-        command = [python, "-m", "slurm.cell", str(folder), stage, str(index), "--log", str(log)]
-        with log.open("ab") as output:
-            return subprocess.Popen(
-                [*command, "--ranks", str(machine.ranks)],
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **environment, **machine.visible(number)},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C comes to us, and we ask the cells to save
-            )
-
+    waiting, free, codes = deque(indices), deque(range(machine.at_once)), dict[int, int]()
+    slots: list[_Slot] = []
     try:
-        while waiting or places:
-            taken = {place.number for place in places}
-            for number in [n for n in range(machine.at_once) if n not in taken][: len(waiting)]:
-                index, order = waiting.pop(0), iter(stages)
-                places.append(_Place(number, index, order, start(number, index, next(order))))
-            for place in [place for place in places if place.process.poll() is not None]:
-                code = place.process.returncode
-                stage = next(place.stages, None) if code == 0 else None
-                if stage is None:
-                    codes[place.index] = code
-                    places.remove(place)
+        while waiting or slots:
+            while waiting and free:
+                slots.append(_Slot(free.popleft(), waiting.popleft(), iter(stages)))
+            for slot in list(slots):
+                code = slot.process.poll() if slot.process else 0
+                if code is None:
+                    continue
+                stage = next(slot.stages, None) if code == 0 else None
+                if stage:
+                    variables = {**environment, **machine.visible(slot.number)}
+                    slot.process = _start_stage(folder, stage, slot.index, machine.ranks, python, variables)
                 else:
-                    place.process = start(place.number, place.index, stage)
+                    codes[slot.index] = code
+                    free.append(slot.number)
+                    slots.remove(slot)
             time.sleep(0.05)
-    except BaseException:
-        for place in places:
-            place.process.send_signal(signal.SIGTERM)
-        for place in places:
-            place.process.wait()
-        raise
+    finally:  # nothing runs any more, unless this process was asked to end
+        processes = [slot.process for slot in slots if slot.process]
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        for process in processes:
+            process.wait()
     return codes
+
+
+def _start_stage(
+    folder: Path, stage: str, index: int, ranks: int, python: str, variables: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    log = folder / LOGS_FOLDER / f"{stage}-local_{index}.log"
+    words = [str(folder), stage, str(index), "--log", str(log), "--ranks", str(ranks)]
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [python, "-m", "slurm.cell", *words],
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C comes to us, and we ask the cells to save
+        )

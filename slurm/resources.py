@@ -1,9 +1,12 @@
-"""What a job asks of the cluster."""
+"""Resources that a job asks of the cluster, checked."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass, field
+
+from shards.errors import InputError
 
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_]\w*")
 
@@ -33,12 +36,12 @@ class Resources:
     mem_gb_per_node: int = 0
     """Memory of each machine."""
     time_limit_min: int = 0
-    """After so many minutes Slurm ends the task."""
+    """Minutes after which Slurm ends the task."""
     stop_before_end_s: int = 180
-    """So long before the limit a fine-tuning is asked to save and leave; it is then queued again. Slurm looks
-    every 30 s, so leave time for that and for one step and one checkpoint."""
+    """Seconds before the limit at which a fine-tuning is asked to save and leave; it is then queued again.
+    Slurm looks every 30 s, so leave time for that and for one step and one checkpoint."""
     throttle: int = 0
-    """At most so many tasks of the array run at once; 0: as many as fit."""
+    """Number of tasks of the array that may run at once; 0: as many as fit."""
     exclusive: bool = False
     """Share no machine with other jobs."""
     modules: tuple[str, ...] = ()
@@ -60,29 +63,27 @@ class Resources:
         words = {name: value for name, value in vars(self).items() if isinstance(value, str)}
         for name, value in {**words, **self.environment}.items():
             if "\n" in value:
-                raise ValueError(f"{name}: got {value!r}; one line is needed")
-        for name in ("nodes", "cpus_per_rank"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("gpus_per_node", "ranks_per_node", "mem_gb_per_node", "time_limit_min", "throttle"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        if self.stop_before_end_s < 0 or self.stop_before_end_s > 65535:
-            raise ValueError(f"stop_before_end_s must be in 0..65535, got {self.stop_before_end_s}")
+                raise InputError(f"{name}: got {value!r}; one line is needed")
+        for name, value in vars(self).items():
+            least = 1 if name in ("nodes", "cpus_per_rank") else 0
+            if isinstance(value, int) and name != "stop_before_end_s" and value < least:
+                raise InputError(f"{name} must be {'at least 1' if least else '0 or more'}, got {value}")
+        if not 0 <= self.stop_before_end_s <= 65535:
+            raise InputError(f"stop_before_end_s must be in 0..65535, got {self.stop_before_end_s}")
         if self.time_limit_min and self.stop_before_end_s >= 60 * self.time_limit_min:
-            raise ValueError(
+            raise InputError(
                 f"stop_before_end_s is {self.stop_before_end_s}, which leaves nothing of "
                 f"time_limit_min {self.time_limit_min}"
             )
         if self.gpu_type and not self.gpus_per_node:
-            raise ValueError(f"gpu_type is {self.gpu_type!r}, but gpus_per_node is 0")
+            raise InputError(f"gpu_type is {self.gpu_type!r}, but gpus_per_node is 0")
         for name in self.environment:
             if not ENVIRONMENT_NAME.fullmatch(name):
-                raise ValueError(f"environment: {name!r} is no name of a variable")
+                raise InputError(f"environment: {name!r} is no name of a variable")
         for name in ("sbatch_options", "srun_options"):
             for option in getattr(self, name):
                 if not option.startswith("-") or "\n" in option:
-                    raise ValueError(f"{name}: {option!r} does not start with - (one line each)")
+                    raise InputError(f"{name}: {option!r} does not start with - (one line each)")
 
     @property
     def ranks_here(self) -> int:
@@ -95,7 +96,7 @@ class Resources:
         return self.nodes * self.ranks_here
 
     def options(self) -> list[str]:
-        """Return the options of sbatch that ask for this, one line each, without quoting."""
+        """Return the options of sbatch that ask for this, one line each, quoted as a shell needs it."""
         gpus = f"{self.gpu_type}:{self.gpus_per_node}" if self.gpu_type else str(self.gpus_per_node)
         wanted = [
             ("partition", self.partition),
@@ -109,5 +110,5 @@ class Resources:
             ("mem", f"{self.mem_gb_per_node}G" if self.mem_gb_per_node else ""),
             ("time", str(self.time_limit_min) if self.time_limit_min else ""),
         ]
-        lines = [f"--{name}={value}" for name, value in wanted if value]
+        lines = [f"--{name}={shlex.quote(value)}" for name, value in wanted if value]
         return [*lines, *(["--exclusive"] if self.exclusive else []), *self.sbatch_options]

@@ -1,4 +1,4 @@
-"""Batch scripts as text that a person can read, edit and submit by hand."""
+"""Batch scripts, as text that a person can read, edit and submit by hand."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ FIRST_PORT, NUM_PORTS = 20000, 20000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a sweep's jobs run."""
+class Workspace:
+    """Folders and interpreter of a sweep's jobs."""
 
     sweep: str
     """Name of the sweep."""
@@ -31,7 +31,9 @@ class Place:
     """Interpreter of the batch script itself, outside of any container."""
 
 
-def render_array(place: Place, stage: str, resources: Resources, array: str, *, stoppable: bool) -> str:
+def render_array(
+    workspace: Workspace, stage: str, resources: Resources, array: str, *, stoppable: bool
+) -> str:
     """Render the script of an array: one task per cell, one process per rank.
 
     Args:
@@ -39,62 +41,53 @@ def render_array(place: Place, stage: str, resources: Resources, array: str, *, 
         stoppable: the command saves and leaves with 75 when it gets USR1, so ask it before the time is up.
     """
     log = f"{stage}-%A_%a.log"
-    options = _options(place, stage, resources, log)
+    options = _options(workspace, stage, resources, log)
     options.insert(1, f"--array={array}")
     if stoppable and resources.time_limit_min and resources.stop_before_end_s:
         options.append(f"--signal=B:USR1@{resources.stop_before_end_s}")
     name = f"{stage}-${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}.log"
     lines = [
-        *_head(place, f"stage {stage}: one task per cell of tasks.json", options),
+        *_head(workspace, f"stage {stage}: one task per cell of tasks.json", options),
         *_environment(resources),
         *(_rendezvous(resources) if resources.num_ranks > 1 else []),
-        f"sweep={shlex.quote(str(place.folder))}",
+        f"sweep={shlex.quote(str(workspace.folder))}",
         "# slurm/cell.py sees to the cell's lock, restarts and end; srun starts the ranks and passes USR1 on",
         "# to each. A task that was asked to stop is queued again, alone.",
         *(["# shellcheck disable=SC2016  # the ranks expand it"] if resources.num_ranks > 1 else []),
-        f'exec {shlex.quote(place.python)} -m slurm.cell "$sweep" {stage} "$SLURM_ARRAY_TASK_ID" \\',
+        f'exec {shlex.quote(workspace.python)} -m slurm.cell "$sweep" {stage} "$SLURM_ARRAY_TASK_ID" \\',
         f'    --log "$sweep/{LOGS_FOLDER}/{name}" --wait_for_lock_s {LOCK_WAIT_S} -- \\',
         *_srun(resources),
     ]
     return "\n".join(lines) + "\n"
 
 
-def render_job(place: Place, stage: str, resources: Resources, command: str) -> str:
-    """Render the script of a single job that runs one command.
-
-    Args:
-        command: as a shell would take it.
-    """
+def render_job(workspace: Workspace, stage: str, resources: Resources, command: str) -> str:
+    """Render the script of a single job that runs one command, which is given as a shell would take it."""
     lines = [
-        *_head(place, f"stage {stage}", _options(place, stage, resources, f"{stage}-%j.log")),
+        *_head(workspace, f"stage {stage}", _options(workspace, stage, resources, f"{stage}-%j.log")),
         *_environment(resources),
         f"exec {command}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _head(place: Place, what: str, options: Sequence[str]) -> list[str]:
+def _head(workspace: Workspace, what: str, options: Sequence[str]) -> list[str]:
     return [
         "#!/bin/bash",
-        f"# Sweep {place.sweep}, {what}.",
+        f"# Sweep {workspace.sweep}, {what}.",
         "# Written by jobs.submit; may be edited and submitted by hand.",
         *(f"#SBATCH {option}" for option in options),
         "",
         "set -eo pipefail  # not -u: module files read variables that are not there",
-        f"cd {shlex.quote(str(place.root))}",
+        f"cd {shlex.quote(str(workspace.root))}",
     ]
 
 
-def _options(place: Place, stage: str, resources: Resources, log: str) -> list[str]:
-    folder = str(place.folder / LOGS_FOLDER).replace("%", "%%")
-    asked = []
-    for option in resources.options():
-        name, equals, value = option.partition("=")
-        verbatim = option in resources.sbatch_options or not equals
-        asked.append(option if verbatim else f"{name}={shlex.quote(value)}")
-    name = shlex.quote(f"{place.sweep}-{stage}")
+def _options(workspace: Workspace, stage: str, resources: Resources, log: str) -> list[str]:
+    folder = str(workspace.folder / LOGS_FOLDER).replace("%", "%%")
+    name = shlex.quote(f"{workspace.sweep}-{stage}")
     output = f"--output={shlex.quote(folder)}/{log}"
-    return [f"--job-name={name}", *asked, output, "--open-mode=append", "--requeue"]
+    return [f"--job-name={name}", *resources.options(), output, "--open-mode=append", "--requeue"]
 
 
 def _environment(resources: Resources) -> list[str]:

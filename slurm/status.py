@@ -1,9 +1,9 @@
-"""Reading Slurm's answers: what state its jobs and array tasks are in."""
+"""States of jobs and array tasks, as Slurm answers them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from slurm.array import parse_array_expression
@@ -23,9 +23,9 @@ class JobState:
     state: str
     """In Slurm's words, such as PENDING, RUNNING, COMPLETED, TIMEOUT."""
     reason: str = ""
-    """Why it waits, or ended; empty if Slurm gives none."""
+    """Reason why it waits or has ended; empty if Slurm gives none."""
     time_left: str = ""
-    """Until its limit, as squeue writes it."""
+    """Time until its limit, as squeue writes it."""
     host: str = ""
 
     @property
@@ -35,38 +35,27 @@ class JobState:
 
 
 def query_jobs(jobs: Sequence[str]) -> tuple[dict[str, JobState], list[str]]:
-    """Ask squeue, then of what it no longer knows sacct, then scontrol: whichever the cluster has.
+    """Ask squeue, and for jobs that it no longer knows sacct, then scontrol.
 
     Args:
         jobs: numbers of jobs, of an array its one number.
 
     Returns:
-        States by `17`, or `17_3` for a task of an array, and what the commands that failed said. A job that
-        nobody knows any more is missing.
+        States by `17`, or `17_3` for a task of an array (a job that nobody knows any more is missing), and
+        the messages of the commands that failed.
     """
     found: dict[str, JobState] = {}
     complaints: list[str] = []
-    for command, parse in (
-        (["squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%L|%N|%r", "-j"], parse_squeue),
-        (["sacct", "-n", "-P", "-X", "-o", "JobID,State,NodeList", "-j"], parse_sacct),
-    ):
-        missing = _missing(jobs, found)
-        if missing:
+    for command, parse in QUERIES:
+        known = {key.partition("_")[0] for key in found}
+        missing = [job for job in jobs if job not in known]
+        asked = missing if command[0] == "scontrol" else [",".join(missing)]  # which takes one at a time
+        for names in filter(None, asked):
             try:
-                found = {**parse(call([*command, ",".join(missing)])), **found}
+                found = {**parse(call([*command, names])), **found}
             except SlurmError as error:
                 complaints.append(str(error))
-    for job in _missing(jobs, found):
-        try:
-            found = {**parse_scontrol(call(["scontrol", "show", "job", "-o", job])), **found}
-        except SlurmError as error:
-            complaints.append(str(error))
     return found, complaints
-
-
-def _missing(jobs: Sequence[str], found: dict[str, JobState]) -> list[str]:
-    known = {key.partition("_")[0] for key in found}
-    return [job for job in jobs if job not in known]
 
 
 def parse_squeue(text: str) -> dict[str, JobState]:
@@ -76,7 +65,7 @@ def parse_squeue(text: str) -> dict[str, JobState]:
         job, state, left, host, reason = line.split("|", 4)
         running = state == "RUNNING"
         found[job.strip()] = JobState(
-            state=state, reason=_reason(reason), time_left=left if running else "", host=host
+            state=state, reason=_known(reason), time_left=left if running else "", host=host
         )
     return found
 
@@ -88,7 +77,7 @@ def parse_sacct(text: str) -> dict[str, JobState]:
         job, state, host = line.split("|", 2)
         word, _, rest = state.partition(" ")
         for key in _expand(job):
-            found[key] = JobState(state=word, reason=rest, host="" if host == "None assigned" else host)
+            found[key] = JobState(state=word, reason=rest, host=_known(host))
     return found
 
 
@@ -101,8 +90,8 @@ def parse_scontrol(text: str) -> dict[str, JobState]:
             continue
         state = JobState(
             state=fields["JobState"],
-            reason=_reason(fields.get("Reason", "")),
-            host=_host(fields.get("NodeList", "")),
+            reason=_known(fields.get("Reason", "")),
+            host=_known(fields.get("NodeList", "")),
         )
         if "ArrayTaskId" in fields:
             keys = _expand(f"{fields['ArrayJobId']}_[{fields['ArrayTaskId']}]")
@@ -120,9 +109,12 @@ def _expand(job: str) -> list[str]:
     return [f"{match[1]}_{index}" for index in parse_array_expression(match[2])]
 
 
-def _reason(text: str) -> str:
-    return "" if text in ("None", "(null)") else text
+def _known(text: str) -> str:
+    return "" if text in ("None", "(null)", "None assigned") else text
 
 
-def _host(text: str) -> str:
-    return "" if text == "(null)" else text
+QUERIES: tuple[tuple[list[str], Callable[[str], dict[str, JobState]]], ...] = (
+    (["squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%L|%N|%r", "-j"], parse_squeue),
+    (["sacct", "-n", "-P", "-X", "-o", "JobID,State,NodeList", "-j"], parse_sacct),
+    (["scontrol", "show", "job", "-o"], parse_scontrol),
+)

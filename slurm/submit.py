@@ -1,22 +1,21 @@
-"""Asking Slurm to do something: submit, requeue, cancel."""
+"""Commands of Slurm, and the list of jobs that were submitted."""
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from slurm.tasks import write_json
+from shards.errors import InputError
+from shards.files import from_json, to_json, write_atomically
 
 SUBMISSIONS_NAME = "submissions.json"
 TIMEOUT_S = 120
 
 
-class SlurmError(RuntimeError):
+class SlurmError(InputError):
     """A command of Slurm is missing or refused; the text carries its own words."""
 
 
@@ -31,11 +30,7 @@ class Submission:
 
 
 def call(command: Sequence[str]) -> str:
-    """Run a command of Slurm and return what it printed.
-
-    Raises:
-        SlurmError: it is missing, refused or did not answer.
-    """
+    """Run a command of Slurm and return what it printed; a SlurmError says why that fails."""
     if shutil.which(command[0]) is None:
         raise SlurmError(f"{command[0]}: not found; is this a machine of a Slurm cluster?")
     try:
@@ -55,53 +50,18 @@ def call(command: Sequence[str]) -> str:
     return answer.stdout
 
 
-def submit_script(script: Path, *, dependency: str = "", array: str = "") -> str:
-    """Submit a script and return its job's id.
+def submit_script(script: Path, *, dependency: str = "") -> str:
+    """Submit a script and return its job's id; a SlurmError says that nothing was submitted.
 
     Args:
         dependency: such as `aftercorr:17`; a job whose dependency can never be met is cancelled by Slurm.
-        array: indices, in place of those that the script names.
-
-    Raises:
-        SlurmError: sbatch is missing or refused; nothing was submitted.
     """
-    command = ["sbatch", "--parsable"]
-    command += [f"--dependency={dependency}", "--kill-on-invalid-dep=yes"] if dependency else []
-    command += [f"--array={array}"] if array else []
-    answer = call([*command, str(script)]).strip()
+    options = [f"--dependency={dependency}", "--kill-on-invalid-dep=yes"] if dependency else []
+    answer = call(["sbatch", "--parsable", *options, str(script)]).strip()
     job = answer.split(";")[0]  # a federation adds the cluster's name
     if not job.isdecimal():
         raise SlurmError(f"sbatch answered {answer!r}, which is no number of a job")
     return job
-
-
-def requeue(job: str) -> None:
-    """Put a job, or one task `17_3` of an array, back into the queue.
-
-    Raises:
-        SlurmError: Slurm refused.
-    """
-    call(["scontrol", "requeue", job])
-
-
-def is_running(job: str) -> bool:
-    """Say whether Slurm counts a job or task as running, and not as ending, cancelled or queued again.
-
-    Raises:
-        SlurmError: Slurm does not know it.
-    """
-    answer = call(["scontrol", "show", "job", "-o", job])
-    return re.search(r"\bJobState=RUNNING\b", answer) is not None
-
-
-def cancel(jobs: Sequence[str]) -> None:
-    """Cancel jobs, whole arrays included; those that have ended already do not matter.
-
-    Raises:
-        SlurmError: Slurm refused.
-    """
-    if jobs:
-        call(["scancel", *jobs])
 
 
 def current_job(environment: Mapping[str, str]) -> str:
@@ -114,26 +74,13 @@ def current_job(environment: Mapping[str, str]) -> str:
 
 
 def read_submissions(folder: Path) -> list[Submission]:
-    """Read which jobs of a sweep were submitted, oldest first.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
+    """Read which jobs of a sweep were submitted, oldest first; an InputError: the file is damaged."""
     path = folder / SUBMISSIONS_NAME
-    try:
-        return [Submission(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
-    except FileNotFoundError:
+    if not path.exists():
         return []
-    except (ValueError, TypeError):
-        raise ValueError(f"{path}: is no list of submitted jobs") from None
+    return from_json(list[Submission], path.read_bytes(), f"{path}: is no list of submitted jobs")
 
 
-def forget_submissions(folder: Path) -> None:
-    """Forget which jobs of a sweep were submitted."""
-    (folder / SUBMISSIONS_NAME).unlink(missing_ok=True)
-
-
-def add_submission(folder: Path, submission: Submission) -> None:
-    """Note a job that was submitted."""
-    entries = [*read_submissions(folder), submission]
-    write_json(folder / SUBMISSIONS_NAME, [asdict(entry) for entry in entries])
+def add_submissions(folder: Path, submissions: Sequence[Submission]) -> None:
+    """Note jobs that were submitted."""
+    write_atomically(folder / SUBMISSIONS_NAME, to_json([*read_submissions(folder), *submissions]))

@@ -1,6 +1,6 @@
-"""`tasks.json`: one row per cell with its exact commands, and what each cell has come to.
+"""`tasks.json`: the cells of a sweep with their exact commands, and the state of each stage.
 
-SWEEP/tasks.json            the rows; may be read and edited by hand
+SWEEP/tasks.json            the cells; may be read and edited by hand
 SWEEP/*.sbatch              the scripts that run them
 SWEEP/submissions.json      jobs that were submitted
 SWEEP/cells/CELL/           lock, STAGE.json (what became of it), config.yaml
@@ -10,13 +10,13 @@ SWEEP/logs/                 what they print
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from shards.errors import InputError
+from shards.files import from_json, to_json, write_atomically
 
 TASKS_NAME = "tasks.json"
 CELLS_FOLDER = "cells"
@@ -25,32 +25,51 @@ RUNS_FOLDER = "runs"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class SweepStage:
     """One command of a cell."""
 
     command: str
     """As a shell would take it."""
     creates: str = ""
-    """What the command leaves at its end, complete or absent: it is there exactly when the stage is done.
-    Empty where there is no such thing; then exit code 0 counts."""
+    """File or folder that the command leaves at its end, complete or absent: the stage is done exactly when
+    it exists. Empty where there is no such thing; then exit code 0 counts."""
     progress: str = ""
     """Pattern of what it leaves on the way; the last name in order is how far it came."""
 
     def progress_mark(self) -> str:
         """Return the name of the newest thing it left on the way; empty if there is none."""
         pattern = Path(self.progress or "-")
-        names = [path.name for path in pattern.parent.glob(pattern.name)]
-        return max(names, default="")
+        return max((path.name for path in pattern.parent.glob(pattern.name)), default="")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """One cell."""
+class SweepTask:
+    """One cell of a sweep."""
 
+    index: int
+    """Position in the sweep, and number of its array task."""
     name: str
-    stages: Mapping[str, Stage]
+    stages: dict[str, SweepStage]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """For readers: what distinguishes the cell."""
+    """What distinguishes the cell, for readers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageState:
+    """State of one stage of one cell; written by the holder of the cell's lock."""
+
+    state: str = "waiting"
+    """waiting, running, stopped (asked to, and will go on), failed, done."""
+    starts: tuple[Mapping[str, str], ...] = ()
+    """One entry per start: time, host, job, and from where (`progress`)."""
+    exit_code: int | None = None
+    reason: str = ""
+    log: str = ""
+
+    def starts_from(self, mark: str) -> int:
+        """Count the latest starts in a row that began at `mark`."""
+        others = [i for i, start in enumerate(reversed(self.starts)) if start["progress"] != mark]
+        return min(others, default=len(self.starts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,104 +79,58 @@ class Tasks:
     sweep: str
     folder: Path
     """The sweep's folder; absolute."""
-    max_starts: int
-    """A stage that started so often from one and the same point is not started again."""
-    cells: Sequence[Task]
+    max_starts_without_progress: int
+    """Number of starts from one and the same point after which a stage is given up."""
+    cells: list[SweepTask]
 
-    def control(self, task: Task) -> Path:
+    def control(self, task: SweepTask) -> Path:
         """Return the folder of a cell's lock and state."""
         return self.folder / CELLS_FOLDER / task.name
 
-    def is_done(self, task: Task, stage: str) -> bool:
+    def is_done(self, task: SweepTask, stage: str) -> bool:
         """Say whether a stage's command has been through."""
         creates = task.stages[stage].creates
-        if creates:
-            return Path(creates).exists()
-        return read_state(self.control(task), stage).state == "done"
+        return Path(creates).exists() if creates else self.state(task, stage).state == "done"
 
+    def next_stage(self, task: SweepTask) -> str:
+        """Return the first stage that is not done; empty if there is none."""
+        return next((stage for stage in task.stages if not self.is_done(task, stage)), "")
 
-@dataclass(frozen=True, kw_only=True)
-class StageState:
-    """What became of one stage of one cell; written by who holds the cell's lock."""
+    def failed_stages(self, task: SweepTask) -> list[str]:
+        """List the stages that have failed."""
+        return [stage for stage in task.stages if self.state(task, stage).state == "failed"]
 
-    state: str = "waiting"
-    """waiting, running, stopped (asked to, and will go on), failed, done."""
-    starts: tuple[Mapping[str, str], ...] = ()
-    """One per start: time, host, job, and from where (`progress`)."""
-    exit_code: int | None = None
-    reason: str = ""
-    log: str = ""
-
-    def starts_from(self, mark: str) -> int:
-        """Count the latest starts in a row that began at `mark`."""
-        count = 0
-        for start in reversed(self.starts):
-            if start["progress"] != mark:
-                break
-            count += 1
-        return count
+    def state(self, task: SweepTask, stage: str) -> StageState:
+        """Read the state of a stage."""
+        return read_state(self.control(task), stage)
 
 
 def write_tasks(tasks: Tasks) -> None:
     """Write `tasks.json`."""
-    cells = [{"index": index, **asdict(task)} for index, task in enumerate(tasks.cells)]
-    content = {"sweep": tasks.sweep, "max_starts_without_progress": tasks.max_starts, "cells": cells}
-    write_json(tasks.folder / TASKS_NAME, content)
+    content = {name: value for name, value in vars(tasks).items() if name != "folder"}
+    write_atomically(tasks.folder / TASKS_NAME, to_json(content))
 
 
 def read_tasks(folder: Path) -> Tasks:
-    """Read `tasks.json` of a sweep's folder.
-
-    Raises:
-        ValueError: it is missing, or is no list of cells.
-    """
+    """Read `tasks.json` of a sweep's folder; an InputError says that it is missing or damaged."""
     path = folder / TASKS_NAME
     if not path.is_file():
-        raise ValueError(f"{folder}: no sweep is there ({TASKS_NAME} is missing)")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        cells = [
-            Task(
-                name=row["name"],
-                stages={name: Stage(**stage) for name, stage in row["stages"].items()},
-                settings=row.get("settings", {}),
-            )
-            for row in content["cells"]
-        ]
-        return Tasks(
-            sweep=content["sweep"],
-            folder=folder.absolute(),
-            max_starts=int(content["max_starts_without_progress"]),
-            cells=cells,
-        )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path}: is no list of cells: {error!r}") from None
+        raise InputError(f"{folder}: no sweep is there ({TASKS_NAME} is missing)")
+    where = f"{path}: is no list of cells"
+    content: dict[str, Any] = from_json(dict[str, Any], path.read_bytes(), where)
+    return from_json(Tasks, {**content, "folder": str(folder.absolute())}, where)
 
 
 def read_state(control: Path, stage: str) -> StageState:
-    """Read what became of a stage; nothing yet reads as waiting."""
+    """Read the state of a stage; without a file it is waiting."""
+    path = control / f"{stage}.json"
     try:
-        content = json.loads((control / f"{stage}.json").read_text(encoding="utf-8"))
-        return StageState(**{**content, "starts": tuple(content["starts"])})
+        content = path.read_bytes()
     except FileNotFoundError:
         return StageState()
-    except (ValueError, TypeError, KeyError):
-        raise ValueError(f"{control / stage}.json: is no state of a cell; remove it to begin anew") from None
+    return from_json(StageState, content, f"{path}: is no state of a cell; remove it to begin anew")
 
 
 def write_state(control: Path, stage: str, state: StageState) -> None:
-    """Write what became of a stage."""
-    write_json(control / f"{stage}.json", asdict(state))
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file through a temporary name, replacing what is there."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(content, indent=1) + "\n")
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Write the state of a stage."""
+    write_atomically(control / f"{stage}.json", to_json(state))

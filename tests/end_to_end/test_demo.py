@@ -14,7 +14,6 @@ import cv2
 import pytest
 
 from jobs import demo
-from jobs import demo as chain
 from jobs.demo import IN_DEMO
 from tests.support.forked import join, start_program
 
@@ -45,7 +44,7 @@ def test_the_demo_goes_from_nothing_to_tables_and_pictures(
     def start(command: list[str]) -> ForkedStep | subprocess.Popen[bytes]:
         return subprocess.Popen(command) if "jobs.synthesize" in command else ForkedStep(command, said)
 
-    monkeypatch.setattr(chain, "subprocess", SimpleNamespace(Popen=start))
+    monkeypatch.setattr(demo, "subprocess", SimpleNamespace(Popen=start))
     try:
         demo.main(["--out", str(out), "--smoke", "True"])
     except SystemExit as stop:

@@ -15,7 +15,7 @@ from eval.report.tables import MISSING
 from eval.sketch import Sketch, sketch_path, write_sketch
 from jobs.collect import main
 from shards.errors import InputError
-from slurm.tasks import Stage, StageState, Task, Tasks, write_state, write_tasks
+from slurm.tasks import StageState, SweepStage, SweepTask, Tasks, write_state, write_tasks
 from tests.support.records import make_record
 
 
@@ -108,8 +108,9 @@ def make_sweep(root: Path) -> Path:
     cells = []
     for name in ("a,seed=0", "b,seed=0", "c,seed=0"):
         created = str(root / "runs" / name / "eval" / "results.json")
-        cells.append(Task(name=name, stages={"evaluate": Stage(command="true", creates=created)}))
-    tasks = Tasks(sweep="s", folder=root, max_starts=3, cells=cells)
+        stages = {"evaluate": SweepStage(command="true", creates=created)}
+        cells.append(SweepTask(index=len(cells), name=name, stages=stages))
+    tasks = Tasks(sweep="s", folder=root, max_starts_without_progress=3, cells=cells)
     (root / "cells" / "b,seed=0").mkdir(parents=True)
     write_state(tasks.control(cells[1]), "evaluate", StageState(state="failed", reason="exit code 3"))
     write_tasks(tasks)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm.array import array_expression, expand_cells, parse_array_expression
+from slurm.array import array_expression, combine_settings, parse_array_expression
 
 
 def test_every_combination_is_a_cell_seeds_innermost() -> None:
-    cells = expand_cells({"optim.lr": [1e-3, 1e-4], "data.crop": [[64, 32]]}, [], [0, 7])
+    cells = combine_settings({"optim.lr": [1e-3, 1e-4], "data.crop": [[64, 32]]}, [], [0, 7])
     assert [cell.name for cell in cells] == [
         "optim.lr=0.001,data.crop=64x32,seed=0",
         "optim.lr=0.001,data.crop=64x32,seed=7",
@@ -24,7 +24,7 @@ def test_every_combination_is_a_cell_seeds_innermost() -> None:
 
 def test_listed_cells_meet_the_whole_grid_and_may_have_names() -> None:
     listed = [{"name": "heads only", "adapt.mode": "heads"}, {"model.weights": "runs/base/"}]
-    cells = expand_cells({"optim.lr": [0.1]}, listed, [0])
+    cells = combine_settings({"optim.lr": [0.1]}, listed, [0])
     assert [cell.name for cell in cells] == [
         "heads_only,optim.lr=0.1,seed=0",
         "model.weights=base,optim.lr=0.1,seed=0",
@@ -33,7 +33,7 @@ def test_listed_cells_meet_the_whole_grid_and_may_have_names() -> None:
 
 
 def test_without_grid_there_is_one_cell_per_seed() -> None:
-    assert [cell.name for cell in expand_cells({}, [], [3])] == ["seed=3"]
+    assert [cell.name for cell in combine_settings({}, [], [3])] == ["seed=3"]
 
 
 @pytest.mark.parametrize(
@@ -62,11 +62,11 @@ def test_without_grid_there_is_one_cell_per_seed() -> None:
 )
 def test_impossible_grids_are_refused(grid, cells, seeds, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        expand_cells(grid, cells, seeds)
+        combine_settings(grid, cells, seeds)
 
 
 def test_ten_thousand_cells_are_allowed() -> None:
-    assert len(expand_cells({"a": list(range(100)), "b": list(range(100))}, [], [0])) == 10_000
+    assert len(combine_settings({"a": list(range(100)), "b": list(range(100))}, [], [0])) == 10_000
 
 
 @pytest.mark.parametrize(

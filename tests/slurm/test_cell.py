@@ -15,7 +15,16 @@ import pytest
 from shards.files import LockTaken, hold_lock, is_held
 from slurm.cell import main
 from slurm.launch import Machine, run_locally
-from slurm.tasks import LOGS_FOLDER, Stage, StageState, Task, Tasks, read_state, read_tasks, write_tasks
+from slurm.tasks import (
+    LOGS_FOLDER,
+    StageState,
+    SweepStage,
+    SweepTask,
+    Tasks,
+    read_state,
+    read_tasks,
+    write_tasks,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,9 +36,9 @@ def make_sweep(folder: Path, *lines: str, max_starts: int = 3) -> Tasks:
         work = folder / "work" / str(index)
         work.mkdir(parents=True)
         command = shlex.join(["bash", "-c", f"cd {shlex.quote(str(work))}; work=.; echo >> starts; {line}"])
-        stage = Stage(command=command, creates=str(work / "end"), progress=str(work / "step-*"))
-        cells.append(Task(name=f"cell {index}", stages={"finetune": stage}))
-    tasks = Tasks(sweep="s", folder=folder, max_starts=max_starts, cells=cells)
+        stage = SweepStage(command=command, creates=str(work / "end"), progress=str(work / "step-*"))
+        cells.append(SweepTask(index=index, name=f"cell {index}", stages={"finetune": stage}))
+    tasks = Tasks(sweep="s", folder=folder, max_starts_without_progress=max_starts, cells=cells)
     (folder / LOGS_FOLDER).mkdir()
     write_tasks(tasks)
     return tasks

@@ -17,9 +17,9 @@ import pytest
 from jobs import cancel as cancel_program
 from slurm.array import array_expression
 from slurm.resources import Resources
-from slurm.sbatch import Place, render_array, render_job
-from slurm.submit import Submission, add_submission, submit_script
-from slurm.tasks import LOGS_FOLDER, Stage, Task, Tasks, read_state, write_tasks
+from slurm.sbatch import Workspace, render_array, render_job
+from slurm.submit import Submission, add_submissions, submit_script
+from slurm.tasks import LOGS_FOLDER, SweepStage, SweepTask, Tasks, read_state, write_tasks
 
 pytestmark = pytest.mark.slow
 
@@ -42,32 +42,33 @@ class Sweep:
         (folder / LOGS_FOLDER).mkdir(parents=True)
         count = len(next(iter(stages.values())))
         cells = [
-            Task(
+            SweepTask(
+                index=i,
                 name=f"cell {i}",
                 stages={name: self._stage(name, i, lines[i]) for name, lines in stages.items()},
             )
             for i in range(count)
         ]
-        self.tasks = Tasks(sweep="it's", folder=folder, max_starts=max_starts, cells=cells)
-        self.place = Place(sweep="it's", folder=folder, root=ROOT, python=sys.executable)
+        self.tasks = Tasks(sweep="it's", folder=folder, max_starts_without_progress=max_starts, cells=cells)
+        self.workspace = Workspace(sweep="it's", folder=folder, root=ROOT, python=sys.executable)
         write_tasks(self.tasks)
 
     def work(self, index: int, stage: str = "finetune") -> Path:
         return self.folder / "work" / f"{stage} {index}"
 
-    def _stage(self, name: str, index: int, line: str) -> Stage:
+    def _stage(self, name: str, index: int, line: str) -> SweepStage:
         work = self.work(index, name)
         command = shlex.join(["bash", "-c", line.replace("{work}", shlex.quote(str(work)))])
-        return Stage(command=command, creates=str(work / "end"), progress=str(work / "step-*"))
+        return SweepStage(command=command, creates=str(work / "end"), progress=str(work / "step-*"))
 
     def submit(self, stage: str = "finetune", after: str = "", **resources: object) -> str:
         script = self.folder / f"{stage}.sbatch"
         array = array_expression(range(len(self.tasks.cells)), resources.get("throttle", 0))
         script.write_text(
-            render_array(self.place, stage, Resources(**resources), array, stoppable=stage == "finetune")
+            render_array(self.workspace, stage, Resources(**resources), array, stoppable=stage == "finetune")
         )
         job = submit_script(script, dependency=after)
-        add_submission(self.folder, Submission(stage=stage, job=job, array=array))
+        add_submissions(self.folder, [Submission(stage=stage, job=job, array=array)])
         return job
 
     def state(self, index: int, stage: str = "finetune"):
@@ -106,7 +107,7 @@ def test_a_throttled_array_with_a_failing_cell_and_what_follows_it(cluster, fold
     following = sweep.submit("evaluate", after=f"aftercorr:{job}")
     script = folder / "collect.sbatch"
     script.write_text(
-        render_job(sweep.place, "collect", Resources(), f"ls {shlex.quote(str(folder / 'work'))}")
+        render_job(sweep.workspace, "collect", Resources(), f"ls {shlex.quote(str(folder / 'work'))}")
     )
     last = submit_script(script, dependency=f"afterany:{following}")
     assert cluster.until_ended(job) == {"0": "COMPLETED", "1": "FAILED", "2": "COMPLETED", "3": "COMPLETED"}

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from slurm.resources import Resources
-from slurm.sbatch import Place, render_array, render_job
+from slurm.sbatch import Workspace, render_array, render_job
 
-PLACE = Place(
+WORKSPACE = Workspace(
     sweep="lr", folder=Path("/data/lr"), root=Path("/home/me/suite"), python="/home/me/.venv/bin/python"
 )
-AWKWARD = Place(
+AWKWARD = Workspace(
     sweep="it's",
     folder=Path('/data/my "best" 50% sweep'),
     root=Path("/home/o'neil"),
@@ -111,7 +111,7 @@ exec python -m jobs.collect 'a b'
 
 
 def test_an_array_on_two_machines() -> None:
-    assert render_array(PLACE, "finetune", RESOURCES, "0-5%3", stoppable=True) == TWO_NODES
+    assert render_array(WORKSPACE, "finetune", RESOURCES, "0-5%3", stoppable=True) == TWO_NODES
 
 
 def test_a_single_job_in_a_folder_with_quotes() -> None:
@@ -119,7 +119,7 @@ def test_a_single_job_in_a_folder_with_quotes() -> None:
 
 
 def test_one_rank_needs_no_rendezvous_and_no_limit_no_signal() -> None:
-    script = render_array(PLACE, "finetune", Resources(gpus_per_node=1), "0", stoppable=True)
+    script = render_array(WORKSPACE, "finetune", Resources(gpus_per_node=1), "0", stoppable=True)
     assert "MASTER" not in script
     assert "RANK" not in script
     assert "--signal" not in script
@@ -130,13 +130,13 @@ def test_one_rank_needs_no_rendezvous_and_no_limit_no_signal() -> None:
 
 
 def test_ranks_without_gpus_talk_over_gloo_on_one_machine() -> None:
-    script = render_array(PLACE, "finetune", Resources(ranks_per_node=2), "0", stoppable=True)
+    script = render_array(WORKSPACE, "finetune", Resources(ranks_per_node=2), "0", stoppable=True)
     assert "# 2 ranks meet on the first machine and then talk over gloo.\nMASTER_ADDR=127.0.0.1\n" in script
     assert "export CUDA_VISIBLE_DEVICES=''\n" in script
 
 
 SCRIPTS = {
-    "two nodes": render_array(PLACE, "finetune", RESOURCES, "0-5%3", stoppable=True),
+    "two nodes": render_array(WORKSPACE, "finetune", RESOURCES, "0-5%3", stoppable=True),
     "awkward names": render_array(AWKWARD, "evaluate", Resources(time_limit_min=9), "0", stoppable=False),
     "collect": render_job(AWKWARD, "collect", Resources(), "python -m jobs.collect 'a b'"),
 }

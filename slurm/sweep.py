@@ -1,0 +1,161 @@
+"""The sweep file, and the jobs that Slurm runs for it."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shards.errors import InputError
+from slurm.array import array_expression
+from slurm.resources import Resources
+from slurm.sbatch import Workspace, render_array, render_job
+from slurm.status import query_jobs
+from slurm.submit import SlurmError, Submission, add_submissions, call, read_submissions, submit_script
+
+logger = logging.getLogger(__name__)
+
+FINETUNE, EVALUATE, COLLECT, PREPARE = "finetune", "evaluate", "collect", "prepare"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationStage:
+    """What `jobs.evaluate` does with each run that is through."""
+
+    datasets: str = ""
+    """Folder of the test sets; empty: the runs are not evaluated."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further options of jobs.evaluate, such as cityscapes: data/cityscapes."""
+    resources: Resources = field(default_factory=Resources)
+    """Resources of each evaluation, which is one process."""
+
+    def __post_init__(self) -> None:
+        if self.resources.num_ranks != 1:
+            raise InputError(
+                f"evaluation.resources: {self.resources.num_ranks} processes, but an evaluation is one; "
+                f"nodes: 1 and ranks_per_node: 1 are needed"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparationStage:
+    """Shards written by many tasks instead of one: `jobs.prepare` as an array."""
+
+    arguments: tuple[str, ...] = ()
+    """Words behind `jobs.prepare`, such as [cityscapes, --root, downloads, --out, data/cityscapes]; empty:
+    this is a sweep of fine-tunings."""
+    tasks: int = 8
+    """Number of tasks that share the work. The shards do not depend on it."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.tasks <= 10_000:
+            raise InputError(f"preparation.tasks must be in 1..10000, got {self.tasks}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """A grid of fine-tunings, their evaluations and one table: `python -m jobs.submit SWEEP.yaml`."""
+
+    name: str
+    """Name of the sweep, of its folder and of its jobs."""
+    out: str = "sweeps"
+    """Folder that holds sweeps. Every machine of the cluster must see it under this name."""
+    config: str = ""
+    """Configuration of jobs.finetune that every cell starts from."""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Settings that every cell has instead of those in `config`, by dotted name."""
+    grid: dict[str, Any] = field(default_factory=dict)
+    """Dotted setting: list of its values; every combination is a cell."""
+    cells: tuple[dict[str, Any], ...] = ()
+    """Settings that go together; each entry is combined with the whole grid; its key `name` labels it."""
+    seeds: tuple[int, ...] = (0,)
+    """Each combination runs once with each; the table shows mean and spread over them."""
+    max_starts_without_progress: int = 3
+    """Number of starts from one and the same checkpoint after which a cell is given up."""
+    resources: Resources = field(default_factory=Resources)
+    """Resources of each fine-tuning, or of each task of a preparation."""
+    evaluation: EvaluationStage = field(default_factory=EvaluationStage)
+    collect_resources: Resources = field(default_factory=Resources)
+    """Resources of the job that writes the table."""
+    preparation: PreparationStage = field(default_factory=PreparationStage)
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name or self.name.startswith((".", "-")) or "\n" in self.name:
+            raise InputError(f"name: got {self.name!r}; a folder name without / and leading dot is needed")
+        if self.max_starts_without_progress < 1:
+            raise InputError(
+                f"max_starts_without_progress must be at least 1, got {self.max_starts_without_progress}"
+            )
+        if bool(self.config) == bool(self.preparation.arguments):
+            raise InputError("config and preparation.arguments: exactly one of them is needed")
+        for where, settings in (("overrides", self.overrides), ("grid", self.grid)):
+            for setting in ("out", "name"):
+                if setting in settings:
+                    raise InputError(f"{where}.{setting}: the sweep names its runs itself")
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the sweep; absolute."""
+        return (Path(self.out) / self.name).absolute()
+
+    @property
+    def stages(self) -> list[str]:
+        """Stages of every cell, in order."""
+        evaluated = [EVALUATE] if self.evaluation.datasets else []
+        return [PREPARE] if self.preparation.arguments else [FINETUNE, *evaluated]
+
+    def collect_command(self) -> str:
+        """Return the command that makes the table."""
+        words = [str(self.folder), "--out", str(self.folder / "table"), "--replace", "True"]
+        return job_command(self.collect_resources, COLLECT, words)
+
+
+def job_command(resources: Resources, job: str, words: Sequence[str]) -> str:
+    """Return a shell's command that runs one of our programs, in its container if there is one."""
+    python = resources.python or sys.executable
+    return shlex.join([*shlex.split(resources.container), python, "-m", f"jobs.{job}", *words])
+
+
+def render_scripts(config: SweepConfig, indices: Sequence[int]) -> dict[str, str]:
+    """Render the script of every stage for these cells, and of the job at the end; by stage, in order."""
+    workspace = Workspace(sweep=config.name, folder=config.folder, root=Path.cwd(), python=sys.executable)
+    scripts = {}
+    for stage in config.stages:
+        resources = config.evaluation.resources if stage == EVALUATE else config.resources
+        array = array_expression(indices, resources.throttle)
+        scripts[stage] = render_array(workspace, stage, resources, array, stoppable=stage == FINETUNE)
+    if EVALUATE in scripts:
+        scripts[COLLECT] = render_job(workspace, COLLECT, config.collect_resources, config.collect_command())
+    return scripts
+
+
+def find_live_cells(folder: Path) -> set[int]:
+    """Return the indices of the cells that Slurm runs or has in its queue."""
+    jobs, _ = query_jobs([entry.job for entry in read_submissions(folder) if entry.array])
+    return {int(key.partition("_")[2]) for key, job in jobs.items() if "_" in key and job.is_live}
+
+
+def submit_scripts(config: SweepConfig, stages: Sequence[str], indices: Sequence[int]) -> None:
+    """Submit a sweep's scripts: each cell's evaluation behind its own fine-tuning, the table behind all.
+
+    Raises:
+        SlurmError: sbatch is missing or refused; nothing stays submitted.
+    """
+    submitted: list[Submission] = []
+    try:
+        for stage in stages:
+            kind, array = ("afterany", "") if stage == COLLECT else ("aftercorr", array_expression(indices))
+            dependency = f"{kind}:{submitted[-1].job}" if submitted else ""
+            job = submit_script(config.folder / f"{stage}.sbatch", dependency=dependency)
+            submitted.append(Submission(stage=stage, job=job, array=array))
+    except SlurmError:
+        if submitted:
+            call(["scancel", *(entry.job for entry in reversed(submitted))])
+        raise
+    add_submissions(config.folder, submitted)
+    for entry in submitted:
+        logger.info("submitted %s as job %s %s", entry.stage, entry.job, entry.array and f"[{entry.array}]")
