@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.machine import ReportOptions, publish, table
 from models.adapt import AdaptConfig, apply_adaptation
 from models.config import ModelConfig
 from models.eomt import EoMT
@@ -32,7 +32,7 @@ ADAM_BYTES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class CostOptions:
+class CostOptions(ReportOptions):
     """Compute what one image costs in each mode of `adapt.mode`."""
 
     sizes: tuple[str, ...] = ("base", "large")
@@ -46,59 +46,42 @@ class CostOptions:
     H100."""
     masked: bool = False
     """With masked attention and a prediction before every joint block, as when training from DINOv2."""
-    out: Path | None = None
-    """File to write the report to as well."""
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Of one image."""
+class Cost(NamedTuple):
+    """Cost of one image in one mode."""
 
     trainable: int
     total: int
-    forward: float
-    """FLOPs."""
     step: float
     """FLOPs of forward and backward."""
     activations: int
     """Bytes that autograd keeps between them."""
 
-    @property
-    def state_bytes(self) -> int:
-        """Bytes of weights, gradients and optimizer, which no batch size changes."""
-        return ADAM_BYTES * self.trainable + 4 * (self.total - self.trainable)
-
 
 def main(arguments: Sequence[str]) -> None:
     """Compute, and print a report in Markdown."""
     options: CostOptions = parse_options(CostOptions, arguments, program="benchmarks.cost")
-    rates = " | ".join(f"{rate:g} TFLOP/s" for rate in options.tflops)
     lines = [
         "# Cost of a fine-tuning step, computed",
         "",
         f"torch {torch.__version__}, meta device: nothing was run. Crops of {options.image_size}², bf16; "
         f"{'with' if options.masked else 'without'} masked attention. Seconds per step of "
         f"{options.batch_size} images, model alone, at sustained rates.",
-        "",
-        "| model | adapt.mode | trains | TFLOP/image | saves | activations, GB/image | state, GB | "
-        f"{rates} |",
-        f"|---|---|---:|---:|---:|---:|---:|{'---:|' * len(options.tflops)}",
     ]
+    rows = []
     for size in options.sizes:
         costs = {mode: compute_cost(size, AdaptConfig(mode=mode), options) for mode in MODES}
         for mode, cost in costs.items():
-            times = " | ".join(
-                f"{options.batch_size * cost.step / 1e12 / rate:.2f}" for rate in options.tflops
-            )
-            lines.append(
-                f"| {size} | {mode} | {cost.trainable / 1e6:.1f} M ({cost.trainable / cost.total:.1%}) "
-                f"| {cost.step / 1e12:.2f} | {costs['full'].step / cost.step:.1f} "
-                f"| {cost.activations / 1e9:.2f} | {cost.state_bytes / 1e9:.1f} | {times} |"
-            )
-    report = "\n".join(lines) + "\n"
-    print(report, end="")
-    if options.out is not None:
-        options.out.write_text(report, encoding="utf-8")
+            state_bytes = ADAM_BYTES * cost.trainable + 4 * (cost.total - cost.trainable)
+            row = [size, mode, f"{cost.trainable / 1e6:.1f} M ({cost.trainable / cost.total:.1%})"]
+            row += [f"{cost.step / 1e12:.2f}", f"{costs['full'].step / cost.step:.1f}"]
+            row += [f"{cost.activations / 1e9:.2f}", f"{state_bytes / 1e9:.1f}"]
+            tera = options.batch_size * cost.step / 1e12
+            rows.append(row + [f"{tera / rate:.2f}" for rate in options.tflops])
+    header = "model | adapt.mode | trains | TFLOP/image | saves | activations, GB/image | state, GB"
+    header += "".join(f" | {rate:g} TFLOP/s" for rate in options.tflops)
+    publish([*lines, *table(header, rows, text_columns=2)], options.out)
 
 
 def compute_cost(size: str, adapt: AdaptConfig, options: CostOptions) -> Cost:
@@ -107,23 +90,17 @@ def compute_cost(size: str, adapt: AdaptConfig, options: CostOptions) -> Cost:
     with torch.device("meta"):
         model = EoMT(ModelConfig(size=size, image_size=side))
         image = torch.empty(1, 3, *side, dtype=torch.uint8)
-        released = torch.empty(model.num_blocks, 1, model.num_queries, dtype=torch.bool)
+        unmasked = torch.empty(model.num_blocks, 1, model.num_queries, dtype=torch.bool)
     count = apply_adaptation(model, adapt)
     model.to(torch.bfloat16)  # stands for autocast, which the meta device lacks
-    model.backbone.patch_embed.register_forward_pre_hook(_to_bfloat16)
+    model.backbone.patch_embed.register_forward_pre_hook(lambda _, inputs: inputs[0].bfloat16())
     kept = _Kept(model)
     with FlopCounterMode(display=False) as counter:
         with saved_tensors_hooks(kept.add, lambda tensor: tensor):
-            prediction = model(image, released if options.masked else None)
+            prediction = model(image, unmasked if options.masked else None)
             means = [t.mean() for t in (*prediction.mask_logits, *prediction.class_logits)]
-        forward = counter.get_total_flops()
         torch.stack(means).sum().backward()
-        step = counter.get_total_flops()
-    return Cost(count.trainable, count.total, forward, step, kept.num_bytes)
-
-
-def _to_bfloat16(_module: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
-    return (inputs[0].bfloat16(),)
+    return Cost(count.trainable, count.total, counter.get_total_flops(), kept.num_bytes)
 
 
 class _Kept:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -22,62 +21,55 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import average_precision_score, roc_curve
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import ThreadedOptions, describe_machine, publish, table
 from eval.metrics.binned import count_images
 from eval.pool import ScorePool
 from eval.predict.scores import DEFAULT_SCORES
 from eval.predict.strips import answer_pixels
 from shards.settings import parse_options, run_program
 
+Numbers = dict[str, tuple[float, float]]
+"""Score -> AP and FPR95."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateBenchmarkOptions:
+class EvaluationOptions(ThreadedOptions):
     """Time post-processing, four scores and their metrics."""
 
     frames: int = 4
     """Frames of a set."""
     height: int = 1024
     """Rows of a frame; columns are twice as many."""
-    threads: int = 1
-    """Threads that PyTorch and OpenCV may use."""
-    out: Path | None = None
-    """File to write the report to as well."""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Measure, and print a report in Markdown."""
-    options: EvaluateBenchmarkOptions = parse_options(
-        EvaluateBenchmarkOptions, arguments, program="benchmarks.evaluate"
-    )
+    options: EvaluationOptions = parse_options(EvaluationOptions, arguments, program="benchmarks.evaluate")
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(options.threads)
-    scored_s, measured_s, expected = usual_script(options)
-    ours_scored_s, ours_measured_s, ours = our_side(options)
-    sketch_s = our_side(options, sketch=True)[1] - ours_measured_s
+    *usual_s, expected = usual_script(options)
+    *ours_s, ours = our_side(options)
+    sketch_s = our_side(options, sketch=True)[1] - ours_s[1]
     difference = max(abs(ours[name][i] - expected[name][i]) for name in expected for i in (0, 1))
-    all_s, ours_all_s = scored_s + measured_s, ours_scored_s + ours_measured_s
+    seconds = {"scores and classes": (usual_s[0], ours_s[0]), "metrics": (usual_s[1], ours_s[1])}
+    seconds["all"] = (sum(usual_s), sum(ours_s))
+    rows = [(name, f"{a:.2f}", f"{b:.2f}", f"{a / b:.1f}") for name, (a, b) in seconds.items()]
     lines = [
+        "# Evaluation after the network",
+        "",
         describe_machine(options.threads, (np, sklearn, torch, cv2)),
         "",
         f"## From evidence to AP and FPR95 of four scores, {options.frames} frames of "
         f"{2 * options.height} x {options.height}, seconds of processor time",
-        "",
-        "| | usual script, s | ours, s | ratio |",
-        "|---|---:|---:|---:|",
-        f"| scores and classes | {scored_s:.2f} | {ours_scored_s:.2f} | {scored_s / ours_scored_s:.1f} |",
-        f"| metrics | {measured_s:.2f} | {ours_measured_s:.2f} | {measured_s / ours_measured_s:.1f} |",
-        f"| all | {all_s:.2f} | {ours_all_s:.2f} | {all_s / ours_all_s:.1f} |",
+        *table(" | usual script, s | ours, s | ratio", rows),
         "",
         f"Largest difference of the eight numbers: {difference:.1e}. Sketches for intervals, which the usual",
         f"script has not, take {max(0.0, sketch_s):.2f} s more.",
     ]
-    report = "# Evaluation after the network\n\n" + "\n".join(lines) + "\n"
-    print(report, end="")
-    if options.out is not None:
-        options.out.write_text(report, encoding="utf-8")
+    publish(lines, options.out)
 
 
-def draw_frame(options: EvaluateBenchmarkOptions, index: int) -> tuple[torch.Tensor, np.ndarray]:
+def draw_frame(options: EvaluationOptions, index: int) -> tuple[torch.Tensor, np.ndarray]:
     """Draw evidence (19, H, W) and a target with 2 % anomalous pixels, which are a little less sure."""
     generator = torch.Generator().manual_seed(index)
     small = torch.randn(1, 19, options.height // 32, options.height // 16, generator=generator)
@@ -90,7 +82,7 @@ def draw_frame(options: EvaluateBenchmarkOptions, index: int) -> tuple[torch.Ten
     return evidence, target
 
 
-def usual_script(options: EvaluateBenchmarkOptions) -> tuple[float, float, dict[str, tuple[float, float]]]:
+def usual_script(options: EvaluationOptions) -> tuple[float, float, Numbers]:
     """Score whole frames, keep lists, call scikit-learn."""
     seconds = 0.0
     kept: dict[str, list[np.ndarray]] = {name: [] for name in DEFAULT_SCORES}
@@ -119,9 +111,7 @@ def usual_scores(evidence: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
-def usual_metrics(
-    kept: dict[str, list[np.ndarray]], targets: Sequence[np.ndarray]
-) -> dict[str, tuple[float, float]]:
+def usual_metrics(kept: dict[str, list[np.ndarray]], targets: Sequence[np.ndarray]) -> Numbers:
     """Return AP and FPR95 of each score over all frames, by scikit-learn."""
     truth = np.array(targets)
     found = {}
@@ -134,9 +124,7 @@ def usual_metrics(
     return found
 
 
-def our_side(
-    options: EvaluateBenchmarkOptions, sketch: bool = False
-) -> tuple[float, float, dict[str, tuple[float, float]]]:
+def our_side(options: EvaluationOptions, sketch: bool = False) -> tuple[float, float, Numbers]:
     """Score strip by strip, pool, and compute the metrics."""
     scored = measured = 0.0
     found = {}

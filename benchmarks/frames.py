@@ -79,20 +79,11 @@ def write_photos(root: Path, num_photos: int) -> None:
         radii = rng.uniform(60, 110, 40)
         points = np.stack([320 + radii * np.cos(angles), 240 + radii * np.sin(angles)], axis=1)
         low, high = points.min(axis=0), points.max(axis=0)
-        annotations.append(
-            {
-                "id": i,
-                "image_id": i,
-                "category_id": 24,
-                "iscrowd": 0,
-                "area": float(cv2.contourArea(points.astype(np.float32))),
-                "bbox": [*low.tolist(), *(high - low).tolist()],
-                "segmentation": [points.round(2).ravel().tolist()],
-            }
-        )
-    content = {
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": 24, "name": "zebra", "supercategory": "animal"}],
-    }
+        area = float(cv2.contourArea(points.astype(np.float32)))
+        shape = {"area": area, "bbox": [*low.tolist(), *(high - low).tolist()]}
+        outline = [points.round(2).ravel().tolist()]
+        entry = {"id": i, "image_id": i, "category_id": 24, "iscrowd": 0, "segmentation": outline}
+        annotations.append(entry | shape)
+    categories = [{"id": 24, "name": "zebra", "supercategory": "animal"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
     (root / "annotations/instances_train2017.json").write_text(json.dumps(content))

@@ -2,26 +2,21 @@
 
 python -m benchmarks.loader [--real FOLDER] [--upstream FOLDER] [--out RESULTS.md]
 
-The sides take turns on one thread each, so that whatever else the machine does slows all of them. Upstream's
-own code runs in another process (`upstream_loader.py`) that waits when others are timed; it pastes nothing.
+The sides take turns on one thread each. Upstream's own code runs in another process (`upstream.py`) that
+waits when others are timed; it pastes nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import io
 import logging
-import os
-import platform
 import random
-import statistics
 import subprocess
-import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -34,14 +29,21 @@ import torch
 import torchvision
 
 from benchmarks.frames import make_bank, make_scenes, write_frames
+from benchmarks.machine import (
+    ReportOptions,
+    command_upstream,
+    describe_machine,
+    publish,
+    table,
+    time_in_turns,
+)
 from benchmarks.usual_loader import UsualLoader
 from outlier_paste.config import PasteConfig
-from outlier_paste.paste import OutlierPaste, build_paste
+from outlier_paste.paste import build_paste
 from shards.augment import AugmentConfig
 from shards.batch import Batch
 from shards.errors import InputError
 from shards.manifest import read_manifest
-from shards.schema import Sample
 from shards.settings import parse_options, run_program
 from shards.stream import StreamConfig, build_stream, keep_freed_memory
 
@@ -50,31 +52,51 @@ ENCODINGS = ("png", "jpeg", "tiles")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkOptions:
-    """Time loading scenes of 2048 x 1024 into crops of 1024 x 1024."""
+class FrameOptions(ReportOptions):
+    """Measure on frames of 2048 x 1024."""
 
     real: Path | None = None
     """Folder with `cityscapes/` and `coco/` in the official layouts, instead of drawn frames."""
+    rounds: int = 12
+    """Turns of every side; one before them is not counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderOptions(FrameOptions):
+    """Time loading scenes of 2048 x 1024 into crops of 1024 x 1024."""
+
     upstream: Path | None = None
     """Folder with a copy of tue-mps/eomt, to time its own data set and transforms as well."""
     scaling: tuple[int, ...] = (1, 2)
     """Numbers of loader workers for the second table; empty leaves it out."""
     scenes: int = 160
     """Scenes that are timed for each of these numbers."""
-    rounds: int = 12
-    """Turns; in each, the usual loader makes one scene and each of ours makes `ours_per_round`."""
     ours_per_round: int = 8
-    """Scenes that each of our sides makes in a turn."""
-    out: Path | None = None
-    """File to write the report to as well."""
+    """Scenes that each of our sides makes in a turn; the others make one."""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Measure, and print a report in Markdown."""
-    options: BenchmarkOptions = parse_options(BenchmarkOptions, arguments, program="benchmarks.loader")
+    options: LoaderOptions = parse_options(LoaderOptions, arguments, program="benchmarks.loader")
+    keep_freed_memory()  # as our workers do; the usual side in this process gains from it, too
+    with open_frames(options) as (root, folder):
+        lines = ["# Loader", *describe(options), *compare_loaders(options, root, folder)]
+        if options.scaling:
+            lines += ["", f"## Workers, tiles, batches of 2, {options.scenes} scenes"]
+            header = "workers | images/s | memory of a worker at most, MB | of it not shared, MB"
+            lines += table(header, [time_workers(workers, options, folder) for workers in options.scaling])
+    publish(lines, options.out)
+
+
+@contextlib.contextmanager
+def open_frames(options: FrameOptions) -> Iterator[tuple[Path, Path]]:
+    """Go down to one thread, and prepare the frames for all sides.
+
+    Yields the folder of the official layouts, and one with our shards in every encoding, our bank of objects
+    and the zip files of the other sides.
+    """
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    keep_freed_memory()  # as our workers do; the usual side in this process gains from it, too
     random.seed(0)
     logging.getLogger().setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as name:
@@ -82,33 +104,25 @@ def main(arguments: Sequence[str]) -> None:
         root = options.real or folder / "frames"
         if options.real is None:
             write_frames(root, num_frames=8, num_photos=24)
-        prepare_both(root, folder)
-        lines = describe_machine(options)
-        lines += compare_loaders(options, root, folder)
-        lines += scale_workers(options, folder)
-        lines += compare_paste(options, root, folder)
-    report = "\n".join(lines) + "\n"
-    print(report, end="")
-    if options.out is not None:
-        options.out.write_text(report, encoding="utf-8")
+        for encoding in ENCODINGS:
+            make_scenes(root, folder / encoding, encoding)
+        make_bank(root, folder / "cutouts")
+        for half in ("leftImg8bit", "gtFine"):
+            with zipfile.ZipFile(folder / f"{half}_trainvaltest.zip", "w") as archive:
+                for path in sorted((root / "cityscapes" / half).rglob("train/*/*.png")):
+                    archive.write(path, str(path.relative_to(root / "cityscapes")))
+        yield root, folder
 
 
-def prepare_both(root: Path, folder: Path) -> None:
-    """Make the shards of our side in every encoding, and the zip files of the other sides."""
-    for encoding in ENCODINGS:
-        make_scenes(root, folder / encoding, encoding)
-    make_bank(root, folder / "cutouts")
-    for name, half in (
-        ("frames", ""),
-        ("leftImg8bit_trainvaltest", "leftImg8bit"),
-        ("gtFine_trainvaltest", "gtFine"),
-    ):
-        with zipfile.ZipFile(folder / f"{name}.zip", "w") as archive:
-            for path in sorted((root / "cityscapes" / half).rglob("train/*/*.png")):
-                archive.write(path, str(path.relative_to(root / "cityscapes" if half else root)))
+def describe(options: FrameOptions) -> list[str]:
+    """Return machine and data as Markdown."""
+    machine = describe_machine(1, (np, cv2, torch, torchvision))
+    kind = "drawn" if options.real is None else "real"
+    frames = f"{kind} frames of {2 * CROP} x {CROP}, crops of {CROP} x {CROP}"
+    return ["", f"{machine}; processor time; {frames}"]
 
 
-def compare_loaders(options: BenchmarkOptions, root: Path, folder: Path) -> list[str]:
+def compare_loaders(options: LoaderOptions, root: Path, folder: Path) -> list[str]:
     """Time whole scenes, from the file to the tensor."""
     usual = open_usual(root, folder, probability=0.5)
     numbers = count()
@@ -120,19 +134,17 @@ def compare_loaders(options: BenchmarkOptions, root: Path, folder: Path) -> list
         sides[f"ours, {encoding} frames"] = open_ours(folder, encoding, AugmentConfig())
         upstream = AugmentConfig(recipe="upstream")
         sides[f"ours, {encoding} frames, upstream's recipe"] = open_ours(folder, encoding, upstream)
-    repeats = {name: 1 if name in baselines else options.ours_per_round for name in sides}
-    times = time_in_turns(sides, repeats, options.rounds)
-    ratios = " | ".join(f"{name.split(',')[0]} / side" for name in baselines)
-    lines = ["", "## Whole scenes, objects on half of them", "", f"| side | ms/image | images/s | {ratios} |"]
-    lines.append("|---|---:|---:|" + "---:|" * len(baselines))
-    for name, seconds in times.items():
-        times_faster = " | ".join(f"{times[baseline] / seconds:.1f}" for baseline in baselines)
-        lines.append(f"| {name} | {1e3 * seconds:.1f} | {1 / seconds:.1f} | {times_faster} |")
-    return [
-        *lines,
-        "",
-        *(f"- {encoding}: {size_of(folder, encoding):.2f} MB/frame" for encoding in ENCODINGS),
+    calls = {name: 1 if name in baselines else options.ours_per_round for name in sides}
+    times = time_in_turns(sides, options.rounds, calls)
+    header = "side | ms/image | images/s"
+    header += "".join(f" | {name.split(',')[0]} / side" for name in baselines)
+    rows = [
+        [name, f"{1e3 * seconds:.1f}", f"{1 / seconds:.1f}"]
+        + [f"{times[baseline] / seconds:.1f}" for baseline in baselines]
+        for name, seconds in times.items()
     ]
+    sizes = [f"- {encoding}: {size_of(folder, encoding):.2f} MB/frame" for encoding in ENCODINGS]
+    return ["", "## Whole scenes, objects on half of them", *table(header, rows), "", *sizes]
 
 
 def size_of(folder: Path, encoding: str) -> float:
@@ -141,56 +153,40 @@ def size_of(folder: Path, encoding: str) -> float:
     return sum(entry.num_bytes for entry in manifest.shards) / manifest.num_samples / 1e6
 
 
-def scale_workers(options: BenchmarkOptions, folder: Path) -> list[str]:
-    """Time the stream with several loader workers, and look at their memory."""
-    if not options.scaling:
-        return []
-    lines = ["", f"## Workers, tiles, batches of 2, {options.scenes} scenes", ""]
-    lines += [
-        "| workers | images/s | memory of a worker at most, MB | of it not shared, MB |",
-        "|---:|---:|---:|---:|",
-    ]
-    for workers in options.scaling:
-        config = StreamConfig(
-            shards=(str(folder / "tiles"),), crop=(CROP, CROP), batch_size=2, workers=workers
-        )
-        paste = open_paste(folder, probability=0.5, cache_mb=PasteConfig().cache_mb)
-        batches = iter(build_stream(config, seed=0, rank=0, world_size=1, transform=paste))
-        for _ in range(2 * workers + 2):  # started, and what was made ahead is used up
-            next(batches)
-        resident, private = [0], [0]
-        began = time.perf_counter()
-        for _ in range(options.scenes // 2):
-            next(batches)
-        seconds = time.perf_counter() - began
-        for child in psutil.Process().children():
-            if child.cmdline() == psutil.Process().cmdline():  # a forked worker, not upstream's loader
-                memory = child.memory_full_info()
-                resident.append(memory.rss)
-                private.append(memory.uss)
-        batches.close()  # type: ignore[attr-defined]
-        megabytes = f"{max(resident) / 1e6:.0f} | {max(private) / 1e6:.0f}"
-        lines.append(f"| {workers} | {options.scenes / seconds:.1f} | {megabytes} |")
-    return lines
+def time_workers(workers: int, options: LoaderOptions, folder: Path) -> list[str]:
+    """Time the stream with several loader workers, and look at their memory; return a row of the table."""
+    batches = open_stream(folder, "tiles", AugmentConfig(), batch_size=2, workers=workers)
+    for _ in range(2 * workers + 2):  # started, and what was made ahead is used up
+        next(batches)
+    began = time.perf_counter()
+    for _ in range(options.scenes // 2):
+        next(batches)
+    seconds = time.perf_counter() - began
+    ours = psutil.Process()
+    children = [child for child in ours.children() if child.cmdline() == ours.cmdline()]  # not upstream's
+    memory = [child.memory_full_info() for child in children]
+    batches.close()  # type: ignore[attr-defined]
+    resident, private = (max((getattr(m, kind) for m in memory), default=0) for kind in ("rss", "uss"))
+    rate = f"{options.scenes / seconds:.1f}"
+    return [str(workers), rate, f"{resident / 1e6:.0f}", f"{private / 1e6:.0f}"]
 
 
 def open_upstream(upstream: Path, folder: Path) -> Callable[[], float]:
-    """Start upstream's own loader, and return what makes it load one scene and tells the seconds."""
-    script = Path(__file__).with_name("upstream_loader.py")
+    """Start upstream's own loader, and return what makes it load one scene and returns the seconds."""
     process = subprocess.Popen(
-        [sys.executable, str(script), str(upstream.resolve()), str(folder), str(CROP)],
+        command_upstream("load", upstream, folder, 1, {"crop": CROP}),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         cwd=folder,
     )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    if process.stdout.readline() != "ready\n":
+    ask, answer = process.stdin, process.stdout
+    assert ask is not None
+    assert answer is not None
+    if answer.readline() != "ready\n":
         raise InputError(
             f"--upstream {upstream}: its loader does not start; a copy of tue-mps/eomt is needed"
         )
-    ask, answer = process.stdin, process.stdout
 
     def load() -> float:
         ask.write("1\n")
@@ -200,84 +196,32 @@ def open_upstream(upstream: Path, folder: Path) -> Callable[[], float]:
     return load
 
 
-def compare_paste(options: BenchmarkOptions, root: Path, folder: Path) -> list[str]:
-    """Time pasting one object onto a decoded scene: onto the frame there, onto the crop here."""
-    usual = open_usual(root, folder, probability=1.0)
-    picture, ids = np.zeros((CROP, 2 * CROP, 3), np.uint8), np.zeros((CROP, 2 * CROP), np.uint8)
-    crop = Sample(
-        key="crop", image=np.ascontiguousarray(picture[:, :CROP]), label=np.zeros((CROP, CROP), np.uint8)
-    )
-    rng = np.random.default_rng(0)
-    sides: dict[str, Callable[[], object]] = {"usual": lambda: usual.paste(picture, ids)}
-    for name, cache_mb in (("ours, from shards", 0), ("ours, from memory", 256)):
-        sides[name] = partial(open_paste(folder, probability=1.0, cache_mb=cache_mb), crop, rng)
-    times = time_in_turns(sides, dict.fromkeys(sides, 8), options.rounds)
-    lines = ["", "## Pasting one object", "", "| side | ms | ratio |", "|---|---:|---:|"]
-    for name, seconds in times.items():
-        lines.append(f"| {name} | {1e3 * seconds:.2f} | {times['usual'] / seconds:.1f} |")
-    return lines
-
-
 def open_usual(root: Path, folder: Path, probability: float) -> UsualLoader:
     """Open the other side; pycocotools prints while it reads."""
     with contextlib.redirect_stdout(io.StringIO()):
-        return UsualLoader(folder / "frames.zip", root / "coco", crop=CROP, probability=probability)
+        return UsualLoader(folder, root / "coco", crop=CROP, probability=probability)
 
 
 def open_ours(folder: Path, encoding: str, augment: AugmentConfig) -> Callable[[], Batch]:
     """Return what makes our next scene, as a batch of one."""
+    return partial(next, open_stream(folder, encoding, augment, batch_size=1, workers=0))
+
+
+def open_stream(
+    folder: Path, encoding: str, augment: AugmentConfig, batch_size: int, workers: int
+) -> Iterator[Batch]:
+    """Open our stream; one object is pasted on half of the scenes, as the other side does."""
+    paste = build_paste(
+        PasteConfig(bank=str(folder / "cutouts"), probability=0.5, max_objects=1, min_pixels=0)
+    )
     config = StreamConfig(
-        shards=(str(folder / encoding),), crop=(CROP, CROP), batch_size=1, workers=0, augment=augment
+        shards=(str(folder / encoding),),
+        crop=(CROP, CROP),
+        batch_size=batch_size,
+        workers=workers,
+        augment=augment,
     )
-    paste = open_paste(folder, probability=0.5, cache_mb=PasteConfig().cache_mb)
-    return partial(next, iter(build_stream(config, seed=0, rank=0, world_size=1, transform=paste)))
-
-
-def open_paste(folder: Path, probability: float, cache_mb: int) -> OutlierPaste:
-    """Paste one object per chosen scene, as the other side does."""
-    config = PasteConfig(
-        bank=str(folder / "cutouts"), probability=probability, max_objects=1, min_pixels=0, cache_mb=cache_mb
-    )
-    paste = build_paste(config)
-    assert paste is not None
-    return paste
-
-
-def time_in_turns(
-    sides: Mapping[str, Callable[[], object]], repeats: Mapping[str, int], rounds: int
-) -> dict[str, float]:
-    """Return the mean processor seconds per call of each side.
-
-    Processor time, not the clock's, so that others on the machine disturb less; a side that runs in another
-    process returns its own. The mean, because it is what a worker delivers: calls with and without object,
-    jitter or mirroring cost different amounts. A first round is not counted.
-    """
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(rounds + 1):
-        for name, run in sides.items():
-            for _ in range(repeats[name]):
-                began = time.process_time()
-                told = run()
-                seconds = told if isinstance(told, float) else time.process_time() - began
-                if turn:
-                    times[name].append(seconds)
-    return {name: statistics.mean(values) for name, values in times.items()}
-
-
-def describe_machine(options: BenchmarkOptions) -> list[str]:
-    """Return date, processor, data and versions as Markdown."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-    versions = {m.__name__: m.__version__ for m in (np, cv2, torch, torchvision)}
-    frames = "drawn" if options.real is None else "real"
-    return [
-        "# Loader",
-        "",
-        f"{datetime.date.today()}; {names[0] if names else platform.processor()}, {os.cpu_count()} cores, "
-        f"one thread used, processor time, load average {os.getloadavg()[0]:.1f}; "
-        f"{frames} frames of {2 * CROP} x {CROP}, crops of {CROP} x {CROP}; Python "
-        f"{platform.python_version()}, {', '.join(f'{k} {v}' for k, v in versions.items())}",
-    ]
+    return iter(build_stream(config, seed=0, rank=0, world_size=1, transform=paste))
 
 
 if __name__ == "__main__":

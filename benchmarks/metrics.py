@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import multiprocessing
 import statistics
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import cv2
@@ -26,19 +24,22 @@ import torchmetrics
 from numpy.typing import NDArray
 from sklearn.metrics import auc, average_precision_score, roc_curve
 
-from benchmarks.machine import describe_machine, measure_peak
+from benchmarks.machine import ThreadedOptions, describe_machine, measure_peak, publish, table
 from eval.metrics.closed_set import ConfusionMatrix
 from eval.metrics.curve import pixel_metrics
 from eval.metrics.half_histogram import HalfHistogram
 from eval.pool import ScorePool
 from shards.settings import parse_options, run_program
 
-Result = TypeVar("Result")
+Measured = TypeVar("Measured")
 Pools = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Scores of anomalous and of normal pixels."""
+Numbers = tuple[float, float, float]
+"""AP, FPR95, AUROC."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkOptions:
+class MetricsOptions(ThreadedOptions):
     """Time exact pooled AP + FPR95 + AUROC, and the accumulation of mIoU."""
 
     pixels: int = 10_000_000
@@ -49,201 +50,165 @@ class BenchmarkOptions:
     """Share of them that is anomalous; the five test sets lie between 0.002 and 0.14."""
     repeats: int = 3
     """Runs of which the median counts."""
-    threads: int = 1
-    """Threads that PyTorch and OpenCV may use; NumPy's sort uses one."""
     usual: bool = True
     """Run the usual script too, which takes 70 bytes of memory per pixel; False for a billion pixels."""
-    out: Path | None = None
-    """File to write the report to as well."""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Measure, and print a report in Markdown."""
-    options: BenchmarkOptions = parse_options(BenchmarkOptions, arguments, program="benchmarks.metrics")
+    options: MetricsOptions = parse_options(MetricsOptions, arguments, program="benchmarks.metrics")
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(options.threads)
-    machine = describe_machine(options.threads, (np, sklearn, torch, torchmetrics, cv2))
     lines = [
         "# Metrics",
         "",
-        machine,
+        describe_machine(options.threads, (np, sklearn, torch, torchmetrics, cv2)),
         *(compare_pixel_metrics(options) if options.usual else []),
         *compare_half(options),
         *compare_pool(options),
         *compare_miou(options),
     ]
-    report = "\n".join(lines) + "\n"
-    print(report, end="")
-    if options.out is not None:
-        options.out.write_text(report, encoding="utf-8")
+    publish(lines, options.out)
 
 
-def compare_pixel_metrics(options: BenchmarkOptions) -> list[str]:
+def compare_pixel_metrics(options: MetricsOptions) -> list[str]:
     """Time ours against scikit-learn on distinct and on heavily tied scores."""
-    lines = [
-        "",
-        f"## AP + FPR95 + AUROC, exact, {options.pixels:,} float32 pixels, {options.anomalous:.1%} anomalous",
-        "",
-        "| scores | sklearn, s | ours, s | ratio | largest difference | extra memory, sklearn | ours |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    rows = []
     for kind in ("distinct", "float16 ties"):
         pools = draw_pools(options, kind)
-        reference_s, expected = time_median(partial(sklearn_metrics, *pools), options.repeats)
-        ours_s, ours = time_median(partial(pixel_metrics, *pools), options.repeats)
-        difference = max(abs(a - b) for a, b in zip(ours[:3], expected, strict=True))
-        memory = [measure_extra_memory(side, options, kind) for side in ("sklearn", "ours")]
-        lines.append(
-            f"| {kind} | {reference_s:.2f} | {ours_s:.3f} | {reference_s / ours_s:.1f} | {difference:.1e} | "
-            f"{memory[0] / options.pixels:.1f} B/pixel | {memory[1] / options.pixels:.1f} B/pixel |"
+        reference = time_median(partial(sklearn_metrics, *pools), options.repeats)
+        ours_s, metrics = time_median(partial(pixel_metrics, *pools), options.repeats)
+        sides = (sklearn_metrics, pixel_metrics)
+        memory = [run_apart(extra_memory, side, options, kind) / options.pixels for side in sides]
+        rows.append(
+            [
+                kind,
+                *set_beside(reference, (ours_s, metrics[:3])),
+                *(f"{value:.1f} B/pixel" for value in memory),
+            ]
         )
-    return lines
+    return [
+        "",
+        f"## AP + FPR95 + AUROC, exact, {options.pixels:,} float32 pixels, {options.anomalous:.1%} anomalous",
+        *table(
+            "scores | sklearn, s | ours, s | ratio | largest difference | extra memory, sklearn | ours", rows
+        ),
+    ]
 
 
-def compare_half(options: BenchmarkOptions) -> list[str]:
+def compare_half(options: MetricsOptions) -> list[str]:
     """Time counts per float16 value against scikit-learn on the same half-precision scores."""
-    positives, negatives = (part.astype(np.float16) for part in draw_pools(options, "float16 ties"))
+    pools = draw_pools(options, "float16 ties")
+    positives, negatives = (part.astype(np.float16) for part in pools)
 
-    def count() -> tuple[float, float, float]:
+    def count() -> Numbers:
         histogram = HalfHistogram()
         histogram.add(positives, negatives)
-        found = histogram.metrics()
-        return found.ap, found.fpr95, found.auroc
+        metrics = histogram.metrics()
+        return metrics.ap, metrics.fpr95, metrics.auroc
 
-    ours_s, ours = time_median(count, options.repeats)
-    texts = ["not run"] * 3
-    if options.usual:
-        pools = positives.astype(np.float32), negatives.astype(np.float32)
-        reference_s, expected = time_median(partial(sklearn_metrics, *pools), options.repeats)
-        difference = max(abs(a - b) for a, b in zip(ours, expected, strict=True))
-        texts = [f"{reference_s:.2f}", f"{reference_s / ours_s:.0f}", f"{difference:.1e}"]
+    ours = time_median(count, options.repeats)
+    usual = time_median(partial(sklearn_metrics, *pools), options.repeats) if options.usual else None
     return [
         "",
         f"## The same of float16 scores, counted per value, {options.pixels:,} pixels",
         "",
         "State is two counts per value, 1 MB; it adds up over images and processes.",
-        "",
-        "| sklearn, s | HalfHistogram, s | ratio | largest difference |",
-        "|---:|---:|---:|---:|",
-        f"| {texts[0]} | {ours_s:.4f} | {texts[1]} | {texts[2]} |",
+        *table("sklearn, s | HalfHistogram, s | ratio | largest difference", [set_beside(usual, ours)], 0),
     ]
 
 
-def compare_pool(options: BenchmarkOptions) -> list[str]:
+def compare_pool(options: MetricsOptions) -> list[str]:
     """Time a pool on disk, filled image by image, against scikit-learn on all pixels at once."""
-    rows = []
-    for side in ("sklearn", "ours") if options.usual else ("ours",):
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            rows.append(pool.apply(_run_pooled, (side, options)))
-    ours_s, ours_bytes, ours = rows[-1]
-    texts = ["not run"] * 4
+    ours, ours_bytes = run_apart(measure_collection, collect_pool, options)
+    usual, memory = None, "not run"
     if options.usual:
-        reference_s, reference_bytes, expected = rows[0]
-        difference = max(abs(a - b) for a, b in zip(ours, expected, strict=True))
-        texts = [f"{reference_s:.1f}", f"{reference_s / ours_s:.1f}", f"{difference:.1e}"]
-        texts.append(f"{reference_bytes / 1e6:,.0f} MB")
+        usual, usual_bytes = run_apart(measure_collection, collect_lists, options)
+        memory = f"{usual_bytes / 1e6:,.0f} MB"
+    row = [*set_beside(usual, ours), memory, f"{ours_bytes / 1e6:,.0f} MB"]
+    header = "lists + sklearn, s | ScorePool, s | ratio | largest difference | memory of lists | of ScorePool"
     return [
         "",
         f"## float32 scores from {options.images} images, {options.pixels:,} pixels, collected one by one",
         "",
         "Collecting and computing. Memory is what the process itself holds (anonymous pages) beyond one",
         "image; the pool's file lies on disk, 4 bytes per pixel.",
-        "",
-        "| lists + sklearn, s | ScorePool, s | ratio | largest difference | memory of lists | of ScorePool |",
-        "|---:|---:|---:|---:|---:|---:|",
-        f"| {texts[0]} | {ours_s:.2f} | {texts[1]} | {texts[2]} | {texts[3]} | {ours_bytes / 1e6:,.0f} MB |",
+        *table(header, [row], 0),
     ]
 
 
-def _run_pooled(side: str, options: BenchmarkOptions) -> tuple[float, int, tuple[float, float, float]]:
-    """Collect images and compute the metrics; return seconds, bytes and metrics."""
+def measure_collection(
+    collect: Callable[[Iterator[NDArray[np.float32]], NDArray[np.uint8], int], Numbers],
+    options: MetricsOptions,
+) -> tuple[tuple[float, Numbers], int]:
+    """Collect images and compute the metrics; return seconds and metrics, and bytes."""
     size = options.pixels // options.images
     rng = np.random.default_rng(0)
     target = np.zeros(size, dtype=np.uint8)
     target[: round(size * options.anomalous)] = 1
     drawn = rng.standard_normal((4, size), dtype=np.float32)
     drawn[:, target == 1] += np.float32(1.5)
-    before = peak = _anonymous_bytes()
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.002):
-            peak = max(peak, _anonymous_bytes())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    begin = time.perf_counter()
-    if side == "sklearn":
-        images = [drawn[i % 4] * np.float32(1 + i / 1000) for i in range(options.images)]
-        scores, truth = np.concatenate(images), np.tile(target, options.images)
-        found = sklearn_metrics(scores[truth == 1], scores[truth == 0])
-    else:
-        with ScorePool(["score"]) as pool:
-            for i in range(options.images):
-                pool.add({"score": (drawn[i % 4] * np.float32(1 + i / 1000))[None]}, target[None])
-            metrics = pool.metrics("score")
-            found = metrics.ap, metrics.fpr95, metrics.auroc
-    seconds = time.perf_counter() - begin
-    done.set()
-    watcher.join()
-    return seconds, peak - before, found
+    images = (drawn[i % 4] * np.float32(1 + i / 1000) for i in range(options.images))
+    found: list[tuple[float, Numbers]] = []
+    run = partial(collect, images, target, options.images)
+    peak = measure_peak(lambda: found.append(time_median(run, 1)), kind="RssAnon")
+    return found[0], peak
 
 
-def _anonymous_bytes() -> int:
-    """Memory of this process alone; pages of a mapped file are the system's to drop. Linux only."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return 1024 * int(line.split()[1])
-    raise RuntimeError("no RssAnon in /proc/self/status")
+def collect_lists(
+    images: Iterator[NDArray[np.float32]], target: NDArray[np.uint8], num_images: int
+) -> Numbers:
+    """Keep all scores, and call scikit-learn."""
+    scores, truth = np.concatenate(list(images)), np.tile(target, num_images)
+    return sklearn_metrics(scores[truth == 1], scores[truth == 0])
 
 
-def compare_miou(options: BenchmarkOptions) -> list[str]:
+def collect_pool(
+    images: Iterator[NDArray[np.float32]], target: NDArray[np.uint8], num_images: int
+) -> Numbers:
+    """Fill a pool on disk image by image, and measure it."""
+    with ScorePool(["score"]) as pool:
+        for scores in images:
+            pool.add({"score": scores[None]}, target[None])
+        metrics = pool.metrics("score")
+    return metrics.ap, metrics.fpr95, metrics.auroc
+
+
+def compare_miou(options: MetricsOptions) -> list[str]:
     """Time counting one 2048 x 1024 frame against torchmetrics' JaccardIndex."""
     rng = np.random.default_rng(1)
     label = np.kron(rng.integers(0, 19, (16, 32)), np.ones((64, 64))).astype(np.uint8)
-    prediction = np.where(rng.random(label.shape) < 0.1, rng.integers(0, 19, label.shape), label).astype(
-        np.uint8
-    )
+    wrong = rng.random(label.shape) < 0.1
+    prediction = np.where(wrong, rng.integers(0, 19, label.shape), label).astype(np.uint8)
     label[:40] = 255
     metric = torchmetrics.JaccardIndex(
         task="multiclass", num_classes=19, ignore_index=255, validate_args=False
     )
     matrix = ConfusionMatrix()
-    reference_s, _ = time_median(
-        lambda: metric.update(
-            torch.from_numpy(prediction)[None].long(), torch.from_numpy(label)[None].long()
-        ),
-        5 * options.repeats,
-    )
+
+    def update() -> None:
+        metric.update(*(torch.from_numpy(each)[None].long() for each in (prediction, label)))
+
+    reference_s, _ = time_median(update, 5 * options.repeats)
     ours_s, _ = time_median(lambda: matrix.add(label, prediction), 5 * options.repeats)
-    difference = abs(matrix.mean_iou() - metric.compute().item())
-    return [
-        "",
-        "## mIoU, one frame of 2048 x 1024 uint8 labels",
-        "",
-        "| torchmetrics, ms | ours, ms | ratio | difference |",
-        "|---:|---:|---:|---:|",
-        f"| {1e3 * reference_s:.1f} | {1e3 * ours_s:.2f} | {reference_s / ours_s:.1f} | {difference:.1e} |",
-    ]
+    difference = f"{abs(matrix.mean_iou() - metric.compute().item()):.1e}"
+    row = [f"{1e3 * reference_s:.1f}", f"{1e3 * ours_s:.2f}", f"{reference_s / ours_s:.1f}", difference]
+    header = "torchmetrics, ms | ours, ms | ratio | difference"
+    return ["", "## mIoU, one frame of 2048 x 1024 uint8 labels", *table(header, [row], 0)]
 
 
-def draw_pools(options: BenchmarkOptions, kind: str) -> Pools:
+def draw_pools(options: MetricsOptions, kind: str) -> Pools:
     """Draw scores of anomalous and normal pixels; `float16 ties` rounds them to half precision."""
     rng = np.random.default_rng(0)
     count = round(options.pixels * options.anomalous)
     positives = rng.standard_normal(count, dtype=np.float32) + np.float32(1.5)
     negatives = rng.standard_normal(options.pixels - count, dtype=np.float32)
     if kind == "float16 ties":
-        return positives.astype(np.float16).astype(np.float32), negatives.astype(np.float16).astype(
-            np.float32
-        )
+        positives, negatives = (part.astype(np.float16).astype(np.float32) for part in (positives, negatives))
     return positives, negatives
 
 
-def sklearn_metrics(
-    positives: NDArray[np.float32], negatives: NDArray[np.float32]
-) -> tuple[float, float, float]:
+def sklearn_metrics(positives: NDArray[np.float32], negatives: NDArray[np.float32]) -> Numbers:
     """Compute the three metrics as the usual evaluation script does."""
     scores = np.concatenate([positives, negatives])
     truth = np.repeat(np.array([1, 0], dtype=np.uint8), [positives.size, negatives.size])
@@ -252,7 +217,7 @@ def sklearn_metrics(
     return float(ap), float(fpr[np.argmax(tpr >= 0.95)]), float(auc(fpr, tpr))
 
 
-def time_median(run: Callable[[], Result], repeats: int) -> tuple[float, Result]:
+def time_median(run: Callable[[], Measured], repeats: int) -> tuple[float, Measured]:
     """Return the median time in seconds, and what the runs returned."""
     times = []
     for _ in range(repeats):
@@ -262,16 +227,23 @@ def time_median(run: Callable[[], Result], repeats: int) -> tuple[float, Result]
     return statistics.median(times), result
 
 
-def measure_extra_memory(side: str, options: BenchmarkOptions, kind: str) -> int:
-    """Return the bytes that one side needs beyond the two pools, in a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_extra_memory, (side, options, kind))
+def set_beside(usual: tuple[float, Numbers] | None, ours: tuple[float, Numbers]) -> list[str]:
+    """Return seconds of the usual script and of ours, their ratio, and the largest difference."""
+    if usual is None:
+        return ["not run", f"{ours[0]:.3g}", "not run", "not run"]
+    difference = max(abs(a - b) for a, b in zip(ours[1], usual[1], strict=True))
+    return [f"{usual[0]:.3g}", f"{ours[0]:.3g}", f"{usual[0] / ours[0]:.3g}", f"{difference:.1e}"]
 
 
-def _extra_memory(side: str, options: BenchmarkOptions, kind: str) -> int:
+def run_apart(run: Callable[..., Measured], *arguments: object) -> Measured:
+    """Run in a fresh process, whose memory is its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(run, arguments)
+
+
+def extra_memory(run: Callable[..., object], options: MetricsOptions, kind: str) -> int:
+    """Return the bytes that one side needs beyond the two pools."""
     pools = draw_pools(options, kind)
-    run = sklearn_metrics if side == "sklearn" else pixel_metrics
     run(pools[0][:1000], pools[1][:1000])  # what is loaded lazily does not count
     return measure_peak(partial(run, *pools))
 

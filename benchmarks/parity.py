@@ -2,7 +2,7 @@
 
 python -m benchmarks.parity --upstream FOLDER [--sizes small base large] [--out RESULTS.md]
 
-Upstream runs in a process of its own (`benchmarks/upstream_eomt.py`) and hands over files: its weights, laid
+Upstream runs in a process of its own (`benchmarks/upstream.py`) and hands over files: its weights, laid
 out as published, and its predictions. Our side reads these weights with the loader that every program uses.
 Exit code 1 if anything differs by more than the tolerance.
 
@@ -14,24 +14,28 @@ published layout, whose 14-pixel patches and 37 x 37 positions both sides resamp
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import safetensors
 import timm
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import (
+    ThreadedOptions,
+    command_upstream,
+    describe_machine,
+    publish,
+    table,
+    upstream_commit,
+)
 from models.backbone import SIZES
 from models.config import DEFAULT_NUM_QUERIES, DEFAULT_PATCH_SIZE, ModelConfig
 from models.eomt import EoMT, Prediction
@@ -41,19 +45,20 @@ from shards.errors import InputError
 from shards.schema import NUM_CLASSES
 from shards.settings import parse_options, run_program
 
-UPSTREAM_SIDE = Path(__file__).with_name("upstream_eomt.py")
-CASES: dict[str, float | None] = {
-    "masking off": None,
-    "all masked": 1.0,
-    "all released": 0.0,
-    "half released": 0.5,
-}
-"""Name -> upstream's probability that a query keeps to its mask; None: no masked attention."""
+MASKED: dict[str, float | None] = {"all masked": 1.0}
+"""Name of a case -> upstream's probability that a query keeps to its mask; None: no masked attention."""
+CASES = {"masking off": None, **MASKED, "all released": 0.0, "half released": 0.5}
 FULL_SIZE = (1024, 1024)
+HEADER = (
+    "size | case | depth | covered | disagreeing | effect of masking | masks | difference | classes "
+    "| difference | "
+)
+Row = tuple[float, list[object]]
+"""Largest difference of one depth of one case, and its cells of the table."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParityOptions:
+class ParityOptions(ThreadedOptions):
     """Compare our EoMT with tue-mps/eomt's on the same random weights."""
 
     upstream: Path
@@ -68,138 +73,90 @@ class ParityOptions:
     """The size that is compared at 1024 x 1024 too, masking on; empty: none."""
     tolerance: float = 1e-4
     """Largest absolute difference that passes."""
-    threads: int = 1
-    """Threads that PyTorch may use, on both sides."""
-    out: Path | None = None
-    """File to write the report to as well."""
 
     def __post_init__(self) -> None:
-        for size in (*self.sizes, *([self.full_size] if self.full_size else [])):
-            if size == "tiny" or size not in SIZES:
-                known = ", ".join(name for name in SIZES if name != "tiny")
-                raise InputError(f"unknown size {size!r}; known sizes: {known}")
+        known = [name for name in SIZES if name != "tiny"]
+        for size in (*self.sizes, self.full_size):
+            if size and size not in known:
+                raise InputError(f"unknown size {size!r}; known sizes: {', '.join(known)}")
         if not (self.upstream / "models/eomt.py").is_file():
             raise InputError(
                 f"--upstream {self.upstream}: no models/eomt.py; the code of tue-mps/eomt is needed"
             )
 
 
-class Row(NamedTuple):
-    """One depth of one case, ours beside theirs."""
-
-    size: str
-    case: str
-    depth: int
-    covered: float
-    """Share of patches that the queries' masks cover: masked attention masks something, but not all."""
-    flipped: int
-    """Patches on which side of a mask the two disagree."""
-    effect: float | None
-    """How far masking moves upstream's final mask logits from those without it; None where not compared."""
-    largest_mask: float
-    mask_difference: float
-    largest_class: float
-    class_difference: float
-
-    @property
-    def difference(self) -> float:
-        """The larger of the two."""
-        return max(self.mask_difference, self.class_difference)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setup:
-    """One network of upstream's, and how it is run."""
-
-    size: str
-    title: str
-    """Before the names of its cases."""
-    image_size: tuple[int, int]
-    """What its weights are for."""
-    cases: Mapping[str, float | None]
-    moved_to: tuple[int, int] | None = None
-    """Height and width it is moved to; None: it stays."""
-    from_dinov2: bool = False
-    """Whether its backbone comes from a file in DINOv2's layout."""
-
-
 def main(arguments: Sequence[str]) -> None:
     """Compare, and print a report in Markdown; exit code 1 if the sides differ."""
     options: ParityOptions = parse_options(ParityOptions, arguments, program="benchmarks.parity")
     torch.set_num_threads(options.threads)
-    rows = [row for setup in list_setups(options) for row in compare(options, setup)]
-    report = render(options, rows)
-    print(report, end="")
-    if options.out is not None:
-        options.out.write_text(report, encoding="utf-8")
-    if not all(row.difference <= options.tolerance for row in rows):
+    rows: list[Row] = []
+    for size in options.sizes:
+        rows += compare(options, size, "", CASES)
+        rows += compare(options, size, "moved, ", MASKED, moved_to=options.moved_to)
+        rows += compare(options, size, "DINOv2, ", MASKED, from_dinov2=True)
+    if options.full_size:
+        title = f"{FULL_SIZE[0]} x {FULL_SIZE[1]}, "
+        rows += compare(options, options.full_size, title, MASKED, image_size=FULL_SIZE)
+    publish(render(options, rows), options.out)
+    if not all(difference <= options.tolerance for difference, _ in rows):
         sys.exit(1)
 
 
-def list_setups(options: ParityOptions) -> list[Setup]:
-    """List what is compared."""
-    masked = {"all masked": 1.0}
-    setups = []
-    for size in options.sizes:
-        plain = Setup(size=size, title="", image_size=options.image_size, cases=CASES)
-        setups += [
-            plain,
-            replace(plain, title="moved, ", cases=masked, moved_to=options.moved_to),
-            replace(plain, title="DINOv2, ", cases=masked, from_dinov2=True),
-        ]
-    if options.full_size:
-        title = f"{FULL_SIZE[0]} x {FULL_SIZE[1]}, "
-        setups.append(Setup(size=options.full_size, title=title, image_size=FULL_SIZE, cases=masked))
-    return setups
+def compare(
+    options: ParityOptions,
+    size: str,
+    title: str,
+    cases: Mapping[str, float | None],
+    *,
+    image_size: tuple[int, int] | None = None,
+    moved_to: tuple[int, int] | None = None,
+    from_dinov2: bool = False,
+) -> list[Row]:
+    """Let upstream answer, read its weights with ours, and set the answers side by side.
 
-
-def compare(options: ParityOptions, setup: Setup) -> list[Row]:
-    """Let upstream answer, read its weights with ours, and set the answers side by side."""
-    request = {
-        "backbone": SIZES[setup.size].timm_name,
-        "image_size": setup.image_size,
-        "moved_to": setup.moved_to,
-        "from_dinov2": setup.from_dinov2,
-        "patch_size": DEFAULT_PATCH_SIZE,
-        "num_queries": DEFAULT_NUM_QUERIES,
-        "num_blocks": SIZES[setup.size].num_joint_blocks,
-        "num_classes": NUM_CLASSES,
-        "seed": 0,
-        "cases": setup.cases,
-    }
+    Args:
+        title: what the names of the cases begin with.
+        image_size: height and width that the weights are for; None: those of the options.
+        moved_to: height and width that the network is moved to.
+        from_dinov2: whether its backbone comes from a file in DINOv2's layout.
+    """
+    request = request_eomt(size, image_size or options.image_size, from_dinov2)
+    request |= {"moved_to": moved_to, "cases": cases}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "request.json").write_text(json.dumps(request))
-        ask_upstream(options, folder)
+        command = command_upstream("predict", options.upstream, folder, options.threads, request)
+        subprocess.run(command, check=True, cwd=folder)
         answers = load_file(folder / "answers.safetensors")
-        model = load_ours(folder, setup)
+        model = load_ours(folder, moved_to, from_dinov2)
     torch.testing.assert_close(model.backbone.pos_embed, answers["pos_embed"], atol=1e-6, rtol=0)
-    rows = []
-    for case, probability in setup.cases.items():
-        prediction = predict(model, answers["image"], probability)
-        rows += set_beside(model, prediction, answers, setup, case)
-    return rows
-
-
-def ask_upstream(options: ParityOptions, folder: Path) -> None:
-    """Run the other side; what it complains of is shown."""
-    command = [
-        sys.executable,
-        str(UPSTREAM_SIDE),
-        str(options.upstream.resolve()),
-        str(folder),
-        str(options.threads),
+    return [
+        (difference, [size, title + case, *cells, _verdict(difference <= options.tolerance)])
+        for case, probability in cases.items()
+        for difference, cells in set_beside(model, answers, case, probability)
     ]
-    subprocess.run(command, check=True, cwd=folder)
 
 
-def load_ours(folder: Path, setup: Setup) -> EoMT:
+def request_eomt(size: str, image_size: tuple[int, int], from_dinov2: bool = False) -> dict[str, object]:
+    """Describe a network for `benchmarks/upstream.py` to build."""
+    return {
+        "backbone": SIZES[size].timm_name,
+        "image_size": image_size,
+        "from_dinov2": from_dinov2,
+        "patch_size": DEFAULT_PATCH_SIZE,
+        "num_queries": DEFAULT_NUM_QUERIES,
+        "num_blocks": SIZES[size].num_joint_blocks,
+        "num_classes": NUM_CLASSES,
+        "seed": 0,
+    }
+
+
+def load_ours(folder: Path, moved_to: tuple[int, int] | None, from_dinov2: bool) -> EoMT:
     """Build our model from upstream's files, as fine-tuning does."""
     ckpt, bare = read_checkpoint(folder / "eomt.ckpt"), read_checkpoint(folder / "eomt.bin")
     assert ckpt.weights.keys() == bare.weights.keys()
     assert all(torch.equal(value, bare.weights[name]) for name, value in ckpt.weights.items())
-    if not setup.from_dinov2:
-        image_size = setup.moved_to or (0, 0)  # as the weights
+    if not from_dinov2:
+        image_size = moved_to or (0, 0)  # as the weights
         return initialise_model(ModelConfig(weights=str(folder / "eomt.ckpt"), image_size=image_size)).eval()
     assert ckpt.config is not None
     model = initialise_model(replace(ckpt.config, weights=str(folder / "dinov2.pth")))
@@ -225,54 +182,37 @@ def predict(model: EoMT, image: Tensor, probability: float | None) -> Prediction
 
 
 def set_beside(
-    model: EoMT, prediction: Prediction, answers: dict[str, Tensor], setup: Setup, case: str
-) -> list[Row]:
-    """Compare every depth."""
+    model: EoMT, answers: dict[str, Tensor], case: str, probability: float | None
+) -> Iterator[Row]:
+    """Compare every depth; cells from the depth on, without the verdict."""
+    prediction = predict(model, answers["image"], probability)
     theirs = [key for key in answers if key.startswith(f"{case}/") and key.endswith("/masks")]
     assert len(theirs) == len(prediction.mask_logits) == len(prediction.class_logits)
-    rows = []
-    for depth, (masks, classes) in enumerate(
-        zip(prediction.mask_logits, prediction.class_logits, strict=True)
-    ):
+    unmasked = answers.get("masking off/0/masks") if probability is not None else None
+    grid = model.backbone.patch_embed.grid_size
+    for depth, logits in enumerate(zip(prediction.mask_logits, prediction.class_logits, strict=True)):
         their_masks, their_classes = answers[f"{case}/{depth}/masks"], answers[f"{case}/{depth}/classes"]
-        grid = model.backbone.patch_embed.grid_size
-        on_patches, theirs_on_patches = (on_grid(m, grid) for m in (masks, their_masks))
-        rows.append(
-            Row(
-                size=setup.size,
-                case=setup.title + case,
-                depth=depth,
-                covered=float(theirs_on_patches.float().mean()),
-                flipped=int((on_patches != theirs_on_patches).sum()),
-                effect=find_effect(answers, case) if depth == len(theirs) - 1 else None,
-                largest_mask=float(their_masks.abs().max()),
-                mask_difference=float((masks - their_masks).abs().max()),
-                largest_class=float(their_classes.abs().max()),
-                class_difference=float((classes - their_classes).abs().max()),
-            )
+        covered, theirs_covered = (
+            F.interpolate(masks, grid, mode="bilinear") > 0 for masks in (logits[0], their_masks)
         )
-    return rows
+        is_last = depth == len(theirs) - 1
+        effect = "" if unmasked is None or not is_last else f"{(their_masks - unmasked).abs().max():.2f}"
+        cells: list[object] = [depth, f"{theirs_covered.float().mean():.0%}"]
+        cells += [int((covered != theirs_covered).sum()), effect]
+        differences = []
+        for ours, other in zip(logits, (their_masks, their_classes), strict=True):
+            differences.append((ours - other).abs().max())
+            cells += [f"{other.abs().max():.1f}", f"{differences[-1]:.1e}"]
+        yield float(torch.stack(differences).max()), cells  # torch's max keeps a NaN
 
 
-def find_effect(answers: dict[str, Tensor], case: str) -> float | None:
-    """Say how far masking moves the final mask logits of a case from those of `masking off`."""
-    unmasked = answers.get("masking off/0/masks")
-    if unmasked is None or case == "masking off":
-        return None
-    final = max(int(key.split("/")[1]) for key in answers if key.startswith(f"{case}/"))
-    return float((answers[f"{case}/{final}/masks"] - unmasked).abs().max())
-
-
-def on_grid(mask_logits: Float[Tensor, "B Q h w"], grid: tuple[int, int]) -> Tensor:
-    """Say which patches each mask covers."""
-    return F.interpolate(mask_logits, grid, mode="bilinear") > 0
-
-
-def render(options: ParityOptions, rows: Sequence[Row]) -> str:
+def render(options: ParityOptions, rows: Sequence[Row]) -> list[str]:
     """Return the report."""
     machine = describe_machine(options.threads, (torch, timm, safetensors))
     sides, moved = (" x ".join(map(str, sizes)) for sizes in (options.image_size, options.moved_to))
-    lines = [
+    differences = torch.tensor([difference for difference, _ in rows])
+    passes = bool((differences <= options.tolerance).all())
+    return [
         "# Parity with tue-mps/eomt",
         "",
         f"{machine}; upstream {upstream_commit(options.upstream)}",
@@ -284,36 +224,15 @@ def render(options: ParityOptions, rows: Sequence[Row]) -> str:
         f"patches inside their query's mask; disagreeing: patches on another side of a mask's edge than "
         f"upstream has them; effect of masking: largest difference of a final mask logit from masking off; "
         f"then the largest absolute logit and the largest absolute difference from upstream.",
+        *table(HEADER, [cells for _, cells in rows], text_columns=2),
         "",
-        "| size | case | depth | covered | disagreeing | effect of masking | masks | difference | classes "
-        "| difference | |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
+        f"Largest difference {float(differences.max()):.1e}, tolerance {options.tolerance:.0e}: "
+        f"{_verdict(passes)}",
     ]
-    for row in rows:
-        effect = "" if row.effect is None else f"{row.effect:.2f}"
-        lines.append(
-            f"| {row.size} | {row.case} | {row.depth} | {row.covered:.0%} | {row.flipped} | {effect} "
-            f"| {row.largest_mask:.1f} | {row.mask_difference:.1e} | {row.largest_class:.1f} "
-            f"| {row.class_difference:.1e} | {_verdict(row.difference, options)} |"
-        )
-    largest = max(row.difference for row in rows)
-    told = (
-        f"Largest difference {largest:.1e}, tolerance {options.tolerance:.0e}: {_verdict(largest, options)}"
-    )
-    return "\n".join([*lines, "", told]) + "\n"
 
 
-def _verdict(difference: float, options: ParityOptions) -> str:
-    return "PASS" if difference <= options.tolerance else "FAIL"
-
-
-def upstream_commit(folder: Path) -> str:
-    """Return the commit that upstream's folder is at, where git knows."""
-    command = ["git", "-C", str(folder), "rev-parse", "--short", "HEAD"]
-    if not (folder / ".git").exists():  # git would answer for a repository around it
-        return "of an unknown commit (no git folder)"
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    return answer.stdout.strip() or "of an unknown commit (no git folder)"
+def _verdict(passes: bool) -> str:
+    return "PASS" if passes else "FAIL"
 
 
 if __name__ == "__main__":

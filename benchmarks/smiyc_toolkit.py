@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import scipy.ndimage
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import ReportOptions, describe_machine, publish, table
 from eval.metrics.components import TAUS, SegmentSizes, component_metrics, count_components
 from eval.metrics.smiyc import curve_metrics, image_curve
 from eval.sets.registry import TEST_SETS
@@ -42,15 +42,13 @@ Frame = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ToolkitOptions:
+class ToolkitOptions(ReportOptions):
     """Compare with the toolkit of SegmentMeIfYouCan."""
 
     toolkit: Path
     """Folder with the toolkit's code, which holds road_anomaly_benchmark/."""
     frames: int = 20
     """Drawn frames per track."""
-    out: Path | None = None
-    """File to write the report to as well."""
 
 
 class AttributeDict(dict[str, Any]):
@@ -64,40 +62,33 @@ def main(arguments: Sequence[str]) -> None:
     """Compare, and print a report in Markdown."""
     options: ToolkitOptions = parse_options(ToolkitOptions, arguments, program="benchmarks.smiyc_toolkit")
     toolkit = load_toolkit(options.toolkit)
+    frames = [draw_frame(seed) for seed in range(options.frames)]
+    rows, seconds = [], np.zeros(2)
+    for folder, track in TRACKS.items():
+        smallest = SegmentSizes(*TEST_SETS[folder].smallest)
+        begin = time.perf_counter()
+        expected = official_side(toolkit, frames, smallest)
+        middle = time.perf_counter()
+        ours = our_side(frames, smallest)
+        seconds += middle - begin, time.perf_counter() - middle
+        for name, value in expected.items():
+            difference = f"{abs(ours[name] - value):.1e}"
+            rows.append((track, name, f"{value:.6f}", f"{ours[name]:.6f}", difference))
     lines = [
         "# Metrics of SegmentMeIfYouCan: its own toolkit and ours",
         "",
         describe_machine(1, (np, scipy, cv2)),
         "",
         f"{options.frames} drawn frames of 400 x 300 per track; fractions.",
+        *table("track | metric | toolkit | ours | difference", rows, text_columns=2),
         "",
-        "| track | metric | toolkit | ours | difference |",
-        "|---|---|---:|---:|---:|",
+        f"All numbers took the toolkit {seconds[0]:.1f} s, ours {seconds[1]:.1f} s.",
     ]
-    seconds = np.zeros(2)
-    for folder, track in TRACKS.items():
-        frames = [draw_frame(seed) for seed in range(options.frames)]
-        begin = time.perf_counter()
-        expected = official_side(toolkit, frames, SegmentSizes(*TEST_SETS[folder].smallest))
-        middle = time.perf_counter()
-        ours = our_side(frames, SegmentSizes(*TEST_SETS[folder].smallest))
-        seconds += middle - begin, time.perf_counter() - middle
-        for name, value in expected.items():
-            difference = abs(ours[name] - value)
-            lines.append(f"| {track} | {name} | {value:.6f} | {ours[name]:.6f} | {difference:.1e} |")
-    lines += ["", f"All numbers took the toolkit {seconds[0]:.1f} s, ours {seconds[1]:.1f} s."]
-    report = "\n".join(lines) + "\n"
-    print(report, end="")
-    if options.out is not None:
-        options.out.write_text(report, encoding="utf-8")
+    publish(lines, options.out)
 
 
 def load_toolkit(folder: Path) -> dict[str, Any]:
-    """Return the toolkit's functions, by name.
-
-    Raises:
-        InputError: a file or function is not there.
-    """
+    """Return the toolkit's functions, by name."""
     if not hasattr(np, "trapz"):
         setattr(np, "trapz", np.trapezoid)  # noqa: B010 (ruff forbids its name)
     space: dict[str, Any] = {"np": np, "EasyDict": AttributeDict, "label": scipy.ndimage.label}
@@ -122,13 +113,12 @@ def draw_frame(seed: int) -> Frame:
     field = rng.normal(0, 1, target.shape).astype(np.float32)
     scores = 2 * cv2.GaussianBlur(field, (0, 0), 4)
     for _ in range(int(rng.integers(3, 12))):
-        centre = (int(rng.integers(400)), int(rng.integers(300)))
-        axes = (int(rng.integers(2, 30)), int(rng.integers(2, 30)))
+        centre, axes = rng.integers((400, 300)).tolist(), rng.integers(2, 30, 2).tolist()
         angle = float(rng.integers(180))
         cv2.ellipse(target, centre, axes, angle, 0, 360, (1,), -1)
         found = np.zeros_like(scores)
-        grown = (axes[0] + int(rng.integers(-2, 8)), axes[1] + int(rng.integers(-2, 8)))
-        cv2.ellipse(found, centre, (max(1, grown[0]), max(1, grown[1])), angle, 0, 360, (1.0,), -1)
+        grown = np.maximum(1, axes + rng.integers(-2, 8, 2)).tolist()
+        cv2.ellipse(found, centre, grown, angle, 0, 360, (1.0,), -1)
         scores += float(rng.uniform(0, 2)) * found
     target[:20] = 255
     target[rng.integers(20, 280) :, : rng.integers(10, 60)] = 255

@@ -27,7 +27,7 @@ import sklearn
 import torch
 
 from benchmarks.evaluate import usual_metrics, usual_scores
-from benchmarks.machine import describe_machine
+from benchmarks.machine import ThreadedOptions, describe_machine, publish, table
 from eval.metrics.curve import PixelMetrics
 from eval.metrics.half_histogram import HalfHistogram
 from eval.pool import ScorePool
@@ -54,31 +54,37 @@ class Side(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TemperatureBenchmarkOptions:
+class TemperatureOptions(ThreadedOptions):
     """Time a sweep over pixel temperatures."""
 
     frames: int = 2
     """Frames of 2048 x 1024: three windows of 100 queries each."""
     temperatures: tuple[float, ...] = (0.25, 0.5, 0.75, 1.1, 1.5, 2.0, 3.0, 5.0)
     """Of softmax(L / T)."""
-    threads: int = 1
-    """Threads that PyTorch and OpenCV may use."""
-    out: Path | None = None
-    """File to write the report to as well."""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Measure, and print a report in Markdown."""
-    options: TemperatureBenchmarkOptions = parse_options(
-        TemperatureBenchmarkOptions, arguments, program="benchmarks.temperature"
+    options: TemperatureOptions = parse_options(
+        TemperatureOptions, arguments, program="benchmarks.temperature"
     )
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(options.threads)
     with tempfile.TemporaryDirectory() as name:
         cached = write_cache(Path(name), options)
         usual_s, expected = usual_script(Path(name), cached, options)
-        scan, measure = our_scan(Path(name), cached, options), our_measure(Path(name), cached, options)
+        sides = [side(Path(name), cached, options) for side in (our_scan, our_measure)]
     count = len(options.temperatures)
+    rows = [["evidence, once", "not counted"], ["per temperature", f"{usual_s / count:.2f}"]]
+    rows.append(["all, evidence included", f"{usual_s:.2f}"])
+    differences = []
+    for label, side in zip(("counted", "exact"), sides, strict=True):
+        all_s = side.evidence_s + side.further_s
+        rows[0] += [f"{side.evidence_s:.2f}", ""]
+        rows[1] += [f"{side.further_s / count:.3f}", f"{usual_s / side.further_s:.1f}"]
+        rows[2] += [f"{all_s:.3f}", f"{usual_s / all_s:.1f}"]
+        errors = np.abs([np.subtract(side.numbers[key], expected[key]) for key in expected])
+        differences.append([label, *(f"{largest:.1e}" for largest in errors.max(axis=0))])
     lines = [
         "# Temperature sweep from saved predictions",
         "",
@@ -86,29 +92,15 @@ def main(arguments: Sequence[str]) -> None:
         "",
         f"{options.frames} frames of 2048 x 1024, {count} temperatures, AP and FPR95 of four scores; "
         "seconds of processor time.",
-        "",
-        "| | usual script, s | counted in half precision, s | ratio | exact, s | ratio |",
-        "|---|---:|---:|---:|---:|---:|",
-        f"| evidence, once | not counted | {scan.evidence_s:.2f} | | {measure.evidence_s:.2f} | |",
-        _row("per temperature", usual_s / count, scan.further_s / count, measure.further_s / count),
-        _row(
-            "all, evidence included", usual_s, *(each.evidence_s + each.further_s for each in (scan, measure))
-        ),
+        *table(" | usual script, s | counted in half precision, s | ratio | exact, s | ratio", rows),
         "",
         "Largest difference to the usual script's numbers:",
-        "",
-        "| | AP | FPR95 |",
-        "|---|---:|---:|",
-        _differences("counted", scan.numbers, expected),
-        _differences("exact", measure.numbers, expected),
+        *table(" | AP | FPR95", differences),
     ]
-    report = "\n".join(lines) + "\n"
-    print(report, end="")
-    if options.out is not None:
-        options.out.write_text(report, encoding="utf-8")
+    publish(lines, options.out)
 
 
-def write_cache(folder: Path, options: TemperatureBenchmarkOptions) -> CachedSet:
+def write_cache(folder: Path, options: TemperatureOptions) -> CachedSet:
     """Save drawn predictions: blobs of 100 queries, sure of a class each; anomalies are claimed by none."""
     for index in range(options.frames):
         generator = torch.Generator().manual_seed(index)
@@ -124,12 +116,11 @@ def write_cache(folder: Path, options: TemperatureBenchmarkOptions) -> CachedSet
     return CachedSet(folder="set", name="set", is_benchmark=False, window=WINDOW, stems=stems)
 
 
-def usual_script(
-    cache: Path, cached: CachedSet, options: TemperatureBenchmarkOptions
-) -> tuple[float, Numbers]:
+def usual_script(cache: Path, cached: CachedSet, options: TemperatureOptions) -> tuple[float, Numbers]:
     """Score whole frames, keep lists, call scikit-learn; once per temperature."""
     frames = [(target, found.evidence((1024, 2048), WINDOW)) for target, found in read_frames(cache, cached)]
-    begin, numbers = time.process_time(), {}
+    begin = time.process_time()
+    numbers: Numbers = {}
     for temperature in options.temperatures:
         kept: dict[str, list[np.ndarray]] = {name: [] for name in DEFAULT_SCORES}
         for _, evidence in frames:
@@ -140,7 +131,7 @@ def usual_script(
     return time.process_time() - begin, numbers
 
 
-def our_scan(cache: Path, cached: CachedSet, options: TemperatureBenchmarkOptions) -> Side:
+def our_scan(cache: Path, cached: CachedSet, options: TemperatureOptions) -> Side:
     """Do what `Sweep.scan` does, with a clock between evidence and scores."""
     counts = {(name, t): HalfHistogram() for name in DEFAULT_SCORES for t in options.temperatures}
     marks = [time.process_time()]
@@ -154,7 +145,7 @@ def our_scan(cache: Path, cached: CachedSet, options: TemperatureBenchmarkOption
     return _side(marks, found)
 
 
-def our_measure(cache: Path, cached: CachedSet, options: TemperatureBenchmarkOptions) -> Side:
+def our_measure(cache: Path, cached: CachedSet, options: TemperatureOptions) -> Side:
     """Do what `Sweep.measure` does, with a clock between evidence and scores."""
     names = {(name, t): f"{name} {t}" for name in DEFAULT_SCORES for t in options.temperatures}
     marks = [time.process_time()]
@@ -162,11 +153,11 @@ def our_measure(cache: Path, cached: CachedSet, options: TemperatureBenchmarkOpt
         for target, predictions in read_frames(cache, cached):
             evidence = predictions.evidence((1024, 2048), WINDOW)
             marks.append(time.process_time())
-            maps = {}
-            for t in options.temperatures:
-                maps |= {
-                    names[name, t]: found for name, found in compare_at(evidence, DEFAULT_SCORES, t).items()
-                }
+            maps = {
+                names[name, t]: scores
+                for t in options.temperatures
+                for name, scores in compare_at(evidence, DEFAULT_SCORES, t).items()
+            }
             pool.add(maps, target)
             marks.append(time.process_time())
         found = {key: pool.metrics(name) for key, name in names.items()}
@@ -180,18 +171,6 @@ def _side(marks: Sequence[float], found: Mapping[tuple[str, float], PixelMetrics
     numbers = {key: (metrics.ap, metrics.fpr95) for key, metrics in found.items()}
     evidence_s = float(spans[:-1:2].sum())
     return Side(evidence_s, float(spans.sum()) - evidence_s, numbers)
-
-
-def _row(label: str, usual_s: float, scan_s: float, measure_s: float) -> str:
-    return (
-        f"| {label} | {usual_s:.2f} | {scan_s:.3f} | {usual_s / scan_s:.1f} "
-        f"| {measure_s:.3f} | {usual_s / measure_s:.1f} |"
-    )
-
-
-def _differences(label: str, ours: Numbers, expected: Numbers) -> str:
-    ap, fpr95 = (max(abs(ours[key][i] - expected[key][i]) for key in ours) for i in (0, 1))
-    return f"| {label} | {ap:.1e} | {fpr95:.1e} |"
 
 
 if __name__ == "__main__":

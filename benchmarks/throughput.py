@@ -25,7 +25,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from benchmarks.cost import CostOptions, compute_cost
 from benchmarks.frames import make_bank, make_scenes, write_frames
-from benchmarks.machine import describe_machine
+from benchmarks.machine import ReportOptions, describe_machine, publish, table
 from benchmarks.train_step import MODES
 from models.backbone import SIZES
 from shards.errors import InputError
@@ -36,7 +36,7 @@ LOG_POINTS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class ThroughputOptions:
+class ThroughputOptions(ReportOptions):
     """Time runs of fine-tuning, data included."""
 
     sizes: tuple[str, ...] = ("base", "large")
@@ -59,12 +59,10 @@ class ThroughputOptions:
     """What the device can do, dense and in this precision, to state the share of it that is used (MFU)."""
     data: Path | None = None
     """Folder that keeps the drawn shards for other calls; what is there already is taken."""
-    out: Path | None = None
-    """File to write the report to as well."""
 
     def __post_init__(self) -> None:
-        for name, known in (("modes", MODES), ("sizes", SIZES)):
-            for value in getattr(self, name):
+        for name, given, known in (("modes", self.modes, MODES), ("sizes", self.sizes, SIZES)):
+            for value in given:
                 if value not in known:
                     raise InputError(f"--{name}: unknown {value!r}; known: {', '.join(known)}")
         if self.steps < 2 * LOG_POINTS:
@@ -84,10 +82,8 @@ def main(arguments: Sequence[str]) -> None:
         f"loader processes, JPEG shards, one to three objects pasted on half of the scenes; the last "
         f"{options.steps - options.steps // LOG_POINTS} of {options.steps} steps. "
         f"{' '.join(options.extra)}",
-        "",
-        "| model | trains | images/s | waiting for data | peak memory, GB | TFLOP/s | MFU |",
-        "|---|---|---:|---:|---:|---:|---:|",
     ]
+    rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = options.data or folder / "data"
@@ -95,12 +91,10 @@ def main(arguments: Sequence[str]) -> None:
             prepare_data(data)
         for size in options.sizes:
             for mode in options.modes:
-                lines.append(render_row(size, mode, options, time_run(size, mode, options, data, folder)))
-                print(lines[-1], file=sys.stderr, flush=True)
-    report = "\n".join(lines) + "\n"
-    print(report, end="")
-    if options.out is not None:
-        options.out.write_text(report, encoding="utf-8")
+                rows.append(render_row(size, mode, options, time_run(size, mode, options, data, folder)))
+                print(*rows[-1], sep=", ", file=sys.stderr, flush=True)
+    header = "model | trains | images/s | waiting for data | peak memory, GB | TFLOP/s | MFU"
+    publish([*lines, *table(header, rows, text_columns=2)], options.out)
 
 
 def prepare_data(folder: Path) -> None:
@@ -116,7 +110,7 @@ def prepare_data(folder: Path) -> None:
 
 
 def time_run(size: str, mode: str, options: ThroughputOptions, data: Path, folder: Path) -> dict[str, float]:
-    """Run one fine-tuning; return the mean of each speed and the last of each memory, by TensorBoard tag."""
+    """Run one fine-tuning; return its last memory and mean speeds (first point apart) by TensorBoard tag."""
     name = f"{size}-{mode}".replace(" ", "-")
     adapt, side = MODES[mode], str(options.crop)
     arguments = [
@@ -130,12 +124,7 @@ def time_run(size: str, mode: str, options: ThroughputOptions, data: Path, folde
         "--loop.log_every", str(options.steps // LOG_POINTS), "--tracking.pasted_scenes", "0",
     ]  # fmt: skip
     subprocess.run([sys.executable, "-m", "jobs.finetune", *arguments, *options.extra], check=True)
-    return read_scalars(folder / name / "tensorboard")
-
-
-def read_scalars(folder: Path) -> dict[str, float]:
-    """Read what a run logged: after its first point, the mean of speeds, and the last memory."""
-    events = EventAccumulator(str(folder))
+    events = EventAccumulator(str(folder / name / "tensorboard"))
     events.Reload()
     found = {}
     for tag in events.Tags()["scalars"]:
@@ -147,17 +136,15 @@ def read_scalars(folder: Path) -> dict[str, float]:
     return found
 
 
-def render_row(size: str, mode: str, options: ThroughputOptions, found: dict[str, float]) -> str:
-    """Return one line of the table."""
+def render_row(size: str, mode: str, options: ThroughputOptions, found: dict[str, float]) -> list[str]:
+    """Return one row of the table."""
     rate = found["speed/images_per_s"]
     memory = found.get("memory/peak_allocated_gib", found.get("memory/peak_rss_gib", 0.0)) * 2**30 / 1e9
     cost = compute_cost(size, MODES[mode], CostOptions(image_size=options.crop, masked=True))
     tera = rate * cost.step / 1e12
     mfu = f"{tera / options.peak_tflops:.1%}" if options.peak_tflops else ""
-    return (
-        f"| {size} | {mode} | {rate:.3g} | {found['speed/data_wait_share']:.1%} | {memory:.2f} "
-        f"| {tera:.3g} | {mfu} |"
-    )
+    waiting = f"{found['speed/data_wait_share']:.1%}"
+    return [size, mode, f"{rate:.3g}", waiting, f"{memory:.2f}", f"{tera:.3g}", mfu]
 
 
 if __name__ == "__main__":

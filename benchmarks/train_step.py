@@ -5,7 +5,7 @@ python -m benchmarks.train_step --upstream FOLDER [--size base] [--image_size 51
 Both sides start from the same random weights and take steps over the same batch: masked attention on, every
 depth supervised, matching, point-sampled losses, clipping, AdamW. Ours is `trainer.loop.train` itself, timed
 from one request for a batch to the next; upstream's is its network and its criterion under a bare loop,
-without what Lightning adds (`benchmarks/upstream_step.py`). Each measurement has a process of its own, so
+without what Lightning adds (`benchmarks/upstream.py`). Each measurement has a process of its own, so
 that its peak of memory is its own; the sides take turns. Without `--upstream` our own full mode is the
 reference.
 """
@@ -13,30 +13,38 @@ reference.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import multiprocessing
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
 import timm
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.cost import CostOptions, compute_cost
-from benchmarks.machine import describe_machine, measure_peak, read_clocks
-from benchmarks.parity import upstream_commit
+from benchmarks.machine import (
+    ThreadedOptions,
+    command_upstream,
+    describe_machine,
+    measure_peak,
+    publish,
+    read_clocks,
+    table,
+    upstream_commit,
+)
+from benchmarks.parity import request_eomt
 from models.adapt import AdaptConfig, apply_adaptation
 from models.backbone import SIZES
-from models.config import DEFAULT_NUM_QUERIES, DEFAULT_PATCH_SIZE, LoraSettings, ModelConfig
+from models.config import DEFAULT_NUM_QUERIES, LoraSettings, ModelConfig
 from models.eomt import EoMT
 from models.segmenter import compile_model
 from models.weights.checkpoint import initialise_model
@@ -51,7 +59,6 @@ from trainer.optim import OptimConfig, build_optimizer
 from trainer.runtime import make_accelerator
 from trainer.schedule import ScheduleConfig, build_lr_schedule
 
-UPSTREAM_SIDE = Path(__file__).with_name("upstream_step.py")
 UPSTREAM = "upstream, full"
 MODES: dict[str, AdaptConfig] = {
     "full": AdaptConfig(mode="full"),
@@ -64,10 +71,14 @@ MODES: dict[str, AdaptConfig] = {
 TARGETS = {"last-4": 1.6, "lora on the last 4 blocks": 1.6, "queries": 1.9, "heads": 1.9}
 FULL_TARGETS = {"cpu": 1.4, "cuda": 1.05}
 LONG = 10**6
+HEADER = (
+    "side | s per step | ratio | processor s | ratio | target | images/s | peak memory, GB | ratio "
+    "| TFLOP per step | TFLOP/s | MFU | first loss"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepOptions:
+class StepOptions(ThreadedOptions):
     """Time training steps, ours beside tue-mps/eomt's."""
 
     upstream: Path | None = None
@@ -92,112 +103,46 @@ class StepOptions:
     """Where both sides run."""
     peak_tflops: float = 0.0
     """What the device can do, dense and in this precision, to state the share of it that is used (MFU)."""
-    threads: int = 1
-    """Threads that PyTorch may use, on both sides."""
-    out: Path | None = None
-    """File to write the report to as well."""
 
     def __post_init__(self) -> None:
-        for name, known in (("modes", MODES), ("size", SIZES)):
-            given = getattr(self, name)
-            for value in given if isinstance(given, tuple) else (given,):
+        for name, given, known in (("modes", self.modes, MODES), ("size", (self.size,), SIZES)):
+            for value in given:
                 if value not in known:
                     raise InputError(f"--{name}: unknown {value!r}; known: {', '.join(known)}")
         if self.upstream is not None and not (self.upstream / "training").is_dir():
             raise InputError(f"--upstream {self.upstream}: no training/; the code of tue-mps/eomt is needed")
 
 
-@dataclass(frozen=True)
-class Times:
-    """What one process measured."""
-
-    seconds: tuple[float, ...]
-    """Of each timed step, by the clock."""
-    processor: tuple[float, ...]
-    """The same, of the processor."""
-    losses: tuple[float, ...]
-    peak: int
-    """Bytes: on a GPU those that PyTorch had allocated at most; else the rise of the resident size."""
-
-
 def main(arguments: Sequence[str]) -> None:
     """Measure, and print a report in Markdown."""
     options: StepOptions = parse_options(StepOptions, arguments, program="benchmarks.train_step")
+    sides = ([UPSTREAM] if options.upstream is not None else []) + list(options.modes)
+    measured: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        measured: dict[str, list[Times]] = {}
-        for turn in range(options.rounds):
-            if options.upstream is not None:
-                keep(measured, UPSTREAM, time_upstream(options, folder))
-            elif turn == 0:
-                write_start(options, folder)
-            for mode in options.modes:
-                keep(measured, mode, time_ours(mode, options, folder))
-    report = "\n".join(render(options, measured)) + "\n"
-    print(report, end="")
-    if options.out is not None:
-        options.out.write_text(report, encoding="utf-8")
+        for side in sides * options.rounds:
+            measured[side].append(measure(side, options, Path(name)))
+            seconds = _step_times(measured[side][-1])[:, 0]
+            print(f"{side}: {' '.join(f'{value:.3g}' for value in seconds)} s", file=sys.stderr, flush=True)
+    publish(render(options, measured), options.out)
 
 
-def keep(measured: dict[str, list[Times]], side: str, times: Times) -> None:
-    """Add what a process measured, and show it."""
-    measured.setdefault(side, []).append(times)
-    print(f"{side}: {' '.join(f'{value:.3g}' for value in times.seconds)} s", file=sys.stderr, flush=True)
+def measure(side: str, options: StepOptions, folder: Path) -> dict[str, Any]:
+    """Take the steps of one turn in a fresh process.
 
-
-def time_upstream(options: StepOptions, folder: Path) -> Times:
-    """Let upstream's side draw weights and batch, and take its steps; the same ones every time."""
-    request = {
-        "backbone": SIZES[options.size].timm_name,
-        "image_size": options.image_size,
-        "from_dinov2": False,
-        "patch_size": DEFAULT_PATCH_SIZE,
-        "num_queries": DEFAULT_NUM_QUERIES,
-        "num_blocks": SIZES[options.size].num_joint_blocks,
-        "num_classes": NUM_CLASSES,
-        "seed": 0,
-        "batch_size": options.batch_size,
-        "steps": options.steps,
-        "precision": options.precision,
-        "device": options.device,
-        "compile": options.compile,
-    }
-    (folder / "request.json").write_text(json.dumps(request))
+    Returns `marks`, pairs of seconds by the clock and of the processor, one more than steps; `losses`; and
+    `peak` in bytes: on a GPU what PyTorch had allocated at most, else the rise of the resident size.
+    """
+    if side != UPSTREAM:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            return pool.apply(_take_steps, (side, options, folder))
     assert options.upstream is not None
-    upstream = str(options.upstream.resolve())
-    command = [sys.executable, str(UPSTREAM_SIDE), upstream, str(folder), str(options.threads)]
-    subprocess.run(command, check=True, cwd=folder)
-    return _read_times(json.loads((folder / "times.json").read_text()))
-
-
-def write_start(options: StepOptions, folder: Path) -> None:
-    """Draw weights and a batch where there is no other side that does."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (options.batch_size, *options.image_size)
-    image = torch.randint(0, 256, (shape[0], 3, *shape[1:]), generator=generator, dtype=torch.uint8)
-    coarse = torch.randint(0, NUM_CLASSES, (shape[0], 1, 8, 8), generator=generator, dtype=torch.uint8)
-    label = torch.nn.functional.interpolate(coarse, shape[1:]).squeeze(1).contiguous()
-    save_file({"image": image, "label": label}, folder / "batch.safetensors")
-    torch.manual_seed(0)
-    model = EoMT(ModelConfig(size=options.size, image_size=options.image_size))
-    save_file(model.state_dict(), folder / "eomt.safetensors", metadata={"format": "pt"})
-
-
-def time_ours(mode: str, options: StepOptions, folder: Path) -> Times:
-    """Take our steps in a fresh process."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return _read_times(pool.apply(_take_steps, (mode, options, folder)))
-
-
-def _read_times(answer: dict[str, Any]) -> Times:
-    marks = answer["marks"][1:]  # the first step warms up
-    pairs = list(itertools.pairwise(marks))
-    return Times(
-        tuple(after[0] - before[0] for before, after in pairs),
-        tuple(after[1] - before[1] for before, after in pairs),
-        tuple(answer["losses"]),
-        answer["peak"],
-    )
+    request = request_eomt(options.size, options.image_size)
+    for name in ("batch_size", "steps", "precision", "device", "compile"):
+        request[name] = getattr(options, name)
+    command = command_upstream("step", options.upstream, folder, options.threads, request)
+    subprocess.run(command, check=True, cwd=folder)  # writes weights and batch too; the same ones every time
+    answer: dict[str, Any] = json.loads((folder / "times.json").read_text())
+    return answer
 
 
 def _take_steps(mode: str, options: StepOptions, folder: Path) -> dict[str, Any]:
@@ -208,15 +153,9 @@ def _take_steps(mode: str, options: StepOptions, folder: Path) -> dict[str, Any]
     return answer
 
 
-class _EnoughError(Exception):
-    """Ends the loop where a checkpoint would follow."""
-
-
 def run_loop(mode: str, options: StepOptions, folder: Path) -> dict[str, Any]:
-    """Run `trainer.loop.train` over one batch; return marks of time, one more than steps, and losses."""
-    tensors = load_file(folder / "batch.safetensors")
-    keys = tuple(f"scene {i}" for i in range(options.batch_size))
-    batch = Batch(tensors["image"], tensors["label"], keys)
+    """Run `trainer.loop.train` over one batch; return marks and losses."""
+    model, batch = load_start(options, folder)
     accelerator = make_accelerator(options.precision, folder)
     wait = torch.cuda.synchronize if accelerator.device.type == "cuda" else int
     marks: list[tuple[float, float]] = []
@@ -226,23 +165,17 @@ def run_loop(mode: str, options: StepOptions, folder: Path) -> dict[str, Any]:
             marks.append(read_clocks(wait))
             yield batch
         marks.append(read_clocks(wait))
-        raise _EnoughError
 
-    run, losses = build_run(mode, options, folder, accelerator, batches())
-    with contextlib.suppress(_EnoughError):
+    run, losses = build_run(mode, options, model, accelerator, batches())
+    with contextlib.suppress(StopIteration):  # the batches end before the loop does, which would save
         train(run, LoopConfig(steps=LONG, log_every=LONG, save_every=LONG))
     return {"marks": marks, "losses": [float(loss) for loss in losses]}
 
 
 def build_run(
-    mode: str,
-    options: StepOptions,
-    folder: Path,
-    accelerator: Accelerator,
-    batches: Iterator[Batch],
+    mode: str, options: StepOptions, model: EoMT, accelerator: Accelerator, batches: Iterator[Batch]
 ) -> tuple[Run, list[Tensor]]:
     """Build a run as `jobs.finetune` does, and a list that takes the loss of every step."""
-    model = load_start(options, folder)
     apply_adaptation(model, MODES[mode])
     optimizer = build_optimizer(model, OptimConfig(), fused=accelerator.device.type == "cuda")
     if options.compile:
@@ -268,31 +201,43 @@ def build_run(
         loss_weights=config.weights,
         batches=batches,
         seed=0,
-        folder=folder,
+        folder=Path(),  # nothing is saved
         ema=WeightAverage(model, EmaConfig()),
     ), losses
 
 
-def load_start(options: StepOptions, folder: Path) -> EoMT:
-    """Read the weights that both sides start from, as fine-tuning does."""
+def load_start(options: StepOptions, folder: Path) -> tuple[EoMT, Batch]:
+    """Read the weights and the batch that both sides start from; without upstream, draw them."""
+    keys = tuple(f"scene {i}" for i in range(options.batch_size))
     if options.upstream is not None:
-        return initialise_model(ModelConfig(weights=str(folder / "eomt.ckpt")))
-    model = EoMT(ModelConfig(size=options.size, image_size=options.image_size))
-    model.load_state_dict(load_file(folder / "eomt.safetensors"))
-    return model
+        tensors = load_file(folder / "batch.safetensors")
+        model = initialise_model(ModelConfig(weights=str(folder / "eomt.ckpt")))
+        return model, Batch(tensors["image"], tensors["label"], keys)
+    generator = torch.Generator().manual_seed(0)
+    shape = (options.batch_size, 3, *options.image_size)
+    image = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    coarse = torch.randint(0, NUM_CLASSES, (shape[0], 1, 8, 8), generator=generator, dtype=torch.uint8)
+    label = torch.nn.functional.interpolate(coarse, options.image_size).squeeze(1).contiguous()
+    torch.manual_seed(0)
+    return EoMT(ModelConfig(size=options.size, image_size=options.image_size)), Batch(image, label, keys)
 
 
-def render(options: StepOptions, measured: dict[str, list[Times]]) -> list[str]:
+def render(options: StepOptions, measured: Mapping[str, list[dict[str, Any]]]) -> list[str]:
     """Return the report."""
-    modules = (torch, timm)
+    machine = describe_machine(options.threads, (torch, timm))
     device = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
     upstream = "" if options.upstream is None else f"; upstream {upstream_commit(options.upstream)}"
     height, width = options.image_size
+    medians = {side: _medians(turns) for side, turns in measured.items()}
     reference = next(iter(measured))
-    lines = [
+    rows = [
+        [*_render_times(side, options, ours, medians[reference]), f"{measured[side][0]['losses'][0]:.2f}"]
+        for side, ours in medians.items()
+    ]
+    return [
         "# Training step",
         "",
-        f"{describe_machine(options.threads, modules)}; {device}{upstream}",
+        f"{machine}; {device}{upstream}",
         "",
         f"EoMT-{options.size}, {options.batch_size} image(s) of {height} x {width}, {options.precision}, "
         f"{'compiled, ' if options.compile else ''}masked attention, every depth supervised, "
@@ -300,46 +245,36 @@ def render(options: StepOptions, measured: dict[str, list[Times]]) -> list[str]:
         f"{options.rounds} turns of {options.steps} steps after one to warm up. "
         f"Ratios to: {reference}. The first loss shows that both sides "
         f"do the same work; they draw other points.",
-        "",
-        "| side | s per step | ratio | processor s | ratio | target | images/s | peak memory, GB | ratio "
-        "| TFLOP per step | TFLOP/s | MFU | first loss |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        *table(HEADER, rows),
     ]
-    lines += [_render_row(name, options, measured, reference) for name in measured]
-    return lines
 
 
-def _render_row(name: str, options: StepOptions, measured: dict[str, list[Times]], reference: str) -> str:
-    seconds, processor, peak = _summary(measured[name])
-    base = _summary(measured[reference])
-    targets = {**TARGETS, "full": FULL_TARGETS[options.device]}
-    target = f"{targets[name]:g}" if name in targets and reference == UPSTREAM else ""
+def _step_times(turn: Mapping[str, Any]) -> np.ndarray:
+    """Return seconds by the clock and of the processor (steps, 2); a first step warms up."""
+    return np.diff(turn["marks"][1:], axis=0)
+
+
+def _medians(turns: Sequence[Mapping[str, Any]]) -> tuple[float, float, float]:
+    """Return seconds per step by the clock, by the processor, and the peak of memory."""
+    seconds, processor = np.median(np.concatenate([_step_times(turn) for turn in turns]), axis=0)
+    return seconds, processor, float(np.median([turn["peak"] for turn in turns]))
+
+
+def _render_times(
+    side: str, options: StepOptions, ours: tuple[float, float, float], base: tuple[float, float, float]
+) -> list[str]:
+    seconds, processor, peak = ours
+    ratios = [f"{theirs / own:.2f}" for theirs, own in zip(base, ours, strict=True)]
+    targets = {**TARGETS, "full": FULL_TARGETS[options.device]} if options.upstream is not None else {}
     flops = rate = mfu = ""
-    if name != UPSTREAM:
-        tera = options.batch_size * count_flops(name, options) / 1e12
+    if side != UPSTREAM:  # the model's FLOPs, forward and backward
+        cost = CostOptions(image_size=options.image_size[0], masked=True)
+        tera = options.batch_size * compute_cost(options.size, MODES[side], cost).step / 1e12
         flops, rate = f"{tera:.2f}", f"{tera / seconds:.3g}"
         mfu = f"{tera / seconds / options.peak_tflops:.1%}" if options.peak_tflops else ""
-    return (
-        f"| {name} | {seconds:.3g} | {base[0] / seconds:.2f} | {processor:.3g} | {base[1] / processor:.2f} "
-        f"| {target} | {options.batch_size / seconds:.3g} | {peak / 1e9:.2f} | {base[2] / peak:.2f} "
-        f"| {flops} | {rate} | {mfu} | {measured[name][0].losses[0]:.2f} |"
-    )
-
-
-def _summary(turns: Sequence[Times]) -> tuple[float, float, float]:
-    """Return the median seconds by clock and processor, and the median peak."""
-    return (
-        statistics.median(value for turn in turns for value in turn.seconds),
-        statistics.median(value for turn in turns for value in turn.processor),
-        statistics.median(turn.peak for turn in turns),
-    )
-
-
-def count_flops(mode: str, options: StepOptions) -> float:
-    """Return the model's FLOPs of one image, forward and backward, as `benchmarks.cost` counts them."""
-    config = MODES[mode]
-    cost = CostOptions(image_size=options.image_size[0], masked=True)
-    return compute_cost(options.size, config, cost).step
+    row = [side, f"{seconds:.3g}", ratios[0], f"{processor:.3g}", ratios[1]]
+    row += [f"{targets[side]:g}" if side in targets else "", f"{options.batch_size / seconds:.3g}"]
+    return [*row, f"{peak / 1e9:.2f}", ratios[2], flops, rate, mfu]
 
 
 if __name__ == "__main__":

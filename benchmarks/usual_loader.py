@@ -1,9 +1,8 @@
 """A data loader of the usual kind, as the yardstick: zip files, boolean masks, torchvision transforms.
 
-It does what `performance.md` found in the common recipe for mask classifiers on Cityscapes: decode a PNG out
-of a zip, make one boolean mask per class, resize the picture and every mask with torchvision, jitter the
-colours one after the other (hue in floats), and paste a COCO object by decoding its whole photograph and
-copying the whole frame.
+It does what is common in recipes for mask classifiers on Cityscapes: decode a PNG out of a zip, make one
+boolean mask per class, resize the picture and every mask with torchvision, jitter the colours one after the
+other (hue in floats), and paste a COCO object by decoding its whole photograph and copying the whole frame.
 """
 
 from __future__ import annotations
@@ -26,16 +25,23 @@ from shards.schema import CITYSCAPES_CLASSES, OUTLIER_ID
 
 Scene = tuple[Tensor, Tensor, Tensor]
 """Picture (3, H, W), masks (K, H, W), class of each mask (K)."""
+TRAIN_IDS = {entry.label_id: i for i, entry in enumerate(CITYSCAPES_CLASSES)} | {OUTLIER_ID: OUTLIER_ID}
+JITTER = (
+    (functional.adjust_brightness, 1 - 32 / 255, 1 + 32 / 255),
+    (functional.adjust_contrast, 0.5, 1.5),
+    (functional.adjust_saturation, 0.5, 1.5),
+    (functional.adjust_hue, -18 / 360, 18 / 360),
+)
 
 
 class UsualLoader:
-    """Loads scene after scene of `ROOT/cityscapes`, and pastes an object of `ROOT/coco` onto some of them."""
+    """Loads scenes of Cityscapes' zip files, and pastes an object of COCO onto some of them."""
 
-    def __init__(self, archive: Path, coco: Path, *, crop: int, probability: float) -> None:
-        self.archive = zipfile.ZipFile(archive)
-        names = self.archive.namelist()
-        self.images = sorted(name for name in names if name.endswith("_leftImg8bit.png"))
-        self.labels = sorted(name for name in names if name.endswith("_gtFine_labelIds.png"))
+    def __init__(self, zips: Path, coco: Path, *, crop: int, probability: float) -> None:
+        self.pictures = zipfile.ZipFile(zips / "leftImg8bit_trainvaltest.zip")
+        self.ids = zipfile.ZipFile(zips / "gtFine_trainvaltest.zip")
+        self.images = sorted(self.pictures.namelist())
+        self.labels = sorted(name for name in self.ids.namelist() if name.endswith("_labelIds.png"))
         self.photos = coco / "train2017"
         self.coco = COCO(str(coco / "annotations/instances_train2017.json"))
         self.objects = sorted(self.coco.getAnnIds(iscrowd=False))
@@ -48,8 +54,8 @@ class UsualLoader:
 
     def load(self, index: int) -> Scene:
         """Load one scene through the whole chain."""
-        picture = np.array(Image.open(io.BytesIO(self.archive.read(self.images[index]))).convert("RGB"))
-        ids = np.array(Image.open(io.BytesIO(self.archive.read(self.labels[index]))))
+        picture = np.array(Image.open(io.BytesIO(self.pictures.read(self.images[index]))).convert("RGB"))
+        ids = np.array(Image.open(io.BytesIO(self.ids.read(self.labels[index]))))
         if random.random() < self.probability:
             picture, ids = self.paste(picture, ids)
         image = tv_tensors.Image(torch.from_numpy(picture).permute(2, 0, 1))
@@ -80,21 +86,13 @@ class UsualLoader:
 
     def split_masks(self, ids: Tensor) -> tuple[tv_tensors.Mask, Tensor]:
         """Make one boolean mask per class that occurs."""
-        train_ids = {entry.label_id: i for i, entry in enumerate(CITYSCAPES_CLASSES)} | {
-            OUTLIER_ID: OUTLIER_ID
-        }
-        present = [value for value in ids.unique().tolist() if value in train_ids]
+        present = [value for value in ids.unique().tolist() if value in TRAIN_IDS]
         masks = tv_tensors.Mask(torch.stack([ids == value for value in present]))
-        return masks, torch.tensor([train_ids[value] for value in present])
+        return masks, torch.tensor([TRAIN_IDS[value] for value in present])
 
     def jitter(self, image: Tensor) -> Tensor:
         """Change brightness, contrast, saturation and hue, each with probability 0.5."""
-        if random.random() < 0.5:
-            image = functional.adjust_brightness(image, random.uniform(1 - 32 / 255, 1 + 32 / 255))
-        if random.random() < 0.5:
-            image = functional.adjust_contrast(image, random.uniform(0.5, 1.5))
-        if random.random() < 0.5:
-            image = functional.adjust_saturation(image, random.uniform(0.5, 1.5))
-        if random.random() < 0.5:
-            image = functional.adjust_hue(image, random.uniform(-18 / 360, 18 / 360))
+        for adjust, low, high in JITTER:
+            if random.random() < 0.5:
+                image = adjust(image, random.uniform(low, high))
         return image

@@ -60,10 +60,8 @@ def draw_scene(index: int, size: int = 48) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(image + noise, 0, 255).astype(np.uint8), label
 
 
-@pytest.fixture(scope="session")
-def scene_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Eight scenes of 48x48 in eight shards, as the pattern that finds them."""
-    folder: Path = tmp_path_factory.mktemp("scenes")
+def write_scenes(folder: Path) -> str:
+    """Write eight scenes of 48x48 into eight shards; return the pattern that finds them."""
     for index in range(NUM_SCENES):
         image, label = draw_scene(index)
         sample = {
@@ -74,6 +72,12 @@ def scene_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
         with webdataset.TarWriter(str(folder / f"scenes-{index:06d}.tar")) as writer:
             writer.write(sample)
     return str(folder / "scenes-*.tar")
+
+
+@pytest.fixture(scope="session")
+def scene_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Eight scenes in eight shards, as the pattern that finds them."""
+    return write_scenes(tmp_path_factory.mktemp("scenes"))
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 
-from benchmarks.forked import run_ranks
 from jobs.finetune import finetune
 from tests.distributed import scenes
+from tests.support.forked import run_ranks
 
 
 @pytest.fixture(scope="session")

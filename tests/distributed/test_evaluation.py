@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.forked import run_ranks
 from jobs.evaluate import main
 from tests.jobs.test_evaluate import write_run, write_test_sets, write_val_shards
+from tests.support.forked import run_ranks
 
 pytestmark = pytest.mark.slow
 

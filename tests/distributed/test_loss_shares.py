@@ -15,10 +15,10 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.forked import run_ranks
 from models.eomt import Prediction
 from shards.batch import Batch
 from shards.schema import NUM_CLASSES, OUTLIER_ID, VOID_ID
+from tests.support.forked import run_ranks
 from trainer.losses import (
     CLASS_TERMS,
     OUTLIER_CLASS_TERM,

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 import jobs.finetune
 import trainer.run
-from benchmarks.forked import run_ranks
 from jobs.evaluate import EvaluateOptions, evaluate
 from shards.settings import read_config
+from tests.support.forked import run_ranks
 from tests.trainer.small_run import _fresh_accelerator, make_config, read_scalars, train  # noqa: F401
 from tests.trainer.test_validation import write_pasted
 from trainer.config import FinetuneConfig

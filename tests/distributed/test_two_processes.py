@@ -16,8 +16,8 @@ import psutil
 import pytest
 import torch
 
-from benchmarks.forked import join, run_ranks, start_program, start_ranks
 from jobs import finetune
+from tests.support.forked import join, run_ranks, start_program, start_ranks
 from tests.trainer.small_run import assert_equal_weights, copy_killed, weights
 
 pytestmark = pytest.mark.slow

@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import cv2
 import pytest
 
-from benchmarks.forked import join, start_program
 from jobs import demo
 from jobs.demo import IN_DEMO
+from tests.support.forked import join, start_program
 
 
 class ForkedStep:
