@@ -154,7 +154,7 @@ def our_side(
             metrics = pool.metrics(name)
             found[name] = metrics.ap, metrics.fpr95
             if sketch:
-                count_images(pool.images, *pool.runs(name))
+                count_images(pool.sorted_images(name), pool.images)
         measured += time.process_time() - begin
     return scored, measured, found
 

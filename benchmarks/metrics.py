@@ -28,9 +28,7 @@ from sklearn.metrics import auc, average_precision_score, roc_curve
 
 from benchmarks.machine import describe_machine, measure_peak
 from eval.metrics.closed_set import ConfusionMatrix
-from eval.metrics.curve import pixel_metrics
-from eval.metrics.half_histogram import HalfHistogram
-from eval.pool import ScorePool
+from eval.metrics.curve import SpooledScores, count_half, exact_curve, half_curve, pixel_metrics, sort_scores
 from shards.settings import parse_options, run_program
 
 Result = TypeVar("Result")
@@ -69,7 +67,7 @@ def main(arguments: Sequence[str]) -> None:
         machine,
         *(compare_pixel_metrics(options) if options.usual else []),
         *compare_half(options),
-        *compare_pool(options),
+        *compare_spooled(options),
         *compare_miou(options),
     ]
     report = "\n".join(lines) + "\n"
@@ -105,9 +103,7 @@ def compare_half(options: BenchmarkOptions) -> list[str]:
     positives, negatives = (part.astype(np.float16) for part in draw_pools(options, "float16 ties"))
 
     def count() -> tuple[float, float, float]:
-        histogram = HalfHistogram()
-        histogram.add(positives, negatives)
-        found = histogram.metrics()
+        found = half_curve(count_half(positives), count_half(negatives)).metrics()
         return found.ap, found.fpr95, found.auroc
 
     ours_s, ours = time_median(count, options.repeats)
@@ -123,18 +119,18 @@ def compare_half(options: BenchmarkOptions) -> list[str]:
         "",
         "State is two counts per value, 1 MB; it adds up over images and processes.",
         "",
-        "| sklearn, s | HalfHistogram, s | ratio | largest difference |",
+        "| sklearn, s | counts, s | ratio | largest difference |",
         "|---:|---:|---:|---:|",
         f"| {texts[0]} | {ours_s:.4f} | {texts[1]} | {texts[2]} |",
     ]
 
 
-def compare_pool(options: BenchmarkOptions) -> list[str]:
-    """Time a pool on disk, filled image by image, against scikit-learn on all pixels at once."""
+def compare_spooled(options: BenchmarkOptions) -> list[str]:
+    """Time sorted scores on disk, image by image, against scikit-learn on all pixels at once."""
     rows = []
     for side in ("sklearn", "ours") if options.usual else ("ours",):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            rows.append(pool.apply(_run_pooled, (side, options)))
+            rows.append(pool.apply(_run_images, (side, options)))
     ours_s, ours_bytes, ours = rows[-1]
     texts = ["not run"] * 4
     if options.usual:
@@ -147,15 +143,15 @@ def compare_pool(options: BenchmarkOptions) -> list[str]:
         f"## float32 scores from {options.images} images, {options.pixels:,} pixels, collected one by one",
         "",
         "Collecting and computing. Memory is what the process itself holds (anonymous pages) beyond one",
-        "image; the pool's file lies on disk, 4 bytes per pixel.",
+        "image; our file lies on disk, 4 bytes per pixel.",
         "",
-        "| lists + sklearn, s | ScorePool, s | ratio | largest difference | memory of lists | of ScorePool |",
+        "| lists + sklearn, s | ours, s | ratio | largest difference | memory of lists | of ours |",
         "|---:|---:|---:|---:|---:|---:|",
         f"| {texts[0]} | {ours_s:.2f} | {texts[1]} | {texts[2]} | {texts[3]} | {ours_bytes / 1e6:,.0f} MB |",
     ]
 
 
-def _run_pooled(side: str, options: BenchmarkOptions) -> tuple[float, int, tuple[float, float, float]]:
+def _run_images(side: str, options: BenchmarkOptions) -> tuple[float, int, tuple[float, float, float]]:
     """Collect images and compute the metrics; return seconds, bytes and metrics."""
     size = options.pixels // options.images
     rng = np.random.default_rng(0)
@@ -179,10 +175,10 @@ def _run_pooled(side: str, options: BenchmarkOptions) -> tuple[float, int, tuple
         scores, truth = np.concatenate(images), np.tile(target, options.images)
         found = sklearn_metrics(scores[truth == 1], scores[truth == 0])
     else:
-        with ScorePool(["score"]) as pool:
+        with SpooledScores() as images:
             for i in range(options.images):
-                pool.add({"score": (drawn[i % 4] * np.float32(1 + i / 1000))[None]}, target[None])
-            metrics = pool.metrics("score")
+                images.append(sort_scores((drawn[i % 4] * np.float32(1 + i / 1000))[None], target[None]))
+            metrics = exact_curve(images).metrics()
             found = metrics.ap, metrics.fpr95, metrics.auroc
     seconds = time.perf_counter() - begin
     done.set()

@@ -240,7 +240,7 @@ def _measure(
 ) -> Cell:
     test_set = over.test_set
     images = pool.sorted_images(score)
-    measured = measure_score(images, protocol, intervals=over.intervals)
+    measured = measure_score(images, protocol, intervals=over.intervals, scratch=pool.folder)
     if measured.tied > _MANY_TIES:
         logger.warning(
             "%s, %s, protocol %s: %.1f %% of the normal pixels have exactly the score where FPR95 is read; "

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eval.cell import Cell, Subject
-from eval.metrics.binned import ImageCounts
+from eval.metrics.binned import ImageCounts, ScoreDistribution
 from eval.metrics.curve import PixelMetrics
-from eval.metrics.distribution import ScoreDistribution
 from eval.metrics.measure import ImageMetrics, Measurement
 from eval.report.gallery import Gallery
 from eval.report.record import parse_record

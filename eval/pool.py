@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from eval.metrics.curve import ImageScores, PixelMetrics, pooled_metrics
-from eval.metrics.runs import SortedRuns
+from eval.metrics.curve import ImageScores, PixelMetrics, exact_curve
 from shards.errors import InputError
 from shards.schema import ANOMALY, NORMAL
 
@@ -47,7 +46,7 @@ class ScorePool:
             names: the scores that every image brings.
             folder: where the disk space is; None is the system's temporary folder.
         """
-        self.names = tuple(names)
+        self.names, self.folder = tuple(names), folder
         self._entries: list[_Entry] = []
         self._size = 0
         self._files = {
@@ -194,5 +193,4 @@ class ScorePool:
         Raises:
             InputError: a class has no pixel, or a score is NaN.
         """
-        positives, negatives = self.runs(name)
-        return pooled_metrics(SortedRuns(positives), SortedRuns(negatives), fpr_rule=fpr_rule)
+        return exact_curve(self.sorted_images(name)).metrics(fpr_rule)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from eval.maps import MapStore
-from eval.metrics.measure import ImageMetrics, Measurement, round_map
+from eval.metrics.measure import ImageMetrics, Measurement, round_scores
 from eval.protocol import Protocol
 from eval.report.curves import FrameView, Line, plot_frames
 from eval.report.figures import PANEL_WIDTH, color_scores, draw_target
@@ -62,7 +62,7 @@ def make_gallery(
     for row in rows:
         image = row.image
         counts += count_slices(
-            round_map(maps.scores(image, score), protocol),
+            round_scores(maps.scores(image, score), protocol),
             maps.target(image),
             maps.prediction(image),
             measured.fpr95_threshold,
@@ -100,9 +100,6 @@ def _thin(values: np.ndarray, most: int = 20_000) -> np.ndarray:
 
 
 def curve_lines(measured: Measurement) -> tuple[Line, Line]:
-    """Return (recall, precision) and (FPR, TPR) of the pooled set, from its sketch."""
-    true = measured.counts.positives.sum(axis=0, dtype=np.float64)[::-1].cumsum()
-    false = measured.counts.negatives.sum(axis=0, dtype=np.float64)[::-1].cumsum()
-    seen = true + false > 0
-    precision = true[seen] / (true + false)[seen]
-    return (true[seen] / true[-1], precision), (false[seen] / false[-1], true[seen] / true[-1])
+    """Return (recall, precision) and (FPR, TPR) of the pooled set."""
+    curve = measured.counts.curve()
+    return (curve.recall, curve.precision), (curve.fpr, curve.recall)

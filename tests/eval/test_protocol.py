@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score, roc_curve
 
 from eval.cell import Subject
 from eval.evaluate import evaluate_test_set
-from eval.metrics.curve import FPR_RULES
+from eval.metrics.curve import FPR_RULES, ImageScores
 from eval.metrics.measure import measure_score
 from eval.pool import ScorePool
 from eval.protocol import MAX_IMAGES_RBA, PROTOCOLS, get_protocol, get_protocols
@@ -75,13 +75,14 @@ def test_fishyscapes_takes_the_first_threshold_that_reaches_95_percent():
 
 def test_rba_takes_the_first_threshold_above_95_percent_and_no_image_from_1300_on():
     pool, maps, targets = drawn_pool()
-    pool.add({"A": -maps[0]}, targets[0], MAX_IMAGES_RBA)
+    empty = ImageScores(np.zeros(0, np.float32), np.zeros(0, np.float32))
+    images = pool.sorted_images("A") + [empty] * (MAX_IMAGES_RBA - 5) + pool.sorted_images("A")[:1]
     truth, scores = pooled(maps, targets)
     fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
-    measured = measure_score(pool.sorted_images("A"), get_protocol("rba"))
+    measured = measure_score(images, get_protocol("rba"))
     assert measured.metrics.fpr95 == pytest.approx(fpr[np.flatnonzero(tpr > 0.95)[0]], abs=1e-12)
-    assert measured.num_images == 5
-    assert measure_score(pool.sorted_images("A"), get_protocol("native")).num_images == 6
+    assert measured.num_images == MAX_IMAGES_RBA
+    assert measure_score(images, get_protocol("native")).num_images == MAX_IMAGES_RBA + 1
     pool.close()
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from eval.predict.scores import QueryOutputs, min_distance, pixel_evidence, uno
 from eval.report.record import parse_json
-from eval.sketch import compare_sketches, sketch_path
+from eval.sketch import compare_resampled, read_sketch, resample_sketch, sketch_path
 from jobs import result_files
 from jobs.evaluate import evaluate, main
 from jobs.evaluate_options import EvaluateOptions, choose_device, model_name
@@ -107,11 +107,11 @@ def test_everything_is_written(tmp_path):
     assert None not in (first.ap_ci, first.f1_star, first.best_f1, first.ece, first.ece_ci, first.miou_ci)
     lines = (options.out / "per_image.csv").read_text().splitlines()
     assert len(lines) == 1 + 8 * 2
-    test = compare_sketches(
-        sketch_path(options.out, "Road Anomaly", "native", "MSP"),
-        sketch_path(options.out, "Road Anomaly", "native", "RbA"),
-        "ap",
+    msp, rba = (
+        resample_sketch(read_sketch(sketch_path(options.out, "Road Anomaly", "native", name)))
+        for name in ("MSP", "RbA")
     )
+    test = compare_resampled(msp, rba, "ap")
     difference = next(r.ap for r in records if (r.dataset, r.score) == ("Road Anomaly", "MSP"))
     difference -= next(r.ap for r in records if (r.dataset, r.score) == ("Road Anomaly", "RbA"))
     assert test.difference == pytest.approx(difference, abs=1e-3)
