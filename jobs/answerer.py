@@ -19,7 +19,7 @@ from jobs.model_source import ANY_WINDOW, load_own_model, parse_model_file
 from models.segmenter import make_segment, require_readable
 from models.weights.checkpoint import load_segmenter
 from shards.errors import InputError
-from shards.manifest import hash_file
+from shards.files import hash_file
 from shards.schema import NUM_CLASSES
 
 Answer = Callable[[UInt8[np.ndarray, "H W 3"]], PictureAnswer]

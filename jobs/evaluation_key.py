@@ -16,7 +16,7 @@ from jobs.evaluate_options import EvaluateOptions
 from models.weights.adapter import is_adapter_folder
 from models.weights.files import WEIGHT_SUFFIXES, list_parts
 from models.weights.formats import find_weight_file
-from shards.manifest import hash_file
+from shards.files import hash_file
 from shards.reader import ShardReader
 
 ROOT = Path(__file__).resolve().parent.parent

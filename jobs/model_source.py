@@ -24,7 +24,7 @@ from models.eomt import EoMT
 from models.segmenter import Segmenter, compile_model, make_segment, require_readable
 from models.weights.checkpoint import find_checkpoint, load_segmenter
 from shards.errors import InputError
-from shards.manifest import hash_file
+from shards.files import hash_file
 from shards.schema import NUM_CLASSES
 
 logger = logging.getLogger(__name__)

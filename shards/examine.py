@@ -14,8 +14,9 @@ from jaxtyping import Int64
 
 from shards.cutout import MASK_SUFFIX, META_SUFFIX, OBJECT_SUFFIX, decode_cutout
 from shards.errors import InputError
+from shards.files import hash_file
 from shards.location import Shard, find_shards
-from shards.manifest import MANIFEST_NAME, hash_file, read_manifest
+from shards.manifest import MANIFEST_NAME, read_manifest
 from shards.reader import ShardReader
 from shards.scene import find_scene_members, open_scene
 from shards.schema import CITYSCAPES_CLASSES, OUTLIER_ID, VOID_ID

@@ -9,13 +9,12 @@ file systems) a shard is downloaded more than once, and still read whole.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import glob
 import hashlib
+import math
 import os
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,9 @@ import fsspec
 from braceexpand import braceexpand
 
 from shards.errors import InputError
+from shards.files import hash_file, hold_lock, partial_file, this_process
 from shards.index import INDEX_ENDING, IndexedSample, load_index, parse_index
-from shards.manifest import MANIFEST_NAME, Manifest, hash_file, parse_manifest, read_manifest
+from shards.manifest import MANIFEST_NAME, Manifest, parse_manifest, read_manifest
 
 ATTEMPTS = 3
 PAUSE_S = 2.0
@@ -78,7 +78,10 @@ class Shard:
             return copy
         try:
             copy.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(copy.with_name(copy.name + ".lock")):
+            with contextlib.ExitStack() as held:
+                with contextlib.suppress(OSError):  # no locks here: see the module's first lines
+                    lock = copy.with_name(copy.name + ".lock")
+                    held.enter_context(hold_lock(lock, wait_s=math.inf, owner=this_process()))
                 if not copy.is_file():
                     self._download(copy)
         except OSError as error:
@@ -91,19 +94,13 @@ class Shard:
         return self.cache / digest / _without_query(self.location).rpartition("/")[2]
 
     def _download(self, copy: Path) -> None:
-        handle, name = tempfile.mkstemp(prefix=f".{copy.name}.partial-", dir=copy.parent)
-        os.close(handle)
-        try:
-            _reach(self.location, lambda system, path: system.get_file(path, name))
-            size = Path(name).stat().st_size
+        with partial_file(copy) as partial:
+            _reach(self.location, lambda system, path: system.get_file(path, str(partial)))
+            size = partial.stat().st_size
             if self.num_bytes is not None and size != self.num_bytes:
                 raise InputError(f"{self.location}: has {size} bytes, the manifest says {self.num_bytes}")
-            if self.sha256 is not None and hash_file(Path(name)) != self.sha256:
+            if self.sha256 is not None and hash_file(partial) != self.sha256:
                 raise InputError(f"{self.location}: its bytes differ from the manifest's hash")
-            Path(name).chmod(0o644)
-            Path(name).replace(copy)
-        finally:
-            Path(name).unlink(missing_ok=True)
 
 
 def find_shards(path: str, split: str | None, cache: str = "", *, check_files: bool = True) -> list[Shard]:
@@ -235,15 +232,6 @@ def _is_final(error: Exception) -> bool:
     absent = (FileNotFoundError, IsADirectoryError, PermissionError)
     said = cause is None or isinstance(cause, absent) or getattr(cause, "status", 0) in (401, 403, 404, 410)
     return isinstance(error, absent) and said
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock between processes; the system releases it when its holder dies."""
-    with path.open("w") as file:
-        with contextlib.suppress(OSError):  # no locks here: see the module's first lines
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def require_listed_keys(shard: Shard, held: Sequence[str]) -> None:

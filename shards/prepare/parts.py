@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import InputError
-from shards.files import make_folder, require_free, write_atomically
-from shards.manifest import MANIFEST_NAME, Manifest, ShardEntry, parse_entry, read_manifest
+from shards.files import from_json, make_folder, remove_partials, require_free, write_atomically
+from shards.manifest import MANIFEST_NAME, Manifest, ShardEntry, read_manifest
 from shards.prepare.writer import ENTRY_ENDING, ShardPlan, write_shards
 from shards.task import Task
 
@@ -82,8 +82,7 @@ def _complete(
             manifest = finish(tuple(_read_entry(_entry_path(folder, plan)) for plan in plans), folder)
         for path in [*(_entry_path(folder, plan) for plan in plans), folder / PLAN_NAME, folder / LOCK_NAME]:
             path.unlink(missing_ok=True)
-        for path in folder.glob(".*.partial-*"):  # of a process that was killed
-            path.unlink(missing_ok=True)
+        remove_partials(folder)
         folder.chmod(0o755)
         if out.is_dir():
             out.rmdir()
@@ -102,8 +101,8 @@ def _entry_path(folder: Path, plan: ShardPlan) -> Path:
 
 def _read_entry(path: Path) -> ShardEntry:
     try:
-        return parse_entry(json.loads(path.read_bytes()), str(path))
-    except ValueError as error:
+        return from_json(ShardEntry, path.read_bytes(), str(path))
+    except InputError as error:
         raise InputError(f"{path}: is damaged; remove it and run its task again ({error})") from None
 
 

@@ -21,9 +21,9 @@ from typing import TypeVar
 import cv2
 from tqdm import tqdm
 
-from shards.files import write_atomically
+from shards.files import hash_file, partial_file, write_atomically
 from shards.index import build_index, write_index
-from shards.manifest import ShardEntry, hash_file
+from shards.manifest import ShardEntry
 
 MIN_SHARDS = 8
 """A small set is still cut into this many shards (or 1 per sample), for readers that want one per worker."""
@@ -135,9 +135,8 @@ def _write_shard(
             after_sample()
 
     path = folder / plan.name
-    partial = folder / f".{plan.name}.partial-{os.getpid()}"
-    keys = write_shard(partial, samples())
-    partial.replace(path)
+    with partial_file(path) as partial:
+        keys = write_shard(partial, samples())
     write_index(path, build_index(path))
     entry = ShardEntry(
         name=plan.name,
