@@ -21,6 +21,8 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
+from eval.predict.scores import DEFAULT_SCORES, SCORES
+from eval.predict.windows import ModelSource
 from eval.sets.frames import Frame
 from eval.sets.registry import TestSet, read_image
 from eval.submissions.smiyc import require_h5py
@@ -37,7 +39,7 @@ OTHER_NAMES = {
 
 
 class MapFolder:
-    """Answers the maps of a folder for the images they belong to (`eval.predict.windows.WholeImages`).
+    """Returns the maps of a folder for the images they belong to (`eval.predict.windows.Predictor`).
 
     Images are known again by their pixels, so that nothing depends on the order in which they are asked for.
     """
@@ -85,19 +87,48 @@ class MapFolder:
         parts = sorted(key.hex() + content for key, (_, content) in self._maps.items())
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    def segment_image(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "1 H W"]:
+    def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "1 H W"]:
         """Return the map of an image, known again by its pixels.
 
         Raises:
             InputError: it is no image of the test sets, such as one that a protocol has resized.
         """
-        key = _digest(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+        key = _digest(image)
         if key not in self._maps:
             raise InputError(
                 "--score_maps: asked for an image that no map belongs to; maps are of native size, so "
                 "without protocol course-512"
             )
         return torch.from_numpy(read_map(self._maps[key][0], self._scale))[None]
+
+
+def name_map_score(scores: tuple[str, ...]) -> str:
+    """Return what tables call the score of maps, which `--scores` may name.
+
+    Raises:
+        InputError: several are named, or one that is computed here.
+    """
+    if scores == DEFAULT_SCORES:
+        return "Score"
+    if len(scores) != 1 or scores[0] in SCORES:
+        raise InputError(
+            f"--scores: got {', '.join(scores) or 'nothing'}; maps hold one score, of a name of your own "
+            f"(not {', '.join(SCORES)}, which are computed here)"
+        )
+    return scores[0]
+
+
+def open_score_maps(
+    folder: Path,
+    test_sets: Sequence[TestSet],
+    scores: tuple[str, ...],
+    scale: tuple[float, float],
+    *,
+    is_limited: bool,
+) -> ModelSource:
+    """Read the maps of all images; arguments as for `MapFolder` and `name_map_score`."""
+    maps = MapFolder(folder, test_sets, scale=scale, is_limited=is_limited)
+    return ModelSource(str(folder), maps.fingerprint, (name_map_score(scores),), lambda: maps)
 
 
 def _digest(image: UInt8[np.ndarray, "H W 3"]) -> bytes:

@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from eval.maps import MapStore
 from eval.metrics.measure import ImageMetrics, Measurement, round_map
 from eval.protocol import Protocol
 from eval.report.curves import FrameView, Line, plot_frames
 from eval.report.figures import PANEL_WIDTH, color_scores, draw_target
 from eval.report.slices import Slice, count_slices, shares
+from eval.store import ImageStore
 from shards.schema import ANOMALY, NORMAL
 
 NUM_EXTREMES = 2
@@ -42,7 +42,7 @@ def choose_extremes(rows: Sequence[ImageMetrics]) -> list[tuple[str, ImageMetric
 
 
 def make_gallery(
-    maps: MapStore,
+    maps: ImageStore,
     images: dict[int, UInt8[np.ndarray, "H W 3"]],
     chosen: Sequence[tuple[str, ImageMetrics]],
     rows: Sequence[ImageMetrics],

@@ -11,11 +11,11 @@ from html import escape
 import cv2
 import numpy as np
 
-from eval.cell import Cell
 from eval.protocol import get_protocol
 from eval.report.curves import plot_curves
 from eval.report.gallery import curve_lines
 from eval.report.record import MISSING, Record, build_tables
+from eval.result import Result
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1150px }
@@ -31,7 +31,7 @@ summary { cursor: pointer; color: #0645ad }
 """
 
 
-def render_page(title: str, cells: Sequence[Cell], pictures: Mapping[str, bytes]) -> str:
+def render_page(title: str, cells: Sequence[Result], pictures: Mapping[str, bytes]) -> str:
     """Render the report.
 
     Args:
@@ -77,7 +77,7 @@ def _summary(records: Sequence[Record]) -> str:
     return "\n".join(parts)
 
 
-def _section(anchor: str, dataset: str, cells: Sequence[Cell], picture: bytes | None) -> list[str]:
+def _section(anchor: str, dataset: str, cells: Sequence[Result], picture: bytes | None) -> list[str]:
     parts = [f'<h2 id="{anchor}">{escape(dataset)}</h2>', _numbers(cells)]
     parts.append(
         '<p class="note">Percent; in brackets 95 % intervals over resampled images. sIoU, PPV and F1* at the '
@@ -109,7 +109,7 @@ def _section(anchor: str, dataset: str, cells: Sequence[Cell], picture: bytes | 
     return parts
 
 
-def _other_slices(cells: Sequence[Cell], shown: str) -> list[str]:
+def _other_slices(cells: Sequence[Result], shown: str) -> list[str]:
     """Render the slices of the protocols whose frames are not shown; a protocol to a fold."""
     parts = []
     for protocol in dict.fromkeys(cell.record.protocol for cell in cells):
@@ -123,7 +123,7 @@ def _other_slices(cells: Sequence[Cell], shown: str) -> list[str]:
     return parts
 
 
-def _numbers(cells: Sequence[Cell]) -> str:
+def _numbers(cells: Sequence[Result]) -> str:
     header = ("Score", "Protocol", "AuPRC", "FPR95", "AUROC", "best F1", "sIoU", "PPV", "F1*", "images")
     rows = []
     for cell in cells:
@@ -146,7 +146,7 @@ def _numbers(cells: Sequence[Cell]) -> str:
     return f'<div class="wide">{_table(header, rows, is_markup=True)}</div>'
 
 
-def _slices(cell: Cell) -> str:
+def _slices(cell: Result) -> str:
     assert cell.gallery is not None
     titles = {
         "found": "Anomalous pixels found",
@@ -164,7 +164,7 @@ def _slices(cell: Cell) -> str:
     return "\n".join(parts)
 
 
-def _images(cell: Cell) -> str:
+def _images(cell: Result) -> str:
     header = (cell.record.score, "normal px", "anomalous px", "AuPRC", "FPR95", "AUROC", "best F1")
     rows = []
     for row in cell.images:
@@ -217,7 +217,7 @@ FIELDS = (
 )  # fmt: skip
 
 
-def render_per_image(cells: Sequence[Cell]) -> str:
+def render_per_image(cells: Sequence[Result]) -> str:
     """Render one line per image and cell: metrics of its own pixels, empty where none is anomalous."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
