@@ -30,7 +30,7 @@ from benchmarks.machine import describe_machine
 from eval.report.record import Record
 from eval.sets.frames import image_size
 from eval.submissions.benchmark import BENCHMARKS, choose_pictures
-from eval.submissions.description import Description
+from eval.submissions.package import Description
 from eval.submissions.picture import PictureAnswer
 from eval.submissions.writing import write_package
 from jobs.evaluate import evaluate

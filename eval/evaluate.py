@@ -21,7 +21,7 @@ from jaxtyping import UInt8
 
 from eval.key import hash_frames, hash_scenes
 from eval.metrics.closed_set import ClosedSetCounts, MiouResult, count_scene, measure_closed_set
-from eval.metrics.components import DEFAULT_SEGMENTS, SMALLEST_SEGMENTS
+from eval.metrics.components import SegmentSizes
 from eval.metrics.measure import (
     ComponentMeasurement,
     ImageMetrics,
@@ -189,7 +189,7 @@ class TestSetPart:
         rows: Sequence[ImageMetrics],
     ) -> ComponentMeasurement:
         frames = ((store.scores(row.image, score), store.target(row.image)) for row in rows)
-        smallest = SMALLEST_SEGMENTS.get(self.name, DEFAULT_SEGMENTS)
+        smallest = SegmentSizes(*self.test_set.convention.smallest)
         threshold = measurement.metrics.f1_threshold
         return measure_components(frames, threshold, protocol, smallest, intervals=self.intervals)
 

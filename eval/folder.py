@@ -109,10 +109,11 @@ class ResultFolder:
             render_results(written, sets, model)
             (self.path / RESULTS).unlink(missing_ok=True)
             for path in self._list_kept():
-                if path.is_dir() or path.name.removesuffix(SUFFIX) not in names:
+                name = path.name.removesuffix(SUFFIX)
+                if path.is_file() and name not in names:
+                    (self.path / f"{name.rpartition('.')[0]}.png").unlink(missing_ok=True)
+                if path.is_dir() or name not in names:
                     _remove(path)
-                    of_set = path.name.rpartition(".")[0].rpartition(".")[0]
-                    (self.path / f"{of_set}.png").unlink(missing_ok=True)
             for path in sorted(written.iterdir(), key=lambda path: path.name == RESULTS):
                 if path.is_dir():
                     _remove(self.path / path.name)
@@ -162,7 +163,7 @@ def open_folder(out: Path, earlier: Earlier, *, is_locked: bool) -> Iterator[Res
         return
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(folder.locked(wait_s=0))
+            stack.enter_context(folder.locked(wait_s=0.0))
         except LockTaken:
             raise InputError(f"--out {out}: another evaluation is writing to it") from None
         try:

@@ -30,12 +30,6 @@ from shards.errors import InputError
 from shards.picture import MAX_PIXELS, picture_size, require_sane_size
 
 SUFFIXES = (".npy", ".hdf5", ".h5", ".png")
-OTHER_NAMES = {
-    "RoadAnomaly21": "AnomalyTrack-all",
-    "RoadObsticle21": "ObstacleTrack-all",
-    "lost_and_found_test": "LostAndFound-test",
-}
-"""Folder of a test set -> what SMIYC's toolkit calls the same images and their hidden split."""
 
 
 class MapFolder:
@@ -142,7 +136,7 @@ def _match(folder: Path, test_set: TestSet, is_limited: bool, setting: str) -> l
         InputError: a map is missing or left over, or two belong to one frame.
     """
     name = test_set.convention.folder
-    other = OTHER_NAMES.get(name, "")
+    other = test_set.convention.smiyc
     place = folder / name
     if not place.is_dir() and other and (folder / other).is_dir():
         place = folder / other

@@ -9,9 +9,9 @@ from pathlib import Path
 from eval.sets.frames import image_size
 from eval.submissions import smiyc
 from eval.submissions.benchmark import BENCHMARKS, choose_pictures
-from eval.submissions.description import Description
+from eval.submissions.package import Description
 from eval.submissions.picture import Picture, require_method
-from eval.submissions.verification import Findings, verify_package
+from eval.submissions.verify import PackageFindings, verify_package
 from eval.submissions.writing import write_package
 from jobs.answerer import Answerer
 from shards.errors import InputError
@@ -79,7 +79,7 @@ def report_package(path: Path, datasets: Path | None, parts: Sequence[str]) -> N
     print("\n  no problem found")
 
 
-def render_findings(path: Path, findings: Findings) -> str:
+def render_findings(path: Path, findings: PackageFindings) -> str:
     """Render what is known of a package as lines for a terminal."""
     method = f", method {findings.method}" if findings.method else ""
     lines = [f"{path}: {sum(findings.counts.values())} images for {findings.benchmark}{method}"]

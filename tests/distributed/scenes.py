@@ -60,7 +60,7 @@ def locked(rank: int) -> None:
     folder.mkdir(exist_ok=True)
     trainer.run_folder.WAIT_S = 0.0
     if rank == 0:
-        with hold_lock(folder / "lock", wait_s=0, owner="process 7 on node3"):
+        with hold_lock(folder / "lock", wait_s=0.0, owner="process 7 on node3"):
             finetune(make_config("locked"))
     finetune(make_config("locked"))
 

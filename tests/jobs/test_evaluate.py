@@ -15,10 +15,9 @@ from safetensors.torch import save_file
 from eval.predict.scores import QueryOutputs, min_distance, pixel_evidence, uno
 from eval.report.record import parse_json
 from eval.sketch import compare_sketches, sketch_path
-from jobs import result_files
+from jobs import model_source, result_files
 from jobs.evaluate import evaluate, main
 from jobs.evaluate_options import EvaluateOptions, choose_device, model_name
-from models import segmenter
 from models.eomt import EoMT, ModelConfig
 from models.erfnet import ERFNet
 from models.segmenter import make_segment
@@ -214,7 +213,7 @@ def test_a_failure_on_the_way_leaves_no_results(tmp_path, monkeypatch):
 def test_a_broken_mask_is_found_before_the_model_is_loaded(tmp_path, monkeypatch):
     options = options_for(tmp_path)
     (options.datasets / "RoadAnomaly/labels_masks/1.png").write_bytes(encode(np.full((40, 64), 7, np.uint8)))
-    monkeypatch.delattr(segmenter, "load_segmenter")
+    monkeypatch.delattr(model_source, "load_segmenter")
     with pytest.raises(InputError, match=r"1.png: label value 7; allowed in RoadAnomaly: 0, 2"):
         evaluate(options)
 

@@ -37,7 +37,7 @@ def contents(run: Path) -> dict[Path, bytes]:
 def test_a_run_that_somebody_writes_is_not_resumed(tmp_path: Path, scene_shards: str) -> None:
     finetune(make_config(tmp_path, scene_shards, "--loop.steps", "2"))
     AcceleratorState._reset_state(reset_partial_state=True)
-    with hold_lock(tmp_path / "run" / "lock", wait_s=0, owner="process 7 on node3"):
+    with hold_lock(tmp_path / "run" / "lock", wait_s=0.0, owner="process 7 on node3"):
         before = contents(tmp_path / "run")
         with pytest.raises(
             InputError, match="run: another run is writing there: .*lock is held by process 7 on"
@@ -54,7 +54,7 @@ def test_of_two_runs_that_start_together_one_trains(
     folder = tmp_path / "run"
     folder.mkdir()
     with (
-        hold_lock(folder / "lock", wait_s=0, owner="the other"),
+        hold_lock(folder / "lock", wait_s=0.0, owner="the other"),
         pytest.raises(InputError, match="another run is writing there"),
     ):
         finetune(make_config(tmp_path, scene_shards))

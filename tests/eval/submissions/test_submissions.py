@@ -19,10 +19,10 @@ from eval.predict.scores import SCORES
 from eval.sets.frames import image_size
 from eval.submissions.benchmark import BENCHMARKS, choose_pictures
 from eval.submissions.bravo import confidence
-from eval.submissions.description import Description
-from eval.submissions.half_precision import LOG_SCORES, largest_tie, spread, to_half
+from eval.submissions.package import Description
 from eval.submissions.picture import PictureAnswer, answer_evidence, require_method
-from eval.submissions.verification import Findings, verify_package
+from eval.submissions.smiyc import LOG_SCORES, spread, to_half
+from eval.submissions.verify import PackageFindings, largest_tie, verify_package
 from eval.submissions.writing import unfinished_folder, write_package
 from shards.errors import InputError
 
@@ -83,7 +83,7 @@ def write(
     out: Path,
     predict: Callable[[np.ndarray], PictureAnswer] = answer,
     **changes: object,
-) -> Findings:
+) -> PackageFindings:
     return write_package(
         out, describe(benchmark, root, **changes), choose_pictures(BENCHMARKS[benchmark], root), predict
     )

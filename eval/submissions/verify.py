@@ -8,15 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Shaped
 from scipy.stats import rankdata
 
 from eval.sets.frames import image_size
 from eval.sets.registry import read_target
-from eval.submissions import description as description_file
 from eval.submissions.benchmark import BENCHMARKS, Benchmark
-from eval.submissions.description import parse_description
-from eval.submissions.half_precision import largest_tie
-from eval.submissions.package import Package, open_package
+from eval.submissions.package import DESCRIPTION_NAME, Package, open_package, parse_description
 from eval.submissions.picture import Picture, Stored
 from shards.errors import InputError
 from shards.schema import ANOMALY, NORMAL
@@ -28,7 +26,7 @@ _MOST_PIXELS = 200_000
 
 
 @dataclass
-class Findings:
+class PackageFindings:
     """What was found in a package."""
 
     benchmark: str
@@ -42,7 +40,7 @@ class Findings:
 
 def verify_package(
     path: Path, find_pictures: Callable[[Benchmark], Sequence[Picture]] | None = None
-) -> Findings:
+) -> PackageFindings:
     """Read every file of a package.
 
     Args:
@@ -57,7 +55,7 @@ def verify_package(
         benchmark, found = _recognise(package)
         pictures = find_pictures(benchmark) if find_pictures else None
         methods = sorted({method for _, method in found.values()})
-        findings = Findings(benchmark.name, ", ".join(methods))
+        findings = PackageFindings(benchmark.name, ", ".join(methods))
         if len(methods) > 1:
             findings.problems.append(f"holds several methods ({', '.join(methods)}); one package has one")
         sizes = _expected_sizes(package, pictures, findings, benchmark, {key for key, _ in found.values()})
@@ -110,7 +108,7 @@ def _recognise(package: Package) -> tuple[Benchmark, dict[str, tuple[str, str]]]
     Raises:
         InputError: there is no file of any benchmark, or other files lie beside them.
     """
-    names = package.names - {description_file.NAME}
+    names = package.names - {DESCRIPTION_NAME}
     found: dict[str, dict[str, tuple[str, str]]] = {}
     for benchmark in BENCHMARKS.values():
         read = ((name, benchmark.read_name(name)) for name in names)
@@ -140,7 +138,7 @@ def _hint(names: Iterable[str]) -> str:
 def _expected_sizes(
     package: Package,
     pictures: Sequence[Picture] | None,
-    findings: Findings,
+    findings: PackageFindings,
     benchmark: Benchmark,
     keys: set[str],
 ) -> dict[str, tuple[int, int]]:
@@ -151,9 +149,9 @@ def _expected_sizes(
         if absent:
             findings.lines.append(f"not in it: {', '.join(absent)}")
         sizes = {picture.key: image_size(picture.image) for picture in pictures if picture.part in present}
-    elif description_file.NAME in package.names:
-        content = package.read(description_file.NAME)
-        described = parse_description(content, f"{package.path}: {description_file.NAME}")
+    elif DESCRIPTION_NAME in package.names:
+        content = package.read(DESCRIPTION_NAME)
+        described = parse_description(content, f"{package.path}: {DESCRIPTION_NAME}")
         sizes = described.frames
         findings.lines.append(f"model {described.model}, score {described.score}")
     else:
@@ -222,3 +220,9 @@ def _auroc(values: np.ndarray, target: np.ndarray) -> float | None:
         return None
     ranks = rankdata(np.concatenate((positive, negative)))[: positive.size]
     return float((ranks.sum() - positive.size * (positive.size + 1) / 2) / (positive.size * negative.size))
+
+
+def largest_tie(values: Shaped[np.ndarray, "H W"]) -> float:
+    """Return the share of pixels that have the most frequent value."""
+    counts = np.unique(values, return_counts=True)[1]
+    return float(counts.max()) / values.size
