@@ -35,9 +35,9 @@ from eval.predict.scores import DEFAULT_SCORES
 from eval.predict.strips import answer_pixels
 from eval.predict.windows import Predictor, resize_image, to_tensor
 from eval.protocol import Protocol
-from eval.report.figures import Exhibit, choose_exhibits, draw_panels, encode_png, shrink_exhibit
-from eval.report.gallery import choose_extremes, make_gallery
+from eval.report.figures import Example, choose_examples, draw_panels, encode_png
 from eval.report.record import Record
+from eval.report.slices import FrameMaps, analyse_errors
 from eval.result import Packed, Result, SavedResults, Subject, TestSetResult, pack_results
 from eval.sets.registry import TestSet, read_image, read_target, require_same_size, resize_target
 from eval.store import ALONE, ImageStore, Key, Worker, score_arrays
@@ -63,7 +63,7 @@ class TestSetPart:
     scores: tuple[str, ...] = DEFAULT_SCORES
     components: bool = True
     """Whether component metrics, slices and galleries are computed."""
-    num_exhibits: int = 3
+    num_examples: int = 3
     """Frames in the picture."""
     intervals: bool = True
     """Whether images are resampled for the 95 % intervals."""
@@ -104,7 +104,7 @@ class TestSetPart:
     def result_keys(self, common: Key) -> dict[str, Key]:
         """Return what the results under each protocol depend on, by name of their file."""
         settings = {"scores": " ".join(self.scores), "components": str(self.components)}
-        settings["pictures"] = str(self.num_exhibits)
+        settings["pictures"] = str(self.num_examples)
         return {
             f"{self.name}.{protocol.name}": {**common, "protocol": protocol.describe(), **settings}
             for protocol in self.protocols
@@ -141,33 +141,30 @@ class TestSetPart:
                 found, gallery = None, None
                 if self.components:
                     found = self._measure_components(store, score, protocol, measurement, rows)
-                    extremes = choose_extremes(rows)
-                    gallery = make_gallery(
-                        store, {row.image: read(row.image) for _, row in extremes}, extremes, rows,
-                        measurement, score, self.stems, protocol,
-                    )  # fmt: skip
+                    threshold, maps = measurement.fpr95_threshold, functools.partial(_read_maps, store, score)
+                    gallery = analyse_errors(score, threshold, protocol, rows, self.stems, maps, read)
                 record = make_record(subject, score, self.test_set.name, protocol.name, measurement, found)
                 results[protocol.name, score] = Result(
                     record, measurement, rows, self.stems, self.name, gallery
                 )
         return [results[protocol.name, score] for protocol in self.protocols for score in self.scores]
 
-    def make_exhibits(self, store: ImageStore) -> list[Exhibit]:
+    def make_examples(self, store: ImageStore) -> list[Example]:
         """Shrink the frames that the picture shows."""
-        exhibits = []
-        for image in sorted(choose_exhibits(len(self), self.num_exhibits)):
+        examples = []
+        for image in sorted(choose_examples(len(self), self.num_examples)):
             pixels, target = self.read(image)
             scores = {name: store.scores(image, name) for name in self.scores}
             stem = self.stems[image]
-            exhibits.append(shrink_exhibit(stem, pixels, target, store.prediction(image), scores))
-        return exhibits
+            examples.append(Example(stem, pixels, target, store.prediction(image), scores).shrink())
+        return examples
 
     def pack(self, store: ImageStore, missing: set[str]) -> dict[str, Packed]:
         """Compute the results whose names are in `missing`, and take them apart for their files."""
         protocols = tuple(p for p in self.protocols if f"{self.name}.{p.name}" in missing)
         part = replace(self, protocols=protocols)
-        exhibits = part.make_exhibits(store)
-        panels = encode_png(draw_panels(exhibits)) if exhibits else b""
+        examples = part.make_examples(store)
+        panels = encode_png(draw_panels(examples)) if examples else b""
         by_protocol: dict[str, list[Result]] = {protocol.name: [] for protocol in protocols}
         for result in part.measure(store, Subject(model="", checkpoint="")):  # of whom, is filled in on load
             record = result.record
@@ -200,6 +197,10 @@ class TestSetPart:
                 "FPR95 says little there",
                 self.test_set.name, score, protocol.name, 100 * measurement.tied,
             )  # fmt: skip
+
+
+def _read_maps(store: ImageStore, score: str, image: int) -> FrameMaps:
+    return store.scores(image, score), store.target(image), store.prediction(image)
 
 
 def make_record(
@@ -283,7 +284,7 @@ def evaluate_test_set(
     subject: Subject,
     *,
     scores: Sequence[str] = DEFAULT_SCORES,
-    num_exhibits: int = 3,
+    num_examples: int = 3,
     components: bool = True,
     intervals: bool = True,
     scratch: Path | None = None,
@@ -294,7 +295,7 @@ def evaluate_test_set(
 
     Args:
         scores: names of scores; `predictor` returns the maps of those that are not in `SCORES`, in this order.
-        num_exhibits: frames to keep, shrunk, for a picture.
+        num_examples: frames to keep, shrunk, for a picture.
         components: compute component metrics, slices and galleries too.
         intervals: compute 95 % intervals too, for which images are resampled.
         scratch: folder for the maps (4 bytes per pixel and score, and 4 more per pixel) until this returns;
@@ -307,22 +308,22 @@ def evaluate_test_set(
     """
     asked = (protocols,) if isinstance(protocols, Protocol) else tuple(protocols)
     results: list[Result] = []
-    exhibits: list[Exhibit] = []
+    examples: list[Example] = []
     for same_size in split_by_size(asked):
         part = TestSetPart(
             test_set=test_set,
             protocols=same_size,
             scores=tuple(scores),
             components=components,
-            num_exhibits=num_exhibits,
+            num_examples=num_examples,
             intervals=intervals,
         )
         with _filled_store(part, predictor, scratch, worker) as store:
             if worker.is_first:
                 results += part.measure(store, subject)
-                exhibits = exhibits or part.make_exhibits(store)
+                examples = examples or part.make_examples(store)
     order = {protocol.name: i for i, protocol in enumerate(asked)}
-    return TestSetResult(sorted(results, key=lambda result: order[result.record.protocol]), exhibits)
+    return TestSetResult(sorted(results, key=lambda result: order[result.record.protocol]), examples)
 
 
 def evaluate_closed_set(

@@ -20,7 +20,8 @@ from typing import Literal
 
 from eval.report.figures import add_title, decode_png, encode_png
 from eval.report.page import render_page, render_per_image
-from eval.report.record import Record, render_csv, render_json, render_latex, render_markdown
+from eval.report.record import Record, render_csv, render_json
+from eval.report.tables import render_latex, render_markdown
 from eval.result import SavedResults
 from eval.sketch import Sketch, sketch_path, write_sketch
 from eval.store import SUFFIX, Cached, Key, read_cached

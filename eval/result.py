@@ -12,10 +12,9 @@ from eval.metrics.binned import ImageCounts
 from eval.metrics.curve import PixelMetrics
 from eval.metrics.distribution import ScoreDistribution
 from eval.metrics.measure import ImageMetrics, Measurement
-from eval.report.figures import Exhibit
-from eval.report.gallery import Gallery
+from eval.report.figures import Example
 from eval.report.record import Record
-from eval.report.slices import Slice
+from eval.report.slices import ErrorAnalysis, Slice
 from eval.store import Cached
 from shards.files import from_json
 
@@ -45,7 +44,7 @@ class Result(NamedTuple):
     """By position in the set."""
     folder: str
     """Of the test set, as its convention calls it."""
-    gallery: Gallery | None = None
+    gallery: ErrorAnalysis | None = None
     """Pictures and slices, where component metrics were computed."""
 
 
@@ -54,7 +53,7 @@ class TestSetResult(NamedTuple):
 
     results: list[Result]
     """One per protocol and score."""
-    exhibits: list[Exhibit]
+    examples: list[Example]
     """The frames chosen for the picture."""
 
     @property
@@ -118,6 +117,6 @@ def _unpack(head: Any, arrays: dict[str, np.ndarray], prefix: str, subject: Subj
     gallery = None
     if head["gallery"] is not None:
         slices = {Slice(kind, name): (share, number) for kind, name, share, number in head["gallery"]}
-        gallery = Gallery(arrays[prefix + "frames"].tobytes(), slices)
+        gallery = ErrorAnalysis(arrays[prefix + "frames"].tobytes(), slices)
     record = dataclasses.replace(record, **dataclasses.asdict(subject))
     return Result(record, measurement, images, head["stems"], head["folder"], gallery)

@@ -65,7 +65,7 @@ class Evaluation:
                 protocols=protocols,
                 scores=self.model.scores,
                 components=self.components,
-                num_exhibits=self.pictures,
+                num_examples=self.pictures,
             )
             for test_set in self.test_sets
             for protocols in split_by_size(self.protocols)

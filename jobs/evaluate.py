@@ -25,7 +25,8 @@ from eval.predict.score_maps import name_map_score, open_score_maps
 from eval.predict.scores import DEFAULT_SCORES, require_scores
 from eval.predict.windows import ModelSource
 from eval.protocol import get_protocols
-from eval.report.record import Record, render_markdown
+from eval.report.record import Record
+from eval.report.tables import render_markdown
 from eval.run import Evaluation, run_evaluation
 from eval.sets.own import read_own_sets
 from eval.sets.registry import TestSet, check_masks, find_test_sets, read_image

@@ -21,7 +21,7 @@ from eval.predict.strips import answer_pixels
 from eval.predict.windows import Segment, segment_in_windows
 from eval.protocol import get_protocol
 from eval.ranks import Ranks
-from eval.report.figures import choose_exhibits, draw_grid, shrink_exhibit
+from eval.report.figures import Example, add_title, choose_examples, draw_panels
 from eval.sets.benchmarks import require_no_benchmark
 from eval.sets.pasted import require_unseen
 from eval.sets.registry import TestSet, check_masks, find_test_sets
@@ -53,15 +53,16 @@ def draw_scenes(
         step: for the title.
     """
     exhibits = []
-    for index in sorted(choose_exhibits(num_frames, num_probes)):
+    for index in sorted(choose_examples(num_frames, num_probes)):
         scene = decode_scene(reader, index)
         evidence = segment_in_windows(torch.from_numpy(scene.image).permute(2, 0, 1), segment, window)
         answers = answer_pixels(evidence, scores)
         target = np.where(scene.label == VOID_ID, VOID, NORMAL).astype(np.uint8)
-        exhibits.append(
-            shrink_exhibit(scene.key, scene.image, target, answers.prediction, answers.scores, scene.label)
-        )
-    return draw_grid(f"validation scenes at step {step}", exhibits)
+        shown = Example(
+            scene.key, scene.image, target, answers.prediction, answers.scores, scene.label
+        ).shrink()
+        exhibits.append(shown)
+    return add_title(f"validation scenes at step {step}", draw_panels(exhibits))
 
 
 logger = logging.getLogger(__name__)
@@ -213,7 +214,7 @@ class Validation:
 
     def _show_pasted(self, result: TestSetResult, step: int) -> None:
         if result.exhibits:
-            sheet = draw_grid(f"pasted objects at step {step}", result.exhibits)
+            sheet = add_title(f"pasted objects at step {step}", draw_panels(result.exhibits))
             show_picture(self.accelerator, "probes/pasted", sheet, step)
         for cell in result.cells if self.tracking.curves else ():
             name, measured = cell.record.score, cell.measurement

@@ -18,7 +18,7 @@ from eval.metrics.closed_set import evaluate_miou
 from eval.predict.scores import DEFAULT_SCORES, SCORES
 from eval.predict.strips import answer_pixels
 from eval.protocol import get_protocol, get_protocols
-from eval.report.record import FIELDS
+from eval.report.record import Record
 from eval.report.slices import BANDS
 from eval.sets.registry import TestSet, find_test_sets, read_image, read_target
 from shards.errors import InputError
@@ -79,7 +79,7 @@ def test_images_are_resampled_where_intervals_are_asked_for(tmp_path, monkeypatc
     whole = ask().records
     assert all(record.ap_ci and record.fpr95_ci for record in whole)
     monkeypatch.setattr("eval.metrics.bootstrap.draw_weights", refuse)
-    none = {name: None for name in FIELDS if name.endswith("_ci")}
+    none = {f.name: None for f in dataclasses.fields(Record) if f.name.endswith("_ci")}
     assert ask(intervals=False).records == [dataclasses.replace(record, **none) for record in whole]
     with pytest.raises(AssertionError, match="images were resampled"):
         ask()
@@ -136,7 +136,7 @@ def test_slices_are_counted_for_every_protocol_at_its_own_threshold(tmp_path):
 
 def test_the_chosen_frames_are_kept_for_the_picture(tmp_path):
     exhibits = evaluated(write_test_set(tmp_path), num_exhibits=2, scores=["RbA"]).exhibits
-    assert [exhibit.stem for exhibit in exhibits] == ["0", "2"]
+    assert [exhibit.title for exhibit in exhibits] == ["0", "2"]
     assert list(exhibits[0].scores) == ["RbA"]
 
 
