@@ -102,17 +102,21 @@ def unpack_results(cached: Cached, subject: Subject) -> SavedResults:
 
 
 def _unpack(head: Any, arrays: dict[str, np.ndarray], prefix: str, subject: Subject) -> Result:
-    record = from_json(Record, head["record"], "cached result")
+    record: Record = from_json(Record, head["record"], "cached result")
     entry = head["measurement"]
     measurement = Measurement(**entry)._replace(
         metrics=PixelMetrics(*entry["metrics"]),
         counts=ImageCounts(*(arrays[prefix + name] for name in _COUNTS)),
         intervals={name: tuple(ends) if ends else None for name, ends in entry["intervals"].items()},
-        distribution=ScoreDistribution(*(arrays[prefix + name] for name in _HISTOGRAMS), *entry["distribution"]),
+        distribution=ScoreDistribution(
+            **{name: arrays[prefix + name] for name in _HISTOGRAMS},
+            normal_median=entry["distribution"][0],
+            anomalous_median=entry["distribution"][1],
+        ),
     )
     images = [
-        ImageMetrics(*row[:-1], PixelMetrics(*row[-1]) if row[-1] else None)  # type: ignore[misc]
-        for row in head["images"]
+        ImageMetrics(image, normal, anomalous, PixelMetrics(*metrics) if metrics else None)
+        for image, normal, anomalous, metrics in head["images"]
     ]
     gallery = None
     if head["gallery"] is not None:

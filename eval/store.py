@@ -96,6 +96,10 @@ class Worker:
 ALONE = Worker()
 
 
+def _wait() -> None:
+    distributed.barrier()
+
+
 @contextmanager
 def launched_worker() -> Iterator[Worker]:
     """Join the ranks that `torchrun` or `accelerate launch` announced, over gloo; else be alone."""
@@ -104,7 +108,7 @@ def launched_worker() -> Iterator[Worker]:
         return
     distributed.init_process_group("gloo")
     try:
-        yield Worker(distributed.get_rank(), distributed.get_world_size(), lambda: distributed.barrier())
+        yield Worker(distributed.get_rank(), distributed.get_world_size(), _wait)
     finally:
         distributed.destroy_process_group()
 

@@ -166,8 +166,9 @@ def read_cache(cache: Path, setting: str = "--cache") -> tuple[CacheInfo, tuple[
         InputError: the folder is no cache, or no set in it is finished.
     """
     try:
-        info = read_json(CacheInfo, cache / "cache.json")
-        sets = tuple(read_json(CachedSet, path) for path in sorted(cache.glob("*/index.json")))
+        info: CacheInfo = read_json(CacheInfo, cache / "cache.json")
+        paths = sorted(cache.glob("*/index.json"))
+        sets: tuple[CachedSet, ...] = tuple(read_json(CachedSet, path) for path in paths)
     except InputError as error:
         raise InputError(f"{setting} {cache}: no cache of jobs.evaluate --cache: {error}") from None
     if not sets:
@@ -212,7 +213,12 @@ class PredictionCache:
     """A cache under construction; sets that an earlier run finished stay."""
 
     def __init__(
-        self, folder: Path, model: str, checkpoint: str, network: Mapping[str, str], recorder: PredictionRecorder
+        self,
+        folder: Path,
+        model: str,
+        checkpoint: str,
+        network: Mapping[str, str],
+        recorder: PredictionRecorder,
     ) -> None:
         """Remember the folder, which is new, empty, or of an unfinished evaluation of the same network.
 
@@ -230,7 +236,7 @@ class PredictionCache:
         self._info = CacheInfo(model=model, checkpoint=checkpoint, fingerprint=fingerprint)
         self._recorder = recorder
         try:
-            before = read_json(CacheInfo, folder / "cache.json")
+            before: CacheInfo = read_json(CacheInfo, folder / "cache.json")
         except InputError:
             require_free(folder, "--cache")
             return
@@ -248,7 +254,8 @@ class PredictionCache:
     def has_set(self, name: str, fingerprint: str) -> bool:
         """Whether the set in folder `name` is complete, of this data."""
         try:
-            return read_json(CachedSet, self.folder / name / "index.json").fingerprint == fingerprint
+            cached: CachedSet = read_json(CachedSet, self.folder / name / "index.json")
+            return cached.fingerprint == fingerprint
         except InputError:
             return False
 
