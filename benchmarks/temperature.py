@@ -30,11 +30,11 @@ from benchmarks.evaluate import usual_metrics, usual_scores
 from benchmarks.machine import describe_machine
 from eval.metrics.curve import PixelMetrics
 from eval.metrics.half_histogram import HalfHistogram
-from eval.pool import ScorePool
 from eval.predict.predictions import CachedSet, WindowPredictions, read_frames, write_frame
 from eval.predict.scores import DEFAULT_SCORES
 from eval.predict.strips import compare_at
 from eval.scan import count_frame
+from eval.store import ImageStore, score_arrays
 from shards.settings import parse_options, run_program
 
 WINDOW = (1024, 1024)
@@ -158,8 +158,9 @@ def our_measure(cache: Path, cached: CachedSet, options: TemperatureBenchmarkOpt
     """Do what `Sweep.measure` does, with a clock between evidence and scores."""
     names = {(name, t): f"{name} {t}" for name in DEFAULT_SCORES for t in options.temperatures}
     marks = [time.process_time()]
-    with ScorePool(list(names.values())) as pool:
-        for target, predictions in read_frames(cache, cached):
+    with tempfile.TemporaryDirectory() as folder:
+        store = ImageStore(Path(folder), [{}] * len(cached.stems))
+        for image, (target, predictions) in enumerate(read_frames(cache, cached)):
             evidence = predictions.evidence((1024, 2048), WINDOW)
             marks.append(time.process_time())
             maps = {}
@@ -167,9 +168,9 @@ def our_measure(cache: Path, cached: CachedSet, options: TemperatureBenchmarkOpt
                 maps |= {
                     names[name, t]: found for name, found in compare_at(evidence, DEFAULT_SCORES, t).items()
                 }
-            pool.add(maps, target)
+            store.write(image, score_arrays(maps, target))
             marks.append(time.process_time())
-        found = {key: pool.metrics(name) for key, name in names.items()}
+        found = {key: store.measure(name) for key, name in names.items()}
         marks.append(time.process_time())
     return _side(marks, found)
 

@@ -167,11 +167,9 @@ class TestSetPart:
         panels = encode_png(draw_panels(examples)) if examples else b""
         by_protocol: dict[str, list[Result]] = {protocol.name: [] for protocol in protocols}
         for result in part.measure(store, Subject(model="", checkpoint="")):  # of whom, is filled in on load
-            record = result.record
-            by_protocol[record.protocol].append(result)
-            logger.info(
-                "  %-10s AP %6.2f  FPR95 %6.2f", record.score, 100 * (record.ap or 0), 100 * (record.fpr95 or 0)
-            )
+            by_protocol[result.record.protocol].append(result)
+            ap, fpr95, *_ = result.measurement.metrics
+            logger.info("  %-10s AP %6.2f  FPR95 %6.2f", result.record.score, 100 * ap, 100 * fpr95)
         return {
             f"{self.name}.{protocol}": pack_results(SavedResults(results, panels))
             for protocol, results in by_protocol.items()
@@ -193,8 +191,8 @@ class TestSetPart:
     def _warn_of_ties(self, score: str, protocol: Protocol, measurement: Measurement) -> None:
         if measurement.tied > _MANY_TIES:
             logger.warning(
-                "%s, %s, protocol %s: %.1f %% of the normal pixels have exactly the score where FPR95 is read; "
-                "FPR95 says little there",
+                "%s, %s, protocol %s: %.1f %% of the normal pixels have exactly the score where FPR95 is "
+                "read; FPR95 says little there",
                 self.test_set.name, score, protocol.name, 100 * measurement.tied,
             )  # fmt: skip
 
@@ -294,7 +292,7 @@ def evaluate_test_set(
     size.
 
     Args:
-        scores: names of scores; `predictor` returns the maps of those that are not in `SCORES`, in this order.
+        scores: names of scores; `predictor` returns maps of those that are not in `SCORES`, in this order.
         num_examples: frames to keep, shrunk, for a picture.
         components: compute component metrics, slices and galleries too.
         intervals: compute 95 % intervals too, for which images are resampled.

@@ -179,9 +179,7 @@ def _write_results(asked: Evaluation, folder: ResultFolder, steps: Sequence[Step
     subject = Subject(model=asked.name, checkpoint=asked.checkpoint)
     if asked.closed_set is not None:
         found = measure_closed_set(ClosedSetCounts(**folder.read(CLOSED_SET).arrays))
-        subject = replace(
-            subject, miou=found.miou, miou_ci=found.miou_ci, ece=found.ece, ece_ci=found.ece_ci
-        )
+        subject = replace(subject, miou=found.miou, miou_ci=found.miou_ci, ece=found.ece, ece_ci=found.ece_ci)
         logger.info("Cityscapes val: mIoU %.2f, ECE %.2f", 100 * found.miou, 100 * found.ece)
     names = [f"{t.convention.folder}.{p.name}" for t in asked.test_sets for p in asked.protocols]
     sets = [unpack_results(folder.read(name), subject) for name in names]

@@ -24,7 +24,8 @@ from jaxtyping import Float32, UInt8
 from torch import distributed
 from tqdm import tqdm
 
-from eval.metrics.curve import ImageScores
+from eval.metrics.curve import ImageScores, PixelMetrics, pooled_metrics
+from eval.metrics.runs import SortedRuns
 from shards.errors import InputError
 from shards.files import partial_file
 from shards.schema import ANOMALY, NORMAL
@@ -214,6 +215,16 @@ class ImageStore:
                 whole = np.asarray(np.memmap(file, np.float32, "r", shape=(ends[-1],)))
             runs = np.split(whole, ends[:-1])
             yield [ImageScores(p, n) for p, n in zip(runs[::2], runs[1::2], strict=True)]
+
+    def measure(self, name: str) -> PixelMetrics:
+        """Compute the metrics of one score over all pixels.
+
+        Raises:
+            InputError: a class has no pixel, or a score is NaN.
+        """
+        with self.sorted_scores(name) as images:
+            positives, negatives = (SortedRuns(list(runs)) for runs in zip(*images, strict=True))
+            return pooled_metrics(positives, negatives)
 
     def remove(self) -> None:
         """Give the disk space back."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,11 +15,11 @@ from torch import Tensor
 
 from eval.metrics.curve import PixelMetrics
 from eval.metrics.half_histogram import HalfHistogram
-from eval.pool import ScorePool
 from eval.predict.predictions import CachedSet, read_frames
 from eval.predict.scores import DEFAULT_SCORES
 from eval.predict.strips import compare_at
 from eval.scan import count_frame
+from eval.store import ImageStore, score_arrays
 from shards.errors import InputError
 from shards.schema import OUTLIER_ID, VOID
 
@@ -28,7 +29,7 @@ LEVELS: tuple[Level, ...] = ("pixel", "query")
 Kind = tuple[str, Level]
 """Score and level."""
 _AT_ONCE = 16
-"""Maps pooled in one pass over the cache; bounds the disk space to 64 bytes per pixel."""
+"""Maps stored in one pass over the cache; bounds the disk space to 68 bytes per pixel."""
 _QUERY_TEMPERATURES_AT_ONCE = 4
 """Evidence kept at once: 160 MB each per frame of 2048 x 1024 and 19 classes, and half that per window."""
 _ROUNDS = 3
@@ -71,7 +72,7 @@ class Sweep:
         Args:
             cache: folder that `read_cache` read.
             cached: one of its sets.
-            scratch: folder for pooled scores.
+            scratch: folder for score maps.
         """
         self.cached = cached
         self._cache, self._scratch = cache, scratch
@@ -94,8 +95,10 @@ class Sweep:
 
     def _pass(self, variants: Sequence[Variant]) -> None:
         names = {variant: f"{i}" for i, variant in enumerate(variants)}
-        with ScorePool(list(names.values()), self._scratch) as pool:
-            for target, predictions in read_frames(self._cache, self.cached):
+        with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
+            store = ImageStore(Path(folder), [{}] * len(self.cached.stems))
+            self.num_pixels = 0
+            for image, (target, predictions) in enumerate(read_frames(self._cache, self.cached)):
                 size = (target.shape[0], target.shape[1])
                 maps: dict[str, Float32[np.ndarray, "H W"]] = {}
                 for query_t in {_divisors(variant)[0] for variant in variants}:
@@ -105,10 +108,10 @@ class Sweep:
                         same = [v for v in of_query_t if _divisors(v)[1] == pixel_t]
                         found = compare_at(evidence, sorted({v.score for v in same}), pixel_t)
                         maps |= {names[v]: found[v.score] for v in same}  # T = 1 is one for both levels
-                pool.add(maps, target)
+                store.write(image, score_arrays(maps, target))
+                self.num_pixels += int((target != VOID).sum())
             for variant, name in names.items():
-                self.metrics[variant] = pool.metrics(name)
-            self.num_pixels = pool.num_pixels
+                self.metrics[variant] = store.measure(name)
 
     def scan(self, variants: Iterable[Variant]) -> None:
         """Count, in half precision, the scores of all `variants` that were not scanned yet.

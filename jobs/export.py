@@ -116,14 +116,19 @@ def _export_package(options: ExportOptions) -> str:
         if not options.model_file:
             device, at_once = choose_device(options.device), options.windows_at_once
             return open_predictor(
-                source, (options.score,), device, options.precision, windows_at_once=at_once, setting="--score"
+                source,
+                (options.score,),
+                device,
+                options.precision,
+                windows_at_once=at_once,
+                setting="--score",
             )
         image = read_picture(first.image, first.overlay)
         model, num_classes = open_own_model(options.model_file, image, (options.score,), "--score")
         if BENCHMARKS[options.to].needs_classes and num_classes != NUM_CLASSES:
             raise InputError(
-                f"--to: the benchmark wants the {NUM_CLASSES} classes of Cityscapes too; {options.model_file} "
-                f"answers logits of {num_classes}"
+                f"--to: the benchmark wants the {NUM_CLASSES} classes of Cityscapes too; "
+                f"{options.model_file} answers logits of {num_classes}"
             )
         return model
 

@@ -131,9 +131,7 @@ class Validation:
         scene, names = decode_scene(reader, index), self.config.scores
         answers = answer_pixels(self._predictor(model, names)(scene.image), names)
         target = np.where(scene.label == VOID_ID, VOID, NORMAL).astype(np.uint8)
-        example = Example(
-            scene.key, scene.image, target, answers.prediction, answers.scores, scene.label
-        )
+        example = Example(scene.key, scene.image, target, answers.prediction, answers.scores, scene.label)
         return example.shrink()
 
     def _predictor(self, model: EoMT, scores: tuple[str, ...] = ()) -> Predictor:

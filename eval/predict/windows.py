@@ -15,8 +15,8 @@ from torch import Tensor
 from shards.errors import InputError
 
 Predictor = Callable[[UInt8[np.ndarray, "H W 3"]], Float[Tensor, "N H W"]]
-"""An image, sRGB in [0, 255], to maps at its own resolution, on any device: the evidence of C classes and, behind
-it, one map for each score that it was built for and that evidence does not suffice for
+"""An image, sRGB in [0, 255], to maps at its own resolution, on any device: the evidence of C classes and one
+map for each score that it was built for and that evidence does not suffice for
 (`eval.predict.scores.QUERY_SCORES`, or a user's own)."""
 WindowPredictor = Callable[[UInt8[Tensor, "B 3 h w"]], Float[Tensor, "B N h w"]]
 """The same of windows of the one size that a network knows."""

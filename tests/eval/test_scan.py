@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from eval.metrics.half_histogram import HalfHistogram
-from eval.pool import ScorePool
 from eval.predict.strips import compare_at
 from eval.scan import SCANNED, count_frame
+from eval.store import ImageStore, score_arrays
 
 TEMPERATURES = (0.5, 1.0, 12.0)
 
@@ -27,19 +27,19 @@ def draw_frame(kind: str) -> tuple[torch.Tensor, np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", ["masks", "logits"])
-def test_metrics_are_near_those_of_float32(kind):
+def test_metrics_are_near_those_of_float32(tmp_path, kind):
     evidence, target = draw_frame(kind)
     counts = {(name, t): HalfHistogram() for name in SCANNED for t in TEMPERATURES}
     count_frame(counts, evidence.numpy(), target)
     for t in TEMPERATURES:
-        with ScorePool(SCANNED) as pool:
-            pool.add(compare_at(evidence, SCANNED, t), target)
-            for name in SCANNED:
-                exact, counted = pool.metrics(name), counts[name, t].metrics()
-                assert 0.5 < exact.auroc < 1
-                assert counted.ap == pytest.approx(exact.ap, abs=1e-3), (name, t)
-                assert counted.auroc == pytest.approx(exact.auroc, abs=1e-4), (name, t)
-                assert counted.fpr95 == pytest.approx(exact.fpr95, abs=5e-3), (name, t)
+        store = ImageStore(tmp_path, [{}])
+        store.write(0, score_arrays(compare_at(evidence, SCANNED, t), target))
+        for name in SCANNED:
+            exact, counted = store.measure(name), counts[name, t].metrics()
+            assert 0.5 < exact.auroc < 1
+            assert counted.ap == pytest.approx(exact.ap, abs=1e-3), (name, t)
+            assert counted.auroc == pytest.approx(exact.auroc, abs=1e-4), (name, t)
+            assert counted.fpr95 == pytest.approx(exact.fpr95, abs=5e-3), (name, t)
 
 
 def test_very_sure_and_equal_pixels_are_counted():
