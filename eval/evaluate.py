@@ -12,18 +12,16 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from eval.key import hash_frames, hash_scenes
 from eval.metrics.closed_set import ClosedSetCounts, MiouResult, count_scene, measure_closed_set
 from eval.metrics.components import SegmentSizes
 from eval.metrics.measure import (
-    ComponentMeasurement,
     ImageMetrics,
     Measurement,
     measure_components,
@@ -38,9 +36,16 @@ from eval.protocol import Protocol
 from eval.report.figures import Example, choose_examples, draw_panels, encode_png
 from eval.report.record import Record
 from eval.report.slices import FrameMaps, analyse_errors
-from eval.result import Packed, Result, SavedResults, Subject, TestSetResult, pack_results
-from eval.sets.registry import TestSet, read_image, read_target, require_same_size, resize_target
-from eval.store import ALONE, ImageStore, Key, Worker, score_arrays
+from eval.result import Packed, Result, TestSetResult, pack_results
+from eval.sets.registry import (
+    Convention,
+    TestSet,
+    read_image,
+    read_target,
+    require_same_size,
+    resize_target,
+)
+from eval.store import ALONE, ImageStore, Worker, score_arrays
 from shards.reader import ShardReader
 from shards.scene import decode_scene
 
@@ -62,168 +67,136 @@ class TestSetPart:
     """Of one size."""
     scores: tuple[str, ...] = DEFAULT_SCORES
     components: bool = True
-    """Whether component metrics, slices and galleries are computed."""
+    """Whether component metrics, slices and pictures of errors are made."""
     num_examples: int = 3
     """Frames in the picture."""
     intervals: bool = True
     """Whether images are resampled for the 95 % intervals."""
 
-    def __len__(self) -> int:
-        return len(self.test_set)
+    @property
+    def convention(self) -> Convention:
+        """Names of the set."""
+        return self.test_set.convention
 
     @property
-    def name(self) -> str:
-        """Folder of the test set, as its convention calls it."""
-        return self.test_set.convention.folder
+    def size(self) -> tuple[int, int] | None:
+        """(H, W) of images and targets; None: as they are."""
+        return self.protocols[0].size
 
     @property
-    def title(self) -> str:
-        """Name in tables."""
-        return self.test_set.name
-
-    @property
-    def place(self) -> str:
-        """Folder of the store below that of all stores."""
-        size = self.protocols[0].size
-        return f"{self.name}/{'x'.join(map(str, size)) if size else 'native'}"
-
-    @property
-    def stems(self) -> list[str]:
+    def stems(self) -> tuple[str, ...]:
         """Names of the images."""
-        return [frame.stem for frame in self.test_set.frames]
-
-    @property
-    def is_benchmark(self) -> bool:
-        """Whether numbers on it are reported as results."""
-        return self.test_set.convention.is_benchmark
-
-    def hash_images(self) -> tuple[str, ...]:
-        """Return a hash of each image and its target."""
-        return hash_frames(self.test_set)
-
-    def result_keys(self, common: Key) -> dict[str, Key]:
-        """Return what the results under each protocol depend on, by name of their file."""
-        settings = {"scores": " ".join(self.scores), "components": str(self.components)}
-        settings["pictures"] = str(self.num_examples)
-        return {
-            f"{self.name}.{protocol.name}": {**common, "protocol": protocol.describe(), **settings}
-            for protocol in self.protocols
-        }
-
-    def read(self, image: int) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]]:
-        """Return image and target of a frame at the part's size."""
-        frame, size = self.test_set.frames[image], self.protocols[0].size
-        pixels, target = read_image(frame), read_target(frame, self.test_set.convention)
-        require_same_size(frame, pixels, target)
-        if size is None:
-            return pixels, target
-        return resize_image(to_tensor(pixels), size).permute(1, 2, 0).numpy(), resize_target(target, size)
+        return tuple(frame.stem for frame in self.test_set.frames)
 
     def predict(self, predictor: Predictor, image: int) -> Predicted:
         """Compute score maps and predicted classes of an image."""
-        pixels, target = self.read(image)
+        pixels, target = self._read(image)
         predicted = answer_pixels(predictor(pixels), self.scores)
         return target, score_arrays(predicted.scores, target, prediction=predicted.prediction)
 
-    def measure(self, store: ImageStore, subject: Subject) -> list[Result]:
-        """Compute the results of all images: by protocol, then score."""
-        read = functools.cache(lambda image: self.read(image)[0])  # galleries of all scores show the same few
+    def measure(self, store: ImageStore) -> TestSetResult:
+        """Compute the results of all images, by protocol, then score; records name no model yet."""
         results = {}
+        read_image = functools.cache(lambda image: self._read(image)[0])  # all scores show the same few
         for score in self.scores:
+            read_maps = functools.partial(_read_maps, store, score)
             with store.sorted_scores(score) as images:
-                measured = [
-                    (protocol, measure_score(images, protocol, intervals=self.intervals),
-                     measure_images(images, protocol))
-                    for protocol in self.protocols
-                ]  # fmt: skip
-            for protocol, measurement, rows in measured:
-                self._warn_of_ties(score, protocol, measurement)
-                found, gallery = None, None
-                if self.components:
-                    found = self._measure_components(store, score, protocol, measurement, rows)
-                    threshold, maps = measurement.fpr95_threshold, functools.partial(_read_maps, store, score)
-                    gallery = analyse_errors(score, threshold, protocol, rows, self.stems, maps, read)
-                record = make_record(subject, score, self.test_set.name, protocol.name, measurement, found)
-                results[protocol.name, score] = Result(
-                    record, measurement, rows, self.stems, self.name, gallery
-                )
-        return [results[protocol.name, score] for protocol in self.protocols for score in self.scores]
+                for protocol in self.protocols:
+                    measured = measure_score(images, protocol, intervals=self.intervals)
+                    rows = measure_images(images, protocol)
+                    components, errors = {}, None
+                    if self.components:
+                        components = self._measure_components(store, score, protocol, measured, rows)
+                        errors = analyse_errors(
+                            score, measured.fpr95_threshold, protocol, rows, self.stems, read_maps, read_image
+                        )
+                    record = self._record(score, protocol, measured, components)
+                    results[protocol.name, score] = Result(
+                        record, measured.counts, rows, self.stems, self.convention.folder, errors,
+                        measured.distribution,
+                    )  # fmt: skip
+        ordered = [results[protocol.name, score] for protocol in self.protocols for score in self.scores]
+        return TestSetResult(ordered, self._make_examples(store))
 
-    def make_examples(self, store: ImageStore) -> list[Example]:
+    def pack(self, store: ImageStore) -> dict[str, Packed]:
+        """Compute the results, and take them apart for their files: one per protocol, by name."""
+        results, examples = self.measure(store)
+        for record in (result.record for result in results):
+            assert record.ap is not None
+            assert record.fpr95 is not None
+            logger.info("  %-10s AP %6.2f  FPR95 %6.2f", record.score, 100 * record.ap, 100 * record.fpr95)
+        panels = encode_png(draw_panels(examples)) if examples else b""
+        return {
+            f"{self.convention.folder}.{p.name}": pack_results(
+                [result for result in results if result.record.protocol == p.name], panels
+            )
+            for p in self.protocols
+        }
+
+    def _read(self, image: int) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]]:
+        """Return image and target of a frame at the part's size."""
+        frame = self.test_set.frames[image]
+        pixels, target = read_image(frame), read_target(frame, self.convention)
+        require_same_size(frame, pixels, target)
+        if self.size is None:
+            return pixels, target
+        resized = resize_image(to_tensor(pixels), self.size).permute(1, 2, 0).numpy()
+        return resized, resize_target(target, self.size)
+
+    def _make_examples(self, store: ImageStore) -> list[Example]:
         """Shrink the frames that the picture shows."""
         examples = []
-        for image in sorted(choose_examples(len(self), self.num_examples)):
-            pixels, target = self.read(image)
+        for image in sorted(choose_examples(len(self.stems), self.num_examples)):
+            pixels, target = self._read(image)
             scores = {name: store.scores(image, name) for name in self.scores}
-            stem = self.stems[image]
-            examples.append(Example(stem, pixels, target, store.prediction(image), scores).shrink())
+            examples.append(
+                Example(self.stems[image], pixels, target, store.prediction(image), scores).shrink()
+            )
         return examples
-
-    def pack(self, store: ImageStore, missing: set[str]) -> dict[str, Packed]:
-        """Compute the results whose names are in `missing`, and take them apart for their files."""
-        protocols = tuple(p for p in self.protocols if f"{self.name}.{p.name}" in missing)
-        part = replace(self, protocols=protocols)
-        examples = part.make_examples(store)
-        panels = encode_png(draw_panels(examples)) if examples else b""
-        by_protocol: dict[str, list[Result]] = {protocol.name: [] for protocol in protocols}
-        for result in part.measure(store, Subject(model="", checkpoint="")):  # of whom, is filled in on load
-            by_protocol[result.record.protocol].append(result)
-            ap, fpr95, *_ = result.measurement.metrics
-            logger.info("  %-10s AP %6.2f  FPR95 %6.2f", result.record.score, 100 * ap, 100 * fpr95)
-        return {
-            f"{self.name}.{protocol}": pack_results(SavedResults(results, panels))
-            for protocol, results in by_protocol.items()
-        }
 
     def _measure_components(
         self,
         store: ImageStore,
         score: str,
         protocol: Protocol,
-        measurement: Measurement,
+        measured: Measurement,
         rows: Sequence[ImageMetrics],
-    ) -> ComponentMeasurement:
-        frames = ((store.scores(row.image, score), store.target(row.image)) for row in rows)
-        smallest = SegmentSizes(*self.test_set.convention.smallest)
-        threshold = measurement.metrics.f1_threshold
-        return measure_components(frames, threshold, protocol, smallest, intervals=self.intervals)
+    ) -> dict[str, Any]:
+        """Return the fields of a record."""
+        maps = ((store.scores(row.image, score), store.target(row.image)) for row in rows)
+        threshold, smallest = measured.metrics.f1_threshold, SegmentSizes(*self.convention.smallest)
+        found = measure_components(maps, threshold, protocol, smallest, intervals=self.intervals)
+        return found._asdict()
 
-    def _warn_of_ties(self, score: str, protocol: Protocol, measurement: Measurement) -> None:
-        if measurement.tied > _MANY_TIES:
+    def _record(
+        self, score: str, protocol: Protocol, measured: Measurement, components: Mapping[str, Any]
+    ) -> Record:
+        if measured.tied > _MANY_TIES:
             logger.warning(
                 "%s, %s, protocol %s: %.1f %% of the normal pixels have exactly the score where FPR95 is "
                 "read; FPR95 says little there",
-                self.test_set.name, score, protocol.name, 100 * measurement.tied,
+                self.convention.name, score, protocol.name, 100 * measured.tied,
             )  # fmt: skip
+        metrics: dict[str, Any] = {name: getattr(measured.metrics, name) for name in measured.intervals}
+        metrics |= {f"{name}_ci": interval for name, interval in measured.intervals.items()}
+        return Record(
+            model="",
+            checkpoint="",
+            score=score,
+            temperature=1.0,
+            temperature_from=None,
+            dataset=self.convention.name,
+            protocol=protocol.name,
+            num_images=measured.num_images,
+            num_pixels=measured.num_pixels,
+            miou=None,
+            **metrics,
+            **components,
+        )
 
 
 def _read_maps(store: ImageStore, score: str, image: int) -> FrameMaps:
     return store.scores(image, score), store.target(image), store.prediction(image)
-
-
-def make_record(
-    subject: Subject,
-    score: str,
-    dataset: str,
-    protocol: str,
-    measurement: Measurement,
-    components: ComponentMeasurement | None,
-) -> Record:
-    """Return the line of `results.json`."""
-    metrics: dict[str, Any] = {name: getattr(measurement.metrics, name) for name in measurement.intervals}
-    metrics |= {f"{name}_ci": interval for name, interval in measurement.intervals.items()}
-    return Record(
-        score=score,
-        temperature=1.0,
-        temperature_from=None,
-        dataset=dataset,
-        protocol=protocol,
-        num_images=measurement.num_images,
-        num_pixels=measurement.num_pixels,
-        **metrics,
-        **(components._asdict() if components else {}),
-        **asdict(subject),
-    )
 
 
 @dataclass(frozen=True)
@@ -232,26 +205,13 @@ class ClosedSetPart:
 
     reader: ShardReader
     count: int
-    name = CLOSED_SET
-    title = "Cityscapes val"
-    place = f"{CLOSED_SET}/native"
-    is_benchmark = False
-
-    def __len__(self) -> int:
-        return self.count
+    convention = Convention(CLOSED_SET, "Cityscapes val", is_benchmark=False)
+    size = None
 
     @property
-    def stems(self) -> list[str]:
+    def stems(self) -> tuple[str, ...]:
         """Names of the scenes."""
-        return list(self.reader.keys[: self.count])
-
-    def hash_images(self) -> tuple[str, ...]:
-        """Return a hash of each scene."""
-        return hash_scenes(self.reader, self.count)
-
-    def result_keys(self, common: Key) -> dict[str, Key]:
-        """Return what the counts depend on, by name of their file."""
-        return {CLOSED_SET: common}
+        return tuple(self.reader.keys[: self.count])
 
     def predict(self, predictor: Predictor, image: int) -> Predicted:
         """Count the predicted classes of a scene."""
@@ -261,11 +221,11 @@ class ClosedSetPart:
 
     def measure(self, store: ImageStore) -> ClosedSetCounts:
         """Return the counts of all scenes, a row per scene."""
-        rows = {n: [store.read(i, n) for i in range(len(self))] for n in ClosedSetCounts._fields}
+        rows = {n: [store.read(i, n) for i in range(self.count)] for n in ClosedSetCounts._fields}
         return ClosedSetCounts(**{name: np.stack(arrays) for name, arrays in rows.items()})
 
-    def pack(self, store: ImageStore, missing: set[str]) -> dict[str, Packed]:
-        """Return the counts of all scenes for their file."""
+    def pack(self, store: ImageStore) -> dict[str, Packed]:
+        """Return the counts of all scenes for their file, by its name."""
         return {CLOSED_SET: (None, self.measure(store)._asdict())}
 
 
@@ -278,8 +238,7 @@ def split_by_size(protocols: Sequence[Protocol]) -> list[tuple[Protocol, ...]]:
 def evaluate_test_set(
     predictor: Predictor,
     test_set: TestSet,
-    protocols: Protocol | Sequence[Protocol],
-    subject: Subject,
+    protocols: Sequence[Protocol],
     *,
     scores: Sequence[str] = DEFAULT_SCORES,
     num_examples: int = 3,
@@ -288,13 +247,12 @@ def evaluate_test_set(
     scratch: Path | None = None,
     worker: Worker = ALONE,
 ) -> TestSetResult:
-    """Score all frames of a test set; each is decoded and predicted once for all scores and protocols of a
-    size.
+    """Score all frames of a test set; each is predicted once for all scores and protocols of a size.
 
     Args:
         scores: names of scores; `predictor` returns maps of those that are not in `SCORES`, in this order.
         num_examples: frames to keep, shrunk, for a picture.
-        components: compute component metrics, slices and galleries too.
+        components: compute component metrics, slices and pictures of errors too.
         intervals: compute 95 % intervals too, for which images are resampled.
         scratch: folder for the maps (4 bytes per pixel and score, and 4 more per pixel) until this returns;
             None is the system's. All ranks must see it where there are several.
@@ -304,10 +262,8 @@ def evaluate_test_set(
         InputError: a file is broken or breaks the convention, sizes differ, no pixel is anomalous, or the
             model answers NaN.
     """
-    asked = (protocols,) if isinstance(protocols, Protocol) else tuple(protocols)
-    results: list[Result] = []
-    examples: list[Example] = []
-    for same_size in split_by_size(asked):
+    whole = TestSetResult([], [])
+    for same_size in split_by_size(protocols):
         part = TestSetPart(
             test_set=test_set,
             protocols=same_size,
@@ -317,11 +273,12 @@ def evaluate_test_set(
             intervals=intervals,
         )
         with _filled_store(part, predictor, scratch, worker) as store:
-            if worker.is_first:
-                results += part.measure(store, subject)
-                examples = examples or part.make_examples(store)
-    order = {protocol.name: i for i, protocol in enumerate(asked)}
-    return TestSetResult(sorted(results, key=lambda result: order[result.record.protocol]), examples)
+            if worker.leads:
+                found = part.measure(store)
+                whole = TestSetResult(whole.results + found.results, whole.examples or found.examples)
+    order = [protocol.name for protocol in protocols]
+    whole.results.sort(key=lambda result: order.index(result.record.protocol))
+    return whole
 
 
 def evaluate_closed_set(
@@ -354,16 +311,17 @@ def _filled_store(
 ) -> Iterator[ImageStore]:
     """Yield a store that all ranks have filled, and that is gone afterwards."""
     assert scratch is not None or worker.count == 1, "several ranks need a folder that all of them see"
-    folder = Path(tempfile.mkdtemp(dir=scratch)) if worker.count == 1 else (scratch or Path()) / ".images"
-    store = ImageStore(folder, [{}] * len(part))
+    shared = (scratch or Path()) / ".images"
+    folder = Path(tempfile.mkdtemp(dir=scratch)) if worker.count == 1 else shared
+    store = ImageStore(folder, [{}] * len(part.stems))
     try:
-        if worker.is_first and worker.count > 1:
+        if worker.leads:
             store.remove()  # of a run that was killed
         worker.wait()
-        store.fill(lambda image: part.predict(predictor, image)[1], worker, part.title)
+        store.fill(lambda image: part.predict(predictor, image)[1], worker, part.convention.name)
         worker.wait()
         yield store
         worker.wait()
     finally:
-        if worker.is_first:
+        if worker.leads:
             store.remove()

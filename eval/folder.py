@@ -190,20 +190,20 @@ def render_results(folder: Path, sets: Sequence[SavedResults], model: str) -> No
         sets: one per test set and protocol.
         model: name of the model, for titles.
     """
-    results = [result for saved in sets for result in saved.results]
+    results = [result for of_set, _ in sets for result in of_set]
     for name, render in RENDERINGS.items():
         (folder / name).write_text(render([result.record for result in results]), encoding="utf-8")
     (folder / "per_image.csv").write_text(render_per_image(results), encoding="utf-8")
     pictures: dict[str, bytes] = {}
-    for saved in sets:
-        dataset = saved.results[0].record.dataset
-        if saved.panels and dataset not in pictures:
-            pictures[dataset] = encode_png(add_title(f"{model} on {dataset}", decode_png(saved.panels)))
-            (folder / f"{saved.results[0].folder}.png").write_bytes(pictures[dataset])
+    for of_set, panels in sets:
+        dataset = of_set[0].record.dataset
+        if panels and dataset not in pictures:
+            pictures[dataset] = encode_png(add_title(f"{model} on {dataset}", decode_png(panels)))
+            (folder / f"{of_set[0].folder}.png").write_bytes(pictures[dataset])
     page = render_page(f"{model}: road anomalies", results, pictures)
     (folder / "report.html").write_text(page, encoding="utf-8")
     for result in results:
-        record, counts = result.record, result.measurement.counts
+        record, counts = result.record, result.counts
         stems = tuple(result.stems[image] for image in counts.images.tolist())
         path = sketch_path(folder, record.dataset, record.protocol, record.score)
         write_sketch(path, Sketch(counts, stems, record.protocol))

@@ -87,11 +87,13 @@ class Worker:
     count: int = 1
     wait: Callable[[], None] = lambda: None
     """Returns when all ranks have called it; array tasks wait for nobody."""
+    is_task: bool = False
+    """Whether the others are array tasks, which may run at another time."""
 
     @property
-    def is_first(self) -> bool:
-        """Whether this rank measures and writes."""
-        return self.number == 0
+    def leads(self) -> bool:
+        """Whether this is the rank that measures and writes."""
+        return self.number == 0 and not self.is_task
 
 
 ALONE = Worker()
@@ -168,7 +170,7 @@ class ImageStore:
             is_done: whether an image that is here needs nothing else of `make`.
         """
         mine = range(worker.number, len(self), worker.count)
-        for image in tqdm(mine, desc=title, unit="image", disable=None if worker.is_first else True):
+        for image in tqdm(mine, desc=title, unit="image", disable=None if worker.number == 0 else True):
             if not (self.has(image) and is_done(image)):
                 self.write(image, make(image))
 

@@ -21,7 +21,7 @@ from eval.folder import require_place
 from eval.key import network_key
 from eval.predict.own_model import open_own_model, parse_model_file
 from eval.predict.predictions import PredictionCache, PredictionRecorder
-from eval.predict.score_maps import name_map_score, open_score_maps
+from eval.predict.score_maps import open_score_maps, require_map_folder
 from eval.predict.scores import DEFAULT_SCORES, require_scores
 from eval.predict.windows import ModelSource
 from eval.protocol import get_protocols
@@ -143,17 +143,15 @@ def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
     Raises:
         InputError: an option, test set, shard or checkpoint is wrong. Nothing is written then.
     """
-    task = parse_task(options.task) if options.task else None
-    if task is not None and worker.count > 1:
-        raise InputError(f"--task {options.task}: tasks are single processes; under torchrun leave it out")
-    if task is not None and options.earlier == "ignore":
-        raise InputError("--task: --earlier ignore would drop what other tasks did; give replace")
+    if options.task:
+        worker = _find_task(options, worker)
     require_place(options.out)
     source = _find_source(options)  # once: a run that still trains saves newer ones
     device = choose_device(options.device)
     protocols = get_protocols(options.protocol)
-    if options.cache is not None and any(protocol.size is not None for protocol in protocols):
-        raise InputError("--cache: predictions are saved at native size, so without protocol course-512")
+    for name, kept in (("cache", "predictions are saved at"), ("score_maps", "maps are of")):
+        if getattr(options, name) is not None and any(protocol.size is not None for protocol in protocols):
+            raise InputError(f"--{name}: {kept} native size, so without protocol course-512")
     own = read_own_sets(options.sets) if options.sets else ()
     test_sets = find_test_sets(options.datasets, options.limit, own=own)
     for test_set in test_sets:
@@ -162,8 +160,7 @@ def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
     recorder = PredictionRecorder() if options.cache is not None else None
     model = _open_source(source, options, device, test_sets, recorder)
     network = network_key(model.fingerprint, options.precision, options.compile, device)
-    name = model_name(options, source)
-    cache = None
+    name, cache = model_name(options, source), None
     if options.cache is not None and recorder is not None:
         cache = PredictionCache(options.cache, name, str(source), network, recorder)
     asked = Evaluation(
@@ -179,10 +176,18 @@ def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
         pictures=options.pictures,
         closed_set=ClosedSetPart(scenes, min(options.limit or len(scenes), len(scenes))) if scenes else None,
         cache=cache,
-        worker=Worker(task.number, task.count) if task else worker,
-        is_task=task is not None,
+        worker=worker,
     )
     return run_evaluation(asked)
+
+
+def _find_task(options: EvaluateOptions, worker: Worker) -> Worker:
+    task = parse_task(options.task)
+    if worker.count > 1:
+        raise InputError(f"--task {options.task}: tasks are single processes; under torchrun leave it out")
+    if options.earlier == "ignore":
+        raise InputError("--task: --earlier ignore would drop what other tasks did; give replace")
+    return Worker(task.number, task.count, is_task=True)
 
 
 def _find_source(options: EvaluateOptions) -> Path:
@@ -190,11 +195,7 @@ def _find_source(options: EvaluateOptions) -> Path:
     if options.model_file:
         return parse_model_file(options.model_file)[0]
     if options.score_maps is not None:
-        if not options.score_maps.is_dir():
-            raise InputError(f"--score_maps {options.score_maps}: no such folder")
-        name_map_score(options.scores)
-        if any(protocol.size is not None for protocol in get_protocols(options.protocol)):
-            raise InputError("--score_maps: maps are of native size, so without protocol course-512")
+        require_map_folder(options.score_maps, options.scores)
         return options.score_maps
     require_scores(options.scores)
     assert options.checkpoint is not None

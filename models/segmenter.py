@@ -36,13 +36,10 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def require_readable(model: EoMT | ERFNet, scores: Sequence[str], where: str) -> None:
-    """Check that a network has what `scores` read.
+    """Check that a network has the queries, prototypes or outlier class that `scores` read.
 
     Args:
         where: setting and checkpoint, for the message.
-
-    Raises:
-        InputError: a score needs queries, prototypes or an outlier class that the network lacks.
     """
     has = set()
     if isinstance(model, EoMT):
@@ -136,13 +133,7 @@ def compile_model(model: nn.Module, device: torch.device, setting: str) -> None:
     """Let `torch.compile` replace the model's forward pass, in place: the names of its weights stay.
 
     Results stay the same to rounding. The first step, and the first of each new shape, takes minutes for a
-    large model.
-
-    Args:
-        setting: name of the option, for the message.
-
-    Raises:
-        InputError: this platform cannot compile, for lack of a C++ compiler or Triton most likely.
+    large model. An InputError, which `setting` opens, says why this platform cannot compile.
     """
     try:  # on something small: where it fails, the reader should not have waited for the model
         torch.compile(torch.square)(torch.ones(2, device=device))
@@ -212,11 +203,7 @@ def hash_checkpoint(path: Path) -> str:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device called `name`; `auto` is this rank's GPU of its machine, or the CPU without any.
-
-    Raises:
-        InputError: no such device, or it is not on this machine.
-    """
+    """Return the device called `name`; `auto` is this rank's GPU of its machine, or the CPU without any."""
     present = torch.cuda.device_count()
     if name == "auto" and torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % present)

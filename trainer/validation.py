@@ -16,7 +16,6 @@ from eval.predict.strips import answer_pixels
 from eval.predict.windows import Predictor, slide
 from eval.protocol import get_protocol
 from eval.report.figures import Example, add_title, choose_examples, draw_panels
-from eval.result import Subject
 from eval.sets.benchmarks import require_no_benchmark
 from eval.sets.pasted import require_unseen
 from eval.sets.registry import TestSet, check_masks, find_test_sets
@@ -119,7 +118,7 @@ class Validation:
         result = evaluate_closed_set(
             predictor, reader, count, intervals=False, scratch=self.scratch, worker=worker
         )
-        if self._num_probes and worker.is_first:
+        if self._num_probes and worker.leads:
             probes = [
                 self._draw_scene(model, reader, i) for i in sorted(choose_examples(count, self._num_probes))
             ]
@@ -144,8 +143,7 @@ class Validation:
         result = evaluate_test_set(
             self._predictor(model, names),
             self.pasted,
-            get_protocol(PROTOCOL),
-            Subject(model=self.scratch.name, checkpoint=f"step {step}"),
+            [get_protocol(PROTOCOL)],
             scores=names,
             num_examples=self._num_probes,
             components=False,
@@ -155,16 +153,17 @@ class Validation:
         )
         scalars: dict[str, float] = {}
         for each in result.results:  # of the first rank, which has measured; the others have none
-            record, measured = each.record, each.measurement
+            record = each.record
+            assert each.distribution is not None
             assert record.ap is not None
             assert record.fpr95 is not None
             scalars[f"validation/ap/{record.score}"] = record.ap
             scalars[f"validation/fpr95/{record.score}"] = record.fpr95
-            scalars[f"validation/gap/{record.score}"] = measured.distribution.gap
+            scalars[f"validation/gap/{record.score}"] = each.distribution.gap
             if self.tracking.curves:
                 tag = f"precision_recall/{record.score}"
-                show_precision_recall(self.accelerator, tag, measured.counts, step)
-                show_distribution(self.accelerator, f"scores/{record.score}", measured.distribution, step)
+                show_precision_recall(self.accelerator, tag, each.counts, step)
+                show_distribution(self.accelerator, f"scores/{record.score}", each.distribution, step)
         if result.examples:
             sheet = add_title(f"pasted objects at step {step}", draw_panels(result.examples))
             show_picture(self.accelerator, "probes/pasted", sheet, step)

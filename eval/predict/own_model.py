@@ -67,11 +67,7 @@ class OwnPredictor:
         self._scores: tuple[str, ...] = ()
 
     def probe(self, image: UInt8[np.ndarray, "H W 3"]) -> Offer:
-        """Ask the model once to learn what it answers.
-
-        Raises:
-            InputError: an answer of another kind than `OwnModel` describes.
-        """
+        """Ask the model once to learn what it answers; an InputError says how that is no `OwnModel`."""
         logits, maps = self._ask(image)
         for name in maps:
             if name in SCORES:
@@ -88,11 +84,7 @@ class OwnPredictor:
     def choose_scores(
         self, offer: Offer, asked: tuple[str, ...], setting: str = "--scores"
     ) -> tuple[str, ...]:
-        """Settle which scores are measured; the default is all that the model's answers suffice for.
-
-        Raises:
-            InputError: one is asked for that they do not suffice for.
-        """
+        """Settle which scores are measured; the default is all that the model's answers suffice for."""
         computed = tuple(SCORES) if offer.num_classes else ()
         if asked == DEFAULT_SCORES:
             asked = (*(DEFAULT_SCORES if offer.num_classes else ()), *offer.own)
@@ -104,11 +96,7 @@ class OwnPredictor:
         return asked
 
     def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "N H W"]:
-        """Return logits, if any, and behind them the model's own maps among the chosen scores.
-
-        Raises:
-            InputError: an answer is of another kind than the first one.
-        """
+        """Return logits, if any, and behind them the model's own maps among the chosen scores."""
         logits, maps = self._ask(np.ascontiguousarray(image))
         wanted = [name for name in self._scores if name not in SCORES]
         if missing := [name for name in wanted if name not in maps]:
@@ -151,11 +139,7 @@ class OwnPredictor:
 
 
 def parse_model_file(text: str, setting: str = "--model_file") -> tuple[Path, str]:
-    """Split FILE.py:FUNCTION.
-
-    Raises:
-        InputError: there is no such file, or it is no Python file.
-    """
+    """Split FILE.py:FUNCTION, of a Python file that must be there."""
     match = re.fullmatch(r"(?P<file>.+\.py)(?::(?P<function>\w+))?", text)
     if match is None or not Path(match["file"]).is_file():
         raise InputError(f"{setting} {text}: no such Python file; expected FILE.py or FILE.py:FUNCTION")
@@ -163,11 +147,7 @@ def parse_model_file(text: str, setting: str = "--model_file") -> tuple[Path, st
 
 
 def load_own_model(text: str, setting: str = "--model_file") -> OwnPredictor:
-    """Run a user's Python file and call its function. What the file itself does wrong keeps its traceback.
-
-    Raises:
-        InputError: there is no such file or function, or the function returns nothing that can be called.
-    """
+    """Run a user's Python file and call its function. What the file itself does wrong keeps its traceback."""
     path, function = parse_model_file(text, setting)
     name = f"own_model_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -202,11 +182,8 @@ def open_own_model(
     Args:
         text: FILE.py:FUNCTION.
         first: an image that it is asked about.
-        scores: which are asked for; the default stands for all that its answers suffice for.
+        scores: see `OwnPredictor.choose_scores`.
         setting: of the scores, for messages.
-
-    Raises:
-        InputError: it is broken, or has not what a score needs.
     """
     predictor = load_own_model(text)
     offer = predictor.probe(first)

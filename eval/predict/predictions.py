@@ -25,6 +25,7 @@ from torch import Tensor
 
 from eval.predict.strips import resize_in_strips
 from eval.predict.windows import predict_in_windows
+from eval.sets.registry import Convention
 from shards.errors import InputError
 from shards.files import make_folder, read_json, require_free, to_json, write_atomically
 
@@ -132,11 +133,7 @@ def write_frame(
 
 
 def read_frame(folder: Path, position: int) -> tuple[UInt8[np.ndarray, "H W"], WindowPredictions]:
-    """Read one frame of a set: its target, and what the network said.
-
-    Raises:
-        InputError: the file is missing or broken.
-    """
+    """Read one frame of a set: its target, and what the network said."""
     path = folder / f"{position}.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -160,11 +157,7 @@ def write_info(cache: Path, info: CacheInfo) -> None:
 
 
 def read_cache(cache: Path, setting: str = "--cache") -> tuple[CacheInfo, tuple[CachedSet, ...]]:
-    """Read what a cache holds.
-
-    Raises:
-        InputError: the folder is no cache, or no set in it is finished.
-    """
+    """Read what a cache holds, of which at least one set must be finished."""
     try:
         info: CacheInfo = read_json(CacheInfo, cache / "cache.json")
         paths = sorted(cache.glob("*/index.json"))
@@ -220,16 +213,13 @@ class PredictionCache:
         network: Mapping[str, str],
         recorder: PredictionRecorder,
     ) -> None:
-        """Remember the folder, which is new, empty, or of an unfinished evaluation of the same network.
+        """Remember the folder, which must be new, empty, or of an evaluation of the same network.
 
         Args:
             model: name of the model in tables.
             checkpoint: where it is read from.
             network: what the predictions depend on (`eval.key.network_key`).
             recorder: that the network was loaded with.
-
-        Raises:
-            InputError: the folder holds other files, or another network's predictions.
         """
         fingerprint = hashlib.sha256(json.dumps(dict(network), sort_keys=True).encode()).hexdigest()
         self.folder = folder
@@ -268,14 +258,12 @@ class PredictionCache:
         (self.folder / name / "index.json").unlink(missing_ok=True)  # the set is unfinished from now on
         write_frame(self.folder / name, position, target, self._recorder.take())
 
-    def finish_set(
-        self, name: str, title: str, stems: Sequence[str], fingerprint: str, *, is_benchmark: bool
-    ) -> None:
-        """Say that all frames of a set are there; `title` is its name in tables."""
+    def finish_set(self, convention: Convention, stems: Sequence[str], fingerprint: str) -> None:
+        """Say that all frames of a set are there."""
         cached = CachedSet(
-            folder=name,
-            name=title,
-            is_benchmark=is_benchmark,
+            folder=convention.folder,
+            name=convention.name,
+            is_benchmark=convention.is_benchmark,
             window=self._recorder.window,
             stems=tuple(stems),
             fingerprint=fingerprint,

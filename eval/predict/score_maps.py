@@ -82,11 +82,7 @@ class MapFolder:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "1 H W"]:
-        """Return the map of an image, known again by its pixels.
-
-        Raises:
-            InputError: it is no image of the test sets, such as one that a protocol has resized.
-        """
+        """Return the map of an image, known again by its pixels."""
         key = _digest(image)
         if key not in self._maps:
             raise InputError(
@@ -96,12 +92,8 @@ class MapFolder:
         return torch.from_numpy(read_map(self._maps[key][0], self._scale))[None]
 
 
-def name_map_score(scores: tuple[str, ...]) -> str:
-    """Return what tables call the score of maps, which `--scores` may name.
-
-    Raises:
-        InputError: several are named, or one that is computed here.
-    """
+def _name_score(scores: tuple[str, ...]) -> str:
+    """Return what tables call the score of maps."""
     if scores == DEFAULT_SCORES:
         return "Score"
     if len(scores) != 1 or scores[0] in SCORES:
@@ -112,6 +104,13 @@ def name_map_score(scores: tuple[str, ...]) -> str:
     return scores[0]
 
 
+def require_map_folder(folder: Path, scores: tuple[str, ...]) -> None:
+    """Check, before any file is read, that `folder` is there, and the name of its score."""
+    if not folder.is_dir():
+        raise InputError(f"--score_maps {folder}: no such folder")
+    _name_score(scores)
+
+
 def open_score_maps(
     folder: Path,
     test_sets: Sequence[TestSet],
@@ -120,9 +119,9 @@ def open_score_maps(
     *,
     is_limited: bool,
 ) -> ModelSource:
-    """Read the maps of all images; arguments as for `MapFolder` and `name_map_score`."""
+    """Read the maps of all images; `scores` may name the score, the others are those of `MapFolder`."""
     maps = MapFolder(folder, test_sets, scale=scale, is_limited=is_limited)
-    return ModelSource(str(folder), maps.fingerprint, (name_map_score(scores),), lambda: maps)
+    return ModelSource(str(folder), maps.fingerprint, (_name_score(scores),), lambda: maps)
 
 
 def _digest(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
@@ -130,11 +129,7 @@ def _digest(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
 
 
 def _match(folder: Path, test_set: TestSet, is_limited: bool, setting: str) -> list[tuple[Frame, Path]]:
-    """Pair the frames of a set with their maps.
-
-    Raises:
-        InputError: a map is missing or left over, or two belong to one frame.
-    """
+    """Pair the frames of a set with their maps."""
     name = test_set.convention.folder
     other = test_set.convention.smiyc
     place = folder / name
@@ -159,14 +154,7 @@ def _match(folder: Path, test_set: TestSet, is_limited: bool, setting: str) -> l
 
 
 def read_map(path: Path, scale: tuple[float, float] = (0.0, 1.0)) -> Float32[np.ndarray, "H W"]:
-    """Read one score map.
-
-    Args:
-        scale: (low, high) scores of 0 and 65535 in PNG files.
-
-    Raises:
-        InputError: it cannot be read, is no map of floating-point numbers (16 bits as PNG), or is not finite.
-    """
+    """Read one score map, finite; (low, high) of `scale` are the scores of 0 and 65535 in PNG files."""
     values = _READERS[path.suffix.lower()](path)
     if path.suffix.lower() == ".png":
         low, high = scale

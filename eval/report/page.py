@@ -64,7 +64,7 @@ def _section(dataset: str, cells: Sequence[Result], picture: bytes | None) -> di
     for cell in cells:
         if cell.record.protocol != protocol and cell.gallery is not None:
             others.setdefault(cell.record.protocol, []).append(cell)
-    counts = {cell.record.score: cell.measurement.counts for cell in shown}
+    counts = {cell.record.score: cell.counts for cell in shown}
     return {
         "dataset": dataset,
         "cells": cells,

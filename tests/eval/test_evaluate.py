@@ -19,14 +19,12 @@ from eval.predict.windows import slide
 from eval.protocol import get_protocol, get_protocols
 from eval.report.record import Record
 from eval.report.slices import BANDS
-from eval.result import Subject
 from eval.sets.registry import TestSet, find_test_sets, read_image, read_target
 from shards.errors import InputError
 from shards.prepare.writer import write_shard
 from shards.reader import ShardReader
 
 WINDOW = (16, 16)
-SUBJECT = Subject(model="m", checkpoint="c", miou=0.5)
 
 
 def write_test_set(root: Path, count: int = 3) -> TestSet:
@@ -49,7 +47,7 @@ PREDICTOR = slide(predict_windows, WINDOW)
 
 
 def evaluated(test_set: TestSet, **options):
-    return evaluate_test_set(PREDICTOR, test_set, get_protocol("native"), SUBJECT, **options)
+    return evaluate_test_set(PREDICTOR, test_set, [get_protocol("native")], **options)
 
 
 def test_records_match_sklearn_over_all_pixels(tmp_path):
@@ -67,7 +65,7 @@ def test_records_match_sklearn_over_all_pixels(tmp_path):
         )  # classes in another order tie but for a last bit
         assert record.auroc == pytest.approx(roc_auc_score(targets[counted], scores[counted]), abs=1e-5)
         assert (record.num_images, record.num_pixels) == (3, counted.sum())
-        assert (record.dataset, record.protocol, record.miou) == ("FS Static", "native", 0.5)
+        assert (record.dataset, record.protocol, record.miou) == ("FS Static", "native", None)
 
 
 def refuse(*_: object) -> None:
@@ -77,9 +75,7 @@ def refuse(*_: object) -> None:
 def test_images_are_resampled_where_intervals_are_asked_for(tmp_path, monkeypatch):
     """In every float type, component metrics included; the numbers are the same."""
     test_set = write_test_set(tmp_path)
-    ask = functools.partial(
-        evaluate_test_set, PREDICTOR, test_set, get_protocols(("native", "smiyc")), SUBJECT
-    )
+    ask = functools.partial(evaluate_test_set, PREDICTOR, test_set, get_protocols(("native", "smiyc")))
     whole = ask().records
     assert all(record.ap_ci and record.fpr95_ci for record in whole)
     monkeypatch.setattr("eval.metrics.bootstrap.draw_weights", refuse)
@@ -104,8 +100,7 @@ def test_each_image_is_segmented_once_whatever_the_number_of_scores(tmp_path):
     evaluate_test_set(
         slide(lambda windows: seen.append(len(windows)) or predict_windows(windows), WINDOW, 8),
         write_test_set(tmp_path),
-        get_protocol("native"),
-        SUBJECT,
+        [get_protocol("native")],
         scores=["MSP", "RbA"],
     )
     assert seen == [2, 2, 2]
@@ -116,7 +111,7 @@ def test_images_without_anomaly_are_kept_or_skipped_as_the_protocol_says(tmp_pat
     cv2.imwrite(str(test_set.frames[1].mask), np.zeros((16, 24), np.uint8))
     (kept,) = evaluated(test_set, scores=["MSP"]).records
     skipping = dataclasses.replace(get_protocol("native"), images_without_anomaly="skipped")
-    (skipped,) = evaluate_test_set(PREDICTOR, test_set, skipping, SUBJECT, scores=["MSP"]).records
+    (skipped,) = evaluate_test_set(PREDICTOR, test_set, [skipping], scores=["MSP"]).records
     assert (kept.num_images, skipped.num_images) == (3, 2)
     assert kept.num_pixels - skipped.num_pixels == 16 * 24
 
@@ -124,7 +119,7 @@ def test_images_without_anomaly_are_kept_or_skipped_as_the_protocol_says(tmp_pat
 def test_slices_are_counted_for_every_protocol_at_its_own_threshold(tmp_path):
     names = ["native", "smiyc"]
     results = evaluate_test_set(
-        PREDICTOR, write_test_set(tmp_path), get_protocols(names), SUBJECT, scores=["MSP"]
+        PREDICTOR, write_test_set(tmp_path), get_protocols(names), scores=["MSP"]
     ).results
     assert [result.record.protocol for result in results] == names
     for result in results:
@@ -145,8 +140,7 @@ def test_a_network_that_answers_nan_is_reported(tmp_path):
         evaluate_test_set(
             lambda image: PREDICTOR(image) * torch.nan,
             write_test_set(tmp_path),
-            get_protocol("native"),
-            SUBJECT,
+            [get_protocol("native")],
         )
 
 

@@ -18,11 +18,8 @@ from eval.metrics.curve import FPR_RULES, ImageScores
 from eval.metrics.measure import measure_score
 from eval.predict.windows import slide
 from eval.protocol import MAX_IMAGES_RBA, PROTOCOLS, get_protocol, get_protocols
-from eval.result import Subject
 from eval.sets.registry import TestSet, find_test_sets, resize_target
 from shards.errors import InputError
-
-SUBJECT = Subject(model="m", checkpoint="c")
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -121,8 +118,7 @@ def test_course_512_squashes_image_and_mask_as_the_courses_script_does(tmp_path)
     (record,) = evaluate_test_set(
         slide(lambda windows: windows.float() / 255, (512, 1024)),
         test_set,
-        get_protocol("course-512"),
-        SUBJECT,
+        [get_protocol("course-512")],
         scores=["MaxLogit"],
         components=False,
     ).records
@@ -190,7 +186,7 @@ def test_several_protocols_come_from_one_pass(tmp_path):
 
     names = ["smiyc", "native", "rba"]
     result = evaluate_test_set(
-        slide(predict, (90, 130)), write_set(tmp_path), get_protocols(names), SUBJECT, scores=["MSP"]
+        slide(predict, (90, 130)), write_set(tmp_path), get_protocols(names), scores=["MSP"]
     )
     assert [record.protocol for record in result.records] == names
     assert len(seen) == 2  # one window per image

@@ -17,7 +17,6 @@ from eval.predict.score_maps import MapFolder, read_map
 from eval.predict.scores import DEFAULT_SCORES, SCORES
 from eval.predict.strips import answer_pixels
 from eval.protocol import PROTOCOLS
-from eval.result import Subject
 from eval.sets.registry import TestSet, find_test_sets, read_image, read_target
 from shards.errors import InputError
 
@@ -60,8 +59,7 @@ def evaluate(predictor: object, test_set: TestSet, scores: tuple[str, ...]) -> d
     found = evaluate_test_set(
         predictor,  # type: ignore[arg-type]
         test_set,
-        PROTOCOLS["native"],
-        Subject(model="m", checkpoint="c"),
+        [PROTOCOLS["native"]],
         scores=scores,
         components=False,
         num_examples=0,

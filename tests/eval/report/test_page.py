@@ -22,7 +22,7 @@ def drawn_cell(model: str) -> Result:
     measured = measure_score(images, get_protocol("native"))
     record = make_record(model=model, dataset="Mine", ap=0.5, ap_ci=(0.25, 0.75), fpr95=0.125)
     rows = [ImageMetrics(i, 300, 100, measured.metrics) for i in range(3)]
-    return Result(record, measured, rows, ["a", "b<c", "d"], "mine")
+    return Result(record, measured.counts, rows, ("a", "b<c", "d"), "mine")
 
 
 def test_everything_is_inside_the_file():
@@ -43,9 +43,8 @@ def test_names_are_text_not_markup():
 
 
 def test_curves_end_at_full_recall_and_hold_the_metric():
-    measured = drawn_cell("m").measurement
-    recall, precision, fpr = curve_lines(measured.counts)
+    recall, precision, fpr = curve_lines(drawn_cell("m").counts)
     assert (recall[-1], fpr[-1]) == (1, 1)
     assert (np.diff(recall) >= 0).all()
     area = float((np.diff(recall, prepend=0) * precision).sum())
-    assert abs(area - measured.metrics.ap) < 1e-9  # 1200 pixels: the sketch is exact
+    assert abs(area - drawn_cell("m").images[0].metrics.ap) < 1e-9  # 1200 pixels: the sketch is exact
