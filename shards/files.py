@@ -17,7 +17,7 @@ import tempfile
 import time
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
@@ -58,9 +58,6 @@ def staged_folder(folder: Path, setting: str = "--out") -> Iterator[Path]:
 
     On any exception, Ctrl-C included, the temporary folder is removed and `folder` stays as it was. A
     process killed outright leaves `.NAME.partial-*` beside it, which nothing reads and anybody may delete.
-
-    Raises:
-        InputError: `folder` already holds files.
     """
     folder = folder.absolute()
     require_free(folder, setting)
@@ -191,7 +188,7 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, PurePath) else dataclasses.asdict(value)
 
 
-def read_json(kind: type[Kind] | object, path: Path) -> Kind:
+def read_json(kind: Callable[..., Kind], path: Path) -> Kind:
     """Read a JSON file as `from_json` does; a file that cannot be read is an InputError, too."""
     try:
         content = path.read_bytes()
@@ -200,7 +197,7 @@ def read_json(kind: type[Kind] | object, path: Path) -> Kind:
     return from_json(kind, content, str(path))
 
 
-def from_json(kind: type[Kind] | object, content: Any, where: str) -> Kind:
+def from_json(kind: Callable[..., Kind], content: Any, where: str) -> Kind:
     """Build an object of type `kind` from JSON.
 
     Understood are dataclasses and named tuples, their fields annotated with one another, `list`, `tuple`,
@@ -246,7 +243,8 @@ def _build(kind: Any, value: Any, where: str, place: str, name: str) -> Any:
             pairs = enumerate(zip(kinds, value, strict=True))
             items = [_build(inner, item, where, place, f"{name}[{i}]") for i, (inner, item) in pairs]
             return items if origin is list else tuple(items)
-    if origin in (dict, Mapping) and isinstance(value, dict):
+    if origin in (dict, Mapping):
+        _require_object(value, where, f"{place}.{name}".strip("."))
         prefix = f"{name}." if name else ""
         return {key: _build(arguments[1], item, where, place, prefix + key) for key, item in value.items()}
     if kind is Path and isinstance(value, str):
@@ -261,9 +259,7 @@ def _build(kind: Any, value: Any, where: str, place: str, name: str) -> Any:
 
 
 def _build_dataclass(kind: Any, value: Any, where: str, place: str) -> Any:
-    here = f"{where}: {place}" if place else where
-    if not isinstance(value, dict):
-        raise InputError(f"{here}: is a {type(value).__name__}; a JSON object is needed")
+    here = _require_object(value, where, place)
     fields = _fields_of(kind)
     if unknown := [name for name in value if name not in fields]:
         raise InputError(f"{here}: has an unknown field {unknown[0]!r}; known are {', '.join(fields)}")
@@ -274,6 +270,13 @@ def _build_dataclass(kind: Any, value: Any, where: str, place: str) -> Any:
         return kind(**values)
     except ValueError as error:  # of its own checks
         raise InputError(f"{here}: {error}") from None
+
+
+def _require_object(value: Any, where: str, place: str) -> str:
+    here = f"{where}: {place}" if place else where
+    if not isinstance(value, dict):
+        raise InputError(f"{here}: is a {type(value).__name__}; a JSON object is needed")
+    return here
 
 
 @functools.cache

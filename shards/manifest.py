@@ -1,4 +1,4 @@
-"""The table of contents of a folder of shards: what is in which file, and what the bytes must hash to."""
+"""Manifest of a folder of shards: files, samples, hashes, options."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shards.files import from_json, to_json, write_atomically
 MANIFEST_NAME = "manifest.json"
 MANIFEST_VERSION = 1
 KINDS = ("cityscapes", "cutouts")
-"""What the samples of a folder are: road scenes with labels, or objects to paste."""
+"""Kinds of samples: road scenes with labels, or objects to paste."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ShardEntry:
     num_bytes: int
     """Size of the file; another size on disk means a broken copy."""
     sha256: str
-    """Of the whole file, as 64 hexadecimal digits."""
+    """Hash of the whole file, as 64 hexadecimal digits."""
     keys: tuple[str, ...]
     """Keys of the samples, in the order in which they stand in the file."""
 
@@ -66,11 +66,7 @@ class Manifest:
         return tuple(dict.fromkeys(entry.split for entry in self.shards))
 
     def select(self, split: str) -> tuple[ShardEntry, ...]:
-        """Return the shards of one split, in order.
-
-        Raises:
-            InputError: no shard belongs to `split`.
-        """
+        """Return the shards of one split, in order."""
         chosen = tuple(entry for entry in self.shards if entry.split == split)
         if not chosen:
             raise InputError(
@@ -89,9 +85,6 @@ def read_manifest(folder: Path, *, check_files: bool = True) -> Manifest:
 
     The hashes are not computed: that costs a read of all bytes.
 
-    Args:
-        check_files: False looks at the manifest alone.
-
     Raises:
         InputError: there is no manifest, it is unfit (see `parse_manifest`), or a shard is missing or has
             another size than the manifest says.
@@ -106,16 +99,12 @@ def read_manifest(folder: Path, *, check_files: bool = True) -> Manifest:
 
 
 def parse_manifest(text: bytes, path: str) -> Manifest:
-    """Read the content of a manifest file; `path` opens each message.
-
-    Raises:
-        InputError: it is no JSON or of an unknown version, or a field is missing or contradicts another one.
-    """
-    content: Any = from_json(Any, text, path)
-    version = content.get("version") if isinstance(content, dict) else None
+    """Read the content of a manifest file; `path` opens each message."""
+    content = from_json(dict[str, Any], text, path)
+    version = content.get("version")
     if type(version) is int and version != MANIFEST_VERSION:  # whose fields may be others
         raise InputError(f"{path}: version is {version}; this program reads version {MANIFEST_VERSION}")
-    manifest: Manifest = from_json(Manifest, content, path)
+    manifest = from_json(Manifest, content, path)
     in_shards = sum(entry.num_samples for entry in manifest.shards)
     if in_shards != manifest.num_samples:
         raise InputError(
@@ -128,8 +117,6 @@ def _check_shard_file(entry: ShardEntry, folder: Path) -> None:
     path = folder / entry.name
     if not path.is_file():
         raise InputError(f"{path}: the shard is missing, but the manifest lists it")
-    size = path.stat().st_size
-    if size < entry.num_bytes:
-        raise InputError(f"{path}: is truncated: {size} bytes, the manifest says {entry.num_bytes}")
-    if size > entry.num_bytes:
-        raise InputError(f"{path}: is too long: {size} bytes, the manifest says {entry.num_bytes}")
+    if (size := path.stat().st_size) != entry.num_bytes:
+        wrong = "truncated" if size < entry.num_bytes else "too long"
+        raise InputError(f"{path}: is {wrong}: {size} bytes, the manifest says {entry.num_bytes}")

@@ -17,13 +17,13 @@ from eval.predict.windows import Predictor, slide
 from eval.protocol import get_protocol
 from eval.report.figures import Example, add_title, choose_examples, draw_panels
 from eval.sets.benchmarks import require_no_benchmark
-from eval.sets.pasted import require_unseen
 from eval.sets.registry import TestSet, check_masks, find_test_sets
 from eval.store import Worker
 from models.eomt import EoMT
 from models.lora import merged
 from models.segmenter import make_predictor, require_readable
 from outlier_paste.config import PasteConfig
+from outlier_paste.validation_set import require_unseen
 from shards.errors import InputError
 from shards.reader import ShardReader, open_shards
 from shards.scene import decode_scene, require_scenes

@@ -13,7 +13,8 @@ from shards.examine import examine_folder
 from shards.files import hash_file
 from shards.index import build_index, write_index
 from shards.manifest import Manifest, ShardEntry, write_manifest
-from shards.prepare.writer import EncodedSample, write_shard
+from shards.prepare.plan import EncodedSample
+from shards.prepare.writer import write_shard
 from shards.tiles import encode_tiles
 
 
