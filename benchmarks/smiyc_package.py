@@ -30,11 +30,10 @@ from benchmarks.machine import describe_machine
 from eval.report.record import Record
 from eval.sets.frames import image_size
 from eval.submissions.benchmark import BENCHMARKS, choose_pictures
-from eval.submissions.description import Description
+from eval.submissions.package import Description
 from eval.submissions.picture import PictureAnswer
 from eval.submissions.writing import write_package
-from jobs.evaluate import evaluate
-from jobs.evaluate_options import EvaluateOptions
+from jobs.evaluate import EvaluateOptions, evaluate
 from jobs.world.anomaly_layout import AnomalyFrame
 from jobs.world.official_layout import OfficialFrame
 from shards.settings import parse_options, run_program

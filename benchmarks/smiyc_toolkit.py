@@ -24,8 +24,9 @@ import numpy as np
 import scipy.ndimage
 
 from benchmarks.machine import describe_machine
-from eval.metrics.components import SMALLEST_SEGMENTS, TAUS, SegmentSizes, component_metrics, count_components
+from eval.metrics.components import TAUS, SegmentSizes, component_metrics, count_components
 from eval.metrics.smiyc import curve_metrics, image_curve
+from eval.sets.registry import TEST_SETS
 from shards.errors import InputError
 from shards.settings import parse_options, run_program
 
@@ -77,9 +78,9 @@ def main(arguments: Sequence[str]) -> None:
     for folder, track in TRACKS.items():
         frames = [draw_frame(seed) for seed in range(options.frames)]
         begin = time.perf_counter()
-        expected = official_side(toolkit, frames, SMALLEST_SEGMENTS[folder])
+        expected = official_side(toolkit, frames, SegmentSizes(*TEST_SETS[folder].smallest))
         middle = time.perf_counter()
-        ours = our_side(frames, SMALLEST_SEGMENTS[folder])
+        ours = our_side(frames, SegmentSizes(*TEST_SETS[folder].smallest))
         seconds += middle - begin, time.perf_counter() - middle
         for name, value in expected.items():
             difference = abs(ours[name] - value)

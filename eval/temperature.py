@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -13,18 +15,11 @@ from jaxtyping import Float, Float32, UInt8
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from eval.metrics.curve import (
-    HALF_VALUES,
-    PixelMetrics,
-    SpooledScores,
-    count_half,
-    exact_curve,
-    half_curve,
-    sort_scores,
-)
+from eval.metrics.curve import HALF_VALUES, PixelMetrics, count_half, half_curve
 from eval.predict.predictions import CachedSet, read_frames
 from eval.predict.scores import DEFAULT_SCORES
 from eval.predict.strips import compare_at
+from eval.store import ImageStore, score_arrays
 from shards.errors import InputError
 from shards.schema import ANOMALY, NORMAL, OUTLIER_ID, VOID
 
@@ -34,7 +29,7 @@ LEVELS: tuple[Level, ...] = ("pixel", "query")
 Kind = tuple[str, Level]
 """Score and level."""
 _AT_ONCE = 16
-"""Variants measured in one pass over the cache; bounds the disk space to 64 bytes per pixel."""
+"""Variants measured in one pass over the cache; bounds the disk space to 69 bytes per pixel."""
 _EVIDENCE_AT_ONCE = 4
 """Query temperatures scanned at once; each takes 160 MB per frame of 2048 x 1024, half that per window."""
 _ROUNDS = 3
@@ -79,7 +74,7 @@ class Sweep:
         Args:
             cache: folder that `read_cache` read.
             cached: one of its sets.
-            scratch: folder for sorted scores.
+            scratch: folder for score maps.
         """
         self.cached = cached
         self._cache, self._scratch = cache, scratch
@@ -99,13 +94,15 @@ class Sweep:
         missing.sort(key=lambda variant: (variant.level, variant.temperature))
         for begin in range(0, len(missing), _AT_ONCE):
             group = missing[begin : begin + _AT_ONCE]
-            with ExitStack() as stack:
-                spools = {v: stack.enter_context(SpooledScores(self._scratch)) for v in group}
-                for variant, scores, target in self._score(group, 1):
-                    spools[variant].append(sort_scores(scores, target))
-                for variant, spool in spools.items():
-                    self.metrics[variant] = exact_curve(spool).metrics()
-                self.num_pixels = sum(scores.size for image in spool for scores in image)
+            with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
+                store = ImageStore(Path(folder), [{}] * len(self.cached.stems))
+                self.num_pixels = 0
+                for image, scored in groupby(self._score(group, 1), key=itemgetter(0)):
+                    _, variants_of_image, maps, targets = zip(*scored, strict=True)
+                    names = (str(group.index(variant)) for variant in variants_of_image)
+                    store.write(image, score_arrays(dict(zip(names, maps, strict=True)), targets[0]))
+                    self.num_pixels += int((targets[0] != VOID).sum())
+                self.metrics |= {variant: store.measure(str(i)) for i, variant in enumerate(group)}
 
     def scan(self, variants: Iterable[Variant]) -> None:
         """Count, in half precision, the scores of all `variants` that were not scanned yet.
@@ -117,15 +114,15 @@ class Sweep:
         """
         missing = [variant for variant in dict.fromkeys(variants) if variant not in self.scanned]
         counts = {variant: np.zeros((2, HALF_VALUES.size), dtype=np.int64) for variant in missing}
-        for variant, scores, target in self._score(missing, _EVIDENCE_AT_ONCE, centred=True):
+        for _, variant, scores, target in self._score(missing, _EVIDENCE_AT_ONCE, centred=True):
             half = torch.from_numpy(scores).half().numpy()  # a quarter of the time of NumPy's
             counts[variant] += [count_half(half[target == value]) for value in (ANOMALY, NORMAL)]
         self.scanned |= {variant: half_curve(*found).metrics() for variant, found in counts.items()}
 
     def _score(
         self, variants: Sequence[Variant], evidence_at_once: int, *, centred: bool = False
-    ) -> Iterator[tuple[Variant, Float32[np.ndarray, "H W"], UInt8[np.ndarray, "H W"]]]:
-        """Yield the score maps of the variants with the target, frame by frame.
+    ) -> Iterator[tuple[int, Variant, Float32[np.ndarray, "H W"], UInt8[np.ndarray, "H W"]]]:
+        """Yield position, variant, score map and target: all variants of a frame, frame by frame.
 
         Args:
             evidence_at_once: query temperatures at which evidence is held at once, and shares masks.
@@ -133,7 +130,8 @@ class Sweep:
                 the others: float16 is finest about 0.
         """
         query_temperatures = sorted({_divisors(variant)[0] for variant in variants})
-        for target, predictions in read_frames(self._cache, self.cached) if variants else ():
+        frames = read_frames(self._cache, self.cached) if variants else ()
+        for position, (target, predictions) in enumerate(frames):
             size = (target.shape[0], target.shape[1])
             for begin in range(0, len(query_temperatures), evidence_at_once):
                 group = query_temperatures[begin : begin + evidence_at_once]
@@ -141,7 +139,7 @@ class Sweep:
                 for query_t, evidence in zip(group, stacked, strict=True):
                     same = [variant for variant in variants if _divisors(variant)[0] == query_t]
                     for variant, scores in _score_evidence(evidence, same, centred=centred):
-                        yield variant, scores, target
+                        yield position, variant, scores, target
 
     def refine(self, score: str, level: Level, grid: Sequence[float]) -> float:
         """Return the temperature of best AP: of the grid, then of ever closer neighbours of the best so far.

@@ -1,4 +1,4 @@
-"""One table from many runs: seeds merged into mean ± spread, and what is missing said.
+"""One table from many runs: seeds merged into mean ± spread, unfinished runs listed.
 
 python -m jobs.collect RUNS... --out DIR
 """
@@ -6,18 +6,17 @@ python -m jobs.collect RUNS... --out DIR
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tyro
-import yaml
 
 from eval.report.differences import find_differences, list_differences, mark_tables, render_differences
-from eval.report.record import Record, latex_tables, markdown_tables, parse_json, render_csv, render_json
-from eval.report.seeds import SeedGroup, SeedRun, build_seed_tables, list_protocols
+from eval.report.record import render_csv, render_json
+from eval.report.seeds import build_seed_tables, group_by_seed, read_run
+from eval.report.tables import latex_tables, markdown_tables
 from shards.errors import InputError
 from shards.files import make_folder, require_free, staged_folder, write_atomically
 from shards.settings import parse_options, run_program
@@ -27,9 +26,6 @@ logger = logging.getLogger(__name__)
 
 RESULTS_NAME = "results.json"
 OUTPUTS = (RESULTS_NAME, "results.csv", "results.md", "results.tex", "differences.json")
-OWN_SETTINGS = ("name", "out", "seed")
-"""Settings in which runs of one group may differ."""
-SEED_IN_NAME = re.compile(r"[-_,.]?seed[=_-]?\d+$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +45,6 @@ class CollectOptions:
             raise InputError("jobs.collect: no run was given; run folders or a sweep's folder are needed")
 
 
-@dataclass(frozen=True)
-class Finished:
-    """One run that has results."""
-
-    folder: Path
-    records: Sequence[Record]
-    results: Path
-    """Folder of its evaluation, with the sketches."""
-
-
 def main(arguments: Sequence[str]) -> None:
     """Collect from the command line, and print the table."""
     options: CollectOptions = parse_options(CollectOptions, arguments, program="jobs.collect")
@@ -72,30 +58,29 @@ def collect(options: CollectOptions) -> str:
         InputError: a path is no run, a file is damaged, or nothing is finished.
     """
     _require_place(options)
-    finished, missing = find_results(options.runs)
-    if not finished:
+    found, missing = find_results(options.runs)
+    if not found:
         raise InputError(f"jobs.collect: nothing is finished yet: {'; '.join(missing)}")
-    records = [record for run in finished for record in run.records]
-    groups = group_by_seed(finished)
+    runs = [read_run(path) for path in found]
+    records = [record for run in runs for record in run.records]
+    groups = group_by_seed(runs)
     differences = find_differences(groups)
-    tables = mark_tables(build_seed_tables(groups), list_protocols(groups), differences)
+    tables = mark_tables(build_seed_tables(groups), differences)
     note = f"\nMissing: {'; '.join(missing)}.\n" if missing else ""
+    markdown = markdown_tables(tables) + list_differences(differences) + note
     texts = (
         render_json(records),
         render_csv(records),
-        markdown_tables(tables) + list_differences(differences) + note,
+        markdown,
         latex_tables(tables),
         render_differences(differences),
     )
-    if options.replace and options.out.is_dir():
+    is_replaced = options.replace and options.out.is_dir()
+    with nullcontext(options.out) if is_replaced else staged_folder(options.out) as folder:
         for name, text in zip(OUTPUTS, texts, strict=True):
-            write_atomically(options.out / name, text)
-    else:
-        with staged_folder(options.out) as folder:
-            for name, text in zip(OUTPUTS, texts, strict=True):
-                (folder / name).write_text(text, encoding="utf-8")
-    logger.info("%s: %d runs, %d missing", options.out, len(finished), len(missing))
-    return texts[2]
+            write_atomically(folder / name, text)
+    logger.info("%s: %d runs, %d missing", options.out, len(runs), len(missing))
+    return markdown
 
 
 def _require_place(options: CollectOptions) -> None:
@@ -103,97 +88,51 @@ def _require_place(options: CollectOptions) -> None:
         require_free(options.out)
         make_folder(options.out.absolute().parent)
         return
-    foreign = sorted(
-        {path.name for path in options.out.iterdir() if not path.name.startswith(".")} - set(OUTPUTS)
-    )
-    if foreign:
+    names = {path.name for path in options.out.iterdir() if not path.name.startswith(".")}
+    if foreign := sorted(names - set(OUTPUTS)):
         raise InputError(f"--out {options.out}: holds {foreign[0]}, which is no table of jobs.collect")
 
 
-def find_results(paths: Sequence[Path]) -> tuple[list[Finished], list[str]]:
-    """Return the runs that have results, in the order given, and what is known of those that have none.
+def find_results(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Return the results.json of runs that have one, in the order given, and name and state of the others.
 
     Raises:
-        InputError: a path is neither run, sweep nor results, or a results file is damaged.
+        InputError: a path is neither run, sweep nor results.
     """
-    finished: list[Finished] = []
+    found: list[Path] = []
     missing: list[str] = []
     for path in dict.fromkeys(paths):
         if path.is_file():
-            finished.append(_read(path))
-        elif (path / TASKS_NAME).is_file():
-            for folder, why in _cells(path):
-                _look(folder, why, finished, missing)
-        elif path.is_dir():
-            _look(path, "no eval/results.json", finished, missing)
-        else:
+            found.append(path)
+            continue
+        if not path.is_dir():
             raise InputError(f"jobs.collect: {path}: no such run, sweep or results file")
-    return finished, missing
+        is_sweep = (path / TASKS_NAME).is_file()
+        for folder, state in _list_sweep(path) if is_sweep else [(path, "no eval/results.json")]:
+            results = [p for p in (folder / "eval" / RESULTS_NAME, folder / RESULTS_NAME) if p.is_file()]
+            if results:
+                found.append(results[0])
+            else:
+                missing.append(f"{folder.name} ({state})")
+    return found, missing
 
 
-def _look(folder: Path, why: str, finished: list[Finished], missing: list[str]) -> None:
-    found = [path for path in (folder / "eval" / RESULTS_NAME, folder / RESULTS_NAME) if path.is_file()]
-    if found:
-        finished.append(_read(found[0]))
-    else:
-        missing.append(f"{folder.name} ({why})")
-
-
-def _read(path: Path) -> Finished:
-    folder = path.parent.parent if path.parent.name == "eval" else path.parent
-    return Finished(folder, parse_json(path.read_text(encoding="utf-8"), str(path)), path.parent)
-
-
-def _cells(sweep: Path) -> list[tuple[Path, str]]:
-    """List a sweep's run folders, and how far each came."""
+def _list_sweep(sweep: Path) -> list[tuple[Path, str]]:
+    """Return a sweep's run folders, and how far each came."""
     try:
         tasks = read_tasks(sweep)
-        cells = []
+        runs = []
         for task in tasks.cells:
             stage = next((s for s in task.stages if not tasks.is_done(task, s)), "")
             state = read_state(tasks.control(task), stage) if stage else None
-            why = f"{stage} {state.state}" if state else "not evaluated"
-            cells.append(
-                (sweep / RUNS_FOLDER / task.name, f"{why}: {state.reason}" if state and state.reason else why)
-            )
-        return cells
+            text = f"{stage} {state.state}" if state else "not evaluated"
+            reason = f": {state.reason}" if state and state.reason else ""
+            runs.append((sweep / RUNS_FOLDER / task.name, text + reason))
+        return runs
     except InputError:
         raise
     except ValueError as error:
         raise InputError(str(error)) from None
-
-
-def group_by_seed(finished: Sequence[Finished]) -> list[SeedGroup]:
-    """Put runs together that are called the same but for the seed, and whose settings say so too.
-
-    Runs without config.yaml stand alone, and so does a second run of one seed.
-    """
-    groups: dict[tuple[str, str, int], list[SeedRun]] = {}
-    seen: dict[tuple[str, str, Any], int] = {}
-    for run in finished:
-        model = run.records[0].model if run.records else run.folder.name
-        name, (key, seed) = SEED_IN_NAME.sub("", model) or model, _settings(run.folder)
-        repeat = seen[name, key, seed] = seen.get((name, key, seed), -1) + 1
-        groups.setdefault((name, key, repeat), []).append(SeedRun(run.records, seed, run.results))
-    return [_named(name, runs) for (name, _, _), runs in groups.items()]
-
-
-def _named(name: str, runs: Sequence[SeedRun]) -> SeedGroup:
-    records = runs[0].records
-    return SeedGroup(name if len(runs) > 1 or not records else records[0].model, runs)
-
-
-def _settings(folder: Path) -> tuple[str, Any]:
-    """Return a run's settings as text, apart from those that may differ in a group, and its seed."""
-    path = folder / "config.yaml"
-    if not path.is_file():
-        return f"folder {folder.absolute()}", None
-    try:
-        settings: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        kept = {name: value for name, value in settings.items() if name not in OWN_SETTINGS}
-        return yaml.safe_dump(kept, sort_keys=True), settings.get("seed")
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError):
-        raise InputError(f"{path}: is no configuration of a run") from None
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from eval.report.record import Record, parse_json, render_markdown
+from eval.report.record import Record, parse_json
+from eval.report.tables import render_markdown
 from shards.errors import InputError
 from shards.files import make_folder, require_free, write_atomically
 from shards.settings import parse_options, run_program

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import tyro
 
 from eval.sets.examine import report_dataset
-from jobs.submission import report_package
+from eval.submissions.export import report_package
 from models.weights.checkpoint import explain_report
 from models.weights.diagnosis import Diagnosis, diagnose
 from models.weights.formats import KIND_NAMES

@@ -130,7 +130,7 @@ def _differences(records: Records, first: tuple[str, str], second: tuple[str, st
     cells = []
     for metric in ("ap", "fpr95"):
         found = compare_seeds(_read(records, *first, metric), _read(records, *second, metric))
-        cells.append(f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]")
+        cells.append(f"{100 * found.difference:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]")
         cells.append("supported" if found.is_supported else "not supported")
     return " | ".join(cells)
 

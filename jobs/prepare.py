@@ -2,49 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import cv2
 import tyro
 
 from shards.errors import InputError
-from shards.files import require_free, staged_folder
-from shards.manifest import (
-    MANIFEST_NAME,
-    MANIFEST_VERSION,
-    Manifest,
-    ShardEntry,
-    read_manifest,
-    write_manifest,
-)
+from shards.files import require_free
+from shards.manifest import MANIFEST_NAME
 from shards.prepare.cityscapes import JPEG_QUALITY, ImageEncoding, Split, plan_cityscapes
-from shards.prepare.coco import MASK_ENCODING, plan_cutouts
-from shards.prepare.objects import REPORT_NAME, ObjectFilter, render_report
-from shards.prepare.parts import write_part
+from shards.prepare.coco import plan_cutouts
+from shards.prepare.objects import ObjectFilter
+from shards.prepare.plan import FolderPlan
 from shards.prepare.segments import SegmentFilter, plan_segments
-from shards.prepare.writer import ShardPlan, write_shards
-from shards.schema import LABEL_ENCODING
+from shards.prepare.writer import write_folder
 from shards.settings import parse_options, run_program
 from shards.task import Task, parse_task
-from shards.tiles import require_zstandard, zstd_version
+from shards.tiles import require_zstandard
 
 logger = logging.getLogger(__name__)
-
-SAMPLES_PER_WORKER = 64
-"""A worker process takes seconds to start, in which this one writes about so many samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sharing:
-    """How the work is shared; the shards do not depend on it."""
+    """Sharing of the work; the shards do not depend on it."""
 
     workers: int = 0
     """Processes; 0 takes one per processor, fewer for a small set."""
@@ -56,12 +40,11 @@ class Sharing:
     """Keep finished shards of an interrupted run in `.OUT.parts`, and go on with them the next time."""
 
     def check(self, samples_per_shard: int) -> None:
-        """Check the counts.
-
-        Raises:
-            InputError: one of them, or the task, is impossible.
-        """
-        _check_counts(samples_per_shard, self.workers)
+        """Refuse impossible counts and tasks."""
+        if samples_per_shard < 1:
+            raise InputError(f"samples_per_shard: is {samples_per_shard}; 1 or more is needed")
+        if self.workers < 0:
+            raise InputError(f"workers: is {self.workers}; 0 or more is needed")
         if self.task:
             parse_task(self.task)
 
@@ -84,7 +67,7 @@ class CityscapesJob(Sharing):
     original file's bytes; `tiles`: lossless, a fifth larger than PNG, and a crop decodes its part only, which
     is faster than JPEG (needs the package zstandard)."""
     jpeg_quality: int = JPEG_QUALITY
-    """Of `--image_encoding jpeg`, 1 to 100."""
+    """Quality of `--image_encoding jpeg`, 1 to 100."""
 
     def __post_init__(self) -> None:
         self.check(self.samples_per_shard)
@@ -94,6 +77,16 @@ class CityscapesJob(Sharing):
             require_zstandard("--image_encoding")
         if not self.splits:
             raise InputError("splits: is empty; train, val or test is needed")
+
+    def plan(self) -> FolderPlan:
+        """Plan the shards."""
+        return plan_cityscapes(
+            self.root,
+            splits=self.splits,
+            samples_per_shard=self.samples_per_shard,
+            image_encoding=self.image_encoding,
+            jpeg_quality=self.jpeg_quality,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +106,12 @@ class CocoJob(ObjectFilter, Sharing):
         super().__post_init__()
         self.check(self.samples_per_shard)
 
-    def rule(self) -> ObjectFilter:
-        """Return the options that say which objects qualify."""
-        return ObjectFilter(**{name: getattr(self, name) for name in ObjectFilter.__dataclass_fields__})
+    def plan(self) -> FolderPlan:
+        """Choose the objects and plan the shards."""
+        rule = ObjectFilter(**{field.name: getattr(self, field.name) for field in fields(ObjectFilter)})
+        return plan_cutouts(
+            self.images, self.annotations, rule=rule, samples_per_shard=self.samples_per_shard
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +132,10 @@ class SegmentsJob(SegmentFilter, Sharing):
         super().__post_init__()
         self.check(self.samples_per_shard)
 
-    def rule(self) -> SegmentFilter:
-        """Return the options that say which segments qualify."""
-        return SegmentFilter(**{name: getattr(self, name) for name in SegmentFilter.__dataclass_fields__})
+    def plan(self) -> FolderPlan:
+        """Choose the segments and plan the shards."""
+        rule = SegmentFilter(**{field.name: getattr(self, field.name) for field in fields(SegmentFilter)})
+        return plan_segments(self.images, self.segments, rule=rule, samples_per_shard=self.samples_per_shard)
 
 
 Job = (
@@ -156,117 +153,13 @@ def main(arguments: Sequence[str]) -> None:
             f"which download: {arguments[0]!r} is not known; the first argument is {', '.join(DOWNLOADS)}"
         )
     job: CityscapesJob | CocoJob | SegmentsJob = parse_options(Job, arguments, program="jobs.prepare")
-    if not _may_be_complete(job):
+    task = parse_task(job.task) if job.task else Task(0, 1) if job.resume else None
+    if task is None or not (job.out / MANIFEST_NAME).is_file():  # which another task may have completed
         require_free(job.out)
-    if isinstance(job, CityscapesJob):
-        prepare_cityscapes(job)
-    else:
-        prepare_cutouts(job)
-
-
-def prepare_cityscapes(job: CityscapesJob) -> None:
-    """Write the shards of a Cityscapes download."""
-    plans = plan_cityscapes(
-        job.root,
-        splits=job.splits,
-        samples_per_shard=job.samples_per_shard,
-        image_encoding=job.image_encoding,
-        jpeg_quality=job.jpeg_quality,
-    )
-    for split in dict.fromkeys(plan.split for plan in plans):
-        sizes = [plan.num_samples for plan in plans if plan.split == split]
-        logger.info("%s: %d frames in %d shards", split, sum(sizes), len(sizes))
-    options: dict[str, Any] = {"splits": list(job.splits), "samples_per_shard": job.samples_per_shard}
-    if job.image_encoding == "jpeg":
-        options["jpeg_quality"] = job.jpeg_quality
-    if job.image_encoding == "tiles":
-        options["zstd"] = zstd_version()
-    _write(plans, job, "cityscapes", LABEL_ENCODING, job.image_encoding, options)
-
-
-def prepare_cutouts(job: CocoJob | SegmentsJob) -> None:
-    """Write the shards of the objects in a download, and a report of what they are."""
-    size = job.samples_per_shard
-    if isinstance(job, CocoJob):
-        plan = plan_cutouts(job.images, job.annotations, rule=job.rule(), samples_per_shard=size)
-    else:
-        plan = plan_segments(job.images, job.segments, rule=job.rule(), samples_per_shard=size)
+    plan = job.plan()
     for line in plan.report:
         logger.info("%s", line)
-    options = {**asdict(job.rule()), "samples_per_shard": size}
-    report = {REPORT_NAME: render_report(plan.report, plan.sizes)}
-    _write(plan.shards, job, "cutouts", MASK_ENCODING, "jpeg", options, report)
-
-
-def _write(
-    plans: Sequence[ShardPlan],
-    job: CityscapesJob | CocoJob | SegmentsJob,
-    kind: str,
-    label_encoding: str,
-    image_encoding: str,
-    options: dict[str, Any],
-    texts: Mapping[str, str] | None = None,
-) -> None:
-    """Write all shards, or this task's share; `texts` (file name -> content) come with the manifest."""
-    began = time.monotonic()
-    options = {**options, "opencv": cv2.__version__}  # whose encoders decide the bytes
-    draft = Manifest(MANIFEST_VERSION, kind, label_encoding, image_encoding, 0, options, ())
-    finish = partial(_finish, draft, texts or {})
-    workers = job.workers or _default_workers(plans)
-    if job.task or job.resume:
-        if _may_be_complete(job) and _is_made_like(draft, read_manifest(job.out)):
-            logger.info("%s: is complete already", job.out)
-            return
-        task = parse_task(job.task) if job.task else Task(0, 1)
-        identity = {**options, "kind": kind, "image_encoding": image_encoding}
-        result = write_part(
-            plans, job.out, task, options=identity, finish=finish, workers=workers, description=kind
-        )
-        if not isinstance(result, Manifest):
-            others = f"{len(result)} shards of other tasks are missing yet" if result else "all are complete"
-            logger.info("%s: task %s has written its share; %s", job.out, task, others)
-            return
-        manifest = result
-    else:
-        with staged_folder(job.out) as folder:
-            manifest = finish(write_shards(plans, folder, workers=workers, description=kind), folder)
-    megabytes, seconds = sum(entry.num_bytes for entry in manifest.shards) / 1e6, time.monotonic() - began
-    counts = (manifest.num_samples, len(manifest.shards), megabytes, seconds)
-    logger.info("%s: %d samples in %d shards, %.1f MB, %.1f s", job.out, *counts)
-
-
-def _finish(
-    draft: Manifest, texts: Mapping[str, str], shards: tuple[ShardEntry, ...], folder: Path
-) -> Manifest:
-    manifest = replace(draft, num_samples=sum(entry.num_samples for entry in shards), shards=shards)
-    write_manifest(manifest, folder)
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    return manifest
-
-
-def _is_made_like(draft: Manifest, manifest: Manifest) -> bool:
-    """Compare what two folders are made with; JSON knows no tuples."""
-    same = json.loads(json.dumps(draft.options)) == manifest.options
-    return same and (draft.kind, draft.image_encoding) == (manifest.kind, manifest.image_encoding)
-
-
-def _may_be_complete(job: CityscapesJob | CocoJob | SegmentsJob) -> bool:
-    """Say whether this is a task that starts again, after another one has completed the folder."""
-    return bool(job.task or job.resume) and (job.out / MANIFEST_NAME).is_file()
-
-
-def _default_workers(plans: Sequence[ShardPlan]) -> int:
-    """Return one worker per processor, but not more than have work for longer than their start takes."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(processors, 1 + sum(plan.num_samples for plan in plans) // SAMPLES_PER_WORKER)
-
-
-def _check_counts(samples_per_shard: int, workers: int) -> None:
-    if samples_per_shard < 1:
-        raise InputError(f"samples_per_shard: is {samples_per_shard}; 1 or more is needed")
-    if workers < 0:
-        raise InputError(f"workers: is {workers}; 0 or more is needed")
+    write_folder(plan, job.out, workers=job.workers, task=task)
 
 
 if __name__ == "__main__":

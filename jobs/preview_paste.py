@@ -104,13 +104,7 @@ def log_bank(config: PasteConfig) -> None:
 def draw_contact_sheet(
     scenes: Sequence[Sample], *, columns: int = 4, tile_width: int = 480
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Arrange scenes row by row: the picture with its outliers outlined, the label map below it.
-
-    Args:
-        scenes: at least one; all of one size.
-        columns: scenes in a row.
-        tile_width: of a scene, in pixels.
-    """
+    """Arrange scenes of one size, at least one, row by row; each is `tile_width` pixels wide."""
     tiles = [draw_scene(scene, tile_width) for scene in scenes]
     columns = min(columns, len(tiles))
     height, width = tiles[0].shape[0] + GAP, tile_width + GAP
@@ -124,12 +118,10 @@ def draw_contact_sheet(
 
 def draw_scene(scene: Sample, width: int) -> UInt8[np.ndarray, "H W 3"]:
     """Draw one scene: its key and share of outlier pixels, its outlined picture, its label map in colours."""
-    height = max(1, round(scene.label.shape[0] * width / scene.label.shape[1]))
-    shrinks = width < scene.label.shape[1]
-    picture = cv2.resize(
-        scene.image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
-    label = cv2.resize(scene.label, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    size = (width, max(1, round(scene.label.shape[0] * width / scene.label.shape[1])))
+    method = cv2.INTER_AREA if width < scene.label.shape[1] else cv2.INTER_LINEAR
+    picture = cv2.resize(scene.image, size, interpolation=method)
+    label = cv2.resize(scene.label, size, interpolation=cv2.INTER_NEAREST_EXACT)
     outlier = (label == OUTLIER_ID).astype(np.uint8)
     contours, _ = cv2.findContours(outlier, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(picture, contours, -1, OUTLINE_COLOR, 1)

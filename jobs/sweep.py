@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.evaluate_options import EvaluateOptions
-from jobs.finetune import FINISHED_NAME
+from jobs.evaluate import EvaluateOptions
 from jobs.prepare import Job
 from jobs.sweep_config import SweepConfig
 from models.weights.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER
@@ -31,7 +30,7 @@ from slurm.resources import Resources
 from slurm.sbatch import Place, render_array, render_job
 from slurm.tasks import CELLS_FOLDER, LOGS_FOLDER, RUNS_FOLDER, Stage, Task, Tasks, write_tasks
 from trainer.config import FinetuneConfig
-from trainer.run_folder import CONFIG_NAME, MAY_CHANGE
+from trainer.run_folder import CONFIG_NAME, FINISHED_NAME, MAY_CHANGE
 
 FINETUNE, EVALUATE, COLLECT, PREPARE = "finetune", "evaluate", "collect", "prepare"
 SWEEP_NAME = "sweep.yaml"

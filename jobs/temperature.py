@@ -7,7 +7,7 @@ A best temperature is chosen on the declared validation split, and reported on a
 shows, in a column of that name, the temperature that would have been best on each test set itself: no result.
 
 What the tables report is measured exactly. The search, and the curves, count scores in half precision, which
-moves AP by up to 1e-3 (see `eval.scan`); sweep.csv says of each row which it is.
+moves AP by up to 1e-3 (see `eval.temperature.Sweep`); sweep.csv says of each row which it is.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from pathlib import Path
 
 from eval.predict.predictions import CLOSED_SET, CachedSet, CacheInfo, read_cache, read_frame
 from eval.predict.scores import DEFAULT_SCORES
-from eval.report.curves import plot_temperatures
-from eval.report.record import MISSING, Record, render_csv, render_json, render_latex, render_markdown
+from eval.report.figures import plot_temperatures
+from eval.report.record import Record, render_csv, render_json
+from eval.report.tables import MISSING, render_latex, render_markdown
 from eval.temperature import Kind, Sweep, Variant, fit_calibration, list_kinds, require_selection_split
 from shards.errors import InputError
 from shards.files import require_free, staged_folder

@@ -51,33 +51,27 @@ class ParameterCount:
         return f"{self.trainable:,} of {self.total:,} parameters train ({share:.1%})"
 
 
-@dataclass(frozen=True)
-class Thaw:
-    """When each of the blocks before the joint ones starts to train, as a function of the step alone.
+def plan_unfreezing(config: AdaptConfig, model: EoMT, total_steps: int) -> tuple[int, ...]:
+    """Return the step from which each block before the joint ones trains, never later than the one before it.
 
-    A block that stands still is run without gradients: it keeps no activations, and no backward pass goes
-    through it. Its parameters get gradients of exactly 0 (see `EoMT.forward`) at a learning rate of exactly
-    0, so AdamW leaves them as they are, weight decay included, and data-parallel training misses nothing.
-    AdamW counts those steps, so its bias correction is over when a block thaws; the block's own warm-up keeps
-    its first updates, which are up to three times as large as corrected ones, small.
+    Empty without gradual unfreezing. A block that is frozen is run without gradients: it keeps no
+    activations, and no backward pass goes through it. Its parameters get gradients of exactly 0 (see
+    `EoMT.forward`) at a learning rate of exactly 0, so AdamW leaves them as they are, weight decay included,
+    and data-parallel training misses nothing. AdamW counts those steps, so its bias correction is over when
+    the block starts to train; the block's own warm-up keeps its first updates, which are up to three times as
+    large as corrected ones, small.
     """
-
-    steps: tuple[int, ...]
-    """Step from which block i trains; empty where nothing thaws."""
-
-    def num_frozen(self, step: int) -> int:
-        """Return how many of the first blocks stand still at `step`."""
-        return sum(start > step for start in self.steps)
-
-
-def plan_thaw(config: AdaptConfig, model: EoMT, total_steps: int) -> Thaw:
-    """Return when blocks start to train: never a block later than the one before it."""
     count = len(model.backbone.blocks) - model.num_blocks
     if config.mode != "gradual":
-        return Thaw(())
+        return ()
     first, last = config.thaw
     shares = [first + (last - first) * (count - 1 - i) / max(count - 1, 1) for i in range(count)]
-    return Thaw(tuple(round(share * total_steps) for share in shares))
+    return tuple(round(share * total_steps) for share in shares)
+
+
+def count_frozen(unfreeze_steps: tuple[int, ...], step: int) -> int:
+    """Return how many of the first blocks are frozen at `step`."""
+    return sum(start > step for start in unfreeze_steps)
 
 
 def apply_adaptation(model: EoMT, config: AdaptConfig) -> ParameterCount:

@@ -17,11 +17,11 @@ from jaxtyping import Float, UInt8
 from outlier_paste.blend import find_overlap
 
 COLOR_STRENGTH = 0.5
-"""How far colours go towards the surroundings', 0 to 1: at 1 every object on a road would be grey."""
+"""Share of the way of colours to the surroundings', 0 to 1: at 1 every object on a road would be grey."""
 MAX_CONTRAST = 2.0
 """Contrast is changed by up to this factor, up or down."""
 MIN_MARGIN = 16
-"""The surroundings reach at least so many pixels beyond the object."""
+"""Least number of pixels that the surroundings reach beyond the object."""
 BLURS = (0.6, 0.9, 1.3, 1.9, 2.7)
 """Standard deviations in pixels, from which `defocus` takes the first that is enough."""
 MAX_MOTION = 0.06

@@ -1,27 +1,28 @@
-"""The objects that can be pasted: random access to cut-outs, decoded when and as large as they are used."""
+"""Banks of objects to paste, in shards or PNG files; decoded when, and as large as, they are used."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Int64
 
-from outlier_paste.png_folder import PngFolder
 from shards.cutout import (
+    CUTOUT_SUFFIXES,
     MASK_SUFFIX,
     META_SUFFIX,
-    OBJECT_SUFFIX,
     SHRINKS,
     Cutout,
+    crop_to_mask,
     decode_cutout,
     decode_description,
     read_shape,
+    shrink_cutout,
 )
 from shards.errors import InputError
 from shards.manifest import MANIFEST_NAME
@@ -34,19 +35,14 @@ class ShardStore:
     """Cut-outs in shards, as `jobs.prepare` writes them."""
 
     def __init__(self, reader: ShardReader) -> None:
-        """Serve the cut-outs of `reader`.
-
-        Raises:
-            InputError: there are no samples, or one of them is no cut-out.
-        """
         if not len(reader):
             raise InputError(f"paste.bank: {', '.join(map(str, reader.shards))}: holds no cut-outs")
         for index, key in enumerate(reader.keys):
             suffixes = reader.suffixes(index)
-            if not {OBJECT_SUFFIX, MASK_SUFFIX, META_SUFFIX} <= set(suffixes):
+            if not set(CUTOUT_SUFFIXES) <= set(suffixes):
                 raise InputError(
                     f"paste.bank: sample {key} is no cut-out: it has {', '.join(suffixes)}; needed are "
-                    f"{OBJECT_SUFFIX}, {MASK_SUFFIX}, {META_SUFFIX}; jobs.prepare coco writes such shards"
+                    f"{', '.join(CUTOUT_SUFFIXES)}; jobs.prepare coco writes such shards"
                 )
         self.keys = reader.keys
         self._reader = reader
@@ -74,8 +70,57 @@ class ShardStore:
         return {**self.__dict__, "_read": (-1, {})}
 
 
+class PngFolder:
+    """The RGBA PNG files of a folder and of the folders in it: alpha is the mask, the folder the category."""
+
+    def __init__(self, folder: Path) -> None:
+        found = [path for pattern in ("*.png", "*/*.png") for path in folder.glob(pattern)]
+        self.paths = sorted(path for path in found if not path.name.startswith("."))
+        if not self.paths:
+            raise InputError(
+                f"paste.bank: {folder}: holds neither manifest.json, which jobs.prepare writes, nor PNG files"
+            )
+        for path in self.paths:
+            _require_alpha(path)
+        self.keys = tuple(path.relative_to(folder).with_suffix("").as_posix() for path in self.paths)
+
+    def category(self, index: int) -> str:
+        """Name the folder that the file lies in."""
+        return self.paths[index].parent.name
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """Return (height, width) of an object, cropped to where it is not transparent."""
+        height, width = self.decode(index, 1).mask.shape
+        return height, width
+
+    def decode(self, index: int, shrink: int) -> Cutout:
+        """Decode an object at 1 / `shrink` of its height and width."""
+        cutout = _load_png(self.keys[index], self.paths[index])
+        return cutout if shrink == 1 else shrink_cutout(cutout, shrink)
+
+
 Store = ShardStore | PngFolder
-"""Where objects come from: names, and by number a category, a shape and a picture."""
+"""Origin of objects: names, and by number a category, a shape and a picture."""
+
+
+def _require_alpha(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(33)
+    kind = (start[24], start[25]) if len(start) == 33 and start[:4] == b"\x89PNG" else None
+    if kind not in ((8, 6), (8, 4)):  # 8 bits of RGBA, or of grey with alpha
+        given = "is no PNG" if kind is None else f"has {kind[0]} bits per channel and colour type {kind[1]}"
+        raise InputError(f"paste.bank: {path}: {given}; a PNG of 8 bits with an alpha channel is needed")
+
+
+@lru_cache(maxsize=8)
+def _load_png(key: str, path: Path) -> Cutout:
+    picture = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if picture is None or picture.ndim != 3 or picture.shape[2] != 4:
+        raise InputError(f"cut-out {key}: {path} cannot be decoded as a picture with alpha channel")
+    cropped = crop_to_mask(cv2.cvtColor(picture, cv2.COLOR_BGRA2RGB), picture[..., 3].copy())
+    if cropped is None:
+        raise InputError(f"cut-out {key}: {path} is transparent everywhere")
+    return Cutout(key, *cropped, path.parent.name, (picture.shape[0], picture.shape[1]))
 
 
 class Pool(NamedTuple):
@@ -87,6 +132,9 @@ class Pool(NamedTuple):
     """Share of them that the next epoch exchanges."""
 
 
+ALL_IN_USE = Pool()
+
+
 class CutoutBank:
     """Objects by number, with the decoded ones kept in a bounded memory; safe to pickle and to fork.
 
@@ -95,26 +143,18 @@ class CutoutBank:
     and the same fraction is taken, and decoded, where nothing is kept.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        cache_mb: int = 64,
-        *,
-        pool: Pool | None = None,
-        chosen: Sequence[int] | None = None,
-    ) -> None:
-        """Serve the objects of `store`.
+    def __init__(self, store: Store, numbers: Sequence[int], cache_mb: int, pool: Pool) -> None:
+        """Serve the objects of `store` with these numbers.
 
         Args:
             cache_mb: size of the memory in MiB of decoded pixels; 0 decodes every time.
             pool: which of them are in use at a time.
-            chosen: numbers in the store of the objects that belong to this bank; all by default.
         """
-        numbers = range(len(store.keys)) if chosen is None else chosen
         self._store = store
         self._numbers = np.array(numbers, np.int64)
-        self._pool = pool or Pool()
-        self._order = _shuffle(len(self._numbers))
+        self._pool = pool
+        # shuffled once and for all, by the bit generator itself, whose stream NumPy never changes
+        self._order = np.argsort(np.random.PCG64(len(numbers)).random_raw(len(numbers)), kind="stable")
         self._shapes = np.zeros((len(self._numbers), 2), np.int32)
         self._cache_bytes = cache_mb * BYTES_PER_MB
         self._cached: OrderedDict[tuple[int, int], Cutout] = OrderedDict()
@@ -141,11 +181,7 @@ class CutoutBank:
         return int(self._order[(first + int(generator.integers(size))) % len(self)])
 
     def shape(self, index: int) -> tuple[int, int]:
-        """Return (height, width) of an object.
-
-        Raises:
-            InputError: it is broken.
-        """
+        """Return (height, width) of an object."""
         if not self._shapes[index, 0]:
             self._shapes[index] = self._store.shape(int(self._numbers[index]))
         return int(self._shapes[index, 0]), int(self._shapes[index, 1])
@@ -156,9 +192,6 @@ class CutoutBank:
         Args:
             index: its number.
             shrink: one of `SHRINKS`: 1 / `shrink` of its height and width, rounded up.
-
-        Raises:
-            InputError: it cannot be decoded, or shows no object.
         """
         cached = self._cached.get((index, shrink))
         if cached is not None:
@@ -194,14 +227,13 @@ def open_bank(
     path: str,
     cache_mb: int = 64,
     *,
-    pool: Pool | None = None,
+    pool: Pool = ALL_IN_USE,
     held_out: float = 0.0,
     take_held_out: bool = False,
 ) -> CutoutBank:
     """Open a folder written by `jobs.prepare`, a tar, a pattern of tars, or a folder of RGBA PNG files.
 
     Args:
-        path: what the user gave.
         cache_mb: see `CutoutBank`.
         pool: see `CutoutBank`.
         held_out: share of the photographs that are not for training.
@@ -222,7 +254,7 @@ def open_bank(
             f"paste.held_out: is {held_out}, which holds {part} the {len(store.keys)} objects of {path} out; "
             f"give another share, or a larger bank"
         )
-    return CutoutBank(store, cache_mb, pool=pool, chosen=chosen)
+    return CutoutBank(store, chosen, cache_mb, pool)
 
 
 def photo_of(key: str) -> str:
@@ -256,11 +288,6 @@ def resize_cutout(cutout: Cutout, height: int, width: int, *, mirrored: bool) ->
     if mirrored:
         image, mask = cv2.flip(image, 1), cv2.flip(mask, 1)
     return Cutout(cutout.key, image, mask, cutout.category, cutout.source_size)
-
-
-def _shuffle(count: int) -> Int64[np.ndarray, " N"]:
-    """Return a fixed shuffled order, from the bit generator itself, whose stream NumPy never changes."""
-    return np.argsort(np.random.PCG64(count).random_raw(count), kind="stable")
 
 
 def _num_bytes(cutout: Cutout) -> int:

@@ -1,4 +1,4 @@
-"""How an object's pixels replace those of the scene; only the part under the object is touched."""
+"""Opacity of an object and its blending into a scene; only the part under the object is touched."""
 
 from __future__ import annotations
 
@@ -74,14 +74,6 @@ def find_overlap(shape: tuple[int, ...], top_left: tuple[int, int], scene: tuple
         in_scene.append(slice(start, stop))
         in_object.append(slice(start - first, stop - first))
     return Overlap((in_scene[0], in_scene[1]), (in_object[0], in_object[1]))
-
-
-def count_visible(
-    opacity: UInt8[np.ndarray, "h w"], top_left: tuple[int, int], scene: tuple[int, int]
-) -> int:
-    """Count the outlier pixels of an object that fall inside a scene of (height, width) pixels."""
-    overlap = find_overlap(opacity.shape, top_left, scene)
-    return 0 if overlap is None else int(np.count_nonzero(opacity[overlap.in_object] >= OUTLIER_OPACITY))
 
 
 def outlier_mask(opacity: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:

@@ -1,4 +1,4 @@
-"""What can be set about pasting, and the laws of published methods as modes."""
+"""Settings of pasting, and the laws of published methods as modes."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ class PasteConfig:
     """Share of the bank's photographs that is never pasted in training: `jobs.paste_validation` makes its
     scenes of them."""
     pool: int = 0
-    """So many objects of the bank are in use in one epoch; 0 is all of them. Small enough for `cache_mb`,
-    every object is decoded once per epoch and loader process."""
+    """Number of bank objects used per epoch; 0 uses all. Where they fit into `cache_mb`, every object is
+    decoded once per epoch and loader process."""
     pool_refresh: float = 0.25
     """Share of the pool that every epoch exchanges for other objects of the bank."""
     cache_mb: int = 64

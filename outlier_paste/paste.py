@@ -14,11 +14,11 @@ from outlier_paste.bank import CutoutBank, Pool, fitting_shrink, open_bank, resi
 from outlier_paste.blend import BLENDS, blend_into, find_overlap, outlier_mask
 from outlier_paste.config import PasteConfig
 from outlier_paste.placement import PLACEMENTS, Place
-from outlier_paste.sizing import SIZINGS, SizeRange
+from outlier_paste.sizing import SIZINGS, Situation, SizeRange
 from shards.schema import NUM_CLASSES, OUTLIER_ID, VOID_ID, Sample
 
 ATTEMPTS = 10
-"""So often a place that meets no other object is looked for; then the scene gets one object less."""
+"""Tries to find a place that meets no other object; then the scene gets one object less."""
 SAMPLED = (slice(None, None, 8), slice(None, None, 8))
 """A sixty-fourth of the pixels tells that a class is still large."""
 
@@ -76,10 +76,14 @@ class OutlierPaste:
         self, sample: Sample, number: int, taken: list[Place], generator: np.random.Generator
     ) -> Place | None:
         config = self.config
-        find, sizing = PLACEMENTS[config.placement], SIZINGS[config.sizing]
         limits, shape = SizeRange(config.min_size, config.max_size), self.bank.shape(number)
+        scene = (sample.label.shape[0], sample.label.shape[1])
+
+        def size(nearness: float | None) -> tuple[int, int]:
+            return SIZINGS[config.sizing](Situation(shape, scene, limits, nearness), generator)
+
         for _ in range(ATTEMPTS):
-            place = find(sample.label, shape, limits, sizing, generator)
+            place = PLACEMENTS[config.placement](sample.label, size, generator)
             if config.overlap == "ordered" or place is None or not any(map(place.meets, taken)):
                 return place
         return None
@@ -114,11 +118,7 @@ class OutlierPaste:
 
 
 def build_paste(config: PasteConfig) -> OutlierPaste | None:
-    """Open the bank's part that is for training; None where nothing is ever pasted.
-
-    Raises:
-        InputError: the bank is missing, or holds something else than objects.
-    """
+    """Open the bank's part that is for training; None where nothing is ever pasted."""
     if config.probability == 0:
         return None
     pool = Pool(config.pool, config.pool_refresh)
@@ -132,18 +132,11 @@ def count_values(label: UInt8[np.ndarray, "h w"], mask: UInt8[np.ndarray, "h w"]
 
 
 def drop_remnants(label: UInt8[np.ndarray, "H W"], hidden: set[int], min_pixels: int) -> None:
-    """Make void, in place, the classes of which pasting has left some pixels but fewer than `min_pixels`.
-
-    Args:
-        label: train ids with outliers.
-        hidden: train ids that lost a pixel; others stay, however small they are.
-        min_pixels: a class needs so many pixels.
-    """
+    """Make void, in place, the classes of which pasting has left some pixels but fewer than `min_pixels`."""
     sampled = np.ascontiguousarray(label[SAMPLED])
     for train_id in sorted(hidden):
-        if train_id >= NUM_CLASSES or cv2.countNonZero(cv2.inRange(sampled, (train_id,), (train_id,))) >= max(
-            1, min_pixels
-        ):
+        is_large = cv2.countNonZero(cv2.inRange(sampled, (train_id,), (train_id,))) >= max(1, min_pixels)
+        if train_id >= NUM_CLASSES or is_large:
             continue
         rest = cv2.inRange(label, (train_id,), (train_id,))  # for a few classes faster than a histogram
         if 0 < cv2.countNonZero(rest) < min_pixels:

@@ -1,13 +1,13 @@
-"""Where an object goes in a scene."""
+"""Placements: the rectangle of a scene that an object fills."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from outlier_paste.sizing import Situation, SizeRange, Sizing
 from shards.schema import ROAD_ID
 
 FEWEST_ROWS = 8
@@ -33,74 +33,40 @@ class Place(NamedTuple):
         return rows and self.left < other.left + other.width and other.left < self.left + self.width
 
 
-@runtime_checkable
-class Placement(Protocol):
-    """Finds a place for an object; returns None where there is none."""
-
-    def __call__(
-        self,
-        label: UInt8[np.ndarray, "H W"],
-        shape: tuple[int, int],
-        limits: SizeRange,
-        sizing: Sizing,
-        generator: np.random.Generator,
-    ) -> Place | None:
-        """Choose where the object goes.
-
-        Args:
-            label: train ids of the scene.
-            shape: (height, width) of the cut-out in pixels.
-            limits: of the longer side, for sizings that heed them.
-            sizing: decides how large the object becomes.
-            generator: the only source of chance.
-        """
-        ...
+Size = Callable[[float | None], tuple[int, int]]
+"""Draws the (height, width) of an object, given how near it stands: 0 at the horizon, 1 in the bottom row,
+None where it does not stand on the ground."""
+Placement = Callable[[UInt8[np.ndarray, "H W"], Size, np.random.Generator], Place | None]
+"""Finds a place in a scene of these train ids, None where there is none; draws from the generator alone."""
 
 
-def place_anywhere(
-    label: UInt8[np.ndarray, "H W"],
-    shape: tuple[int, int],
-    limits: SizeRange,
-    sizing: Sizing,
-    generator: np.random.Generator,
-) -> Place:
+def place_anywhere(label: UInt8[np.ndarray, "H W"], size: Size, generator: np.random.Generator) -> Place:
     """Put the object's centre on any pixel, so that the border may cut it."""
-    scene = (label.shape[0], label.shape[1])
-    height, width = sizing(Situation(shape, scene, limits), generator)
-    row, column = generator.integers(scene[0]), generator.integers(scene[1])
+    height, width = size(None)
+    row, column = generator.integers(label.shape[0]), generator.integers(label.shape[1])
     return Place(int(row) - height // 2, int(column) - width // 2, height, width)
 
 
-def place_inside(
-    label: UInt8[np.ndarray, "H W"],
-    shape: tuple[int, int],
-    limits: SizeRange,
-    sizing: Sizing,
-    generator: np.random.Generator,
-) -> Place | None:
+def place_inside(label: UInt8[np.ndarray, "H W"], size: Size, generator: np.random.Generator) -> Place | None:
     """Put the object where the whole of it is seen, all such places equally likely; None: it is too large."""
-    scene = (label.shape[0], label.shape[1])
-    height, width = sizing(Situation(shape, scene, limits), generator)
-    if height > scene[0] or width > scene[1]:
+    height, width = size(None)
+    if height > label.shape[0] or width > label.shape[1]:
         return None
-    top, left = generator.integers(scene[0] - height + 1), generator.integers(scene[1] - width + 1)
+    top, left = (
+        generator.integers(label.shape[0] - height + 1),
+        generator.integers(label.shape[1] - width + 1),
+    )
     return Place(int(top), int(left), height, width)
 
 
 def place_on_road(
-    label: UInt8[np.ndarray, "H W"],
-    shape: tuple[int, int],
-    limits: SizeRange,
-    sizing: Sizing,
-    generator: np.random.Generator,
+    label: UInt8[np.ndarray, "H W"], size: Size, generator: np.random.Generator
 ) -> Place | None:
     """Stand the object on a road pixel, the smaller the farther away; None where no road is seen.
 
     The foot's row is uniform over the rows with road, then its column over that row's road pixels: uniform
-    over pixels, most objects would be near. The sizing is told how near the row is: 0 at the horizon (see
-    `find_horizon`), 1 in the bottom row.
+    over pixels, most objects would be near. The horizon is that of `find_horizon`.
     """
-    scene = (label.shape[0], label.shape[1])
     road = label == ROAD_ID
     rows = np.flatnonzero(road.any(axis=1))
     if not len(rows):
@@ -108,8 +74,7 @@ def place_on_road(
     row = int(generator.choice(rows))
     column = int(generator.choice(np.flatnonzero(road[row])))
     horizon = find_horizon(road, rows)
-    nearness = (row + 1 - horizon) / (scene[0] - horizon)
-    height, width = sizing(Situation(shape, scene, limits, nearness), generator)
+    height, width = size((row + 1 - horizon) / (label.shape[0] - horizon))
     return Place(row + 1 - height, column - width // 2, height, width)
 
 

@@ -1,4 +1,4 @@
-"""How large an object becomes in a scene."""
+"""Sizes that objects get in a scene."""
 
 from __future__ import annotations
 

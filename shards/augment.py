@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from shards.errors import InputError
-from shards.schema import NUM_CLASSES, VOID_ID, Sample
+from shards.schema import NUM_CLASSES, VOID_ID
 
 Recipe = Literal["ours", "upstream"]
 RECIPE_SCALES: dict[Recipe, tuple[float, float]] = {"ours": (1.0, 2.0), "upstream": (0.5, 2.0)}
@@ -76,12 +76,12 @@ class Window(NamedTuple):
     left: int
     height: int
     width: int
-    """Of the part of the frame."""
+    """Top left corner and sides of the part of the frame."""
     out_top: int
     out_left: int
     out_height: int
     out_width: int
-    """Of the part of the crop; the rest of the crop is void."""
+    """Top left corner and sides of the part of the crop; the rest of the crop is void."""
 
 
 @dataclass(frozen=True)
@@ -102,20 +102,6 @@ class Crop:
     def columns(self) -> slice:
         """The columns of the frame that are needed."""
         return slice(self.window.left, self.window.left + self.window.width)
-
-
-def crop_scene(
-    sample: Sample, config: AugmentConfig, crop: tuple[int, int], generator: np.random.Generator
-) -> Sample:
-    """Cut, resize and perhaps mirror a scene.
-
-    Args:
-        crop: (height, width) of the result, in pixels.
-        generator: see `choose_crop`.
-    """
-    chosen = choose_crop(sample.label, config, crop, generator)
-    image = resize_crop(sample.image[chosen.rows, chosen.columns], chosen)
-    return Sample(key=sample.key, image=image, label=resize_label(sample.label, chosen))
 
 
 def choose_crop(

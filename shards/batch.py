@@ -47,12 +47,7 @@ class Batch:
 
 
 def stack_samples(samples: Sequence[Sample], errors: Sequence[str] = ()) -> Batch:
-    """Copy scenes of one size into a batch.
-
-    Args:
-        samples: at least one; all of the same height and width.
-        errors: see `Batch.errors`.
-    """
+    """Copy scenes of one size into a batch."""
     height, width = samples[0].label.shape
     images = np.empty((len(samples), 3, height, width), np.uint8)
     labels = np.empty((len(samples), height, width), np.uint8)

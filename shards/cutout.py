@@ -12,11 +12,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from shards.errors import InputError
-from shards.picture import picture_size, require_sane_size
+from shards.picture import decode_bounded, picture_size
 
 OBJECT_SUFFIX = "object.jpg"
 MASK_SUFFIX = "mask.png"
 META_SUFFIX = "meta.json"
+CUTOUT_SUFFIXES = (OBJECT_SUFFIX, MASK_SUFFIX, META_SUFFIX)
 
 
 @dataclass(frozen=True)
@@ -53,21 +54,14 @@ def encode_cutout(cutout: Cutout, *, jpeg_quality: int = 95) -> dict[str, bytes]
     }
 
 
-SHRINKS = (1, 2, 4, 8)
-"""By how much a picture can be smaller than its file says; a JPEG decodes faster then."""
-_COLOR_FLAGS = dict(
-    zip(
-        SHRINKS,
-        (
-            cv2.IMREAD_COLOR,
-            cv2.IMREAD_REDUCED_COLOR_2,
-            cv2.IMREAD_REDUCED_COLOR_4,
-            cv2.IMREAD_REDUCED_COLOR_8,
-        ),
-        strict=True,
-    )
-)
-_PNG_START = b"\x89PNG\r\n\x1a\n"
+_COLOR_FLAGS = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+SHRINKS = tuple(_COLOR_FLAGS)
+"""Factors by which a picture can be smaller than its file says; a JPEG decodes faster then."""
 
 
 def decode_cutout(key: str, members: Mapping[str, bytes], *, shrink: int = 1) -> Cutout:
@@ -83,8 +77,8 @@ def decode_cutout(key: str, members: Mapping[str, bytes], *, shrink: int = 1) ->
             a header promises more pixels than are decoded.
     """
     require_members(key, members)
-    picture = _decode(key, OBJECT_SUFFIX, members, _COLOR_FLAGS[shrink])
-    mask = _decode(key, MASK_SUFFIX, members, cv2.IMREAD_GRAYSCALE)
+    picture = decode_bounded(members[OBJECT_SUFFIX], f"cut-out {key}: {OBJECT_SUFFIX}", _COLOR_FLAGS[shrink])
+    mask = decode_bounded(members[MASK_SUFFIX], f"cut-out {key}: {MASK_SUFFIX}", cv2.IMREAD_GRAYSCALE)
     if picture is None or mask is None:
         raise InputError(
             f"cut-out {key}: {OBJECT_SUFFIX if picture is None else MASK_SUFFIX} cannot be decoded"
@@ -100,26 +94,17 @@ def decode_cutout(key: str, members: Mapping[str, bytes], *, shrink: int = 1) ->
 
 
 def read_shape(key: str, members: Mapping[str, bytes]) -> tuple[int, int]:
-    """Return (height, width) of a cut-out, from the first bytes of its mask; no picture is decoded.
-
-    Raises:
-        InputError: a member is missing, or the mask is no PNG.
-    """
+    """Return (height, width) of a cut-out, from the first bytes of its mask; no picture is decoded."""
     require_members(key, members)
-    start = members[MASK_SUFFIX][:24]
-    width, height = int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big")
-    if not start.startswith(_PNG_START) or not width or not height:
+    size = picture_size(members[MASK_SUFFIX])
+    if size is None:
         raise InputError(f"cut-out {key}: {MASK_SUFFIX} cannot be decoded")
-    return height, width
+    return size
 
 
 def require_members(key: str, members: Collection[str]) -> None:
-    """Check that a sample is a cut-out.
-
-    Raises:
-        InputError: a member is missing.
-    """
-    missing = [suffix for suffix in (OBJECT_SUFFIX, MASK_SUFFIX, META_SUFFIX) if suffix not in members]
+    """Check that a sample is a cut-out."""
+    missing = [suffix for suffix in CUTOUT_SUFFIXES if suffix not in members]
     if missing:
         raise InputError(
             f"cut-out {key}: has no {', '.join(missing)}; its members are {', '.join(sorted(members))}"
@@ -146,25 +131,10 @@ def crop_to_mask(
 
 
 def decode_description(key: str, content: bytes) -> tuple[str, tuple[int, int]]:
-    """Return category and source size (height, width) of a cut-out, without decoding a picture.
-
-    Raises:
-        InputError: the description is broken.
-    """
+    """Return category and source size (height, width) of a cut-out, without decoding a picture."""
     try:
         meta = json.loads(content)
         category, (height, width) = str(meta["category"]), meta["source_size"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"cut-out {key}: {META_SUFFIX} is not category and source_size: {error!r}") from None
     return category, (int(height), int(width))
-
-
-def _decode(
-    key: str, suffix: str, members: Mapping[str, bytes], flags: int
-) -> UInt8[np.ndarray, "..."] | None:
-    """Decode a picture whose header promises a bounded size; None where the bytes are none."""
-    size = picture_size(members[suffix])
-    if size is None:
-        return None
-    require_sane_size(size, f"cut-out {key}: {suffix}")
-    return cv2.imdecode(np.frombuffer(members[suffix], np.uint8), flags)

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64
 
-from shards.cutout import MASK_SUFFIX, META_SUFFIX, OBJECT_SUFFIX, decode_cutout
+from shards.cutout import CUTOUT_SUFFIXES, decode_cutout
 from shards.errors import InputError
+from shards.files import hash_file
 from shards.location import Shard, find_shards
-from shards.manifest import MANIFEST_NAME, hash_file, read_manifest
+from shards.manifest import MANIFEST_NAME, read_manifest
 from shards.reader import ShardReader
-from shards.scene import find_scene_members, open_scene
+from shards.scene import EncodedScene, read_scene
 from shards.schema import CITYSCAPES_CLASSES, OUTLIER_ID, VOID_ID
-
-CUTOUT_SUFFIXES = (OBJECT_SUFFIX, MASK_SUFFIX, META_SUFFIX)
 
 
 @dataclass
@@ -38,39 +37,31 @@ class ShardFindings:
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     """(height, width) of the pictures."""
     categories: Counter[str] = field(default_factory=Counter)
-    """Of cut-outs."""
+    """Categories of cut-outs."""
     suffixes: Counter[str] = field(default_factory=Counter)
-    """Of all members."""
+    """Suffixes of all members."""
     problems: list[str] = field(default_factory=list)
 
     def add(self, other: ShardFindings) -> None:
         """Take in what was found in other shards."""
-        self.num_shards += other.num_shards
-        self.num_samples += other.num_samples
-        self.num_bytes += other.num_bytes
-        self.pixels += other.pixels
-        self.frames += other.frames
-        self.sizes += other.sizes
-        self.categories += other.categories
-        self.suffixes += other.suffixes
-        self.problems += other.problems
+        for name in (f.name for f in fields(self) if f.name != "split"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 def examine_folder(path: str, workers: int = 0) -> dict[str, ShardFindings]:
-    """Hash every shard and decode every member that training would read.
+    """Hash every shard and decode every member that training would read; return findings by split.
+
+    Bare tar files are one split without a name. What is wrong with the shards is found, not raised.
 
     Args:
         path: a folder with a manifest, a tar file, or a pattern of tar files; local.
         workers: threads; 0 takes one per processor.
-
-    Returns:
-        Findings by split; bare tar files are one split without a name.
-
-    Raises:
-        InputError: nothing is there, or the manifest is unfit. What is wrong with the shards themselves is
-            found, not raised.
     """
-    shards = {split: found for split, found in _list_by_split(path).items() if found}
+    if (Path(path) / MANIFEST_NAME).is_file():
+        splits = read_manifest(Path(path), check_files=False).splits
+        shards = {split: find_shards(path, split, check_files=False) for split in splits}
+    else:
+        shards = {"": find_shards(path, None)}
     found = {split: ShardFindings(split) for split in shards}
     tasks = [(split, shard) for split, several in shards.items() for shard in several]
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:  # decoders and hashes hold no lock
@@ -78,7 +69,10 @@ def examine_folder(path: str, workers: int = 0) -> dict[str, ShardFindings]:
             found[findings.split].add(findings)
     for split, several in shards.items():
         if not found[split].problems:
-            found[split].problems += _find_duplicates(several)
+            try:
+                ShardReader(several).close()
+            except InputError as error:  # two shards share a key
+                found[split].problems.append(str(error))
     return found
 
 
@@ -101,16 +95,14 @@ def examine_shard(shard: Shard, split: str = "") -> ShardFindings:
             if set(CUTOUT_SUFFIXES) <= set(reader.suffixes(index)):
                 _examine_cutout(key, reader.read(index, CUTOUT_SUFFIXES), findings)
             else:
-                names = find_scene_members(key, reader.suffixes(index))
-                _examine_scene(key, reader.read(index, names.both), findings)
+                _examine_scene(read_scene(reader, index), findings)
         except InputError as error:
             findings.problems.append(f"{path}: {error}")
     reader.close()
     return findings
 
 
-def _examine_scene(key: str, members: dict[str, bytes], findings: ShardFindings) -> None:
-    scene = open_scene(key, members)
+def _examine_scene(scene: EncodedScene, findings: ShardFindings) -> None:
     scene.picture.decode()
     pixels = np.bincount(scene.label.ravel(), minlength=256)
     findings.pixels += pixels
@@ -126,35 +118,12 @@ def _examine_cutout(key: str, members: dict[str, bytes], findings: ShardFindings
     findings.sizes[(cutout.mask.shape[0], cutout.mask.shape[1])] += 1
 
 
-def _list_by_split(path: str) -> dict[str, list[Shard]]:
-    if not (Path(path) / MANIFEST_NAME).is_file():
-        return {"": find_shards(path, None)}
-    manifest = read_manifest(Path(path), check_files=False)
-    return {split: find_shards(path, split, check_files=False) for split in manifest.splits}
-
-
-def _find_duplicates(shards: Sequence[Shard]) -> list[str]:
-    try:
-        ShardReader(shards).close()
-    except InputError as error:
-        return [str(error)]
-    return []
-
-
-NAMES = {i: entry.name for i, entry in enumerate(CITYSCAPES_CLASSES)} | {
-    OUTLIER_ID: "(outlier)",
-    VOID_ID: "(void)",
-}
 MOST_LINES = 20
 """Problems that are printed one by one; the rest is counted."""
 
 
 def report_shards(path: str, workers: int = 0) -> None:
-    """Read every byte of some shards, and print what is in them.
-
-    Raises:
-        InputError: something is wrong with them; all of it was printed.
-    """
+    """Read every byte of some shards, and print what is in them; the first problem is an InputError."""
     found = examine_folder(path, workers)
     print(render_findings(path, found), end="")
     if problems := [problem for findings in found.values() for problem in findings.problems]:
@@ -166,40 +135,33 @@ def report_shards(path: str, workers: int = 0) -> None:
 def render_findings(path: str, found: Mapping[str, ShardFindings]) -> str:
     """Render findings as lines for a terminal."""
     lines = [path]
-    for split, findings in found.items():
-        lines += ["", f"  {split or 'shards'}"]
-        lines.append(
-            f"    {findings.num_samples:,} samples in {findings.num_shards} shards, "
-            f"{findings.num_bytes / 1e6:,.1f} MB"
-        )
-        lines.append(f"    members  {', '.join(f'{n:,} {s}' for s, n in sorted(findings.suffixes.items()))}")
-        lines += _render_sizes(findings)
-        if findings.pixels.any():
-            lines += _render_classes(findings)
-        if findings.categories:
-            common = ", ".join(f"{count:,} {name}" for name, count in findings.categories.most_common(10))
-            lines.append(f"    categories {len(findings.categories)}: {common}")
-        lines += [f"    problem  {problem}" for problem in findings.problems[:MOST_LINES]]
-        if len(findings.problems) > MOST_LINES:
-            lines.append(f"    problem  and {len(findings.problems) - MOST_LINES} more")
+    for split, part in found.items():
+        size = f"{part.num_shards} shards, {part.num_bytes / 1e6:,.1f} MB"
+        lines += ["", f"  {split or 'shards'}", f"    {part.num_samples:,} samples in {size}"]
+        lines.append(f"    members  {', '.join(f'{n:,} {s}' for s, n in sorted(part.suffixes.items()))}")
+        if part.sizes:
+            common = [f"{width} x {height} ({n:,})" for (height, width), n in part.sizes.most_common(3)]
+            more = f" and {len(part.sizes) - 3} other sizes" if len(part.sizes) > 3 else ""
+            lines.append(f"    pictures {', '.join(common)}{more}")
+        lines += _render_classes(part)
+        if part.categories:
+            common = [f"{count:,} {name}" for name, count in part.categories.most_common(10)]
+            lines.append(f"    categories {len(part.categories)}: {', '.join(common)}")
+        lines += [f"    problem  {problem}" for problem in part.problems[:MOST_LINES]]
+        if len(part.problems) > MOST_LINES:
+            lines.append(f"    problem  and {len(part.problems) - MOST_LINES} more")
     return "\n".join(lines) + "\n"
-
-
-def _render_sizes(findings: ShardFindings) -> list[str]:
-    if not findings.sizes:
-        return []
-    common = findings.sizes.most_common(3)
-    told = ", ".join(f"{width} x {height} ({count:,})" for (height, width), count in common)
-    more = f" and {len(findings.sizes) - 3} other sizes" if len(findings.sizes) > 3 else ""
-    return [f"    pictures {told}{more}"]
 
 
 def _render_classes(findings: ShardFindings) -> list[str]:
     total = int(findings.pixels.sum())
+    if not total:
+        return []
+    names = {i: entry.name for i, entry in enumerate(CITYSCAPES_CLASSES)}
+    names |= {OUTLIER_ID: "(outlier)", VOID_ID: "(void)"}
     lines = [f"    {'value':>5}  {'class':<14}{'pixels':>16}{'share':>10}{'scenes':>9}"]
-    for value in sorted({*NAMES, *findings.pixels.nonzero()[0].tolist()}):
-        pixels, frames = int(findings.pixels[value]), int(findings.frames[value])
+    for value, (pixels, frames) in enumerate(zip(findings.pixels, findings.frames, strict=True)):
         if pixels or value < len(CITYSCAPES_CLASSES):
-            name = NAMES.get(value, "?")
-            lines.append(f"    {value:>5}  {name:<14}{pixels:>16,}{pixels / total:>10.5f}{frames:>9,}")
+            share = f"{pixels / total:>10.5f}{frames:>9,}"
+            lines.append(f"    {value:>5}  {names.get(value, '?'):<14}{pixels:>16,}{share}")
     return lines

@@ -1,4 +1,4 @@
-"""Where shards are: folders, files, patterns and URLs; remote ones are copied into a cache when first read.
+"""Locations of shards: folders, files, patterns and URLs; remote ones are cached when first read.
 
 URLs are those of fsspec (`https://`, `s3://`, `gs://`, `hf://`, `file://`, ...); some need a package of their
 own, such as s3fs. Many processes may share a cache: a lock lets one of them download a shard while the others
@@ -9,13 +9,13 @@ file systems) a shard is downloaded more than once, and still read whole.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import glob
 import hashlib
+import itertools
+import math
 import os
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ import fsspec
 from braceexpand import braceexpand
 
 from shards.errors import InputError
+from shards.files import hash_file, hold_lock, partial_file, this_process
 from shards.index import INDEX_ENDING, IndexedSample, load_index, parse_index
-from shards.manifest import MANIFEST_NAME, Manifest, hash_file, parse_manifest, read_manifest
+from shards.manifest import MANIFEST_NAME, Manifest, parse_manifest, read_manifest
 
 ATTEMPTS = 3
 PAUSE_S = 2.0
@@ -52,11 +53,7 @@ class Shard:
         return self.location
 
     def index(self) -> tuple[IndexedSample, ...]:
-        """Return the samples in file order; of a remote shard without downloading it, where that can be.
-
-        Raises:
-            InputError: as `load_index` and `fetch` say.
-        """
+        """Return the samples in file order; of a remote shard without downloading it, where that can be."""
         if self.cache is not None and self.num_bytes is not None and not self._copy().is_file():
             with contextlib.suppress(InputError):  # prepared by another program: no index beside it
                 content = _read_remote(self.location + INDEX_ENDING, attempts=1)
@@ -78,7 +75,10 @@ class Shard:
             return copy
         try:
             copy.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(copy.with_name(copy.name + ".lock")):
+            with contextlib.ExitStack() as held:
+                with contextlib.suppress(OSError):  # no locks here: see the module's first lines
+                    lock = copy.with_name(copy.name + ".lock")
+                    held.enter_context(hold_lock(lock, wait_s=math.inf, owner=this_process()))
                 if not copy.is_file():
                     self._download(copy)
         except OSError as error:
@@ -91,19 +91,13 @@ class Shard:
         return self.cache / digest / _without_query(self.location).rpartition("/")[2]
 
     def _download(self, copy: Path) -> None:
-        handle, name = tempfile.mkstemp(prefix=f".{copy.name}.partial-", dir=copy.parent)
-        os.close(handle)
-        try:
-            _reach(self.location, lambda system, path: system.get_file(path, name))
-            size = Path(name).stat().st_size
+        with partial_file(copy) as partial:
+            _reach(self.location, lambda system, path: system.get_file(path, str(partial)))
+            size = partial.stat().st_size
             if self.num_bytes is not None and size != self.num_bytes:
                 raise InputError(f"{self.location}: has {size} bytes, the manifest says {self.num_bytes}")
-            if self.sha256 is not None and hash_file(Path(name)) != self.sha256:
+            if self.sha256 is not None and hash_file(partial) != self.sha256:
                 raise InputError(f"{self.location}: its bytes differ from the manifest's hash")
-            Path(name).chmod(0o644)
-            Path(name).replace(copy)
-        finally:
-            Path(name).unlink(missing_ok=True)
 
 
 def find_shards(path: str, split: str | None, cache: str = "", *, check_files: bool = True) -> list[Shard]:
@@ -116,23 +110,22 @@ def find_shards(path: str, split: str | None, cache: str = "", *, check_files: b
         cache: folder for remote shards; empty: see `default_cache`.
         check_files: report a shard that a manifest lists and that is missing or has another size; otherwise
             whoever opens it finds out.
-
-    Raises:
-        InputError: nothing is there, or the manifest is unfit.
     """
     if "://" in path:
-        return _find_remote(path, split, Path(cache) if cache else default_cache(), check_files)
+        kept_in = Path(cache) if cache else default_cache()
+        found = [_find_remote(path, pattern, split, kept_in, check_files) for pattern in _expand(path)]
+        return list(itertools.chain(*found))
     if Path(path).is_dir():
         return _select(read_manifest(Path(path), check_files=check_files), path, path, split)
     if Path(path).is_file():
         return [Shard(path)]
-    found: list[Shard] = []
+    shards: list[Shard] = []
     for pattern in _expand(path):
         matches = _without_indexes(glob.glob(pattern))  # noqa: PTH207 - Path.glob takes no absolute pattern
         if not matches and (check_files or not pattern.endswith(".tar") or glob.has_magic(pattern)):
             raise _nothing_found(path, pattern)
-        found += [Shard(match) for match in matches or [pattern]]
-    return found
+        shards += [Shard(match) for match in matches or [pattern]]
+    return shards
 
 
 def default_cache() -> Path:
@@ -140,24 +133,21 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eomt-anomaly"
 
 
-def _find_remote(url: str, split: str | None, cache: Path, check_files: bool) -> list[Shard]:
-    found: list[Shard] = []
-    for pattern in _expand(url):
-        if glob.has_magic(_without_query(pattern).split("://", 1)[1]):
-            matches = _without_indexes(_reach(pattern, lambda system, path: system.glob(path)))
-            if not matches:
-                raise _nothing_found(url, pattern)
-            locations = [_with_protocol(pattern.split("://", 1)[0], match) for match in matches]
-        elif _without_query(pattern).endswith(".tar"):
-            locations = [pattern]
-        else:
-            folder = pattern.rstrip("/")
-            where = f"{folder}/{MANIFEST_NAME}"
-            shards = _select(parse_manifest(_read_remote(where), where), folder, pattern, split)
-            found += [replace(shard, cache=cache) for shard in shards]
-            continue
-        found += [Shard(place, cache=cache, stamp=_ask_stamp(place, check_files)) for place in locations]
-    return found
+def _find_remote(given: str, pattern: str, split: str | None, cache: Path, check_files: bool) -> list[Shard]:
+    if glob.has_magic(_without_query(pattern).split("://", 1)[1]):
+        matches = _without_indexes(_reach(pattern, lambda system, path: system.glob(path)))
+        if not matches:
+            raise _nothing_found(given, pattern)
+        protocol = pattern.split("://", 1)[0]
+        urls = [match if "://" in match else f"{protocol}://{match}" for match in matches]
+    elif _without_query(pattern).endswith(".tar"):
+        urls = [pattern]
+    else:
+        folder = pattern.rstrip("/")
+        where = f"{folder}/{MANIFEST_NAME}"
+        shards = _select(parse_manifest(_read_remote(where), where), folder, pattern, split)
+        return [replace(shard, cache=cache) for shard in shards]
+    return [Shard(url, cache=cache, stamp=_ask_stamp(url, check_files)) for url in urls]
 
 
 def _ask_stamp(url: str, required: bool) -> str:
@@ -203,10 +193,6 @@ def _nothing_found(path: str, pattern: str) -> InputError:
     )
 
 
-def _with_protocol(protocol: str, path: str) -> str:
-    return path if "://" in path else f"{protocol}://{path}"
-
-
 def _read_remote(url: str, attempts: int = ATTEMPTS) -> bytes:
     return _reach(url, lambda system, path: system.cat_file(path), attempts)
 
@@ -235,26 +221,3 @@ def _is_final(error: Exception) -> bool:
     absent = (FileNotFoundError, IsADirectoryError, PermissionError)
     said = cause is None or isinstance(cause, absent) or getattr(cause, "status", 0) in (401, 403, 404, 410)
     return isinstance(error, absent) and said
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock between processes; the system releases it when its holder dies."""
-    with path.open("w") as file:
-        with contextlib.suppress(OSError):  # no locks here: see the module's first lines
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def require_listed_keys(shard: Shard, held: Sequence[str]) -> None:
-    """Check that a shard holds the samples that its manifest lists.
-
-    Raises:
-        InputError: it holds others.
-    """
-    if shard.keys is not None and tuple(held) != shard.keys:
-        raise InputError(
-            f"{shard}: holds {len(held)} samples ({', '.join(held[:2])}, ...), the manifest beside it "
-            f"lists {len(shard.keys)} ({', '.join(shard.keys[:2])}, ...): the file is not the one that was "
-            "prepared"
-        )

@@ -1,4 +1,4 @@
-"""Which sample comes when: a pure function of (seed, epoch), whatever the number of processes and workers.
+"""Order of the samples: a pure function of (seed, epoch), whatever the number of processes and workers.
 
 The samples of a data set, shuffled anew for every epoch, form one endless sequence. Step s takes the next
 `global_batch` of them; rank r of a step takes the r-th piece. So one process with batches of 4 trains on

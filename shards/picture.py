@@ -1,4 +1,4 @@
-"""Encoded pictures of any kind that shards hold: their size without decoding, and the part that is needed."""
+"""Encoded pictures: their size without decoding, and the part that is needed."""
 
 from __future__ import annotations
 
@@ -27,9 +27,6 @@ class Picture:
         Args:
             content: a PNG, JPEG or WebP file, or tiles (`shards/tiles.py`).
             where: what it is, for messages.
-
-        Raises:
-            InputError: it is none of these, or promises more than `MAX_PIXELS`.
         """
         self._content, self._where = content, where
         size = picture_size(content)
@@ -40,15 +37,7 @@ class Picture:
         """(height, width) in pixels."""
 
     def decode(self, rows: slice | None = None, columns: slice | None = None) -> UInt8[np.ndarray, "h w 3"]:
-        """Return a part of the picture, R G B; all of it by default. Tiles outside of it are not touched.
-
-        Args:
-            rows: with start and stop inside the picture.
-            columns: the same.
-
-        Raises:
-            InputError: the picture is damaged.
-        """
+        """Return a part of the picture, R G B; all of it by default. Tiles outside of it are not touched."""
         rows, columns = rows or slice(0, self.shape[0]), columns or slice(0, self.shape[1])
         if tiles_size(self._content) is not None:
             require_zstandard(self._where)
@@ -68,16 +57,8 @@ class Picture:
 
 
 def decode_gray(content: bytes, where: str) -> UInt8[np.ndarray, "H W"]:
-    """Decode a picture of one 8-bit channel, exactly.
-
-    Raises:
-        InputError: it is none, is damaged, or promises more than `MAX_PIXELS`.
-    """
-    size = picture_size(content)
-    if size is not None:
-        require_sane_size(size, where)
-    flags = cv2.IMREAD_UNCHANGED
-    label = None if size is None else cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    """Decode a picture of one 8-bit channel, exactly."""
+    label = decode_bounded(content, where, cv2.IMREAD_UNCHANGED)
     if label is None:
         raise InputError(f"{where} ({len(content)} bytes) cannot be decoded")
     if label.ndim != 2 or label.dtype != np.uint8:
@@ -85,12 +66,17 @@ def decode_gray(content: bytes, where: str) -> UInt8[np.ndarray, "H W"]:
     return label
 
 
-def require_sane_size(size: tuple[int, int], where: str) -> None:
-    """Check that decoding takes a bounded amount of memory.
+def decode_bounded(content: bytes, where: str, flags: int) -> np.ndarray | None:
+    """Decode a picture by OpenCV's `flags`; None where it is broken or `picture_size` knows no such kind."""
+    size = picture_size(content)
+    if size is None:
+        return None
+    require_sane_size(size, where)
+    return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
 
-    Raises:
-        InputError: the picture has more than `MAX_PIXELS`.
-    """
+
+def require_sane_size(size: tuple[int, int], where: str) -> None:
+    """Check that decoding takes a bounded amount of memory."""
     if size[0] * size[1] > MAX_PIXELS:
         raise InputError(
             f"{where} says that it has {size[1]} x {size[0]} pixels; at most {MAX_PIXELS:,} are decoded"

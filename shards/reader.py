@@ -5,22 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from shards.errors import InputError
 from shards.index import IndexedSample, Member, require_header
-from shards.location import Shard, find_shards, require_listed_keys
+from shards.location import Shard, find_shards
 
 MAX_OPEN_FILES = 64
 """Per process; far below the usual limit of 1024, and opening a file again costs little."""
-
-
-class _Entry(NamedTuple):
-    shard: int
-    members: tuple[Member, ...]
 
 
 class ShardReader:
@@ -39,21 +34,18 @@ class ShardReader:
             shards: tar files; samples are numbered in this order.
             split: name of what they hold, for messages.
             max_errors: how many shards may be unreadable; they are left out and told in `errors`.
-
-        Raises:
-            InputError: a shard is missing, truncated, unsafe or no tar, or two samples have one key.
         """
         self.split = split
         self.errors: tuple[str, ...] = ()
         """What was wrong with the shards that were left out."""
         self.shards: tuple[Shard, ...] = ()
-        self._entries: list[_Entry] = []
+        self._entries: list[tuple[int, tuple[Member, ...]]] = []
         self._owners: dict[str, int] = {}
         for given in shards:
             shard = given if isinstance(given, Shard) else Shard(str(given))
             try:
                 samples = shard.index()
-                require_listed_keys(shard, [sample.key for sample in samples])
+                _require_listed_keys(shard, [sample.key for sample in samples])
             except InputError as error:
                 self.errors += (str(error),)
                 if len(self.errors) > max_errors:
@@ -69,7 +61,7 @@ class ShardReader:
                 first = self.shards[self._owners[key]]
                 raise InputError(f"{shard}: sample {key!r} is already in {first}; every key must be unique")
             self._owners[key] = len(self.shards)
-            self._entries.append(_Entry(len(self.shards), members))
+            self._entries.append((len(self.shards), members))
         self.shards += (shard,)
 
     @property
@@ -80,11 +72,6 @@ class ShardReader:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def samples_per_shard(self) -> list[int]:
-        """Count the samples of each shard, in the order of `shards`."""
-        counts = Counter(entry.shard for entry in self._entries)
-        return [counts[number] for number in range(len(self.shards))]
-
     def fingerprint(self) -> str:
         """Return what the order of samples depends on, in 32 hexadecimal digits: all keys, in their order."""
         text = "\0".join(self.keys).encode()
@@ -92,22 +79,18 @@ class ShardReader:
 
     def suffixes(self, index: int) -> tuple[str, ...]:
         """Name the members of one sample, without reading them."""
-        return tuple(member.suffix for member in self._entries[index].members)
+        return tuple(member.suffix for member in self._entries[index][1])
 
     def read(self, index: int, suffixes: Collection[str] | None = None) -> dict[str, bytes]:
         """Return the members of sample `index` by suffix.
 
         Args:
             suffixes: the members wanted; all of them by default.
-
-        Raises:
-            InputError: the shard has disappeared, shrunk or been replaced since it was indexed.
         """
-        entry = self._entries[index]
-        handle = self._handle(entry.shard)
-        wanted = [member for member in entry.members if suffixes is None or member.suffix in suffixes]
-        key = self.keys[index]
-        return {member.suffix: self._read_member(handle, entry.shard, key, member) for member in wanted}
+        shard, members = self._entries[index]
+        handle, key = self._handle(shard), self.keys[index]
+        wanted = [member for member in members if suffixes is None or member.suffix in suffixes]
+        return {member.suffix: self._read_member(handle, shard, key, member) for member in wanted}
 
     def close(self) -> None:
         """Close the open files; the next read opens them again."""
@@ -174,3 +157,13 @@ def open_shards(
         shard for path in paths for shard in find_shards(path, split, cache, check_files=max_errors == 0)
     ]
     return ShardReader(found, split, max_errors=max_errors)
+
+
+def _require_listed_keys(shard: Shard, held: Sequence[str]) -> None:
+    """Refuse a shard that holds other samples than its manifest lists."""
+    if shard.keys is not None and tuple(held) != shard.keys:
+        raise InputError(
+            f"{shard}: holds {len(held)} samples ({', '.join(held[:2])}, ...), the manifest beside it "
+            f"lists {len(shard.keys)} ({', '.join(shard.keys[:2])}, ...): the file is not the one that was "
+            "prepared"
+        )

@@ -1,11 +1,11 @@
-"""The members of a sample as a scene: which one is the picture, which the label, and what they hold.
+"""Scenes: the picture and the label among the members of a sample.
 
 Besides our own names (`KEY.image.jpg`, `KEY.label.png`) those that other people's shards use are understood.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -43,19 +43,6 @@ LABEL_ID_LABELS = frozenset(f"{name}.png" for name in LABEL_ID_NAMES)
 
 
 @dataclass(frozen=True)
-class SceneMembers:
-    """Which members of a sample are used."""
-
-    image: str
-    label: str
-
-    @property
-    def both(self) -> tuple[str, str]:
-        """The two suffixes."""
-        return self.image, self.label
-
-
-@dataclass(frozen=True)
 class EncodedScene:
     """A scene whose label is decoded and whose picture waits until it is known what of it is needed."""
 
@@ -63,15 +50,16 @@ class EncodedScene:
     picture: Picture
     label: UInt8[np.ndarray, "H W"]
 
+    def decode(self) -> Sample:
+        """Decode the whole picture."""
+        return Sample(key=self.key, image=self.picture.decode(), label=self.label)
 
-def find_scene_members(key: str, suffixes: Sequence[str]) -> SceneMembers:
-    """Find picture and label among the suffixes of a sample.
+
+def find_scene_members(key: str, suffixes: Sequence[str]) -> tuple[str, str]:
+    """Return which of the suffixes of a sample are its picture and its label.
 
     A bare `png` is the label where the picture is a bare `jpg`, `jpeg` or `webp` and no label has a name of
     its own; else it is a picture.
-
-    Raises:
-        InputError: there is no image, more than one, no label, or more than one.
     """
     labels = [suffix for suffix in suffixes if suffix in TRAIN_ID_LABELS | LABEL_ID_LABELS]
     images = [suffix for suffix in suffixes if suffix in IMAGES]
@@ -87,7 +75,7 @@ def find_scene_members(key: str, suffixes: Sequence[str]) -> SceneMembers:
     for found, what in ((images, "image"), (labels, "label")):
         if len(found) > 1:
             raise InputError(f"sample {key}: has both {' and '.join(sorted(found))}; one {what} is needed")
-    return SceneMembers(images[0], labels[0])
+    return images[0], labels[0]
 
 
 def open_scene(key: str, members: Mapping[str, bytes]) -> EncodedScene:
@@ -97,30 +85,16 @@ def open_scene(key: str, members: Mapping[str, bytes]) -> EncodedScene:
         InputError: a member is missing or cannot be decoded, the sizes differ, or the label holds a value
             that is neither a train id, `OUTLIER_ID` nor `VOID_ID` (nor a label id, where its name says so).
     """
-    names = find_scene_members(key, tuple(members))
-    picture = Picture(members[names.image], f"sample {key}: {names.image}")
-    label = _decode_label(f"sample {key}: {names.label}", members[names.label], names.label)
+    image_name, label_name = find_scene_members(key, tuple(members))
+    picture = Picture(members[image_name], f"sample {key}: {image_name}")
+    label = _decode_label(f"sample {key}: {label_name}", members[label_name], label_name)
     if picture.shape != label.shape:
         raise InputError(f"sample {key}: image is {picture.shape} but label is {label.shape} (height, width)")
     return EncodedScene(key, picture, label)
 
 
-def decode_sample(key: str, members: Mapping[str, bytes]) -> Sample:
-    """Decode a scene and its label map.
-
-    Raises:
-        InputError: as `open_scene` says.
-    """
-    scene = open_scene(key, members)
-    return Sample(key=key, image=scene.picture.decode(), label=scene.label)
-
-
 def require_scenes(reader: ShardReader) -> None:
-    """Check, without reading any of them, that all samples are scenes.
-
-    Raises:
-        InputError: a sample has no image, more than one, or no label.
-    """
+    """Refuse samples that are no scenes, without reading any of them."""
     for index, key in enumerate(reader.keys):
         find_scene_members(key, reader.suffixes(index))
 
@@ -128,19 +102,12 @@ def require_scenes(reader: ShardReader) -> None:
 def read_scene(reader: ShardReader, index: int) -> EncodedScene:
     """Read the two members of a scene, whatever else the sample holds."""
     key = reader.keys[index]
-    return open_scene(key, reader.read(index, find_scene_members(key, reader.suffixes(index)).both))
+    return open_scene(key, reader.read(index, find_scene_members(key, reader.suffixes(index))))
 
 
 def decode_scene(reader: ShardReader, index: int) -> Sample:
     """Read and decode a whole scene."""
-    scene = read_scene(reader, index)
-    return Sample(key=scene.key, image=scene.picture.decode(), label=scene.label)
-
-
-def decode_scenes(reader: ShardReader, count: int) -> Iterator[Sample]:
-    """Decode the first `count` scenes, one after the other."""
-    for index in range(count):
-        yield decode_scene(reader, index)
+    return read_scene(reader, index).decode()
 
 
 def _decode_label(where: str, content: bytes, suffix: str) -> UInt8[np.ndarray, "H W"]:

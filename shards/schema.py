@@ -1,4 +1,4 @@
-"""What a sample is, in memory: the vocabulary every other package shares.
+"""Classes, label values and the sample in memory: the vocabulary of every other package.
 
 Label values. A *label id* is Cityscapes' own number (-1..33), as the official `gtFine_labelIds` files
 hold it. A *train id* is what a network learns: 0..18 for the 19 evaluated classes. Two more values live

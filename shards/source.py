@@ -1,4 +1,4 @@
-"""Where downloads are read from: an unpacked folder, or the zip file as it came."""
+"""Sources of downloads: an unpacked folder, or the zip file as it came."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shards.errors import InputError
 from shards.picture import picture_size, require_sane_size
 
 MAX_MEMBER_BYTES = 2**31
-"""Of a member of a zip file, decompressed; the largest official one, COCO's annotations, has 0.45 GB."""
+"""Largest member of a zip file, decompressed; the largest official one has 0.45 GB, COCO's annotations."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,7 @@ class FolderSource:
         return sorted(name for name in found if not _is_hidden(name))
 
     def read(self, name: str) -> bytes:
-        """Return the content of one file.
-
-        Raises:
-            InputError: it cannot be read.
-        """
+        """Return the content of one file."""
         try:
             return (self.path / name).read_bytes()
         except OSError as error:
@@ -67,11 +63,7 @@ class ZipSource:
         return sorted(name for name in self.names() if _fits(name.split("/"), parts) and not _is_hidden(name))
 
     def read(self, name: str) -> bytes:
-        """Return the content of one member.
-
-        Raises:
-            InputError: it is damaged, encrypted, absent, or larger than `MAX_MEMBER_BYTES`.
-        """
+        """Return the content of one member."""
         try:
             archive = self._archive()
             size = archive.getinfo(name).file_size  # no more than this is ever decompressed
@@ -87,11 +79,7 @@ class ZipSource:
         return f"{self.path}:{name}"
 
     def names(self) -> list[str]:
-        """Return the names of all files in it.
-
-        Raises:
-            InputError: as `match`.
-        """
+        """Return the names of all files in it."""
         names = [entry.filename for entry in self._archive().infolist() if not entry.is_dir()]
         for name in names:
             if name.startswith("/") or "\\" in name or ".." in PurePosixPath(name).parts:
@@ -122,15 +110,7 @@ def _open_archive(path: Path, _mtime_ns: int, _size: int) -> zipfile.ZipFile:
 
 
 def open_source(path: Path, setting: str) -> Source:
-    """Open a folder or a zip file.
-
-    Args:
-        path: what the user gave.
-        setting: the option it was given with, such as `--images`, for messages.
-
-    Raises:
-        InputError: nothing is there, or it is neither a folder nor a zip file.
-    """
+    """Open a folder or a zip file."""
     if path.is_dir():
         return FolderSource(path)
     if not path.exists():
@@ -145,27 +125,14 @@ def decode_bgr(data: bytes, where: str) -> UInt8[np.ndarray, "H W 3"]:
 
     Grey and CMYK pictures become colour. The EXIF orientation is ignored: labels and polygons were drawn
     on the stored pixels.
-
-    Args:
-        data: content of a PNG or JPEG file.
-        where: the file, for the message.
-
-    Raises:
-        InputError: the picture cannot be decoded, or not to its end, or promises more than
-            `shards.picture.MAX_PIXELS`.
     """
     if (size := picture_size(data)) is not None:
         require_sane_size(size, where)
-    picture = (
-        cv2.imdecode(_as_array(data), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data else None
-    )
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     if picture is None:
         raise InputError(f"{where}: cannot be decoded as a picture ({len(data)} bytes)")
     return picture
-
-
-def _as_array(data: bytes) -> UInt8[np.ndarray, " N"]:
-    return np.frombuffer(data, np.uint8)
 
 
 def _fits(parts: list[str], patterns: list[str]) -> bool:

@@ -1,16 +1,15 @@
-"""Shards become an endless stream of batches that can start anywhere, the same for any number of workers."""
+"""Endless streams of batches out of shards: start anywhere, equal for any number of workers."""
 
 from __future__ import annotations
 
 import ctypes
-import itertools
 import logging
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -75,25 +74,20 @@ class StreamConfig:
 
     def __post_init__(self) -> None:
         if min(self.crop) < 1:
-            raise InputError(
-                f"data.crop: got {list(self.crop)}; (height, width), both at least 1, are needed"
-            )
+            sides = f"got {list(self.crop)}; (height, width), both at least 1, are needed"
+            raise InputError(f"data.crop: {sides}")
         if self.batch_size < 1:
             raise InputError(f"data.batch_size: got {self.batch_size}; at least 1 is needed")
-        if self.workers < 0:
-            raise InputError(f"data.workers: got {self.workers}; 0 or more are needed")
-        if self.max_errors < 0:
-            raise InputError(f"data.max_errors: got {self.max_errors}; 0 or more are needed")
+        for name in ("workers", "max_errors"):
+            if getattr(self, name) < 0:
+                raise InputError(f"data.{name}: got {getattr(self, name)}; 0 or more are needed")
 
 
-class Scene(NamedTuple):
-    """A finished scene, and what was wrong with those that it stands in for."""
-
-    sample: Sample
-    errors: tuple[str, ...]
+Finished = tuple[Sample, tuple[str, ...]]
+"""A finished scene, and what was wrong with those that it stands in for."""
 
 
-class SceneDataset(Dataset[Scene | InputError]):
+class SceneDataset(Dataset[Finished | InputError]):
     """Makes the scene at any position of the sequence.
 
     A user's mistake is returned, not raised: the DataLoader would bury its one line in a worker's traceback.
@@ -111,7 +105,7 @@ class SceneDataset(Dataset[Scene | InputError]):
         self.order = SampleOrder(len(reader), seed)
         self.transform = transform
 
-    def __getitem__(self, position: int) -> Scene | InputError:
+    def __getitem__(self, position: int) -> Finished | InputError:
         """Make the scene at `position`, or the next readable one of the same epoch.
 
         Which one stands in depends on the shards alone, whatever the number of ranks and workers.
@@ -121,12 +115,12 @@ class SceneDataset(Dataset[Scene | InputError]):
         for ahead in range(min(self.config.max_errors + 1, self.order.num_samples)):
             stand_in = epoch * self.order.num_samples + (place + ahead) % self.order.num_samples
             try:
-                return Scene(self.make_scene(stand_in), tuple(errors))
+                return self.make_scene(stand_in), tuple(errors)
             except InputError as error:
                 errors.append(str(error))
-        return (
-            InputError(errors[0]) if len(errors) == 1 else _too_many(len(errors), len(errors) - 1, errors[-1])
-        )
+        if len(errors) == 1:
+            return InputError(errors[0])
+        return _too_many(len(errors), len(errors) - 1, errors[-1])
 
     def make_scene(self, position: int) -> Sample:
         """Decode, crop, transform and recolour the sample at `position`.
@@ -144,9 +138,9 @@ class SceneDataset(Dataset[Scene | InputError]):
         drawn = sample_generator("transform", self.order.seed, epoch, scene.key)
         augment, label = self.config.augment, scene.label
         if before_crop:
-            frame = transform(Sample(key=scene.key, image=scene.picture.decode(), label=label), drawn)
-            crop = choose_crop(frame.label, augment, self.config.crop, varied)
-            picture, label = frame.image[crop.rows, crop.columns], frame.label
+            frame = transform(scene.decode(), drawn)
+            crop, label = choose_crop(frame.label, augment, self.config.crop, varied), frame.label
+            picture = frame.image[crop.rows, crop.columns]
         else:
             crop = choose_crop(label, augment, self.config.crop, varied)
             picture = scene.picture.decode(crop.rows, crop.columns)
@@ -204,7 +198,7 @@ class Stream:
                 raise _too_many(len(self._unreadable), allowed, error)
             logger.warning("unreadable, %d of %d allowed: %s", len(self._unreadable), allowed, error)
 
-    def _loader(self) -> DataLoader[Scene | InputError]:
+    def _loader(self) -> DataLoader[Finished | InputError]:
         workers = self.dataset.config.workers
         return DataLoader(
             self.dataset,
@@ -240,9 +234,6 @@ def build_stream(
         start_position: samples that all processes together have already consumed.
         transform: applied between crop and colour jitter, or before the crop; see `SceneDataset.make_scene`.
         num_batches: where to end; None never does.
-
-    Raises:
-        InputError: the shards are unfit or hold no scenes.
     """
     if not config.shards:
         raise InputError(
@@ -275,15 +266,13 @@ def _too_many(count: int, allowed: int, last: str) -> InputError:
     )
 
 
-def _collate(scenes: Sequence[Scene | InputError]) -> Batch | InputError:
-    made: list[Scene] = []
+def _collate(scenes: Sequence[Finished | InputError]) -> Batch | InputError:
+    finished: list[Finished] = []
     for scene in scenes:
         if isinstance(scene, InputError):
             return scene
-        made.append(scene)
-    return stack_samples(
-        [scene.sample for scene in made], list(itertools.chain(*(scene.errors for scene in made)))
-    )
+        finished.append(scene)
+    return stack_samples([sample for sample, _ in finished], [e for _, errors in finished for e in errors])
 
 
 def _start_worker(_: int) -> None:

@@ -30,7 +30,7 @@ MAGIC = b"EATILES1"
 TILE = (128, 256)
 """Rows and columns of a tile: 96 kB decompressed, so that it stays in the processor's cache."""
 LEVEL = 1
-"""Of zstd; 3 saves 3 % of the size and costs 20 % of the time."""
+"""Level of zstd; 3 saves 3 % of the size and costs 20 % of the time."""
 _HEADER = struct.Struct("<8s4I")
 
 
@@ -50,11 +50,7 @@ class _Layout(NamedTuple):
 
 
 def require_zstandard(setting: str) -> None:
-    """Check that the library is installed.
-
-    Raises:
-        InputError: it is not.
-    """
+    """Check that the library is installed."""
     if zstandard is None:
         raise InputError(f"{setting}: tiles need the package zstandard; install eomt-anomaly[tiles]")
 
@@ -88,10 +84,6 @@ def tiles_size(content: bytes) -> tuple[int, int] | None:
 
 def decode_tiles(content: bytes, rows: slice, columns: slice) -> UInt8[np.ndarray, "h w 3"]:
     """Decode a part of a picture, touching only the tiles that it meets.
-
-    Args:
-        rows: with start and stop inside the picture.
-        columns: the same.
 
     Raises:
         ValueError: the content is damaged. Its size was checked by the caller, so that no header can ask

@@ -1,11 +1,10 @@
-"""Collective checks: if one rank fails, all exit with its code; steps and weights that are not finite."""
+"""Collective checks: if one rank fails, all exit with its code; finite steps, equal weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
@@ -45,15 +44,11 @@ def require_agreement(accelerator: Accelerator, what: str, value: str) -> None:
     Raises:
         InputError: they do not; most likely a folder is not shared by their machines.
     """
-    if accelerator.num_processes == 1:
-        return
-    values: list[str] = gather_object([value])
-    other = next((rank for rank, theirs in enumerate(values) if theirs != values[0]), None)
-    if other is not None:
-        message = (
-            f"{what}: process 0 sees {values[0]}, process {other} sees {values[other]}; all must share it"
-        )
-        raise_together(accelerator, InputError(message))
+    values: list[str] = gather_object([value]) if accelerator.num_processes > 1 else [value]
+    for rank, seen in enumerate(values):
+        if seen != values[0]:
+            message = f"{what}: process 0 sees {values[0]}, process {rank} sees {seen}; all must share it"
+            raise_together(accelerator, InputError(message))
 
 
 @contextmanager
@@ -90,25 +85,14 @@ class DivergenceError(ReportedError, FloatingPointError):
     exit_code = 70  # EX_SOFTWARE
 
 
-@dataclass(frozen=True)
-class BadStep:
-    """What of a step is not finite; the same on every rank."""
+class RanksDifferError(ReportedError, RuntimeError):
+    """Two ranks hold different weights: they train two models, and only one of them would be saved."""
 
-    terms: tuple[str, ...]
-    """Loss terms that are NaN or infinite on some rank."""
-    grad_norm: float
-    values: Mapping[str, float]
-    """Every term's value over all ranks."""
-
-    def describe(self) -> str:
-        """Say what is not finite, and what the other terms were."""
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
-        blamed = f"loss terms not finite: {', '.join(self.terms)}" if self.terms else "all loss terms finite"
-        return f"gradient norm is {self.grad_norm}; {blamed}; {shown}"
+    exit_code = 70  # EX_SOFTWARE, as for a divergence: what is in memory is of no use
 
 
-def find_bad_step(accelerator: Accelerator, sums: Mapping[str, Tensor], grad_norm: float) -> BadStep | None:
-    """Say what of a step is NaN or infinite on any rank; None for a good step. All ranks call it.
+def find_bad_step(accelerator: Accelerator, sums: Mapping[str, Tensor], grad_norm: float) -> str:
+    """Say what of a step is NaN or infinite on any rank; empty for a good step. All ranks call it.
 
     A gradient that overflowed in fp16 passes: the scaler leaves out the update by itself, and halves its
     scale. Not so a term, which is not scaled, nor a gradient at a scale of 1 or less, which scaling cannot
@@ -120,53 +104,32 @@ def find_bad_step(accelerator: Accelerator, sums: Mapping[str, Tensor], grad_nor
     """
     bad = torch.stack([~torch.isfinite(value) for value in sums.values()]).float()
     bad = accelerator.reduce(bad.to(accelerator.device), reduction="sum")
-    terms = tuple(name for name, count in zip(sums, bad.tolist(), strict=True) if count)
+    terms = [name for name, count in zip(sums, bad.tolist(), strict=True) if count]
     scaler = accelerator.scaler
     overflow = scaler is not None and scaler.get_scale() > 1
     if not terms and (math.isfinite(grad_norm) or overflow):
-        return None
+        return ""
     totals = accelerator.reduce(dict(sums), reduction="sum")
-    return BadStep(terms, grad_norm, {name: float(value) for name, value in totals.items()})
+    shown = ", ".join(f"{name} {float(value):.4g}" for name, value in totals.items())
+    blamed = f"loss terms not finite: {', '.join(terms)}" if terms else "all loss terms finite"
+    return f"gradient norm is {grad_norm}; {blamed}; {shown}"
 
 
-def drop_step(
-    accelerator: Accelerator,
-    optimizer: torch.optim.Optimizer,
-    bad: BadStep,
-    step: int,
-    keys: Sequence[str],
-    *,
-    may: bool,
-) -> str:
-    """Throw a bad step's gradients away and return what to say of it; weights and optimizer stay.
-
-    All ranks call it.
+def drop_step(accelerator: Accelerator, optimizer: torch.optim.Optimizer, message: str, *, may: bool) -> None:
+    """Throw a bad step's gradients away; weights and optimizer stay. All ranks call it.
 
     Args:
-        step: optimizer step, counted from 0, that was about to be taken.
-        keys: of this rank's samples.
+        message: for the error.
         may: False where no more bad steps may be skipped.
 
     Raises:
         DivergenceError: `may` is False.
     """
-    everyone = gather_object(list(keys))
-    told = f"step {step}: {bad.describe()}; samples {', '.join(everyone)}"
     if not may:
-        raise_together(accelerator, DivergenceError(told))
+        raise_together(accelerator, DivergenceError(message))
     if accelerator.scaler is not None:
         accelerator.scaler.update()  # it has looked at these gradients, and waits for the end of their step
     optimizer.zero_grad()
-    return told
-
-
-BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-class RanksDifferError(ReportedError, RuntimeError):
-    """Two ranks hold different weights: they train two models, and only one of them would be saved."""
-
-    exit_code = 70  # EX_SOFTWARE, as for a divergence: what is in memory is of no use
 
 
 def require_sound_weights(accelerator: Accelerator, model: nn.Module, step: int) -> None:
@@ -193,22 +156,21 @@ def require_sound_weights(accelerator: Accelerator, model: nn.Module, step: int)
     if accelerator.num_processes > 1:
         distributed.all_reduce(largest, op=distributed.ReduceOp.MAX)
     broken = [name for name, is_bad in zip(names, largest[0].tolist(), strict=True) if is_bad]
-    differing = (largest[1] != -largest[2]).tolist()
-    different = [
-        name for name, differs, cut in zip(names, differing, sharded, strict=True) if differs and not cut
-    ]
+    differs = (largest[1] != -largest[2]).tolist()
+    different = [name for name, d, cut in zip(names, differs, sharded, strict=True) if d and not cut]
+    error: ReportedError | None = None
     if broken:
-        told = f"step {step}: {_name(broken)} NaN or infinite; not saved"
-        raise_together(accelerator, DivergenceError(told))
-    if different:
+        error = DivergenceError(f"step {step}: {_name(broken)} NaN or infinite; not saved")
+    elif different:
         ranks = f"all {accelerator.num_processes} processes"
-        told = f"step {step}: {_name(different)} not the same on {ranks}; not saved"
-        raise_together(accelerator, RanksDifferError(told))
+        error = RanksDifferError(f"step {step}: {_name(different)} not the same on {ranks}; not saved")
+    raise_together(accelerator, error)
 
 
 def checksum(value: Tensor) -> Tensor:
     """Add up the bits of a tensor as whole numbers (modulo 2^64): exact, whatever the order of the sum."""
-    return value.contiguous().view(BITS[value.element_size()]).sum(dtype=torch.int64)
+    bits = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return value.contiguous().view(bits[value.element_size()]).sum(dtype=torch.int64)
 
 
 def _name(names: list[str]) -> str:

@@ -13,7 +13,8 @@ from shards.schema import NUM_CLASSES
 from shards.stream import StreamConfig
 from trainer.ema import EmaConfig
 from trainer.loop import LoopConfig
-from trainer.losses import OUTLIER_CLASS_TERM, LossConfig, build_loss
+from trainer.losses import OUTLIER_CLASS_TERM, LossConfig
+from trainer.losses.classification import CLASS_TERMS
 from trainer.optim import OptimConfig
 from trainer.schedule import ScheduleConfig
 from trainer.tracking import TrackingConfig
@@ -81,7 +82,7 @@ class FinetuneConfig:
 
     def _check_class_head(self) -> None:
         """Check that the classification loss and the class head speak of the same logits."""
-        needed = build_loss(self.loss).base.class_term.head
+        needed = CLASS_TERMS[self.loss.classification].head
         has = self.model.class_head or ("" if self.model.weights else "linear")  # "": the weights will tell
         if has and has != needed:
             fitting = "isomax_plus" if has == "isomax" else "cross_entropy or logit_norm"

@@ -12,25 +12,27 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
+from models.adapt import count_frozen
 from models.eomt import EoMT
 from models.segmenter import Precision
 from shards.batch import Batch
 from shards.errors import InputError
-from trainer.best import Best
-from trainer.checkpoint import save_best, save_checkpoint
-from trainer.collective import BadStep, drop_step, find_bad_step
+from trainer.checkpoint import Best, save_best, save_checkpoint
+from trainer.collective import drop_step, find_bad_step
 from trainer.ema import WeightAverage
 from trainer.losses import Loss, weighted_sum
 from trainer.losses.targets import StepTotals, count_totals
 from trainer.memory import peak_memory
 from trainer.randomness import sample_generators, seed_dropout
 from trainer.runtime import Deadline, parse_limit
-from trainer.schedule import ScheduleConfig, draw_released
+from trainer.schedule import ScheduleConfig, draw_unmasked
 from trainer.sharding import Sharding, fill_gradients, whole, whole_model
+from trainer.tracking import show_scalars
 
 logger = logging.getLogger(__name__)
 
@@ -116,12 +118,7 @@ class TrainState:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counters."""
-        counters = {
-            "step": self.step,
-            "samples_seen": self.samples_seen,
-            "skipped_steps": self.skipped_steps,
-            "data": self.data,
-        }
+        counters = {name: value for name, value in vars(self).items() if name != "best"}
         return counters | ({"best": self.best.state_dict()} if self.best.metric else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -158,9 +155,9 @@ class Run:
     """Scalars for TensorBoard beside each log line, from the norm of all gradients."""
     deadline: Deadline = field(default_factory=Deadline)
     after_step: Callable[[], None] = lambda: None
-    """Called after every optimizer step (see `trainer.profile`)."""
-    num_frozen: Callable[[int], int] = lambda step: 0
-    """Step -> how many of the first blocks stand still (see `models.adapt.Thaw`)."""
+    """Called after every optimizer step (see `trainer.tracking.record_profile`)."""
+    unfreeze_steps: tuple[int, ...] = ()
+    """Step from which each of the first blocks trains (see `models.adapt.plan_unfreezing`)."""
 
 
 def train(run: Run, config: LoopConfig) -> TrainState:
@@ -178,7 +175,8 @@ def train(run: Run, config: LoopConfig) -> TrainState:
     accelerator, state = run.accelerator, run.state
     model: EoMT = accelerator.unwrap_model(run.model)
     share = accelerator.num_processes  # DistributedDataParallel averages over ranks
-    progress = tqdm(total=config.steps, initial=state.step, unit="step", disable=_hide_bar(accelerator))
+    hidden = None if accelerator.is_main_process else True  # None: shown on a terminal only
+    progress = tqdm(total=config.steps, initial=state.step, unit="step", disable=hidden)
     clock = _Clock(state.samples_seen)
     run.model.train()
 
@@ -189,11 +187,11 @@ def train(run: Run, config: LoopConfig) -> TrainState:
         for i, batch in enumerate(batches):
             seed_dropout(run.seed, state.step, batch.keys)
             generators = sample_generators(run.seed, state.step, batch.keys, accelerator.device)
-            released = draw_released(
+            unmasked = draw_unmasked(
                 run.schedule, state.step, config.steps, model.num_blocks, model.num_queries, generators
             )
             with _sync_on_last(accelerator, run.model, last=i == len(batches) - 1):
-                prediction = run.model(batch.image, released, run.num_frozen(state.step))
+                prediction = run.model(batch.image, unmasked, count_frozen(run.unfreeze_steps, state.step))
                 terms = run.loss(prediction, batch, totals, generators)
                 accelerator.backward(weighted_sum(terms, run.loss_weights) * share)
             sums = {name: sums.get(name, 0) + value.detach() for name, value in terms.items()}
@@ -202,7 +200,7 @@ def train(run: Run, config: LoopConfig) -> TrainState:
         fill_gradients(run.model)
         grad_norm = _clip(accelerator, run.model, config.max_grad_norm)
         bad = find_bad_step(accelerator, sums, grad_norm)
-        if bad is not None:
+        if bad:
             _skip(run, bad, batches, config.skip_bad_steps)
             continue
         logs = is_due(state.step + 1, config.log_every, config.steps)
@@ -216,23 +214,22 @@ def train(run: Run, config: LoopConfig) -> TrainState:
         run.after_step()
 
         if logs:
-            scalars = _step_scalars(run, sums, grad_norm, run.loss.floors(prediction)) | clock.rates(
-                state.samples_seen
-            )
+            scalars = _step_scalars(run, sums, grad_norm, run.loss.lower_bounds(prediction))
+            scalars |= clock.rates(state.samples_seen)
             if state.skipped_steps:
                 scalars["skipped_steps"] = state.skipped_steps
             scalars["data/errors"] = _sum_over_ranks(accelerator, clock.errors)
             scalars |= peak_memory(accelerator)
-            accelerator.log({**scalars, **details}, step=state.step)
+            show_scalars(accelerator, {**scalars, **details}, state.step)
             logger.info(_log_line(state.step, config.steps, scalars))
         run.lr_schedule.step()  # after the log, which shows the rates of this step
         if run.evaluate is not None and is_due(state.step, config.eval_every, config.steps):
             run.model.eval()
             with run.ema.applied():
-                found = run.evaluate(whole_model(model), state.step)
-                if state.best.judge(found, state.step):
+                measured = run.evaluate(whole_model(model), state.step)
+                if state.best.judge(measured, state.step):
                     save_best(accelerator, run.model, model, run.folder, state.best)
-            accelerator.log(dict(found) | state.best.scalars(), step=state.step)
+            show_scalars(accelerator, {**measured, **state.best.scalars()}, state.step)
             run.model.train()
         stopping = run.stop_requested()  # asked once per step; all ranks get the same answer
         if stopping or state.best.is_over or is_due(state.step, config.save_every, config.steps):
@@ -250,12 +247,14 @@ def is_due(step: int, every: int, last: int) -> bool:
     return every > 0 and (step % every == 0 or step == last)
 
 
-def _skip(run: Run, bad: BadStep, batches: list[Batch], allowed: int) -> None:
+def _skip(run: Run, reason: str, batches: list[Batch], allowed: int) -> None:
     """Leave a bad step out: its samples are gone by, and the same step is tried with the next ones."""
-    state, keys = run.state, [key for batch in batches for key in batch.keys]
-    told = drop_step(run.accelerator, run.optimizer, bad, state.step, keys, may=state.skipped_steps < allowed)
+    state = run.state
+    keys = gather_object([key for batch in batches for key in batch.keys])
+    message = f"step {state.step}: {reason}; samples {', '.join(keys)}"
+    drop_step(run.accelerator, run.optimizer, message, may=state.skipped_steps < allowed)
     state.skipped_steps += 1
-    logger.warning("skipped, %d of %d allowed: %s", state.skipped_steps, allowed, told)
+    logger.warning("skipped, %d of %d allowed: %s", state.skipped_steps, allowed, message)
 
 
 def _reduce_totals(accelerator: Accelerator, batches: list[Batch]) -> StepTotals:
@@ -277,14 +276,14 @@ def _clip(accelerator: Accelerator, model: nn.Module, max_norm: float) -> float:
 
 
 def _step_scalars(
-    run: Run, sums: Mapping[str, Tensor], grad_norm: float, floors: Mapping[str, float]
+    run: Run, sums: Mapping[str, Tensor], grad_norm: float, lower_bounds: Mapping[str, float]
 ) -> dict[str, float]:
     reduced = run.accelerator.reduce(dict(sums), reduction="sum")
     terms = {f"loss/{name}": float(value) for name, value in reduced.items()}
     total = sum(run.loss_weights[name] * float(value) for name, value in reduced.items())
     rates = {f"lr/{group['name']}": float(group["lr"]) for group in run.optimizer.param_groups}
     heads = {tag: value for tag, value in rates.items() if tag in ("lr/heads", "lr/lora", "lr/backbone.norm")}
-    bounds = {f"floor/{name}": value for name, value in floors.items()}
+    bounds = {f"lower_bound/{name}": value for name, value in lower_bounds.items()}
     return {"loss/total": total, **terms, **bounds, "grad_norm": grad_norm, **(heads or rates)}
 
 
@@ -295,11 +294,6 @@ def _sum_over_ranks(accelerator: Accelerator, value: int) -> float:
 def _log_line(step: int, steps: int, scalars: Mapping[str, float]) -> str:
     named = [f"{tag.removeprefix('loss/')} {value:.4g}" for tag, value in scalars.items()]
     return f"step {step}/{steps}  " + "  ".join(named)
-
-
-def _hide_bar(accelerator: Accelerator) -> bool | None:
-    """None lets tqdm show itself on a terminal only."""
-    return None if accelerator.is_main_process else True
 
 
 class _Clock:

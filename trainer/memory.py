@@ -19,7 +19,7 @@ from shards.schema import NUM_CLASSES, OUTLIER_ID, VOID_ID
 from trainer.losses import Loss, weighted_sum
 from trainer.losses.targets import StepTotals, count_totals
 from trainer.randomness import sample_generators
-from trainer.schedule import ScheduleConfig, draw_released
+from trainer.schedule import ScheduleConfig, draw_unmasked
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class TrialStep:
     def __call__(self, size: int) -> None:
         """Take the memory of a micro-batch of `size` images, and give it back.
 
-        All that may train trains, no query is released from its mask, and room is held for what comes later:
+        All that may train trains, no query is unmasked, and room is held for what comes later:
         the two moments of AdamW and, with several processes, the buffers of their exchange.
 
         Raises:
@@ -128,9 +128,9 @@ class TrialStep:
             room = torch.empty((2 + (accelerator.num_processes > 1)) * trained, device=device)
             batch = fullest_batch(size, self.crop).to(device)
             generators = sample_generators(0, 0, batch.keys, device)
-            released = draw_released(self.schedule, 0, 1000, model.num_blocks, model.num_queries, generators)
+            unmasked = draw_unmasked(self.schedule, 0, 1000, model.num_blocks, model.num_queries, generators)
             with accelerator.autocast():
-                prediction = model(batch.image, released)
+                prediction = model(batch.image, unmasked)
             totals = StepTotals(*count_totals([batch.label]).tolist())
             terms = self.loss(prediction, batch, totals, generators)
             weighted_sum(terms, self.loss_weights).backward()

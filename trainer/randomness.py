@@ -15,7 +15,7 @@ def sample_generators(
 ) -> list[torch.Generator]:
     """Make one generator per sample, a function of (seed, step, key) alone.
 
-    Whatever training draws for a sample (points, released queries) comes from its own generator. So one
+    Whatever training draws for a sample (points, unmasked queries) comes from its own generator. So one
     process with a batch of four draws what two processes with batches of two draw, and a resumed run
     draws what it would have drawn.
 

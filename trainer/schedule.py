@@ -1,4 +1,4 @@
-"""What changes with the step: learning rates, and how many queries still obey their masks.
+"""Schedules by step: learning rates, and how many queries are unmasked.
 
 Everything here is a function of (step, total steps), so that a resumed run needs no state from it.
 """
@@ -14,10 +14,8 @@ from jaxtyping import Bool
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from models.adapt import Thaw
 from shards.errors import InputError
 
-NEVER_FROZEN = Thaw(())
 EOMT_BATCH = 16
 EOMT_WARMUPS = (500, 1000)
 """Steps of `EOMT_BATCH` images in which heads, and then the backbone, warm up; whatever the run's length.
@@ -40,10 +38,10 @@ class ScheduleConfig:
     poly_power: float = 0.9
     """After its warm-up a rate falls to 0 as (1 - progress) ** poly_power."""
     masked_attention: Literal["annealed", "always", "never"] = "annealed"
-    """annealed: each joint block's queries obey their masks at first and are released one phase after the
-    other; always; never: none does, and only the final prediction is supervised."""
+    """annealed: each joint block's queries are masked at first and unmasked one phase after the other;
+    always; never: none is masked, and only the final prediction is supervised."""
     annealing: Literal["equal", "eomt"] = "equal"
-    """For annealed, when the queries of the joint blocks are released. equal: one block after the other, in
+    """For annealed, when the queries of the joint blocks are unmasked. equal: one block after the other, in
     phases of 1 / (blocks + 2) of the run; eomt: each takes a sixth of it, the first from 1/6 on, the last
     from 4/6 on, the others evenly between, so that they overlap unless there are four (as upstream)."""
 
@@ -60,10 +58,10 @@ class ScheduleConfig:
             raise InputError(f"schedule.poly_power must be above 0, got {self.poly_power}")
         if self.preset:
             for name in ("head_warmup", "backbone_warmup", "poly_power", "annealing"):
-                given, default = getattr(self, name), type(self).__dataclass_fields__[name].default
-                if given != default:
+                value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
+                if value != default:
                     raise InputError(
-                        f"schedule.{name}: got {given}, but schedule.preset {self.preset} fixes it; "
+                        f"schedule.{name}: got {value}, but schedule.preset {self.preset} fixes it; "
                         f"leave one out"
                     )
 
@@ -109,7 +107,10 @@ def lr_factor(step: int, total_steps: int, warmup_start: int, warmup_end: int, p
 
 
 def build_lr_schedule(
-    optimizer: torch.optim.Optimizer, config: ScheduleConfig, total_steps: int, thaw: Thaw = NEVER_FROZEN
+    optimizer: torch.optim.Optimizer,
+    config: ScheduleConfig,
+    total_steps: int,
+    unfreeze_steps: Sequence[int] = (),
 ) -> LambdaLR:
     """Build the schedule of all groups; groups whose name starts with `backbone` wait for the heads.
 
@@ -117,7 +118,8 @@ def build_lr_schedule(
     per process.
 
     Args:
-        thaw: blocks that stand still at first; their rate is 0 until their step, then they warm up.
+        unfreeze_steps: step from which each of the first blocks trains; its rate is 0 until then, and warms
+            up.
     """
     head_end = round(config.head_warmup * total_steps)
     warmup = round(config.backbone_warmup * total_steps)
@@ -125,24 +127,26 @@ def build_lr_schedule(
     def factor_of(group_name: str) -> Callable[[int], float]:
         start, end = 0, head_end
         if group_name.startswith("backbone"):
-            start = max(head_end, thaw_step(group_name, thaw))
+            start = max(head_end, unfreeze_step(group_name, unfreeze_steps))
             end = start + warmup
         return lambda step: lr_factor(step, total_steps, start, end, config.poly_power)
 
     return LambdaLR(optimizer, [factor_of(str(group["name"])) for group in optimizer.param_groups])
 
 
-def thaw_step(group_name: str, thaw: Thaw) -> int:
+def unfreeze_step(group_name: str, unfreeze_steps: Sequence[int]) -> int:
     """Return the step from which a group of the optimizer trains (see `trainer.optim.group_parameters`)."""
     place, _, block = group_name.removeprefix("backbone.").partition(".")
     if place == "embed":
-        return max(thaw.steps, default=0)
-    index = int(block) if place == "blocks" else len(thaw.steps)
-    return thaw.steps[index] if index < len(thaw.steps) else 0
+        return max(unfreeze_steps, default=0)
+    index = int(block) if place == "blocks" else len(unfreeze_steps)
+    return unfreeze_steps[index] if index < len(unfreeze_steps) else 0
 
 
-def release_phase(total_steps: int, block: int, num_blocks: int, rule: str = "equal") -> tuple[float, float]:
-    """Return the steps between which a joint block's queries are released from their masks.
+def unmasking_phase(
+    total_steps: int, block: int, num_blocks: int, rule: str = "equal"
+) -> tuple[float, float]:
+    """Return the steps between which a joint block's queries are unmasked.
 
     Args:
         block: j in 0..num_blocks − 1, the first joint block first.
@@ -160,23 +164,23 @@ def release_phase(total_steps: int, block: int, num_blocks: int, rule: str = "eq
     return start, start + total_steps / 6
 
 
-def obey_probability(
+def mask_probability(
     step: int, total_steps: int, block: int, num_blocks: int, power: float = 0.9, rule: str = "equal"
 ) -> float:
-    """Return the probability that a query of a joint block still obeys its mask at `step`.
+    """Return the probability that a query of a joint block is still masked at `step`.
 
-    1 until the block's phase begins (see `release_phase`), (1 − progress) ** power during it, then 0.
+    1 until the block's phase begins (see `unmasking_phase`), (1 − progress) ** power during it, then 0.
 
     Source: EoMT's mask annealing.
     """
-    start, end = release_phase(total_steps, block, num_blocks, rule)
+    start, end = unmasking_phase(total_steps, block, num_blocks, rule)
     progress = (step - start) / (end - start)
     if progress <= 0:
         return 1.0
     return (1.0 - progress) ** power if progress < 1 else 0.0
 
 
-def draw_released(
+def draw_unmasked(
     config: ScheduleConfig,
     step: int,
     total_steps: int,
@@ -184,7 +188,7 @@ def draw_released(
     num_queries: int,
     generators: Sequence[torch.Generator],
 ) -> Bool[Tensor, "L B Q"] | None:
-    """Draw which queries ignore their mask in this step; None without masked attention.
+    """Draw which queries are unmasked in this step; None without masked attention.
 
     Args:
         generators: one per image, so that the draw does not depend on how a batch is cut.
@@ -193,11 +197,11 @@ def draw_released(
         return None
     device = generators[0].device
     if config.masked_attention == "always":
-        obeys = [1.0] * num_blocks
+        masked = [1.0] * num_blocks
     else:
         rule = config.annealing
-        obeys = [obey_probability(step, total_steps, j, num_blocks, rule=rule) for j in range(num_blocks)]
+        masked = [mask_probability(step, total_steps, j, num_blocks, rule=rule) for j in range(num_blocks)]
     drawn = torch.stack(
         [torch.rand(num_blocks, num_queries, generator=g, device=device) for g in generators], dim=1
     )  # (L, B, Q)
-    return drawn >= torch.tensor(obeys, device=device)[:, None, None]
+    return drawn >= torch.tensor(masked, device=device)[:, None, None]

@@ -1,68 +1,34 @@
-"""Validation inside a run by `eval`'s own code: mIoU, anomaly metrics of pasted objects, probes."""
+"""Validation inside a run: mIoU, anomaly metrics of pasted objects, probes."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from jaxtyping import UInt8
 
-from eval.cell import Cell, Subject, TestSetResult
-from eval.evaluate import evaluate_test_set
-from eval.metrics.closed_set import evaluate_miou
+from eval.evaluate import evaluate_closed_set, evaluate_test_set
 from eval.predict.scores import require_scores
 from eval.predict.strips import answer_pixels
-from eval.predict.windows import Segment, segment_in_windows
+from eval.predict.windows import Predictor, slide
 from eval.protocol import get_protocol
-from eval.ranks import Ranks
-from eval.report.figures import choose_exhibits, draw_grid, shrink_exhibit
+from eval.report.figures import Example, add_title, choose_examples, draw_panels
 from eval.sets.benchmarks import require_no_benchmark
-from eval.sets.pasted import require_unseen
 from eval.sets.registry import TestSet, check_masks, find_test_sets
+from eval.store import Worker
 from models.eomt import EoMT
 from models.lora import merged
-from models.segmenter import make_segment, require_readable
+from models.segmenter import make_predictor, require_readable
 from outlier_paste.config import PasteConfig
+from outlier_paste.validation_set import require_unseen
 from shards.errors import InputError
 from shards.reader import ShardReader, open_shards
 from shards.scene import decode_scene, require_scenes
 from shards.schema import NORMAL, VOID, VOID_ID
 from trainer.tracking import TrackingConfig, show_distribution, show_picture, show_precision_recall
-
-
-def draw_scenes(
-    reader: ShardReader,
-    num_frames: int,
-    num_probes: int,
-    segment: Segment,
-    window: tuple[int, int],
-    scores: Sequence[str],
-    step: int,
-) -> UInt8[np.ndarray, "H W 3"]:
-    """Draw `num_probes` of the first `num_frames` scenes, with their true and predicted classes and scores.
-
-    Args:
-        segment: the network, built for `scores`.
-        window: its input size (h, w).
-        step: for the title.
-    """
-    exhibits = []
-    for index in sorted(choose_exhibits(num_frames, num_probes)):
-        scene = decode_scene(reader, index)
-        evidence = segment_in_windows(torch.from_numpy(scene.image).permute(2, 0, 1), segment, window)
-        answers = answer_pixels(evidence, scores)
-        target = np.where(scene.label == VOID_ID, VOID, NORMAL).astype(np.uint8)
-        exhibits.append(
-            shrink_exhibit(scene.key, scene.image, target, answers.prediction, answers.scores, scene.label)
-        )
-    return draw_grid(f"validation scenes at step {step}", exhibits)
-
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +44,8 @@ class ValidationConfig:
     split: str = "val"
     """Which part of the shards."""
     pasted: str = ""
-    """Folder that `jobs.paste_validation` wrote, measured by AP and FPR95 of `scores`; empty: none. Scores of
-    its pixels lie in the run's folder meanwhile, 4 bytes per pixel and score."""
+    """Folder that `jobs.paste_validation` wrote, measured by AP and FPR95 of `scores`; empty: none. Score
+    maps lie in the run's folder meanwhile, 4 bytes per pixel and score."""
     scores: tuple[str, ...] = ("MSP", "RbA")
     """Anomaly scores that `pasted` is measured by; names as in `jobs.evaluate --scores`."""
     limit: int = 0
@@ -112,45 +78,20 @@ class ValidationConfig:
             *(f"{metric}/{score}" for score in scores for metric in ("ap", "fpr95")),
         ]
 
-
-@dataclass(frozen=True)
-class ValidationSets:
-    """What a run is measured on, opened and checked."""
-
-    scenes: ShardReader | None
-    """For the mIoU."""
-    pasted: TestSet | None
-
-    def __bool__(self) -> bool:
-        return self.scenes is not None or self.pasted is not None
-
-
-def open_validation(config: ValidationConfig, paste: PasteConfig) -> ValidationSets:
-    """Open what `config` names.
-
-    Raises:
-        InputError: it is missing, broken or a benchmark, or holds objects that this run pastes in training.
-    """
-    scenes, pasted = None, None
-    if config.shards:
-        for place in config.shards:
-            require_no_benchmark(place, "validation.shards")
-        scenes = open_shards(config.shards, config.split)
-        require_scenes(scenes)
-    if config.pasted:
-        require_no_benchmark(config.pasted, "validation.pasted")
-        require_unseen(Path(config.pasted), paste, "validation.pasted")
-        (pasted,) = find_test_sets(Path(config.pasted), config.limit or None, "validation.pasted")
-        check_masks(pasted)
-    return ValidationSets(scenes, pasted)
+    def tags(self) -> list[str]:
+        """Name the scalars by which TensorBoard compares runs."""
+        best = [f"best/{self.select}"] if self.select else []
+        return [*best, *(f"validation/{metric}" for metric in self.metrics())]
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Measures a model; every rank has to call it, and all get the same numbers."""
+    """Measures a model by `eval`'s own code; every rank has to call it, and all get the same numbers."""
 
     config: ValidationConfig
-    sets: ValidationSets
+    scenes: ShardReader | None
+    """For the mIoU."""
+    pasted: TestSet | None
     accelerator: Accelerator
     scratch: Path
     """Folder that all ranks see."""
@@ -169,75 +110,96 @@ class Validation:
         return scalars
 
     def _measure_scenes(self, model: EoMT, step: int) -> dict[str, float]:
-        reader, ranks = self.sets.scenes, self._ranks()
-        if reader is None:
+        if self.scenes is None:
             return {}
+        reader, worker = self.scenes, self._worker()
         count = min(self.config.limit or len(reader), len(reader))
-        result = evaluate_miou(
-            make_segment(model, self.accelerator.device),
-            (decode_scene(reader, index) for index in range(ranks.rank, count, ranks.count)),
-            window=model.image_size,
-            num_samples=len(range(ranks.rank, count, ranks.count)),
-            intervals=False,
-            scratch=self.scratch,
-            ranks=ranks,
+        predictor = self._predictor(model)
+        result = evaluate_closed_set(
+            predictor, reader, count, intervals=False, scratch=self.scratch, worker=worker
         )
-        if self._num_probes and ranks.is_first:
-            names = self.config.scores
-            segment = make_segment(model, self.accelerator.device, scores=names)
-            sheet = draw_scenes(reader, count, self._num_probes, segment, model.image_size, names, step)
+        if self._num_probes and worker.leads:
+            probes = [
+                self._draw_scene(model, reader, i) for i in sorted(choose_examples(count, self._num_probes))
+            ]
+            sheet = add_title(f"validation scenes at step {step}", draw_panels(probes))
             show_picture(self.accelerator, "probes/scenes", sheet, step)
         return {"validation/miou": result.miou}
 
+    def _draw_scene(self, model: EoMT, reader: ShardReader, index: int) -> Example:
+        scene, names = decode_scene(reader, index), self.config.scores
+        answers = answer_pixels(self._predictor(model, names)(scene.image), names)
+        target = np.where(scene.label == VOID_ID, VOID, NORMAL).astype(np.uint8)
+        example = Example(scene.key, scene.image, target, answers.prediction, answers.scores, scene.label)
+        return example.shrink()
+
+    def _predictor(self, model: EoMT, scores: tuple[str, ...] = ()) -> Predictor:
+        return slide(make_predictor(model, self.accelerator.device, scores=scores), model.image_size)
+
     def _measure_pasted(self, model: EoMT, step: int) -> dict[str, float]:
-        if self.sets.pasted is None:
+        if self.pasted is None:
             return {}
         names = self.config.scores
         result = evaluate_test_set(
-            make_segment(model, self.accelerator.device, scores=names),
-            self.sets.pasted,
-            get_protocol(PROTOCOL),
-            Subject(model=self.scratch.name, checkpoint=f"step {step}"),
-            window=model.image_size,
+            self._predictor(model, names),
+            self.pasted,
+            [get_protocol(PROTOCOL)],
             scores=names,
-            num_exhibits=self._num_probes,
+            num_examples=self._num_probes,
             components=False,
             intervals=False,
             scratch=self.scratch,
-            ranks=self._ranks(),
+            worker=self._worker(),
         )
-        self._show_pasted(result, step)
-        shared = [_scalars_of(result.cells)]  # the first rank has measured, the others have nothing
+        scalars: dict[str, float] = {}
+        for each in result.results:  # of the first rank, which has measured; the others have none
+            record = each.record
+            assert each.distribution is not None
+            assert record.ap is not None
+            assert record.fpr95 is not None
+            scalars[f"validation/ap/{record.score}"] = record.ap
+            scalars[f"validation/fpr95/{record.score}"] = record.fpr95
+            scalars[f"validation/gap/{record.score}"] = each.distribution.gap
+            if self.tracking.curves:
+                tag = f"precision_recall/{record.score}"
+                show_precision_recall(self.accelerator, tag, each.counts, step)
+                show_distribution(self.accelerator, f"scores/{record.score}", each.distribution, step)
+        if result.examples:
+            sheet = add_title(f"pasted objects at step {step}", draw_panels(result.examples))
+            show_picture(self.accelerator, "probes/pasted", sheet, step)
+        shared = [scalars]
         broadcast_object_list(shared)
         return shared[0]
-
-    def _show_pasted(self, result: TestSetResult, step: int) -> None:
-        if result.exhibits:
-            sheet = draw_grid(f"pasted objects at step {step}", result.exhibits)
-            show_picture(self.accelerator, "probes/pasted", sheet, step)
-        for cell in result.cells if self.tracking.curves else ():
-            name, measured = cell.record.score, cell.measurement
-            show_precision_recall(self.accelerator, f"precision_recall/{name}", measured.counts, step)
-            show_distribution(self.accelerator, f"scores/{name}", measured.distribution, step)
 
     @property
     def _num_probes(self) -> int:
         return self.tracking.probes if self.tracking.tensorboard else 0
 
-    def _ranks(self) -> Ranks:
+    def _worker(self) -> Worker:
         accelerator = self.accelerator
-        return Ranks(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone)
+        return Worker(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone)
 
 
-def _scalars_of(cells: list[Cell]) -> dict[str, float]:
-    found = {}
-    for cell in cells:
-        assert cell.record.ap is not None
-        assert cell.record.fpr95 is not None
-        found[f"validation/ap/{cell.record.score}"] = cell.record.ap
-        found[f"validation/fpr95/{cell.record.score}"] = cell.record.fpr95
-        found[f"validation/gap/{cell.record.score}"] = cell.measurement.distribution.gap
-    return found
+def open_validation(
+    config: ValidationConfig, paste: PasteConfig
+) -> tuple[ShardReader | None, TestSet | None]:
+    """Open the scenes for the mIoU and the pasted objects that `config` names.
+
+    Raises:
+        InputError: one is missing, broken or a benchmark, or holds objects that this run pastes in training.
+    """
+    scenes, pasted = None, None
+    if config.shards:
+        for place in config.shards:
+            require_no_benchmark(place, "validation.shards")
+        scenes = open_shards(config.shards, config.split)
+        require_scenes(scenes)
+    if config.pasted:
+        require_no_benchmark(config.pasted, "validation.pasted")
+        require_unseen(Path(config.pasted), paste, "validation.pasted")
+        (pasted,) = find_test_sets(Path(config.pasted), config.limit or None, "validation.pasted")
+        check_masks(pasted)
+    return scenes, pasted
 
 
 def build_validation(
@@ -253,7 +215,8 @@ def build_validation(
     Raises:
         InputError: as `open_validation`, or the model lacks something.
     """
-    sets = open_validation(config, paste)
-    if sets:  # probes of scenes show the scores too
-        require_readable(model, config.scores, "validation.scores: the model")
-    return Validation(config, sets, accelerator, folder, tracking) if sets else None
+    scenes, pasted = open_validation(config, paste)
+    if scenes is None and pasted is None:
+        return None
+    require_readable(model, config.scores, "validation.scores: the model")  # probes of scenes show them too
+    return Validation(config, scenes, pasted, accelerator, folder, tracking)

@@ -7,7 +7,7 @@ counts in some thousand bins. Within a bin positives and negatives count as even
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -34,6 +34,7 @@ class BinnedMetrics(NamedTuple):
 
 Runs = Sequence[Float32[np.ndarray, " _N"]]
 """Scores of one class, a sorted array per image."""
+Rounding = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -130,14 +131,14 @@ def choose_half_bins(
 
 
 def count_on_bins(
-    images: Sequence[ImageScores], positions: Sequence[int], splitters: Float32[np.ndarray, " _S"]
+    images: Iterable[ImageScores], positions: Sequence[int], splitters: Float32[np.ndarray, " _S"]
 ) -> ImageCounts:
     """Count the scores of each image; looks at one image at a time.
 
     Args:
         splitters: each is a bin of its own, and so is what lies between two; upwards.
     """
-    tables = np.empty((2, len(images), 2 * splitters.size + 1), dtype=np.float32)
+    tables = np.empty((2, len(positions), 2 * splitters.size + 1), dtype=np.float32)
     for row, image in enumerate(images):
         for table, scores in zip(tables, image, strict=True):
             left = np.searchsorted(scores, splitters, side="left")
@@ -238,45 +239,51 @@ class ScoreDistribution:
         return self.anomalous_median - self.normal_median
 
 
-def count_scores(positives: Runs, negatives: Runs, num_bins: int = NUM_HISTOGRAM_BINS) -> ScoreDistribution:
-    """Count the scores of both classes, neither empty, in `num_bins` bins.
+def count_scores(
+    positives: Runs, negatives: Runs, num_bins: int = NUM_HISTOGRAM_BINS, rounded: Rounding = np.asarray
+) -> ScoreDistribution:
+    """Count the scores of both classes, neither empty and all `rounded`, in `num_bins` bins.
 
     A bin holds what is at least its lower edge and below its upper one; the outer bins also hold everything
     beyond, the last one the largest score. Medians are scores that occur, of two the lower.
     """
     both = (negatives, positives)
-    ranks = [[_nth_of(runs, share) for share in (0.0, TAIL, 0.5, 1 - TAIL, 1.0)] for runs in both]
+    ranks = [[_nth_of(runs, share, rounded) for share in (0.0, TAIL, 0.5, 1 - TAIL, 1.0)] for runs in both]
     low, high = min(ranks[0][1], ranks[1][1]), max(ranks[0][3], ranks[1][3])
     inner = np.linspace(low, high, num_bins - 1).astype(np.float32)
     sizes = [sum(run.size for run in runs) for runs in both]
     counts = [
-        np.diff(count_below(runs, inner), prepend=0, append=n) for runs, n in zip(both, sizes, strict=True)
+        np.diff(count_below(map(rounded, runs), inner), prepend=0, append=n)
+        for runs, n in zip(both, sizes, strict=True)
     ]
     outer = min(low, ranks[0][0], ranks[1][0]), max(high, ranks[0][4], ranks[1][4])
     edges = np.concatenate([outer[:1], inner.astype(np.float64), outer[1:]])
     return ScoreDistribution(edges, counts[0], counts[1], ranks[0][2], ranks[1][2])
 
 
-def nth_score(runs: Runs, index: int) -> float:
+def nth_score(runs: Runs, index: int) -> Float32[np.ndarray, ""]:
     """Return the score at position `index` of all runs together, sorted upwards and counted from 0.
 
     Bisects the bit patterns of float32, so that nothing is gathered.
     """
 
-    def value(pattern: int) -> np.float32:  # grows with the pattern
-        return np.int32(pattern if pattern >= 0 else pattern ^ 0x7FFFFFFF).view(np.float32)
+    def value(pattern: int) -> NDArray[np.float32]:  # grows with the pattern
+        return np.array(pattern if pattern >= 0 else pattern ^ 0x7FFFFFFF, dtype=np.int32).view(np.float32)
 
     patterns = range(-0x7F800001, 0x7F800001)  # from -inf to inf
     at = bisect_left(patterns, index + 1, key=lambda pattern: int(count_below(runs, value(pattern), "right")))
-    return float(value(patterns[at])) + 0.0
+    return np.array(value(patterns[at]) + np.float32(0))  # 0, where it is -0
 
 
-def _nth_of(runs: Runs, share: float) -> float:
-    return float(np.nan_to_num(np.float32(nth_score(runs, int(share * (sum(run.size for run in runs) - 1))))))
+def _nth_of(runs: Runs, share: float, rounded: Rounding) -> float:
+    score = nth_score(runs, int(share * (sum(run.size for run in runs) - 1)))
+    return float(np.nan_to_num(rounded(score)))
 
 
 def count_below(
-    runs: Runs, values: NDArray[np.float32] | np.float32, side: Literal["left", "right"] = "left"
+    runs: Iterable[Float32[np.ndarray, " _N"]],
+    values: NDArray[np.float32],
+    side: Literal["left", "right"] = "left",
 ) -> NDArray[np.int64]:
     """Count, for each value, the scores below it, or with side "right" not above it."""
     return np.asarray(np.sum([np.searchsorted(run, values, side=side) for run in runs], axis=0), np.int64)

@@ -40,16 +40,6 @@ class SegmentSizes:
     true: int
 
 
-SMALLEST_SEGMENTS = {
-    "RoadAnomaly21": SegmentSizes(500, 100),
-    "RoadObsticle21": SegmentSizes(50, 10),
-    "lost_and_found_test": SegmentSizes(50, 10),
-}
-"""By folder of the test set; the settings that the toolkit has for its two tracks and Lost and Found."""
-DEFAULT_SEGMENTS = SegmentSizes(500, 100)
-"""The toolkit's `SegEval` for every other set."""
-
-
 class ComponentCounts(NamedTuple):
     """One frame as sums, so that frames add up and resampled sets are weighted sums."""
 

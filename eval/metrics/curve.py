@@ -6,18 +6,15 @@ One `Curve` serves exact metrics, half-precision counts, the toolkit of SegmentM
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float16, Float32, Float64, Int64, UInt8
+from jaxtyping import Float16, Float32, Float64, Int64
 from numpy.typing import NDArray
 
 from shards.errors import InputError
-from shards.schema import ANOMALY, NORMAL
 
 TPR = 0.95
 _BLOCK = 1 << 20
@@ -30,59 +27,14 @@ class ImageScores(NamedTuple):
     """Scores of one image, higher = more anomalous, each array sorted upwards; NaN sorts last.
 
     Metrics take a `Sequence[ImageScores]`: one per image of the set, in set order, also those without an
-    anomalous or without a normal pixel. It may be lazy: read and sort an image whenever it is indexed or
-    iterated over.
+    anomalous or without a normal pixel. They may be views of a file, as those of `eval.store`: metrics copy
+    the positives of all images, but the negatives of a few at a time.
     """
 
     positives: Float32[np.ndarray, " P"]
     """Scores of the anomalous pixels."""
     negatives: Float32[np.ndarray, " N"]
     """Scores of the normal pixels."""
-
-
-def sort_scores(scores: Float32[np.ndarray, "H W"], target: UInt8[np.ndarray, "H W"]) -> ImageScores:
-    """Pick the anomalous and the normal pixels of a score map, and sort both."""
-    flat = target.ravel()
-    picked = (np.take(scores.ravel(), np.flatnonzero(flat == value)) for value in (ANOMALY, NORMAL))
-    return ImageScores(*map(np.sort, picked))  # float32 has a vectorised sort
-
-
-class SpooledScores(Sequence[ImageScores]):
-    """Sorted scores of images in an unlinked temporary file: 4 bytes of disk per pixel, read as views."""
-
-    def __init__(self, folder: Path | None = None) -> None:
-        """Open the file; None is the system's temporary folder."""
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed in __exit__)
-        self._ends = [0]
-        self._mapped: NDArray[np.float32] | None = None
-
-    def __enter__(self) -> SpooledScores:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def append(self, image: ImageScores) -> None:
-        """Add an image behind the others."""
-        for scores in image:
-            scores.tofile(self._file)
-            self._ends.append(self._ends[-1] + scores.size)
-        self._mapped = None
-
-    def __len__(self) -> int:
-        return len(self._ends) // 2
-
-    def __getitem__(self, index: int) -> ImageScores:  # type: ignore[override]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        if self._mapped is None:
-            self._file.flush()
-            shape = (self._ends[-1],)
-            mapped = np.memmap(self._file, np.float32, "r", shape=shape) if shape[0] else np.zeros(0, "f4")
-            self._mapped = np.asarray(mapped)
-            self._file.seek(0, 2)
-        begin, middle, end = self._ends[2 * index : 2 * index + 3]
-        return ImageScores(self._mapped[begin:middle], self._mapped[middle:end])
 
 
 class PixelMetrics(NamedTuple):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -26,9 +26,9 @@ from eval.metrics.curve import (
     HALF_VALUES,
     ImageScores,
     PixelMetrics,
-    SpooledScores,
     count_half,
     exact_curve,
+    half_curve,
     pixel_metrics,
 )
 from eval.metrics.smiyc import curve_metrics, image_curve
@@ -64,65 +64,72 @@ class Measurement(NamedTuple):
 
 
 def measure_score(
-    images: Sequence[ImageScores], protocol: Protocol, *, intervals: bool = True, scratch: Path | None = None
+    images: Sequence[ImageScores], protocol: Protocol, *, intervals: bool = True
 ) -> Measurement:
     """Compute the pixel metrics of a score and their 95 % intervals over images.
 
-    Each image is read once. The numbers come from all pixels, the intervals from counts per image and bin of
-    the scores in the protocol's float type, see `eval/metrics/binned.py`.
+    The numbers come from all pixels, the intervals from counts per image and bin (`eval/metrics/binned.py`),
+    both of the scores in the protocol's float type.
 
     Args:
-        images: float32 scores of all images of the set, in its order; may be lazy.
+        images: float32 scores of all images of the set, in its order.
         protocol: selects images, rounds scores, and says how numbers are read.
         intervals: resample images for the 95 % intervals too.
-        scratch: folder for the scores, 4 bytes per pixel, while they are measured.
 
     Raises:
         InputError: a class has no pixel, a score is NaN, or beyond the protocol's float type.
     """
-    positions = []
-    with SpooledScores(scratch) as chosen:
-        for position, image in _counted(images, protocol):
-            chosen.append(ImageScores(*(round_scores(scores, protocol) for scores in image)))
-            positions.append(position)
-        metrics = _metrics(chosen, protocol)
-        if protocol.float_type == "float16":
-            half = np.zeros((2, HALF_VALUES.size), dtype=np.int64)
-            for image in chosen:
-                half += [count_half(scores.astype(np.float16)) for scores in image]
-            counts = count_on_bins(chosen, positions, choose_half_bins(list(half)))
-        else:
-            counts = count_images(chosen, positions)
-        positives = [image.positives for image in chosen]
-        negatives = [image.negatives for image in chosen]
-        num_positives, num_negatives = (sum(run.size for run in runs) for runs in (positives, negatives))
-        threshold = nth_score(positives, int(0.05 * num_positives))
-        below, not_above = (count_below(negatives, np.float32(threshold), side) for side in ("left", "right"))
-        return Measurement(
-            metrics=metrics,
-            counts=counts,
-            intervals=_intervals(counts, protocol) if intervals else dict.fromkeys(BinnedMetrics._fields),
-            num_images=len(positions),
-            num_pixels=num_positives + num_negatives,
-            fpr95_threshold=threshold,
-            tied=float((not_above - below) / num_negatives),
-            distribution=count_scores(positives, negatives),
-        )
+    positions = _counted(images, protocol)
+    counted = [images[position] for position in positions]
+    metrics, counts = (_measure_half if protocol.float_type == "float16" else _measure)(
+        counted, positions, protocol
+    )
+    rounded = partial(round_scores, protocol=protocol)  # keeps the order
+    positives, negatives = ([image[i] for image in counted] for i in (0, 1))
+    num_positives, num_negatives = (sum(run.size for run in runs) for runs in (positives, negatives))
+    threshold = rounded(nth_score(positives, int(0.05 * num_positives)))
+    below, not_above = (count_below(map(rounded, negatives), threshold, side) for side in ("left", "right"))
+    return Measurement(
+        metrics=metrics,
+        counts=counts,
+        intervals=_intervals(counts, protocol) if intervals else dict.fromkeys(BinnedMetrics._fields),
+        num_images=len(positions),
+        num_pixels=num_positives + num_negatives,
+        fpr95_threshold=float(threshold),
+        tied=float((not_above - below) / num_negatives),
+        distribution=count_scores(positives, negatives, rounded=rounded),
+    )
 
 
-def _counted(images: Sequence[ImageScores], protocol: Protocol) -> Iterator[tuple[int, ImageScores]]:
-    """Yield position and scores of the images that the protocol counts."""
-    for position in range(min(len(images), protocol.most_images or len(images))):
-        image = images[position]
-        if protocol.images_without_anomaly == "kept" or image.positives.size:
-            yield position, image
+def _counted(images: Sequence[ImageScores], protocol: Protocol) -> list[int]:
+    """Return the positions of the images that the protocol counts."""
+    return [
+        position
+        for position, image in enumerate(images)
+        if (protocol.images_without_anomaly == "kept" or image.positives.size)
+        and (protocol.most_images is None or position < protocol.most_images)
+    ]
 
 
-def _metrics(images: Sequence[ImageScores], protocol: Protocol) -> PixelMetrics:
-    if not protocol.is_binned:
-        return exact_curve(images).metrics(protocol.fpr_rule)
-    halves = ([scores.astype(np.float16) for scores in image] for image in images)
-    return curve_metrics([image_curve(p, n) for p, n in halves if p.size + n.size])
+def _measure(
+    images: Sequence[ImageScores], positions: Sequence[int], protocol: Protocol
+) -> tuple[PixelMetrics, ImageCounts]:
+    return exact_curve(images).metrics(protocol.fpr_rule), count_images(images, positions)
+
+
+def _measure_half(
+    images: Sequence[ImageScores], positions: Sequence[int], protocol: Protocol
+) -> tuple[PixelMetrics, ImageCounts]:
+    """Measure scores rounded to half precision, one image at a time."""
+    half, curves = np.zeros((2, HALF_VALUES.size), dtype=np.int64), []
+    for image in images:
+        p, n = (round_scores(scores, protocol).astype(np.float16) for scores in image)
+        if protocol.is_binned and p.size + n.size:
+            curves.append(image_curve(p, n))
+        half += [count_half(p), count_half(n)]
+    metrics = curve_metrics(curves) if protocol.is_binned else half_curve(*half).metrics(protocol.fpr_rule)
+    rounded = (ImageScores(*(round_scores(scores, protocol) for scores in image)) for image in images)
+    return metrics, count_on_bins(rounded, positions, choose_half_bins(list(half)))
 
 
 def _intervals(counts: ImageCounts, protocol: Protocol) -> dict[str, Interval | None]:
@@ -140,15 +147,12 @@ def _intervals(counts: ImageCounts, protocol: Protocol) -> dict[str, Interval | 
 
 def measure_images(images: Sequence[ImageScores], protocol: Protocol) -> list[ImageMetrics]:
     """Compute the exact metrics of every image that counts by itself, under the protocol's FPR95 rule."""
-    return [
-        ImageMetrics(
-            position,
-            n.size,
-            p.size,
-            pixel_metrics(p, n, fpr_rule=protocol.fpr_rule) if p.size and n.size else None,
-        )
-        for position, (p, n) in _counted(images, protocol)
-    ]
+    rows = []
+    for position in _counted(images, protocol):
+        p, n = images[position]
+        metrics = pixel_metrics(p, n, fpr_rule=protocol.fpr_rule) if p.size and n.size else None
+        rows.append(ImageMetrics(position, n.size, p.size, metrics))
+    return rows
 
 
 class ComponentMeasurement(NamedTuple):

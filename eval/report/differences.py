@@ -1,4 +1,4 @@
-"""Which numbers of a table differ from the best of their column, as far as paired tests can tell.
+"""Paired tests of each number of a table against the best of its column.
 
 Rows of one run each are tested over images, from the sketches of their evaluations (`eval/sketch.py`); rows
 with two or more seeds in common over those seeds (`eval/report/seeds.py`). Nothing else is paired.
@@ -7,31 +7,24 @@ with two or more seeds in common over those seeds (`eval/report/seeds.py`). Noth
 from __future__ import annotations
 
 import dataclasses
-import json
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from eval.protocol import PROTOCOLS
-from eval.report.record import Record, Table
-from eval.report.seeds import (
-    Column,
-    SeedGroup,
-    SeedRow,
-    SeedRun,
-    compare_seeds,
-    list_columns,
-    list_protocols,
-    list_rows,
-)
+from eval.report.record import Record
+from eval.report.seeds import Comparison, SeedGroup, SeedRow, SeedRun, compare_seeds, lay_out_tables
+from eval.report.tables import Column, Table, markdown_row
 from eval.sketch import METRICS, Resampled, compare_resampled, read_sketch, resample_sketch, sketch_path
+from shards.files import to_json
 
 NOT_SUPPORTED, NO_TEST = "†", "‡"
 MIN_IMAGES = 6
-"""Where the sign is chance, n images all agree once in 2^(n - 1), and the interval then excludes 0: with five
-images more often than a test at 95 % may err."""
+"""If the sign is chance, n images all agree with probability 2^-(n - 1), and the interval then excludes 0:
+with five images more often than a test at 95 % may err."""
 RULE = (
     "Each number is compared with the best of its column by a paired test at 95 %: rows of one run each over "
     f"images (bootstrap, {MIN_IMAGES} or more), rows with two or more common seeds over those (Student's t). "
@@ -39,21 +32,8 @@ RULE = (
     f"{NO_TEST}: no test was possible; differences.json says why. "
     "Every test stands alone: of many, some pass by chance."
 )
-
-Kept = dict[Path, Resampled]
-"""By sketch, as every one is needed for several numbers."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """The best minus another row, as a test finds it."""
-
-    difference: float
-    low: float
-    high: float
-    test: Literal["images", "seeds"]
-    count: int
-    """Of images, or of seeds in common."""
+Resample = Callable[[Path], Resampled]
+"""Path of a sketch -> its resampled metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,129 +66,104 @@ def find_differences(groups: Sequence[SeedGroup]) -> list[Difference]:
     Raises:
         InputError: a sketch is damaged.
     """
-    kept: Kept = {}
+    resample = functools.cache(lambda path: resample_sketch(read_sketch(path)))
     return [
         difference
-        for protocol in list_protocols(groups)
-        for column in list_columns(groups, protocol)
-        for difference in _of_column(list_rows(groups, protocol), column, kept)
+        for table in lay_out_tables(groups)
+        for column in table.columns
+        for difference in _compare_column(table.rows, column, resample)
     ]
 
 
-def _of_column(rows: Sequence[SeedRow], column: Column, kept: Kept) -> list[Difference]:
-    cells = [row.estimate(column) for row in rows]
-    means = {number: cell.mean for number, cell in enumerate(cells) if cell is not None}
+def _compare_column(rows: Sequence[SeedRow], column: Column, resample: Resample) -> list[Difference]:
+    estimates = [row.estimate(column) for row in rows]
+    means = {i: estimate.mean for i, estimate in enumerate(estimates) if estimate is not None}
     if len(means) < 2:
         return []
-    best = (min if column.is_lower_better else max)(means, key=lambda number: means[number])
-    found = []
-    for number in means:
-        same_runs = column.dataset is None and rows[number].group is rows[best].group
-        if number != best and not same_runs:
-            tested = _compare_cells(rows[best], rows[number], column, kept)
-            found.append(_judge(rows, best, number, column, tested))
-    return found
+    best = (min if column.is_lower_better else max)(means, key=lambda i: means[i])
+    differences = []
+    for i in means:
+        have_same_runs = column.dataset is None and rows[i].group is rows[best].group
+        if i != best and not have_same_runs:
+            tested = _compare_rows(rows[best], rows[i], column, resample)
+            differences.append(_judge(rows, best, i, column, tested))
+    return differences
 
 
-def _compare_cells(best: SeedRow, other: SeedRow, column: Column, kept: Kept) -> Interval | str:
-    """Test two rows of one protocol in one column; return why not where nothing is paired."""
-    sides = [_runs_with_number(row, column) for row in (best, other)]
-    if any(len(row.find(run, column)) > 1 for row in (best, other) for run in row.group.runs):
+def _compare_rows(best: SeedRow, other: SeedRow, column: Column, resample: Resample) -> Comparison | str:
+    """Test two rows of one protocol in one column; return the reason if nothing is paired."""
+    sides = [best.find(column), other.find(column)]
+    if any(len({id(run) for run, _ in side}) < len(side) for side in sides):
         return "a run has two records of one cell"
     if all(len(side) == 1 for side in sides):
-        (first, second) = (next(iter(side)) for side in sides)
-        return _compare_images(best, first, other, second, column, kept)
-    first_seeds, second_seeds = (
+        return _compare_images((best, other), [side[0] for side in sides], column, resample)
+    first, second = (
         {run.seed: getattr(record, column.metric) for run, record in side if run.seed is not None}
         for side in sides
     )
-    shared = [seed for seed in first_seeds if seed in second_seeds]
+    shared = [seed for seed in first if seed in second]
     if len(shared) < 2:
         return f"{len(sides[0])} and {len(sides[1])} runs with {len(shared)} seeds in common; two are needed"
-    found = compare_seeds([first_seeds[s] for s in shared], [second_seeds[s] for s in shared])
-    return Interval(found.mean, found.low, found.high, "seeds", len(shared))
-
-
-def _runs_with_number(row: SeedRow, column: Column) -> list[tuple[SeedRun, Record]]:
-    return [(run, record) for run in row.group.runs for record in row.find(run, column)[:1]]
+    return compare_seeds([first[seed] for seed in shared], [second[seed] for seed in shared])
 
 
 def _compare_images(
-    best: SeedRow,
-    first: tuple[SeedRun, Record],
-    other: SeedRow,
-    second: tuple[SeedRun, Record],
-    column: Column,
-    kept: Kept,
-) -> Interval | str:
+    rows: Sequence[SeedRow], sides: Sequence[tuple[SeedRun, Record]], column: Column, resample: Resample
+) -> Comparison | str:
+    """Test two rows of one run each."""
     if column.metric not in METRICS:
         return f"one run each, and no counts per image are kept of the {column.title}"
-    if best.protocol not in PROTOCOLS:
-        return f"the rules of protocol {best.protocol} are not known"
-    a, b = _resample(best, *first, kept), _resample(other, *second, kept)
-    if isinstance(a, str) or isinstance(b, str):
-        return "; ".join(reason for reason in (a, b) if isinstance(reason, str))
-    if a.stems != b.stems:
-        return f"other images: {len(a.stems)} and {len(b.stems)} whose names differ"
-    if len(a.stems) < MIN_IMAGES:
-        return f"{len(a.stems)} images; at least {MIN_IMAGES} are needed"
-    found = compare_resampled(a, b, column.metric)
+    if rows[0].protocol not in PROTOCOLS:
+        return f"the rules of protocol {rows[0].protocol} are not known"
+    first, second = (
+        _resample(row.group.model, *side, resample) for row, side in zip(rows, sides, strict=True)
+    )
+    if isinstance(first, str) or isinstance(second, str):
+        return "; ".join(reason for reason in (first, second) if isinstance(reason, str))
+    count = len(first.stems)
+    if first.stems != second.stems:
+        return f"other images: {count} and {len(second.stems)} whose names differ"
+    if count < MIN_IMAGES:
+        return f"{count} images; at least {MIN_IMAGES} are needed"
+    found = compare_resampled(first, second, column.metric)
     if math.isnan(found.low):
         return "too few resampled sets have anomalous and normal pixels"
-    return Interval(found.difference, found.low, found.high, "images", len(a.stems))
+    return Comparison(found.difference, found.low, found.high, "images", count)
 
 
-def _resample(row: SeedRow, run: SeedRun, record: Record, kept: Kept) -> Resampled | str:
-    """Resample the sketch of a record, or say why there is none."""
+def _resample(model: str, run: SeedRun, record: Record, resample: Resample) -> Resampled | str:
+    """Resample the sketch of a record, or return why there is none."""
     key = (record.dataset, record.protocol, record.score)
     if sum((r.dataset, r.protocol, r.score) == key for r in run.records) > 1:
-        return f"{row.group.model} has {record.score} at several temperatures, and sketches do not say which"
+        return f"{model} has {record.score} at several temperatures, and sketches do not say which"
     path = sketch_path(run.folder, *key) if run.folder else None
-    if path is None or not path.is_file():
-        return f"{row.group.model} has no sketch of {record.score}"
-    if path not in kept:
-        kept[path] = resample_sketch(read_sketch(path))
-    return kept[path]
+    return resample(path) if path and path.is_file() else f"{model} has no sketch of {record.score}"
 
 
 def _judge(
-    rows: Sequence[SeedRow], best: int, other: int, column: Column, tested: Interval | str
+    rows: Sequence[SeedRow], best: int, other: int, column: Column, tested: Comparison | str
 ) -> Difference:
-    found = None if isinstance(tested, str) else tested
-    names = [f"{rows[number].label} / {rows[number].method}" for number in (best, other)]
     verdict: Literal["supported", "not supported", "no test"] = "no test"
-    if found:
-        is_better = found.high < 0 if column.is_lower_better else found.low > 0
-        verdict = "supported" if is_better else "not supported"
+    values: dict[str, Any] = dict.fromkeys(field.name for field in dataclasses.fields(Comparison))
+    if isinstance(tested, Comparison):
+        is_better = tested.high < 0 if column.is_lower_better else tested.low > 0
+        verdict, values = ("supported" if is_better else "not supported"), dataclasses.asdict(tested)
     return Difference(
         protocol=rows[best].protocol,
         column=column.title,
         best_row=best + 1,
         row=other + 1,
-        best=names[0],
-        other=names[1],
-        difference=found.difference if found else None,
-        low=found.low if found else None,
-        high=found.high if found else None,
-        test=found.test if found else None,
-        count=found.count if found else None,
+        best=f"{rows[best].label} / {rows[best].method}",
+        other=f"{rows[other].label} / {rows[other].method}",
+        **values,
         verdict=verdict,
         reason=tested if isinstance(tested, str) else "",
     )
 
 
-def mark_tables(
-    tables: Sequence[Table], protocols: Sequence[str], differences: Sequence[Difference]
-) -> list[Table]:
-    """Put a sign behind every number that no test separates from the best, and the rule below each table.
-
-    Args:
-        tables: one per protocol, in their order.
-    """
-    return [
-        _mark(table, [d for d in differences if d.protocol == protocol])
-        for table, protocol in zip(tables, protocols, strict=True)
-    ]
+def mark_tables(tables: Sequence[Table], differences: Sequence[Difference]) -> list[Table]:
+    """Put a sign behind every number that no test separates from the best, and the rule below each table."""
+    return [_mark(table, [d for d in differences if d.protocol == table.protocol]) for table in tables]
 
 
 def _mark(table: Table, differences: Sequence[Difference]) -> Table:
@@ -216,14 +171,15 @@ def _mark(table: Table, differences: Sequence[Difference]) -> Table:
         return table
     signs = {"not supported": NOT_SUPPORTED, "no test": NO_TEST, "supported": ""}
     rows = [list(row) for row in table.rows]
-    for found in differences:
-        rows[found.row - 1][table.header.index(found.column)] += signs[found.verdict]
+    for d in differences:
+        row, i = rows[d.row - 1], table.header.index(d.column)
+        row[i] = row[i]._replace(text=row[i].text + signs[d.verdict])
     return table._replace(rows=tuple(map(tuple, rows)), footnote=f"{table.footnote} {RULE}")
 
 
 def render_differences(differences: Sequence[Difference]) -> str:
     """Render `differences.json`: a list of flat objects, missing values null."""
-    return json.dumps([dataclasses.asdict(d) for d in differences], indent=1, allow_nan=False) + "\n"
+    return to_json(differences, allow_nan=False)
 
 
 def list_differences(differences: Sequence[Difference]) -> str:
@@ -246,6 +202,5 @@ def list_differences(differences: Sequence[Difference]) -> str:
             over = f"{d.count} {d.test}"
         verdict = f"{d.verdict}: {d.reason}" if d.reason else d.verdict
         names = [f"{name} (row {row})" for name, row in ((d.best, d.best_row), (d.other, d.row))]
-        cells = [d.protocol, d.column, *names, value, over, verdict]
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+        lines.append(markdown_row([d.protocol, d.column, *names, value, over, verdict]))
     return "\n".join(lines) + "\n"

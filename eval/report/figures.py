@@ -1,19 +1,27 @@
-"""What a model sees, as one PNG per test set: image, ground truth, a map per score, predicted classes."""
+"""Pictures of an evaluation: panels of frames, drawn pixel by pixel, and plots with axes, as PNG."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
+import matplotlib
 import numpy as np
 from jaxtyping import Float32, UInt8
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
-from shards.schema import ANOMALY, CITYSCAPES_CLASSES, VOID
+from eval.metrics.binned import ImageCounts
+from shards.schema import ANOMALY, CITYSCAPES_CLASSES, NORMAL, VOID
 
+matplotlib.use("Agg")
+_DPI = 110
 PANEL_WIDTH = 400
 """Pixels; a grid of seven columns stays below 3000."""
-PERCENTILES = (1.0, 99.0)
+_PERCENTILES = (1.0, 99.0)
 """Ends of a colour scale: one outlying pixel must not make the rest of a map flat."""
 _GAP = 6
 _TITLE_HEIGHT = 22
@@ -21,13 +29,15 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _INK = (20, 20, 20)
 _OUTLINE = (255, 0, 160)
 _VOID_SHADE = np.array([90, 90, 90])
+_MOST_VALUES = 20_000
+"""Scores of one class in a histogram."""
 
 
 @dataclass(frozen=True)
-class Exhibit:
-    """One frame as it is shown: shrunk to a panel, so that keeping a few costs nothing."""
+class Example:
+    """One frame to be shown."""
 
-    stem: str
+    title: str
     image: UInt8[np.ndarray, "h w 3"]
     """sRGB."""
     target: UInt8[np.ndarray, "h w"]
@@ -38,36 +48,31 @@ class Exhibit:
     truth: UInt8[np.ndarray, "h w"] | None = None
     """True train ids, where they are known."""
 
+    def shrink(self) -> Example:
+        """Scale the frame to the width of a panel: pictures and scores by area, labels by nearest pixel."""
+        return Example(
+            self.title,
+            _shrink(self.image),
+            _shrink_labels(self.target),
+            _shrink_labels(self.prediction),
+            {name: _shrink(scores) for name, scores in self.scores.items()},
+            None if self.truth is None else _shrink_labels(self.truth),
+        )
 
-def choose_exhibits(num_frames: int, count: int) -> frozenset[int]:
+
+def choose_examples(num_frames: int, count: int) -> frozenset[int]:
     """Return the indices of `count` frames (or all), evenly spread over the set."""
     count = min(count, num_frames)
     return frozenset((2 * i + 1) * num_frames // (2 * count) for i in range(count))
 
 
-def shrink_exhibit(
-    stem: str,
-    image: UInt8[np.ndarray, "H W 3"],
-    target: UInt8[np.ndarray, "H W"],
-    prediction: UInt8[np.ndarray, "H W"],
-    scores: Mapping[str, Float32[np.ndarray, "H W"]],
-    truth: UInt8[np.ndarray, "H W"] | None = None,
-) -> Exhibit:
-    """Scale a frame to the width of a panel: pictures and scores by area, labels by nearest pixel."""
-    size = (PANEL_WIDTH, max(1, round(image.shape[0] * PANEL_WIDTH / image.shape[1])))
-    return Exhibit(
-        stem=stem,
-        image=cv2.resize(image, size, interpolation=cv2.INTER_AREA),
-        target=cv2.resize(target, size, interpolation=cv2.INTER_NEAREST),
-        prediction=cv2.resize(prediction, size, interpolation=cv2.INTER_NEAREST),
-        scores={name: cv2.resize(s, size, interpolation=cv2.INTER_AREA) for name, s in scores.items()},
-        truth=None if truth is None else cv2.resize(truth, size, interpolation=cv2.INTER_NEAREST),
-    )
+def _shrink(picture: NDArray[Any], interpolation: int = cv2.INTER_AREA) -> NDArray[Any]:
+    size = (PANEL_WIDTH, max(1, round(picture.shape[0] * PANEL_WIDTH / picture.shape[1])))
+    return cv2.resize(picture, size, interpolation=interpolation)
 
 
-def draw_grid(title: str, exhibits: Sequence[Exhibit]) -> UInt8[np.ndarray, "H W 3"]:
-    """Draw `draw_panels` below a title."""
-    return add_title(title, draw_panels(exhibits))
+def _shrink_labels(labels: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "h w"]:
+    return _shrink(labels, cv2.INTER_NEAREST)
 
 
 def add_title(title: str, panels: UInt8[np.ndarray, "_H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
@@ -80,7 +85,7 @@ def add_title(title: str, panels: UInt8[np.ndarray, "_H W 3"]) -> UInt8[np.ndarr
     return _join([_title(title, panels.shape[1]), panels], axis=0)
 
 
-def draw_panels(exhibits: Sequence[Exhibit]) -> UInt8[np.ndarray, "H W 3"]:
+def draw_panels(examples: Sequence[Example]) -> UInt8[np.ndarray, "H W 3"]:
     """Draw rows of frames and columns image | ground truth | each score | predicted classes.
 
     Ground truth is the true classes where they are known, else the anomalies, outlined on the image.
@@ -89,23 +94,25 @@ def draw_panels(exhibits: Sequence[Exhibit]) -> UInt8[np.ndarray, "H W 3"]:
     frames shown; its ends stand in the column's title. Anomalies are outlined, void is shaded.
 
     Args:
-        exhibits: at least one, of the same scores; true classes are known of all or of none.
+        examples: at least one, shrunk, of the same scores; true classes are known of all or of none.
     """
-    names = list(exhibits[0].scores)
-    ends = {name: _scale_ends([exhibit.scores[name] for exhibit in exhibits]) for name in names}
-    titles = ["image", "ground truth (void grey)" if exhibits[0].truth is None else "true classes"]
-    titles += [f"{name} [{_short(ends[name][0])} .. {_short(ends[name][1])}]" for name in names]
-    titles += ["predicted classes"]
-    rows = []
-    for exhibit in exhibits:
-        truth = exhibit.truth
-        shown = draw_target(exhibit.image, exhibit.target) if truth is None else color_classes(truth)
-        panels = [_caption(exhibit.image, exhibit.stem), shown]
-        panels += [color_scores(exhibit.scores[name], *ends[name]) for name in names]
-        panels += [color_classes(exhibit.prediction)]
+    names = list(examples[0].scores)
+    ends = {
+        name: _scale_ends(np.concatenate([example.scores[name].ravel() for example in examples]))
+        for name in names
+    }
+    titles = ["image", "ground truth (void grey)" if examples[0].truth is None else "true classes"]
+    titles += [f"{name} [{low:.3g} .. {high:.3g}]" for name, (low, high) in ends.items()]
+    rows = [_join([_title(text, PANEL_WIDTH) for text in (*titles, "predicted classes")], axis=1)]
+    for example in examples:
+        truth = example.truth
+        outlined = _put_text(example.image.copy(), example.title, (5, 15), (0, 0, 0), 3)
+        panels = [_put_text(outlined, example.title, (5, 15), (255, 255, 255))]
+        panels += [draw_target(example.image, example.target) if truth is None else color_classes(truth)]
+        panels += [color_scores(example.scores[name], *ends[name]) for name in names]
+        panels += [color_classes(example.prediction)]
         rows.append(_join(panels, axis=1))
-    header = _join([_title(text, PANEL_WIDTH) for text in titles], axis=1)
-    return _join([header, *rows], axis=0)
+    return _join(rows, axis=0)
 
 
 def encode_png(picture: UInt8[np.ndarray, "H W 3"]) -> bytes:
@@ -149,31 +156,23 @@ def draw_target(
     return drawn
 
 
-def _scale_ends(maps: Sequence[Float32[np.ndarray, "_h _w"]]) -> tuple[float, float]:
-    values = np.concatenate([scores.ravel() for scores in maps])
+def _scale_ends(values: NDArray[np.float32]) -> tuple[float, float]:
     values = values[np.isfinite(values)]
-    if values.size == 0:
-        return 0.0, 1.0
-    low, high = np.percentile(values, PERCENTILES)
+    low, high = np.percentile(values, _PERCENTILES) if values.size else (0.0, 1.0)
     return float(low), float(high)
 
 
-def _short(value: float) -> str:
-    return f"{value:.3g}"
+def _put_text(
+    picture: NDArray[np.uint8], text: str, at: tuple[int, int], color: tuple[int, int, int], width: int = 1
+) -> NDArray[np.uint8]:
+    return np.asarray(cv2.putText(picture, text, at, _FONT, 0.42, color, width, cv2.LINE_AA))
 
 
-def _title(text: str, width: int) -> UInt8[np.ndarray, "_H _W 3"]:
-    strip = np.full((_TITLE_HEIGHT, width, 3), 255, dtype=np.uint8)
-    return np.asarray(cv2.putText(strip, text, (4, 15), _FONT, 0.42, _INK, 1, cv2.LINE_AA))
+def _title(text: str, width: int) -> NDArray[np.uint8]:
+    return _put_text(np.full((_TITLE_HEIGHT, width, 3), 255, dtype=np.uint8), text, (4, 15), _INK)
 
 
-def _caption(image: UInt8[np.ndarray, "h w 3"], text: str) -> UInt8[np.ndarray, "h w 3"]:
-    drawn = image.copy()
-    drawn = np.asarray(cv2.putText(drawn, text, (5, 15), _FONT, 0.42, (0, 0, 0), 3, cv2.LINE_AA))
-    return np.asarray(cv2.putText(drawn, text, (5, 15), _FONT, 0.42, (255, 255, 255), 1, cv2.LINE_AA))
-
-
-def _join(pictures: Sequence[UInt8[np.ndarray, "_H _W 3"]], axis: int) -> UInt8[np.ndarray, "_h _w 3"]:
+def _join(pictures: Sequence[NDArray[np.uint8]], axis: int) -> NDArray[np.uint8]:
     """Put pictures side by side (axis 1) or below each other (axis 0), with white gaps and filled ends."""
     across = 1 - axis
     longest = max(picture.shape[across] for picture in pictures)
@@ -184,3 +183,85 @@ def _join(pictures: Sequence[UInt8[np.ndarray, "_H _W 3"]], axis: int) -> UInt8[
         widths[axis] = (_GAP if i else 0, 0)
         padded.append(np.pad(picture, widths, constant_values=255))
     return np.concatenate(padded, axis=axis)
+
+
+def plot_temperatures(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float, float]]]]) -> bytes:
+    """Plot AP (left) and FPR95 (right) over temperature, a row per test set.
+
+    Args:
+        curves: test set -> name of a line -> (temperature, AP, FPR95), fractions.
+    """
+    figure = Figure(figsize=(11, 3.1 * len(curves)), layout="constrained")
+    axes = figure.subplots(len(curves), 2, squeeze=False)
+    for (dataset, lines), row in zip(curves.items(), axes, strict=True):
+        for column, (axis, metric) in enumerate(zip(row, ("AuPRC", "FPR95"), strict=True)):
+            for label, points in lines.items():
+                ordered = np.array(sorted(points))
+                axis.plot(ordered[:, 0], 100 * ordered[:, 1 + column], marker=".", label=label)
+            axis.set_xscale("log", base=2)
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.axvline(1, color="0.8", zorder=0)
+            axis.set(title=f"{dataset}: {metric}, %", xlabel="temperature")
+            axis.grid(alpha=0.3)
+        row[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    return _encode(figure)
+
+
+def plot_curves(title: str, counts: Mapping[str, ImageCounts]) -> bytes:
+    """Plot precision over recall and TPR over FPR (logarithmic), a line per name."""
+    figure = Figure(figsize=(11, 4))
+    # by hand: a layout that is solved takes longer than all the drawing
+    figure.subplots_adjust(0.06, 0.13, 0.87, 0.9, wspace=0.18)
+    left, right = figure.subplots(1, 2)
+    for name, of_images in counts.items():
+        curve = of_images.curve()
+        left.plot(curve.recall, curve.precision, label=name, drawstyle="steps-post")
+        right.plot(np.maximum(curve.fpr, 1e-5), curve.recall, label=name)
+    left.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    right.set(xlabel="false positive rate", ylabel="true positive rate", xscale="log", ylim=(0, 1.02))
+    right.axhline(0.95, color="0.6", linestyle=":")
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    right.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.suptitle(title)
+    return _encode(figure)
+
+
+def plot_frames(frames: Sequence[Example]) -> bytes:
+    """Plot a row per frame, of full size and one score each: anomalies outlined, scores, histogram of both
+    classes."""
+    height = 2.6 * len(frames)
+    figure = Figure(figsize=(12, height))
+    # by hand, as that of curves
+    figure.subplots_adjust(0.01, 0.3 / height, 0.99, 1 - 0.3 / height, wspace=0.12, hspace=0.25)
+    axes = figure.subplots(len(frames), 3, squeeze=False)
+    for frame, (picture, heat, histogram) in zip(frames, axes, strict=True):
+        (name,) = frame.scores
+        scores, panel = frame.scores[name], frame.shrink()
+        picture.imshow(draw_target(panel.image, panel.target))
+        picture.set_title(frame.title, fontsize=8, loc="left")
+        heat.imshow(color_scores(panel.scores[name], *_scale_ends(scores)))
+        for axis in (picture, heat):
+            axis.set_axis_off()
+        values = {"normal": _thin(scores[frame.target == NORMAL])}
+        values["anomalous"] = _thin(scores[frame.target == ANOMALY])
+        bins = np.histogram_bin_edges(np.concatenate(list(values.values())), bins=60)
+        for label, side in values.items():
+            density = np.histogram(side, bins, density=True)[0] if len(side) else np.zeros(len(bins) - 1)
+            histogram.stairs(density, bins, fill=True, alpha=0.6, label=label)
+        if any(len(side) for side in values.values()):
+            histogram.set_yscale("log", subs=[])
+        histogram.legend(fontsize=7, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
+        histogram.tick_params(labelsize=7)
+    return _encode(figure)
+
+
+def _thin(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    values = values[np.isfinite(values)]
+    return values[:: max(1, values.size // _MOST_VALUES)]
+
+
+def _encode(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
+    return file.getvalue()

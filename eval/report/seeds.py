@@ -1,42 +1,39 @@
-"""Runs that differ in their seed as one row: mean ± spread, and paired comparisons over seeds."""
+"""Runs that differ only in their seed: mean ± spread, and paired comparisons over seeds."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import scipy.stats
+import yaml
 
-from eval.protocol import PROTOCOLS
-from eval.report.record import MISSING, Record, Table, list_datasets, method_name
+from eval.report.record import Record
+from eval.report.tables import Column, Estimate, Table, build_table, list_columns
+from shards.errors import InputError
+from shards.files import read_json
 
-LEVEL = 0.95
+OWN_SETTINGS = ("name", "out", "seed")
+"""Settings in which runs of one group may differ."""
+SEED_IN_NAME = re.compile(r"[-_,.]?seed[=_-]?\d+$")
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """One number over runs that differ in their seed alone; a fraction in [0, 1]."""
+class Comparison:
+    """A paired test of A against B: the difference A - B with its 95 % interval."""
 
-    mean: float
-    spread: float | None
-    """Standard deviation between runs, divided by n - 1; None for a single run, which has none to show."""
-
-    def __str__(self) -> str:
-        spread = "" if self.spread is None else f" ± {100 * self.spread:.2f}"
-        return f"{100 * self.mean:.2f}{spread}"
-
-
-class SeedDifference(NamedTuple):
-    """Method A minus method B, over seeds that both were trained with."""
-
-    mean: float
+    difference: float
     low: float
     high: float
-    """Interval of the mean difference; infinite for a single seed."""
+    """Infinite where a single seed tells nothing of the spread."""
+    test: Literal["images", "seeds"]
+    count: int
+    """Number of images, or of seeds in common."""
 
     @property
     def is_supported(self) -> bool:
@@ -49,12 +46,11 @@ def estimate(values: Sequence[float | None]) -> Estimate | None:
     measured = [value for value in values if value is not None and not math.isnan(value)]
     if not measured:
         return None
-    spread = float(np.std(measured, ddof=1)) if len(measured) > 1 else None
-    return Estimate(float(np.mean(measured)), spread)
+    return Estimate(float(np.mean(measured)), float(np.std(measured, ddof=1)) if len(measured) > 1 else None)
 
 
-def compare_seeds(first: Sequence[float], second: Sequence[float], level: float = LEVEL) -> SeedDifference:
-    """Compare two methods by Student's paired interval: mean ± t(n − 1) · s / √n of the differences.
+def compare_seeds(first: Sequence[float], second: Sequence[float]) -> Comparison:
+    """Compare two methods by Student's paired 95 % interval: mean ± t(n - 1) · s / √n of the differences.
 
     With three seeds t is 4.3: a difference has to be 2.5 times its spread to be supported.
 
@@ -69,21 +65,23 @@ def compare_seeds(first: Sequence[float], second: Sequence[float], level: float 
         raise ValueError(f"as many numbers of both methods are needed, got {len(first)} and {len(second)}")
     differences = np.subtract(first, second)
     mean, count = float(differences.mean()), len(differences)
-    if count == 1:
-        return SeedDifference(mean, -math.inf, math.inf)
-    deviation = float(differences.std(ddof=1))
-    margin = float(scipy.stats.t.ppf((1 + level) / 2, count - 1)) * deviation / math.sqrt(count)
-    return SeedDifference(mean, mean - margin, mean + margin)
+    margin = math.inf
+    if count > 1:
+        deviation = float(differences.std(ddof=1))
+        margin = float(scipy.stats.t.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
+    return Comparison(mean, mean - margin, mean + margin, "seeds", count)
 
 
 class SeedRun(NamedTuple):
-    """One run of a setting."""
+    """The results of one run."""
 
     records: Sequence[Record]
     seed: int | None = None
     """None where it is not known: the run is paired with no other."""
     folder: Path | None = None
-    """Of its evaluation, which may hold sketches."""
+    """Folder of its evaluation, which may hold sketches."""
+    settings: str = ""
+    """Its configuration without `OWN_SETTINGS`."""
 
 
 @dataclass(frozen=True)
@@ -95,19 +93,42 @@ class SeedGroup:
     runs: Sequence[SeedRun]
 
 
-class Column(NamedTuple):
-    """One column of numbers."""
+def read_run(results: Path) -> SeedRun:
+    """Read a run's results.json, and config.yaml of its folder (the parent of eval/) where there is one.
 
-    dataset: str | None
-    """None for the mIoU, which is of no anomaly test set."""
-    metric: str
-    """As records call it."""
-    title: str
+    Raises:
+        InputError: a file is damaged.
+    """
+    records: list[Record] = read_json(list[Record], results)
+    folder = results.parent.parent if results.parent.name == "eval" else results.parent
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return SeedRun(records, None, results.parent, f"folder {folder.absolute()}")
+    try:
+        settings: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        kept = {name: value for name, value in settings.items() if name not in OWN_SETTINGS}
+        return SeedRun(records, settings.get("seed"), results.parent, yaml.safe_dump(kept, sort_keys=True))
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError):
+        raise InputError(f"{path}: is no configuration of a run") from None
 
-    @property
-    def is_lower_better(self) -> bool:
-        """Whether the smallest number is the best."""
-        return self.metric == "fpr95"
+
+def group_by_seed(runs: Sequence[SeedRun]) -> list[SeedGroup]:
+    """Group runs whose names and settings differ only in the seed.
+
+    Runs without config.yaml stand alone, and so does a second run of one seed.
+    """
+    groups: dict[tuple[str, str, int], list[SeedRun]] = {}
+    repeats: dict[tuple[str, str, Any], int] = {}
+    for run in runs:
+        name = SEED_IN_NAME.sub("", _model(run)) or _model(run)
+        key = (name, run.settings, run.seed)
+        repeats[key] = repeats.get(key, -1) + 1
+        groups.setdefault((name, run.settings, repeats[key]), []).append(run)
+    return [SeedGroup(key[0] if len(g) > 1 else _model(g[0]), g) for key, g in groups.items()]
+
+
+def _model(run: SeedRun) -> str:
+    return run.records[0].model if run.records else str(run.folder)
 
 
 class SeedRow(NamedTuple):
@@ -119,96 +140,54 @@ class SeedRow(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The group's name, and over how many runs the row is where that is more than one."""
+        """The group's name, with the number of runs in this row where there are several."""
         count = sum(any(self._holds(record) for record in run.records) for run in self.group.runs)
         return f"{self.group.model} ({count} seeds)" if count > 1 else self.group.model
 
-    def find(self, run: SeedRun, column: Column) -> list[Record]:
-        """Return the records of one of the group's runs that hold a number of this column."""
-        found = [
-            record
-            for record in run.records
-            if self._holds(record) and column.dataset in (None, record.dataset) and _is_number(record, column)
-        ]
-        return found[:1] if column.dataset is None else found  # every record repeats the mIoU
+    def find(self, column: Column) -> list[tuple[SeedRun, Record]]:
+        """Return the records with a number in this column, and their runs; of the mIoU one per run."""
+        found = []
+        for run in self.group.runs:
+            records = [r for r in run.records if self._holds(r) and column.read(r) is not None]
+            found += [(run, record) for record in (records[:1] if column.dataset is None else records)]
+        return found
 
     def estimate(self, column: Column) -> Estimate | None:
-        """Return mean and spread of a cell."""
-        found = [record for run in self.group.runs for record in self.find(run, column)]
-        return estimate([getattr(record, column.metric) for record in found])
+        """Return mean and spread of the row in this column."""
+        return estimate([column.read(record) for _, record in self.find(column)])
 
     def _holds(self, record: Record) -> bool:
-        return record.protocol == self.protocol and method_name(record) == self.method
+        return record.protocol == self.protocol and record.method == self.method
 
 
-def _is_number(record: Record, column: Column) -> bool:
-    value = getattr(record, column.metric)
-    return value is not None and not math.isnan(value)
+class SeedTable(NamedTuple):
+    """Rows and columns of one protocol."""
+
+    protocol: str
+    rows: list[SeedRow]
+    columns: list[Column]
 
 
-def list_protocols(groups: Sequence[SeedGroup]) -> list[str]:
-    """Return all protocols, in the order they occur."""
-    return list(dict.fromkeys(r.protocol for group in groups for run in group.runs for r in run.records))
-
-
-def list_rows(groups: Sequence[SeedGroup], protocol: str) -> list[SeedRow]:
-    """Return the lines of a protocol's table."""
-    return [
-        SeedRow(group, method, protocol)
-        for group in groups
-        for method in dict.fromkeys(
-            method_name(r) for run in group.runs for r in run.records if r.protocol == protocol
-        )
-    ]
-
-
-def list_columns(groups: Sequence[SeedGroup], protocol: str) -> list[Column]:
-    """Return the columns of numbers of a protocol's table."""
-    records = [r for group in groups for run in group.runs for r in run.records if r.protocol == protocol]
-    pairs = (("ap", "AuPRC"), ("fpr95", "FPR95"))
-    columns = [
-        Column(name, metric, f"{name} {title}") for name in list_datasets(records) for metric, title in pairs
-    ]
-    return [Column(None, "miou", "mIoU"), *columns]
+def lay_out_tables(groups: Sequence[SeedGroup]) -> Iterator[SeedTable]:
+    """Yield a table per protocol, in the order they occur, with one row per group and method."""
+    records = [[record for run in group.runs for record in run.records] for group in groups]
+    for protocol in dict.fromkeys(record.protocol for of_group in records for record in of_group):
+        chosen = [[record for record in of_group if record.protocol == protocol] for of_group in records]
+        rows = [
+            SeedRow(group, method, protocol)
+            for group, of_group in zip(groups, chosen, strict=True)
+            for method in dict.fromkeys(record.method for record in of_group)
+        ]
+        yield SeedTable(protocol, rows, list_columns([record for of_group in chosen for record in of_group]))
 
 
 def build_seed_tables(groups: Sequence[SeedGroup]) -> list[Table]:
-    """Lay groups out as `build_tables` does records: a table per protocol, one row per method.
-
-    A row says over how many runs it is, where that is more than one.
-    """
-    return [_build_table(protocol, groups) for protocol in list_protocols(groups)]
-
-
-def _build_table(protocol: str, groups: Sequence[SeedGroup]) -> Table:
-    rows, columns = list_rows(groups, protocol), list_columns(groups, protocol)
-    values = [[row.estimate(column) for column in columns] for row in rows]
-    several = any(cell.spread is not None for line in values for cell in line if cell)
-    note = "; mean ± standard deviation over seeds" if several else ""
-    footnote = PROTOCOLS[protocol].describe() if protocol in PROTOCOLS else f"protocol {protocol}"
-    return Table(
-        header=("Model", "Method", *(column.title for column in columns)),
-        rows=tuple(
-            (row.label, row.method, *(MISSING if cell is None else str(cell) for cell in line))
-            for row, line in zip(rows, values, strict=True)
-        ),
-        best=_mark_best(values),
-        footnote=f"Percent{note}; {footnote}.",
-    )
-
-
-def _mark_best(rows: Sequence[Sequence[Estimate | None]]) -> tuple[frozenset[int], ...]:
-    """Mark the best mean of each column, compared as printed; lower is better in every FPR95 column."""
-    marked: list[set[int]] = [set() for _ in rows]
-    for column in range(len(rows[0]) if rows else 0):
-        means: list[Any] = [
-            None if (cell := row[column]) is None else round(100 * cell.mean, 2) for row in rows
-        ]
-        different = {mean for mean in means if mean is not None}
-        if len(different) < 2:
-            continue
-        best = min(different) if column > 0 and column % 2 == 0 else max(different)
-        for marks, mean in zip(marked, means, strict=True):
-            if mean == best:
-                marks.add(column + 2)  # after Model and Method
-    return tuple(frozenset(marks) for marks in marked)
+    """Lay groups out as `build_tables` does records, in one row per group and method."""
+    return [
+        build_table(
+            table.protocol,
+            table.columns,
+            [(row.label, row.method, [row.estimate(c) for c in table.columns]) for row in table.rows],
+        )
+        for table in lay_out_tables(groups)
+    ]

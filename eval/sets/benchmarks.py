@@ -1,14 +1,13 @@
-"""The names of benchmarks, on which nothing may be chosen: no checkpoint, no temperature, no end of a run."""
+"""The guard of benchmarks: nothing is chosen on them, no checkpoint, no temperature, no end of a run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from eval.sets.layouts import OFFICIAL_LAYOUTS
-from eval.sets.registry import EXTRA_SETS, TEST_SETS
+from eval.sets.registry import EXTRA_SETS, TEST_SETS, official_places
 from shards.errors import InputError
 
-OTHERS = (
+_UNREAD_BENCHMARKS = (
     "LostAndFound",
     "RoadObstacle21",
     "SegmentMeIfYouCan",
@@ -24,11 +23,6 @@ def _plain(name: str) -> str:
     return "".join(c for c in name.lower() if c.isalnum())
 
 
-_PUBLISHED = (place for layout in OFFICIAL_LAYOUTS.values() for place in layout.places)
-BENCHMARKS = {_plain(name): name for name in (*TEST_SETS, *EXTRA_SETS, *_PUBLISHED, *OTHERS)}
-"""Name in lower-case letters and digits -> name as it is written."""
-
-
 def find_benchmark(path: Path) -> str | None:
     """Return the benchmark whose name `path`, the folder above it, or something directly in it bears.
 
@@ -38,9 +32,10 @@ def find_benchmark(path: Path) -> str | None:
     names = [path.name, path.parent.name]
     if path.is_dir():
         names += sorted(entry.name for entry in path.iterdir())
+    benchmarks = (*TEST_SETS, *EXTRA_SETS, *official_places(), *_UNREAD_BENCHMARKS)
     for name in map(_plain, names):
-        for plain, benchmark in BENCHMARKS.items():
-            if name.startswith(plain):
+        for benchmark in benchmarks:
+            if name.startswith(_plain(benchmark)):
                 return benchmark
     return None
 

@@ -39,30 +39,6 @@ COCO_COUNTS = {"train2017": (118_287, 860_001), "val2017": (5_000, 36_781)}
 COCO_CATEGORIES = 80
 
 
-@dataclass(frozen=True)
-class KnownSet:
-    """What is known of an anomaly set."""
-
-    num_frames: int
-    size: tuple[int, int]
-    """(height, width), the usual one: some pictures of RoadAnomaly21 differ."""
-    anomaly: float | None = None
-    """Share of all pixels; None: not known to us."""
-    normal: float | None = None
-
-
-KNOWN_SETS = {
-    "RoadAnomaly21": KnownSet(10, (720, 1280), 0.143, 0.822),
-    "RoadObsticle21": KnownSet(30, (1080, 1920), 0.002, 0.307),
-    "FS_LostFound_full": KnownSet(100, (1024, 2048), 0.002, 0.811),
-    "fs_static": KnownSet(30, (1024, 2048), 0.012, 0.836),
-    "RoadAnomaly": KnownSet(60, (720, 1280), 0.098, 0.902),
-}
-KNOWN_EXTRA_SETS = {
-    "fs_static_v1": KnownSet(30, (1024, 2048)),
-    "fs_static_v2": KnownSet(30, (1024, 2048)),
-    "lost_and_found_test": KnownSet(1043, (1024, 2048)),
-}
 STATIC_MD5 = {
     "fs_val_v1.zip": "79fb134419c83f2f20b575955efa9d20",
     "fs_val_v2.zip": "5088c63497927200d935c41d54b1cb23",
@@ -252,7 +228,7 @@ def examine_coco(root: Path, annotations: Path, limit: int = 0) -> Findings:
 def examine_test_set(test_set: TestSet, limit: int = 0) -> Findings:
     """Look at one anomaly set: frames, sizes, label values, share of anomalous and normal pixels."""
     findings = Findings(f"{test_set.convention.folder} ({test_set.name})")
-    known = (KNOWN_SETS | KNOWN_EXTRA_SETS).get(test_set.convention.folder)
+    known = test_set.convention.known
     if known is None:
         findings.lines.append(f"frames: {len(test_set)}")
     else:
@@ -278,7 +254,7 @@ def examine_test_set(test_set: TestSet, limit: int = 0) -> Findings:
     else:
         findings.compare_sizes("sizes", sizes, known.size)
     total = max(1, int(pixels.sum()))
-    shares = (known.anomaly, known.normal) if known else (None, None)
+    shares = (known.anomalous, known.normal) if known else (None, None)
     for name, value, expected in zip(("anomalous", "normal"), (ANOMALY, NORMAL), shares, strict=True):
         share = float(pixels[value]) / total
         findings.lines.append(f"{name} pixels: {share:.4f}")

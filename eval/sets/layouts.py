@@ -168,21 +168,7 @@ def lost_and_found_masks(folder: Path, split: str) -> dict[str, Path]:
     return {path.name.removesuffix(_LAF_MASK): path for path in found}
 
 
-def _fishyscapes_static(version: int) -> OfficialLayout:
+def fishyscapes_static(version: int) -> OfficialLayout:
+    """Return the layout of a version of Fishyscapes Static; pytorch-ood unpacks to the last place."""
     name = f"fs_val_v{version}"
-    return OfficialLayout(
-        (name, f"{name}.zip", f"fishyscapes-{version}.0.0"), list_fishyscapes_static
-    )  # the last as pytorch-ood unpacks it
-
-
-OFFICIAL_LAYOUTS: dict[str, OfficialLayout] = {
-    "RoadAnomaly21": OfficialLayout(("dataset_AnomalyTrack",), list_smiyc),
-    "RoadObsticle21": OfficialLayout(("dataset_ObstacleTrack",), list_smiyc),
-    "FS_LostFound_full": OfficialLayout(("fishyscapes_lostandfound",), list_fishyscapes_lost_and_found),
-    "fs_static": _fishyscapes_static(3),
-    "RoadAnomaly": OfficialLayout(("RoadAnomaly_jpg",), list_road_anomaly),
-    "fs_static_v1": _fishyscapes_static(1),
-    "fs_static_v2": _fishyscapes_static(2),
-    "lost_and_found_test": OfficialLayout(LOST_AND_FOUND, list_lost_and_found, inside="gtCoarse"),
-}
-"""By the folder that the set has in the course's layout, which goes first."""
+    return OfficialLayout((name, f"{name}.zip", f"fishyscapes-{version}.0.0"), list_fishyscapes_static)

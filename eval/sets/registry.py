@@ -28,7 +28,15 @@ from eval.sets.frames import (
     numeric_key,
     read_picture,
 )
-from eval.sets.layouts import OFFICIAL_LAYOUTS
+from eval.sets.layouts import (
+    LOST_AND_FOUND,
+    OfficialLayout,
+    fishyscapes_static,
+    list_fishyscapes_lost_and_found,
+    list_lost_and_found,
+    list_road_anomaly,
+    list_smiyc,
+)
 from shards.errors import InputError
 from shards.schema import ANOMALY, NORMAL, VOID
 
@@ -36,42 +44,105 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Known:
+    """What is known of a complete test set; the shares have three digits."""
+
+    num_frames: int
+    size: tuple[int, int]
+    """(height, width) of most frames."""
+    anomalous: float | None = None
+    """Share of all pixels, and the share of normal ones; the rest is void."""
+    normal: float | None = None
+
+
+@dataclass(frozen=True)
 class Convention:
-    """How a test set is called and what its masks mean."""
+    """All facts about a test set: its names, what its masks mean, where it lies, who evaluates it."""
 
     folder: str
+    """Name in the course's layout; folders match exactly: RoadAnomaly is not RoadAnomaly21."""
     name: str
-    """As tables print it."""
+    """Title in tables."""
     values: Mapping[int, int] = field(default_factory=lambda: {0: NORMAL, 1: ANOMALY, 255: VOID})
     """Mask value -> target; any other value is an error."""
     is_benchmark: bool = True
     """Whether numbers on it are reported as results, so that nothing may be chosen on it."""
+    official: OfficialLayout | None = None
+    """Layout in which its authors publish it; the course's layout goes first."""
+    smallest: tuple[int, int] = (500, 100)
+    """Fewest pixels of a predicted and of a true segment in component metrics; (500, 100) is the
+    default of SMIYC's toolkit."""
+    smiyc: str = ""
+    """Split of SMIYC's toolkit that holds these images, hidden ones too."""
+    known: Known | None = None
 
-
-TEST_SETS: dict[str, Convention] = {
-    convention.folder: convention
-    for convention in (
-        Convention("RoadAnomaly21", "SMIYC RA-21"),
-        Convention("RoadObsticle21", "SMIYC RO-21"),  # misspelt so in the archive
-        Convention("FS_LostFound_full", "FS L&F"),
-        Convention("fs_static", "FS Static"),
-        Convention("RoadAnomaly", "Road Anomaly", {0: NORMAL, 2: ANOMALY}),
-    )
-}
-"""By folder name, in the order of the tables. Folders match exactly: RoadAnomaly is not RoadAnomaly21."""
 
 _LAF_VALUES = {0: VOID, 1: NORMAL, **dict.fromkeys(range(2, 201), ANOMALY)}
-EXTRA_SETS: dict[str, Convention] = {
-    convention.folder: convention
-    for convention in (
-        Convention("fs_static_v1", "FS Static v1"),
-        Convention("fs_static_v2", "FS Static v2"),
-        Convention("lost_and_found_test", "Lost & Found", _LAF_VALUES),
-    )
-}
+_CITYSCAPES_SIZE = (1024, 2048)
+
+
+def _by_folder(*rows: Convention) -> dict[str, Convention]:
+    return {row.folder: row for row in rows}
+
+
+TEST_SETS = _by_folder(
+    Convention(
+        "RoadAnomaly21",
+        "SMIYC RA-21",
+        official=OfficialLayout(("dataset_AnomalyTrack",), list_smiyc),
+        smiyc="AnomalyTrack-all",
+        known=Known(10, (720, 1280), 0.143, 0.822),
+    ),
+    Convention(
+        "RoadObsticle21",  # misspelt so in the archive
+        "SMIYC RO-21",
+        official=OfficialLayout(("dataset_ObstacleTrack",), list_smiyc),
+        smallest=(50, 10),
+        smiyc="ObstacleTrack-all",
+        known=Known(30, (1080, 1920), 0.002, 0.307),
+    ),
+    Convention(
+        "FS_LostFound_full",
+        "FS L&F",
+        official=OfficialLayout(("fishyscapes_lostandfound",), list_fishyscapes_lost_and_found),
+        known=Known(100, _CITYSCAPES_SIZE, 0.002, 0.811),
+    ),
+    Convention(
+        "fs_static",
+        "FS Static",
+        official=fishyscapes_static(3),
+        known=Known(30, _CITYSCAPES_SIZE, 0.012, 0.836),
+    ),
+    Convention(
+        "RoadAnomaly",
+        "Road Anomaly",
+        {0: NORMAL, 2: ANOMALY},
+        official=OfficialLayout(("RoadAnomaly_jpg",), list_road_anomaly),
+        known=Known(60, (720, 1280), 0.098, 0.902),
+    ),
+)
+"""The five sets of the tables, in their order, by folder."""
+
+EXTRA_SETS = _by_folder(
+    Convention(
+        "fs_static_v1", "FS Static v1", official=fishyscapes_static(1), known=Known(30, _CITYSCAPES_SIZE)
+    ),
+    Convention(
+        "fs_static_v2", "FS Static v2", official=fishyscapes_static(2), known=Known(30, _CITYSCAPES_SIZE)
+    ),
+    Convention(
+        "lost_and_found_test",
+        "Lost & Found",
+        _LAF_VALUES,
+        official=OfficialLayout(LOST_AND_FOUND, list_lost_and_found, inside="gtCoarse"),
+        smallest=(50, 10),
+        smiyc="LostAndFound-test",
+        known=Known(1043, _CITYSCAPES_SIZE),
+    ),
+)
 """Benchmarks beside the five; no column where they are absent. Versions of FS Static give other numbers."""
 
-VALIDATION_SETS: dict[str, Convention] = {"PastedVal": Convention("PastedVal", "Pasted val")}
+VALIDATION_SETS = _by_folder(Convention("PastedVal", "Pasted val", is_benchmark=False))
 """Sets on which temperature, threshold and checkpoint may be chosen: Cityscapes val with objects that
 training never pasted, as `jobs.paste_validation` writes them. No benchmark; no column where it is absent."""
 
@@ -113,7 +184,7 @@ def find_test_sets(
     found = []
     hidden: list[InputError] = []
     for name, convention in {**TEST_SETS, **EXTRA_SETS, **VALIDATION_SETS}.items():
-        layout = OFFICIAL_LAYOUTS.get(name)
+        layout = convention.official
         if (root / name).is_dir():
             found.append(TestSet(convention, _list_frames(root / name)[:limit]))
         elif layout is not None and (place := layout.find(root)) is not None:
@@ -130,7 +201,7 @@ def find_test_sets(
     for passed_over in hidden:
         logger.info("%s", passed_over)
     if not found:
-        known = [*TEST_SETS, *VALIDATION_SETS, *(layout.places[0] for layout in OFFICIAL_LAYOUTS.values())]
+        known = [*TEST_SETS, *VALIDATION_SETS, *official_places(first=True)]
         hint = "; give the folder above it" if root.resolve().name in known else ""
         raise InputError(
             f"{setting} {root}: no test set in it; expected one or more of {', '.join(known)}{hint}"
@@ -222,3 +293,9 @@ def check_masks(test_set: TestSet) -> None:
     for value, name in ((ANOMALY, "anomalous"), (NORMAL, "normal")):
         if not seen[value]:
             raise InputError(f"{test_set.convention.folder}: no {name} pixel in any of {len(test_set)} masks")
+
+
+def official_places(*, first: bool = False) -> list[str]:
+    """List the folders in which benchmarks are published; `first`: one per benchmark."""
+    layouts = [row.official for row in (TEST_SETS | EXTRA_SETS).values() if row.official is not None]
+    return [place for layout in layouts for place in (layout.places[:1] if first else layout.places)]

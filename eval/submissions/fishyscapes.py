@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 
 from eval.sets.frames import Frame
-from eval.sets.layouts import OFFICIAL_LAYOUTS
 from eval.sets.registry import TEST_SETS
 from eval.submissions.picture import Picture, PictureAnswer, Stored
 from shards.errors import InputError
@@ -52,9 +51,9 @@ def find_pictures(root: Path, parts: Sequence[str] = ()) -> tuple[Picture, ...]:
             numbered[match[1]] = path
     found = [Picture("input", number, path) for number, path in numbered.items()]
     for part, folder in _VALIDATION.items():
-        layout = OFFICIAL_LAYOUTS[folder]
-        place = layout.find(root) if part in parts or not parts else None
-        for frame in layout.list_frames(place) if place else ():
+        layout = TEST_SETS[folder].official
+        place = layout.find(root) if layout and (part in parts or not parts) else None
+        for frame in layout.list_frames(place) if layout and place else ():
             found.append(_of_frame(part, frame, folder))
     return tuple(found)
 

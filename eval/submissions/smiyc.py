@@ -19,20 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float16, Float32
 
 from eval.sets.frames import Frame, files_by_ending, files_by_stem, numeric_key
 from eval.sets.layouts import LOST_AND_FOUND, lost_and_found_images, lost_and_found_masks
 from eval.sets.registry import EXTRA_SETS, TEST_SETS, Convention
-from eval.submissions.half_precision import to_half
 from eval.submissions.picture import Picture, PictureAnswer, Stored
 from shards.errors import InputError
 from shards.picture import MAX_PIXELS
 
 NAME = "smiyc"
-_TRACKS = {
-    "dataset_AnomalyTrack": ("AnomalyTrack-all", TEST_SETS["RoadAnomaly21"]),
-    "dataset_ObstacleTrack": ("ObstacleTrack-all", TEST_SETS["RoadObsticle21"]),
-}
+LOG_SCORES = ("MSP", "MaxEntropy")
+"""Scores in [0, 1] that networks answer near 1, or near 0, by the thousand. float16 has steps of 0.0005 below
+1; the logarithm moves 1 to 0, where they are finest, and keeps the ratio of small ones."""
+_TINY = float(np.finfo(np.float32).tiny)
 KNOWN_COUNTS = {"AnomalyTrack-all": 110, "LostAndFound-train": 1036, "LostAndFound-test": 1203}
 """Images of each split, as the toolkit expects them; of ObstacleTrack-all it names none (330 to 452)."""
 _FILE = re.compile(r"anomaly_p/(?P<method>[^/]+)/(?P<key>[^/]+/[^/]+)\.hdf5")
@@ -45,9 +45,10 @@ def find_pictures(root: Path, _parts: Sequence[str] = ()) -> tuple[Picture, ...]
     Fishyscapes.
     """
     found = []
-    for name, (part, convention) in _TRACKS.items():
-        if (root / name / "images").is_dir():
-            found += _list_track(root / name, part, convention)
+    for convention in TEST_SETS.values():
+        if convention.smiyc and convention.official is not None:
+            folder = root / convention.official.places[0]
+            found += _list_track(folder, convention.smiyc, convention) if (folder / "images").is_dir() else []
     for name in LOST_AND_FOUND:
         if not (root / name / "gtCoarse").is_dir():
             continue
@@ -116,6 +117,33 @@ def decode(contents: Sequence[bytes], names: Sequence[str]) -> Stored:
             return Stored(variable[:], None)
     except (OSError, RuntimeError, AttributeError) as error:
         raise InputError(f"{name}: cannot be read as HDF5: {error}") from None
+
+
+def spread(score: str, values: Float32[np.ndarray, "H W"]) -> Float32[np.ndarray, "H W"]:
+    """Return `values` in the same order on a scale that half precision resolves.
+
+    log(s) for `LOG_SCORES` (0 becomes -87.3), others as they are. No metric that only compares scores changes
+    by it, but for fewer ties.
+    """
+    if score not in LOG_SCORES:
+        return values
+    assert np.nanmin(values) >= -1e-4, f"{score} is not in [0, 1], so its logarithm is not its order"
+    return np.log(np.maximum(values, np.float32(_TINY)))
+
+
+def to_half(score: str, values: Float32[np.ndarray, "H W"]) -> Float16[np.ndarray, "H W"]:
+    """Return `spread(score, values)` in float16.
+
+    Raises:
+        InputError: a value is beyond float16.
+    """
+    moved = spread(score, values)
+    largest = float(np.abs(moved).max())
+    if largest > float(np.finfo(np.float16).max):
+        raise InputError(
+            f"score {score}: {largest:g} does not fit into float16, whose largest number is 65504"
+        )
+    return moved.astype(np.float16)
 
 
 def require_h5py() -> Any:

@@ -11,11 +11,10 @@ from jaxtyping import Float32, UInt8
 from tqdm import tqdm
 
 from eval.sets.frames import read_picture
-from eval.submissions import description as description_file
 from eval.submissions.benchmark import BENCHMARKS, Benchmark
-from eval.submissions.description import Description, parse_description, write_description
+from eval.submissions.package import DESCRIPTION_NAME, Description, parse_description, write_description
 from eval.submissions.picture import Picture, PictureAnswer
-from eval.submissions.verification import Findings, examine_files, verify_package
+from eval.submissions.verify import PackageFindings, examine_files, verify_package
 from shards.errors import InputError
 from shards.files import make_folder, require_free, write_atomically
 
@@ -33,7 +32,7 @@ def unfinished_folder(folder: Path) -> Path:
 
 def write_package(
     folder: Path, description: Description, pictures: Sequence[Picture], answer: Answer
-) -> Findings:
+) -> PackageFindings:
     """Predict every image, read everything back, and rename the folder to its name.
 
     Images that an interrupted call with the same description has finished are kept, where they read well.
@@ -77,7 +76,7 @@ def write_package(
 
 
 def _begin(growing: Path, description: Description) -> None:
-    path = growing / description_file.NAME
+    path = growing / DESCRIPTION_NAME
     if not path.is_file():
         require_free(growing)
         make_folder(growing)

@@ -26,7 +26,7 @@ from models.weights.description import (
 from models.weights.files import list_parts, read_metadata, read_weight_file
 from models.weights.formats import KIND_NAMES, WEIGHTS_NAME, Checkpoint, read_checkpoint
 from shards.errors import InputError
-from shards.manifest import hash_file
+from shards.files import hash_file
 
 CONFIG_NAME = "adapter_config.json"
 ADAPTER_NAME = "adapter_model.safetensors"

@@ -16,7 +16,7 @@ from models.weights.checkpoint import open_checkpoint
 from models.weights.files import LoadReport, compare_weights, find_all_zero, find_not_finite, list_parts
 from models.weights.formats import Checkpoint
 from shards.errors import InputError
-from shards.manifest import hash_file
+from shards.files import hash_file
 
 
 @dataclass(frozen=True)

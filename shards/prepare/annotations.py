@@ -40,8 +40,8 @@ class Instances:
     images: list[dict[str, Any]]
     """Each has `id`, `file_name`, `height` and `width`; sorted by id."""
     annotations: dict[int, list[dict[str, Any]]]
-    """By image id, an empty list for an image without objects; each has `id`, `category_id`, `segmentation`
-    and perhaps `iscrowd`; sorted by id."""
+    """Objects by image id, an empty list for an image without any, sorted by id; each has `id`,
+    `category_id`, `segmentation` and perhaps `iscrowd`."""
     categories: dict[int, str]
 
 
@@ -51,9 +51,6 @@ def read_instances(path: Path) -> Instances:
     Args:
         path: the JSON file, or a folder or zip file that holds `instances_train2017.json`, directly inside or
             in `annotations/`.
-
-    Raises:
-        InputError: it is missing, no JSON, not in COCO's instance format, or refers to something not listed.
     """
     where, data = _find_file(path)
     try:
@@ -78,11 +75,6 @@ def read_instances(path: Path) -> Instances:
 
 def encode_mask(segmentation: list[Any] | dict[str, Any], height: int, width: int) -> Rle | None:
     """Turn an annotation's `segmentation` (polygons or run lengths) into compressed run lengths.
-
-    Args:
-        segmentation: list of polygons `[x0, y0, x1, y1, ...]`, or a dictionary of `size` and `counts`.
-        height: of the picture, in pixels.
-        width: of the picture, in pixels.
 
     Returns:
         None where it is malformed: no polygon, one with fewer than 3 points, an odd number of coordinates, a

@@ -7,17 +7,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
 from shards.errors import InputError
-from shards.prepare.writer import EncodedSample, ShardPlan, split_into_shards
-from shards.schema import IMAGE_SUFFIXES, LABEL_SUFFIX, MAX_LABEL_ID, VOID_ID, train_id_table
+from shards.prepare.plan import EncodedSample, FolderPlan, ShardPlan, split_into_shards
+from shards.schema import IMAGE_SUFFIXES, LABEL_ENCODING, LABEL_SUFFIX, MAX_LABEL_ID, VOID_ID, train_id_table
 from shards.source import FolderSource, Source, ZipSource, decode_bgr
-from shards.tiles import encode_tiles
+from shards.tiles import encode_tiles, zstd_version
 
 ImageEncoding = Literal["jpeg", "png", "tiles"]
 Split = Literal["train", "val", "test"]
@@ -49,67 +49,31 @@ class CityscapesFiles:
     images: Source
     labels: Source
 
-    def encode(
-        self, frame: Frame, image_encoding: ImageEncoding, jpeg_quality: int = JPEG_QUALITY
-    ) -> dict[str, bytes]:
-        """Return the members of a frame's shard sample, by suffix.
-
-        The label file holds train ids. The picture is the original PNG file, untouched, a JPEG without chroma
-        subsampling, or lossless tiles (`shards/tiles.py`), of which a crop decodes its part only.
-
-        Args:
-            jpeg_quality: 1 to 100.
-
-        Raises:
-            InputError: a file cannot be decoded, the label is not single-channel 8 bit, holds a value that
-                is no label id, or differs in size from its picture.
-        """
-        picture_file = self.images.read(frame.image)
-        image_path, label_path = self.images.locate(frame.image), self.labels.locate(frame.label)
-        picture = decode_bgr(picture_file, image_path)
-        label = decode_label(self.labels.read(frame.label), label_path)
-        if label.shape != picture.shape[:2]:
-            sizes = f"{_size(label)} pixels, but {image_path} is {_size(picture)}"
-            raise InputError(f"{label_path} is {sizes}; they must be equal")
-        if image_encoding == "jpeg":
-            picture_file = _encode_jpeg(picture, jpeg_quality)
-        elif image_encoding == "tiles":
-            picture_file = encode_tiles(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
-        elif not picture_file.startswith(_PNG_SIGNATURE):
-            raise InputError(f"{image_path}: is no PNG file inside; --image_encoding jpeg converts it")
-        return {IMAGE_SUFFIXES[image_encoding]: picture_file, LABEL_SUFFIX: _encode_label(label)}
-
 
 def open_cityscapes(root: Path, setting: str = "--root") -> CityscapesFiles:
-    """Find both halves of the download; an unpacked folder is preferred to the zip file beside it.
-
-    Raises:
-        InputError: `root` is no folder, or does not hold `leftImg8bit/` and `gtFine/` or their zip files.
-    """
+    """Find both halves of the download; an unpacked folder is preferred to the zip file beside it."""
     if not root.is_dir():
         raise InputError(f"{setting} {root}: is no folder; one that holds leftImg8bit/ and gtFine/ is needed")
     return CityscapesFiles(_open_half(root, "leftImg8bit", setting), _open_half(root, "gtFine", setting))
 
 
 def list_frames(files: CityscapesFiles, split: Split) -> list[Frame]:
-    """Return the frames of one split, sorted by key.
-
-    Raises:
-        InputError: there is none, an image has no label or a label no image, or a name is no key.
-    """
+    """Return the frames of one split, sorted by key."""
     images = _by_key(files.images, f"leftImg8bit/{split}/*/*{_IMAGE_END}", _IMAGE_END)
     labels = _by_key(files.labels, f"gtFine/{split}/*/*{_LABEL_END}", _LABEL_END)
     if not images and not labels:
         where = files.images.locate(f"leftImg8bit/{split}/*/*{_IMAGE_END}")
         raise InputError(f"split {split!r} is empty: no file {where}")
     if missing := sorted(images.keys() - labels.keys()):
-        image = files.images.locate(images[missing[0]])
-        label = files.labels.locate(_label_name(images[missing[0]]))
-        raise InputError(f"image {image} has no label {label}{_and_more(missing)}")
+        name = images[missing[0]]
+        label = "gtFine" + name.removeprefix("leftImg8bit").removesuffix(_IMAGE_END) + _LABEL_END
+        given, absent = files.images.locate(name), files.labels.locate(label)
+        raise InputError(f"image {given} has no label {absent}{_and_more(missing)}")
     if missing := sorted(labels.keys() - images.keys()):
-        label = files.labels.locate(labels[missing[0]])
-        image = files.images.locate(_image_name(labels[missing[0]]))
-        raise InputError(f"label {label} has no image {image}{_and_more(missing)}")
+        name = labels[missing[0]]
+        image = "leftImg8bit" + name.removeprefix("gtFine").removesuffix(_LABEL_END) + _IMAGE_END
+        given, absent = files.labels.locate(name), files.images.locate(image)
+        raise InputError(f"label {given} has no image {absent}{_and_more(missing)}")
     return [Frame(key, images[key], labels[key]) for key in sorted(images)]
 
 
@@ -120,15 +84,16 @@ def plan_cityscapes(
     samples_per_shard: int = 64,
     image_encoding: ImageEncoding = "jpeg",
     jpeg_quality: int = JPEG_QUALITY,
-) -> list[ShardPlan]:
-    """Distribute the frames of `splits` over shards, in the order of their keys.
-
-    Raises:
-        InputError: as `open_cityscapes` and `list_frames` say, or two splits share a key.
-    """
+) -> FolderPlan:
+    """Distribute the frames of `splits` over shards, in the order of their keys."""
     files = open_cityscapes(root)
-    plans = []
+    options: dict[str, Any] = {"splits": splits, "samples_per_shard": samples_per_shard}
+    options |= {"jpeg_quality": jpeg_quality} if image_encoding == "jpeg" else {}
+    options |= {"zstd": zstd_version()} if image_encoding == "tiles" else {}
+    shards: list[ShardPlan] = []
+    report = []
     seen: set[str] = set()
+    samples = partial(encode_frames, files, image_encoding, jpeg_quality)
     for split in dict.fromkeys(splits):
         frames = list_frames(files, split)
         if shared := sorted(seen.intersection(frame.key for frame in frames)):
@@ -136,10 +101,35 @@ def plan_cityscapes(
                 f"split {split!r}: frame {shared[0]} is also in another split{_and_more(shared)}"
             )
         seen.update(frame.key for frame in frames)
-        for i, piece in enumerate(split_into_shards(frames, samples_per_shard)):
-            samples = partial(_encode_frames, files, tuple(piece), image_encoding, jpeg_quality)
-            plans.append(ShardPlan(f"cityscapes-{split}-{i:06d}.tar", split, len(piece), samples))
-    return plans
+        of_split = split_into_shards(frames, samples_per_shard, samples, name="cityscapes", split=split)
+        report.append(f"{split}: {len(frames)} frames in {len(of_split)} shards")
+        shards += of_split
+    return FolderPlan("cityscapes", LABEL_ENCODING, image_encoding, options, shards, report)
+
+
+def encode_frames(
+    files: CityscapesFiles, image_encoding: ImageEncoding, jpeg_quality: int, frames: Sequence[Frame]
+) -> Iterator[EncodedSample]:
+    """Yield the shard samples of `frames`.
+
+    The label file holds train ids. The picture is the original PNG file, untouched, a JPEG without chroma
+    subsampling, or lossless tiles (`shards/tiles.py`), of which a crop decodes its part only.
+    """
+    for frame in frames:
+        image_path, label_path = files.images.locate(frame.image), files.labels.locate(frame.label)
+        content = files.images.read(frame.image)
+        picture = decode_bgr(content, image_path)
+        label = decode_label(files.labels.read(frame.label), label_path)
+        if label.shape != picture.shape[:2]:
+            sizes = f"{_size(label)} pixels, but {image_path} is {_size(picture)}"
+            raise InputError(f"{label_path} is {sizes}; they must be equal")
+        if image_encoding == "jpeg":
+            content = _encode_jpeg(picture, jpeg_quality)
+        elif image_encoding == "tiles":
+            content = encode_tiles(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
+        elif not content.startswith(_PNG_SIGNATURE):
+            raise InputError(f"{image_path}: is no PNG file inside; --image_encoding jpeg converts it")
+        yield frame.key, {IMAGE_SUFFIXES[image_encoding]: content, LABEL_SUFFIX: _encode_label(label)}
 
 
 def decode_label(data: bytes, where: str) -> UInt8[np.ndarray, "H W"]:
@@ -167,13 +157,6 @@ def decode_label(data: bytes, where: str) -> UInt8[np.ndarray, "H W"]:
             f"allowed are 0..{MAX_LABEL_ID} and {VOID_ID} (which stands for -1)"
         )
     return train_id_table()[label]
-
-
-def _encode_frames(
-    files: CityscapesFiles, frames: tuple[Frame, ...], image_encoding: ImageEncoding, jpeg_quality: int
-) -> Iterator[EncodedSample]:
-    for frame in frames:
-        yield frame.key, files.encode(frame, image_encoding, jpeg_quality)
 
 
 def _encode_jpeg(picture: UInt8[np.ndarray, "H W 3"], quality: int) -> bytes:
@@ -214,14 +197,6 @@ def _by_key(source: Source, pattern: str, end: str) -> dict[str, str]:
             raise InputError(f"{source.locate(name)}: the same frame is also at {source.locate(names[key])}")
         names[key] = name
     return names
-
-
-def _label_name(image: str) -> str:
-    return "gtFine" + image.removeprefix("leftImg8bit").removesuffix(_IMAGE_END) + _LABEL_END
-
-
-def _image_name(label: str) -> str:
-    return "leftImg8bit" + label.removeprefix("gtFine").removesuffix(_LABEL_END) + _IMAGE_END
 
 
 def _and_more(names: Sequence[str]) -> str:

@@ -8,24 +8,27 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
 
 from shards.cutout import Cutout, crop_to_mask, encode_cutout
 from shards.errors import InputError
-from shards.prepare.annotations import Instances, decode_mask, read_instances
-from shards.prepare.objects import CocoObject, ObjectFilter, ObjectSize, select_images, select_objects
-from shards.prepare.writer import EncodedSample, ShardPlan, split_into_shards
+from shards.prepare.annotations import decode_mask, read_instances
+from shards.prepare.objects import (
+    CocoObject,
+    ObjectFilter,
+    ObjectSize,
+    group_by_image,
+    plan_bank,
+    select_images,
+    select_objects,
+)
+from shards.prepare.plan import EncodedSample, FolderPlan, split_into_shards
 from shards.source import Source, decode_bgr, open_source
-
-MASK_ENCODING = "object-mask"
-"""Name of the values in a cut-out's mask: 0 background, 255 object."""
 
 
 @dataclass(frozen=True)
 class Photo:
     """One picture and the objects to be cut from it."""
 
-    image_id: int
     file: str
     """Name in the source of the pictures."""
     size: tuple[int, int]
@@ -33,20 +36,9 @@ class Photo:
     objects: tuple[CocoObject, ...]
 
 
-@dataclass(frozen=True)
-class CocoPlan:
-    """What to write, and how it came about."""
-
-    shards: list[ShardPlan]
-    report: list[str]
-    """One line about the pictures, one about the objects: how many were kept, what dropped the rest."""
-    sizes: list[ObjectSize]
-    """Of every cut-out, in order."""
-
-
 def plan_cutouts(
     images: Path, annotations: Path, *, rule: ObjectFilter | None = None, samples_per_shard: int = 1000
-) -> CocoPlan:
+) -> FolderPlan:
     """Choose objects and distribute them over shards, sorted by image id, then by annotation id.
 
     All objects of a picture go to one shard, so that it is decoded once.
@@ -64,100 +56,59 @@ def plan_cutouts(
     rule = rule or ObjectFilter()
     source = open_source(images, "--images")
     dataset = read_instances(annotations)
-    photos, report = _select(dataset, rule, source)
-    weights = [len(photo.objects) for photo in photos]
-    pieces = split_into_shards(photos, samples_per_shard, weights)
-    shards = [
-        ShardPlan(
-            name=f"cutouts-train-{i:06d}.tar",
-            split="train",
-            num_samples=sum(len(photo.objects) for photo in piece),
-            samples=partial(cut_objects, source, tuple(piece)),
+    pictures, image_report = select_images(dataset, rule)
+    files: dict[str, list[str]] = {}
+    for name in [*source.match("*"), *source.match("*/*")]:
+        files.setdefault(name.rsplit("/", 1)[-1], []).append(name)
+    objects, object_report = select_objects(dataset, pictures, rule)
+    groups = group_by_image(objects)
+    photos = [
+        Photo(
+            file=_find_picture(files, image["file_name"], source, dataset.where),
+            size=(image["height"], image["width"]),
+            objects=tuple(groups[image["id"]]),
         )
-        for i, piece in enumerate(pieces)
+        for image in image_report.keep(pictures, lambda image: image["id"] in groups, "no object left")
     ]
-    sizes = [measure_object(item) for photo in photos for item in photo.objects]
-    return CocoPlan(shards, report, sizes)
+    shards = split_into_shards(
+        photos,
+        samples_per_shard,
+        partial(cut_objects, source),
+        name="cutouts",
+        split="train",
+        weights=[len(photo.objects) for photo in photos],
+    )
+    sizes = [
+        ObjectSize(item.category, item.area, item.box[3], item.box[2])
+        for photo in photos
+        for item in photo.objects
+    ]
+    return plan_bank(shards, rule, samples_per_shard, [image_report.line(), object_report.line()], sizes)
 
 
 def cut_objects(images: Source, photos: Sequence[Photo]) -> Iterator[EncodedSample]:
-    """Yield the shard samples of all objects of `photos`.
-
-    Raises:
-        InputError: a picture cannot be decoded, or has another size than the annotations say.
-    """
+    """Yield the shard samples of all objects of `photos`."""
     for photo in photos:
         where = images.locate(photo.file)
         picture = decode_bgr(images.read(photo.file), where)[..., ::-1]
-        if picture.shape[:2] != photo.size:
-            raise InputError(
-                f"{where}: is {picture.shape[1]}x{picture.shape[0]} pixels, but the annotations say "
-                f"{photo.size[1]}x{photo.size[0]}"
-            )
+        height, width = picture.shape[:2]
+        if (height, width) != photo.size:
+            said = f"but the annotations say {photo.size[1]}x{photo.size[0]}"
+            raise InputError(f"{where}: is {width}x{height} pixels, {said}")
         for item in photo.objects:
-            cutout = crop_object(picture, item, f"{photo.image_id:012d}-{item.name}")
+            mask = np.ascontiguousarray(decode_mask(item.mask)) * np.uint8(255)
+            cropped = crop_to_mask(picture, mask)
+            assert cropped is not None, "empty masks were dropped"
+            cutout = Cutout(f"{item.image_id:012d}-{item.name}", *cropped, item.category, photo.size)
             yield cutout.key, encode_cutout(cutout)
 
 
-def measure_object(item: CocoObject) -> ObjectSize:
-    """Say of which category and how large an object is."""
-    _, _, width, height = item.box
-    return ObjectSize(item.category, item.area, height, width)
-
-
-def crop_object(picture: UInt8[np.ndarray, "H W 3"], item: CocoObject, key: str) -> Cutout:
-    """Crop a picture (R, G, B) and an object's mask to the mask's bounding box."""
-    mask = decode_mask(item.mask)
-    cropped = crop_to_mask(picture, np.ascontiguousarray(mask) * np.uint8(255))
-    assert cropped is not None, "empty masks were dropped"
-    return Cutout(
-        key=key,
-        image=cropped[0],
-        mask=cropped[1],
-        category=item.category,
-        source_size=(picture.shape[0], picture.shape[1]),
-    )
-
-
-def _select(dataset: Instances, rule: ObjectFilter, source: Source) -> tuple[list[Photo], list[str]]:
-    images, image_funnel = select_images(dataset, rule)
-    files = _FileIndex(source)
-    chosen, object_funnel = select_objects(dataset, images, rule)
-    by_image: dict[int, list[CocoObject]] = {}
-    for image_id, item in chosen:
-        by_image.setdefault(image_id, []).append(item)
-    kept = image_funnel.keep([image for image in images if image["id"] in by_image], "no object left")
-    photos = [
-        Photo(
-            image_id=image["id"],
-            file=files.find(image["file_name"], dataset.where),
-            size=(image["height"], image["width"]),
-            objects=tuple(by_image[image["id"]]),
-        )
-        for image in kept
-    ]
-    return photos, [image_funnel.line(), object_funnel.line()]
-
-
-class _FileIndex:
-    """Finds pictures by the file name in the annotations; only names that the source lists are opened."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.names: dict[str, list[str]] = {}
-        for name in [*source.match("*"), *source.match("*/*")]:
-            self.names.setdefault(name.rsplit("/", 1)[-1], []).append(name)
-
-    def find(self, file_name: str, where: str) -> str:
-        """Return the source's name of a picture."""
-        base = file_name.rsplit("/", 1)[-1]
-        found = self.names.get(base, [])
-        if not found:
-            raise InputError(
-                f"{where}: names the picture {file_name!r}, but there is no {self.source.locate(base)}"
-            )
-        if len(found) > 1:
-            raise InputError(
-                f"{where}: the picture {file_name!r} is there twice, as {' and '.join(found[:2])}"
-            )
-        return found[0]
+def _find_picture(files: dict[str, list[str]], file_name: str, source: Source, where: str) -> str:
+    """Return the source's name of a picture; only names that the source lists are opened."""
+    base = file_name.rsplit("/", 1)[-1]
+    found = files.get(base, [])
+    if not found:
+        raise InputError(f"{where}: names the picture {file_name!r}, but there is no {source.locate(base)}")
+    if len(found) > 1:
+        raise InputError(f"{where}: the picture {file_name!r} is there twice, as {' and '.join(found[:2])}")
+    return found[0]

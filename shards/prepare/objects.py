@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -13,9 +13,12 @@ from tqdm import tqdm
 
 from shards.errors import InputError
 from shards.prepare.annotations import Instances, Rle, encode_mask
+from shards.prepare.plan import FolderPlan, ShardPlan
 
 META_OOD_CATEGORIES = ("person", "bicycle", "car", "motorcycle", "bus", "truck", "traffic light", "stop sign")
 """COCO categories that are Cityscapes classes too, as Meta-OoD lists them; it leaves out `train`."""
+MASK_ENCODING = "object-mask"
+"""Name of the values in a cut-out's mask: 0 background, 255 object."""
 SEVERAL = "several"
 """Category of the merged objects of a picture, where they are of more than one."""
 
@@ -50,9 +53,9 @@ class ObjectFilter:
     crowd: bool = False
     """Take regions that are marked as a crowd of objects, too."""
     max_objects: int = 0
-    """Draw so many objects at random from those that are left; 0 takes all."""
+    """Number of objects drawn at random from those that are left; 0 takes all."""
     seed: int = 0
-    """Of that draw."""
+    """Seed of that draw."""
 
     def __post_init__(self) -> None:
         for name in ("min_side", "min_area", "max_area", "max_objects", "seed"):
@@ -75,6 +78,7 @@ class ObjectFilter:
 class CocoObject:
     """One annotated object, or all of a picture together."""
 
+    image_id: int
     name: str
     """Number of the annotation, or `all`."""
     category: str
@@ -92,6 +96,11 @@ class CocoObject:
         return left, top, width, height
 
     @property
+    def fill(self) -> float:
+        """Share of the bounding box that it covers."""
+        return self.area / (self.box[2] * self.box[3])
+
+    @property
     def touches_border(self) -> bool:
         """Whether it reaches the border of its picture."""
         left, top, width, height = self.box
@@ -99,14 +108,7 @@ class CocoObject:
         return left == 0 or top == 0 or left + width == columns or top + height == rows
 
 
-class Found(NamedTuple):
-    """An object and the picture it is in."""
-
-    image_id: int
-    item: CocoObject
-
-
-class Funnel:
+class FilterReport:
     """Counts what each filter drops, and complains about the one that leaves nothing."""
 
     def __init__(self, where: str, unit: str, count: int) -> None:
@@ -115,7 +117,7 @@ class Funnel:
         if not count:
             raise InputError(f"{where}: holds no {unit}")
 
-    def keep(self, items: list[Item], reason: str) -> list[Item]:
+    def note(self, items: list[Item], reason: str) -> list[Item]:
         """Note that of the items so far only `items` are left, for `reason`."""
         if not items:
             raise InputError(
@@ -126,114 +128,106 @@ class Funnel:
         self.count = len(items)
         return items
 
+    def keep(self, items: list[Item], fits: Callable[[Item], bool], reason: str) -> list[Item]:
+        """Return the items that fit; `reason` says why the others do not."""
+        return self.note([item for item in items if fits(item)], reason)
+
     def line(self) -> str:
         """Return the report, such as `objects: 3 kept; 2 dropped: crowd`."""
         return f"{self.unit}: " + "; ".join([f"{self.count} kept", *self.dropped])
 
 
-def select_images(dataset: Instances, rule: ObjectFilter) -> tuple[list[dict[str, Any]], Funnel]:
-    """Return the pictures that qualify, and what dropped the others.
-
-    Raises:
-        InputError: the rule names an unknown category, or no picture is left.
-    """
+def select_images(dataset: Instances, rule: ObjectFilter) -> tuple[list[dict[str, Any]], FilterReport]:
+    """Return the pictures that qualify, and what dropped the others."""
+    names = dataset.categories
     for setting in ("excluded_categories", "only_categories"):
-        _require_categories(dataset, setting, getattr(rule, setting))
-    funnel = Funnel(dataset.where, "images", len(dataset.images))
+        if unknown := sorted(set(getattr(rule, setting)) - set(names.values()) - set(META_OOD_CATEGORIES)):
+            known = ", ".join(sorted(set(names.values())))
+            raise InputError(
+                f"{setting}: {unknown[0]!r} is no category of {dataset.where}; known ones are {known}"
+            )
+    report = FilterReport(dataset.where, "images", len(dataset.images))
+
+    def shows_none_excluded(image: dict[str, Any]) -> bool:
+        shown = {names[entry["category_id"]] for entry in dataset.annotations[image["id"]]}
+        return shown.isdisjoint(rule.excluded_categories)
+
+    def is_large(image: dict[str, Any]) -> bool:
+        return min(image["height"], image["width"]) >= rule.min_side
+
     images = dataset.images
     if rule.exclude == "image":
-        images = [
-            image
-            for image in images
-            if not any(
-                dataset.categories[entry["category_id"]] in rule.excluded_categories
-                for entry in dataset.annotations[image["id"]]
-            )
-        ]
-        images = funnel.keep(images, "an excluded category is in the picture")
-    large = [image for image in images if min(image["height"], image["width"]) >= rule.min_side]
-    return funnel.keep(large, f"a side is shorter than {rule.min_side} pixels (min_side)"), funnel
+        images = report.keep(images, shows_none_excluded, "an excluded category is in the picture")
+    reason = f"a side is shorter than {rule.min_side} pixels (min_side)"
+    return report.keep(images, is_large, reason), report
 
 
 def select_objects(
     dataset: Instances, images: list[dict[str, Any]], rule: ObjectFilter
-) -> tuple[list[Found], Funnel]:
-    """Return the objects that qualify in the order of the images, then of the annotation ids.
-
-    Raises:
-        InputError: no object is left; the message names the filter that dropped the last ones.
-    """
-    pairs = [(image, entry) for image in images for entry in dataset.annotations[image["id"]]]
-    funnel = Funnel(dataset.where, "objects in these images", len(pairs))
+) -> tuple[list[CocoObject], FilterReport]:
+    """Return the objects that qualify in the order of the images, then of the annotation ids."""
+    entries = [entry for image in images for entry in dataset.annotations[image["id"]]]
+    report = FilterReport(dataset.where, "objects in these images", len(entries))
     names = dataset.categories
+    excluded, asked = rule.excluded_categories, rule.only_categories
     if rule.exclude == "object":
-        kept = [pair for pair in pairs if names[pair[1]["category_id"]] not in rule.excluded_categories]
-        pairs = funnel.keep(kept, "of an excluded category")
-    if rule.only_categories:
-        kept = [pair for pair in pairs if names[pair[1]["category_id"]] in rule.only_categories]
-        pairs = funnel.keep(kept, "of none of the asked categories (only_categories)")
+        entries = report.keep(
+            entries, lambda e: names[e["category_id"]] not in excluded, "of an excluded category"
+        )
+    if asked:
+        reason = "of none of the asked categories (only_categories)"
+        entries = report.keep(entries, lambda e: names[e["category_id"]] in asked, reason)
     if rule.unit == "object" and not rule.crowd:
-        pairs = funnel.keep([pair for pair in pairs if not pair[1].get("iscrowd")], "a crowd")
-    masks = [
-        (image, entry, encode_mask(entry["segmentation"], image["height"], image["width"]))
-        for image, entry in tqdm(pairs, desc="reading masks", unit="object", disable=None)
-    ]
-    objects = [
-        Found(image["id"], CocoObject(str(entry["id"]), names[entry["category_id"]], mask))
-        for image, entry, mask in masks
-        if mask is not None
-    ]
-    objects = funnel.keep(objects, "a broken polygon or run lengths that do not fit the picture")
-    objects = funnel.keep([found for found in objects if found.item.area], "an empty mask")
+        entries = report.keep(entries, lambda e: not e.get("iscrowd"), "a crowd")
+    sizes = {image["id"]: (image["height"], image["width"]) for image in images}
+    objects = []
+    for entry in tqdm(entries, desc="reading masks", unit="object", disable=None):
+        mask = encode_mask(entry["segmentation"], *sizes[entry["image_id"]])
+        if mask is not None:
+            category = names[entry["category_id"]]
+            objects.append(CocoObject(entry["image_id"], str(entry["id"]), category, mask))
+    report.note(objects, "a broken polygon or run lengths that do not fit the picture")
+    objects = report.keep(objects, lambda item: item.area > 0, "an empty mask")
     if rule.unit == "image":
-        objects = funnel.keep(merge_objects(objects), "merged with the others of its picture (unit image)")
-    return _filter_shapes(objects, rule, funnel), funnel
+        objects = report.note(merge_objects(objects), "merged with the others of its picture (unit image)")
+    return _filter_shapes(objects, rule, report), report
 
 
-def merge_objects(objects: list[Found]) -> list[Found]:
+def merge_objects(objects: list[CocoObject]) -> list[CocoObject]:
     """Return one object per picture, whose mask holds the pixels of all."""
-    by_image: dict[int, list[CocoObject]] = {}
-    for image_id, item in objects:
-        by_image.setdefault(image_id, []).append(item)
     merged = []
-    for image_id, items in by_image.items():
-        categories = Counter(item.category for item in items)
-        category = next(iter(categories)) if len(categories) == 1 else SEVERAL
-        merged.append(Found(image_id, CocoObject("all", category, coco_mask.merge([i.mask for i in items]))))
+    for image_id, items in group_by_image(objects).items():
+        categories = {item.category for item in items}
+        category = categories.pop() if len(categories) == 1 else SEVERAL
+        merged.append(CocoObject(image_id, "all", category, coco_mask.merge([i.mask for i in items])))
     return merged
 
 
-def _filter_shapes(objects: list[Found], rule: ObjectFilter, funnel: Funnel) -> list[Found]:
-    kept = [found for found in objects if found.item.area >= rule.min_area]
-    objects = funnel.keep(kept, f"smaller than {rule.min_area} pixels (min_area)")
+def group_by_image(objects: list[CocoObject]) -> dict[int, list[CocoObject]]:
+    """Group objects by the id of their picture, in the order of their first ones."""
+    groups: dict[int, list[CocoObject]] = {}
+    for item in objects:
+        groups.setdefault(item.image_id, []).append(item)
+    return groups
+
+
+def _filter_shapes(objects: list[CocoObject], rule: ObjectFilter, report: FilterReport) -> list[CocoObject]:
+    small = f"smaller than {rule.min_area} pixels (min_area)"
+    objects = report.keep(objects, lambda item: item.area >= rule.min_area, small)
     if rule.max_area:
-        kept = [found for found in objects if found.item.area <= rule.max_area]
-        objects = funnel.keep(kept, f"larger than {rule.max_area} pixels (max_area)")
+        large = f"larger than {rule.max_area} pixels (max_area)"
+        objects = report.keep(objects, lambda item: item.area <= rule.max_area, large)
     if rule.min_fill:
-        kept = [found for found in objects if _fill(found.item) >= rule.min_fill]
-        objects = funnel.keep(kept, f"covers less than {rule.min_fill} of its bounding box (min_fill)")
+        thin = f"covers less than {rule.min_fill} of its bounding box (min_fill)"
+        objects = report.keep(objects, lambda item: item.fill >= rule.min_fill, thin)
     if not rule.truncated:
-        kept = [found for found in objects if not found.item.touches_border]
-        objects = funnel.keep(kept, "reaches the border of its picture (truncated)")
+        cut = "reaches the border of its picture (truncated)"
+        objects = report.keep(objects, lambda item: not item.touches_border, cut)
     if 0 < rule.max_objects < len(objects):
         order = np.random.default_rng([rule.seed]).permutation(len(objects))
         drawn = [objects[i] for i in sorted(order[: rule.max_objects])]
-        objects = funnel.keep(drawn, f"not drawn (max_objects {rule.max_objects})")
+        objects = report.note(drawn, f"not drawn (max_objects {rule.max_objects})")
     return objects
-
-
-def _fill(item: CocoObject) -> float:
-    _, _, width, height = item.box
-    return item.area / (width * height)
-
-
-def _require_categories(dataset: Instances, setting: str, names: tuple[str, ...]) -> None:
-    known = set(dataset.categories.values())
-    if unknown := sorted(set(names) - known - set(META_OOD_CATEGORIES)):
-        raise InputError(
-            f"{setting}: {unknown[0]!r} is no category of {dataset.where}; known "
-            f"ones are {', '.join(sorted(known))}"
-        )
 
 
 REPORT_NAME = "report.md"
@@ -248,19 +242,27 @@ class ObjectSize(NamedTuple):
     """Pixels of the mask."""
     height: int
     width: int
-    """Of the bounding box, in pixels."""
+    """Sides of the bounding box, in pixels."""
 
 
-def render_report(funnels: Sequence[str], sizes: Sequence[ObjectSize]) -> str:
-    """Render a bank's report as Markdown.
+def plan_bank(
+    shards: Sequence[ShardPlan],
+    rule: Any,
+    samples_per_shard: int,
+    report: Sequence[str],
+    sizes: Sequence[ObjectSize],
+) -> FolderPlan:
+    """Plan a folder of cut-outs with its report; `rule` is the dataclass of filter options."""
+    options = {**asdict(rule), "samples_per_shard": samples_per_shard}
+    texts = {REPORT_NAME: render_report(report, sizes)}
+    return FolderPlan("cutouts", MASK_ENCODING, "jpeg", options, shards, report, texts)
 
-    Args:
-        funnels: lines such as `objects: 3 kept; 2 dropped: a crowd`.
-        sizes: of every cut-out, at least one.
-    """
+
+def render_report(report: Sequence[str], sizes: Sequence[ObjectSize]) -> str:
+    """Render a bank's report as Markdown."""
     lines = ["# Bank of cut-outs", "", "## What was dropped, and why", ""]
-    for funnel in funnels:
-        unit, _, steps = funnel.partition(": ")
+    for line in report:
+        unit, _, steps = line.partition(": ")
         lines += [f"- {unit}", *(f"  - {step}" for step in steps.split("; "))]
     lines += ["", "## Sizes in pixels", "", "| quantile | area | height | width | fill |"]
     lines.append("|---:|---:|---:|---:|---:|")

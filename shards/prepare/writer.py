@@ -1,112 +1,108 @@
-"""Tar files whose bytes depend on their samples alone, written by several processes."""
+"""Writer of shard folders: plan, tar files, manifest; several processes and array tasks, resumable.
+
+A shard appears in the working folder when it is complete, with its entry of the manifest beside it. A single
+run works in a folder of its own, which it renames at the end or removes. Array tasks, and runs that may be
+resumed, share `.NAME.parts`: each writes those of its shards that are not there, and the task that finds all
+of them completes the folder under a lock. The bytes are the same however the work was shared.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import io
-import json
+import logging
+import math
 import multiprocessing
 import os
 import signal
 import tarfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import cv2
 from tqdm import tqdm
 
-from shards.files import write_atomically
+from shards.errors import InputError
+from shards.files import (
+    from_json,
+    hash_file,
+    hold_lock,
+    make_folder,
+    partial_file,
+    read_json,
+    remove_partials,
+    require_free,
+    staged_folder,
+    this_process,
+    to_json,
+    write_atomically,
+)
 from shards.index import build_index, write_index
-from shards.manifest import ShardEntry, hash_file
+from shards.manifest import MANIFEST_NAME, Manifest, ShardEntry, read_manifest, write_manifest
+from shards.prepare.plan import EncodedSample, FolderPlan, ShardPlan
+from shards.task import Task
 
-MIN_SHARDS = 8
-"""A small set is still cut into this many shards (or 1 per sample), for readers that want one per worker."""
+logger = logging.getLogger(__name__)
 
+SAMPLES_PER_WORKER = 64
+"""A worker process takes seconds to start, in which this one writes about 64 samples."""
+PLAN_NAME = "plan.json"
 ENTRY_ENDING = ".entry.json"
-"""Of a finished shard's entry, while the manifest does not exist yet; see `shards/prepare/parts.py`."""
-
-EncodedSample = tuple[str, Mapping[str, bytes]]
-"""A sample's key, and its members by suffix, such as `image.png`."""
-Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class ShardPlan:
-    """One shard to be written."""
-
-    name: str
-    """File name, such as `cityscapes-train-000000.tar`."""
-    split: str
-    num_samples: int
-    samples: Callable[[], Iterable[EncodedSample]]
-    """Makes the samples, in order; runs in another process, so it must be picklable (a `partial`)."""
+"""Ending of a finished shard's entry, while the manifest does not exist yet."""
 
 
 class _Stopped(Exception):
     """The run failed or was interrupted elsewhere; what this worker does is no longer wanted."""
 
 
-def split_into_shards(
-    items: Sequence[Item], largest: int, weights: Sequence[int] | None = None
-) -> list[list[Item]]:
-    """Cut a sequence into consecutive pieces of about equal weight, for one shard each.
+def write_folder(plan: FolderPlan, out: Path, *, workers: int = 0, task: Task | None = None) -> None:
+    """Write the shards that `plan` describes, and complete `out` when all of them are there.
 
-    There are as many pieces as `largest` asks for, but at least `MIN_SHARDS` where there are so many samples.
-    Without weights the sizes differ by at most 1; with weights a piece may weigh more than `largest`, by less
-    than its last item.
+    On an error or Ctrl-C all workers stop after their current sample. Workers also end when this process is
+    killed.
 
     Args:
-        items: what to distribute.
-        largest: most samples in one shard, at least 1.
-        weights: number of samples that each item yields, at least 1; 1 each if absent.
-    """
-    weights = [1] * len(items) if weights is None else weights
-    total = sum(weights)
-    num_shards = max(-(-total // largest), min(total, MIN_SHARDS))
-    pieces: list[list[Item]] = [[] for _ in range(num_shards)]
-    start = 0
-    for item, weight in zip(items, weights, strict=True):
-        pieces[start * num_shards // total].append(item)
-        start += weight
-    return [piece for piece in pieces if piece]
-
-
-def write_shards(
-    plans: Sequence[ShardPlan],
-    folder: Path,
-    *,
-    workers: int,
-    description: str = "shards",
-    record: bool = False,
-) -> tuple[ShardEntry, ...]:
-    """Write every planned shard into `folder`; the result does not depend on `workers`.
-
-    On an error or Ctrl-C all workers stop after their current sample, and the folder is left to the caller,
-    who stages it. Workers also end when this process is killed.
-
-    Args:
-        plans: what to write, one shard each; the order of the result.
-        folder: an existing folder.
-        workers: number of processes; with 1, or one shard only, no other process is started.
-        description: title of the progress bar.
-        record: write each shard's entry beside it (`ENTRY_ENDING`) as soon as the shard is complete.
+        workers: number of processes; 0 takes one per processor, fewer for a small set.
+        task: share of the shards to write, with `.NAME.parts` as the working folder; None writes all in a
+            folder of its own.
 
     Raises:
-        InputError: raised while making a sample, as `ShardPlan.samples` documents.
+        InputError: `out` is taken, the parts were begun with other options or other files, or making a sample
+            failed, as `ShardPlan.samples` documents.
         RuntimeError: a worker process died, for lack of memory most likely.
     """
-    bar = tqdm(total=sum(plan.num_samples for plan in plans), desc=description, unit="sample", disable=None)
-    workers = min(workers, len(plans))
-    with bar:
-        if workers <= 1:
-            return tuple(_write_shard(plan, folder, lambda: bar.update(), record) for plan in plans)
-        return _write_in_processes(plans, folder, workers, bar, record)
+    began = time.monotonic()
+    workers = workers or _default_workers(plan.shards)
+    manifest: Manifest | None
+    if task is None:
+        with staged_folder(out) as folder:
+            _write_missing(plan.shards, folder, workers, plan.kind)
+            manifest = _complete(plan, folder)
+    elif _is_complete(plan, out):
+        logger.info("%s: is complete already", out)
+        return
+    else:
+        require_free(out)
+        folder = out.absolute().with_name(f".{out.name}.parts")
+        make_folder(folder)
+        _require_same_plan(folder, plan)
+        _write_missing(plan.shards[task.number :: task.count], folder, workers, plan.kind)
+        if missing := [shard.name for shard in plan.shards if not _is_done(folder, shard)]:
+            others = f"{len(missing)} shards of other tasks are missing yet"
+            logger.info("%s: task %s has written its share; %s", out, task, others)
+            return
+        manifest = _complete_parts(plan, folder, out)
+        if manifest is None:
+            logger.info("%s: task %s has written its share; all are complete", out, task)
+            return
+    megabytes = sum(entry.num_bytes for entry in manifest.shards) / 1e6
+    counts = (manifest.num_samples, len(manifest.shards), megabytes, time.monotonic() - began)
+    logger.info("%s: %d samples in %d shards, %.1f MB, %.1f s", out, *counts)
 
 
 def write_shard(path: Path, samples: Iterable[EncodedSample]) -> tuple[str, ...]:
@@ -115,64 +111,146 @@ def write_shard(path: Path, samples: Iterable[EncodedSample]) -> tuple[str, ...]
     Plain USTAR headers; every member has mode 0644, time 0 and no owner, so that equal samples give equal
     bytes on any machine. Members of a sample are sorted by suffix.
     """
+    from webdataset import TarWriter  # loads torch, which only a process that writes should wait for
+
     keys = []
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+    with path.open("wb") as file, TarWriter(file, "", "", 0o644, False, False, mtime=0) as writer:
+        writer.tarstream.format = tarfile.USTAR_FORMAT  # TarWriter takes a format, and forgets it
         for key, members in samples:
-            for suffix in sorted(members):
-                header = tarfile.TarInfo(f"{key}.{suffix}")  # time, user and group are 0, mode is 0644
-                header.size = len(members[suffix])
-                archive.addfile(header, io.BytesIO(members[suffix]))
+            writer.write({"__key__": key, **members})
             keys.append(key)
     return tuple(keys)
 
 
-def _write_shard(
-    plan: ShardPlan, folder: Path, after_sample: Callable[[], object], record: bool
-) -> ShardEntry:
+def _default_workers(plans: Sequence[ShardPlan]) -> int:
+    """Return one worker per processor, but not more than have work for longer than their start takes."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(processors, 1 + sum(plan.num_samples for plan in plans) // SAMPLES_PER_WORKER)
+
+
+def _entry_path(folder: Path, shard: ShardPlan) -> Path:
+    return folder / (shard.name + ENTRY_ENDING)
+
+
+def _is_done(folder: Path, shard: ShardPlan) -> bool:
+    return _entry_path(folder, shard).is_file() or (folder / MANIFEST_NAME).is_file()
+
+
+def _is_complete(plan: FolderPlan, out: Path) -> bool:
+    """Say whether another task has completed `out` with these options."""
+    if not (out / MANIFEST_NAME).is_file():
+        return False
+    found, wanted = read_manifest(out), plan.manifest()
+    same_kind = (found.kind, found.image_encoding) == (wanted.kind, wanted.image_encoding)
+    return same_kind and found.options == wanted.options
+
+
+def _complete(plan: FolderPlan, folder: Path) -> Manifest:
+    """Write the manifest and remove what only an unfinished folder holds."""
+    if (folder / MANIFEST_NAME).is_file():  # of a task that was killed on its way through here
+        manifest = read_manifest(folder)
+    else:
+        manifest = plan.manifest(tuple(_read_entry(_entry_path(folder, shard)) for shard in plan.shards))
+        for name, text in plan.texts.items():
+            write_atomically(folder / name, text)
+        write_manifest(manifest, folder)
+    for path in [*(_entry_path(folder, shard) for shard in plan.shards), folder / PLAN_NAME]:
+        path.unlink(missing_ok=True)
+    remove_partials(folder)
+    return manifest
+
+
+def _complete_parts(plan: FolderPlan, folder: Path, out: Path) -> Manifest | None:
+    """Make `out` of the parts; None where another task was first."""
+    lock = folder.with_name(folder.name + ".lock")
+    with hold_lock(lock, wait_s=math.inf, owner=this_process()):
+        manifest = None
+        if folder.is_dir():
+            manifest = _complete(plan, folder)
+            folder.chmod(0o755)
+            if out.is_dir():
+                out.rmdir()
+            folder.rename(out)
+        lock.unlink(missing_ok=True)
+        return manifest
+
+
+def _read_entry(path: Path) -> ShardEntry:
+    try:
+        return read_json(ShardEntry, path)
+    except InputError as error:
+        raise InputError(f"{path}: is damaged; remove it and run its task again ({error})") from None
+
+
+def _require_same_plan(folder: Path, plan: FolderPlan) -> None:
+    manifest = plan.manifest()
+    options = {**manifest.options, "kind": plan.kind, "image_encoding": plan.image_encoding}
+    shards = [[shard.name, shard.num_samples] for shard in plan.shards]
+    text = to_json({"options": options, "shards": shards}, indent=None, sort_keys=True)
+    path = folder / PLAN_NAME
+    if not path.is_file():
+        write_atomically(path, text)
+    if (before := path.read_text(encoding="utf-8")) == text:
+        return
+    earlier = from_json(dict[str, Any], before, str(path))
+    old = earlier["options"]
+    names = sorted(name for name in old.keys() | options.keys() if old.get(name) != options.get(name))
+    changed = f"files ({len(earlier['shards'])} shards, now {len(shards)}, or other numbers of samples)"
+    if names:
+        changed = f"options ({names[0]}: {old.get(names[0])}, now {options.get(names[0])})"
+    raise InputError(
+        f"{folder}: was begun with other {changed}; give the same, or remove the folder to start anew"
+    )
+
+
+def _write_missing(shards: Sequence[ShardPlan], folder: Path, workers: int, title: str) -> None:
+    todo = [shard for shard in shards if not _is_done(folder, shard)]
+    total = sum(shard.num_samples for shard in todo)
+    with tqdm(total=total, desc=title, unit="sample", disable=None) as bar:
+        if min(workers, len(todo)) > 1:
+            _write_in_processes(todo, folder, min(workers, len(todo)), bar)
+        else:
+            for shard in todo:
+                _write_with_entry(shard, folder, bar.update)
+
+
+def _write_with_entry(shard: ShardPlan, folder: Path, after_sample: Callable[[], object]) -> int:
+    """Write a shard, its index, and its entry of the manifest; return the number of samples."""
+
     def samples() -> Iterator[EncodedSample]:
-        for sample in plan.samples():
+        for sample in shard.samples():
             yield sample
             after_sample()
 
-    path = folder / plan.name
-    partial = folder / f".{plan.name}.partial-{os.getpid()}"
-    keys = write_shard(partial, samples())
-    partial.replace(path)
+    path = folder / shard.name
+    with partial_file(path) as partial_path:
+        keys = write_shard(partial_path, samples())
     write_index(path, build_index(path))
-    entry = ShardEntry(
-        name=plan.name,
-        split=plan.split,
-        num_samples=len(keys),
-        num_bytes=path.stat().st_size,
-        sha256=hash_file(path),
-        keys=keys,
-    )
-    if record:
-        write_atomically(folder / (plan.name + ENTRY_ENDING), json.dumps(asdict(entry)) + "\n")
-    return entry
+    entry = ShardEntry(shard.name, shard.split, len(keys), path.stat().st_size, hash_file(path), keys)
+    write_atomically(_entry_path(folder, shard), to_json(entry, indent=None))
+    return len(keys)
 
 
-def _write_in_processes(
-    plans: Sequence[ShardPlan], folder: Path, workers: int, bar: tqdm, record: bool
-) -> tuple[ShardEntry, ...]:
+def _write_in_processes(shards: Sequence[ShardPlan], folder: Path, workers: int, bar: tqdm) -> None:
     # Workers are spawned: a fork of a process with threads (torch, tqdm) may deadlock.
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
-    entries: dict[str, ShardEntry] = {}
     with (
         _ctrl_c_noticed() as interrupted,
         ProcessPoolExecutor(workers, context, _start_worker, (stop,)) as pool,
     ):
         try:
-            with _ctrl_c_held_back():
-                pending = {pool.submit(_write_in_worker, plan, folder, record) for plan in plans}
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which workers inherit
+            try:
+                pending = {pool.submit(_write_in_worker, shard, folder) for shard in shards}
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             while pending:
                 done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
                 if interrupted.is_set():
                     raise KeyboardInterrupt
-                for entry in (future.result() for future in done):
-                    entries[entry.name] = entry
-                    bar.update(entry.num_samples)
+                for future in done:
+                    bar.update(future.result())
         except BaseException as error:
             stop.set()
             pool.shutdown(cancel_futures=True)  # waits: a worker that is still starting needs this process
@@ -181,7 +259,6 @@ def _write_in_processes(
                     f"one of {workers} workers died, for lack of memory most likely"
                 ) from error
             raise
-    return tuple(entries[plan.name] for plan in plans)
 
 
 @contextlib.contextmanager
@@ -199,19 +276,6 @@ def _ctrl_c_noticed() -> Iterator[threading.Event]:
         yield asked
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def _ctrl_c_held_back() -> Iterator[None]:
-    """Let processes started in this block never see Ctrl-C, so that only this one reacts to it.
-
-    The signal mask is inherited. A Ctrl-C in the block reaches this process at the end of the block.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _stop: Event | None = None  # set in worker processes
@@ -232,8 +296,8 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
-def _write_in_worker(plan: ShardPlan, folder: Path, record: bool) -> ShardEntry:
-    return _write_shard(plan, folder, _raise_if_stopped, record)
+def _write_in_worker(shard: ShardPlan, folder: Path) -> int:
+    return _write_with_entry(shard, folder, _raise_if_stopped)
 
 
 def _raise_if_stopped() -> None:

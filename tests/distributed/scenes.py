@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 import jobs.finetune
+import trainer.run
 import trainer.run_folder
 from jobs.finetune import finetune
 from shards.errors import ReportedError
@@ -60,18 +61,18 @@ def locked(rank: int) -> None:
     folder.mkdir(exist_ok=True)
     trainer.run_folder.WAIT_S = 0.0
     if rank == 0:
-        with hold_lock(folder / "lock", wait_s=0, owner="process 7 on node3"):
+        with hold_lock(folder / "lock", wait_s=0.0, owner="process 7 on node3"):
             finetune(make_config("locked"))
     finetune(make_config("locked"))
 
 
 def diverged(_: int) -> None:
-    jobs.finetune.build_loss = lambda config: PoisonedLoss(build_loss(config), POISON)  # type: ignore[assignment]
+    trainer.run.build_loss = lambda config: PoisonedLoss(build_loss(config), POISON)  # type: ignore[assignment]
     finetune(make_config("diverged"))
 
 
 def skipped(_: int) -> None:
-    jobs.finetune.build_loss = lambda config: PoisonedLoss(build_loss(config), POISON)  # type: ignore[assignment]
+    trainer.run.build_loss = lambda config: PoisonedLoss(build_loss(config), POISON)  # type: ignore[assignment]
     state = finetune(make_config("skipped", "--loop.skip_bad_steps", "1"))
     assert (state.step, state.skipped_steps, state.samples_seen) == (4, 1, 10)
 
@@ -167,5 +168,5 @@ def main(arguments: Sequence[str]) -> None:
             outcomes[scene.__name__] = [error.exit_code, str(error)]
         except SystemExit as stop:
             outcomes[scene.__name__] = [stop.code, ""]
-        jobs.finetune.build_loss, jobs.finetune.train = build_loss, train  # type: ignore[assignment]
+        trainer.run.build_loss, jobs.finetune.train = build_loss, train  # type: ignore[assignment]
     Path(RUN["out"], f"outcomes-{rank}.json").write_text(json.dumps(outcomes))

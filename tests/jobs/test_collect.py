@@ -11,11 +11,13 @@ import yaml
 
 from eval.metrics.binned import count_images
 from eval.metrics.curve import ImageScores
-from eval.report.record import MISSING, Record, parse_json, render_json
+from eval.report.record import parse_json, render_json
+from eval.report.tables import MISSING
 from eval.sketch import Sketch, sketch_path, write_sketch
 from jobs.collect import main
 from shards.errors import InputError
 from slurm.tasks import Stage, StageState, Task, Tasks, write_state, write_tasks
+from tests.support.records import make_record
 
 
 def make_run(root: Path, name: str, ap: float | None, **settings: object) -> Path:
@@ -24,11 +26,7 @@ def make_run(root: Path, name: str, ap: float | None, **settings: object) -> Pat
     (folder / "eval").mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump({"name": name, "out": str(root), **settings}))
     if ap is not None:
-        record = Record(
-            model=name, checkpoint=name, score="MSP", temperature=1.0, temperature_from=None,
-            dataset="SMIYC RA-21", protocol="native", num_images=1, num_pixels=4, ap=ap, ap_ci=None,
-            fpr95=0.5, fpr95_ci=None, auroc=None, miou=None,
-        )  # fmt: skip
+        record = make_record(model=name, checkpoint=name, ap=ap, fpr95=0.5)
         (folder / "eval" / "results.json").write_text(render_json([record]))
     return folder
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from pathlib import Path
 
@@ -14,12 +13,9 @@ from jobs import experiments
 from jobs.demo import BASELINE, METHODS, SCORES, Scale, make_data, train_and_evaluate
 from jobs.experiments import ExperimentsOptions, render_report
 from shards.errors import InputError
+from tests.support.records import make_record
 
-RECORD = Record(
-    model="", checkpoint="x", score="MSP", temperature=1.0, temperature_from=None, dataset="SMIYC RA-21",
-    protocol="native", num_images=2, num_pixels=8, ap=0.2, ap_ci=None, fpr95=0.5, fpr95_ci=None, auroc=0.9,
-    miou=0.4,
-)  # fmt: skip
+RECORD = make_record(ap=0.2, fpr95=0.5, miou=0.4)
 
 
 def make_records(seed: int) -> list[Record]:
@@ -30,7 +26,9 @@ def make_records(seed: int) -> list[Record]:
         for score in (*SCORES, *(METHODS[name].scores if name in METHODS else ())):
             for dataset in ("SMIYC RA-21", "FS Static"):
                 ap = 0.2 + 0.05 * seed + gains.get(name, 0.0) + (0.1 if dataset == "FS Static" else -0.1)
-                records.append(dataclasses.replace(RECORD, model=name, score=score, dataset=dataset, ap=ap))
+                records.append(
+                    make_record(model=name, score=score, dataset=dataset, ap=ap, fpr95=0.5, miou=0.4)
+                )
     return records
 
 

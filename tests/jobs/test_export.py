@@ -20,7 +20,7 @@ from models.backbone import TINY
 from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT, ModelConfig
 from models.erfnet import ERFNet
 from models.lora_settings import LoraSettings
-from models.segmenter import make_segment
+from models.segmenter import make_predictor
 from models.weights.checkpoint import initialise_model, load_model, open_checkpoint
 from models.weights.description import write_description
 from shards.errors import InputError
@@ -173,7 +173,7 @@ def test_onnx_has_scores_that_read_queries_too(
     out = export(save(model, tmp_path / "run"), "onnx", tmp_path / "out", "--score", score)
     session = onnxruntime.InferenceSession(str(out / "model.onnx"))
     evidence, value = session.run(None, {"image": IMAGE.numpy()})
-    expected = make_segment(model, "cpu", scores=(score,))(IMAGE)
+    expected = make_predictor(model, "cpu", scores=(score,))(IMAGE)
     np.testing.assert_allclose(evidence, expected[:, :19].numpy(), atol=1e-5)
     np.testing.assert_allclose(value, expected[:, 19].numpy(), atol=1e-4)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 from pathlib import Path
 
 import cv2
@@ -12,26 +10,23 @@ import numpy as np
 import pytest
 
 from eval.sets.registry import check_masks, find_test_sets, read_image, read_target
-from jobs.paste_validation import FOLDER, RECORD_NAME, main, mask_of
+from jobs.paste_validation import main
 from outlier_paste.bank import open_bank, photo_of
-from shards.cutout import Cutout, encode_cutout
+from outlier_paste.validation_set import FOLDER, RECORD_NAME, mask_of
+from shards.cutout import Cutout
 from shards.errors import InputError
 from tests.conftest import NUM_SCENES
+from tests.support.tars import write_cutouts
 
 
 def write_bank(path: Path, photos: range) -> str:
     """One disc per photograph, whose red tells the number of the photograph."""
     rows, columns = np.mgrid[:30, :30] - 14.5
     mask = np.where(rows**2 + columns**2 < 200, 255, 0).astype(np.uint8)
-    with tarfile.open(path, "w") as tar:
-        for photo in photos:
-            image = np.full((30, 30, 3), (5 * photo, 255, 0), np.uint8)
-            cutout = Cutout(f"{photo:012d}-1", image, mask, "disc", (480, 640))
-            for suffix, content in encode_cutout(cutout).items():
-                info = tarfile.TarInfo(f"{cutout.key}.{suffix}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-    return str(path)
+    images = {photo: np.full((30, 30, 3), (5 * photo, 255, 0), np.uint8) for photo in photos}
+    return write_cutouts(
+        path, [Cutout(f"{photo:012d}-1", image, mask, "disc", (480, 640)) for photo, image in images.items()]
+    )
 
 
 @pytest.fixture(name="bank")

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from shards.cutout import decode_cutout
 from shards.errors import InputError
 from shards.manifest import read_manifest
 from shards.reader import ShardReader, open_shards
-from shards.scene import decode_scenes
+from shards.scene import decode_scene
 
 REPOSITORY = Path(__file__).parents[2]
 REAL_SAMPLE = REPOSITORY.parent / "shared" / "real_sample"
@@ -69,13 +68,6 @@ def make_coco(root: Path) -> Path:
     return root
 
 
-def zip_folder(folder: Path, archive: Path) -> None:
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(archive, "w") as file:
-        for path in sorted(folder.rglob("*.*")):
-            file.write(path, path.relative_to(folder.parent).as_posix())
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -118,32 +110,6 @@ def test_plain_webdataset_reads_the_cutouts(tmp_path: Path) -> None:
     for sample in samples:
         cutout = decode_cutout(sample["__key__"], {k: sample[k] for k in sample if not k.startswith("__")})
         assert (cutout.mask.shape, cutout.category, cutout.source_size) == ((70, 60), "bear", (500, 480))
-
-
-def test_folder_and_zip_give_identical_output(tmp_path: Path) -> None:
-    root = make_cityscapes(tmp_path / "R")
-    for half in ("leftImg8bit", "gtFine"):
-        zip_folder(root / half, tmp_path / "Z" / f"{half}_trainvaltest.zip")
-    cityscapes(root, tmp_path / "from_folder")
-    cityscapes(tmp_path / "Z", tmp_path / "from_zip")
-    assert contents(tmp_path / "from_folder") == contents(tmp_path / "from_zip")
-
-
-def test_coco_folder_and_zip_give_identical_output(tmp_path: Path) -> None:
-    root = make_coco(tmp_path / "coco")
-    zip_folder(root / "train2017", tmp_path / "train2017.zip")
-    zip_folder(root / "annotations", tmp_path / "annotations_trainval2017.zip")
-    coco(root / "train2017", root / "annotations/instances_train2017.json", tmp_path / "from_folder")
-    coco(tmp_path / "train2017.zip", tmp_path / "annotations_trainval2017.zip", tmp_path / "from_zip")
-    assert contents(tmp_path / "from_folder") == contents(tmp_path / "from_zip")
-
-
-@pytest.mark.slow
-def test_one_and_two_workers_give_identical_output(tmp_path: Path) -> None:
-    root = make_cityscapes(tmp_path / "R")
-    for workers in ("1", "2"):
-        cityscapes(root, tmp_path / workers, "--workers", workers)
-    assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 
 def test_tasks_give_the_bytes_of_one_process_in_any_order(tmp_path: Path) -> None:
@@ -256,7 +222,7 @@ def test_every_encoding_keeps_what_it_promises(tmp_path: Path, encoding: str) ->
     assert manifest.image_encoding == encoding
     assert ("jpeg_quality" in manifest.options) == (encoding == "jpeg")
     reader = open_shards([str(tmp_path / "S")], "train")
-    for sample in decode_scenes(reader, len(reader)):
+    for sample in (decode_scene(reader, index) for index in range(len(reader))):
         original = cv2.imread(str(next(root.glob(f"leftImg8bit/*/*/{sample.key}_*"))))[..., ::-1]
         difference = np.abs(sample.image.astype(int) - original)
         assert difference.max() <= (4 if encoding == "jpeg" else 0)  # JPEG's colour space rounds, even at 100
@@ -323,11 +289,6 @@ def test_a_failure_in_the_last_shard_leaves_nothing(tmp_path: Path, workers: str
 def test_a_wrong_option_is_refused(tmp_path: Path, arguments: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         cityscapes(tmp_path, tmp_path / "S", *arguments)
-
-
-def test_a_wrong_filter_option_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="min_area: is -5; 0 or more is needed"):
-        coco(tmp_path, tmp_path, tmp_path / "S", "--min_area", "-5")
 
 
 def test_an_unknown_kind_of_download_is_refused() -> None:

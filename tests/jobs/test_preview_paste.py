@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import io
-import tarfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -19,10 +16,11 @@ from jobs.preview_paste import (
     label_colors,
     main,
 )
-from shards.cutout import Cutout, encode_cutout
+from shards.cutout import Cutout
 from shards.errors import InputError
 from shards.schema import OUTLIER_ID, VOID_ID, Sample
 from shards.settings import split_arguments
+from tests.support.tars import write_cutouts, write_tar
 
 
 def make_scene(side: int = 80) -> Sample:
@@ -32,15 +30,6 @@ def make_scene(side: int = 80) -> Sample:
     return Sample(key="scene", image=np.full((side, side, 3), 60, np.uint8), label=label)
 
 
-def write_tar(path: Path, samples: Mapping[str, Mapping[str, bytes]]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for key, members in samples.items():
-            for suffix, content in members.items():
-                info = tarfile.TarInfo(f"{key}.{suffix}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-
-
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     """Three scenes, one object, and the YAML of a run with both."""
@@ -48,9 +37,10 @@ def config(tmp_path: Path) -> Path:
     image, label = (
         cv2.imencode(".png", array)[1].tobytes() for array in (scene.image, np.zeros_like(scene.label))
     )
-    write_tar(tmp_path / "s.tar", {f"s{i}": {"image.png": image, "label.png": label} for i in range(3)})
+    scenes = {f"s{i}.image.png": image for i in range(3)} | {f"s{i}.label.png": label for i in range(3)}
+    write_tar(tmp_path / "s.tar", dict(sorted(scenes.items())))
     disc = Cutout("o", np.full((40, 40, 3), 255, np.uint8), np.full((40, 40), 255, np.uint8), "zebra", (9, 9))
-    write_tar(tmp_path / "b.tar", {"o": encode_cutout(disc)})
+    write_cutouts(tmp_path / "b.tar", [disc])
     path = tmp_path / "config.yaml"
     path.write_text(
         f"data: {{shards: [{tmp_path}/s.tar], crop: [64, 64], batch_size: 2, workers: 1}}\n"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.adapt import AdaptConfig, Thaw, apply_adaptation, explain_parameters, plan_thaw
+from models.adapt import AdaptConfig, apply_adaptation, count_frozen, explain_parameters, plan_unfreezing
 from models.eomt import EoMT, ModelConfig
 from models.lora_settings import LoraSettings
 from shards.errors import InputError
@@ -114,11 +114,11 @@ def test_frozen_blocks_keep_no_activations() -> None:
     assert full - kept["gradual"] > 3.5 * per_block
 
 
-def test_blocks_thaw_from_the_last_to_the_first() -> None:
-    thaw = plan_thaw(AdaptConfig(mode="gradual", thaw=(0.1, 0.7)), make_model(), 100)
-    assert thaw == Thaw((70, 50, 30, 10))
-    assert [thaw.num_frozen(step) for step in (0, 9, 10, 29, 30, 69, 70, 99)] == [4, 4, 3, 3, 2, 1, 0, 0]
-    assert plan_thaw(AdaptConfig(mode="full"), make_model(), 100).num_frozen(0) == 0
+def test_blocks_are_unfrozen_from_the_last_to_the_first() -> None:
+    steps = plan_unfreezing(AdaptConfig(mode="gradual", thaw=(0.1, 0.7)), make_model(), 100)
+    assert steps == (70, 50, 30, 10)
+    assert [count_frozen(steps, step) for step in (0, 9, 10, 29, 30, 69, 70, 99)] == [4, 4, 3, 3, 2, 1, 0, 0]
+    assert count_frozen(plan_unfreezing(AdaptConfig(mode="full"), make_model(), 100), 0) == 0
 
 
 def test_parameters_are_counted() -> None:

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import io
 import itertools
 import pickle
-import tarfile
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +20,10 @@ from outlier_paste.config import OVERLAPS, PasteConfig
 from outlier_paste.paste import OutlierPaste, build_paste, drop_remnants
 from outlier_paste.placement import PLACEMENTS
 from outlier_paste.sizing import SIZINGS
-from shards.cutout import Cutout, encode_cutout
+from shards.cutout import Cutout
 from shards.errors import InputError
 from shards.schema import OUTLIER_ID, VOID_ID, Sample
+from tests.support.tars import write_cutouts
 
 
 def make_cutout(number: int) -> Cutout:
@@ -36,19 +34,9 @@ def make_cutout(number: int) -> Cutout:
     return Cutout(key=f"{number}", image=image, mask=mask, category="disc", source_size=(480, 640))
 
 
-def write_bank(path: Path, cutouts: Sequence[Cutout]) -> str:
-    with tarfile.open(path, "w") as tar:
-        for cutout in cutouts:
-            for suffix, content in encode_cutout(cutout).items():
-                info = tarfile.TarInfo(f"{cutout.key}.{suffix}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-    return str(path)
-
-
 @pytest.fixture
 def bank(tmp_path: Path) -> str:
-    return write_bank(tmp_path / "b.tar", [make_cutout(number) for number in range(5)])
+    return write_cutouts(tmp_path / "b.tar", [make_cutout(number) for number in range(5)])
 
 
 def make_scene(seed: int = 0) -> Sample:
@@ -215,7 +203,7 @@ def test_any_object_on_any_scene_leaves_a_valid_scene(
     image = rng.integers(0, 256, (*scene, 3), dtype=np.uint8)
     before_image, before = image.copy(), label.copy()
     with tempfile.TemporaryDirectory() as folder:
-        paste = build(write_bank(Path(folder) / "b.tar", [cutout]), **settings)
+        paste = build(write_cutouts(Path(folder) / "b.tar", [cutout]), **settings)
         result = paste(Sample(key="s", image=image, label=label), rng)
     changed = result.label != before
     assert np.isin(result.label[changed], (OUTLIER_ID, VOID_ID)).all()

@@ -8,15 +8,38 @@ from hypothesis import strategies as st
 from outlier_paste.placement import (
     PLACEMENTS,
     Place,
+    Placement,
     find_horizon,
     place_anywhere,
     place_inside,
     place_on_road,
 )
-from outlier_paste.sizing import REAL_SIZE_SPREAD, SIZINGS, SizeRange, keep_size, size_by_share
+from outlier_paste.sizing import (
+    REAL_SIZE_SPREAD,
+    SIZINGS,
+    Situation,
+    SizeRange,
+    Sizing,
+    keep_size,
+    size_by_share,
+)
 from shards.schema import ROAD_ID, VOID_ID
 
 sides = st.integers(1, 500)
+
+
+def place_object(
+    find: Placement,
+    label: np.ndarray,
+    shape: tuple[int, int],
+    limits: SizeRange,
+    sizing: Sizing,
+    rng: np.random.Generator,
+) -> Place | None:
+    def size(nearness: float | None) -> tuple[int, int]:
+        return sizing(Situation(shape, label.shape, limits, nearness), rng)
+
+    return find(label, size, rng)
 
 
 @given(
@@ -30,8 +53,8 @@ def test_an_object_is_never_larger_than_the_scene_and_always_touches_it(
     scene: tuple[int, int], shape: tuple[int, int], placement: str, seed: int
 ) -> None:
     label = np.full(scene, ROAD_ID, np.uint8)
-    place = PLACEMENTS[placement](
-        label, shape, SizeRange(0.05, 1.0), size_by_share, np.random.default_rng(seed)
+    place = place_object(
+        PLACEMENTS[placement], label, shape, SizeRange(0.05, 1.0), size_by_share, np.random.default_rng(seed)
     )
     assert place is not None
     assert 1 <= place.height <= scene[0]
@@ -42,9 +65,11 @@ def test_an_object_is_never_larger_than_the_scene_and_always_touches_it(
 
 def test_sizes_anywhere_fill_their_range_and_stay_inside() -> None:
     label, rng = np.zeros((1000, 2000), np.uint8), np.random.default_rng(0)
-    sizes = [
-        place_anywhere(label, (400, 300), SizeRange(0.1, 0.4), size_by_share, rng).height for _ in range(500)
+    places = [
+        place_object(place_anywhere, label, (400, 300), SizeRange(0.1, 0.4), size_by_share, rng)
+        for _ in range(500)
     ]
+    sizes = [place.height for place in places if place]
     assert 100 <= min(sizes) < 110
     assert 380 < max(sizes) <= 400
     assert np.median(sizes) == pytest.approx(200, rel=0.1)  # the middle of a log-uniform range
@@ -52,8 +77,11 @@ def test_sizes_anywhere_fill_their_range_and_stay_inside() -> None:
 
 def test_centres_anywhere_cover_the_scene() -> None:
     label, rng = np.zeros((6, 9), np.uint8), np.random.default_rng(0)
-    places = [place_anywhere(label, (3, 3), SizeRange(0.5, 0.5), size_by_share, rng) for _ in range(2000)]
-    assert {(p.top + p.height // 2, p.left + p.width // 2) for p in places} == set(np.ndindex(6, 9))
+    places = [
+        place_object(place_anywhere, label, (3, 3), SizeRange(0.5, 0.5), size_by_share, rng)
+        for _ in range(2000)
+    ]
+    assert {(p.top + p.height // 2, p.left + p.width // 2) for p in places if p} == set(np.ndindex(6, 9))
 
 
 def test_an_object_stands_on_the_road_and_is_smaller_far_away() -> None:
@@ -61,7 +89,7 @@ def test_an_object_stands_on_the_road_and_is_smaller_far_away() -> None:
     label[100:, 30:60] = ROAD_ID
     rng = np.random.default_rng(0)
     for _ in range(300):
-        place = place_on_road(label, (500, 250), SizeRange(0.02, 0.5), size_by_share, rng)
+        place = place_object(place_on_road, label, (500, 250), SizeRange(0.02, 0.5), size_by_share, rng)
         assert place is not None
         foot = place.top + place.height - 1
         assert 100 <= foot < 200
@@ -74,13 +102,21 @@ def test_every_road_row_gets_objects() -> None:
     label = np.full((40, 40), VOID_ID, np.uint8)
     label[10, 20], label[30:] = ROAD_ID, ROAD_ID
     rng = np.random.default_rng(0)
-    places = [place_on_road(label, (50, 50), SizeRange(0.1, 0.5), size_by_share, rng) for _ in range(400)]
+    places = [
+        place_object(place_on_road, label, (50, 50), SizeRange(0.1, 0.5), size_by_share, rng)
+        for _ in range(400)
+    ]
     assert {place.top + place.height - 1 for place in places if place} == {10, *range(30, 40)}
 
 
 def test_no_road_no_place() -> None:
     label = np.full((40, 40), VOID_ID, np.uint8)
-    assert place_on_road(label, (5, 5), SizeRange(0.1, 0.5), size_by_share, np.random.default_rng(0)) is None
+    assert (
+        place_object(
+            place_on_road, label, (5, 5), SizeRange(0.1, 0.5), size_by_share, np.random.default_rng(0)
+        )
+        is None
+    )
 
 
 @given(
@@ -94,7 +130,9 @@ def test_inside_is_inside_or_nowhere(
     scene: tuple[int, int], shape: tuple[int, int], sizing: str, seed: int
 ) -> None:
     label = np.zeros(scene, np.uint8)
-    place = place_inside(label, shape, SizeRange(0.05, 1.0), SIZINGS[sizing], np.random.default_rng(seed))
+    place = place_object(
+        place_inside, label, shape, SizeRange(0.05, 1.0), SIZINGS[sizing], np.random.default_rng(seed)
+    )
     if place is None:
         assert sizing != "share"  # which never makes an object larger than the scene
         return
@@ -104,7 +142,7 @@ def test_inside_is_inside_or_nowhere(
 
 def test_inside_reaches_every_place_equally_often() -> None:
     label, rng = np.zeros((5, 6), np.uint8), np.random.default_rng(0)
-    places = [place_inside(label, (3, 4), SizeRange(1, 1), keep_size, rng) for _ in range(9000)]
+    places = [place_object(place_inside, label, (3, 4), SizeRange(1, 1), keep_size, rng) for _ in range(9000)]
     counts = np.zeros((3, 3))
     for place in places:
         assert place is not None
@@ -115,9 +153,9 @@ def test_inside_reaches_every_place_equally_often() -> None:
 
 def test_an_object_larger_than_the_scene_has_no_place_inside() -> None:
     label, rng = np.zeros((5, 6), np.uint8), np.random.default_rng(0)
-    assert place_inside(label, (6, 2), SizeRange(1, 1), keep_size, rng) is None
-    assert place_inside(label, (2, 7), SizeRange(1, 1), keep_size, rng) is None
-    assert place_inside(label, (5, 6), SizeRange(1, 1), keep_size, rng) == Place(0, 0, 5, 6)
+    assert place_object(place_inside, label, (6, 2), SizeRange(1, 1), keep_size, rng) is None
+    assert place_object(place_inside, label, (2, 7), SizeRange(1, 1), keep_size, rng) is None
+    assert place_object(place_inside, label, (5, 6), SizeRange(1, 1), keep_size, rng) == Place(0, 0, 5, 6)
 
 
 def draw_road(horizon: int, shape: tuple[int, int], half_width: float = 0.4) -> np.ndarray:

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from shards.augment import AugmentConfig, choose_crop, crop_scene, find_window, recolor_inside
+from shards.augment import (
+    AugmentConfig,
+    choose_crop,
+    find_window,
+    recolor_inside,
+    resize_crop,
+    resize_label,
+)
 from shards.color import jitter_color
 from shards.errors import InputError
 from shards.schema import VOID_ID, Sample
@@ -24,6 +31,14 @@ def scene(height: int, width: int) -> Sample:
     rows, columns = np.mgrid[:height, :width]
     image = np.stack([rows % 256, columns % 256, np.full_like(rows, 7)], axis=-1).astype(np.uint8)
     return Sample(key="k", image=image, label=((rows + columns) % 2).astype(np.uint8))
+
+
+def crop_scene(
+    sample: Sample, config: AugmentConfig, size: tuple[int, int], generator: np.random.Generator
+) -> Sample:
+    crop = choose_crop(sample.label, config, size, generator)
+    image = resize_crop(sample.image[crop.rows, crop.columns], crop)
+    return Sample(key=sample.key, image=image, label=resize_label(sample.label, crop))
 
 
 def rng(seed: int = 0) -> np.random.Generator:

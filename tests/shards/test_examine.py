@@ -10,9 +10,11 @@ from jobs.doctor import main
 from shards.cutout import Cutout, encode_cutout
 from shards.errors import InputError
 from shards.examine import examine_folder
+from shards.files import hash_file
 from shards.index import build_index, write_index
-from shards.manifest import Manifest, ShardEntry, hash_file, write_manifest
-from shards.prepare.writer import EncodedSample, write_shard
+from shards.manifest import Manifest, ShardEntry, write_manifest
+from shards.prepare.plan import EncodedSample
+from shards.prepare.writer import write_shard
 from shards.tiles import encode_tiles
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 import os
 import tarfile
@@ -14,15 +13,7 @@ from shards import index as index_module
 from shards.errors import InputError
 from shards.index import build_index, index_path, load_index, parse_index
 from shards.reader import open_shards
-
-
-def write_tar(path: Path, members: dict[str, bytes], kind: int = tarfile.USTAR_FORMAT) -> Path:
-    with tarfile.open(path, "w", format=kind) as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
+from tests.support.tars import write_tar
 
 
 @pytest.fixture

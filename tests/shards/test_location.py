@@ -5,10 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
-import io
 import multiprocessing
 import os
-import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,18 +20,10 @@ from shards.index import build_index, write_index
 from shards.location import Shard, default_cache, find_shards
 from shards.manifest import Manifest, ShardEntry, write_manifest
 from shards.reader import open_shards
+from tests.support.tars import write_tar
 
 # Python 3.12 warns of every fork of a process with threads; the DataLoader's default on Linux is to fork.
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
-
-
-def write_tar(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
 
 
 @pytest.fixture

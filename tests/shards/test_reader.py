@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import pickle
 import tarfile
 from pathlib import Path
@@ -14,16 +13,8 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 from shards.errors import InputError
 from shards.manifest import Manifest, ShardEntry, write_manifest
 from shards.reader import MAX_OPEN_FILES, open_shards
-from shards.scene import decode_sample
-
-
-def write_tar(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
+from shards.scene import open_scene
+from tests.support.tars import write_tar
 
 
 def write_special(path: Path, name: str, kind: bytes, target: str = "") -> Path:
@@ -240,7 +231,7 @@ def test_a_png_scene_decodes_to_the_pixels_that_were_written() -> None:
     rng = np.random.default_rng(1)
     rgb = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
     label = rng.choice(np.array([*range(19), 254, 255], np.uint8), (5, 7))
-    sample = decode_sample("k", {"image.png": png(rgb[..., ::-1]), "label.png": png(label)})
+    sample = open_scene("k", {"image.png": png(rgb[..., ::-1]), "label.png": png(label)}).decode()
     np.testing.assert_array_equal(sample.image, rgb)
     np.testing.assert_array_equal(sample.label, label)
 
@@ -249,7 +240,8 @@ def test_a_jpeg_scene_keeps_red_red() -> None:
     red = np.zeros((8, 8, 3), np.uint8)
     red[..., 2] = 255  # OpenCV writes B, G, R
     jpeg = cv2.imencode(".jpg", red)[1].tobytes()
-    sample = decode_sample("k", {"image.jpg": jpeg, "label.png": png(np.zeros((8, 8), np.uint8))})
+    members = {"image.jpg": jpeg, "label.png": png(np.zeros((8, 8), np.uint8))}
+    sample = open_scene("k", members).decode()
     assert sample.image[4, 4, 0] > 250
     assert sample.image[4, 4, 2] < 5
 
@@ -295,4 +287,4 @@ def test_a_jpeg_scene_keeps_red_red() -> None:
 )
 def test_an_unfit_scene_is_refused_by_key(members: dict[str, bytes], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        decode_sample("k", members)
+        open_scene("k", members).decode()

@@ -13,7 +13,7 @@ import webdataset
 from shards.errors import InputError
 from shards.prepare.writer import write_shard
 from shards.reader import open_shards
-from shards.scene import decode_sample, decode_scenes, find_scene_members
+from shards.scene import decode_scene, find_scene_members, open_scene
 from shards.schema import train_id_table
 from shards.tiles import encode_tiles
 
@@ -39,7 +39,7 @@ def png(array: np.ndarray) -> bytes:
     ],
 )
 def test_the_usual_names_are_understood(suffixes: list[str], image: str, label: str) -> None:
-    assert find_scene_members("k", suffixes).both == (image, label)
+    assert find_scene_members("k", suffixes) == (image, label)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,8 @@ def test_shards_of_others_are_read(tmp_path: Path) -> None:
     with webdataset.TarWriter(str(path)) as writer:
         for i in range(3):
             writer.write({"__key__": f"k{i}", "jpg": IMAGE, "png": LABEL, "json": {"a": 1}, "cls": 4})
-    for sample in decode_scenes(open_shards([str(path)], None), 3):
+    reader = open_shards([str(path)], None)
+    for sample in (decode_scene(reader, index) for index in range(3)):
         assert sample.image.shape == (6, 8, 3)
         np.testing.assert_array_equal(sample.label, LABEL)
 
@@ -87,17 +88,17 @@ def test_plain_webdataset_hands_out_tiles_as_bytes(tmp_path: Path) -> None:
     write_shard(path, [("k1", {"image.tiles": content, "label.png": png(LABEL)})])
     (sample,) = read_with_webdataset(path)
     assert sample["image.tiles"] == content
-    (own,) = decode_scenes(open_shards([str(path)], None), 1)
+    own = decode_scene(open_shards([str(path)], None), 0)
     np.testing.assert_array_equal(own.image, IMAGE)
 
 
 def test_label_ids_become_train_ids_where_the_name_says_so() -> None:
     ids = np.arange(34, dtype=np.uint8).reshape(2, 17)
     image = png(np.zeros((2, 17, 3), np.uint8))
-    sample = decode_sample("k", {"png": image, "gtfine_labelids.png": png(ids)})
+    sample = open_scene("k", {"png": image, "gtfine_labelids.png": png(ids)}).decode()
     np.testing.assert_array_equal(sample.label, train_id_table()[ids])
     with pytest.raises(InputError, match=r"labelids\.png holds 40; allowed are label ids 0\.\.33 and 255"):
-        decode_sample("k", {"png": image, "labelids.png": png(np.full((2, 17), 40, np.uint8))})
+        open_scene("k", {"png": image, "labelids.png": png(np.full((2, 17), 40, np.uint8))})
 
 
 class Evil:
@@ -116,7 +117,7 @@ def test_a_pickled_member_is_never_loaded(tmp_path: Path, suffix: str) -> None:
     members = {"image.png": png(IMAGE), "label.png": png(LABEL), suffix: bait}
     write_shard(tmp_path / "s.tar", [("k", members)])
     reader = open_shards([str(tmp_path / "s.tar")], None)
-    assert len(list(decode_scenes(reader, 1))) == 1
+    decode_scene(reader, 0)
     assert reader.read(0)[suffix] == bait
     assert not (tmp_path / "executed").exists()
     pickle.loads(bait)  # the bait is real

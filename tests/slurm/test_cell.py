@@ -107,7 +107,7 @@ def test_two_processes_never_work_on_one_cell(tmp_path: Path) -> None:
 def test_a_holder_killed_outright_leaves_no_lock(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from shards.files import hold_lock\n"
-        "with hold_lock(Path(sys.argv[1]), wait_s=0, owner='me'): print('held', flush=True); time.sleep(60)"
+        "with hold_lock(Path(sys.argv[1]), wait_s=0.0, owner='me'): print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "lock")], cwd=ROOT, stdout=subprocess.PIPE, text=True
@@ -117,14 +117,14 @@ def test_a_holder_killed_outright_leaves_no_lock(tmp_path: Path) -> None:
     assert is_held(tmp_path / "lock")
     with (
         pytest.raises(LockTaken, match="lock is held by me"),
-        hold_lock(tmp_path / "lock", wait_s=0, owner="you"),
+        hold_lock(tmp_path / "lock", wait_s=0.0, owner="you"),
     ):
         pass
     holder.kill()
     holder.wait()
     holder.stdout.close()
     assert not is_held(tmp_path / "lock")
-    with hold_lock(tmp_path / "lock", wait_s=0, owner="you"):
+    with hold_lock(tmp_path / "lock", wait_s=0.0, owner="you"):
         assert (tmp_path / "lock").read_text() == "you"
     assert not is_held(tmp_path / "missing")
 

@@ -19,8 +19,7 @@ from models.eomt import EoMT, ModelConfig
 from models.weights.checkpoint import find_checkpoint, load_model
 from shards.errors import InputError
 from tests.trainer.small_run import _fresh_accelerator, make_config, weights  # noqa: F401
-from trainer.best import Best
-from trainer.checkpoint import save_best
+from trainer.checkpoint import Best, save_best
 from trainer.loop import TrainState
 from trainer.validation import ValidationConfig
 
@@ -72,7 +71,7 @@ class Told:
 
 @pytest.fixture(name="told")
 def _told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.finetune.build_validation", lambda *_: Told())
+    monkeypatch.setattr("trainer.run.build_validation", lambda *_: Told())
 
 
 def arguments(scenes: str, *extra: str) -> list[str]:

@@ -77,19 +77,19 @@ def test_no_scenes_are_shown_where_nothing_is_pasted(tmp_path: Path, scene_shard
     assert events.Tags()["images"] == []
 
 
-def test_the_floor_of_a_loss_is_logged_beside_it(
+def test_the_lower_bound_of_a_loss_is_logged_beside_it(
     tmp_path: Path, scene_shards: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     extra = ("--loss.classification", "logit_norm", "--loss.options.logit_norm.temperature", "1")
     finetune(make_config(tmp_path, scene_shards, *extra))
-    floor = 3 * math.log(1 + 19 * math.exp(-math.sqrt(20 / 19)))  # three supervised depths
+    bound = 3 * math.log(1 + 19 * math.exp(-math.sqrt(20 / 19)))  # three supervised depths
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
-    logged = [point.value for point in events.Scalars("floor/class")]
-    assert logged == pytest.approx([floor] * 4, rel=1e-5)
-    assert all(point.value > floor for point in events.Scalars("loss/class"))
-    assert f"floor/class {floor:.4g}" in (tmp_path / "run" / "log.txt").read_text()
+    logged = [point.value for point in events.Scalars("lower_bound/class")]
+    assert logged == pytest.approx([bound] * 4, rel=1e-5)
+    assert all(point.value > bound for point in events.Scalars("loss/class"))
+    assert f"lower_bound/class {bound:.4g}" in (tmp_path / "run" / "log.txt").read_text()
 
 
 def test_isomax_plus_trains_its_head(tmp_path: Path, scene_shards: str) -> None:

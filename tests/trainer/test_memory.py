@@ -26,7 +26,7 @@ from tests.trainer.event_files import read_scalars
 from tests.trainer.small_run import _fresh_accelerator, make_config, weights  # noqa: F401
 from trainer.config import FinetuneConfig
 from trainer.memory import OutOfMemoryError, fit_micro_batch, fullest_batch
-from trainer.profile import record_profile
+from trainer.tracking import record_profile
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -45,7 +45,7 @@ def backward(model: EoMT, *, recompute: bool, masked: bool) -> tuple[dict[str, t
     model.recompute = recompute
     model.zero_grad()
     image = torch.arange(2 * 3 * 32 * 32).reshape(2, 3, 32, 32).remainder(251).to(torch.uint8)
-    released = torch.rand(2, 2, 5, generator=torch.manual_seed(3)) > 0.5 if masked else None
+    unmasked = torch.rand(2, 2, 5, generator=torch.manual_seed(3)) > 0.5 if masked else None
     kept = 0
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -55,7 +55,7 @@ def backward(model: EoMT, *, recompute: bool, masked: bool) -> tuple[dict[str, t
 
     torch.manual_seed(5)
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        prediction = model(image, released)
+        prediction = model(image, unmasked)
     loss = sum(m.square().mean() for m in prediction.mask_logits)
     (loss + prediction.class_logits[-1].square().mean()).backward()
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}, kept

@@ -3,16 +3,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.adapt import Thaw
 from shards.errors import InputError
 from trainer.randomness import sample_generators
 from trainer.schedule import (
     ScheduleConfig,
     build_lr_schedule,
-    draw_released,
+    draw_unmasked,
     lr_factor,
-    obey_probability,
-    release_phase,
+    mask_probability,
+    unmasking_phase,
 )
 
 
@@ -41,12 +40,12 @@ def test_learning_rates_follow_the_two_stages() -> None:
     assert lr_factor(100, 100, 10, 30, 0.9) == 0.0
 
 
-def test_a_block_that_thaws_late_warms_up_late() -> None:
+def test_a_block_that_is_unfrozen_late_warms_up_late() -> None:
     names = ("heads", "backbone.norm", "backbone.embed", "backbone.blocks.00", "backbone.blocks.01", "lora")
     groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "name": name} for name in names]
     optimizer = torch.optim.SGD(groups, lr=1.0)
     config = ScheduleConfig(head_warmup=0.0, backbone_warmup=0.1)
-    schedule = build_lr_schedule(optimizer, config, total_steps=100, thaw=Thaw((60, 20)))
+    schedule = build_lr_schedule(optimizer, config, total_steps=100, unfreeze_steps=(60, 20))
     rates: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(100):
         for group in optimizer.param_groups:
@@ -66,35 +65,35 @@ def test_annealing_has_the_published_steps_for_eomt_large() -> None:
     total, starts, ends = 19902, [3317, 6634, 9951, 13268], [6634, 9951, 13268, 16585]
     # 19902 = 6 x 3317: upstream rounded its 107 epochs to phases of 3317 steps
     for block, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        assert obey_probability(start - 1, total, block, 4) == 1.0
-        assert obey_probability(start + 10, total, block, 4) < 1.0
-        assert obey_probability(end - 10, total, block, 4) > 0.0
-        assert obey_probability(end, total, block, 4) == 0.0
+        assert mask_probability(start - 1, total, block, 4) == 1.0
+        assert mask_probability(start + 10, total, block, 4) < 1.0
+        assert mask_probability(end - 10, total, block, 4) > 0.0
+        assert mask_probability(end, total, block, 4) == 0.0
         middle = (start + end) // 2
-        assert obey_probability(middle, total, block, 4) == pytest.approx(0.5**0.9, abs=1e-3)
+        assert mask_probability(middle, total, block, 4) == pytest.approx(0.5**0.9, abs=1e-3)
 
 
-def test_released_queries_follow_the_probability_and_the_mode() -> None:
+def test_unmasked_queries_follow_the_probability_and_the_mode() -> None:
     generators = sample_generators(0, 0, [f"scene{i}" for i in range(8)], "cpu")
-    total, middle = 400, 150  # block 0 of 2 is half released, block 1 not yet
-    released = draw_released(ScheduleConfig(), middle, total, 2, 500, generators)
-    assert released is not None
-    assert released.shape == (2, 8, 500)
-    assert float(released[0].float().mean()) == pytest.approx(1 - 0.5**0.9, abs=0.03)
-    assert not released[1].any()
-    always = draw_released(ScheduleConfig(masked_attention="always"), 399, total, 2, 5, generators)
+    total, middle = 400, 150  # block 0 of 2 is half unmasked, block 1 not yet
+    unmasked = draw_unmasked(ScheduleConfig(), middle, total, 2, 500, generators)
+    assert unmasked is not None
+    assert unmasked.shape == (2, 8, 500)
+    assert float(unmasked[0].float().mean()) == pytest.approx(1 - 0.5**0.9, abs=0.03)
+    assert not unmasked[1].any()
+    always = draw_unmasked(ScheduleConfig(masked_attention="always"), 399, total, 2, 5, generators)
     assert always is not None
     assert not always.any()
-    assert draw_released(ScheduleConfig(masked_attention="never"), 0, total, 2, 5, generators) is None
-    last = draw_released(ScheduleConfig(), 399, total, 2, 500, generators)
+    assert draw_unmasked(ScheduleConfig(masked_attention="never"), 0, total, 2, 5, generators) is None
+    last = draw_unmasked(ScheduleConfig(), 399, total, 2, 500, generators)
     assert last is not None
     assert last.all()
 
 
 def test_a_draw_belongs_to_the_sample_whatever_its_batch() -> None:
     keys = ["a", "b", "c"]
-    together = draw_released(ScheduleConfig(), 150, 400, 2, 50, sample_generators(7, 150, keys, "cpu"))
-    alone = draw_released(ScheduleConfig(), 150, 400, 2, 50, sample_generators(7, 150, ["b"], "cpu"))
+    together = draw_unmasked(ScheduleConfig(), 150, 400, 2, 50, sample_generators(7, 150, keys, "cpu"))
+    alone = draw_unmasked(ScheduleConfig(), 150, 400, 2, 50, sample_generators(7, 150, ["b"], "cpu"))
     assert together is not None
     assert alone is not None
     assert torch.equal(together[:, 1], alone[:, 0])
@@ -130,15 +129,17 @@ def test_the_rule_of_eomt_gives_the_published_steps(name: str) -> None:
     total, starts, ends = UPSTREAM[name]
     assert total == 6 / 5 * ends[-1]
     for block, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        assert release_phase(total, block, len(starts), "eomt") == pytest.approx((start, end), abs=0.51)
+        assert unmasking_phase(total, block, len(starts), "eomt") == pytest.approx((start, end), abs=0.51)
         middle = (start + end) // 2
-        obeys = obey_probability(middle, total, block, len(starts), rule="eomt")
-        assert obeys == pytest.approx(0.5**0.9, abs=1e-3)
+        masked = mask_probability(middle, total, block, len(starts), rule="eomt")
+        assert masked == pytest.approx(0.5**0.9, abs=1e-3)
 
 
 def test_for_four_blocks_both_rules_are_one() -> None:
     for block in range(4):
-        assert release_phase(600, block, 4, "eomt") == pytest.approx(release_phase(600, block, 4, "equal"))
+        assert unmasking_phase(600, block, 4, "eomt") == pytest.approx(
+            unmasking_phase(600, block, 4, "equal")
+        )
 
 
 def rates_of(config: ScheduleConfig, steps: int) -> tuple[list[float], list[float]]:

@@ -29,7 +29,7 @@ from tests.trainer.event_files import read_events, read_scalars
 from tests.trainer.small_run import _fresh_accelerator, make_config  # noqa: F401
 from tests.trainer.test_validation import write_pasted
 from trainer.optim import OptimConfig, build_optimizer
-from trainer.tracking import GroupDetails, TrackingConfig, thin_curve
+from trainer.tracking import TrackingConfig, describe_groups, thin_curve
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -62,7 +62,7 @@ def test_norms_of_groups_are_those_before_clipping_and_add_up_to_the_whole() -> 
         g["name"]: torch.cat([p.grad.flatten() for p in g["params"]]).norm() for g in optimizer.param_groups
     }
     whole = float(torch.nn.utils.clip_grad_norm_(trained, 0.01))
-    found = GroupDetails(optimizer, model, 0.01)(whole)
+    found = describe_groups(optimizer, model, 0.01, whole)
     for name, norm in expected.items():
         assert found[f"grad_norm/{name}"] == pytest.approx(float(norm), rel=1e-4)
     assert sum(v**2 for tag, v in found.items() if tag.startswith("grad")) ** 0.5 == pytest.approx(

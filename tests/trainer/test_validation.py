@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from eval.sets.benchmarks import find_benchmark
-from eval.sets.pasted import RECORD_NAME, require_unseen
 from jobs.evaluate import EvaluateOptions, evaluate
 from jobs.finetune import finetune
 from outlier_paste.config import PasteConfig
+from outlier_paste.validation_set import RECORD_NAME, require_unseen
 from shards.errors import InputError
 from tests.conftest import draw_scene
 from tests.trainer.event_files import read_scalars

@@ -1,10 +1,10 @@
-"""What the class logits of a query are asked for: cross-entropy as it is, LogitNorm, or IsoMax+."""
+"""Classification losses on query class logits: cross-entropy, LogitNorm, IsoMax+."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,38 +19,30 @@ NORM_FLOOR = 1e-3
 float16. Published LogitNorm reaches 1e7 / temperature at zero logits."""
 
 
-@runtime_checkable
-class ClassTerm(Protocol):
-    """A classification loss on query class logits; the caller divides by the sum of the weights."""
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropy:
+    """−log softmax(z)[y] of query class logits: what Mask2Former and EoMT are trained with.
 
-    head: Literal["linear", "isomax"]
+    Computed in float32 inside autocast. Subclasses change the logits; their fields are their options.
+    """
+
+    head: ClassVar[Literal["linear", "isomax"]] = "linear"
     """The class head (`model.class_head`) whose logits it is meant for."""
 
     def __call__(
         self, logits: Float[Tensor, "N C1"], target: Int64[Tensor, " N"], weight: Float[Tensor, " C1"]
     ) -> Float[Tensor, ""]:
-        """Return Σ_n weight[target_n] · loss_n, in float32."""
-        ...
-
-    def floor(self, num_logits: int) -> float:
-        """Return what no logits can get a single query's loss below; 0 where there is no such limit."""
-        ...
-
-
-class CrossEntropy:
-    """−log softmax(z)[y]: what Mask2Former and EoMT are trained with."""
-
-    head: Literal["linear", "isomax"] = "linear"
-
-    def __call__(
-        self, logits: Float[Tensor, "N C1"], target: Int64[Tensor, " N"], weight: Float[Tensor, " C1"]
-    ) -> Float[Tensor, ""]:
-        """Return Σ_n weight[target_n] · loss_n, in float32."""
+        """Return Σ_n weight[target_n] · loss_n, in float32; the caller divides by the sum of the weights."""
         with torch.autocast(logits.device.type, enabled=False):
-            return F.cross_entropy(logits.float(), target, weight.float(), reduction="sum")
+            scaled = self.scale(logits.float())
+            return F.cross_entropy(scaled, target, weight.float(), reduction="sum")
 
-    def floor(self, num_logits: int) -> float:
-        """Return 0: a sure and right query costs nothing."""
+    def scale(self, logits: Float[Tensor, "N C1"]) -> Float[Tensor, "N C1"]:
+        """Return the logits of the softmax."""
+        return logits
+
+    def lower_bound(self, num_logits: int) -> float:
+        """Return the least loss that a query with `num_logits` logits can have."""
         return 0.0
 
 
@@ -68,24 +60,11 @@ class IsoMaxPlus(CrossEntropy):
     prototype, of "no object"; a weighted mean over queries.
     """
 
-    head: Literal["linear", "isomax"] = "isomax"
+    head: ClassVar[Literal["linear", "isomax"]] = "isomax"
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogitNormOptions:
-    """Options of classification `logit_norm`."""
-
-    temperature: float = 0.3
-    """What normalised logits are divided by: the lower, the sharper. 1.0 is the authors' code, 0.04 that of
-    OpenOOD; about 0.3 was the best of those that others tried on EoMT queries. It sets the loss's floor, see
-    docs/losses.md."""
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise InputError(f"loss.options.logit_norm.temperature must be above 0, got {self.temperature}")
-
-
-class LogitNorm:
+class LogitNorm(CrossEntropy):
     """Cross-entropy of logits of one length: −log softmax(z / (‖z‖ + 1e-7) / temperature)[y].
 
     A network cannot lower it by growing its logits, only by turning them, so it stays less sure of what it
@@ -93,34 +72,40 @@ class LogitNorm:
     object" is kept. Only this loss normalises: the matcher and every score read the plain logits. Computed
     in float32 inside autocast.
 
-    The loss has a floor. Among vectors of length 1 the best is the one that points to the target and is equal
+    The loss has a lower bound. Among vectors of length 1 the best points to the target and is equal
     elsewhere, (√((K−1)/K), −1/√(K(K−1)), …), which leaves
 
-        floor = log(1 + (K − 1) · exp(−√(K/(K−1)) / temperature))
+        bound = log(1 + (K − 1) · exp(−√(K/(K−1)) / temperature))
 
     per query: 0.48 for K = 20 and 0.3, 2.06 for 1.0, where a uniform guess costs 3.00. A weighted mean over
-    queries has the same floor. So a high training loss is no sign that something is wrong.
+    queries has the same bound. So a high training loss is no sign that something is wrong.
 
     Source: Wei et al., "Mitigating Neural Network Overconfidence with Logit Normalization", ICML 2022,
     https://github.com/hongxin001/logitnorm_ood. We differ: lengths below 1e-3 count as 1e-3.
     """
 
-    head: Literal["linear", "isomax"] = "linear"
+    temperature: float = 0.3
+    """What normalised logits are divided by: the lower, the sharper. 1.0 is the authors' code, 0.04 that of
+    OpenOOD; about 0.3 was the best of those that others tried on EoMT queries. It sets the loss's lower
+    bound, see docs/losses.md."""
 
-    def __init__(self, options: LogitNormOptions) -> None:
-        self.temperature = options.temperature
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise InputError(f"loss.options.logit_norm.temperature must be above 0, got {self.temperature}")
 
-    def __call__(
-        self, logits: Float[Tensor, "N C1"], target: Int64[Tensor, " N"], weight: Float[Tensor, " C1"]
-    ) -> Float[Tensor, ""]:
-        """Return Σ_n weight[target_n] · loss_n, in float32."""
-        with torch.autocast(logits.device.type, enabled=False):
-            values = logits.float()
-            length = torch.linalg.vector_norm(values, dim=-1, keepdim=True).clamp(min=NORM_FLOOR)
-            scaled = values / (length + PUBLISHED_EPSILON) / self.temperature
-            return F.cross_entropy(scaled, target, weight.float(), reduction="sum")
+    def scale(self, logits: Float[Tensor, "N C1"]) -> Float[Tensor, "N C1"]:
+        """Return logits of length 1 / temperature."""
+        length = torch.linalg.vector_norm(logits, dim=-1, keepdim=True).clamp(min=NORM_FLOOR)
+        return logits / (length + PUBLISHED_EPSILON) / self.temperature
 
-    def floor(self, num_logits: int) -> float:
-        """Return the least loss of one query with `num_logits` logits."""
+    def lower_bound(self, num_logits: int) -> float:
+        """Return the bound of the class docstring."""
         others = num_logits - 1
         return math.log1p(others * math.exp(-math.sqrt(num_logits / others) / self.temperature))
+
+
+CLASS_TERMS: dict[str, type[CrossEntropy]] = {
+    "cross_entropy": CrossEntropy,
+    "logit_norm": LogitNorm,
+    "isomax_plus": IsoMaxPlus,
+}

@@ -1,4 +1,4 @@
-"""The mask-classification objective: what EoMT and Mask2Former are trained with."""
+"""The mask-classification loss of EoMT and Mask2Former, and outlier terms beside it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from torch import Tensor
 from models.eomt import Prediction
 from shards.batch import Batch
 from shards.errors import InputError
-from trainer.losses.classification import ClassTerm
+from trainer.losses.classification import CrossEntropy
 from trainer.losses.matcher import MatchCosts, Matching, match_depths
+from trainer.losses.outlier import OutlierTerm
 from trainer.losses.points import DrawnPoints, choose_points, draw_points, join_points
 from trainer.losses.targets import Segments, StepTotals, find_segments, sample_logits, sample_membership
 
@@ -46,9 +47,9 @@ class MaskOptions:
 class MaskLoss:
     """Hungarian matching, then per matched mask point-sampled BCE and dice, and a classification loss.
 
-    Terms: `mask`, `dice`, `class`, each summed over the supervised depths. They are computed in float32
-    inside autocast and stay connected to the graph when a batch holds no class at all. The matcher reads the
-    plain class logits, whatever the classification loss makes of them.
+    Terms: `mask`, `dice`, `class`, each summed over the supervised depths, and one per outlier term, under
+    its name. They are computed in float32 inside autocast and stay connected to the graph when a batch holds
+    no class at all. The matcher reads the plain class logits, whatever the classification loss makes of them.
 
     Args:
         class_term: what `class` is: the weighted mean of its losses of all queries.
@@ -59,14 +60,18 @@ class MaskLoss:
     totals of the whole step (see `StepTotals`), not of a micro-batch; masks are read off the label map.
     """
 
-    terms: tuple[str, ...] = ("mask", "dice", "class")
-
-    def __init__(self, options: MaskOptions, class_term: ClassTerm, outlier_class: bool = False) -> None:
-        self.num_points = options.num_points
-        self.no_object_weight = options.no_object_weight
+    def __init__(
+        self,
+        options: MaskOptions,
+        class_term: CrossEntropy,
+        outlier_class: bool = False,
+        outlier_terms: Sequence[OutlierTerm] = (),
+    ) -> None:
+        self.options = options
         self.costs = MatchCosts(mask=options.match_mask, dice=options.match_dice, class_=options.match_class)
         self.class_term = class_term
         self.outlier_class = outlier_class
+        self.outlier_terms = outlier_terms
 
     def __call__(
         self, prediction: Prediction, batch: Batch, totals: StepTotals, generators: Sequence[torch.Generator]
@@ -77,23 +82,24 @@ class MaskLoss:
         depths = list(zip(prediction.mask_logits, prediction.class_logits, strict=True))
         num_queries, device = depths[0][1].shape[1], depths[0][0].device
         counts = [min(count, num_queries) for count in segments.per_image]
-        points = [draw_points(counts, self.num_points, generators, device) for _ in depths]
+        points = [draw_points(counts, self.options.num_points, generators, device) for _ in depths]
         matching = match_depths(depths, segments, self.costs, [drawn.matching for drawn in points])
         with torch.autocast(device.type, enabled=False):
             bce, dice = self._mask_terms(prediction.mask_logits, segments, matching, join_points(points))
             classes = torch.stack(prediction.class_logits)
             class_loss = self._class_loss(classes, segments, matching, totals.images, num_masks)
         divisor = max(num_masks, 1.0)
-        return {"mask": bce / divisor, "dice": dice / divisor, "class": class_loss}
+        terms = {"mask": bce / divisor, "dice": dice / divisor, "class": class_loss}
+        return terms | {term.name: term(prediction, batch.label, totals) for term in self.outlier_terms}
 
-    def floors(self, prediction: Prediction) -> dict[str, float]:
-        """Return what `class` cannot get below, over all depths of `prediction`; nothing if that is 0.
+    def lower_bounds(self, prediction: Prediction) -> dict[str, float]:
+        """Return the lower bound of `class` over all depths of `prediction`; nothing if that is 0.
 
-        A weighted mean of losses has the floor of each. It holds where the divisor is the sum of the weights:
+        A weighted mean of losses has the bound of each. It holds where the divisor is the sum of the weights:
         no image has more segments than queries, and the weights add up to 1 at least.
         """
-        floor = sum(self.class_term.floor(classes.shape[-1]) for classes in prediction.class_logits)
-        return {"class": floor} if floor else {}
+        bound = sum(self.class_term.lower_bound(classes.shape[-1]) for classes in prediction.class_logits)
+        return {"class": bound} if bound else {}
 
     def _mask_terms(
         self, mask_logits: Sequence[Tensor], segments: Segments, matching: Matching, drawn: DrawnPoints
@@ -125,7 +131,7 @@ class MaskLoss:
         image, class_id = segments.image_index[matching.segment], segments.class_id[matching.segment]
         target[depth, image, matching.query] = class_id
         weight = torch.ones(no_object + 1, device=class_logits.device)
-        weight[no_object] = self.no_object_weight
+        weight[no_object] = self.options.no_object_weight
         losses = self.class_term(class_logits.flatten(0, 2), target.flatten(), weight)
         unmatched = max(num_images * num_queries - num_masks, 0.0)
-        return losses / max(num_masks + self.no_object_weight * unmatched, 1.0)
+        return losses / max(num_masks + self.options.no_object_weight * unmatched, 1.0)

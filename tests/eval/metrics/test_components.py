@@ -122,7 +122,7 @@ def test_intervals_are_those_of_sets_with_images_drawn_again():
     rng = np.random.default_rng(4)
     frames, rows = [], []
     smallest = SegmentSizes(5, 5)
-    for _ in range(6):
+    for _i in range(6):
         scores, target, threshold = random_frame(rng)
         scores = scores / np.float32(threshold)
         frames.append((scores, target))

@@ -14,13 +14,11 @@ from eval.metrics.curve import (
     HALF_VALUES,
     ImageScores,
     PixelMetrics,
-    SpooledScores,
     choose_splitters,
     count_half,
     exact_curve,
     half_curve,
     pixel_metrics,
-    sort_scores,
 )
 from shards.errors import InputError
 
@@ -94,24 +92,6 @@ def test_metrics_do_not_depend_on_images_and_blocks(monkeypatch, kind, rule, cou
         monkeypatch.setattr(module, "_BLOCK", most)
         monkeypatch.setattr(module, "_JOINED", most)
         np.testing.assert_allclose(exact_curve(images).metrics(rule), expected, rtol=0, atol=1e-13)
-
-
-def test_scores_are_spooled_in_order_and_read_back():
-    rng = np.random.default_rng(0)
-    with SpooledScores() as spool:
-        assert len(spool) == 0
-        expected = []
-        for i in range(3):
-            target = (
-                rng.choice(np.array([0, 1, 255], np.uint8), (4, 6)) if i != 1 else np.zeros((4, 6), np.uint8)
-            )
-            scores = rng.normal(size=(4, 6)).astype(np.float32)
-            spool.append(sort_scores(scores, target))
-            expected.append((np.sort(scores[target == 1]), np.sort(scores[target == 0])))
-            assert len(list(spool)) == i + 1
-        for ours, theirs in zip(spool, expected, strict=True):
-            for a, b in zip(ours, theirs, strict=True):
-                np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])

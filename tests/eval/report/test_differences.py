@@ -17,17 +17,14 @@ from eval.report.differences import Difference, find_differences, list_differenc
 from eval.report.record import Record
 from eval.report.seeds import SeedGroup, SeedRun, build_seed_tables
 from eval.sketch import Sketch, sketch_path, write_sketch
+from tests.support.records import make_record
 
 NUM_IMAGES = 8
 Scores = list[NDArray[np.float32]]
 
 
-def record(ap: float, fpr95: float = 0.5, *, miou: float | None = None, temperature: float = 1.0) -> Record:
-    return Record(
-        model="m", checkpoint="c", score="MSP", temperature=temperature, temperature_from=None,
-        dataset="Mine", protocol="native", num_images=NUM_IMAGES, num_pixels=4, ap=ap, ap_ci=None,
-        fpr95=fpr95, fpr95_ci=None, auroc=None, miou=miou,
-    )  # fmt: skip
+def record(ap: float, fpr95: float = 0.5, **changes: object) -> Record:
+    return make_record(model="m", dataset="Mine", ap=ap, fpr95=fpr95, **changes)
 
 
 def draw(shift: float, seed: int) -> tuple[Scores, Scores]:
@@ -152,5 +149,5 @@ def test_rows_of_one_group_are_not_compared_in_the_miou_they_share() -> None:
 def test_a_table_without_differences_is_left_as_it_is() -> None:
     groups = [SeedGroup("a", [SeedRun([record(0.2)], 0)])]
     tables = build_seed_tables(groups)
-    assert mark_tables(tables, ["native"], find_differences(groups)) == tables
+    assert mark_tables(tables, find_differences(groups)) == tables
     assert list_differences([]) == ""

@@ -1,4 +1,4 @@
-"""Grids show the right thing in the right place."""
+"""Pictures show the right thing in the right place, also where a class has no pixel."""
 
 from __future__ import annotations
 
@@ -10,53 +10,58 @@ import pytest
 
 from eval.report.figures import (
     PANEL_WIDTH,
-    Exhibit,
-    choose_exhibits,
+    Example,
+    add_title,
+    choose_examples,
     color_classes,
     color_scores,
-    draw_grid,
+    draw_panels,
     draw_target,
     encode_png,
-    shrink_exhibit,
+    plot_frames,
 )
 
 
-def exhibit(height: int = 40, width: int = 80, level: float = 0.0) -> Exhibit:
+def example(height: int = 40, width: int = 80, level: float = 0.0) -> Example:
     ramp = np.linspace(0, 1, height * width, dtype=np.float32).reshape(height, width) + np.float32(level)
     image = np.full((height, width, 3), (10, 120, 230), dtype=np.uint8)
     target = np.zeros((height, width), dtype=np.uint8)
     target[10:20, 10:20], target[:5] = 1, 255
-    return shrink_exhibit("7", image, target, np.full((height, width), 10, dtype=np.uint8), {"MSP": ramp})
+    prediction = np.full((height, width), 10, dtype=np.uint8)
+    return Example("7", image, target, prediction, {"MSP": ramp}).shrink()
 
 
 def test_chosen_frames_are_spread_and_never_more_than_there_are():
-    assert choose_exhibits(60, 3) == {10, 30, 50}
-    assert choose_exhibits(2, 5) == {0, 1}
-    assert choose_exhibits(5, 0) == set()
+    assert choose_examples(60, 3) == {10, 30, 50}
+    assert choose_examples(2, 5) == {0, 1}
+    assert choose_examples(5, 0) == set()
 
 
 def test_a_frame_is_shrunk_to_the_panel_and_labels_keep_their_values():
-    shown = exhibit(400, 800)
+    shown = example(400, 800)
     assert shown.image.shape == (PANEL_WIDTH // 2, PANEL_WIDTH, 3)
     assert set(np.unique(shown.target)) == {0, 1, 255}
     assert shown.scores["MSP"].shape == shown.target.shape == shown.prediction.shape
 
 
-def test_a_grid_has_a_row_per_frame_and_a_column_per_view():
-    one, two = draw_grid("t", [exhibit()]), draw_grid("t", [exhibit(), exhibit()])
+def test_a_grid_has_a_row_per_frame_and_a_column_per_view_below_its_title():
+    one, two = draw_panels([example()]), draw_panels([example(), example()])
     assert one.shape[1] == two.shape[1] == 4 * PANEL_WIDTH + 3 * 6
     assert two.shape[0] - one.shape[0] == PANEL_WIDTH // 2 + 6
+    titled = add_title("t", one)
+    assert (titled[-len(one) :] == one).all()
+    assert (titled[: -len(one)] < 100).any()
 
 
 def test_frames_of_different_size_fit_in_one_grid():
-    assert draw_grid("t", [exhibit(40, 80), exhibit(90, 80)]).shape[0] > 600
+    assert draw_panels([example(40, 80), example(90, 80)]).shape[0] > 600
 
 
 def test_the_color_scale_is_shared_by_all_frames():
-    low, high = exhibit(level=0), exhibit(level=5)
-    grid = draw_grid("t", [low, high])
+    low, high = example(level=0), example(level=5)
+    grid = draw_panels([low, high])
     column = grid[:, 2 * (PANEL_WIDTH + 6) : 3 * PANEL_WIDTH + 2 * 6].astype(int).sum(axis=(1, 2))
-    assert column[-100:].min() > 2 * column[60:160].max()  # the second frame lies above the first
+    assert column[-100:].min() > 2 * column[32:132].max()  # the second frame lies above the first
 
 
 def test_scores_run_from_dark_to_bright():
@@ -70,9 +75,9 @@ def test_scores_run_from_dark_to_bright():
 
 @pytest.mark.parametrize("value", [3.0, np.inf, np.nan], ids=str)
 def test_a_flat_or_broken_map_can_be_drawn(value):
-    shown = exhibit()
+    shown = example()
     shown.scores["MSP"][:] = value  # type: ignore[index]
-    assert draw_grid("t", [shown]).dtype == np.uint8
+    assert draw_panels([shown]).dtype == np.uint8
 
 
 def test_classes_have_the_cityscapes_colors():
@@ -93,14 +98,40 @@ def test_anomalies_are_outlined_and_void_is_shaded():
 
 
 def test_png_keeps_the_picture():
-    picture = exhibit().image
+    picture = example().image
     decoded = cv2.imdecode(np.frombuffer(encode_png(picture), np.uint8), cv2.IMREAD_COLOR)
     np.testing.assert_array_equal(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), picture)
 
 
 def test_true_classes_stand_where_anomalies_would_be_outlined() -> None:
     truth = np.full((40, 80), 8, dtype=np.uint8)
-    shown = dataclasses.replace(exhibit(), truth=cv2.resize(truth, (PANEL_WIDTH, PANEL_WIDTH // 2)))
-    grid = draw_grid("t", [shown])
+    shown = dataclasses.replace(example(), truth=cv2.resize(truth, (PANEL_WIDTH, PANEL_WIDTH // 2)))
+    grid = draw_panels([shown])
     assert grid.shape[1] == 4 * PANEL_WIDTH + 3 * 6
-    assert (grid[100, PANEL_WIDTH + 20] == color_classes(truth)[0, 0]).all()
+    assert (grid[72, PANEL_WIDTH + 20] == color_classes(truth)[0, 0]).all()
+
+
+@pytest.mark.parametrize("classes", [(0, 1), (0,), (1,), ()], ids=["both", "normal", "anomalous", "none"])
+def test_every_frame_has_its_photograph_its_scores_and_what_histogram_there_is(classes):
+    photograph = np.full((200, 400, 3), (200, 0, 0), np.uint8)
+    target = np.full((200, 400), 255, np.uint8)
+    for value in classes:
+        target[:, 200 * value : 200 * value + 200] = value
+    scores = np.linspace(-1, 2, 400, dtype=np.float32) + np.zeros((200, 1), np.float32)
+    frame = Example("worst: frame 7", photograph, target, target, {"MSP": scores})
+    drawn = [
+        cv2.imdecode(np.frombuffer(plot_frames([frame] * count), np.uint8), cv2.IMREAD_COLOR)
+        for count in (1, 3)
+    ]
+    brightest = color_scores(np.ones((1, 1), np.float32), 0.0, 1.0)[0, 0, ::-1].astype(int)
+    for picture, count in zip(drawn, (1, 3), strict=True):
+        left, middle, right = np.array_split(picture.astype(int), 3, axis=1)
+        photographs = left[..., 2] - left[..., 0] > 30
+        bright = abs(middle - brightest).max(axis=2) < 60
+        assert photographs.mean() > 0.5
+        for shown in (photographs, bright):
+            assert (np.diff(shown.any(axis=1).astype(int), prepend=0) == 1).sum() == count
+        redder = right[..., 2] - right[..., 0]
+        for value, bars in enumerate(((redder < -30).sum(), (redder > 30).sum())):
+            assert (bars > 2000 * count) == (value in classes)  # the legend has some 100
+    assert drawn[1].shape[0] == pytest.approx(3 * drawn[0].shape[0], abs=3)

@@ -1,10 +1,12 @@
-"""Slices of a frame that can be counted by hand."""
+"""Slices of a frame that can be counted by hand; best and worst frames."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from eval.report.slices import NEAR_PIXELS, Slice, count_slices, shares
+from eval.metrics.curve import PixelMetrics
+from eval.metrics.measure import ImageMetrics
+from eval.report.slices import NEAR_PIXELS, Slice, choose_extremes, count_slices, shares
 
 
 def test_pixels_are_counted_by_size_band_distance_and_class():
@@ -45,3 +47,16 @@ def test_frames_add_up():
     called = sum(int(((scores >= 0.5) & (target == 0)).sum()) for scores, target in frames)
     both = shares(counts[0] + counts[1])
     assert both[Slice("alarms by class", "road")] == (1.0, called)
+
+
+def test_extremes_are_the_best_and_the_worst_and_no_frame_twice():
+    def row(image: int, ap: float | None) -> ImageMetrics:
+        metrics = None if ap is None else PixelMetrics(ap, 0, 0, 0, 0)
+        return ImageMetrics(image, 1, 1, metrics)
+
+    rows = [row(0, 0.5), row(1, None), row(2, 0.9), row(3, 0.1), row(4, 0.6), row(5, 0.2)]
+    assert [(which, r.image) for which, r in choose_extremes(rows)] == [
+        ("best", 2), ("best", 4), ("worst", 5), ("worst", 3),
+    ]  # fmt: skip
+    assert [r.image for _, r in choose_extremes(rows[:3])] == [2, 0]
+    assert choose_extremes([row(0, None)]) == []

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from eval.sets.examine import KNOWN_SETS, examine_datasets
+from eval.sets.examine import examine_datasets
+from eval.sets.registry import TEST_SETS
 from jobs.doctor import main
 from jobs.synthesize import main as synthesize
 from shards.errors import InputError
@@ -54,7 +55,7 @@ def test_coco_is_counted_and_compared(world: Path) -> None:
 
 def test_the_five_anomaly_sets_are_counted_and_compared(world: Path) -> None:
     found = examine(folder_of(world, "RoadAnomaly21"))
-    assert [name.split(" ")[0] for name in found] == list(KNOWN_SETS)
+    assert [name.split(" ")[0] for name in found] == list(TEST_SETS)
     for lines, differences, problems in found.values():
         assert not problems
         assert "frames: 2" in lines

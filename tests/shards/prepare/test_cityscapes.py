@@ -11,7 +11,7 @@ import pytest
 
 from shards.errors import InputError
 from shards.prepare.cityscapes import decode_label, list_frames, open_cityscapes, plan_cityscapes
-from shards.prepare.writer import ShardPlan
+from shards.prepare.plan import FolderPlan
 from shards.schema import CITYSCAPES_CLASSES, VOID_ID
 
 SIZE = (24, 40)
@@ -58,8 +58,8 @@ def zip_halves(root: Path, out: Path) -> Path:
     return out
 
 
-def all_samples(plans: list[ShardPlan]) -> list[tuple[str, str, dict[str, bytes]]]:
-    return [(plan.name, key, dict(members)) for plan in plans for key, members in plan.samples()]
+def all_samples(plan: FolderPlan) -> list[tuple[str, str, dict[str, bytes]]]:
+    return [(shard.name, key, dict(members)) for shard in plan.shards for key, members in shard.samples()]
 
 
 def test_frames_are_sorted_by_key_and_shards_numbered_per_split(root: Path) -> None:
@@ -109,7 +109,7 @@ def test_only_the_chosen_splits_are_read(root: Path) -> None:
 
 
 def test_a_split_named_twice_is_read_once(root: Path) -> None:
-    assert len(plan_cityscapes(root, splits=["val", "val"])) == 1
+    assert len(plan_cityscapes(root, splits=["val", "val"]).shards) == 1
 
 
 def test_files_of_macos_are_ignored(root: Path) -> None:

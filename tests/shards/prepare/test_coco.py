@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import pytest
 from shards.cutout import decode_cutout
 from shards.errors import InputError
 from shards.prepare.coco import plan_cutouts
-from shards.prepare.objects import META_OOD_CATEGORIES, ObjectFilter, render_report
-from shards.prepare.writer import ShardPlan
+from shards.prepare.objects import META_OOD_CATEGORIES, ObjectFilter
+from shards.prepare.plan import ShardPlan
 
 CATEGORIES = {1: "person", 7: "train", 24: "zebra", 25: "giraffe"}
 ANY = ObjectFilter(excluded_categories=(), min_side=0, min_area=0)
@@ -49,7 +50,7 @@ class Coco:
             record = {"id": number, "image_id": image_id, "category_id": category, "iscrowd": crowd}
             self.content["annotations"].append({**record, "segmentation": segmentation})
 
-    def plan(self, rule: ObjectFilter = ANY, **options: Any) -> tuple[list[ShardPlan], list[str]]:
+    def plan(self, rule: ObjectFilter = ANY, **options: Any) -> tuple[Sequence[ShardPlan], Sequence[str]]:
         self.file.write_text(json.dumps(self.content))
         plan = plan_cutouts(self.pictures, self.file, rule=rule, **options)
         return plan.shards, plan.report
@@ -342,8 +343,7 @@ def test_the_report_says_what_is_there_and_what_was_dropped(coco: Coco) -> None:
     coco.add(2, (1, square(0, 0, 10)))
     rule = ObjectFilter(min_side=0, min_area=101)
     coco.file.write_text(json.dumps(coco.content))
-    plan = plan_cutouts(coco.pictures, coco.file, rule=rule)
-    text = render_report(plan.report, plan.sizes)
+    text = plan_cutouts(coco.pictures, coco.file, rule=rule).texts["report.md"]
     assert "- images\n  - 1 kept\n  - 1 dropped: an excluded category is in the picture" in text
     assert "  - 1 dropped: smaller than 101 pixels (min_area)" in text
     assert "| 50 % | 272 | 16 | 16 | 1.00 |" in text  # of 144 and 400 pixels

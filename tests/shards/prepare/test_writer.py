@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import os
 import tarfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
-import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.prepare.writer import (
-    MIN_SHARDS,
-    EncodedSample,
-    ShardPlan,
-    split_into_shards,
-    write_shard,
-    write_shards,
-)
+from shards.manifest import ShardEntry, read_manifest
+from shards.prepare.plan import MIN_SHARDS, EncodedSample, FolderPlan, ShardPlan, split_into_shards
+from shards.prepare.writer import write_folder, write_shard
 
 
 def samples(first: int, count: int) -> list[EncodedSample]:
@@ -40,16 +35,20 @@ def plans(num_shards: int, per_shard: int = 3) -> list[ShardPlan]:
     ]
 
 
-@pytest.mark.filterwarnings(
-    "ignore:unclosed file:ResourceWarning"
-)  # webdataset's, closed by gc.collect below
-def test_webdataset_reads_what_was_written(tmp_path: Path) -> None:
-    write_shard(tmp_path / "x.tar", samples(0, 4))
-    read = list(webdataset.WebDataset(str(tmp_path / "x.tar"), shardshuffle=False))
-    gc.collect()
-    assert [sample["__key__"] for sample in read] == ["key_000", "key_001", "key_002", "key_003"]
-    assert [sample["label.png"] for sample in read] == [b"", b"L", b"LL", b"LLL"]
-    assert all(sample["image.jpg"] == b"I" * 700 for sample in read)
+def write(shards: list[ShardPlan], out: Path, workers: int = 1) -> tuple[ShardEntry, ...]:
+    write_folder(FolderPlan("cutouts", "x", "jpeg", {}, shards, []), out, workers=workers)
+    return read_manifest(out).shards
+
+
+def split(items: Sequence[Any], largest: int, weights: list[int] | None = None) -> list[list[Any]]:
+    plans = split_into_shards(items, largest, list, name="x", split="train", weights=weights)
+    return [list(plan.samples()) for plan in plans]
+
+
+def test_names_that_plain_headers_cannot_hold_are_written_the_same_way(tmp_path: Path) -> None:
+    write_shard(tmp_path / "x.tar", [("straße", {"image.jpg": b"I"})])
+    with tarfile.open(tmp_path / "x.tar") as archive:
+        assert [(m.name, m.pax_headers) for m in archive] == [("straße.image.jpg", {})]
 
 
 def test_headers_are_plain_and_members_sorted(tmp_path: Path) -> None:
@@ -65,8 +64,8 @@ def test_headers_are_plain_and_members_sorted(tmp_path: Path) -> None:
 
 
 def test_an_entry_describes_its_file(tmp_path: Path) -> None:
-    (entry,) = write_shards(plans(1), tmp_path, workers=1)
-    content = (tmp_path / entry.name).read_bytes()
+    (entry,) = write(plans(1), tmp_path / "S")
+    content = (tmp_path / "S" / entry.name).read_bytes()
     assert (entry.split, entry.num_samples, entry.keys) == ("train", 3, ("key_000", "key_001", "key_002"))
     assert (entry.num_bytes, entry.sha256) == (len(content), hashlib.sha256(content).hexdigest())
 
@@ -76,8 +75,7 @@ def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
     results = []
     for workers in (1, 2):
         folder = tmp_path / str(workers)
-        folder.mkdir()
-        entries = write_shards(plans(5), folder, workers=workers)
+        entries = write(plans(5), folder, workers)
         results.append((entries, [(folder / entry.name).read_bytes() for entry in entries]))
     assert results[0] == results[1]
     assert [entry.name for entry in results[0][0]] == [f"x-train-{i:06d}.tar" for i in range(5)]
@@ -87,13 +85,13 @@ def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
 def test_a_worker_that_dies_is_reported_and_does_not_hang(tmp_path: Path) -> None:
     dying = ShardPlan("x-train-000000.tar", "train", 1, partial(os._exit, 1))
     with pytest.raises(RuntimeError, match="one of 2 workers died, for lack of memory most likely"):
-        write_shards([dying, *plans(3)[1:]], tmp_path, workers=2)
+        write([dying, *plans(3)[1:]], tmp_path / "S", 2)
 
 
 @given(count=st.integers(0, 200), largest=st.integers(1, 40))
 @settings(deadline=None)
 def test_pieces_are_a_balanced_partition(count: int, largest: int) -> None:
-    pieces = split_into_shards(range(count), largest)
+    pieces = split(range(count), largest)
     assert [item for piece in pieces for item in piece] == list(range(count))
     sizes = [len(piece) for piece in pieces]
     assert max(sizes, default=0) <= largest
@@ -106,13 +104,13 @@ def test_pieces_are_a_balanced_partition(count: int, largest: int) -> None:
 def test_weighted_pieces_are_a_partition_and_exceed_by_less_than_one_item(
     weights: list[int], largest: int
 ) -> None:
-    pieces = split_into_shards(list(enumerate(weights)), largest, weights)
+    pieces = split(list(enumerate(weights)), largest, weights)
     assert [i for piece in pieces for i, _ in piece] == list(range(len(weights)))
     assert all(piece for piece in pieces)
     assert all(sum(weight for _, weight in piece[:-1]) < largest for piece in pieces)
 
 
 def test_the_official_training_set_fills_47_shards() -> None:
-    sizes = [len(piece) for piece in split_into_shards(range(2975), 64)]
+    sizes = [len(piece) for piece in split(range(2975), 64)]
     assert len(sizes) == 47
     assert set(sizes) == {63, 64}

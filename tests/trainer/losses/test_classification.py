@@ -1,4 +1,4 @@
-"""Classification losses against the published formulas in float64; LogitNorm's floor against a minimiser."""
+"""Classification losses against published formulas; LogitNorm's lower bound against a minimiser."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.heads import IsoMaxHead
-from trainer.losses.classification import CrossEntropy, IsoMaxPlus, LogitNorm, LogitNormOptions
+from trainer.losses.classification import CrossEntropy, IsoMaxPlus, LogitNorm
 
 K = 20
 
@@ -22,10 +22,6 @@ def make_case(scale: float = 3.0, num_queries: int = 50) -> tuple[Tensor, Tensor
     weight = torch.ones(K)
     weight[-1] = 0.1
     return logits, torch.arange(num_queries) % K, weight
-
-
-def logit_norm(temperature: float) -> LogitNorm:
-    return LogitNorm(LogitNormOptions(temperature=temperature))
 
 
 def published_logit_norm(x: Tensor, target: Tensor, weight: Tensor, temperature: float) -> float:
@@ -42,21 +38,24 @@ def published_logit_norm(x: Tensor, target: Tensor, weight: Tensor, temperature:
 def test_logit_norm_is_the_published_formula(temperature: float, scale: float) -> None:
     logits, target, weight = make_case(scale)
     expected = published_logit_norm(logits, target, weight, temperature)
-    assert float(logit_norm(temperature)(logits, target, weight)) == pytest.approx(expected, rel=1e-5)
+    assert float(LogitNorm(temperature=temperature)(logits, target, weight)) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_logit_norm_does_not_see_the_length_of_the_logits() -> None:
     logits, target, weight = make_case()
     torch.testing.assert_close(
-        logit_norm(0.3)(logits, target, weight), logit_norm(0.3)(1e4 * logits, target, weight)
+        LogitNorm(temperature=0.3)(logits, target, weight),
+        LogitNorm(temperature=0.3)(1e4 * logits, target, weight),
     )
 
 
 @pytest.mark.parametrize("temperature", [0.04, 0.3, 1.0, 1.2])
 @pytest.mark.parametrize("num_logits", [2, 20, 21])
-def test_the_floor_is_what_a_minimiser_reaches(temperature: float, num_logits: int) -> None:
+def test_the_lower_bound_is_what_a_minimiser_reaches(temperature: float, num_logits: int) -> None:
     """In float64, several starts; nothing gets below, and the best comes within 1e-6."""
-    term, target, weight = logit_norm(temperature), torch.tensor([0]), torch.ones(num_logits)
+    term, target, weight = LogitNorm(temperature=temperature), torch.tensor([0]), torch.ones(num_logits)
     reached = []
     for seed in range(5):
         start = torch.randn(1, num_logits, generator=torch.Generator().manual_seed(seed))
@@ -71,23 +70,23 @@ def test_the_floor_is_what_a_minimiser_reaches(temperature: float, num_logits: i
 
         optimizer.step(closure)
         reached.append(float(term(logits, target, weight).detach()))
-    floor = term.floor(num_logits)
-    assert min(reached) >= floor - 1e-6
-    assert min(reached) == pytest.approx(floor, rel=1e-3, abs=1e-6)
+    bound = term.lower_bound(num_logits)
+    assert min(reached) >= bound - 1e-6
+    assert min(reached) == pytest.approx(bound, rel=1e-3, abs=1e-6)
 
 
-def test_the_floor_is_reached_by_the_direction_in_the_docstring() -> None:
+def test_the_lower_bound_is_reached_by_the_direction_in_the_docstring() -> None:
     best = torch.full((1, K), -1 / math.sqrt(K * (K - 1)))
     best[0, 3] = math.sqrt((K - 1) / K)
-    value = logit_norm(0.3)(best, torch.tensor([3]), torch.ones(K))
-    assert float(value) == pytest.approx(logit_norm(0.3).floor(K), rel=1e-5)
-    assert logit_norm(0.3).floor(K) == pytest.approx(0.483, abs=1e-3)
-    assert logit_norm(1.0).floor(K) == pytest.approx(2.06, abs=5e-3)
-    assert logit_norm(0.04).floor(K) == pytest.approx(0.0, abs=1e-8)
+    value = LogitNorm(temperature=0.3)(best, torch.tensor([3]), torch.ones(K))
+    assert float(value) == pytest.approx(LogitNorm(temperature=0.3).lower_bound(K), rel=1e-5)
+    assert LogitNorm(temperature=0.3).lower_bound(K) == pytest.approx(0.483, abs=1e-3)
+    assert LogitNorm(temperature=1.0).lower_bound(K) == pytest.approx(2.06, abs=5e-3)
+    assert LogitNorm(temperature=0.04).lower_bound(K) == pytest.approx(0.0, abs=1e-8)
 
 
-def test_only_logit_norm_has_a_floor() -> None:
-    assert CrossEntropy().floor(K) == IsoMaxPlus().floor(K) == 0.0
+def test_only_logit_norm_has_a_lower_bound() -> None:
+    assert CrossEntropy().lower_bound(K) == IsoMaxPlus().lower_bound(K) == 0.0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -97,7 +96,7 @@ def test_logit_norm_of_zero_logits_has_gradients_that_fit(dtype: torch.dtype, te
     _, target, weight = make_case()
     logits = torch.zeros(50, K, dtype=dtype, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16 if dtype == torch.float32 else dtype):
-        loss = logit_norm(temperature)(logits, target, weight)
+        loss = LogitNorm(temperature=temperature)(logits, target, weight)
     loss.backward()
     assert loss.dtype == torch.float32
     assert float(loss.detach()) == pytest.approx(float(weight[target].sum()) * math.log(K), rel=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 
@@ -11,27 +12,16 @@ import scipy.special
 import torch
 import torch.nn.functional as F
 
+from eval.predict.scores import QueryOutputs
 from models.eomt import Prediction
 from shards.batch import Batch
 from shards.errors import InputError
 from shards.schema import OUTLIER_ID, VOID_ID
-from trainer.losses.outlier import (
-    EnergyOptions,
-    EnergyTerm,
-    Mask2AnomalyOptions,
-    Mask2AnomalyTerm,
-    PixelTerm,
-    RbaOptions,
-    RbaTerm,
-)
+from trainer.losses.outlier import Energy, Mask2Anomaly, PixelTerm, Rba
 from trainer.losses.targets import StepTotals, count_totals
 
 Q, C = 6, 19
-TERMS: dict[str, PixelTerm] = {
-    "rba": RbaTerm(RbaOptions()),
-    "energy": EnergyTerm(EnergyOptions()),
-    "mask2anomaly": Mask2AnomalyTerm(Mask2AnomalyOptions()),
-}
+TERMS: dict[str, PixelTerm] = {term.name: term for term in (Rba(), Energy(), Mask2Anomaly())}
 
 
 def make_case(depths: int = 1, columns: int = C + 1) -> tuple[Prediction, Batch, StepTotals]:
@@ -84,7 +74,7 @@ def test_terms_equal_a_loop_over_pixels(name: str) -> None:
         elif label == OUTLIER_ID:
             outlier.append(as_outlier)
     expected = 0.5 * (sum(inlier) / len(inlier) + sum(outlier) / len(outlier))
-    assert float(TERMS[name](prediction, batch, totals, [])) == pytest.approx(expected, rel=1e-4)
+    assert float(TERMS[name](prediction, batch.label, totals)) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", TERMS)
@@ -95,23 +85,22 @@ def test_void_and_other_images_pixels_have_no_say(name: str) -> None:
     label = batch.label.clone()
     label[:, 2] = VOID_ID
     batch = Batch(batch.image, label, batch.keys)
-    expected = TERMS[name](prediction, batch, totals, [])
+    expected = TERMS[name](prediction, batch.label, totals)
     torch.testing.assert_close(
-        TERMS[name](Prediction((changed,), prediction.class_logits), batch, totals, []), expected
+        TERMS[name](Prediction((changed,), prediction.class_logits), batch.label, totals), expected
     )
 
 
 @pytest.mark.parametrize("name", TERMS)
 def test_layers_counts_depths_from_the_last(name: str) -> None:
     prediction, batch, totals = make_case(depths=3)
-    options = {"rba": RbaOptions, "energy": EnergyOptions, "mask2anomaly": Mask2AnomalyOptions}[name]
 
     def value(layers: int, *depths: int) -> float:
         chosen = Prediction(
             tuple(prediction.mask_logits[d] for d in depths),
             tuple(prediction.class_logits[d] for d in depths),
         )
-        return float(type(TERMS[name])(options(layers=layers))(chosen, batch, totals, []))  # type: ignore[arg-type,call-arg]
+        return float(dataclasses.replace(TERMS[name], layers=layers)(chosen, batch.label, totals))
 
     assert value(1, 0, 1, 2) == pytest.approx(value(0, 2))
     assert value(2, 0, 1, 2) == pytest.approx(value(0, 1) + value(0, 2))
@@ -129,10 +118,10 @@ def test_terms_push_outliers_up_and_inliers_down(name: str) -> None:
         batch.label[:] = kind
         totals = StepTotals(*count_totals([batch.label]).tolist())
         (gradient,) = torch.autograd.grad(
-            TERMS[name](Prediction((masks,), (classes,)), batch, totals, []), masks
+            TERMS[name](Prediction((masks,), (classes,)), batch.label, totals), masks
         )
-        before = TERMS[name].score(masks.detach(), classes)
-        after = TERMS[name].score(masks.detach() - 0.1 * gradient / gradient.abs().max(), classes)
+        moved = masks.detach() - 0.1 * gradient / gradient.abs().max()
+        before, after = (TERMS[name].score(QueryOutputs(m, classes, C)) for m in (masks.detach(), moved))
         change = (after - before).mean()
         assert change > 0 if kind == OUTLIER_ID else change < 0
 
@@ -147,8 +136,8 @@ def test_a_trained_outlier_class_is_no_class_of_the_closed_set(name: str) -> Non
     on_no_object = classes.clone()
     on_no_object[..., [C, C + 1]] = classes[..., [C + 1, C]]
     torch.testing.assert_close(
-        TERMS[name](Prediction(masks, (classes,)), batch, totals, []),
-        TERMS[name](Prediction(masks, (on_no_object,)), batch, totals, []),
+        TERMS[name](Prediction(masks, (classes,)), batch.label, totals),
+        TERMS[name](Prediction(masks, (on_no_object,)), batch.label, totals),
     )
 
 
@@ -161,7 +150,7 @@ def rba_pixel(evidence: float, preset: str, label: int) -> float:
         torch.zeros(1, 3, 1, 1, dtype=torch.uint8), torch.full((1, 1, 1), label, dtype=torch.uint8), ("a",)
     )
     totals = StepTotals(*count_totals([batch.label]).tolist())
-    return float(RbaTerm(RbaOptions(preset=preset))(Prediction((masks,), (classes,)), batch, totals, []))  # type: ignore[arg-type]
+    return float(Rba(preset=preset)(Prediction((masks,), (classes,)), batch.label, totals))  # type: ignore[arg-type]
 
 
 def test_what_the_presets_can_and_cannot_do() -> None:
@@ -175,20 +164,20 @@ def test_what_the_presets_can_and_cannot_do() -> None:
 
 
 def test_thresholds_of_a_preset_can_be_replaced_one_by_one() -> None:
-    assert RbaOptions().thresholds == (-0.7, -0.1)
-    assert RbaOptions(preset="released").thresholds == (0.0, 5.0)
-    assert RbaOptions(preset="released", outlier_lower=-0.2).thresholds == (0.0, -0.2)
-    assert RbaOptions(preset="code", inlier_upper=0.0).thresholds == (0.0, -0.1)
+    assert Rba().thresholds == (-0.7, -0.1)
+    assert Rba(preset="released").thresholds == (0.0, 5.0)
+    assert Rba(preset="released", outlier_lower=-0.2).thresholds == (0.0, -0.2)
+    assert Rba(preset="code", inlier_upper=0.0).thresholds == (0.0, -0.1)
 
 
 @pytest.mark.parametrize(
     ("options", "values", "message"),
     [
-        (RbaOptions, {"layers": -1}, "loss.options.rba.layers must be 0 (all) or more, got -1"),
-        (EnergyOptions, {"layers": -2}, "loss.options.energy.layers must be 0 (all) or more, got -2"),
-        (Mask2AnomalyOptions, {"layers": -1}, "loss.options.mask2anomaly.layers must be 0 (all) or more"),
-        (Mask2AnomalyOptions, {"margin": 0.0}, "loss.options.mask2anomaly.margin must be in (0, 1], got 0.0"),
-        (Mask2AnomalyOptions, {"margin": 1.5}, "loss.options.mask2anomaly.margin must be in (0, 1], got 1.5"),
+        (Rba, {"layers": -1}, "loss.options.rba.layers must be 0 (all) or more, got -1"),
+        (Energy, {"layers": -2}, "loss.options.energy.layers must be 0 (all) or more, got -2"),
+        (Mask2Anomaly, {"layers": -1}, "loss.options.mask2anomaly.layers must be 0 (all) or more"),
+        (Mask2Anomaly, {"margin": 0.0}, "loss.options.mask2anomaly.margin must be in (0, 1], got 0.0"),
+        (Mask2Anomaly, {"margin": 1.5}, "loss.options.mask2anomaly.margin must be in (0, 1], got 1.5"),
     ],
     ids=lambda value: str(value)[:40],
 )

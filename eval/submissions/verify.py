@@ -1,0 +1,228 @@
+"""Whether a package is what its benchmark needs: names, sizes, types, values, and the right way up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Shaped
+from scipy.stats import rankdata
+
+from eval.sets.frames import image_size
+from eval.sets.registry import read_target
+from eval.submissions.benchmark import BENCHMARKS, Benchmark
+from eval.submissions.package import DESCRIPTION_NAME, Package, open_package, parse_description
+from eval.submissions.picture import Picture, Stored
+from shards.errors import InputError
+from shards.schema import ANOMALY, NORMAL
+
+MANY_TIES = 0.01
+"""Share of pixels of an image on one value from which on a warning says so."""
+_MOST_PIXELS = 200_000
+"""Of a labelled image that are ranked to learn which way up scores are."""
+
+
+@dataclass
+class PackageFindings:
+    """What was found in a package."""
+
+    benchmark: str
+    method: str
+    counts: Counter[str] = field(default_factory=Counter)
+    """Images by part."""
+    lines: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def verify_package(
+    path: Path, find_pictures: Callable[[Benchmark], Sequence[Picture]] | None = None
+) -> PackageFindings:
+    """Read every file of a package.
+
+    Args:
+        path: its folder, or a zip or tar of the folder's content.
+        find_pictures: which images it should be of; None: those that its `submission.json` names, if it has
+            one. Images of parts of which the package has none are not missed.
+
+    Raises:
+        InputError: it cannot be opened, or is no package of any benchmark.
+    """
+    with open_package(path) as package:
+        benchmark, found = _recognise(package)
+        pictures = find_pictures(benchmark) if find_pictures else None
+        methods = sorted({method for _, method in found.values()})
+        findings = PackageFindings(benchmark.name, ", ".join(methods))
+        if len(methods) > 1:
+            findings.problems.append(f"holds several methods ({', '.join(methods)}); one package has one")
+        sizes = _expected_sizes(package, pictures, findings, benchmark, {key for key, _ in found.values()})
+        by_key = {picture.key: picture for picture in pictures or ()}
+        examined = _Examined()
+        for key in sorted({key for key, _ in found.values()}):
+            names = benchmark.name_files(key, methods[0])
+            missing = [name for name in names if name not in package.names]
+            if missing:
+                findings.problems.append(f"{missing[0]}: is missing")
+                continue
+            findings.counts[_part_of(key, by_key)] += 1
+            try:
+                stored = benchmark.decode([package.read(name) for name in names], names)
+            except InputError as error:
+                findings.problems.append(str(error))
+                continue
+            findings.problems += examine_files(stored, names, sizes.get(key))
+            examined.add(stored, by_key.get(key))
+    findings.warnings += examined.warnings()
+    for part, count in findings.counts.items():
+        known = benchmark.known_counts.get(part)
+        findings.lines.append(f"{part}: {count} images" + (f", known are {known}" if known else ""))
+    return findings
+
+
+def examine_files(stored: Stored, names: Sequence[str], size: tuple[int, int] | None) -> list[str]:
+    """Say what is wrong with an image's files, decoded.
+
+    Args:
+        names: of the files.
+        size: (height, width) of the image, where it is known.
+    """
+    values, problems = stored.anomaly, []
+    for array, name in zip((values, stored.classes), names, strict=False):
+        if array is not None and array.shape != (size or values.shape):
+            (rows, columns), (height, width) = array.shape, size or values.shape
+            problems.append(f"{name}: is {columns} x {rows}, its image {width} x {height}")
+    if not np.isfinite(values).all():
+        kind = "NaN" if np.isnan(values).any() else "infinity"
+        problems.append(f"{names[0]}: holds {kind}")
+    elif values.size and values.min() == values.max():
+        problems.append(f"{names[0]}: the same value {values.min()} at every pixel")
+    return problems
+
+
+def _recognise(package: Package) -> tuple[Benchmark, dict[str, tuple[str, str]]]:
+    """Return the benchmark whose files are the most, and what each of its files is of.
+
+    Raises:
+        InputError: there is no file of any benchmark, or other files lie beside them.
+    """
+    names = package.names - {DESCRIPTION_NAME}
+    found: dict[str, dict[str, tuple[str, str]]] = {}
+    for benchmark in BENCHMARKS.values():
+        read = ((name, benchmark.read_name(name)) for name in names)
+        found[benchmark.name] = {name: what for name, what in read if what is not None}
+    best = max(found, key=lambda name: len(found[name]))
+    if not found[best]:
+        raise InputError(f"{package.path}: no file of a package in it{_hint(names)}")
+    strange = sorted(names - found[best].keys())
+    if strange:
+        raise InputError(
+            f"{package.path}: {len(strange)} files that {best} does not expect, such as {strange[0]}"
+        )
+    return BENCHMARKS[best], found[best]
+
+
+def _hint(names: Iterable[str]) -> str:
+    """Say where in an archive the package begins, if it lies in a folder of its own."""
+    for name in sorted(names):
+        parts = name.split("/")
+        for depth in range(1, len(parts)):
+            inner = "/".join(parts[depth:])
+            if any(benchmark.read_name(inner) for benchmark in BENCHMARKS.values()):
+                return f"; its files lie in {'/'.join(parts[:depth])}/, and must lie at the top"
+    return f"; such as {min(names)}" if names else "; it is empty"
+
+
+def _expected_sizes(
+    package: Package,
+    pictures: Sequence[Picture] | None,
+    findings: PackageFindings,
+    benchmark: Benchmark,
+    keys: set[str],
+) -> dict[str, tuple[int, int]]:
+    """Return the sizes that images should have, by key, and note keys that are missing or too many."""
+    if pictures is not None:
+        present = {picture.part for picture in pictures if picture.key in keys}
+        absent = sorted({picture.part for picture in pictures} - present)
+        if absent:
+            findings.lines.append(f"not in it: {', '.join(absent)}")
+        sizes = {picture.key: image_size(picture.image) for picture in pictures if picture.part in present}
+    elif DESCRIPTION_NAME in package.names:
+        content = package.read(DESCRIPTION_NAME)
+        described = parse_description(content, f"{package.path}: {DESCRIPTION_NAME}")
+        sizes = described.frames
+        findings.lines.append(f"model {described.model}, score {described.score}")
+    else:
+        findings.lines.append("names and sizes of images are not compared: no --datasets, no submission.json")
+        return {}
+    for what, wrong in (("missing", sizes.keys() - keys), ("of no image", keys - sizes.keys())):
+        if wrong:
+            findings.problems.append(f"{len(wrong)} of {len(sizes)} images {what}, such as {min(wrong)}")
+    return sizes
+
+
+def _part_of(key: str, pictures: dict[str, Picture]) -> str:
+    return pictures[key].part if key in pictures else (key.split("/")[0] if "/" in key else "images")
+
+
+class _Examined:
+    """What only all images together say."""
+
+    def __init__(self) -> None:
+        self.ties: list[float] = []
+        self.heights: list[float] = []
+        """Where the median lies between smallest and largest score."""
+        self.aurocs: list[float] = []
+
+    def add(self, stored: Stored, picture: Picture | None) -> None:
+        values = stored.anomaly
+        if not np.isfinite(values).all():
+            return
+        self.ties.append(largest_tie(values))
+        low, middle, high = (float(v) for v in np.quantile(values.astype(np.float64), (0, 0.5, 1)))
+        self.heights.append((middle - low) / (high - low) if high > low else 0.0)
+        if picture is not None and picture.truth is not None:
+            target = read_target(*picture.truth)
+            if target.shape == values.shape and (area := _auroc(values, target)) is not None:
+                self.aurocs.append(area)
+
+    def warnings(self) -> list[str]:
+        found = []
+        if self.ties and max(self.ties) > MANY_TIES:
+            share = 100 * sum(self.ties) / len(self.ties)
+            found.append(
+                f"ties: {share:.1f} % of an image's pixels have one and the same value on average, "
+                f"{100 * max(self.ties):.1f} % at most; FPR95 says little where its threshold falls there"
+            )
+        if self.aurocs and float(np.mean(self.aurocs)) < 0.5:
+            found.append(
+                f"upside down: over {len(self.aurocs)} labelled images AUROC is {np.mean(self.aurocs):.2f}; "
+                f"anomalous pixels must have the higher score (or lower confidence)"
+            )
+        elif not self.aurocs and self.heights and float(np.median(self.heights)) > 0.5:
+            found.append(
+                "upside down? most pixels score nearer to the largest than to the smallest score of their "
+                "image, while most are normal; no labels to tell"
+            )
+        return found
+
+
+def _auroc(values: np.ndarray, target: np.ndarray) -> float | None:
+    """Return the area under ROC of an image, from every n-th scored pixel; None: one class only."""
+    scored = (target == NORMAL) | (target == ANOMALY)
+    anomalous, kept = target[scored] == ANOMALY, values[scored].astype(np.float64)
+    step = max(1, kept.size // _MOST_PIXELS)
+    positive = kept[anomalous][:: max(1, min(step, int(anomalous.sum()) // 1000))]
+    negative = kept[~anomalous][::step]
+    if not positive.size or not negative.size:
+        return None
+    ranks = rankdata(np.concatenate((positive, negative)))[: positive.size]
+    return float((ranks.sum() - positive.size * (positive.size + 1) / 2) / (positive.size * negative.size))
+
+
+def largest_tie(values: Shaped[np.ndarray, "H W"]) -> float:
+    """Return the share of pixels that have the most frequent value."""
+    counts = np.unique(values, return_counts=True)[1]
+    return float(counts.max()) / values.size

@@ -1,0 +1,462 @@
+"""Packages hold what each benchmark's own reader looks for; what is wrong with one is said in one line."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from eval.predict.scores import SCORES
+from eval.sets.frames import image_size
+from eval.submissions.benchmark import BENCHMARKS, choose_pictures
+from eval.submissions.bravo import confidence
+from eval.submissions.package import Description
+from eval.submissions.picture import PictureAnswer, answer_evidence, require_method
+from eval.submissions.smiyc import LOG_SCORES, spread, to_half
+from eval.submissions.verify import PackageFindings, largest_tie, verify_package
+from eval.submissions.writing import unfinished_folder, write_package
+from shards.errors import InputError
+
+STEM = "04_Maurener_Weg_8_000000_000030"
+
+
+def write_picture(path: Path, seed: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    path.write_bytes(cv2.imencode(path.suffix, pixels)[1].tobytes())
+
+
+@pytest.fixture
+def downloads(tmp_path: Path) -> Path:
+    """Lay out one labelled and two hidden frames of SMIYC, Fishyscapes' Lost and Found, two of BRAVO."""
+    root = tmp_path / "downloads"
+    for i, name in enumerate(
+        (
+            "dataset_AnomalyTrack/images/validation0000.jpg",
+            "dataset_AnomalyTrack/images/zebra0000.jpg",
+            "dataset_ObstacleTrack/images/curvy-street_1.webp",
+            f"LostAndFound/leftImg8bit/test/04_Maurener_Weg_8/{STEM}_leftImg8bit.png",
+            "bravo_SMIYC/RoadAnomaly21/images/zebra0000.jpg",
+            "bravo_ACDC/fog/test/GOPR0475/GOPR0475_frame_000247_rgb_anon.png",
+        )
+    ):
+        write_picture(root / name, i)
+    mask = np.zeros((6, 8), np.uint8)
+    mask[:2] = 1
+    for name in (
+        "dataset_AnomalyTrack/labels_masks/validation0000_labels_semantic.png",
+        f"fishyscapes_lostandfound/0007_{STEM}_labels.png",
+    ):
+        (root / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(root / name), mask)
+    return root
+
+
+def answer(image: np.ndarray) -> PictureAnswer:
+    """Score the upper rows higher, with the image's noise on top; classes are its red channel, mod 19."""
+    rows = np.linspace(1, 0, image.shape[0], dtype=np.float32)[:, None]
+    red = image[..., 0]
+    return PictureAnswer(rows + red / np.float32(1000) - 1, (red % 19).astype(np.uint8))
+
+
+def describe(benchmark: str, root: Path, **changes: object) -> Description:
+    pictures = choose_pictures(BENCHMARKS[benchmark], root)
+    values = {
+        "benchmark": benchmark, "method": "ours", "model": "run", "fingerprint": "1", "score": "RbA",
+        "frames": {picture.key: image_size(picture.image) for picture in pictures},
+    }  # fmt: skip
+    return Description(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def write(
+    benchmark: str,
+    root: Path,
+    out: Path,
+    predict: Callable[[np.ndarray], PictureAnswer] = answer,
+    **changes: object,
+) -> PackageFindings:
+    return write_package(
+        out, describe(benchmark, root, **changes), choose_pictures(BENCHMARKS[benchmark], root), predict
+    )
+
+
+def predicted(path: Path) -> PictureAnswer:
+    return answer(cv2.imread(str(path), cv2.IMREAD_COLOR)[..., ::-1])
+
+
+def test_smiyc_is_read_as_its_toolkit_reads(downloads: Path, tmp_path: Path) -> None:
+    write("smiyc", downloads, tmp_path / "out")
+    # Transcribed: DatasetRA.discover, Evaluation.channels["anomaly_p"], ChannelLoaderHDF5.read_file.
+    template = "{root}/anomaly_p/{method_name}/{dset_name}/{fid}.hdf5"
+    count = 0
+    for dset_name, folder, suffix in (
+        ("AnomalyTrack-all", "dataset_AnomalyTrack", "jpg"),
+        ("ObstacleTrack-all", "dataset_ObstacleTrack", "webp"),
+    ):
+        for path in sorted((downloads / folder / "images").glob(f"*.{suffix}")):
+            name = template.format(
+                root=tmp_path / "out", method_name="ours", dset_name=dset_name, fid=path.stem
+            )
+            with h5py.File(name, "r") as file:
+                value = file["value"][:]
+            assert value.dtype == np.float16
+            np.testing.assert_array_equal(value, predicted(path).score.astype(np.float16))
+            count += 1
+    assert count == 3  # hidden frames too
+
+
+def test_fishyscapes_is_read_as_its_validation_reads(downloads: Path, tmp_path: Path) -> None:
+    write("fishyscapes", downloads, tmp_path / "out")
+    # Transcribed: list_img_from_dir and main of eval.py.
+    found = {}
+    for ending in ("_anomaly.npy", "_segmentation.npy"):
+        paths = [path for path in (tmp_path / "out").iterdir() if path.name.lower().endswith(ending)]
+        found[ending] = sorted(paths, key=lambda path: int(path.name.split("_")[0]))
+    scores, classes = (np.load(paths[0]) for paths in found.values())
+    image = downloads / f"LostAndFound/leftImg8bit/test/04_Maurener_Weg_8/{STEM}_leftImg8bit.png"
+    expected = predicted(image)
+    np.testing.assert_array_equal(scores, expected.score)
+    np.testing.assert_array_equal(classes, expected.classes)
+    assert classes.ndim == 2
+    assert np.all(classes < 20)
+    assert [path.name for path in found["_anomaly.npy"]] == ["0007_anomaly.npy"]
+
+
+def test_the_input_folder_of_fishyscapes_container_is_read(tmp_path: Path) -> None:
+    write_picture(tmp_path / "input" / f"0003_{STEM}_rgb.png")
+    write("fishyscapes", tmp_path / "input", tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "0003_anomaly.npy",
+        "0003_segmentation.npy",
+        "submission.json",
+    }
+    write_picture(tmp_path / "input/0003_other.png")
+    with pytest.raises(
+        InputError, match=rf"0003_other.png: two images of number 0003; the other is 0003_{STEM}"
+    ):
+        choose_pictures(BENCHMARKS["fishyscapes"], tmp_path / "input")
+
+
+def test_bravo_is_read_as_its_encoder_reads(downloads: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write("bravo", downloads, out)
+    # Transcribed: SPLIT_TO_PRED_SUFFIX, SPLIT_TO_CONF_SUFFIX and process_tar_files.
+    suffixes = {"bravo_ACDC/": "_rgb_anon_", "bravo_SMIYC/": "_"}
+    images = {"bravo_ACDC/": "_rgb_anon.png", "bravo_SMIYC/": ".jpg"}
+    count = 0
+    for path in sorted(out.rglob("*_pred.png")):
+        name = path.relative_to(out).as_posix()
+        prefix = next(prefix for prefix in suffixes if name.startswith(prefix))
+        base = name[: -len(f"{suffixes[prefix]}pred.png")]
+        classes = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        sure = cv2.imread(str(out / f"{base}{suffixes[prefix]}conf.png"), cv2.IMREAD_UNCHANGED)
+        assert (classes.dtype, sure.dtype, classes.shape) == (np.uint8, np.uint16, sure.shape)
+        expected = predicted(downloads / f"{base}{images[prefix]}")
+        np.testing.assert_array_equal(classes, expected.classes)
+        exact = 1 / (1 + np.exp(expected.score.astype(np.float64)))
+        np.testing.assert_array_equal(sure, np.minimum(np.floor(exact * 65536), 65535))
+        count += 1
+    assert count == 2
+
+
+def test_evidence_becomes_one_score_and_classes() -> None:
+    evidence = torch.rand(6, 70, 9, generator=torch.Generator().manual_seed(0))
+    computed = answer_evidence(evidence, "MSP")
+    np.testing.assert_allclose(computed.score, 1 - evidence.softmax(0).amax(0).numpy(), atol=1e-6)
+    np.testing.assert_array_equal(computed.classes, evidence.argmax(0).numpy())
+    mapped = answer_evidence(evidence, "EAM")  # the map behind five classes
+    np.testing.assert_array_equal(mapped.score, evidence[5].numpy())
+    np.testing.assert_array_equal(mapped.classes, evidence[:5].argmax(0).numpy())
+    assert (answer_evidence(evidence[5:], "Mine").classes == 255).all()
+
+
+def test_a_probability_stays_one_in_16_bits() -> None:
+    scores = np.array([[0.0, 0.25, 1.0, 1 - 2**-16]], np.float32)
+    np.testing.assert_array_equal(confidence("MSP", scores), [[65535, 49152, 0, 1]])
+    assert confidence("RbA", np.array([[-1e4, 0, 1e4]], np.float32)).tolist() == [[65535, 32768, 0]]
+
+
+@pytest.mark.parametrize("scale", [1.0, 20.0], ids=["evidence of a mask model", "logits"])
+@pytest.mark.parametrize("score", LOG_SCORES)
+def test_the_logarithm_keeps_the_order_and_more_of_it(score: str, scale: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    evidence = scale * torch.rand(1, 19, 200, 200, generator=generator)
+    values = SCORES[score](evidence)[0].numpy()
+    half = to_half(score, values)
+    order = np.argsort(values, axis=None, kind="stable")
+    assert np.all(np.diff(half.ravel()[order].astype(np.float32)) >= 0)
+    if scale == 1:
+        assert len(np.unique(half)) > 3 * len(np.unique(values.astype(np.float16)))
+    assert largest_tie(half) <= largest_tie(values.astype(np.float16)) + 1e-4
+    assert np.isfinite(spread(score, np.zeros((1, 1), np.float32))).all()
+
+
+def test_a_score_beyond_half_precision_is_refused() -> None:
+    with pytest.raises(InputError, match="score Energy: 70000 does not fit into float16"):
+        to_half("Energy", np.full((2, 2), 7e4, np.float32))
+
+
+def test_a_killed_export_goes_on_and_predicts_only_what_is_missing(downloads: Path, tmp_path: Path) -> None:
+    out, calls = tmp_path / "out", []
+
+    def dies_at_the_third(image: np.ndarray) -> PictureAnswer:
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return answer(image)
+
+    with pytest.raises(KeyboardInterrupt):
+        write("smiyc", downloads, out, dies_at_the_third)
+    assert not out.exists()
+    growing = unfinished_folder(out)
+    torn = growing / "anomaly_p/ours/AnomalyTrack-all/zebra0000.hdf5"
+    torn.write_bytes(torn.read_bytes()[:300])  # as a full disk may leave it
+    with pytest.raises(
+        InputError, match=r"\.out\.unfinished: holds an unfinished package that differs in score"
+    ):
+        write("smiyc", downloads, out, score="MSP")
+    calls.clear()
+
+    def counts(image: np.ndarray) -> PictureAnswer:
+        calls.append(1)
+        return answer(image)
+
+    findings = write("smiyc", downloads, out, counts)
+    assert len(calls) == 2  # the torn one and the third
+    assert sum(findings.counts.values()) == 3
+    assert not growing.exists()
+    write("smiyc", downloads, tmp_path / "at_once")
+    for path in (tmp_path / "at_once").rglob("*.hdf5"):
+        assert path.read_bytes() == (out / path.relative_to(tmp_path / "at_once")).read_bytes()
+    with pytest.raises(InputError, match=r"--out .*out: the folder already holds files"):
+        write("smiyc", downloads, out)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (np.nan, r"validation0000.jpg: the model answers NaN as RbA"),
+        (np.inf, r"validation0000.jpg: the model answers infinity as RbA"),
+        (
+            None,
+            r"validation0000.jpg: what the model answers cannot be submitted: .*: the same value 0.5 ",
+        ),
+    ],
+)
+def test_answers_that_cannot_be_submitted_stop_at_the_first_image(
+    downloads: Path, tmp_path: Path, value: float | None, text: str
+) -> None:
+    def broken(image: np.ndarray) -> PictureAnswer:
+        scores = np.full(image.shape[:2], 0.5, np.float32)
+        if value is not None:
+            scores[1, 1] = value
+        return PictureAnswer(scores, np.zeros(image.shape[:2], np.uint8))
+
+    with pytest.raises(InputError, match=text):
+        write("smiyc", downloads, tmp_path / "out", broken)
+    assert not (tmp_path / "out").exists()
+
+
+def corrupt_smiyc(path: Path, value: np.ndarray, name: str = "value") -> None:
+    with h5py.File(path, "w") as file:
+        file[name] = value
+
+
+RAMP = np.arange(48, dtype=np.float16).reshape(6, 8)
+SMIYC_FAULTS = {
+    "another type": (
+        lambda p: corrupt_smiyc(p, RAMP.astype(np.float32)),
+        "value is float32 of shape (6, 8); exp",
+    ),
+    "another shape": (
+        lambda p: corrupt_smiyc(p, RAMP[None]),
+        "value is float16 of shape (1, 6, 8); expected",
+    ),
+    "another name": (lambda p: corrupt_smiyc(p, RAMP, "score"), "holds score; expected the dataset value"),
+    "another size": (lambda p: corrupt_smiyc(p, RAMP[:3]), "is 8 x 3, its image 8 x 6"),
+    "NaN": (lambda p: corrupt_smiyc(p, RAMP * np.float16("nan")), "holds NaN"),
+    "infinity": (lambda p: corrupt_smiyc(p, np.where(RAMP > 3, RAMP, np.float16("inf"))), "holds infinity"),
+    "constant": (lambda p: corrupt_smiyc(p, RAMP * 0 + 2), "the same value 2.0 at every pixel"),
+    "no HDF5": (lambda p: p.write_bytes(b"no"), "cannot be read as HDF5"),
+    "missing": (lambda p: p.unlink(), "1 of 3 images missing, such as AnomalyTrack-all/zebra0000"),
+}
+
+
+@pytest.mark.parametrize("fault", SMIYC_FAULTS)
+def test_a_fault_in_a_package_of_smiyc_is_named(downloads: Path, tmp_path: Path, fault: str) -> None:
+    write("smiyc", downloads, tmp_path / "out")
+    spoil, text = SMIYC_FAULTS[fault]
+    spoil(tmp_path / "out/anomaly_p/ours/AnomalyTrack-all/zebra0000.hdf5")
+    (problem,) = verify_package(tmp_path / "out").problems
+    assert text in problem
+
+
+def save_png(path: Path, pixels: np.ndarray) -> None:
+    cv2.imwrite(str(path), pixels)
+
+
+CLASSES = np.zeros((6, 8), np.uint8)
+BRAVO = "bravo_SMIYC/RoadAnomaly21/images/zebra0000"
+OTHER_FAULTS = {
+    "fishyscapes types": (
+        "0007_anomaly.npy",
+        lambda p: np.save(p, RAMP.astype(int)),
+        "int64 of shape (6, 8); expected floating",
+    ),
+    "fishyscapes objects": (
+        "0007_anomaly.npy",
+        lambda p: np.save(p, np.array([{}]), allow_pickle=True),
+        "cannot be read as an array",
+    ),
+    "fishyscapes classes": (
+        "0007_segmentation.npy",
+        lambda p: np.save(p, CLASSES + 19),
+        "classes 19 to 19; allowed are 0 to 18",
+    ),
+    "fishyscapes half": ("0007_segmentation.npy", lambda p: p.unlink(), "0007_segmentation.npy: is missing"),
+    "fishyscapes sizes": (
+        "0007_segmentation.npy",
+        lambda p: np.save(p, CLASSES[:2]),
+        "0007_segmentation.npy: is 8 x 2, its image 8 x 6",
+    ),
+    "bravo 8 bits": (
+        f"{BRAVO}_conf.png",
+        lambda p: save_png(p, CLASSES),
+        "uint8 of shape (6, 8); expected one channel of 16 bits",
+    ),
+    "bravo classes": (
+        f"{BRAVO}_pred.png",
+        lambda p: save_png(p, CLASSES + 255),
+        "class 255; allowed are 0 to 18",
+    ),
+    "bravo no picture": (
+        f"{BRAVO}_pred.png",
+        lambda p: p.write_bytes(b"no"),
+        "cannot be read as a picture",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", OTHER_FAULTS)
+def test_a_fault_in_a_package_is_named(downloads: Path, tmp_path: Path, fault: str) -> None:
+    name, spoil, text = OTHER_FAULTS[fault]
+    write(fault.split()[0], downloads, tmp_path / "out")
+    spoil(tmp_path / "out" / name)
+    assert any(text in problem for problem in verify_package(tmp_path / "out").problems)
+
+
+def test_files_of_no_image_and_missing_images_are_told_from_the_downloads(
+    downloads: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    write("smiyc", downloads, out)
+    (out / "submission.json").unlink()
+    assert not verify_package(out).problems  # nothing to compare with
+    folder = out / "anomaly_p/ours/AnomalyTrack-all"
+    (folder / "zebra0000.hdf5").rename(folder / "zebra0001.hdf5")
+    findings = verify_package(out, lambda benchmark: choose_pictures(benchmark, downloads))
+    assert findings.problems == [
+        "1 of 3 images missing, such as AnomalyTrack-all/zebra0000",
+        "1 of 3 images of no image, such as AnomalyTrack-all/zebra0001",
+    ]
+    (out / "notes.txt").write_text("x")
+    with pytest.raises(InputError, match="out: 1 files that smiyc does not expect, such as notes.txt"):
+        verify_package(out)
+
+
+def test_scores_that_are_upside_down_are_told_by_labels_and_without(downloads: Path, tmp_path: Path) -> None:
+    def upside_down(image: np.ndarray) -> PictureAnswer:
+        right = answer(image)
+        return PictureAnswer(-((right.score + 1) ** 3), right.classes)
+
+    findings = write("smiyc", downloads, tmp_path / "out", upside_down)
+    (warning,) = [line for line in findings.warnings if "upside down" in line]
+    assert re.match(r"upside down: over 1 labelled images AUROC is 0\.0", warning)
+    (warning,) = [line for line in verify_package(tmp_path / "out").warnings if "upside down" in line]
+    assert "no labels to tell" in warning
+    assert not any("upside" in line for line in write("smiyc", downloads, tmp_path / "right").warnings)
+
+
+def test_many_ties_are_told(downloads: Path, tmp_path: Path) -> None:
+    def coarse(image: np.ndarray) -> PictureAnswer:
+        rows = np.repeat(np.arange(6, dtype=np.float32)[::-1, None], 8, axis=1)
+        return PictureAnswer(rows, np.zeros((6, 8), np.uint8))
+
+    findings = write("smiyc", downloads, tmp_path / "out", coarse)
+    assert findings.warnings[0].startswith(
+        "ties: 16.7 % of an image's pixels have one and the same value on av"
+    )
+
+
+def test_archives_are_read_and_must_begin_where_the_package_does(downloads: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write("bravo", downloads, out)
+    with tarfile.open(tmp_path / "good.tar", "w") as archive:
+        archive.add(out, arcname=".")
+    assert sum(verify_package(tmp_path / "good.tar").counts.values()) == 2
+    with zipfile.ZipFile(tmp_path / "deep.zip", "w") as zipped:
+        for path in out.rglob("*.png"):
+            zipped.write(path, f"mine/{path.relative_to(out)}")
+    with pytest.raises(
+        InputError, match=r"no file of a package in it; its files lie in mine/, and must lie at the"
+    ):
+        verify_package(tmp_path / "deep.zip")
+    with tarfile.open(tmp_path / "unsafe.tar", "w") as archive:
+        archive.add(out / "submission.json", arcname="../submission.json")
+    with pytest.raises(
+        InputError, match=r"unsafe.tar: holds a member with the unsafe name '../submission.json'"
+    ):
+        verify_package(tmp_path / "unsafe.tar")
+    (tmp_path / "torn.tar").write_bytes(b"no tar")
+    with pytest.raises(InputError, match="torn.tar: is no complete tar file"):
+        verify_package(tmp_path / "torn.tar")
+    with pytest.raises(InputError, match="nowhere: expected the folder of a package, or a .zip, .tar"):
+        verify_package(tmp_path / "nowhere")
+
+
+def test_what_is_asked_for_must_be_there(downloads: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no image of bravo in it; expected bravo_ACDC, "):
+        choose_pictures(BENCHMARKS["bravo"], tmp_path)
+    with pytest.raises(
+        InputError, match=r"--parts: got 'X'; below .* are AnomalyTrack-all, ObstacleTrack-all"
+    ):
+        choose_pictures(BENCHMARKS["smiyc"], downloads, ("X",))
+    with pytest.raises(InputError, match=r"--datasets .*nowhere: no such folder"):
+        choose_pictures(BENCHMARKS["smiyc"], tmp_path / "nowhere")
+    (found,) = choose_pictures(BENCHMARKS["smiyc"], downloads, ("ObstacleTrack-all",))
+    assert found.key == "ObstacleTrack-all/curvy-street_1"
+    write_picture(downloads / "0000_x.png")
+    with pytest.raises(
+        InputError, match="--parts: input, LostAndFound number their images alike; name one of them"
+    ):
+        choose_pictures(BENCHMARKS["fishyscapes"], downloads)
+
+
+def test_lost_and_found_is_submitted_where_its_own_labels_lie(downloads: Path) -> None:
+    (downloads / "LostAndFound/gtCoarse/test").mkdir(parents=True)
+    keys = [picture.key for picture in choose_pictures(BENCHMARKS["smiyc"], downloads)]
+    assert keys[-1] == f"LostAndFound-test/{STEM}"
+
+
+def test_a_method_is_a_name(downloads: Path) -> None:
+    require_method("EoMT-B_rba+coco.v2", "--method")
+    for name in ("", "a/b", "..", ".x", "a b"):
+        with pytest.raises(InputError, match="--method: got .*; a method's name has letters, digits"):
+            require_method(name, "--method")
+
+
+def test_without_h5py_one_line_says_what_to_install(
+    downloads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(InputError, match=r'need h5py: pip install "eomt-anomaly\[submission\]"'):
+        write("smiyc", downloads, tmp_path / "out")

@@ -1,0 +1,148 @@
+"""A run built from its configuration: model, optimizer, schedules, loss, data, validation."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from accelerate import Accelerator
+
+from models.adapt import apply_adaptation, explain_parameters, plan_unfreezing
+from models.eomt import EoMT
+from models.segmenter import compile_model
+from models.weights.checkpoint import initialise_model
+from outlier_paste.paste import build_paste
+from shards.files import make_folder
+from shards.stream import Stream, build_stream
+from trainer.checkpoint import Best
+from trainer.collective import require_agreement
+from trainer.config import FinetuneConfig
+from trainer.ema import WeightAverage
+from trainer.loop import Run, TrainState
+from trainer.losses import build_loss
+from trainer.memory import TrialStep, fit_micro_batch
+from trainer.optim import build_optimizer
+from trainer.randomness import seed_everything
+from trainer.run_folder import Start, hold_run, plan_start, require_same_samples, restore
+from trainer.runtime import Deadline, make_accelerator
+from trainer.schedule import build_lr_schedule
+from trainer.sharding import prepare, shard_model
+from trainer.tracking import describe_groups
+from trainer.validation import build_validation
+
+
+@contextlib.contextmanager
+def open_run(
+    config: FinetuneConfig, deadline: Deadline, *, resume: bool
+) -> Iterator[tuple[Run, FinetuneConfig, Sequence[str]]]:
+    """Build a run, or restore it from its newest checkpoint, and hold the lock of its folder meanwhile.
+
+    Yields:
+        the run, its complete configuration, and lines that say what of its model trains.
+
+    Raises:
+        InputError: a setting or a file it names is wrong, or the run's folder is taken.
+        StorageError: the run's folder cannot be written.
+    """
+    start = plan_start(config, resume=resume)
+    config = start.config
+    seed_everything(config.seed)
+    if start.checkpoint is None:
+        model = initialise_model(config.model, config.init, config.data.crop)
+        config = dataclasses.replace(config, model=model.config)  # complete, and checked as a whole
+    else:
+        model = EoMT(config.model)
+    count = apply_adaptation(model, config.adapt)
+    accelerator = make_accelerator(config.loop.precision, start.folder)
+    require_agreement(accelerator, f"{start.folder}: checkpoint to start from", str(start.checkpoint))
+    with contextlib.ExitStack() as held:
+        if start.is_there:  # before anything is read that another run may be writing
+            held.enter_context(hold_run(start, accelerator))
+        if config.loop.fit_memory:
+            config = _fit_memory(config, model, accelerator)
+        run = _build(config, model, accelerator, start, deadline)
+        if not start.is_there:
+            make_folder(start.folder, "out/name")
+            held.enter_context(hold_run(start, accelerator))
+        yield run, config, [f"{config.adapt.mode}; {count}", *explain_parameters(model)]
+
+
+def global_batch(config: FinetuneConfig, accelerator: Accelerator) -> int:
+    """Return the images of one step, over all processes."""
+    return config.data.batch_size * config.loop.grad_accum * accelerator.num_processes
+
+
+def _fit_memory(config: FinetuneConfig, model: EoMT, accelerator: Accelerator) -> FinetuneConfig:
+    """Halve the micro-batch while it does not fit, and take more of them instead."""
+    model.recompute = config.loop.activation_checkpointing
+    weights, crop = config.loss.weights, config.data.crop
+    trial = TrialStep(accelerator, model, build_loss(config.loss), weights, config.schedule, crop)
+    size = fit_micro_batch(accelerator, config.data.batch_size, trial)
+    grad_accum = config.loop.grad_accum * config.data.batch_size // size
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, batch_size=size),
+        loop=dataclasses.replace(config.loop, grad_accum=grad_accum),
+    )
+
+
+def _build(
+    config: FinetuneConfig, model: EoMT, accelerator: Accelerator, start: Start, deadline: Deadline
+) -> Run:
+    if not accelerator.is_main_process:
+        logging.getLogger().setLevel(logging.WARNING)
+    batch, steps = global_batch(config, accelerator), config.loop.steps
+    if config.loop.sharding == "fsdp2":
+        shard_model(model, accelerator)
+    fused = accelerator.device.type == "cuda" and accelerator.scaler is None
+    optimizer = build_optimizer(model, config.optim.scaled(batch), fused=fused)
+    unfreeze_steps = plan_unfreezing(config.adapt, model, steps)
+    schedule = config.schedule.resolved(steps, batch)
+    lr_schedule = build_lr_schedule(optimizer, schedule, steps, unfreeze_steps)
+    state = TrainState(best=Best(config.validation.select, config.validation.patience))
+    model.recompute = config.loop.activation_checkpointing
+    if config.loop.compile:
+        compile_model(model, accelerator.device, "loop.compile")
+    prepared, optimizer = prepare(accelerator, model, optimizer)  # neither the stream nor the schedule
+    accelerator.register_for_checkpointing(lr_schedule, state)
+    ema = WeightAverage(accelerator.unwrap_model(prepared), config.ema)
+    if start.checkpoint is not None:
+        restore(accelerator, start.checkpoint)
+        ema.load(start.checkpoint)
+    stream = _open_stream(config, accelerator, state)
+    require_same_samples(state, stream, batch, accelerator.num_processes)
+    describe = partial(describe_groups, optimizer, model, config.loop.max_grad_norm)
+    return Run(
+        accelerator=accelerator,
+        model=prepared,
+        optimizer=optimizer,
+        lr_schedule=lr_schedule,
+        schedule=schedule,
+        loss=build_loss(config.loss),
+        loss_weights=config.loss.weights,
+        batches=iter(stream),
+        seed=config.seed,
+        folder=start.folder,
+        ema=ema,
+        state=state,
+        evaluate=build_validation(
+            config.validation, config.paste, config.tracking, model, accelerator, start.folder
+        ),
+        details=describe if config.tracking.groups and config.tracking.tensorboard else None,
+        deadline=deadline,
+        unfreeze_steps=unfreeze_steps,
+    )
+
+
+def _open_stream(config: FinetuneConfig, accelerator: Accelerator, state: TrainState) -> Stream:
+    return build_stream(
+        config.data,
+        seed=config.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        start_position=state.samples_seen,
+        transform=build_paste(config.paste),
+    )
