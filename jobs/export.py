@@ -14,22 +14,23 @@ from typing import Literal
 
 from safetensors.torch import save_file
 
+from eval.predict.own_model import open_own_model, parse_model_file
 from eval.predict.scores import require_scores
+from eval.predict.windows import ModelSource
+from eval.sets.frames import read_picture
 from eval.submissions.benchmark import BENCHMARKS
+from eval.submissions.export import PackageOptions, write_predictions
 from eval.submissions.picture import Picture
-from jobs.answerer import Answerer, answer_by_checkpoint, answer_by_file
-from jobs.model_source import parse_model_file
-from jobs.submission import PackageOptions, write_answers
 from models.config import METADATA_KEY, describe, read_description
 from models.eomt import EoMT
 from models.onnx import write_onnx
-from models.segmenter import require_readable
+from models.segmenter import choose_device, open_predictor, require_readable
 from models.weights.adapter import write_adapter
 from models.weights.checkpoint import find_checkpoint, load_model, load_segmenter, open_checkpoint, run_of
 from models.weights.huggingface import huggingface_config, huggingface_preprocessor, to_huggingface
 from shards.errors import InputError
 from shards.files import staged_folder
-from shards.schema import CITYSCAPES_CLASSES
+from shards.schema import CITYSCAPES_CLASSES, NUM_CLASSES
 from shards.settings import parse_options, run_program
 
 
@@ -110,13 +111,25 @@ def _export_package(options: ExportOptions) -> str:
     own = options.model_file
     source = parse_model_file(own)[0] if own else _require_checkpoint(options)
 
-    def make_answerer(first: Picture) -> Answerer:
-        if own:
-            needs = BENCHMARKS[options.to].needs_classes
-            return answer_by_file(own, options.score, first, needs_classes=needs)
-        return answer_by_checkpoint(
-            source, options.score, options.device, options.precision, options.windows_at_once
-        )
+    def open_model(first: Picture) -> ModelSource:
+        if not own:
+            device, at_once = choose_device(options.device), options.windows_at_once
+            return open_predictor(
+                source,
+                (options.score,),
+                device,
+                options.precision,
+                windows_at_once=at_once,
+                setting="--score",
+            )
+        image = read_picture(first.image, first.overlay)
+        model, num_classes = open_own_model(own, image, (options.score,), "--score")
+        if BENCHMARKS[options.to].needs_classes and num_classes != NUM_CLASSES:
+            raise InputError(
+                f"--to: the benchmark wants the {NUM_CLASSES} classes of Cityscapes too; "
+                f"{own} answers logits of {num_classes}"
+            )
+        return model
 
     package = PackageOptions(
         benchmark=options.to,
@@ -126,7 +139,7 @@ def _export_package(options: ExportOptions) -> str:
         score=options.score,
         method=options.method or run_of(source) or source.resolve().stem,
     )
-    return write_answers(make_answerer, package)
+    return write_predictions(open_model, package)
 
 
 def _export_safetensors(checkpoint: Path, options: ExportOptions, folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Answers of a model as a package for a benchmark, and what is told of a package."""
+"""Packages of a model's predictions, and reports on packages, for programs."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import UInt8
+
+from eval.predict.windows import ModelSource
 from eval.sets.frames import image_size
 from eval.submissions import smiyc
 from eval.submissions.benchmark import BENCHMARKS, choose_pictures
 from eval.submissions.package import Description
-from eval.submissions.picture import Picture, require_method
+from eval.submissions.picture import Picture, PictureAnswer, answer_evidence, require_method
 from eval.submissions.verify import PackageFindings, verify_package
 from eval.submissions.writing import write_package
-from jobs.answerer import Answerer
 from shards.errors import InputError
 from shards.files import require_free
 
@@ -30,11 +33,11 @@ class PackageOptions:
     method: str
 
 
-def write_answers(make_answerer: Callable[[Picture], Answerer], options: PackageOptions) -> str:
+def write_predictions(open_model: Callable[[Picture], ModelSource], options: PackageOptions) -> str:
     """Predict the images of a benchmark and write its package; return what is to be printed.
 
     Args:
-        make_answerer: called with the first picture, when everything else was checked.
+        open_model: called with the first picture, when everything else was checked; built for the score.
 
     Raises:
         InputError: see `eval.submissions.writing.write_package`, or an option is wrong.
@@ -45,16 +48,21 @@ def write_answers(make_answerer: Callable[[Picture], Answerer], options: Package
         smiyc.require_h5py()
     benchmark = BENCHMARKS[options.benchmark]
     pictures = choose_pictures(benchmark, options.datasets, options.parts)
-    answerer = make_answerer(pictures[0])
+    model = open_model(pictures[0])
     description = Description(
         benchmark=options.benchmark,
         method=options.method,
-        model=answerer.name,
-        fingerprint=answerer.fingerprint,
+        model=model.name,
+        fingerprint=model.fingerprint,
         score=options.score,
         frames={picture.key: image_size(picture.image) for picture in pictures},
     )
-    return render_findings(options.out, write_package(options.out, description, pictures, answerer.load()))
+    predictor = model.load()
+
+    def predict(image: UInt8[np.ndarray, "H W 3"]) -> PictureAnswer:
+        return answer_evidence(predictor(image), options.score)
+
+    return render_findings(options.out, write_package(options.out, description, pictures, predict))
 
 
 def report_package(path: Path, datasets: Path | None, parts: Sequence[str]) -> None:
