@@ -36,14 +36,14 @@ from eval.submissions.writing import write_package
 from jobs.evaluate import evaluate
 from jobs.evaluate_options import EvaluateOptions
 from jobs.world.anomaly_layout import AnomalyFrame
-from jobs.world.official_layout import OfficialFrame
+from jobs.world.official_layout import write_labelled
 from shards.settings import parse_options, run_program
 
 TRACKS = {
-    "SMIYC RA-21": ("AnomalyTrack-validation", "SegEval-AnomalyTrack", "road_anomaly_21", 10),
-    "SMIYC RO-21": ("ObstacleTrack-validation", "SegEval-ObstacleTrack", "road_obstacle_21", 18),
+    "SMIYC RA-21": ("AnomalyTrack-validation", "SegEval-AnomalyTrack", "RoadAnomaly21", 10),
+    "SMIYC RO-21": ("ObstacleTrack-validation", "SegEval-ObstacleTrack", "RoadObsticle21", 18),
 }
-"""Our name -> split and component metric of the toolkit, kind of picture, labelled frames; of the obstacle
+"""Our name -> split and component metric of the toolkit, folder of the set, labelled frames; of the obstacle
 track the toolkit leaves out what is numbered 19 and 21 to 29."""
 _SCRIPT = """
 import json, sys
@@ -92,9 +92,9 @@ def main(arguments: Sequence[str]) -> None:
     options: BenchmarkOptions = parse_options(BenchmarkOptions, arguments, program="benchmarks.smiyc_package")
     with tempfile.TemporaryDirectory() as name:
         root, package = Path(name) / "official", Path(name) / "package"
-        for _, _, kind, count in TRACKS.values():
+        for _, _, folder, count in TRACKS.values():
             for index in range(count):
-                OfficialFrame(AnomalyFrame(0, options.height, kind, index)).write(Path(name))
+                write_labelled(AnomalyFrame(0, options.height, folder, index), Path(name))
         theirs_of = _write_and_read(root, package, options)
         ours = evaluate(
             EvaluateOptions(

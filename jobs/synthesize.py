@@ -6,20 +6,21 @@ import functools
 import logging
 import multiprocessing
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 from tqdm import tqdm
 
 from jobs.world.anomaly_layout import plan_anomalies
 from jobs.world.cityscapes_layout import plan_cityscapes
-from jobs.world.coco_layout import plan_coco, write_annotations
+from jobs.world.coco_json import write_annotations
+from jobs.world.coco_layout import plan_coco
 from jobs.world.official_layout import plan_official, write_frame_list
-from jobs.world.preview import write_preview
+from jobs.world.picture_files import write_preview
 from shards.files import staged_folder
 from shards.settings import parse_options, run_program
 
@@ -52,27 +53,12 @@ class SynthesizeOptions:
     """Processes that draw."""
 
     def __post_init__(self) -> None:
-        limits = {
-            "seed": 0,
-            "train": 1,
-            "val": 1,
-            "coco": 1,
-            "coco_height": 64,
-            "anomaly_images": 1,
-            "workers": 1,
-        }
-        for name, least in limits.items():
+        one = dict.fromkeys(("train", "val", "coco", "anomaly_images", "workers"), 1)
+        for name, least in {"seed": 0, "coco_height": 64, **one}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: got {getattr(self, name)}; at least {least} is needed")
         if self.height < 64 or self.height % 2:
             raise ValueError(f"height: got {self.height}; an even number of at least 64 is needed")
-
-
-class Drawing(Protocol):
-    """One picture that knows where it belongs."""
-
-    def write(self, root: Path) -> dict[str, Any] | None:
-        """Draw it and write its files under `root`; return what must be collected, if anything."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -90,28 +76,28 @@ def synthesize(options: SynthesizeOptions) -> None:
     coco = plan_coco(options.seed, options.coco_height, options.coco)
     street = plan_cityscapes(options.seed, options.height, options.train, options.val)
     anomalies = plan_anomalies(options.seed, options.height, options.anomaly_images)
-    drawings: list[Drawing] = [*coco, *street, *anomalies]
+    drawings: list[Callable[[Path], Any]] = [picture.write for picture in coco]
+    drawings += [frame.write for frame in street] + [frame.write for frame in anomalies]
     if options.official:
         drawings += plan_official(options.seed, options.height, street)
     with staged_folder(options.out) as root:
         results = _draw_all(drawings, root, options.workers)
-        write_annotations(root, [entry for entry in results[: len(coco)] if entry is not None])
+        write_annotations(root, results[: len(coco)])
         if options.official:
             write_frame_list(root)
         write_preview(root)
     logger.info("%s: %d pictures, overview in preview.png", options.out, len(drawings))
 
 
-def _draw_all(drawings: Sequence[Drawing], root: Path, workers: int) -> list[dict[str, Any] | None]:
-    """Write every drawing under `root`; results keep the order of `drawings`."""
-    write = functools.partial(_write, root=root)
+def _draw_all(drawings: Sequence[Callable[[Path], Any]], root: Path, workers: int) -> list[Any]:
+    """Write every drawing under `root`; what they return keeps the order of `drawings`."""
     with _mapper(workers) as mapped:
-        results = mapped(write, drawings)
+        results = mapped(functools.partial(_write, root=root), drawings)
         return list(tqdm(results, total=len(drawings), desc="drawing", unit="picture", disable=None))
 
 
-def _write(drawing: Drawing, root: Path) -> dict[str, Any] | None:
-    return drawing.write(root)
+def _write(drawing: Callable[[Path], Any], root: Path) -> Any:
+    return drawing(root)
 
 
 def _start_worker() -> None:

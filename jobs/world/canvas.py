@@ -19,13 +19,17 @@ _NOISE_SIDE = 256
 
 Colour = tuple[float, float, float]
 """sRGB in [0, 255]."""
-Points = Float[np.ndarray, "N 2"]
+Points = Float[np.ndarray, "N 2"] | Sequence[Sequence[float]]
 """(column, row) in final pixels; (0, 0) is the upper left corner of the upper left pixel."""
 Window = tuple[slice, slice]
 
 
 class Canvas:
-    """Picture, identities, and the haze between the camera and what is painted."""
+    """Picture, identities, and the haze between the camera and what is painted.
+
+    Whatever paints takes the `identity` that it writes (None paints the picture only, as for a decal), and
+    the `depth` in metres from the camera, for the haze.
+    """
 
     def __init__(self, height: int, width: int, rng: np.random.Generator) -> None:
         """Start with a black picture and identity 0.
@@ -52,7 +56,7 @@ class Canvas:
 
     def fill(
         self,
-        points: Points | Sequence[Sequence[float]],
+        points: Points,
         colour: Colour | np.ndarray,
         identity: int | None = None,
         *,
@@ -64,21 +68,25 @@ class Canvas:
         Args:
             points: corners, in order.
             colour: one colour, or a picture of the canvas's supersampled size to cut the polygon out of.
-            identity: written into the identities; None paints the picture only, as for a decal.
-            depth: metres from the camera, for the haze.
+            identity: see the class.
+            depth: see the class.
             grain: relative amplitude of the surface's noise.
         """
         corners = self._scaled(points)
         window = self._window(corners)
         if window is None:
             return
-        paint = np.asarray(colour, np.float32)
+        paint: Float[np.ndarray, "..."] = np.asarray(colour, np.float32)
         paint = paint[window] if paint.ndim == 3 else paint
-        self._paint(window, _polygon(corners, window), paint, identity, depth, grain)
+        if grain > 0:
+            rows = np.arange(window[0].start, window[0].stop) % _NOISE_SIDE
+            columns = np.arange(window[1].start, window[1].stop) % _NOISE_SIDE
+            paint = paint * (1 + grain * self._grain[np.ix_(rows, columns)][..., None])
+        self._paint(window, _polygon(corners, window), paint, identity, depth)
 
     def stroke(
         self,
-        points: Points | Sequence[Sequence[float]],
+        points: Points,
         thickness: float,
         colour: Colour,
         identity: int | None = None,
@@ -94,38 +102,24 @@ class Canvas:
             return
         mask = np.zeros(_shape(window), dtype=np.uint8)
         cv2.polylines(mask, [_fixed(corners, window)], closed, 1, thick, cv2.LINE_8, _FRACTION_BITS)
-        self._paint(window, mask.astype(bool), np.asarray(colour, np.float32), identity, depth, 0.0)
-
-    def ellipse(
-        self,
-        centre: tuple[float, float],
-        radii: tuple[float, float],
-        colour: Colour,
-        identity: int | None = None,
-        *,
-        angle: float = 0.0,
-        depth: float = 0.0,
-        grain: float = 0.0,
-    ) -> None:
-        """Fill an ellipse; `angle` in radians turns it clockwise on the screen."""
-        self.fill(ellipse_points(centre, radii, angle), colour, identity, depth=depth, grain=grain)
+        self._paint(window, mask.astype(bool), np.asarray(colour, np.float32), identity, depth)
 
     def warp(
         self,
-        texture: UInt8[np.ndarray, "h w c"],
-        corners: Points | Sequence[Sequence[float]],
+        texture: UInt8[np.ndarray, "h w 3"],
+        corners: Points,
         identity: int | None = None,
         *,
         depth: float = 0.0,
         shade: float = 1.0,
     ) -> None:
-        """Stretch a texture over a quadrilateral, in perspective.
+        """Stretch an RGB texture over a quadrilateral, in perspective.
 
         Args:
-            texture: RGB, or RGBA whose alpha below 128 is left out of the picture and of the identities.
+            texture: picture of the surface.
             corners: upper left, upper right, lower right, lower left of the texture.
-            identity: as in `fill`.
-            depth: as in `fill`.
+            identity: see the class.
+            depth: see the class.
             shade: factor on the colours, such as a face turned away from the light.
         """
         quad = self._scaled(corners)
@@ -134,15 +128,12 @@ class Canvas:
             return
         texture = _reduce(texture, quad)
         height, width = texture.shape[:2]
-        source = np.array([[0, 0], [width, 0], [width, height], [0, height]], dtype=np.float32)
+        source = np.array(rectangle(0, 0, width, height), dtype=np.float32)
         target = (quad - (window[1].start, window[0].start)).astype(np.float32)
         matrix = cv2.getPerspectiveTransform(source, target)
         rows, columns = _shape(window)
         warped = cv2.warpPerspective(texture, matrix, (columns, rows), borderMode=cv2.BORDER_REPLICATE)
-        mask = _polygon(quad, window)
-        if texture.shape[2] == 4:
-            mask &= warped[..., 3] >= 128
-        self._paint(window, mask, warped[..., :3].astype(np.float32) * shade, identity, depth, 0.0)
+        self._paint(window, _polygon(quad, window), warped.astype(np.float32) * shade, identity, depth)
 
     def stamp(
         self,
@@ -160,8 +151,8 @@ class Canvas:
             picture: copied where `mask` holds.
             mask: the shape.
             top_left: (row, column) of the picture's first pixel, in supersampled pixels; may be negative.
-            identity: as in `fill`.
-            depth: as in `fill`.
+            identity: see the class.
+            depth: see the class.
             opacity: below 1, what lies behind shines through.
         """
         top, left = top_left
@@ -170,28 +161,23 @@ class Canvas:
         if rows.start >= rows.stop or columns.start >= columns.stop:
             return
         part = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
-        window = (rows, columns)
         colour: Float[np.ndarray, "h w 3"] = picture[part].astype(np.float32)
         if opacity < 1:
-            colour = opacity * colour + (1 - opacity) * self.pixels[window]
-        self._paint(window, mask[part], colour, identity, depth, 0.0)
+            colour = opacity * colour + (1 - opacity) * self.pixels[rows, columns]
+        self._paint((rows, columns), mask[part], colour, identity, depth)
 
     def sees(self, corners: Points) -> bool:
-        """Say whether a polygon's bounding box touches the picture."""
+        """Return whether a polygon's bounding box touches the picture."""
         return self._window(self._scaled(corners)) is not None
 
-    def shadow(
-        self, points: Points | Sequence[Sequence[float]], strength: float, softness: float = 2.0
-    ) -> None:
+    def shadow(self, points: Points, strength: float, softness: float) -> None:
         """Darken a polygon by `strength` in [0, 1], with a soft edge of `softness` final pixels."""
         corners = self._scaled(points)
-        margin = round(3 * softness * SUPERSAMPLING)
-        window = self._window(corners, margin=margin)
+        window = self._window(corners, margin=round(3 * softness * SUPERSAMPLING))
         if window is None:
             return
-        mask = cv2.GaussianBlur(
-            _polygon(corners, window).astype(np.float32), (0, 0), softness * SUPERSAMPLING
-        )
+        hard = _polygon(corners, window).astype(np.float32)
+        mask = cv2.GaussianBlur(hard, (0, 0), softness * SUPERSAMPLING)
         region = self.pixels[window]
         region[:] = (region * (1 - strength * mask[..., None])).astype(np.uint8)
 
@@ -208,12 +194,7 @@ class Canvas:
         colour: Float[np.ndarray, "..."],
         identity: int | None,
         depth: float,
-        grain: float,
     ) -> None:
-        if grain > 0:
-            rows = np.arange(window[0].start, window[0].stop) % _NOISE_SIDE
-            columns = np.arange(window[1].start, window[1].stop) % _NOISE_SIDE
-            colour = colour * (1 + grain * self._grain[np.ix_(rows, columns)][..., None])
         clear = float(np.exp(-depth * self.haze_per_metre))
         colour = colour * clear + np.asarray(self.haze, np.float32) * (1 - clear)
         colour = np.clip(colour, 0, 255).astype(np.uint8)
@@ -221,7 +202,7 @@ class Canvas:
         if identity is not None:
             self.identities[window][mask] = identity
 
-    def _scaled(self, points: Points | Sequence[Sequence[float]]) -> Float[np.ndarray, "N 2"]:
+    def _scaled(self, points: Points) -> Float[np.ndarray, "N 2"]:
         limit = 8 * max(self.width, self.height)  # keeps the fixed-point numbers of cv2 in range
         return np.clip(np.asarray(points, dtype=np.float64), -limit, limit) * SUPERSAMPLING
 
@@ -234,10 +215,15 @@ class Canvas:
         return None if empty else window
 
 
+def rectangle(left: float, top: float, right: float, bottom: float) -> list[tuple[float, float]]:
+    """Return the corners of a rectangle: upper left, upper right, lower right, lower left."""
+    return [(left, top), (right, top), (right, bottom), (left, bottom)]
+
+
 def ellipse_points(
     centre: tuple[float, float], radii: tuple[float, float], angle: float = 0.0, count: int = 28
 ) -> Float[np.ndarray, "N 2"]:
-    """Return the corners of a polygon close to an ellipse."""
+    """Return the corners of a polygon close to an ellipse; `angle` in radians turns it clockwise."""
     turn = np.linspace(0, 2 * np.pi, count, endpoint=False)
     flat = np.stack([radii[0] * np.cos(turn), radii[1] * np.sin(turn)], axis=1)
     rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
@@ -245,7 +231,7 @@ def ellipse_points(
 
 
 def _grain_field(rng: np.random.Generator) -> Float[np.ndarray, "n n"]:
-    """Noise with fine and middle frequencies, unit variance, that repeats without a seam."""
+    """Draw noise with fine and middle frequencies, unit variance, that repeats without a seam."""
     white = rng.standard_normal((_NOISE_SIDE, _NOISE_SIDE), dtype=np.float32)
     margin = 12
     tiled = cv2.copyMakeBorder(white, margin, margin, margin, margin, cv2.BORDER_WRAP)
@@ -254,15 +240,12 @@ def _grain_field(rng: np.random.Generator) -> Float[np.ndarray, "n n"]:
     return field / field.std()
 
 
-def _reduce(
-    texture: UInt8[np.ndarray, "h w c"], quad: Float[np.ndarray, "4 2"]
-) -> UInt8[np.ndarray, "h2 w2 c"]:
+def _reduce(texture: UInt8[np.ndarray, "h w 3"], quad: Float[np.ndarray, "4 2"]) -> np.ndarray:
     """Shrink a texture to about the size it is shown at, so that warping it does not alias."""
     sides = np.linalg.norm(np.roll(quad, -1, axis=0) - quad, axis=1)  # top, right, bottom, left
-    shown_width = float(max(sides[0], sides[2], 1.0))
-    shown_height = float(max(sides[1], sides[3], 1.0))
     height, width = texture.shape[:2]
-    size = (max(1, min(width, int(shown_width))), max(1, min(height, int(shown_height))))
+    shown = int(max(sides[0], sides[2], 1.0)), int(max(sides[1], sides[3], 1.0))
+    size = (min(width, shown[0]), min(height, shown[1]))
     if size == (width, height):
         return texture
     return cv2.resize(texture, size, interpolation=cv2.INTER_AREA)

@@ -1,4 +1,4 @@
-"""What one town, and one hour of the day, look like."""
+"""Palettes of towns, and the light of one picture."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from jobs.world.canvas import Colour
-from jobs.world.texture import to_colour
+from jobs.world.texture import draw_colour, to_colour
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,12 @@ class Light:
 
 def draw_town(rng: np.random.Generator) -> TownStyle:
     """Choose a town's palette: plaster, brick and stone in muted colours."""
-    plaster = [
-        to_colour(rng.uniform(0.06, 0.15), rng.uniform(0.05, 0.45), rng.uniform(0.6, 0.92)) for _ in range(4)
-    ]
-    brick = [
-        to_colour(rng.uniform(0.0, 0.05), rng.uniform(0.3, 0.55), rng.uniform(0.42, 0.62)) for _ in range(2)
-    ]
-    other = [to_colour(rng.random(), rng.uniform(0.03, 0.2), rng.uniform(0.5, 0.85)) for _ in range(2)]
-    facades = (*plaster, *brick, *other)
+    kinds = (  # how many, and the ranges of hue, saturation and value: plaster, brick, other
+        (4, (0.06, 0.15), (0.05, 0.45), (0.6, 0.92)),
+        (2, (0.0, 0.05), (0.3, 0.55), (0.42, 0.62)),
+        (2, (0.0, 1.0), (0.03, 0.2), (0.5, 0.85)),
+    )
+    facades = tuple(draw_colour(rng, *ranges) for count, *ranges in kinds for _ in range(count))
     grey = rng.uniform(80, 105)
     pale = rng.uniform(140, 170)
     return TownStyle(
@@ -66,19 +64,14 @@ def draw_town(rng: np.random.Generator) -> TownStyle:
 
 
 def draw_light(rng: np.random.Generator, *, unusual: bool = False) -> Light:
-    """Choose hour and weather.
-
-    Args:
-        rng: source of randomness.
-        unusual: a mild shift of domain, for test scenes: warmer or colder light, more haze and noise.
-    """
+    """Choose hour and weather; `unusual` light is warmer or colder, with more haze and noise."""
     warm = rng.uniform(-0.05, 0.05) + (rng.choice([-0.07, 0.09]) if unusual else 0.0)
     bright = rng.uniform(0.85, 1.08) * (rng.uniform(0.8, 1.0) if unusual else 1.0)
     clouds = rng.uniform(0.0, 1.0)
     blue = to_colour(
         rng.uniform(0.55, 0.6), rng.uniform(0.35, 0.6) * (1 - 0.6 * clouds), rng.uniform(0.8, 0.95)
     )
-    pale = to_colour(rng.uniform(0.08, 0.6), rng.uniform(0.02, 0.14), rng.uniform(0.86, 0.96))
+    pale = draw_colour(rng, (0.08, 0.6), (0.02, 0.14), (0.86, 0.96))
     return Light(
         gain=(bright * (1 + warm), bright, bright * (1 - warm)),
         zenith=blue,
@@ -99,9 +92,7 @@ def expose(
     rows = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     columns = np.linspace(-1, 1, width, dtype=np.float32)[None]
     falloff = 1 - 0.12 * (rows**2 + columns**2) / 2
-    exposed: Float[np.ndarray, "H W 3"] = (
-        image.astype(np.float32) * falloff[..., None] * np.asarray(light.gain, np.float32)
-    )
+    exposed = image.astype(np.float32) * falloff[..., None] * np.asarray(light.gain, np.float32)
     blurred = cv2.GaussianBlur(exposed, (0, 0), 0.0004 * height + 0.25)
     noisy = blurred + light.noise * rng.standard_normal(exposed.shape, dtype=np.float32)
     return np.clip(noisy, 0, 255).astype(np.uint8)

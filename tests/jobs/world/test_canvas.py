@@ -42,7 +42,7 @@ def test_what_is_painted_without_identity_changes_no_identity() -> None:
     canvas = blank()
     canvas.fill([(0, 0), (30, 0), (30, 20), (0, 20)], (90, 90, 90), 7)
     canvas.fill([(5, 5), (15, 5), (15, 15), (5, 15)], (255, 255, 255))
-    canvas.shadow([(5, 5), (15, 5), (15, 15), (5, 15)], 0.5)
+    canvas.shadow([(5, 5), (15, 5), (15, 15), (5, 15)], 0.5, 2.0)
     image, identities = canvas.finish()
     assert (identities == 7).all()
     assert image.max() > 90

@@ -5,12 +5,22 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from jobs.world.annotation import annotate_crowd, annotate_polygons
+from jobs.world.coco_json import CATEGORIES, CATEGORY_IDS, annotate_crowd, annotate_polygons
 from jobs.world.coco_objects import COCO_OBJECTS
 from jobs.world.sprite import draw_sprite
 
 # pycocotools 2.0 has not caught up with a keyword of NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def test_categories_are_the_official_ones() -> None:
+    assert len(CATEGORIES) == len(CATEGORY_IDS) == 80
+    # A few on both sides of every gap in the official numbers, from cocodataset.org.
+    official = {"person": 1, "fire hydrant": 11, "stop sign": 13, "giraffe": 25, "backpack": 27}
+    official |= {"umbrella": 28, "handbag": 31, "bottle": 44, "wine glass": 46, "bed": 65}
+    official |= {"dining table": 67, "toilet": 70, "tv": 72, "refrigerator": 82, "book": 84, "toothbrush": 90}
+    assert official.items() <= CATEGORY_IDS.items()
+    assert {"supercategory": "appliance", "id": 80, "name": "toaster"} in CATEGORIES
 
 
 def decode(annotation: dict, shape: tuple[int, int]) -> np.ndarray:

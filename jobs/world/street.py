@@ -1,0 +1,116 @@
+"""The plan of a street, and the stage on which a scene is painted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from jobs.world.labels import LabelId
+from jobs.world.perspective import View
+from jobs.world.style import Light, TownStyle
+
+RARE: tuple[str, ...] = ("bus", "rider", "wall", "truck", "motorcycle", "train", "fence", "bicycle")
+"""What few streets have; scene number i is sure to try for the i-th of them, modulo their number."""
+
+Place = tuple[float, float]
+"""X and Z in metres."""
+Piece = tuple[float, Callable[[], object]]
+"""Distance in metres, and what paints something there."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A band of ground along the street, from `left` to `right` in metres."""
+
+    left: float
+    right: float
+    label: LabelId
+
+    @property
+    def middle(self) -> float:
+        """Return X of the middle."""
+        return (self.left + self.right) / 2
+
+
+@dataclass(frozen=True)
+class Street:
+    """The plan of a street: bands side by side, from left to right, without gaps."""
+
+    strips: tuple[Strip, ...]
+    lanes: tuple[float, ...]
+    """X of the lines between lanes."""
+    crossing: float | None
+    """Z where a zebra crossing begins."""
+
+    def strip(self, label: LabelId, side: int) -> Strip | None:
+        """Return the band of a kind left (-1) or right (+1) of the camera."""
+        return next((s for s in self.strips if s.label == label and s.middle * side > 0), None)
+
+    @property
+    def road(self) -> Strip:
+        """Return the road."""
+        return next(strip for strip in self.strips if strip.label == LabelId.ROAD)
+
+    def frontier(self, side: int) -> float:
+        """X where houses begin, left (-1) or right (+1)."""
+        return self.strips[0].left if side < 0 else self.strips[-1].right
+
+
+def draw_street(rng: np.random.Generator, *, rails: bool = False, wide: bool = False) -> Street:
+    """Plan a street around a camera in its right half; `rails` lie on the left, beside the road."""
+    lane = rng.uniform(3.0, 3.5)
+    lanes_left = 1 + int(wide or rng.random() < 0.35)
+    lanes_right = 1 + int(wide and rng.random() < 0.7)
+    left, right = -lane * (lanes_left + 0.5), lane * (lanes_right - 0.4)
+    lanes = [-lane * (0.5 + i) for i in range(lanes_left)]
+    lanes += [lane * (0.55 + i) for i in range(lanes_right - 1)]
+    strips = [Strip(left, right, LabelId.ROAD)]
+    for label, width in _side_bands(rng, rails):
+        strips.insert(0, Strip(strips[0].left - width, strips[0].left, label))
+    for label, width in _side_bands(rng, False):
+        strips.append(Strip(strips[-1].right, strips[-1].right + width, label))
+    crossing = rng.uniform(8, 25) if rng.random() < 0.2 else None
+    return Street(tuple(strips), tuple(lanes), crossing)
+
+
+def _side_bands(rng: np.random.Generator, rails: bool) -> list[tuple[LabelId, float]]:
+    """Choose what lies between road and houses, from the road outwards."""
+    bands = []
+    if rails:
+        bands.append((LabelId.RAIL_TRACK, 3.2))
+    elif rng.random() < 0.35:
+        bands.append((LabelId.PARKING, 2.2))
+    bands.append((LabelId.SIDEWALK, rng.uniform(2.0, 4.0)))
+    if rng.random() < 0.45:
+        bands.append((LabelId.TERRAIN, rng.uniform(1.5, 4.5)))
+    return bands
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """Differences of a scene from the ordinary."""
+
+    feature: str = ""
+    """One of `RARE` that the scene shall show."""
+    hood: float = 0.1
+    """Height of the ego vehicle's bonnet, as a share of the picture's; 0 for none."""
+    frame: bool = True
+    """A dark rim where rectification leaves no picture; labelled out of roi."""
+    traffic: float = 1.0
+    """Number of cars and people, relative to an ordinary street."""
+    wide: bool = False
+    """A wide road, with space for something to lie on it."""
+    unusual: bool = False
+    """Light that the training scenes do not have."""
+
+
+@dataclass(frozen=True)
+class Stage(View):
+    """View of a street in the making, and its plan."""
+
+    street: Street
+    town: TownStyle
+    light: Light
+    options: SceneOptions
