@@ -15,10 +15,10 @@ from typing import Any
 import cv2
 from tqdm import tqdm
 
-from jobs.world.anomaly_layout import plan_anomalies
-from jobs.world.cityscapes_layout import plan_cityscapes
+from jobs.world.anomaly_layout import ANOMALY_SETS, AnomalyFrame
+from jobs.world.cityscapes_layout import StreetFrame
 from jobs.world.coco_json import write_annotations
-from jobs.world.coco_layout import plan_coco
+from jobs.world.coco_layout import ObjectPicture
 from jobs.world.official_layout import plan_official, write_frame_list
 from jobs.world.picture_files import write_preview
 from shards.files import staged_folder
@@ -73,13 +73,16 @@ def synthesize(options: SynthesizeOptions) -> None:
     Raises:
         InputError: `options.out` already holds files.
     """
-    coco = plan_coco(options.seed, options.coco_height, options.coco)
-    street = plan_cityscapes(options.seed, options.height, options.train, options.val)
-    anomalies = plan_anomalies(options.seed, options.height, options.anomaly_images)
+    seed, height = options.seed, options.height
+    coco = [ObjectPicture(seed, options.coco_height, index) for index in range(options.coco)]
+    street = [StreetFrame(seed, height, "train", index) for index in range(options.train)]
+    street += [StreetFrame(seed, height, "val", index) for index in range(options.val)]
+    numbers = range(options.anomaly_images)
+    anomalies = [AnomalyFrame(seed, height, name, index) for name in ANOMALY_SETS for index in numbers]
     drawings: list[Callable[[Path], Any]] = [picture.write for picture in coco]
     drawings += [frame.write for frame in street] + [frame.write for frame in anomalies]
     if options.official:
-        drawings += plan_official(options.seed, options.height, street)
+        drawings += plan_official(seed, height, street)
     with staged_folder(options.out) as root:
         results = _draw_all(drawings, root, options.workers)
         write_annotations(root, results[: len(coco)])

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt8, UInt16
+from jaxtyping import UInt8
 
 from eval.sets.registry import TEST_SETS, Known
-from jobs.world.canvas import SUPERSAMPLING, ellipse_points
+from jobs.world.canvas import SUPERSAMPLING, Identities, Picture, Sprite, ellipse_points
 from jobs.world.cityscapes_layout import town_of
 from jobs.world.labels import EVALUATED, OBJECT_ID, LabelId, label_ids
 from jobs.world.oddities import ODDITIES
 from jobs.world.picture_files import write_labels, write_picture
 from jobs.world.scene import finish_scene, set_stage
-from jobs.world.sprite import Sprite, draw_sprite
+from jobs.world.sprite import draw_sprite
 from jobs.world.street import Piece, SceneOptions, Stage
 from shards.schema import ANOMALY, NORMAL, VOID
 
@@ -67,7 +67,7 @@ class AnomalyFrame:
         write_picture(folder / "images" / f"{self.index}{ANOMALY_SETS[self.folder].suffix}", image)
         write_labels(folder / "labels_masks" / f"{self.index}.png", labels)
 
-    def draw(self) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]]:
+    def draw(self) -> tuple[Picture, UInt8[np.ndarray, "H W"]]:
         """Return the picture and its mask; draws again until an anomaly can be seen."""
         for attempt in range(20):
             seeds = [self.seed, ANOMALY_SETS[self.folder].domain, self.index, attempt]
@@ -76,13 +76,12 @@ class AnomalyFrame:
                 break
         return image, anomaly_labels(identities, self.folder)
 
-    def _draw(self, rng: np.random.Generator) -> tuple[UInt8[np.ndarray, "H W 3"], UInt16[np.ndarray, "H W"]]:
+    def _draw(self, rng: np.random.Generator) -> tuple[Picture, Identities]:
         entry = ANOMALY_SETS[self.folder]
         height, width = scaled_size(self.folder, self.height)
         town = town_of(self.seed, str(rng.choice(_TOWNS)))
         options = SceneOptions(
             hood=entry.hood * rng.uniform(0.85, 1.15),
-            frame=entry.hood > 0,
             traffic=entry.traffic,
             wide=entry.where == "road" and entry.normal != "road",
             unusual=True,
@@ -95,12 +94,7 @@ class AnomalyFrame:
         return finish_scene(stage, [_place(stage, entry, share / count) for _ in range(count)])
 
 
-def plan_anomalies(seed: int, height: int, count: int) -> list[AnomalyFrame]:
-    """List the pictures: `count` of every set."""
-    return [AnomalyFrame(seed, height, folder, index) for folder in ANOMALY_SETS for index in range(count)]
-
-
-def anomaly_labels(identities: UInt16[np.ndarray, "H W"], folder: str) -> UInt8[np.ndarray, "H W"]:
+def anomaly_labels(identities: Identities, folder: str) -> UInt8[np.ndarray, "H W"]:
     """Turn identities into the label values of a set."""
     normal = ANOMALY_SETS[folder].normal
     values = {target: value for value, target in TEST_SETS[folder].values.items()}
@@ -151,4 +145,4 @@ def _stamp(stage: Stage, sprite: Sprite, foot: tuple[float, float], depth: float
         reach = columns / SUPERSAMPLING / 2
         stage.canvas.shadow(ellipse_points(foot, (1.05 * reach, 0.16 * reach)), 0.5, max(0.4, 0.06 * reach))
     top_left = (round(foot[1] * SUPERSAMPLING) - rows, round(foot[0] * SUPERSAMPLING) - columns // 2)
-    stage.canvas.stamp(sprite.picture, sprite.mask, top_left, OBJECT_ID, depth=depth, opacity=opacity)
+    stage.canvas.stamp(sprite, top_left, OBJECT_ID, depth=depth, opacity=opacity)

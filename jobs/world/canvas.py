@@ -8,6 +8,7 @@ and no two are ever mixed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -19,9 +20,27 @@ _NOISE_SIDE = 256
 
 Colour = tuple[float, float, float]
 """sRGB in [0, 255]."""
+Surface = Float[np.ndarray, "s s 3"]
+"""A picture of the canvas's supersampled size, sRGB in [0, 255], to cut shapes out of."""
+Paint = Colour | Surface
 Points = Float[np.ndarray, "N 2"] | Sequence[Sequence[float]]
 """(column, row) in final pixels; (0, 0) is the upper left corner of the upper left pixel."""
-Window = tuple[slice, slice]
+Picture = UInt8[np.ndarray, "H W 3"]
+Identities = UInt16[np.ndarray, "H W"]
+"""Instance ids as `gtFine_instanceIds` files hold them: label id, or label id * 1000 + n if countable."""
+_Window = tuple[slice, slice]
+
+
+@dataclass(frozen=True)
+class Sprite:
+    """A finished object, cropped to its shape, in supersampled pixels."""
+
+    picture: Picture
+    mask: Bool[np.ndarray, "H W"]
+
+    def mirrored(self) -> Sprite:
+        """Return it with left and right swapped."""
+        return Sprite(self.picture[:, ::-1], self.mask[:, ::-1])
 
 
 class Canvas:
@@ -55,44 +74,23 @@ class Canvas:
         return label * 1000 + number
 
     def fill(
-        self,
-        points: Points,
-        colour: Colour | np.ndarray,
-        identity: int | None = None,
-        *,
-        depth: float = 0.0,
-        grain: float = 0.0,
+        self, points: Points, paint: Paint, identity: int | None = None, *, depth: float = 0, grain: float = 0
     ) -> None:
-        """Fill a polygon.
-
-        Args:
-            points: corners, in order.
-            colour: one colour, or a picture of the canvas's supersampled size to cut the polygon out of.
-            identity: see the class.
-            depth: see the class.
-            grain: relative amplitude of the surface's noise.
-        """
+        """Fill a polygon; `grain` is the relative amplitude of its surface's noise."""
         corners = self._scaled(points)
         window = self._window(corners)
         if window is None:
             return
-        paint: Float[np.ndarray, "..."] = np.asarray(colour, np.float32)
-        paint = paint[window] if paint.ndim == 3 else paint
+        colour: Float[np.ndarray, "..."] = np.asarray(paint, np.float32)
+        colour = colour[window] if colour.ndim == 3 else colour
         if grain > 0:
             rows = np.arange(window[0].start, window[0].stop) % _NOISE_SIDE
             columns = np.arange(window[1].start, window[1].stop) % _NOISE_SIDE
-            paint = paint * (1 + grain * self._grain[np.ix_(rows, columns)][..., None])
-        self._paint(window, _polygon(corners, window), paint, identity, depth)
+            colour = colour * (1 + grain * self._grain[np.ix_(rows, columns)][..., None])
+        self._paint(window, _polygon(corners, window), colour, identity, depth)
 
     def stroke(
-        self,
-        points: Points,
-        thickness: float,
-        colour: Colour,
-        identity: int | None = None,
-        *,
-        depth: float = 0.0,
-        closed: bool = False,
+        self, points: Points, thickness: float, colour: Colour, identity: int, *, depth: float = 0
     ) -> None:
         """Draw a line through `points`, `thickness` final pixels wide (at least half a pixel)."""
         corners = self._scaled(points)
@@ -101,19 +99,13 @@ class Canvas:
         if window is None:
             return
         mask = np.zeros(_shape(window), dtype=np.uint8)
-        cv2.polylines(mask, [_fixed(corners, window)], closed, 1, thick, cv2.LINE_8, _FRACTION_BITS)
+        cv2.polylines(mask, [_fixed(corners, window)], False, 1, thick, cv2.LINE_8, _FRACTION_BITS)
         self._paint(window, mask.astype(bool), np.asarray(colour, np.float32), identity, depth)
 
     def warp(
-        self,
-        texture: UInt8[np.ndarray, "h w 3"],
-        corners: Points,
-        identity: int | None = None,
-        *,
-        depth: float = 0.0,
-        shade: float = 1.0,
+        self, texture: Picture, corners: Points, identity: int, *, depth: float = 0, shade: float = 1
     ) -> None:
-        """Stretch an RGB texture over a quadrilateral, in perspective.
+        """Stretch a texture over a quadrilateral, in perspective.
 
         Args:
             texture: picture of the surface.
@@ -137,31 +129,29 @@ class Canvas:
 
     def stamp(
         self,
-        picture: UInt8[np.ndarray, "h w 3"],
-        mask: Bool[np.ndarray, "h w"],
+        sprite: Sprite,
         top_left: tuple[int, int],
-        identity: int | None = None,
+        identity: int,
         *,
-        depth: float = 0.0,
-        opacity: float = 1.0,
+        depth: float = 0,
+        opacity: float = 1,
     ) -> None:
-        """Copy a picture, in supersampled pixels; what falls outside is cropped.
+        """Copy an object; what falls outside is cropped.
 
         Args:
-            picture: copied where `mask` holds.
-            mask: the shape.
-            top_left: (row, column) of the picture's first pixel, in supersampled pixels; may be negative.
+            sprite: picture, copied where its mask holds.
+            top_left: (row, column) of its first pixel, in supersampled pixels; may be negative.
             identity: see the class.
             depth: see the class.
             opacity: below 1, what lies behind shines through.
         """
-        top, left = top_left
+        (top, left), mask = top_left, sprite.mask
         rows = slice(max(top, 0), min(top + mask.shape[0], self.pixels.shape[0]))
         columns = slice(max(left, 0), min(left + mask.shape[1], self.pixels.shape[1]))
         if rows.start >= rows.stop or columns.start >= columns.stop:
             return
         part = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
-        colour: Float[np.ndarray, "h w 3"] = picture[part].astype(np.float32)
+        colour: Float[np.ndarray, "h w 3"] = sprite.picture[part].astype(np.float32)
         if opacity < 1:
             colour = opacity * colour + (1 - opacity) * self.pixels[rows, columns]
         self._paint((rows, columns), mask[part], colour, identity, depth)
@@ -181,7 +171,7 @@ class Canvas:
         region = self.pixels[window]
         region[:] = (region * (1 - strength * mask[..., None])).astype(np.uint8)
 
-    def finish(self) -> tuple[UInt8[np.ndarray, "H W 3"], UInt16[np.ndarray, "H W"]]:
+    def finish(self) -> tuple[Picture, Identities]:
         """Return the antialiased picture and the point-sampled identities."""
         image = cv2.resize(self.pixels, (self.width, self.height), interpolation=cv2.INTER_AREA)
         middle = SUPERSAMPLING // 2
@@ -189,7 +179,7 @@ class Canvas:
 
     def _paint(
         self,
-        window: Window,
+        window: _Window,
         mask: Bool[np.ndarray, "h w"],
         colour: Float[np.ndarray, "..."],
         identity: int | None,
@@ -206,7 +196,7 @@ class Canvas:
         limit = 8 * max(self.width, self.height)  # keeps the fixed-point numbers of cv2 in range
         return np.clip(np.asarray(points, dtype=np.float64), -limit, limit) * SUPERSAMPLING
 
-    def _window(self, corners: Float[np.ndarray, "N 2"], margin: int = 0) -> Window | None:
+    def _window(self, corners: Float[np.ndarray, "N 2"], margin: int = 0) -> _Window | None:
         rows, columns = self.pixels.shape[:2]
         left, top = np.floor(corners.min(axis=0)).astype(int) - margin
         right, bottom = np.ceil(corners.max(axis=0)).astype(int) + margin + 1
@@ -240,7 +230,7 @@ def _grain_field(rng: np.random.Generator) -> Float[np.ndarray, "n n"]:
     return field / field.std()
 
 
-def _reduce(texture: UInt8[np.ndarray, "h w 3"], quad: Float[np.ndarray, "4 2"]) -> np.ndarray:
+def _reduce(texture: Picture, quad: Float[np.ndarray, "4 2"]) -> Picture:
     """Shrink a texture to about the size it is shown at, so that warping it does not alias."""
     sides = np.linalg.norm(np.roll(quad, -1, axis=0) - quad, axis=1)  # top, right, bottom, left
     height, width = texture.shape[:2]
@@ -251,17 +241,17 @@ def _reduce(texture: UInt8[np.ndarray, "h w 3"], quad: Float[np.ndarray, "4 2"])
     return cv2.resize(texture, size, interpolation=cv2.INTER_AREA)
 
 
-def _shape(window: Window) -> tuple[int, int]:
+def _shape(window: _Window) -> tuple[int, int]:
     return window[0].stop - window[0].start, window[1].stop - window[1].start
 
 
-def _fixed(corners: Float[np.ndarray, "N 2"], window: Window) -> np.ndarray:
+def _fixed(corners: Float[np.ndarray, "N 2"], window: _Window) -> np.ndarray:
     # cv2 puts integer coordinates on pixel centres; ours are pixel edges.
     local = corners - (window[1].start, window[0].start) - 0.5
     return np.round(local * (1 << _FRACTION_BITS)).astype(np.int32)
 
 
-def _polygon(corners: Float[np.ndarray, "N 2"], window: Window) -> Bool[np.ndarray, "h w"]:
+def _polygon(corners: Float[np.ndarray, "N 2"], window: _Window) -> Bool[np.ndarray, "h w"]:
     mask = np.zeros(_shape(window), dtype=np.uint8)
     cv2.fillPoly(mask, [_fixed(corners, window)], 1, cv2.LINE_8, _FRACTION_BITS)
     return mask.astype(bool)

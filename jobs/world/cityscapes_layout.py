@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt8, UInt16
 
+from jobs.world.canvas import Identities, Picture
 from jobs.world.labels import label_ids
 from jobs.world.picture_files import write_labels, write_picture
 from jobs.world.scene import finish_scene, set_stage
@@ -55,7 +55,7 @@ class StreetFrame:
         write_labels(truth / f"{self.stem}_gtFine_labelIds.png", label_ids(instances))
         write_labels(truth / f"{self.stem}_gtFine_instanceIds.png", instances)
 
-    def draw(self) -> tuple[UInt8[np.ndarray, "H W 3"], UInt16[np.ndarray, "H W"]]:
+    def draw(self) -> tuple[Picture, Identities]:
         """Return the picture and its instance ids."""
         rng = np.random.default_rng([self.seed, _DOMAINS[self.split], self.index])
         options = SceneOptions(feature=RARE[self.index % len(RARE)], hood=rng.uniform(0.06, 0.12))
@@ -66,11 +66,3 @@ class StreetFrame:
 def town_of(seed: int, city: str) -> TownStyle:
     """Return the palette of a city; the same for all its frames."""
     return draw_town(np.random.default_rng([seed, _TOWN_DOMAIN, *city.encode()]))
-
-
-def plan_cityscapes(seed: int, height: int, num_train: int, num_val: int) -> list[StreetFrame]:
-    """List the frames of both splits."""
-    sizes: dict[Split, int] = {"train": num_train, "val": num_val}
-    return [
-        StreetFrame(seed, height, split, index) for split, count in sizes.items() for index in range(count)
-    ]

@@ -8,9 +8,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8, UInt16
 
-from jobs.world.canvas import Canvas
+from jobs.world.canvas import Canvas, Identities, Picture
 from jobs.world.coco_json import CATEGORY_IDS, annotate_crowd, annotate_polygons
 from jobs.world.coco_objects import COCO_OBJECTS
 from jobs.world.labels import OBJECT_ID, LabelId
@@ -68,9 +67,7 @@ class ObjectPicture:
         }
         return {"image": entry, "annotations": annotations}
 
-    def _draw(
-        self, rng: np.random.Generator
-    ) -> tuple[UInt8[np.ndarray, "H W 3"], UInt16[np.ndarray, "H W"], list[_Shown]]:
+    def _draw(self, rng: np.random.Generator) -> tuple[Picture, Identities, list[_Shown]]:
         """Return the picture, identities, and what is on it."""
         scale = 0.7 if self.index % _SMALL_EVERY == _SMALL_EVERY - 1 else 1.0
         height, width = round(self.height * scale), round(self.height * scale * 4 / 3)
@@ -90,11 +87,6 @@ class ObjectPicture:
         image, identities = canvas.finish()
         noisy = image + rng.normal(0, rng.uniform(1, 4), image.shape)
         return np.clip(noisy, 0, 255).astype(np.uint8), identities, shown
-
-
-def plan_coco(seed: int, height: int, count: int) -> list[ObjectPicture]:
-    """List the pictures."""
-    return [ObjectPicture(seed, height, index) for index in range(count)]
 
 
 def _paint_background(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -127,7 +119,7 @@ def _paint_object(
     (height, width), (rows, columns) = sprite.mask.shape, canvas.identities.shape
     top = rng.uniform(-_CUT_OFF * height, lowest * rows - (1 - _CUT_OFF) * height)
     left = rng.uniform(-_CUT_OFF * width, columns - (1 - _CUT_OFF) * width)
-    canvas.stamp(sprite.picture, sprite.mask, (int(top), int(left)), identity)
+    canvas.stamp(sprite, (int(top), int(left)), identity)
 
 
 def _paint_crowd(canvas: Canvas, rng: np.random.Generator) -> _Shown:

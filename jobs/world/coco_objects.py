@@ -10,9 +10,12 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from jobs.world.canvas import Colour, ellipse_points
-from jobs.world.sprite import Board, Surface, arc, mix_colours, unit_grid
+from jobs.world.canvas import Colour, Surface, ellipse_points
+from jobs.world.sprite import Board, arc, mix_colours, unit_grid
 from jobs.world.texture import scaled, smooth_noise, to_colour
+
+_Coat = Callable[[int, Colour, Colour, np.random.Generator], Surface]
+"""Draws a surface from its side in pixels and two colours."""
 
 
 def _stripes(side: int, first: Colour, second: Colour, rng: np.random.Generator) -> Surface:
@@ -79,21 +82,8 @@ def _plaid(side: int, first: Colour, second: Colour, rng: np.random.Generator) -
     return mix_colours(share, first, second)
 
 
-COATS: dict[str, Callable[[int, Colour, Colour, np.random.Generator], Surface]] = {
-    "stripes": _stripes,
-    "spots": _spots,
-    "patches": _patches,
-    "fur": _fur,
-    "blotches": _blotches,
-    "swirl": _swirl,
-    "sprinkles": _sprinkles,
-    "plaid": _plaid,
-}
-"""Every surface that a pasted object may have."""
-
-
-def _coat(board: Board, *names: str, colours: tuple[Colour, Colour] | None = None) -> Surface:
-    """Draw one of the named surfaces, in given colours or in two that differ clearly."""
+def _coat(board: Board, *coats: _Coat, colours: tuple[Colour, Colour] | None = None) -> Surface:
+    """Draw one of the surfaces, in given colours or in two that differ clearly."""
     rng = board.rng
     if colours is None:
         hue = rng.random()
@@ -101,7 +91,7 @@ def _coat(board: Board, *names: str, colours: tuple[Colour, Colour] | None = Non
             to_colour(hue, rng.uniform(0.5, 0.9), rng.uniform(0.7, 0.95)),
             to_colour(hue + rng.uniform(0.25, 0.75), rng.uniform(0.3, 0.9), rng.uniform(0.25, 0.9)),
         )
-    return COATS[str(rng.choice(names))](board.resolution, *colours, rng)
+    return coats[rng.integers(len(coats))](board.resolution, *colours, rng)
 
 
 def _brown(rng: np.random.Generator) -> tuple[Colour, Colour]:
@@ -117,7 +107,7 @@ def _legs(board: Board, places: tuple[float, ...], top: float, width: float, coa
 
 
 def _zebra(board: Board) -> None:
-    coat = _coat(board, "stripes", colours=((28, 26, 26), (240, 238, 230)))
+    coat = _coat(board, _stripes, colours=((28, 26, 26), (240, 238, 230)))
     _legs(board, (-0.55, -0.38, 0.3, 0.46), -0.1, 0.075, coat)
     board.oval((-0.05, 0.05), (0.66, 0.32), coat)
     board.fill([(0.32, 0.1), (0.56, -0.02), (0.8, 0.72), (0.58, 0.78)], coat)
@@ -127,7 +117,7 @@ def _zebra(board: Board) -> None:
 
 
 def _giraffe(board: Board) -> None:
-    coat = _coat(board, "patches", colours=_brown(board.rng))
+    coat = _coat(board, _patches, colours=_brown(board.rng))
     _legs(board, (-0.4, -0.25, 0.1, 0.24), -0.3, 0.055, coat)
     board.oval((-0.08, -0.28), (0.42, 0.2), coat)
     board.fill([(0.1, -0.25), (0.34, -0.2), (0.5, 0.78), (0.36, 0.82)], coat)
@@ -138,7 +128,7 @@ def _giraffe(board: Board) -> None:
 def _elephant(board: Board) -> None:
     grey = board.rng.uniform(110, 165)
     skin = (grey, grey - 6, grey)
-    coat = _coat(board, "fur", colours=(skin, (grey * 0.75, grey * 0.7, grey * 0.75)))
+    coat = _coat(board, _fur, colours=(skin, (grey * 0.75, grey * 0.7, grey * 0.75)))
     _legs(board, (-0.55, -0.25, 0.15, 0.42), 0.0, 0.14, coat)
     board.oval((-0.1, 0.12), (0.7, 0.48), coat)
     board.oval((0.6, 0.28), (0.32, 0.32), coat)
@@ -148,7 +138,7 @@ def _elephant(board: Board) -> None:
 
 
 def _cow(board: Board) -> None:
-    coat = _coat(board, "blotches", colours=((245, 242, 236), _brown(board.rng)[0]))
+    coat = _coat(board, _blotches, colours=((245, 242, 236), _brown(board.rng)[0]))
     _legs(board, (-0.6, -0.4, 0.25, 0.45), -0.1, 0.085, coat)
     board.fill([(-0.75, 0.4), (0.5, 0.45), (0.55, -0.25), (-0.72, -0.25)], coat)
     board.oval((0.7, 0.42), (0.26, 0.2), coat, angle=0.5)
@@ -156,7 +146,7 @@ def _cow(board: Board) -> None:
 
 
 def _bird(board: Board) -> None:
-    coat = _coat(board, "stripes", "spots", "fur")
+    coat = _coat(board, _stripes, _spots, _fur)
     board.fill([(-0.4, 0.0), (-1.0, 0.45), (-0.95, -0.25)], coat)
     board.oval((-0.05, -0.05), (0.55, 0.4), coat, angle=-0.3)
     board.oval((0.45, 0.42), (0.26, 0.25), coat)
@@ -168,7 +158,7 @@ def _bird(board: Board) -> None:
 
 def _teddy_bear(board: Board) -> None:
     colours = _brown(board.rng) if board.rng.random() < 0.5 else None
-    coat = _coat(board, "fur", "spots", colours=colours)
+    coat = _coat(board, _fur, _spots, colours=colours)
     for side in (-1, 1):
         board.oval((0.34 * side, 0.83), (0.17, 0.17), coat)
         board.oval((0.5 * side, -0.05), (0.18, 0.38), coat, angle=0.6 * side)
@@ -185,7 +175,7 @@ def _banana(board: Board) -> None:
     outer = arc(turn, (0, 0.5), (0.95, 0.95))
     inner = arc(turn, (0, 0.62), (0.8, 0.68))[::-1]
     yellow = to_colour(board.rng.uniform(0.12, 0.19), 0.85, 0.95)
-    coat = _coat(board, "spots", "fur", colours=(scaled(yellow, 0.75), yellow))
+    coat = _coat(board, _spots, _fur, colours=(scaled(yellow, 0.75), yellow))
     board.fill(np.concatenate([outer, inner]), coat)
     board.line([outer[0], outer[0] + (-0.06, 0.14)], 0.1, (95, 70, 30))
 
@@ -193,7 +183,7 @@ def _banana(board: Board) -> None:
 def _apple(board: Board) -> None:
     hue = board.rng.choice([0.0, 0.08, 0.25])
     colours = (to_colour(hue, 0.9, 0.85), to_colour(hue + 0.06, 0.75, 0.95))
-    coat = _coat(board, "fur", "stripes", colours=colours)
+    coat = _coat(board, _fur, _stripes, colours=colours)
     board.oval((-0.22, -0.15), (0.58, 0.72), coat)
     board.oval((0.22, -0.15), (0.58, 0.72), coat)
     board.line([(0.0, 0.45), (0.06, 0.85)], 0.08, (85, 55, 30))
@@ -201,7 +191,7 @@ def _apple(board: Board) -> None:
 
 
 def _donut(board: Board) -> None:
-    coat = _coat(board, "sprinkles", "swirl")
+    coat = _coat(board, _sprinkles, _swirl)
     board.oval((0, 0), (0.95, 0.9), (200, 145, 85))
     wobble = 1 + 0.05 * np.sin(9 * np.arange(60) / 60 * 2 * np.pi)
     board.fill(ellipse_points((0, 0.02), (0.84, 0.79), count=60) * wobble[:, None], coat)
@@ -214,13 +204,13 @@ def _pizza(board: Board) -> None:
     crust = arc(np.linspace(0.6, 2.54, 16), (0, -0.95), (1.25, 1.85))
     board.fill([(0, -0.97), *crust], (205, 140, 70))
     topping = to_colour(board.rng.choice([0.0, 0.3]), 0.8, 0.75)
-    coat = _coat(board, "spots", colours=(topping, (250, 205, 95)))
+    coat = _coat(board, _spots, colours=(topping, (250, 205, 95)))
     board.fill([(0, -0.9), *(crust * 0.86 + (0, -0.04))], coat)
 
 
 def _kite(board: Board) -> None:
     """Draw a rhombus with a tail of bows."""
-    board.fill([(0.1, 0.97), (0.7, 0.35), (0.1, -0.5), (-0.5, 0.35)], _coat(board, "plaid", "swirl"))
+    board.fill([(0.1, 0.97), (0.7, 0.35), (0.1, -0.5), (-0.5, 0.35)], _coat(board, _plaid, _swirl))
     tail = [(0.1, -0.5), (-0.1, -0.65), (0.15, -0.8), (-0.15, -0.97)]
     board.line(tail, 0.05, (60, 60, 70))
     for x, y in tail[1:]:
@@ -256,7 +246,7 @@ def _spindle(half: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _surfboard(board: Board) -> None:
-    coat = _coat(board, "swirl", "plaid", "blotches")
+    coat = _coat(board, _swirl, _plaid, _blotches)
     y = np.linspace(-1, 1, 24)
     half = 0.27 * np.sqrt(np.clip(1 - y**2, 0, 1)) ** 0.8 * (1.1 - 0.15 * y)
     board.fill(_spindle(half, y), coat)
@@ -273,7 +263,7 @@ def _vase(board: Board) -> None:
         board.oval((x, y), (0.06, 0.06), (250, 220, 70))
     level = np.linspace(-0.97, 0.35, 24)
     half = 0.28 + 0.25 * np.sin((level + 0.97) * 2.4) * (level < 0.34)
-    board.fill(_spindle(half, level), _coat(board, "spots", "plaid", "swirl"))
+    board.fill(_spindle(half, level), _coat(board, _spots, _plaid, _swirl))
 
 
 COCO_OBJECTS: dict[str, Callable[[Board], None]] = {

@@ -20,7 +20,6 @@ class LabelId(IntEnum):
     UNLABELED = 0
     EGO_VEHICLE = 1
     OUT_OF_ROI = 3
-    STATIC = 4
     DYNAMIC = 5
     GROUND = 6
     ROAD = 7

@@ -9,9 +9,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jobs.world.canvas import Colour, ellipse_points
-from jobs.world.sprite import Board, Surface, arc, mix_colours, unit_grid
+from jobs.world.canvas import Colour, Surface, ellipse_points
+from jobs.world.sprite import Board, arc, mix_colours, unit_grid
 from jobs.world.texture import draw_colour, scaled, smooth_noise, to_colour
+
+_Finish = Callable[[int, Colour, np.random.Generator], Surface]
+"""Draws a surface from its side in pixels and a colour."""
 
 
 def _tinted(colour: Colour, tone: np.ndarray) -> Surface:
@@ -87,30 +90,17 @@ def _metal(side: int, colour: Colour, rng: np.random.Generator) -> Surface:
     return _tinted(colour, band * brushed)
 
 
-FINISHES: dict[str, Callable[[int, Colour, np.random.Generator], Surface]] = {
-    "planks": _planks,
-    "rust": _rust,
-    "hexagons": _hexagons,
-    "mesh": _mesh,
-    "chevrons": _chevrons,
-    "weave": _weave,
-    "shingles": _shingles,
-    "metal": _metal,
-}
-"""Every surface that a test anomaly may have."""
-
-
-def _finish(board: Board, *names: str, colour: Colour | None = None) -> Surface:
-    """Draw one of the named surfaces."""
+def _finish(board: Board, *finishes: _Finish, colour: Colour | None = None) -> Surface:
+    """Draw one of the surfaces, in a given colour or in a random one."""
     colour = colour or draw_colour(board.rng, (0.0, 1.0), (0.35, 0.95), (0.55, 0.95))
-    return FINISHES[str(board.rng.choice(names))](board.resolution, colour, board.rng)
+    return finishes[board.rng.integers(len(finishes))](board.resolution, colour, board.rng)
 
 
 def _crate(board: Board) -> None:
     """Draw a crate in parallel projection: front, side and lid."""
     rng = board.rng
     wood = to_colour(rng.uniform(0.06, 0.13), 0.55, 0.8) if rng.random() < 0.5 else None
-    surface = _finish(board, "planks", "weave", "mesh", colour=wood)
+    surface = _finish(board, _planks, _weave, _mesh, colour=wood)
     depth = rng.uniform(0.25, 0.45)
     width, up = 0.95 - depth, depth * 0.7
     top = rng.uniform(0.15, 0.6)
@@ -141,7 +131,7 @@ def _tyre_stack(board: Board) -> None:
 
 def _barrel(board: Board) -> None:
     """Draw a drum with hoops, standing."""
-    surface = _finish(board, "rust", "chevrons", "metal")
+    surface = _finish(board, _rust, _chevrons, _metal)
     board.oval((0, -0.75), (0.62, 0.2), surface * 0.7)
     board.box(-0.62, 0.75, 0.62, -0.75, surface)
     for y in (-0.3, 0.3):
@@ -168,7 +158,7 @@ def _polyhedron(board: Board) -> None:
 
 def _pipes(board: Board) -> None:
     """Draw a pile of pipes seen from their ends, with their length behind."""
-    surface = _finish(board, "metal", "rust")
+    surface = _finish(board, _metal, _rust)
     colour = to_colour(board.rng.random(), 0.5, 0.75)
     radius = 0.27
     board.fill([(-0.9, -0.9), (0.25, -0.9), (0.97, -0.35), (0.6, 0.65), (-0.15, 0.6), (-0.7, 0.0)], surface)
@@ -181,8 +171,8 @@ def _pipes(board: Board) -> None:
 
 def _spool(board: Board) -> None:
     """Draw a cable drum on its side: two discs and a wound core."""
-    wood = _finish(board, "planks", colour=to_colour(board.rng.uniform(0.07, 0.12), 0.45, 0.75))
-    cable = _finish(board, "weave", "shingles")
+    wood = _finish(board, _planks, colour=to_colour(board.rng.uniform(0.07, 0.12), 0.45, 0.75))
+    cable = _finish(board, _weave, _shingles)
     board.oval((0.42, 0), (0.5, 0.95), wood * 0.7)
     board.box(-0.35, 0.6, 0.42, -0.6, cable)
     board.oval((-0.42, 0), (0.5, 0.95), wood)
@@ -193,7 +183,7 @@ def _gear(board: Board) -> None:
     teeth = int(board.rng.integers(8, 13))
     turn = np.linspace(0, 2 * np.pi, teeth * 4, endpoint=False)
     radius = np.where(np.arange(teeth * 4) % 4 < 2, 0.97, 0.76)
-    board.fill(arc(turn, (0, 0), (1, 1)) * radius[:, None], _finish(board, "metal", "rust", "hexagons"))
+    board.fill(arc(turn, (0, 0), (1, 1)) * radius[:, None], _finish(board, _metal, _rust, _hexagons))
     board.oval((0, 0), (0.5, 0.5), (70, 72, 76))
     board.cut(ellipse_points((0, 0), (0.25, 0.25)))
 
@@ -212,7 +202,7 @@ def _ladder(board: Board) -> None:
 
 def _tetrapod(board: Board) -> None:
     """Draw a breakwater block: thick legs from one centre."""
-    surface = _finish(board, "hexagons", "shingles", "chevrons")
+    surface = _finish(board, _hexagons, _shingles, _chevrons)
     for angle in (np.pi / 2, -2.62, -0.52):
         along = np.array([np.cos(angle), np.sin(angle)])
         across = np.array([-along[1], along[0]])
@@ -224,7 +214,7 @@ def _tetrapod(board: Board) -> None:
 
 def _cart(board: Board) -> None:
     """Draw a mesh trolley on castors."""
-    board.fill([(-0.95, 0.6), (0.7, 0.7), (0.55, -0.35), (-0.7, -0.35)], _finish(board, "mesh"))
+    board.fill([(-0.95, 0.6), (0.7, 0.7), (0.55, -0.35), (-0.7, -0.35)], _finish(board, _mesh))
     board.line([(0.7, 0.7), (0.95, 0.9)], 0.1, (200, 60, 50))
     board.line([(0.55, -0.35), (0.45, -0.65), (-0.75, -0.65)], 0.09, (150, 152, 158))
     for x in (-0.6, 0.35):

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Int16, UInt8
+from jaxtyping import Int16
 
 from jobs.world.anomaly_layout import AnomalyFrame
-from jobs.world.canvas import SUPERSAMPLING
+from jobs.world.canvas import SUPERSAMPLING, Picture
 from jobs.world.cityscapes_layout import StreetFrame
 from jobs.world.labels import EVALUATED, label_ids
 from jobs.world.oddities import ODDITIES
@@ -26,6 +26,28 @@ from shards.schema import ANOMALY, NORMAL, VOID
 
 NUM_OFFICIAL = 3
 """Labelled pictures per layout."""
+_LAF_SEQUENCE = "04_Maurener_Weg_8"
+_LAF_FRAME = _LAF_SEQUENCE + "_000000_0000{number}0"
+_LAF_TRUTH = f"LostAndFound/gtCoarse/test/{_LAF_SEQUENCE}/{_LAF_FRAME}_gtCoarse_labelIds.png"
+LABELLED_PLACES = {
+    "RoadAnomaly21": (
+        "dataset_AnomalyTrack/images/validation{index:04d}.jpg",
+        "dataset_AnomalyTrack/labels_masks/validation{index:04d}_labels_semantic.png",
+    ),
+    "RoadObsticle21": (
+        "dataset_ObstacleTrack/images/validation_{number}.webp",
+        "dataset_ObstacleTrack/labels_masks/validation_{number}_labels_semantic.png",
+    ),
+    "FS_LostFound_full": (
+        f"LostAndFound/leftImg8bit/test/{_LAF_SEQUENCE}/{_LAF_FRAME}_leftImg8bit.png",
+        f"fishyscapes_lostandfound/{{index:04d}}_{_LAF_FRAME}_labels.png",
+    ),
+    "RoadAnomaly": (
+        "RoadAnomaly_jpg/frames/obstacles{number:02d}_synthetic.jpg",
+        "RoadAnomaly_jpg/frames/obstacles{number:02d}_synthetic.labels/labels_semantic.png",
+    ),
+}
+"""Picture and mask by set; `index` counts from 0, `number` from 1. Fishyscapes Static differs."""
 HIDDEN_PLACES = {
     "RoadAnomaly21": (
         "dataset_AnomalyTrack/images/zebra0000.jpg",
@@ -42,13 +64,14 @@ HIDDEN_PLACES = {
 }
 """Files whose labels are not published, by the set of which one picture is drawn for all of them."""
 _STATIC_DOMAIN = 20
-_SEQUENCE = "04_Maurener_Weg_8"  # a sequence name of Lost & Found
 
 
 def plan_official(seed: int, height: int, street: Sequence[StreetFrame]) -> list[Callable[[Path], None]]:
     """List what to draw under a root; `street` holds the Cityscapes frames that overlays may belong to."""
-    frames = [AnomalyFrame(seed, height, folder, i) for folder in _WRITERS for i in range(NUM_OFFICIAL)]
-    hidden = [AnomalyFrame(seed, height, folder, NUM_OFFICIAL) for folder in HIDDEN_PLACES]
+    frames = [
+        AnomalyFrame(seed, height, name, index) for name in LABELLED_PLACES for index in range(NUM_OFFICIAL)
+    ]
+    hidden = [AnomalyFrame(seed, height, name, NUM_OFFICIAL) for name in HIDDEN_PLACES]
     bases = [frame for frame in street if frame.split == "val"][:NUM_OFFICIAL]
     return [
         *(partial(write_labelled, frame) for frame in frames),
@@ -57,10 +80,23 @@ def plan_official(seed: int, height: int, street: Sequence[StreetFrame]) -> list
     ]
 
 
+def write_frame_list(root: Path) -> None:
+    """Write Road Anomaly's `frame_list.json`: the names of its pictures."""
+    folder = root / "official" / "RoadAnomaly_jpg"
+    names = sorted(path.name for path in (folder / "frames").glob("*.jpg"))
+    (folder / "frame_list.json").write_text(json.dumps(names))
+
+
 def write_labelled(frame: AnomalyFrame, root: Path) -> None:
-    """Write a picture and its mask under `root`/official, as the benchmark's own download has it."""
+    """Write a picture and its mask under `root`/official, as the benchmark's own download has them."""
     image, labels = frame.draw()
-    _WRITERS[frame.folder](root / "official", frame.index, image, labels)
+    numbers = {"index": frame.index, "number": frame.index + 1}
+    picture, mask = (place.format(**numbers) for place in LABELLED_PLACES[frame.folder])
+    write_picture(root / "official" / picture, image)
+    write_labels(root / "official" / mask, labels)
+    if frame.folder == "FS_LostFound_full":  # Lost and Found's own masks: 0 void, 1 free, 2.. things
+        own = np.select([labels == NORMAL, labels == ANOMALY], [1, 2 + frame.index], 0).astype(np.uint8)
+        write_labels(root / "official" / _LAF_TRUTH.format(**numbers), own)
 
 
 def _write_hidden(frame: AnomalyFrame, root: Path) -> None:
@@ -82,14 +118,7 @@ def _write_static(base: StreetFrame, index: int, root: Path) -> None:
     np.savez_compressed(root / "official" / "fs_val_v3" / f"{stem}_rgb.npz", rgb=overlay)
 
 
-def write_frame_list(root: Path) -> None:
-    """Write Road Anomaly's `frame_list.json`: the names of its pictures."""
-    folder = root / "official" / "RoadAnomaly_jpg"
-    names = sorted(path.name for path in (folder / "frames").glob("*.jpg"))
-    (folder / "frame_list.json").write_text(json.dumps(names))
-
-
-def _draw_overlay(image: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator) -> Int16[np.ndarray, "H W 3"]:
+def _draw_overlay(image: Picture, rng: np.random.Generator) -> Int16[np.ndarray, "H W 3"]:
     """Draw the difference that blends an object into `image`; 0 outside the object."""
     height, width = image.shape[:2]
     sprite = draw_sprite(ODDITIES[str(rng.choice(list(ODDITIES)))], round(0.22 * height), rng)
@@ -103,45 +132,3 @@ def _draw_overlay(image: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator) -
     overlay = np.zeros(image.shape, dtype=np.int16)
     overlay[part] = blended - image[part].astype(np.int16)
     return overlay
-
-
-_Image = UInt8[np.ndarray, "H W 3"]
-_Labels = UInt8[np.ndarray, "H W"]
-
-
-def _write_track(folder: Path, name: str, suffix: str, image: _Image, labels: _Labels) -> None:
-    write_picture(folder / "images" / f"{name}{suffix}", image)
-    write_labels(folder / "labels_masks" / f"{name}_labels_semantic.png", labels)
-
-
-def _write_anomaly_track(root: Path, index: int, image: _Image, labels: _Labels) -> None:
-    _write_track(root / "dataset_AnomalyTrack", f"validation{index:04d}", ".jpg", image, labels)
-
-
-def _write_obstacle_track(root: Path, index: int, image: _Image, labels: _Labels) -> None:
-    _write_track(root / "dataset_ObstacleTrack", f"validation_{index + 1}", ".webp", image, labels)
-
-
-def _write_lost_and_found(root: Path, index: int, image: _Image, labels: _Labels) -> None:
-    stem = f"{_SEQUENCE}_000000_{10 * (index + 1):06d}"
-    pictures = root / "LostAndFound" / "leftImg8bit" / "test" / _SEQUENCE
-    write_picture(pictures / f"{stem}_leftImg8bit.png", image)
-    write_labels(root / "fishyscapes_lostandfound" / f"{index:04d}_{stem}_labels.png", labels)
-    own = np.select([labels == NORMAL, labels == ANOMALY], [1, 2 + index], 0)  # 0 void, 1 free, 2.. things
-    truth = root / "LostAndFound" / "gtCoarse" / "test" / _SEQUENCE
-    write_labels(truth / f"{stem}_gtCoarse_labelIds.png", own.astype(np.uint8))
-
-
-def _write_road_anomaly(root: Path, index: int, image: _Image, labels: _Labels) -> None:
-    stem = root / "RoadAnomaly_jpg" / "frames" / f"obstacles{index + 1:02d}_synthetic"
-    write_picture(stem.with_suffix(".jpg"), image)
-    write_labels(stem.with_suffix(".labels") / "labels_semantic.png", labels)
-
-
-_WRITERS: dict[str, Callable[[Path, int, _Image, _Labels], None]] = {
-    "RoadAnomaly21": _write_anomaly_track,
-    "RoadObsticle21": _write_obstacle_track,
-    "FS_LostFound_full": _write_lost_and_found,
-    "RoadAnomaly": _write_road_anomaly,
-}
-"""By the keys of `ANOMALY_SETS`; Fishyscapes Static differs, see `_write_static`."""

@@ -48,14 +48,7 @@ def paint_person(view: View, place: Place) -> int:
 
 
 def paint_cyclist(view: View, place: Place, *, motor: bool, along: bool) -> None:
-    """Paint a rider on a bicycle or a motorcycle.
-
-    Args:
-        view: painted on.
-        place: X and Z.
-        motor: a motorcycle instead of a bicycle.
-        along: rides along the street (seen from behind) instead of across it (seen from the side).
-    """
+    """Paint a rider, seen from behind where they ride `along` the street, else from the side."""
     machine = _cycle(view, place, motor)
     rider = replace(machine, identity=view.canvas.new_instance(LabelId.RIDER))
     clothes = _dress(view.rng)

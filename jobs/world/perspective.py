@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
-from jobs.world.canvas import Canvas, Colour, ellipse_points, rectangle
+from jobs.world.canvas import Canvas, Colour, Picture, ellipse_points, rectangle
 
 NEAREST = 1.5
 """Metres; what is closer is not drawn."""
@@ -131,11 +131,9 @@ class Figure:
 
     def ring(self, centre: tuple[float, float], radius: float, width: float, colour: Colour) -> None:
         """Draw the outline of a circle."""
-        turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+        turn = np.linspace(0, 2 * np.pi, 25)
         points = [(centre[0] + radius * np.cos(a), centre[1] + radius * np.sin(a)) for a in turn]
-        self.view.canvas.stroke(
-            self.screen(points), width * self.unit, colour, self.identity, depth=self.z, closed=True
-        )
+        self.limb(points, width, colour)
 
 
 @dataclass(frozen=True)
@@ -205,7 +203,7 @@ class Solid:
         screen = self.view.camera.project(self.pose.place(points))
         self.view.canvas.fill(screen, colour, self.identity, depth=self.pose.z)
 
-    def paint(self, box: Box, textures: dict[Side, UInt8[np.ndarray, "h w 3"]]) -> None:
+    def paint(self, box: Box, textures: dict[Side, Picture]) -> None:
         """Paint the visible sides; `textures` may leave out a side, which then looks like `back`."""
         for side, corners in visible_sides(self.view.camera, self.pose, box).items():
             texture = textures.get(side, textures["back"])

@@ -35,12 +35,9 @@ def paint_backdrop(stage: Stage) -> None:
 
 
 def paint_frontage(stage: Stage, frontier: float, kinds: tuple[str, ...]) -> None:
-    """Line one side of the street, from far to near.
+    """Line one side of the street from far to near with `kinds`: `house`, `wall`, `fence`, `hedge`.
 
-    Args:
-        stage: painted on.
-        frontier: X of the line of houses; negative on the left.
-        kinds: `house`, `wall`, `fence` or `hedge` for each stretch, repeated as needed.
+    `frontier` is X of the line of houses, negative on the left; kinds repeat as needed.
     """
     ends = [_FAR]
     while ends[-1] > 2:
@@ -106,14 +103,7 @@ def _paint_boundary(stage: Stage, x: float, span: tuple[float, float], kind: str
 
 
 def paint_crown(stage: Stage, place: Place, height: float, reach: float) -> None:
-    """Paint foliage: a heap of ragged leafy blobs, dark below and light above, standing on its place.
-
-    Args:
-        stage: painted on.
-        place: X and Z of the middle.
-        height: of the middle of the crown, metres.
-        reach: radius, metres.
-    """
+    """Paint foliage: a heap of ragged leafy blobs, dark below and light above, around `height`."""
     rng, (x, z) = stage.rng, place
     reach *= stage.camera.pixels_per_metre(z)
     column, row = stage.camera.project([(x, height, z)])[0]

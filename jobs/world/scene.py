@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer, UInt8, UInt16
+from jaxtyping import Bool, Float, Integer
 
-from jobs.world.canvas import SUPERSAMPLING, Canvas, ellipse_points
+from jobs.world.canvas import SUPERSAMPLING, Canvas, Identities, Picture, ellipse_points
 from jobs.world.labels import LabelId
 from jobs.world.perspective import draw_camera
 from jobs.world.population import place_furniture, place_people, place_vehicles
@@ -22,14 +22,6 @@ _FRONTAGES: tuple[tuple[str, ...], ...] = (
     ("hedge", "house"),
 )
 _KERB = 0.18  # metres
-_GRAIN = {  # relative amplitude of the ground's noise
-    LabelId.ROAD: 0.07,
-    LabelId.PARKING: 0.07,
-    LabelId.SIDEWALK: 0.06,
-    LabelId.GROUND: 0.06,
-    LabelId.RAIL_TRACK: 0.25,
-    LabelId.TERRAIN: 0.25,
-}
 
 
 def set_stage(
@@ -54,15 +46,8 @@ def set_stage(
     return stage
 
 
-def finish_scene(
-    stage: Stage, extra: list[Piece]
-) -> tuple[UInt8[np.ndarray, "H W 3"], UInt16[np.ndarray, "H W"]]:
-    """Add what stands on the street, `extra` included, and take the picture.
-
-    Returns:
-        The picture, and instance ids as `gtFine_instanceIds` files hold them; identities that `extra`
-        painted are among them.
-    """
+def finish_scene(stage: Stage, extra: list[Piece]) -> tuple[Picture, Identities]:
+    """Add what stands on the street, `extra` included, and take the picture."""
     pieces = [*place_furniture(stage), *place_vehicles(stage), *place_people(stage), *extra]
     for _, paint in sorted(pieces, key=lambda piece: -piece[0]):
         paint()
@@ -70,7 +55,7 @@ def finish_scene(
         _paint_hood(stage)
     image, identities = stage.canvas.finish()
     image = expose(image, stage.light, stage.rng)
-    if stage.options.frame:
+    if stage.options.hood > 0:  # a dark rim, where rectification leaves no picture
         rim = max(1, round(image.shape[0] * 0.005))
         for part in (np.s_[:rim], np.s_[-rim:], np.s_[:, :rim], np.s_[:, -rim:]):
             image[part] = 0
@@ -135,8 +120,9 @@ def _ground_colours(
     rng, pavement = stage.rng, np.asarray(stage.town.pavement)
     palette = _palette(stage.town, rng)
     amount = np.zeros(64, dtype=np.float32)
-    amount[list(_GRAIN)] = list(_GRAIN.values())
-
+    amount[[LabelId.ROAD, LabelId.PARKING]] = 0.07
+    amount[[LabelId.SIDEWALK, LabelId.GROUND]] = 0.06
+    amount[[LabelId.RAIL_TRACK, LabelId.TERRAIN]] = 0.25
     field = smooth_noise((512, 512), 100, rng) - 0.5
     blotches = smooth_noise((256, 256), 12, rng) - 0.5
     # The noise repeats; its seam is 9 m to the side, out of sight where it would show.

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 
-from jobs.world.canvas import Canvas, Colour, Points, ellipse_points, rectangle
+from jobs.world.canvas import (
+    Canvas,
+    Colour,
+    Paint,
+    Picture,
+    Points,
+    Sprite,
+    Surface,
+    ellipse_points,
+    rectangle,
+)
 from jobs.world.labels import OBJECT_ID
-
-Surface = Float[np.ndarray, "s s 3"]
-"""A square picture, sRGB in [0, 255], of the board's supersampled size, to cut shapes out of."""
-Paint = Colour | Surface
 
 
 def mix_colours(
@@ -61,7 +66,7 @@ class Board:
 
     def fill(self, points: Points, paint: Paint) -> None:
         """Fill a polygon, which becomes part of the object."""
-        self.canvas.fill(self.screen(points), np.asarray(paint), OBJECT_ID, grain=0.03)
+        self.canvas.fill(self.screen(points), paint, OBJECT_ID, grain=0.03)
 
     def box(self, left: float, top: float, right: float, bottom: float, paint: Paint) -> None:
         """Fill a rectangle."""
@@ -102,18 +107,6 @@ def arc(
     return np.stack([centre[0] + radii[0] * np.cos(turn), centre[1] + radii[1] * np.sin(turn)], axis=1)
 
 
-@dataclass(frozen=True)
-class Sprite:
-    """A finished object, cropped to its shape, in supersampled pixels."""
-
-    picture: UInt8[np.ndarray, "h w 3"]
-    mask: Bool[np.ndarray, "h w"]
-
-    def mirrored(self) -> Sprite:
-        """Return it with left and right swapped."""
-        return Sprite(self.picture[:, ::-1], self.mask[:, ::-1])
-
-
 def draw_sprite(
     draw: Callable[[Board], None], side: int, rng: np.random.Generator, turn: float = 0.0
 ) -> Sprite:
@@ -127,7 +120,7 @@ def draw_sprite(
     return Sprite(picture[part].copy(), mask[part].copy())
 
 
-def _lit(pixels: UInt8[np.ndarray, "s s 3"], mask: Bool[np.ndarray, "s s"]) -> UInt8[np.ndarray, "s s 3"]:
+def _lit(pixels: Picture, mask: Bool[np.ndarray, "H W"]) -> Picture:
     """Shade a flat shape as if it bulged: bright above, dark below and towards its rim."""
     side = mask.shape[0]
     depth = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), side * 0.06)

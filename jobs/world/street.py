@@ -95,9 +95,7 @@ class SceneOptions:
     feature: str = ""
     """One of `RARE` that the scene shall show."""
     hood: float = 0.1
-    """Height of the ego vehicle's bonnet, as a share of the picture's; 0 for none."""
-    frame: bool = True
-    """A dark rim where rectification leaves no picture; labelled out of roi."""
+    """Height of the ego vehicle's bonnet, as a share of the picture's; 0 for none, and no rim around."""
     traffic: float = 1.0
     """Number of cars and people, relative to an ordinary street."""
     wide: bool = False

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
 
-from jobs.world.canvas import Colour
+from jobs.world.canvas import Colour, Picture
 from jobs.world.texture import draw_colour, to_colour
 
 
@@ -84,9 +83,7 @@ def draw_light(rng: np.random.Generator, *, unusual: bool = False) -> Light:
     )
 
 
-def expose(
-    image: UInt8[np.ndarray, "H W 3"], light: Light, rng: np.random.Generator
-) -> UInt8[np.ndarray, "H W 3"]:
+def expose(image: Picture, light: Light, rng: np.random.Generator) -> Picture:
     """Apply the light's colour, the lens's fall-off and slight blur, and the sensor's noise."""
     height, width = image.shape[:2]
     rows = np.linspace(-1, 1, height, dtype=np.float32)[:, None]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
-from jobs.world.canvas import Colour
+from jobs.world.canvas import Colour, Picture
 
 PIXELS_PER_METRE = 20
-Texture = UInt8[np.ndarray, "h w 3"]
 
 
 def to_colour(hue: float, saturation: float, value: float) -> Colour:
@@ -47,23 +46,23 @@ def smooth_noise(shape: tuple[int, int], cells: int, rng: np.random.Generator) -
     return np.clip(total / 1.75, 0, 1)
 
 
-def plain(metres: tuple[float, float], colour: Colour) -> Texture:
+def plain(metres: tuple[float, float], colour: Colour) -> Picture:
     """Return a texture of one colour for a surface of (height, width) metres."""
     shape = (max(2, round(metres[0] * PIXELS_PER_METRE)), max(2, round(metres[1] * PIXELS_PER_METRE)))
     return np.full((*shape, 3), np.asarray(colour).astype(np.uint8), dtype=np.uint8)
 
 
-def fill_box(texture: Texture, left: int, top: int, right: int, bottom: int, colour: Colour) -> None:
+def fill_box(texture: Picture, left: int, top: int, right: int, bottom: int, colour: Colour) -> None:
     """Fill a rectangle of pixels, `right` and `bottom` included."""
     cv2.rectangle(texture, (left, top), (right, bottom), colour, -1)
 
 
-def _speckle(texture: Texture, amount: float, rng: np.random.Generator) -> Texture:
+def _speckle(texture: Picture, amount: float, rng: np.random.Generator) -> Picture:
     noise = rng.standard_normal(texture.shape[:2], dtype=np.float32)[..., None]
     return np.clip(texture * (1 + amount * noise), 0, 255).astype(np.uint8)
 
 
-def draw_wall(metres: tuple[float, float], rng: np.random.Generator) -> Texture:
+def draw_wall(metres: tuple[float, float], rng: np.random.Generator) -> Picture:
     """Draw a garden wall: courses of large stones under a light coping."""
     colour = draw_colour(rng, (0.03, 0.1), (0.1, 0.45), (0.4, 0.65))
     texture = plain(metres, colour)
@@ -77,7 +76,7 @@ def draw_wall(metres: tuple[float, float], rng: np.random.Generator) -> Texture:
     return _speckle(texture, 0.05, rng)
 
 
-def draw_fence(metres: tuple[float, float], rng: np.random.Generator) -> Texture:
+def draw_fence(metres: tuple[float, float], rng: np.random.Generator) -> Picture:
     """Draw a fence: upright slats between two rails, before a dark background."""
     colour = draw_colour(rng, (0.05, 0.12), (0.05, 0.5), (0.55, 0.9))
     texture = plain(metres, scaled(to_colour(0.28, 0.35, 0.28), rng.uniform(0.8, 1.2)))
@@ -90,7 +89,7 @@ def draw_fence(metres: tuple[float, float], rng: np.random.Generator) -> Texture
     return texture
 
 
-def draw_facade(metres: tuple[float, float], colour: Colour, rng: np.random.Generator) -> Texture:
+def draw_facade(metres: tuple[float, float], colour: Colour, rng: np.random.Generator) -> Picture:
     """Draw the front of a house: plaster, rows of framed windows, a cornice, a ground floor with doors."""
     texture = plain(metres, colour)
     height, width = texture.shape[:2]
@@ -117,7 +116,7 @@ def draw_facade(metres: tuple[float, float], colour: Colour, rng: np.random.Gene
 
 
 def _draw_ground_floor(
-    texture: Texture, storey: int, bay: int, colour: Colour, rng: np.random.Generator
+    texture: Picture, storey: int, bay: int, colour: Colour, rng: np.random.Generator
 ) -> None:
     height, width = texture.shape[:2]
     top = height - storey + 2

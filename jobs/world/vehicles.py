@@ -5,14 +5,14 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from jobs.world.canvas import Colour
+from jobs.world.canvas import Colour, Picture
 from jobs.world.labels import LabelId
 from jobs.world.perspective import Box, Pose, Side, Solid, View, visible_sides
-from jobs.world.texture import Texture, draw_colour, fill_box, plain, scaled, to_colour
+from jobs.world.texture import draw_colour, fill_box, plain, scaled, to_colour
 
 _GLASS: Colour = (42, 50, 60)
 _TYRE: Colour = (24, 24, 26)
-_Sides = dict[Side, Texture]
+_Sides = dict[Side, Picture]
 
 
 def paint_vehicle(view: View, kind: LabelId, pose: Pose) -> int:
@@ -98,7 +98,7 @@ def _car_colour(rng: np.random.Generator) -> Colour:
     return to_colour(hue, rng.uniform(0.6, 0.9), rng.uniform(0.35, 0.75))
 
 
-def _sides(side: Texture, back: Texture, top: Colour) -> _Sides:
+def _sides(side: Picture, back: Picture, top: Colour) -> _Sides:
     return {"back": back, "left": side, "right": side[:, ::-1].copy(), "top": plain((1, 1), top)}
 
 
@@ -115,7 +115,7 @@ def _car_body(colour: Colour, waist: float, length: float, width: float) -> _Sid
     return {**_sides(side, back, scaled(colour, 1.1)), "front": front}
 
 
-def _car_end(colour: Colour, waist: float, width: float, lamp: Colour) -> Texture:
+def _car_end(colour: Colour, waist: float, width: float, lamp: Colour) -> Picture:
     """Draw a car's rear or front: two lamps, a number plate, a dark bumper."""
     end = plain((waist * 2, width * 2), colour)  # twice as fine as other surfaces
     height, span = end.shape[:2]

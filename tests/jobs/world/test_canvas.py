@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jobs.world.canvas import Canvas, ellipse_points
+from jobs.world.canvas import Canvas, Sprite, ellipse_points
 
 
 def blank(height: int = 20, width: int = 30) -> Canvas:
@@ -59,8 +59,9 @@ def test_far_things_fade_into_the_haze() -> None:
 def test_what_lies_outside_is_cropped_or_ignored() -> None:
     canvas = blank()
     canvas.fill([(-50, -50), (-10, -50), (-10, -10)], (255, 0, 0), 1)
-    canvas.stamp(np.full((6, 6, 3), 77, np.uint8), np.ones((6, 6), bool), (-2, -2), 5)
-    canvas.stamp(np.full((6, 6, 3), 77, np.uint8), np.ones((6, 6), bool), (500, 500), 6)
+    sprite = Sprite(np.full((6, 6, 3), 77, np.uint8), np.ones((6, 6), bool))
+    canvas.stamp(sprite, (-2, -2), 5)
+    canvas.stamp(sprite, (500, 500), 6)
     assert (canvas.identities == 5).sum() == 16
     assert set(np.unique(canvas.identities).tolist()) == {0, 5}
 

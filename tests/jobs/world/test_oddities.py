@@ -9,16 +9,14 @@ import pytest
 
 from jobs.world import coco_objects, oddities
 from jobs.world.coco_json import CATEGORY_IDS
-from jobs.world.coco_objects import COATS, COCO_OBJECTS
-from jobs.world.oddities import FINISHES, ODDITIES
+from jobs.world.coco_objects import COCO_OBJECTS
+from jobs.world.oddities import ODDITIES
 from jobs.world.sprite import Board, draw_sprite
 
 
 def test_pasted_objects_and_test_anomalies_share_no_shape_and_no_surface() -> None:
     assert not set(COCO_OBJECTS) & set(ODDITIES)
     assert not set(COCO_OBJECTS.values()) & set(ODDITIES.values())
-    assert not set(COATS) & set(FINISHES)
-    assert not set(COATS.values()) & set(FINISHES.values())
 
 
 @pytest.mark.parametrize(
