@@ -26,6 +26,7 @@ Paint = Colour | Surface
 Points = Float[np.ndarray, "N 2"] | Sequence[Sequence[float]]
 """(column, row) in final pixels; (0, 0) is the upper left corner of the upper left pixel."""
 Picture = UInt8[np.ndarray, "H W 3"]
+Mask = Bool[np.ndarray, "H W"]
 Identities = UInt16[np.ndarray, "H W"]
 """Instance ids as `gtFine_instanceIds` files hold them: label id, or label id * 1000 + n if countable."""
 _Window = tuple[slice, slice]
@@ -36,7 +37,7 @@ class Sprite:
     """A finished object, cropped to its shape, in supersampled pixels."""
 
     picture: Picture
-    mask: Bool[np.ndarray, "H W"]
+    mask: Mask
 
     def mirrored(self) -> Sprite:
         """Return it with left and right swapped."""
@@ -51,13 +52,7 @@ class Canvas:
     """
 
     def __init__(self, height: int, width: int, rng: np.random.Generator) -> None:
-        """Start with a black picture and identity 0.
-
-        Args:
-            height: rows of the finished picture.
-            width: columns of the finished picture.
-            rng: draws the grain of painted surfaces.
-        """
+        """Start with a black picture and identity 0; `rng` draws the grain of painted surfaces."""
         shape = (height * SUPERSAMPLING, width * SUPERSAMPLING)
         self.height, self.width = height, width
         self.pixels: UInt8[np.ndarray, "sH sW 3"] = np.zeros((*shape, 3), dtype=np.uint8)
@@ -107,12 +102,8 @@ class Canvas:
     ) -> None:
         """Stretch a texture over a quadrilateral, in perspective.
 
-        Args:
-            texture: picture of the surface.
-            corners: upper left, upper right, lower right, lower left of the texture.
-            identity: see the class.
-            depth: see the class.
-            shade: factor on the colours, such as a face turned away from the light.
+        `corners` are the upper left, upper right, lower right and lower left of the texture; `shade` is a
+        factor on the colours, such as of a face turned away from the light.
         """
         quad = self._scaled(corners)
         window = self._window(quad)
@@ -128,22 +119,11 @@ class Canvas:
         self._paint(window, _polygon(quad, window), warped.astype(np.float32) * shade, identity, depth)
 
     def stamp(
-        self,
-        sprite: Sprite,
-        top_left: tuple[int, int],
-        identity: int,
-        *,
-        depth: float = 0,
-        opacity: float = 1,
+        self, sprite: Sprite, top_left: tuple[int, int], identity: int, depth: float = 0, opacity: float = 1
     ) -> None:
-        """Copy an object; what falls outside is cropped.
+        """Copy an object; what falls outside is cropped, and `opacity` below 1 lets the ground through.
 
-        Args:
-            sprite: picture, copied where its mask holds.
-            top_left: (row, column) of its first pixel, in supersampled pixels; may be negative.
-            identity: see the class.
-            depth: see the class.
-            opacity: below 1, what lies behind shines through.
+        `top_left` is (row, column) of its first pixel, in supersampled pixels, and may be negative.
         """
         (top, left), mask = top_left, sprite.mask
         rows = slice(max(top, 0), min(top + mask.shape[0], self.pixels.shape[0]))
@@ -178,12 +158,7 @@ class Canvas:
         return image, self.identities[middle::SUPERSAMPLING, middle::SUPERSAMPLING].copy()
 
     def _paint(
-        self,
-        window: _Window,
-        mask: Bool[np.ndarray, "h w"],
-        colour: Float[np.ndarray, "..."],
-        identity: int | None,
-        depth: float,
+        self, window: _Window, mask: Mask, colour: np.ndarray, identity: int | None, depth: float
     ) -> None:
         clear = float(np.exp(-depth * self.haze_per_metre))
         colour = colour * clear + np.asarray(self.haze, np.float32) * (1 - clear)
@@ -251,7 +226,7 @@ def _fixed(corners: Float[np.ndarray, "N 2"], window: _Window) -> np.ndarray:
     return np.round(local * (1 << _FRACTION_BITS)).astype(np.int32)
 
 
-def _polygon(corners: Float[np.ndarray, "N 2"], window: _Window) -> Bool[np.ndarray, "h w"]:
+def _polygon(corners: Float[np.ndarray, "N 2"], window: _Window) -> Mask:
     mask = np.zeros(_shape(window), dtype=np.uint8)
     cv2.fillPoly(mask, [_fixed(corners, window)], 1, cv2.LINE_8, _FRACTION_BITS)
     return mask.astype(bool)

@@ -12,8 +12,7 @@ from jobs.world.canvas import Identities, Picture
 from jobs.world.labels import label_ids
 from jobs.world.picture_files import write_labels, write_picture
 from jobs.world.scene import finish_scene, set_stage
-from jobs.world.street import RARE, SceneOptions
-from jobs.world.style import TownStyle, draw_town
+from jobs.world.street import RARE, SceneOptions, TownStyle, draw_town
 
 Split = Literal["train", "val"]
 CITIES: dict[Split, tuple[str, ...]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
@@ -10,8 +11,7 @@ from jobs.world.labels import LabelId
 from jobs.world.perspective import draw_camera
 from jobs.world.population import place_furniture, place_people, place_vehicles
 from jobs.world.roadside import paint_backdrop, paint_frontage
-from jobs.world.street import Piece, SceneOptions, Stage, Street, draw_street
-from jobs.world.style import TownStyle, draw_light, expose
+from jobs.world.street import Light, Piece, SceneOptions, Stage, Street, TownStyle, draw_light, draw_street
 from jobs.world.texture import draw_colour, scaled, smooth_noise, to_colour
 
 _FRONTAGES: tuple[tuple[str, ...], ...] = (
@@ -54,13 +54,25 @@ def finish_scene(stage: Stage, extra: list[Piece]) -> tuple[Picture, Identities]
     if stage.options.hood > 0:
         _paint_hood(stage)
     image, identities = stage.canvas.finish()
-    image = expose(image, stage.light, stage.rng)
+    image = _expose(image, stage.light, stage.rng)
     if stage.options.hood > 0:  # a dark rim, where rectification leaves no picture
         rim = max(1, round(image.shape[0] * 0.005))
         for part in (np.s_[:rim], np.s_[-rim:], np.s_[:, :rim], np.s_[:, -rim:]):
             image[part] = 0
             identities[part] = LabelId.OUT_OF_ROI
     return image, identities
+
+
+def _expose(image: Picture, light: Light, rng: np.random.Generator) -> Picture:
+    """Apply the light's colour, the lens's fall-off and slight blur, and the sensor's noise."""
+    height, width = image.shape[:2]
+    rows = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    columns = np.linspace(-1, 1, width, dtype=np.float32)[None]
+    falloff = 1 - 0.12 * (rows**2 + columns**2) / 2
+    exposed = image.astype(np.float32) * falloff[..., None] * np.asarray(light.gain, np.float32)
+    blurred = cv2.GaussianBlur(exposed, (0, 0), 0.0004 * height + 0.25)
+    noisy = blurred + light.noise * rng.standard_normal(exposed.shape, dtype=np.float32)
+    return np.clip(noisy, 0, 255).astype(np.uint8)
 
 
 def _paint_sky(stage: Stage) -> None:

@@ -119,10 +119,8 @@ def test_coco_has_crowds_street_classes_and_pictures_that_are_too_small(coco: CO
 def test_coco_pictures_have_the_stated_sizes(world: Path, coco: COCO) -> None:
     for image in coco.loadImgs(coco.getImgIds()):
         assert image["file_name"] == f"{image['id']:012d}.jpg"
-        assert read(world / "coco" / "train2017" / image["file_name"]).shape[:2] == (
-            image["height"],
-            image["width"],
-        )
+        picture = read(world / "coco" / "train2017" / image["file_name"])
+        assert picture.shape[:2] == (image["height"], image["width"])
 
 
 @pytest.mark.parametrize(("name", "suffix"), ANOMALY_SUFFIXES.items())
@@ -153,20 +151,10 @@ def test_fishyscapes_overlays_mark_exactly_the_pixels_they_change(world: Path) -
         np.testing.assert_array_equal((overlay != 0).any(axis=2), labels == 1)
 
 
-def test_official_layouts_pair_pictures_with_masks(world: Path) -> None:
-    official = world / "official"
-    for track, suffix in (("dataset_AnomalyTrack", ".jpg"), ("dataset_ObstacleTrack", ".webp")):
-        hidden = [path for path in (official / track / "images").glob("*") if "validation" not in path.stem]
-        assert len(hidden) == 1
-        for path in (official / track / "images").glob(f"validation*{suffix}"):
-            assert (official / track / "labels_masks" / f"{path.stem}_labels_semantic.png").is_file()
-    road_anomaly = official / "RoadAnomaly_jpg"
-    for name in json.loads((road_anomaly / "frame_list.json").read_text()):
-        labels = read((road_anomaly / "frames" / name).with_suffix(".labels") / "labels_semantic.png")
-        assert set(np.unique(labels).tolist()) == {0, 2}
-    for path in (official / "fishyscapes_lostandfound").iterdir():
-        picture = path.name[5:].replace("_labels", "_leftImg8bit")
-        assert list((official / "LostAndFound" / "leftImg8bit" / "test").glob(f"*/{picture}"))
+def test_road_anomaly_lists_its_frames(world: Path) -> None:
+    folder = world / "official" / "RoadAnomaly_jpg"
+    names = [path.name for path in (folder / "frames").glob("*.jpg")]
+    assert json.loads((folder / "frame_list.json").read_text()) == sorted(names)
 
 
 def test_every_reader_of_an_official_layout_finds_its_miniature(world: Path) -> None:

@@ -4,25 +4,15 @@ import numpy as np
 import pytest
 
 from eval.sets.registry import TEST_SETS
-from jobs.world.anomaly_layout import ANOMALY_SETS, AnomalyFrame, anomaly_labels, scaled_size
+from jobs.world.anomaly_layout import AnomalyFrame, anomaly_labels, scaled_size
 from jobs.world.labels import OBJECT_ID, LabelId
 
-SIZES = {
-    "RoadAnomaly21": (720, 1280),
-    "RoadObsticle21": (1080, 1920),
-    "FS_LostFound_full": (1024, 2048),
-    "fs_static": (1024, 2048),
-    "RoadAnomaly": (720, 1280),
-}
 
-
-def test_every_set_of_the_tables_is_drawn() -> None:
-    assert ANOMALY_SETS.keys() == TEST_SETS.keys() == SIZES.keys()
-
-
-@pytest.mark.parametrize("folder", ANOMALY_SETS)
+@pytest.mark.parametrize("folder", TEST_SETS)
 def test_sizes_are_the_originals_at_full_scale_and_even_below(folder: str) -> None:
-    assert scaled_size(folder, 1024) == SIZES[folder]
+    known = TEST_SETS[folder].known
+    assert known is not None
+    assert scaled_size(folder, 1024) == known.size
     assert all(side % 2 == 0 for side in scaled_size(folder, 154))
 
 
@@ -40,7 +30,7 @@ def test_each_set_says_in_its_own_way_what_is_normal(folder: str, expected: list
     np.testing.assert_array_equal(anomaly_labels(identities, folder), [expected])
 
 
-@pytest.mark.parametrize("folder", ANOMALY_SETS)
+@pytest.mark.parametrize("folder", TEST_SETS)
 def test_the_share_of_anomalous_pixels_is_about_that_of_the_original(folder: str) -> None:
     known = TEST_SETS[folder].known
     assert known is not None

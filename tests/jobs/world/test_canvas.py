@@ -79,8 +79,4 @@ def test_a_warped_texture_keeps_its_corners() -> None:
 
 def test_instances_of_a_class_are_counted() -> None:
     canvas = blank()
-    assert [canvas.new_instance(26), canvas.new_instance(24), canvas.new_instance(26)] == [
-        26000,
-        24000,
-        26001,
-    ]
+    assert [canvas.new_instance(label) for label in (26, 24, 26)] == [26000, 24000, 26001]

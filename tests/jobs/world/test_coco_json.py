@@ -13,14 +13,12 @@ from jobs.world.sprite import draw_sprite
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
-def test_categories_are_the_official_ones() -> None:
+def test_categories_have_the_official_numbers() -> None:
     assert len(CATEGORIES) == len(CATEGORY_IDS) == 80
-    # A few on both sides of every gap in the official numbers, from cocodataset.org.
-    official = {"person": 1, "fire hydrant": 11, "stop sign": 13, "giraffe": 25, "backpack": 27}
-    official |= {"umbrella": 28, "handbag": 31, "bottle": 44, "wine glass": 46, "bed": 65}
-    official |= {"dining table": 67, "toilet": 70, "tv": 72, "refrigerator": 82, "book": 84, "toothbrush": 90}
-    assert official.items() <= CATEGORY_IDS.items()
-    assert {"supercategory": "appliance", "id": 80, "name": "toaster"} in CATEGORIES
+    # A few on both sides of the gaps in the numbers, from cocodataset.org.
+    names = ("fire hydrant", "stop sign", "giraffe", "handbag", "wine glass", "dining table", "tv", "book")
+    assert [CATEGORY_IDS[name] for name in names] == [11, 13, 25, 31, 46, 67, 72, 84]
+    assert CATEGORIES[-1] == {"supercategory": "indoor", "id": 90, "name": "toothbrush"}
 
 
 def decode(annotation: dict, shape: tuple[int, int]) -> np.ndarray:
