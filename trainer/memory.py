@@ -59,8 +59,12 @@ def fit_micro_batch(accelerator: Accelerator, batch_size: int, attempt: Callable
     size = batch_size
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     while True:
+        failed = False
         with torch.random.fork_rng(devices):
-            failed = _runs_out(attempt, size)
+            try:
+                attempt(size)
+            except OutOfMemoryError:  # unnamed: its traceback holds the tensors, and ends here
+                failed = True
         gc.collect()
         if devices:
             torch.cuda.empty_cache()
@@ -76,14 +80,6 @@ def fit_micro_batch(accelerator: Accelerator, batch_size: int, attempt: Callable
         smaller = next(n for n in range(size // 2, 0, -1) if size % n == 0)
         logger.info("out of memory with %d images per micro-batch, trying %d", size, smaller)
         size = smaller
-
-
-def _runs_out(attempt: Callable[[int], None], size: int) -> bool:
-    try:
-        attempt(size)
-    except OutOfMemoryError:  # its traceback holds the tensors: it must be gone before the next attempt
-        return True
-    return False
 
 
 def fullest_batch(size: int, crop: tuple[int, int]) -> Batch:
@@ -111,9 +107,6 @@ def try_step(
 
     Args:
         model: not yet prepared; it is moved to the device.
-
-    Raises:
-        torch.OutOfMemoryError: it does not suffice.
     """
     device = accelerator.device
     model.to(device).train()

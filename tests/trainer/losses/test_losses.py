@@ -26,10 +26,9 @@ from trainer.losses import (
     weighted_sum,
 )
 from trainer.losses.classification import LogitNorm
-from trainer.losses.mask import MaskOptions
+from trainer.losses.mask import MaskOptions, choose_points, draw_points
 from trainer.losses.matcher import MatchCosts, Matching, match_depths
 from trainer.losses.outlier import Rba
-from trainer.losses.points import choose_points, draw_points
 from trainer.losses.targets import Segments, StepTotals, count_totals, find_segments, sample_membership
 from trainer.randomness import sample_generators
 

@@ -9,8 +9,8 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 from shards.schema import VOID_ID
+from trainer.losses.mask import draw_points
 from trainer.losses.matcher import MatchCosts, Matching, _pairwise_bce, _pairwise_dice, match_depths
-from trainer.losses.points import draw_points
 from trainer.losses.targets import find_segments
 from trainer.randomness import sample_generators
 
