@@ -46,10 +46,7 @@ class Best:
     def judge(self, scalars: Mapping[str, float], step: int) -> bool:
         """Take the validation of a step; return whether it is the best so far, an equal one not.
 
-        A value that is NaN is never better.
-
-        Args:
-            scalars: by TensorBoard tag; `validation/METRIC` is read.
+        Of the scalars, by TensorBoard tag, `validation/METRIC` is read; one that is NaN is never better.
         """
         if not self.metric:
             return False
@@ -164,11 +161,7 @@ def save_best(
 
     It is weights and `model.json` only: to evaluate, export or start from, not to resume. Written under a
     hidden name and renamed, and the older one goes last, so that a run killed meanwhile keeps at least one,
-    and of two the newer is the better. All ranks have to call it.
-
-    Args:
-        prepared: the model as `accelerator.prepare` returned it.
-        model: the same, unwrapped.
+    and of two the newer is the better. All ranks have to call it, with the model prepared and unwrapped.
     """
     require_sound_weights(accelerator, model, best.step)
     weights = accelerator.get_state_dict(prepared)

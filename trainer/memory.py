@@ -51,10 +51,8 @@ def fit_micro_batch(accelerator: Accelerator, batch_size: int, attempt: Callable
     """Return the largest micro-batch, of `batch_size` and its halves, that no rank runs out of memory with.
 
     An odd number is cut to its largest divisor below half, so that the global batch can be kept by more
-    micro-batches. What random generators say afterwards is what they would have said without.
-
-    Args:
-        attempt: takes the memory of a step with a micro-batch of the given size.
+    micro-batches. What random generators say afterwards is what they would have said without. `attempt` takes
+    the memory of a step with a micro-batch of the given size.
     """
     size = batch_size
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
@@ -103,10 +101,8 @@ def try_step(
     """Take the memory of a step of the run with this micro-batch, and give it back.
 
     All that may train trains, no query is unmasked, and room is held for what comes later: the two moments of
-    AdamW and, with several processes, the buffers of their exchange.
-
-    Args:
-        model: not yet prepared; it is moved to the device.
+    AdamW and, with several processes, the buffers of their exchange. The model, not yet prepared, is moved to
+    the device.
     """
     device = accelerator.device
     model.to(device).train()

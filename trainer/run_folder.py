@@ -76,15 +76,6 @@ class Start:
     is_there: bool
     """True where the folder held a run already."""
 
-    def require_unchanged(self) -> None:
-        """Check, once nobody else writes there, that the folder is as it was when the run was planned."""
-        if (self.folder / CONFIG_NAME).exists() != self.is_there or (
-            newest_checkpoint(self.folder) != self.checkpoint
-        ):
-            raise InputError(
-                f"{self.folder}: another run wrote there while this one was starting; start it again"
-            )
-
 
 def plan_start(config: FinetuneConfig, *, resume: bool) -> Start:
     """Decide whether a run starts or continues from its newest checkpoint, with its own settings and data."""
@@ -161,7 +152,11 @@ def hold_run(start: Start, accelerator: Accelerator) -> Iterator[None]:
         with writing(accelerator, f"{start.folder}: cannot be written"):
             if accelerator.is_main_process:
                 _take_lock(start.folder, held)
-                start.require_unchanged()
+                is_there = (start.folder / CONFIG_NAME).exists()
+                if (is_there, newest_checkpoint(start.folder)) != (start.is_there, start.checkpoint):
+                    raise InputError(
+                        f"{start.folder}: another run wrote there while this one was starting; start it again"
+                    )
         yield
 
 

@@ -66,12 +66,7 @@ def start_tracking(
     settings: Mapping[str, str | int | float | bool],
     metrics: Sequence[str] = (),
 ) -> None:
-    """Open TensorBoard's files, and enter the run into the tab HPARAMS.
-
-    Args:
-        settings: of the whole run, flat.
-        metrics: tags of scalars that the run writes, by whose latest values runs are compared.
-    """
+    """Open TensorBoard's files, and enter the run into the tab HPARAMS: settings, and tags of metrics."""
     if config.tensorboard:
         accelerator.init_trackers("tensorboard")
         experiment, start, _ = hparams(dict(settings), dict.fromkeys(metrics, 0.0))
@@ -228,14 +223,11 @@ def _warn_of_log(path: str, error: OSError) -> None:
 
 @contextmanager
 def record_profile(run_folder: Path, steps: int) -> Iterator[Callable[[], None]]:
-    """Yield what has to be called after each step; the trace of `steps` steps goes to the run's profile/.
+    """Yield what has to be called after each step; `steps` steps from the fourth are traced to profile/.
 
     `steps-A-B.pt.trace.json.gz` opens in https://ui.perfetto.dev and in TensorBoard's profile plugin;
     `operators.txt` lists the operations by their own time. A, B count this start's steps from 1. Recorded
     steps are slower; the others are not.
-
-    Args:
-        steps: number of steps to record after the first three; 0: none.
     """
     if not steps:
         yield lambda: None
