@@ -196,8 +196,7 @@ def train(run: Run, config: LoopConfig) -> TrainState:
 
         fill_gradients(run.model)
         trained = [p for p in run.model.parameters() if p.requires_grad]
-        norm = accelerator.clip_grad_norm_(trained, config.max_grad_norm or math.inf)
-        grad_norm = float(whole(norm))
+        grad_norm = float(whole(accelerator.clip_grad_norm_(trained, config.max_grad_norm or math.inf)))
         bad = find_bad_step(accelerator, sums, grad_norm)
         if bad:
             _skip(run, bad, batches, config.skip_bad_steps)
