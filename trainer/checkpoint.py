@@ -65,6 +65,7 @@ class Best:
         return bool(self.patience) and self.waited >= self.patience
 
     def explain(self) -> str:
+        """Describe the best validation in a line."""
         return (
             f"best {self.metric} {self.value:.4f} at step {self.step}, {self.waited} validations before now"
         )

@@ -117,6 +117,7 @@ class TrainState:
         return self.step >= steps or self.best.is_over
 
     def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
         counters = {name: value for name, value in vars(self).items() if name != "best"}
         return counters | ({"best": self.best.state_dict()} if self.best.metric else {})
 

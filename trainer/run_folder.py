@@ -174,6 +174,7 @@ def _take_lock(folder: Path, held: contextlib.ExitStack) -> None:
 
 
 def restore(accelerator: Accelerator, checkpoint: Path) -> None:
+    """Load weights, optimizer, schedule and counters; whatever fails is an InputError."""
     try:
         accelerator.load_state(str(checkpoint))
     except Exception as error:  # torch, safetensors, zipfile and pickle each raise their own

@@ -54,6 +54,7 @@ class Deadline:
 
     @contextmanager
     def saving(self) -> Iterator[None]:
+        """Measure a save."""
         started = self._now()
         yield
         took = self._now() - started
