@@ -13,7 +13,6 @@ from transformers.models.eomt.modeling_eomt import EomtLoss
 
 from models.eomt import Prediction
 from shards.batch import Batch
-from shards.errors import InputError
 from shards.schema import OUTLIER_ID, VOID_ID
 from shards.settings import parse_options
 from trainer.losses import CLASS_TERMS, OUTLIER_TERMS, LossConfig, LossOptions, build_loss, weighted_sum
@@ -185,39 +184,6 @@ def test_uno_counts_the_masks_of_outliers() -> None:
     weight = torch.ones(C + 2)
     weight[-1] = 0.1
     torch.testing.assert_close(terms["class"], F.cross_entropy(classes[0], target, weight))
-
-
-BASE = {"mask": 1.0, "dice": 1.0, "class": 1.0}
-NO_TERM = "is no term of this loss; exactly one weight for each of mask, dice, class is"
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"name": "focal"}, "name: unknown 'focal'; known: mask"),
-        ({"classification": "ce"}, "classification: unknown 'ce'; known: cross_entropy, logit_norm, iso"),
-        (
-            {"outlier": ("rbaa",)},
-            "outlier: unknown 'rbaa'; known: rba, energy, mask2anomaly, sole_claim, uno",
-        ),
-        ({"outlier": ("rba", "rba")}, "outlier: got rba, rba; each term at most once"),
-        (
-            {"options": LossOptions(rba=Rba(preset="code"))},
-            "options.rba: nothing here reads it; this loss consists of mask, cross_entropy",
-        ),
-        (
-            {"weights": {"mask": 1.0, "dice": 1.0}},
-            "weights: class is missing; exactly one weight for each of",
-        ),
-        ({"outlier": ("uno",), "weights": {**BASE, "uno": 1.0}}, f"weights: uno {NO_TERM}"),
-        ({"weights": {**BASE, "rba": 1.0}}, f"weights: rba {NO_TERM}"),
-        ({"weights": {**BASE, "class": -1.0}}, "weights.class must be 0 or more, got"),
-    ],
-    ids=lambda value: str(value)[:40],
-)
-def test_impossible_configurations_are_refused(settings: dict, message: str) -> None:
-    with pytest.raises(InputError, match=re.escape(f"loss.{message}")):
-        LossConfig(**settings)
 
 
 def test_a_term_is_offered_on_the_command_line_by_its_place_in_the_table_alone(
