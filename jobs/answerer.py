@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from eval.predict.windows import Segment, segment_in_windows, to_tensor
 from eval.sets.frames import read_picture
-from eval.submissions.picture import Picture, PictureAnswer, answer_evidence
+from eval.submissions.picture import BenchmarkImage, PictureAnswer, answer_evidence
 from jobs.evaluate_options import choose_device
 from jobs.evaluation_key import hash_checkpoint
 from jobs.model_source import ANY_WINDOW, load_own_model, parse_model_file
@@ -55,7 +55,7 @@ def answer_by_checkpoint(
     return Answerer(str(checkpoint), hash_checkpoint(checkpoint), load)
 
 
-def answer_by_file(model_file: str, score: str, first: Picture, *, needs_classes: bool) -> Answerer:
+def answer_by_file(model_file: str, score: str, first: BenchmarkImage, *, needs_classes: bool) -> Answerer:
     """Let a user's own model answer; runs its code.
 
     Args:

@@ -24,7 +24,7 @@ from eval.protocol import Protocol, get_protocols
 from eval.ranks import ALONE, Ranks
 from eval.report.record import Record
 from eval.report.tables import render_markdown
-from eval.sets.own import read_own_sets
+from eval.sets.benchmarks import read_own_sets
 from eval.sets.registry import TestSet, check_masks, find_test_sets
 from jobs.evaluate_options import EvaluateOptions, choose_device, model_name
 from jobs.evaluation_folder import EvaluationFolder, evaluation_folder, require_place, task_folder

@@ -43,7 +43,7 @@ class EvaluateOptions:
     data and settings, compute the rest, and refuse where finished results would be lost; replace: the same,
     but replace finished results; ignore: take nothing, compute all anew, and replace."""
     sets: Path | None = None
-    """YAML file that describes test sets of your own below --datasets; see `eval/sets/own.py`."""
+    """YAML file that describes test sets of your own below --datasets; see `eval/sets/benchmarks.py`."""
     cache: Path | None = None
     """New or empty folder to save the network's predictions to, for `jobs.temperature`; 26 MB per frame of
     2048 x 1024 and a mask model."""

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from eval.predict.scores import require_scores
 from eval.submissions.benchmark import BENCHMARKS
-from eval.submissions.picture import Picture
+from eval.submissions.picture import BenchmarkImage
 from jobs.answerer import Answerer, answer_by_checkpoint, answer_by_file
 from jobs.model_source import parse_model_file
 from jobs.submission import PackageOptions, write_answers
@@ -110,7 +110,7 @@ def _export_package(options: ExportOptions) -> str:
     own = options.model_file
     source = parse_model_file(own)[0] if own else _require_checkpoint(options)
 
-    def make_answerer(first: Picture) -> Answerer:
+    def make_answerer(first: BenchmarkImage) -> Answerer:
         if own:
             needs = BENCHMARKS[options.to].needs_classes
             return answer_by_file(own, options.score, first, needs_classes=needs)

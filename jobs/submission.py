@@ -10,7 +10,7 @@ from eval.sets.frames import image_size
 from eval.submissions import smiyc
 from eval.submissions.benchmark import BENCHMARKS, choose_pictures
 from eval.submissions.package import Description
-from eval.submissions.picture import Picture, require_method
+from eval.submissions.picture import BenchmarkImage, require_method
 from eval.submissions.verify import PackageFindings, verify_package
 from eval.submissions.writing import write_package
 from jobs.answerer import Answerer
@@ -30,7 +30,7 @@ class PackageOptions:
     method: str
 
 
-def write_answers(make_answerer: Callable[[Picture], Answerer], options: PackageOptions) -> str:
+def write_answers(make_answerer: Callable[[BenchmarkImage], Answerer], options: PackageOptions) -> str:
     """Predict the images of a benchmark and write its package; return what is to be printed.
 
     Args:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from eval.sets.own import read_own_sets
+from eval.sets.benchmarks import read_own_sets
 from eval.sets.registry import Convention, find_test_sets, read_target
 from shards.errors import InputError
 
