@@ -4,15 +4,17 @@ python -m benchmarks.evaluate [--frames 4] [--out RESULTS.md]
 
 Both sides begin with the same evidence (19 maps per frame, as a network's windows leave it) and end with AP
 and FPR95 of four scores. The usual script computes each score over the whole frame, keeps all scores in
-lists, and calls scikit-learn once per score. Ours is `answer_pixels`, `ScorePool` and its metrics; sorted
+lists, and calls scikit-learn once per score. Ours is `answer_pixels`, `ImageStore` and its metrics; sorted
 runs for intervals included. Seconds are processor time, which other work on the machine disturbs less.
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -23,9 +25,10 @@ from sklearn.metrics import average_precision_score, roc_curve
 
 from benchmarks.machine import ThreadedOptions, describe_machine, publish, table
 from eval.metrics.binned import count_images
-from eval.pool import ScorePool
+from eval.metrics.curve import exact_curve
 from eval.predict.scores import DEFAULT_SCORES
 from eval.predict.strips import answer_pixels
+from eval.store import ImageStore, score_arrays
 from shards.settings import parse_options, run_program
 
 Numbers = dict[str, tuple[float, float]]
@@ -125,24 +128,26 @@ def usual_metrics(kept: dict[str, list[np.ndarray]], targets: Sequence[np.ndarra
 
 
 def our_side(options: EvaluationOptions, sketch: bool = False) -> tuple[float, float, Numbers]:
-    """Score strip by strip, pool, and compute the metrics."""
+    """Score strip by strip, store, and compute the metrics."""
     scored = measured = 0.0
     found = {}
-    with ScorePool(DEFAULT_SCORES) as pool:
+    with tempfile.TemporaryDirectory() as folder:
+        store = ImageStore(Path(folder), [{}] * options.frames)
         for index in range(options.frames):
             evidence, target = draw_frame(options, index)
             begin = time.process_time()
             answers = answer_pixels(evidence, DEFAULT_SCORES)
             scored += time.process_time() - begin
             begin = time.process_time()
-            pool.add(answers.scores, target)
+            store.write(index, score_arrays(answers.scores, target))
             measured += time.process_time() - begin
         begin = time.process_time()
         for name in DEFAULT_SCORES:
-            metrics = pool.metrics(name)
+            with store.sorted_scores(name) as images:
+                metrics = exact_curve(images).metrics()
+                if sketch:
+                    count_images(images, range(len(images)))
             found[name] = metrics.ap, metrics.fpr95
-            if sketch:
-                count_images(pool.images, *pool.runs(name))
         measured += time.process_time() - begin
     return scored, measured, found
 

@@ -26,9 +26,7 @@ from sklearn.metrics import auc, average_precision_score, roc_curve
 
 from benchmarks.machine import ThreadedOptions, describe_machine, measure_peak, publish, table
 from eval.metrics.closed_set import ConfusionMatrix
-from eval.metrics.curve import pixel_metrics
-from eval.metrics.half_histogram import HalfHistogram
-from eval.pool import ScorePool
+from eval.metrics.curve import SpooledScores, count_half, exact_curve, half_curve, pixel_metrics, sort_scores
 from shards.settings import parse_options, run_program
 
 Measured = TypeVar("Measured")
@@ -65,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
         describe_machine(options.threads, (np, sklearn, torch, torchmetrics, cv2)),
         *(compare_pixel_metrics(options) if options.usual else []),
         *compare_half(options),
-        *compare_pool(options),
+        *compare_spooled(options),
         *compare_miou(options),
     ]
     publish(lines, options.out)
@@ -102,9 +100,7 @@ def compare_half(options: MetricsOptions) -> list[str]:
     positives, negatives = (part.astype(np.float16) for part in pools)
 
     def count() -> Numbers:
-        histogram = HalfHistogram()
-        histogram.add(positives, negatives)
-        metrics = histogram.metrics()
+        metrics = half_curve(count_half(positives), count_half(negatives)).metrics()
         return metrics.ap, metrics.fpr95, metrics.auroc
 
     ours = time_median(count, options.repeats)
@@ -114,25 +110,25 @@ def compare_half(options: MetricsOptions) -> list[str]:
         f"## The same of float16 scores, counted per value, {options.pixels:,} pixels",
         "",
         "State is two counts per value, 1 MB; it adds up over images and processes.",
-        *table("sklearn, s | HalfHistogram, s | ratio | largest difference", [set_beside(usual, ours)], 0),
+        *table("sklearn, s | counts, s | ratio | largest difference", [set_beside(usual, ours)], 0),
     ]
 
 
-def compare_pool(options: MetricsOptions) -> list[str]:
-    """Time a pool on disk, filled image by image, against scikit-learn on all pixels at once."""
-    ours, ours_bytes = run_apart(measure_collection, collect_pool, options)
+def compare_spooled(options: MetricsOptions) -> list[str]:
+    """Time sorted scores on disk, image by image, against scikit-learn on all pixels at once."""
+    ours, ours_bytes = run_apart(measure_collection, collect_spooled, options)
     usual, memory = None, "not run"
     if options.usual:
         usual, usual_bytes = run_apart(measure_collection, collect_lists, options)
         memory = f"{usual_bytes / 1e6:,.0f} MB"
     row = [*set_beside(usual, ours), memory, f"{ours_bytes / 1e6:,.0f} MB"]
-    header = "lists + sklearn, s | ScorePool, s | ratio | largest difference | memory of lists | of ScorePool"
+    header = "lists + sklearn, s | ours, s | ratio | largest difference | memory of lists | of ours"
     return [
         "",
         f"## float32 scores from {options.images} images, {options.pixels:,} pixels, collected one by one",
         "",
         "Collecting and computing. Memory is what the process itself holds (anonymous pages) beyond one",
-        "image; the pool's file lies on disk, 4 bytes per pixel.",
+        "image; our file lies on disk, 4 bytes per pixel.",
         *table(header, [row], 0),
     ]
 
@@ -163,14 +159,14 @@ def collect_lists(
     return sklearn_metrics(scores[truth == 1], scores[truth == 0])
 
 
-def collect_pool(
+def collect_spooled(
     images: Iterator[NDArray[np.float32]], target: NDArray[np.uint8], num_images: int
 ) -> Numbers:
-    """Fill a pool on disk image by image, and measure it."""
-    with ScorePool(["score"]) as pool:
+    """Sort the scores of each image on disk, and read the metrics off their curve."""
+    with SpooledScores() as spooled:
         for scores in images:
-            pool.add({"score": scores[None]}, target[None])
-        metrics = pool.metrics("score")
+            spooled.append(sort_scores(scores[None], target[None]))
+        metrics = exact_curve(spooled).metrics()
     return metrics.ap, metrics.fpr95, metrics.auroc
 
 

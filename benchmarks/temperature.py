@@ -14,12 +14,13 @@ Seconds are processor time, which other work on the machine disturbs less.
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -28,13 +29,9 @@ import torch
 
 from benchmarks.evaluate import usual_metrics, usual_scores
 from benchmarks.machine import ThreadedOptions, describe_machine, publish, table
-from eval.metrics.curve import PixelMetrics
-from eval.metrics.half_histogram import HalfHistogram
-from eval.pool import ScorePool
 from eval.predict.predictions import CachedSet, WindowPredictions, read_frames, write_frame
 from eval.predict.scores import DEFAULT_SCORES
-from eval.predict.strips import compare_at
-from eval.scan import count_frame
+from eval.temperature import Sweep, Variant
 from shards.settings import parse_options, run_program
 
 WINDOW = (1024, 1024)
@@ -73,7 +70,7 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         cached = write_cache(Path(name), options)
         usual_s, expected = usual_script(Path(name), cached, options)
-        sides = [side(Path(name), cached, options) for side in (our_scan, our_measure)]
+        sides = [our_sweep(Path(name), cached, options, use) for use in ("scan", "measure")]
     count = len(options.temperatures)
     rows = [["evidence, once", "not counted"], ["per temperature", f"{usual_s / count:.2f}"]]
     rows.append(["all, evidence included", f"{usual_s:.2f}"])
@@ -131,46 +128,23 @@ def usual_script(cache: Path, cached: CachedSet, options: TemperatureOptions) ->
     return time.process_time() - begin, numbers
 
 
-def our_scan(cache: Path, cached: CachedSet, options: TemperatureOptions) -> Side:
-    """Do what `Sweep.scan` does, with a clock between evidence and scores."""
-    counts = {(name, t): HalfHistogram() for name in DEFAULT_SCORES for t in options.temperatures}
-    marks = [time.process_time()]
-    for target, predictions in read_frames(cache, cached):
-        (evidence,) = predictions.evidence_at((1024, 2048), WINDOW, (1.0,))
-        marks.append(time.process_time())
-        count_frame(counts, evidence.numpy(), target)
-        marks.append(time.process_time())
-    found = {key: histogram.metrics() for key, histogram in counts.items()}
-    marks.append(time.process_time())
-    return _side(marks, found)
-
-
-def our_measure(cache: Path, cached: CachedSet, options: TemperatureOptions) -> Side:
-    """Do what `Sweep.measure` does, with a clock between evidence and scores."""
-    names = {(name, t): f"{name} {t}" for name in DEFAULT_SCORES for t in options.temperatures}
-    marks = [time.process_time()]
-    with ScorePool(list(names.values())) as pool:
-        for target, predictions in read_frames(cache, cached):
-            evidence = predictions.evidence((1024, 2048), WINDOW)
-            marks.append(time.process_time())
-            maps = {
-                names[name, t]: scores
-                for t in options.temperatures
-                for name, scores in compare_at(evidence, DEFAULT_SCORES, t).items()
-            }
-            pool.add(maps, target)
-            marks.append(time.process_time())
-        found = {key: pool.metrics(name) for key, name in names.items()}
-        marks.append(time.process_time())
-    return _side(marks, found)
-
-
-def _side(marks: Sequence[float], found: Mapping[tuple[str, float], PixelMetrics]) -> Side:
-    """Sort the time between marks: evidence and scores take turns, and metrics come last."""
-    spans = np.diff(marks)
-    numbers = {key: (metrics.ap, metrics.fpr95) for key, metrics in found.items()}
-    evidence_s = float(spans[:-1:2].sum())
-    return Side(evidence_s, float(spans.sum()) - evidence_s, numbers)
+def our_sweep(
+    cache: Path, cached: CachedSet, options: TemperatureOptions, use: Literal["scan", "measure"]
+) -> Side:
+    """Sweep, with the time of the evidence taken apart."""
+    begin = time.process_time()
+    for _, predictions in read_frames(cache, cached):
+        predictions.evidence((1024, 2048), WINDOW)
+    evidence_s = time.process_time() - begin
+    sweep = Sweep(cache, cached)
+    variants = [Variant(name, "pixel", t) for name in DEFAULT_SCORES for t in options.temperatures]
+    begin = time.process_time()
+    getattr(sweep, use)(variants)
+    seconds = time.process_time() - begin
+    passes = 1 if use == "scan" else math.ceil(len(variants) / 16)
+    found = sweep.scanned if use == "scan" else sweep.metrics
+    numbers = {(v.score, v.temperature): (metrics.ap, metrics.fpr95) for v, metrics in found.items()}
+    return Side(passes * evidence_s, seconds - passes * evidence_s, numbers)
 
 
 if __name__ == "__main__":

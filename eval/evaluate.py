@@ -1,302 +1,327 @@
-"""The evaluation of a test set: a callable that segments windows goes in, cells come out.
+"""Evaluation of test sets and of the closed set: images to a store, the store to results.
 
-Nothing here knows a model. `segment` takes windows of the network's input size (UInt8, B 3 h w) and returns
-their evidence and, behind it, the maps of those scores that evidence does not suffice for (see `Segment`).
+Nothing here knows a model: a predictor takes an image and returns maps of its pixels
+(`eval.predict.windows.Predictor`). A part is what goes through one store: a test set at one size, for all
+protocols of that size, or the closed set.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from eval.cell import Cell, Subject, TestSetResult
-from eval.maps import MapStore
+from eval.metrics.closed_set import ClosedSetCounts, MiouResult, count_scene, measure_closed_set
 from eval.metrics.components import SegmentSizes
 from eval.metrics.measure import (
-    ComponentMeasurement,
+    ImageMetrics,
     Measurement,
     measure_components,
     measure_images,
     measure_score,
 )
-from eval.pool import ScorePool
+from eval.predict.predictions import CLOSED_SET
 from eval.predict.scores import DEFAULT_SCORES
-from eval.predict.strips import PixelAnswers, answer_pixels
-from eval.predict.windows import Segment, resize_image, segment_in_windows, to_tensor
+from eval.predict.strips import answer_pixels
+from eval.predict.windows import Predictor, resize_image, to_tensor
 from eval.protocol import Protocol
-from eval.ranks import ALONE, Ranks
-from eval.report.figures import Example, choose_examples
+from eval.report.figures import Example, choose_examples, draw_panels, encode_png
 from eval.report.record import Record
 from eval.report.slices import FrameMaps, analyse_errors
-from eval.sets.registry import Frame, TestSet, read_image, read_target, require_same_size, resize_target
+from eval.result import Packed, Result, TestSetResult, pack_results
+from eval.sets.registry import (
+    Convention,
+    TestSet,
+    read_image,
+    read_target,
+    require_same_size,
+    resize_target,
+)
+from eval.store import ALONE, ImageStore, Worker, score_arrays
+from shards.reader import ShardReader
+from shards.scene import decode_scene
 
 logger = logging.getLogger(__name__)
 
 _MANY_TIES = 0.005
 """Share of normal pixels tied at the threshold of FPR95 from which on a warning says so."""
-Answer = Callable[[UInt8[np.ndarray, "H W 3"]], PixelAnswers]
-"""An image to what is known of its pixels."""
-Keep = Callable[[int, UInt8[np.ndarray, "H W"]], None]
-"""Called after each image with its position and target, such as to save what the network said."""
+Predicted = tuple[UInt8[np.ndarray, "H W"], Mapping[str, np.ndarray]]
+"""Target of an image, and the arrays that go into the store."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pass:
-    """One pass over the frames of a test set, all of them brought to one size; it serves several
-    protocols."""
+class TestSetPart:
+    """A test set at one size: each image is predicted once for all scores and protocols."""
 
+    __test__ = False  # the name starts with Test, but pytest must not collect it
     test_set: TestSet
-    size: tuple[int, int] | None
-    """(H, W) of image and ground truth; None: as they are."""
-    scores: Sequence[str]
-    components: bool
-    """Whether component metrics, slices and galleries are computed, for which all maps are kept."""
-    num_exhibits: int
+    protocols: tuple[Protocol, ...]
+    """Of one size."""
+    scores: tuple[str, ...] = DEFAULT_SCORES
+    components: bool = True
+    """Whether component metrics, slices and pictures of errors are made."""
+    num_examples: int = 3
+    """Frames in the picture."""
     intervals: bool = True
     """Whether images are resampled for the 95 % intervals."""
 
-    def read(self, position: int) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]]:
-        """Return image and target of a frame at the pass's size."""
-        return _read(self.test_set.frames[position], self.test_set, self.size)
+    @property
+    def convention(self) -> Convention:
+        """Names of the set."""
+        return self.test_set.convention
 
     @property
-    def exhibits(self) -> frozenset[int]:
-        """Positions of the frames that the picture shows."""
-        return choose_examples(len(self.test_set), self.num_exhibits)
+    def size(self) -> tuple[int, int] | None:
+        """(H, W) of images and targets; None: as they are."""
+        return self.protocols[0].size
+
+    @property
+    def stems(self) -> tuple[str, ...]:
+        """Names of the images."""
+        return tuple(frame.stem for frame in self.test_set.frames)
+
+    def predict(self, predictor: Predictor, image: int) -> Predicted:
+        """Compute score maps and predicted classes of an image."""
+        pixels, target = self._read(image)
+        predicted = answer_pixels(predictor(pixels), self.scores)
+        return target, score_arrays(predicted.scores, target, prediction=predicted.prediction)
+
+    def measure(self, store: ImageStore) -> TestSetResult:
+        """Compute the results of all images, by protocol, then score; records name no model yet."""
+        results = {}
+        read_image = functools.cache(lambda image: self._read(image)[0])  # all scores show the same few
+        for score in self.scores:
+            read_maps = functools.partial(_read_maps, store, score)
+            with store.sorted_scores(score) as images:
+                for protocol in self.protocols:
+                    measured = measure_score(images, protocol, intervals=self.intervals)
+                    rows = measure_images(images, protocol)
+                    components, errors = {}, None
+                    if self.components:
+                        components = self._measure_components(store, score, protocol, measured, rows)
+                        errors = analyse_errors(
+                            score, measured.fpr95_threshold, protocol, rows, self.stems, read_maps, read_image
+                        )
+                    record = self._record(score, protocol, measured, components)
+                    results[protocol.name, score] = Result(
+                        record, measured.counts, rows, self.stems, self.convention.folder, errors,
+                        measured.distribution,
+                    )  # fmt: skip
+        ordered = [results[protocol.name, score] for protocol in self.protocols for score in self.scores]
+        return TestSetResult(ordered, self._make_examples(store))
+
+    def pack(self, store: ImageStore) -> dict[str, Packed]:
+        """Compute the results, and take them apart for their files: one per protocol, by name."""
+        results, examples = self.measure(store)
+        for record in (result.record for result in results):
+            assert record.ap is not None
+            assert record.fpr95 is not None
+            logger.info("  %-10s AP %6.2f  FPR95 %6.2f", record.score, 100 * record.ap, 100 * record.fpr95)
+        panels = encode_png(draw_panels(examples)) if examples else b""
+        return {
+            f"{self.convention.folder}.{p.name}": pack_results(
+                [result for result in results if result.record.protocol == p.name], panels
+            )
+            for p in self.protocols
+        }
+
+    def _read(self, image: int) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]]:
+        """Return image and target of a frame at the part's size."""
+        frame = self.test_set.frames[image]
+        pixels, target = read_image(frame), read_target(frame, self.convention)
+        require_same_size(frame, pixels, target)
+        if self.size is None:
+            return pixels, target
+        resized = resize_image(to_tensor(pixels), self.size).permute(1, 2, 0).numpy()
+        return resized, resize_target(target, self.size)
+
+    def _make_examples(self, store: ImageStore) -> list[Example]:
+        """Shrink the frames that the picture shows."""
+        examples = []
+        for image in sorted(choose_examples(len(self.stems), self.num_examples)):
+            pixels, target = self._read(image)
+            scores = {name: store.scores(image, name) for name in self.scores}
+            examples.append(
+                Example(self.stems[image], pixels, target, store.prediction(image), scores).shrink()
+            )
+        return examples
+
+    def _measure_components(
+        self,
+        store: ImageStore,
+        score: str,
+        protocol: Protocol,
+        measured: Measurement,
+        rows: Sequence[ImageMetrics],
+    ) -> dict[str, Any]:
+        """Return the fields of a record."""
+        maps = ((store.scores(row.image, score), store.target(row.image)) for row in rows)
+        threshold, smallest = measured.metrics.f1_threshold, SegmentSizes(*self.convention.smallest)
+        found = measure_components(maps, threshold, protocol, smallest, intervals=self.intervals)
+        return found._asdict()
+
+    def _record(
+        self, score: str, protocol: Protocol, measured: Measurement, components: Mapping[str, Any]
+    ) -> Record:
+        if measured.tied > _MANY_TIES:
+            logger.warning(
+                "%s, %s, protocol %s: %.1f %% of the normal pixels have exactly the score where FPR95 is "
+                "read; FPR95 says little there",
+                self.convention.name, score, protocol.name, 100 * measured.tied,
+            )  # fmt: skip
+        metrics: dict[str, Any] = {name: getattr(measured.metrics, name) for name in measured.intervals}
+        metrics |= {f"{name}_ci": interval for name, interval in measured.intervals.items()}
+        return Record(
+            model="",
+            checkpoint="",
+            score=score,
+            temperature=1.0,
+            temperature_from=None,
+            dataset=self.convention.name,
+            protocol=protocol.name,
+            num_images=measured.num_images,
+            num_pixels=measured.num_pixels,
+            miou=None,
+            **metrics,
+            **components,
+        )
+
+
+def _read_maps(store: ImageStore, score: str, image: int) -> FrameMaps:
+    return store.scores(image, score), store.target(image), store.prediction(image)
+
+
+@dataclass(frozen=True)
+class ClosedSetPart:
+    """The first `count` labelled scenes of a reader, for mIoU and calibration."""
+
+    reader: ShardReader
+    count: int
+    convention = Convention(CLOSED_SET, "Cityscapes val", is_benchmark=False)
+    size = None
+
+    @property
+    def stems(self) -> tuple[str, ...]:
+        """Names of the scenes."""
+        return tuple(self.reader.keys[: self.count])
+
+    def predict(self, predictor: Predictor, image: int) -> Predicted:
+        """Count the predicted classes of a scene."""
+        scene = decode_scene(self.reader, image)
+        confusion, confidence = count_scene(predictor(scene.image), scene.label)
+        return scene.label, {"confusion": confusion, "confidence": confidence}
+
+    def measure(self, store: ImageStore) -> ClosedSetCounts:
+        """Return the counts of all scenes, a row per scene."""
+        rows = {n: [store.read(i, n) for i in range(self.count)] for n in ClosedSetCounts._fields}
+        return ClosedSetCounts(**{name: np.stack(arrays) for name, arrays in rows.items()})
+
+    def pack(self, store: ImageStore) -> dict[str, Packed]:
+        """Return the counts of all scenes for their file, by its name."""
+        return {CLOSED_SET: (None, self.measure(store)._asdict())}
+
+
+def split_by_size(protocols: Sequence[Protocol]) -> list[tuple[Protocol, ...]]:
+    """Group the protocols that share a forward pass: those of one size."""
+    sizes = dict.fromkeys(protocol.size for protocol in protocols)
+    return [tuple(protocol for protocol in protocols if protocol.size == size) for size in sizes]
 
 
 def evaluate_test_set(
-    segment: Segment,
+    predictor: Predictor,
     test_set: TestSet,
-    protocols: Protocol | Sequence[Protocol],
-    subject: Subject,
+    protocols: Sequence[Protocol],
     *,
-    window: tuple[int, int],
-    windows_at_once: int = 4,
     scores: Sequence[str] = DEFAULT_SCORES,
-    num_exhibits: int = 3,
+    num_examples: int = 3,
     components: bool = True,
     intervals: bool = True,
     scratch: Path | None = None,
-    ranks: Ranks = ALONE,
-    keep: Keep | None = None,
+    worker: Worker = ALONE,
 ) -> TestSetResult:
-    """Score all frames of a test set; each is decoded and segmented once for all scores and protocols of a
-    size.
+    """Score all frames of a test set; each is predicted once for all scores and protocols of a size.
 
     Args:
-        window: (h, w), the input size of the network.
-        windows_at_once: windows per call of `segment`; bounds its memory.
-        scores: names of scores; `segment` answers the maps of those among `QUERY_SCORES`, in this order.
-        num_exhibits: frames to keep, shrunk, for a picture.
-        components: compute component metrics too, which takes 4 more bytes of disk per pixel and score.
+        scores: names of scores; `predictor` returns maps of those that are not in `SCORES`, in this order.
+        num_examples: frames to keep, shrunk, for a picture.
+        components: compute component metrics, slices and pictures of errors too.
         intervals: compute 95 % intervals too, for which images are resampled.
-        scratch: folder for the pooled scores (4 bytes per pixel and score) and maps; None is the system's.
-            All ranks must see it where there are several.
-        ranks: this process among those that share the work. All but the first get an empty result.
-        keep: called after each image of native size.
+        scratch: folder for the maps (4 bytes per pixel and score, and 4 more per pixel) until this returns;
+            None is the system's. All ranks must see it where there are several.
+        worker: this rank. All but the first get an empty result.
 
     Raises:
         InputError: a file is broken or breaks the convention, sizes differ, no pixel is anomalous, or the
             model answers NaN.
     """
-    protocols = [protocols] if isinstance(protocols, Protocol) else list(protocols)
-    answer = answer_by_windows(segment, window, windows_at_once, scores)
-    cells: list[Cell] = []
-    exhibits: list[Example] = []
-    for size in dict.fromkeys(protocol.size for protocol in protocols):
-        of_size = [protocol for protocol in protocols if protocol.size == size]
-        over = Pass(
+    whole = TestSetResult([], [])
+    for same_size in split_by_size(protocols):
+        part = TestSetPart(
             test_set=test_set,
-            size=size,
-            scores=scores,
+            protocols=same_size,
+            scores=tuple(scores),
             components=components,
-            num_exhibits=num_exhibits,
+            num_examples=num_examples,
             intervals=intervals,
         )
-        with shared_folder(scratch, ranks, test_set) as folder, ScorePool(scores, folder) as pool:
-            maps = MapStore(folder / "maps")
-            collect(over, answer, pool, maps, ranks, keep)
-            ranks.merge_pools(pool, folder)
-            if ranks.is_first:
-                cells += measure(over, pool, maps, of_size, subject)
-                exhibits = exhibits or make_exhibits(over, maps)
-            ranks.wait()
-    order = {protocol.name: i for i, protocol in enumerate(protocols)}
-    cells.sort(key=lambda cell: order[cell.record.protocol])
-    return TestSetResult(cells, exhibits)
+        with _filled_store(part, predictor, scratch, worker) as store:
+            if worker.leads:
+                found = part.measure(store)
+                whole = TestSetResult(whole.results + found.results, whole.examples or found.examples)
+    order = [protocol.name for protocol in protocols]
+    whole.results.sort(key=lambda result: order.index(result.record.protocol))
+    return whole
 
 
-def answer_by_windows(
-    segment: Segment, window: tuple[int, int], windows_at_once: int, scores: Sequence[str]
-) -> Answer:
-    """Return what answers images by sliding windows; arguments as for `evaluate_test_set`."""
+def evaluate_closed_set(
+    predictor: Predictor,
+    reader: ShardReader,
+    count: int,
+    *,
+    intervals: bool = True,
+    scratch: Path | None = None,
+    worker: Worker = ALONE,
+) -> MiouResult:
+    """Compare predicted classes (argmax of evidence at native size) with the labels of `count` scenes.
 
-    def answer(image: UInt8[np.ndarray, "H W 3"]) -> PixelAnswers:
-        return answer_pixels(segment_in_windows(to_tensor(image), segment, window, windows_at_once), scores)
+    Args:
+        intervals: resample images for the 95 % intervals too.
+        scratch: folder that all ranks see.
+        worker: this rank; all get the same result.
 
-    return answer
-
-
-def collect(
-    over: Pass,
-    answer: Answer,
-    pool: ScorePool,
-    maps: MapStore,
-    ranks: Ranks = ALONE,
-    keep: Keep | None = None,
-) -> None:
-    """Score this rank's frames into `pool`, and put their maps into `maps`."""
-    for image, _ in ranks.share(over.test_set.frames, over.test_set.name):
-        picture, target = over.read(image)
-        answers = answer(picture)
-        if keep is not None and over.size is None:
-            keep(image, target)
-        pool.add(answers.scores, target, image)
-        if over.components or image in over.exhibits:
-            maps.add(image, answers.scores, target, answers.prediction)
-
-
-def measure(
-    over: Pass, pool: ScorePool, maps: MapStore, protocols: Sequence[Protocol], subject: Subject
-) -> list[Cell]:
-    """Turn the collected pixels of all frames into cells, by protocol, then score."""
-    kept = maps if over.components else None
-    found = [
-        _measure(over, pool, kept, name, protocol, subject) for protocol in protocols for name in over.scores
-    ]
-    return _add_galleries(over, found, maps, protocols) if over.components else found
+    Raises:
+        InputError: a label holds a value that is no train id, outlier or void, or all are void.
+    """
+    part = ClosedSetPart(reader, count)
+    with _filled_store(part, predictor, scratch, worker) as store:
+        return measure_closed_set(part.measure(store), intervals=intervals)
 
 
 @contextmanager
-def shared_folder(scratch: Path | None, ranks: Ranks, test_set: TestSet) -> Iterator[Path]:
-    """Yield a folder that all ranks share and that is gone afterwards."""
-    assert scratch is not None or ranks.count == 1, "several ranks need a folder that all of them see"
-    if ranks.count == 1:
-        with tempfile.TemporaryDirectory(dir=scratch) as name:
-            yield Path(name)
-        return
-    assert scratch is not None
-    folder = scratch / f".{test_set.convention.folder}"
-    folder.mkdir(exist_ok=True)
-    ranks.wait()
+def _filled_store(
+    part: TestSetPart | ClosedSetPart, predictor: Predictor, scratch: Path | None, worker: Worker
+) -> Iterator[ImageStore]:
+    """Yield a store that all ranks have filled, and that is gone afterwards."""
+    assert scratch is not None or worker.count == 1, "several ranks need a folder that all of them see"
+    shared = (scratch or Path()) / ".images"
+    folder = Path(tempfile.mkdtemp(dir=scratch)) if worker.count == 1 else shared
+    store = ImageStore(folder, [{}] * len(part.stems))
     try:
-        yield folder
+        if worker.leads:
+            store.remove()  # of a run that was killed
+        worker.wait()
+        store.fill(lambda image: part.predict(predictor, image)[1], worker, part.convention.name)
+        worker.wait()
+        yield store
+        worker.wait()
     finally:
-        ranks.wait()
-        if ranks.is_first:
-            shutil.rmtree(folder, ignore_errors=True)
-        ranks.wait()
-
-
-def _read(
-    frame: Frame, test_set: TestSet, size: tuple[int, int] | None
-) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]]:
-    image, target = read_image(frame), read_target(frame, test_set.convention)
-    require_same_size(frame, image, target)
-    if size is None:
-        return image, target
-    return resize_image(to_tensor(image), size).permute(1, 2, 0).numpy(), resize_target(target, size)
-
-
-def make_exhibits(over: Pass, maps: MapStore) -> list[Example]:
-    """Shrink the frames that the picture shows."""
-    exhibits = []
-    for i in sorted(over.exhibits):
-        image, target = over.read(i)
-        found = {name: maps.scores(i, name) for name in over.scores}
-        stem = over.test_set.frames[i].stem
-        exhibits.append(Example(stem, image, target, maps.prediction(i), found).shrink())
-    return exhibits
-
-
-def _add_galleries(
-    over: Pass, cells: Sequence[Cell], maps: MapStore, protocols: Sequence[Protocol]
-) -> list[Cell]:
-    """Add pictures and slices; each protocol has its own threshold, images that count and float type."""
-    by_name = {protocol.name: protocol for protocol in protocols}
-    read_image = functools.cache(lambda image: over.read(image)[0])
-    found = []
-    for cell in cells:
-        score, threshold = cell.record.score, cell.measurement.fpr95_threshold
-
-        def read_maps(image: int, score: str = score) -> FrameMaps:
-            return maps.scores(image, score), maps.target(image), maps.prediction(image)
-
-        protocol = by_name[cell.record.protocol]
-        gallery = analyse_errors(score, threshold, protocol, cell.images, cell.stems, read_maps, read_image)
-        found.append(cell._replace(gallery=gallery))
-    return found
-
-
-def _measure(
-    over: Pass, pool: ScorePool, maps: MapStore | None, score: str, protocol: Protocol, subject: Subject
-) -> Cell:
-    test_set = over.test_set
-    images = pool.sorted_images(score)
-    measured = measure_score(images, protocol, intervals=over.intervals)
-    if measured.tied > _MANY_TIES:
-        logger.warning(
-            "%s, %s, protocol %s: %.1f %% of the normal pixels have exactly the score where FPR95 is read; "
-            "FPR95 says little there",
-            test_set.name, score, protocol.name, 100 * measured.tied,
-        )  # fmt: skip
-    rows = measure_images(images, protocol)
-    found = None
-    if maps is not None:
-        smallest = SegmentSizes(*test_set.convention.smallest)
-        frames = ((maps.scores(row.image, score), maps.target(row.image)) for row in rows)
-        threshold = measured.metrics.f1_threshold
-        found = measure_components(frames, threshold, protocol, smallest, intervals=over.intervals)
-    record = _record(subject, score, test_set.name, protocol.name, measured, found)
-    stems = [frame.stem for frame in test_set.frames]
-    return Cell(record, measured, rows, stems, test_set.convention.folder)
-
-
-def _record(
-    subject: Subject,
-    score: str,
-    dataset: str,
-    protocol: str,
-    measured: Measurement,
-    found: ComponentMeasurement | None,
-) -> Record:
-    metrics, intervals = measured.metrics, measured.intervals
-    return Record(
-        model=subject.model,
-        checkpoint=subject.checkpoint,
-        score=score,
-        temperature=1.0,
-        temperature_from=None,
-        dataset=dataset,
-        protocol=protocol,
-        num_images=measured.num_images,
-        num_pixels=measured.num_pixels,
-        ap=metrics.ap,
-        ap_ci=intervals["ap"],
-        fpr95=metrics.fpr95,
-        fpr95_ci=intervals["fpr95"],
-        auroc=metrics.auroc,
-        miou=subject.miou,
-        auroc_ci=intervals["auroc"],
-        miou_ci=subject.miou_ci,
-        best_f1=metrics.best_f1,
-        best_f1_ci=intervals["best_f1"],
-        siou=found.siou if found else None,
-        ppv=found.ppv if found else None,
-        f1_star=found.f1_star if found else None,
-        siou_ci=found.siou_ci if found else None,
-        ppv_ci=found.ppv_ci if found else None,
-        f1_star_ci=found.f1_star_ci if found else None,
-        ece=subject.ece,
-        ece_ci=subject.ece_ci,
-    )
+        if worker.leads:
+            store.remove()

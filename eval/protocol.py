@@ -111,22 +111,14 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def get_protocol(name: str, setting: str = "--protocol") -> Protocol:
-    """Look up a protocol.
-
-    Raises:
-        InputError: there is no such protocol.
-    """
+    """Look up a protocol; an InputError names the available ones."""
     if name not in PROTOCOLS:
         raise InputError(f"{setting}: no protocol {name!r}; available: {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]
 
 
 def get_protocols(names: Sequence[str], setting: str = "--protocol") -> tuple[Protocol, ...]:
-    """Look up several protocols.
-
-    Raises:
-        InputError: there is no such protocol, none is named, or one twice.
-    """
+    """Look up several protocols: at least one, each once."""
     if not names or len(set(names)) < len(names):
         given = ", ".join(names) or "nothing"
         raise InputError(f"{setting}: got {given}; at least one, each once, of {', '.join(PROTOCOLS)}")

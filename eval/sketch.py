@@ -1,4 +1,4 @@
-"""Sketches on disk: what a later program needs to test two models against each other without their pixels.
+"""Files of counts per image and bin, from which two models are tested against each other without pixels.
 
 An evaluation writes `sketches/{test set}.{protocol}.{score}.npz` beside its results.
 """
@@ -12,8 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from eval.metrics.binned import BinnedMetrics, ImageCounts
-from eval.metrics.bootstrap import PairedTest, draw_blocks, judge_differences, paired_test
-from eval.metrics.measure import statistic_of
+from eval.metrics.bootstrap import PairedTest, draw_blocks, judge_differences
 from eval.protocol import get_protocol
 from shards.errors import InputError
 
@@ -69,31 +68,6 @@ def read_sketch(path: Path) -> Sketch:
         raise InputError(f"{path}: no sketch of an evaluation: {error}") from None
 
 
-def compare_sketches(first: Path, second: Path, metric: str) -> PairedTest:
-    """Test whether model A (first) and B (second) differ in `metric`, over the images that both were tested
-    on.
-
-    Args:
-        first: sketch of model A; of the same test set and protocol as `second`, of any score.
-        second: sketch of model B.
-        metric: one of `METRICS`.
-
-    Raises:
-        InputError: a file is no sketch, an unknown metric, or the two are of other images or protocols.
-    """
-    if metric not in METRICS:
-        raise InputError(f"metric {metric!r}: allowed are {', '.join(METRICS)}")
-    a, b = read_sketch(first), read_sketch(second)
-    if (a.stems, a.protocol) != (b.stems, b.protocol):
-        raise InputError(
-            f"{second}: {len(b.stems)} images under protocol {b.protocol}, but {first} has {len(a.stems)} "
-            f"under {a.protocol}; a paired test needs the same images and protocol"
-        )
-    protocol = get_protocol(a.protocol)
-    statistics = [statistic_of(sketch.counts, metric, protocol) for sketch in (a, b)]
-    return paired_test(statistics[0], statistics[1], len(a.stems))
-
-
 class Resampled(NamedTuple):
     """All metrics of a sketch, small enough to keep for comparing many models with one another."""
 
@@ -103,7 +77,7 @@ class Resampled(NamedTuple):
 
 
 def resample_sketch(sketch: Sketch) -> Resampled:
-    """Compute all metrics of a sketch on the sets of `compare_sketches`."""
+    """Compute all metrics of a sketch, on the same resampled sets for every sketch of as many images."""
     interpolate = get_protocol(sketch.protocol).fpr_rule == "interpolated"
     blocks = (np.ones((1, len(sketch.stems))), *draw_blocks(len(sketch.stems)))
     found = [sketch.counts.metrics(weights, interpolate=interpolate) for weights in blocks]
@@ -113,6 +87,13 @@ def resample_sketch(sketch: Sketch) -> Resampled:
 
 
 def compare_resampled(first: Resampled, second: Resampled, metric: str) -> PairedTest:
-    """Test two models as `compare_sketches` does; the caller has made sure of the same images."""
+    """Test whether two models differ in a metric, over the same images under the same protocol.
+
+    What makes an image hard is hard for both, so the difference varies less than either metric.
+
+    Args:
+        metric: one of `METRICS`.
+    """
+    assert first.stems == second.stems, "a paired test needs the same images"
     differences = getattr(first.metrics, metric) - getattr(second.metrics, metric)
     return judge_differences(float(differences[0]), differences[1:])

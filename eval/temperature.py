@@ -1,26 +1,27 @@
-"""Scores as a function of temperature, from cached predictions, and the choice of one without leaks."""
+"""Metrics of scores at many temperatures, from cached predictions, and the choice of one without leaks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32, UInt8
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from eval.metrics.curve import PixelMetrics
-from eval.metrics.half_histogram import HalfHistogram
-from eval.pool import ScorePool
+from eval.metrics.curve import HALF_VALUES, PixelMetrics, count_half, half_curve
 from eval.predict.predictions import CachedSet, read_frames
 from eval.predict.scores import DEFAULT_SCORES
 from eval.predict.strips import compare_at
-from eval.scan import count_frame
+from eval.store import ImageStore, score_arrays
 from shards.errors import InputError
-from shards.schema import OUTLIER_ID, VOID
+from shards.schema import ANOMALY, NORMAL, OUTLIER_ID, VOID
 
 Level = Literal["pixel", "query"]
 LEVELS: tuple[Level, ...] = ("pixel", "query")
@@ -28,9 +29,9 @@ LEVELS: tuple[Level, ...] = ("pixel", "query")
 Kind = tuple[str, Level]
 """Score and level."""
 _AT_ONCE = 16
-"""Maps pooled in one pass over the cache; bounds the disk space to 64 bytes per pixel."""
-_QUERY_TEMPERATURES_AT_ONCE = 4
-"""Evidence kept at once: 160 MB each per frame of 2048 x 1024 and 19 classes, and half that per window."""
+"""Variants measured in one pass over the cache; bounds the disk space to 69 bytes per pixel."""
+_EVIDENCE_AT_ONCE = 4
+"""Query temperatures scanned at once; each takes 160 MB per frame of 2048 x 1024, half that per window."""
 _ROUNDS = 3
 _FINALISTS = 3
 """Temperatures of best scanned AP that are measured before one is chosen."""
@@ -61,8 +62,10 @@ def list_kinds(has_queries: bool, scores: Sequence[str] = DEFAULT_SCORES) -> lis
 class Sweep:
     """Metrics of variants on one cached set; each is computed once.
 
-    Measured ones are exact and may be reported. Scanned ones, counted in half precision (see `eval.scan`),
-    cost a small part of that, and serve to find temperatures and to draw curves.
+    Measured ones are exact and may be reported. Scanned ones are counted in half precision, which costs less
+    and keeps no scores; they serve to find temperatures and to draw curves. Of drawn frames
+    (tests/eval/test_temperature.py, benchmarks/temperature.py) AP is that of float32 scores to 1e-3, and
+    FPR95 to 5e-3, as a threshold moves by a step of float16 and all pixels of the step with it.
     """
 
     def __init__(self, cache: Path, cached: CachedSet, scratch: Path | None = None) -> None:
@@ -71,14 +74,14 @@ class Sweep:
         Args:
             cache: folder that `read_cache` read.
             cached: one of its sets.
-            scratch: folder for pooled scores.
+            scratch: folder for score maps.
         """
         self.cached = cached
         self._cache, self._scratch = cache, scratch
         self.metrics: dict[Variant, PixelMetrics] = {}
-        """Of variants that were measured."""
+        """Exact metrics of the measured variants."""
         self.scanned: dict[Variant, PixelMetrics] = {}
-        """Of variants that were scanned."""
+        """Metrics of the scanned variants."""
         self.num_pixels = 0
 
     def measure(self, variants: Iterable[Variant]) -> None:
@@ -90,25 +93,16 @@ class Sweep:
         missing = [variant for variant in dict.fromkeys(variants) if variant not in self.metrics]
         missing.sort(key=lambda variant: (variant.level, variant.temperature))
         for begin in range(0, len(missing), _AT_ONCE):
-            self._pass(missing[begin : begin + _AT_ONCE])
-
-    def _pass(self, variants: Sequence[Variant]) -> None:
-        names = {variant: f"{i}" for i, variant in enumerate(variants)}
-        with ScorePool(list(names.values()), self._scratch) as pool:
-            for target, predictions in read_frames(self._cache, self.cached):
-                size = (target.shape[0], target.shape[1])
-                maps: dict[str, Float32[np.ndarray, "H W"]] = {}
-                for query_t in {_divisors(variant)[0] for variant in variants}:
-                    evidence = predictions.evidence(size, self.cached.window, query_t)
-                    of_query_t = [variant for variant in variants if _divisors(variant)[0] == query_t]
-                    for pixel_t in {_divisors(variant)[1] for variant in of_query_t}:
-                        same = [v for v in of_query_t if _divisors(v)[1] == pixel_t]
-                        found = compare_at(evidence, sorted({v.score for v in same}), pixel_t)
-                        maps |= {names[v]: found[v.score] for v in same}  # T = 1 is one for both levels
-                pool.add(maps, target)
-            for variant, name in names.items():
-                self.metrics[variant] = pool.metrics(name)
-            self.num_pixels = pool.num_pixels
+            group = missing[begin : begin + _AT_ONCE]
+            with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
+                store = ImageStore(Path(folder), [{}] * len(self.cached.stems))
+                self.num_pixels = 0
+                for image, scored in groupby(self._score(group, 1), key=itemgetter(0)):
+                    _, variants_of_image, maps, targets = zip(*scored, strict=True)
+                    names = (str(group.index(variant)) for variant in variants_of_image)
+                    store.write(image, score_arrays(dict(zip(names, maps, strict=True)), targets[0]))
+                    self.num_pixels += int((targets[0] != VOID).sum())
+                self.metrics |= {variant: store.measure(str(i)) for i, variant in enumerate(group)}
 
     def scan(self, variants: Iterable[Variant]) -> None:
         """Count, in half precision, the scores of all `variants` that were not scanned yet.
@@ -119,24 +113,33 @@ class Sweep:
             InputError: a cached frame is broken, or a class has no pixel.
         """
         missing = [variant for variant in dict.fromkeys(variants) if variant not in self.scanned]
-        temperatures = sorted({_divisors(variant)[0] for variant in missing})
-        for begin in range(0, len(temperatures), _QUERY_TEMPERATURES_AT_ONCE):
-            group = temperatures[begin : begin + _QUERY_TEMPERATURES_AT_ONCE]
-            self._count([variant for variant in missing if _divisors(variant)[0] in group], group)
+        counts = {variant: np.zeros((2, HALF_VALUES.size), dtype=np.int64) for variant in missing}
+        for _, variant, scores, target in self._score(missing, _EVIDENCE_AT_ONCE, centred=True):
+            half = torch.from_numpy(scores).half().numpy()  # a quarter of the time of NumPy's
+            counts[variant] += [count_half(half[target == value]) for value in (ANOMALY, NORMAL)]
+        self.scanned |= {variant: half_curve(*found).metrics() for variant, found in counts.items()}
 
-    def _count(self, variants: Sequence[Variant], query_temperatures: Sequence[float]) -> None:
-        counts: dict[float, dict[tuple[str, float], HalfHistogram]] = {t: {} for t in query_temperatures}
-        for variant in variants:  # T = 1 is one for both levels
-            query_t, pixel_t = _divisors(variant)
-            counts[query_t].setdefault((variant.score, pixel_t), HalfHistogram())
-        for target, predictions in read_frames(self._cache, self.cached):
+    def _score(
+        self, variants: Sequence[Variant], evidence_at_once: int, *, centred: bool = False
+    ) -> Iterator[tuple[int, Variant, Float32[np.ndarray, "H W"], UInt8[np.ndarray, "H W"]]]:
+        """Yield position, variant, score map and target: all variants of a frame, frame by frame.
+
+        Args:
+            evidence_at_once: query temperatures at which evidence is held at once, and shares masks.
+            centred: subtract the score of a mask model's sure pixel, of evidence 1 for one class and 0 for
+                the others: float16 is finest about 0.
+        """
+        query_temperatures = sorted({_divisors(variant)[0] for variant in variants})
+        frames = read_frames(self._cache, self.cached) if variants else ()
+        for position, (target, predictions) in enumerate(frames):
             size = (target.shape[0], target.shape[1])
-            stacked = predictions.evidence_at(size, self.cached.window, query_temperatures)
-            for query_t, evidence in zip(query_temperatures, stacked, strict=True):
-                count_frame(counts[query_t], evidence.numpy(), target)
-        for variant in variants:
-            query_t, pixel_t = _divisors(variant)
-            self.scanned[variant] = counts[query_t][variant.score, pixel_t].metrics()
+            for begin in range(0, len(query_temperatures), evidence_at_once):
+                group = query_temperatures[begin : begin + evidence_at_once]
+                stacked = predictions.evidence_at(size, self.cached.window, group)
+                for query_t, evidence in zip(group, stacked, strict=True):
+                    same = [variant for variant in variants if _divisors(variant)[0] == query_t]
+                    for variant, scores in _score_evidence(evidence, same, centred=centred):
+                        yield position, variant, scores, target
 
     def refine(self, score: str, level: Level, grid: Sequence[float]) -> float:
         """Return the temperature of best AP: of the grid, then of ever closer neighbours of the best so far.
@@ -162,6 +165,20 @@ class Sweep:
 def _divisors(variant: Variant) -> tuple[float, float]:
     """Return what class logits of queries and what evidence of pixels is divided by."""
     return (variant.temperature, 1.0) if variant.level == "query" else (1.0, variant.temperature)
+
+
+def _score_evidence(
+    evidence: Float[Tensor, "C H W"], variants: Sequence[Variant], *, centred: bool
+) -> Iterator[tuple[Variant, Float32[np.ndarray, "H W"]]]:
+    for pixel_t in sorted({_divisors(variant)[1] for variant in variants}):
+        same = [variant for variant in variants if _divisors(variant)[1] == pixel_t]
+        names = sorted({variant.score for variant in same})
+        scores = compare_at(evidence, names, pixel_t)
+        if centred:
+            sure = compare_at(torch.eye(len(evidence), 1)[..., None], names, pixel_t)
+            scores = {name: values - sure[name] for name, values in scores.items()}
+        for variant in same:  # T = 1 is one for both levels
+            yield variant, scores[variant.score]
 
 
 def require_selection_split(cached: CachedSet, setting: str = "--validation") -> None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import tyro
 
 from eval.sets.examine import report_dataset
-from jobs.submission import report_package
+from eval.submissions.export import report_package
 from models.weights.diagnosis import report_checkpoint
 from shards.examine import report_shards
 from shards.settings import parse_options, run_program

@@ -9,214 +9,236 @@ that was killed goes on when it is started again.
 
 from __future__ import annotations
 
-import dataclasses
-import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from eval.cell import Subject
-from eval.kept_cells import KeptSet, unpack_set
-from eval.metrics.closed_set import ClosedSetCounts, measure_closed_set
-from eval.predict.predictions import CacheInfo
-from eval.protocol import Protocol, get_protocols
-from eval.ranks import ALONE, Ranks
+from eval.evaluate import ClosedSetPart
+from eval.folder import require_place
+from eval.key import network_key
+from eval.predict.own_model import open_own_model, parse_model_file
+from eval.predict.predictions import PredictionCache, PredictionRecorder
+from eval.predict.score_maps import open_score_maps, require_map_folder
+from eval.predict.scores import DEFAULT_SCORES, require_scores
+from eval.predict.windows import ModelSource
+from eval.protocol import get_protocols
 from eval.report.record import Record
 from eval.report.tables import render_markdown
+from eval.run import Evaluation, run_evaluation
 from eval.sets.benchmarks import read_own_sets
-from eval.sets.registry import TestSet, check_masks, find_test_sets
-from jobs.evaluate_options import EvaluateOptions, choose_device, model_name
-from jobs.evaluation_folder import EvaluationFolder, evaluation_folder, require_place, task_folder
-from jobs.evaluation_key import closed_set_key, hash_checkpoint, hash_test_set, network_key, set_key
-from jobs.evaluation_parts import CLOSED_SET, Plan, Work, cell_name, finish_closed_set, finish_test_set
-from jobs.evaluation_shares import merge_closed_set, merge_test_set, share_closed_set, share_test_set
-from jobs.launched import launched_ranks, share_object
-from jobs.model_source import OwnSource, find_source, open_own, wrap_checkpoint
-from jobs.result_files import write_results
-from jobs.saved_predictions import SavedPredictions, fingerprint_of
+from eval.sets.registry import TestSet, check_masks, find_test_sets, read_image
+from eval.store import ALONE, Worker, launched_worker
+from models.segmenter import choose_device, open_predictor
+from models.weights.checkpoint import find_checkpoint, run_of
 from shards.errors import InputError
-from shards.reader import ShardReader, open_shards
+from shards.reader import open_shards
+from shards.schema import NUM_CLASSES
 from shards.settings import parse_options, run_program
-from shards.task import Task, parse_task
-
-logger = logging.getLogger(__name__)
+from shards.task import parse_task
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What is evaluated, looked up and checked."""
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Score a checkpoint on the anomaly test sets that are present."""
 
-    options: EvaluateOptions
-    checkpoint: Path
-    device: torch.device
-    protocols: tuple[Protocol, ...]
-    test_sets: tuple[TestSet, ...]
-    reader: ShardReader | None
-    own_model: OwnSource | None
-    """Where no checkpoint is evaluated."""
+    checkpoint: Path | None = None
+    """A run folder, whose newest checkpoint is taken; RUN/best; a checkpoint folder; or weights of another
+    origin: a file of tue-mps/eomt, a Hugging Face folder of EoMT, an ERFNet `.pth` (`jobs.doctor checkpoint`
+    tells). Where a checkpoint has averaged weights (ema.decay), they are read; its model.safetensors, given
+    as a file, has the others."""
+    model_file: str = ""
+    """In place of --checkpoint: your own model, as FILE.py:FUNCTION (FUNCTION is build where it is left out).
+    It runs your code. See docs/own-models.md."""
+    score_maps: Path | None = None
+    """In place of --checkpoint: folder with score maps (.npy, .hdf5 or 16-bit .png), one folder per test set,
+    one file per image of the same stem. --scores may name the score."""
+    map_range: tuple[float, float] = (0.0, 1.0)
+    """Scores that 0 and 65535 stand for in the PNG files of --score_maps."""
+    datasets: Path
+    """Folder that holds the test sets (RoadAnomaly21, RoadObsticle21, FS_LostFound_full, fs_static,
+    RoadAnomaly), each with images/ and labels_masks/."""
+    out: Path
+    """New or empty folder for results.json, .csv, .md, .tex, per_image.csv, report.html (one page
+    with everything), pictures, and sketches for paired tests. What is finished is kept in OUT/cells: the same
+    command goes on where it was killed."""
+    earlier: Literal["continue", "replace", "ignore"] = "continue"
+    """What to do with what an earlier evaluation left in --out. continue: take what has the same weights,
+    data and settings, compute the rest, and refuse where finished results would be lost; replace: the same,
+    but replace finished results; ignore: take nothing, compute all anew, and replace."""
+    sets: Path | None = None
+    """YAML file that describes test sets of your own below --datasets; see `eval/sets/benchmarks.py`."""
+    cache: Path | None = None
+    """New or empty folder to save the network's predictions to, for `jobs.temperature`; 26 MB per frame of
+    2048 x 1024 and a mask model."""
+    cityscapes: Path | None = None
+    """Folder written by `jobs.prepare cityscapes`; its val split gives the mIoU, which is missing without."""
+    scores: tuple[str, ...] = DEFAULT_SCORES
+    """Which anomaly scores: MSP, MaxLogit, MaxEntropy, RbA, Energy of any network; MaskEnergy, EAM of EoMT;
+    MinDistance of class head isomax; UNO of a trained outlier class."""
+    protocol: tuple[str, ...] = ("native",)
+    """How images, windows, ground truth and metrics are treated, stated below every table: one or more of
+    native, course-512, smiyc, fishyscapes and rba. Those that differ in the reading only share one forward
+    pass."""
+    components: bool = True
+    """Compute component metrics (sIoU, PPV, F1*), slices and pictures of the best and worst images too."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    name: str = ""
+    """Model's name in the tables; empty takes the run's folder name."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """Of the network; scores are computed in float32 either way."""
+    compile: bool = False
+    """Run the network through torch.compile: the same results to rounding; minutes more at the start."""
+    limit: int | None = None
+    """Take the first frames of each set only, for a quick look."""
+    task: str = ""
+    """I/N: score every N-th image only, from the I-th on (counted from 0), as one of N processes that share
+    --out and know nothing of each other; `slurm`: the place in a SLURM array. Whichever is last measures and
+    writes: the files of a single process."""
+    windows_at_once: int = 4
+    """Windows per forward pass; lower it where memory is short."""
+    pictures: int = 3
+    """Frames of each set in its picture; 0 draws none."""
 
-    @property
-    def num_samples(self) -> int:
-        """Labelled scenes of the closed set that are looked at."""
-        available = len(self.reader) if self.reader else 0
-        return min(self.options.limit or available, available)
+    def __post_init__(self) -> None:
+        self._check_source()
+        for name, lowest in (("limit", 1), ("windows_at_once", 1), ("pictures", 0)):
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise InputError(f"--{name}: got {value}; at least {lowest}")
+
+    def _check_source(self) -> None:
+        given = [name for name in ("checkpoint", "model_file", "score_maps") if getattr(self, name)]
+        if len(given) != 1:
+            told = ", ".join(f"--{name}" for name in given) or "none of them"
+            raise InputError(f"one of --checkpoint, --model_file and --score_maps is needed; got {told}")
+        if given != ["checkpoint"]:
+            for name, default in (("cache", None), ("compile", False), ("precision", "float32")):
+                if getattr(self, name) != default:
+                    raise InputError(f"--{name}: is for --checkpoint; got --{given[0]}")
+        if given == ["score_maps"] and self.cityscapes is not None:
+            raise InputError("--cityscapes: mIoU needs a model; score maps predict no classes")
+        if not self.map_range[0] < self.map_range[1]:
+            raise InputError(f"--map_range: got {self.map_range}; the first must be smaller")
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run one evaluation from the command line and print its table."""
     options: EvaluateOptions = parse_options(EvaluateOptions, arguments, program="jobs.evaluate")
-    with launched_ranks() as ranks:
-        records = evaluate(options, ranks)
+    with launched_worker() as worker:
+        records = evaluate(options, worker)
     if records:
         print(render_markdown(records), end="")
 
 
-def evaluate(options: EvaluateOptions, ranks: Ranks = ALONE) -> list[Record]:
-    """Check all inputs, then load the model, score what is not finished yet, and write the results.
+def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
+    """Check all inputs, in the order of what costs least, then score what is not finished, and write.
 
     Args:
-        ranks: the processes that share the images; the first one measures and writes, the others return
-            nothing.
+        worker: this rank; the first one measures and writes, the others return nothing.
 
     Raises:
         InputError: an option, test set, shard or checkpoint is wrong. Nothing is written then.
     """
-    task = parse_task(options.task) if options.task else None
-    if task is not None and ranks.count > 1:
-        raise InputError(f"--task {options.task}: tasks are single processes; under torchrun leave it out")
-    if task is not None and options.earlier == "ignore":
-        raise InputError("--task: --earlier ignore would drop what other tasks did; give replace")
-    request = _read_request(options)
-    if task is not None:
-        return _evaluate_share(request, task)
-    with evaluation_folder(options.out, options.earlier, ranks) as folder:
-        plan = share_object(lambda: _plan(request, folder), ranks)
-        work = _begin(request, plan, folder, ranks)
-        if request.reader is not None:
-            finish_closed_set(work, request.reader, request.num_samples)
-        for test_set in request.test_sets:
-            finish_test_set(work, test_set, request.protocols)
-        return _write(request, plan, folder) if ranks.is_first else []
-
-
-def _evaluate_share(request: Request, task: Task) -> list[Record]:
-    """Score the images of one task; where all others have done so, measure and write the results."""
-    options, reader, protocols = request.options, request.reader, request.protocols
-    with task_folder(options.out, options.earlier, task) as folder:
-        plan = _plan(request, folder)
-        work = _begin(request, plan, folder, ALONE)
-        if reader is not None:
-            share_closed_set(work, reader, request.num_samples, task)
-        for test_set in request.test_sets:
-            share_test_set(work, test_set, protocols, task)
-        with folder.locked():
-            plan.missing.intersection_update(_plan(request, folder).missing)  # another may have been first
-            done = [merge_test_set(work, test_set, protocols, task) for test_set in request.test_sets]
-            if reader is not None:
-                done.append(merge_closed_set(work, reader, request.num_samples, task))
-            if all(done):
-                return _write(request, plan, folder)
-    logger.info("%s: task %s is done; others are not yet", options.out, task)
-    return []
-
-
-def _write(request: Request, plan: Plan, folder: EvaluationFolder) -> list[Record]:
-    """Write the results of what is kept, which is all now."""
-    sets = _read_sets(request, folder)
-    written = folder.scratch / "results"
-    written.mkdir()
-    write_results(written, sets, model_name(request.options, request.checkpoint))
-    folder.finish(written, plan.keys)
-    logger.info("%s: results of %d test sets", request.options.out, len(request.test_sets))
-    return [cell.record for kept in sets for cell in kept.cells]
-
-
-def _read_request(options: EvaluateOptions) -> Request:
-    """Look everything up, in the order of what costs least."""
+    if options.task:
+        worker = _find_task(options, worker)
     require_place(options.out)
-    checkpoint = find_source(options)  # once: a run that still trains saves newer ones
+    source = _find_source(options)  # once: a run that still trains saves newer ones
     device = choose_device(options.device)
     protocols = get_protocols(options.protocol)
-    if options.cache is not None and any(protocol.size is not None for protocol in protocols):
-        raise InputError("--cache: predictions are saved at native size, so without protocol course-512")
+    for name, kept in (("cache", "predictions are saved at"), ("score_maps", "maps are of")):
+        if getattr(options, name) is not None and any(protocol.size is not None for protocol in protocols):
+            raise InputError(f"--{name}: {kept} native size, so without protocol course-512")
     own = read_own_sets(options.sets) if options.sets else ()
     test_sets = find_test_sets(options.datasets, options.limit, own=own)
     for test_set in test_sets:
         check_masks(test_set)
-    reader = open_shards([str(options.cityscapes)], "val") if options.cityscapes else None
-    own_model = open_own(checkpoint, options, test_sets)
-    if own_model is not None:
-        options = dataclasses.replace(options, scores=own_model.scores)
-    return Request(options, checkpoint, device, protocols, test_sets, reader, own_model)
-
-
-def _plan(request: Request, folder: EvaluationFolder) -> Plan:
-    """Compare what is asked for with what is kept."""
-    options = request.options
-    content = request.own_model.fingerprint if request.own_model else hash_checkpoint(request.checkpoint)
-    network = network_key(content, options, request.device)
-    data = {test_set.convention.folder: hash_test_set(test_set) for test_set in request.test_sets}
-    keys = {
-        cell_name(name, protocol): {**network, **set_key(of_data, protocol, options)}
-        for name, of_data in data.items()
-        for protocol in request.protocols
-    }
-    if request.reader is not None:
-        of_closed_set = closed_set_key(request.reader, request.num_samples)
-        keys[CLOSED_SET] = {**network, **of_closed_set}
-        data[CLOSED_SET] = of_closed_set["data"]
-    missing = set(keys) - folder.find(keys)
-    if options.cache is not None:
-        saved = SavedPredictions(options.cache, _cache_info(request, network))
-        unsaved = {name for name, of_data in data.items() if not saved.has(name, of_data)}
-        missing |= {name for name in keys if name.rpartition(".")[0] in unsaved or name in unsaved}
-    if len(missing) < len(keys):
-        logger.info("%s: %d of %d parts are kept", options.out, len(keys) - len(missing), len(keys))
-    return Plan(network, data, keys, missing)
-
-
-def _begin(request: Request, plan: Plan, folder: EvaluationFolder, ranks: Ranks) -> Work:
-    """Load the network, if anything is left to do."""
-    options, saved = request.options, None
-    segmenter = None
-    if plan.missing and request.own_model is not None:
-        segmenter = request.own_model.segmenter
-    elif plan.missing:
-        segmenter = wrap_checkpoint(request.checkpoint, request.device, options)
-    if plan.missing and ranks.is_first:
-        folder.withdraw_results()
-    if options.cache is not None:
-        saved = SavedPredictions(options.cache, _cache_info(request, plan.network))
-        ranks.wait()
-        if ranks.is_first:
-            saved.start()
-        ranks.wait()
-    return Work(options, plan, folder, ranks, segmenter, saved)
-
-
-def _cache_info(request: Request, network: dict[str, str]) -> CacheInfo:
-    return CacheInfo(
-        model=model_name(request.options, request.checkpoint),
-        checkpoint=str(request.checkpoint),
-        fingerprint=fingerprint_of(network),
+    scenes = open_shards([str(options.cityscapes)], "val") if options.cityscapes else None
+    recorder = PredictionRecorder() if options.cache is not None else None
+    model = _open_source(source, options, device, test_sets, recorder)
+    network = network_key(model.fingerprint, options.precision, options.compile, device)
+    name, cache = model_name(options, source), None
+    if options.cache is not None and recorder is not None:
+        cache = PredictionCache(options.cache, name, str(source), network, recorder)
+    asked = Evaluation(
+        out=options.out,
+        earlier=options.earlier,
+        model=model,
+        name=name,
+        checkpoint=str(source),
+        network=network,
+        test_sets=test_sets,
+        protocols=protocols,
+        components=options.components,
+        pictures=options.pictures,
+        closed_set=ClosedSetPart(scenes, min(options.limit or len(scenes), len(scenes))) if scenes else None,
+        cache=cache,
+        worker=worker,
     )
+    return run_evaluation(asked)
 
 
-def _read_sets(request: Request, folder: EvaluationFolder) -> list[KeptSet]:
-    """Read all parts back, as the model's that is evaluated."""
-    subject = Subject(
-        model=model_name(request.options, request.checkpoint), checkpoint=str(request.checkpoint)
-    )
-    if request.reader is not None:
-        arrays = folder.read(CLOSED_SET).arrays
-        found = measure_closed_set(ClosedSetCounts(arrays["confusion"], arrays["confidence"]))
-        subject = dataclasses.replace(
-            subject, miou=found.miou, miou_ci=found.miou_ci, ece=found.ece, ece_ci=found.ece_ci
+def _find_task(options: EvaluateOptions, worker: Worker) -> Worker:
+    task = parse_task(options.task)
+    if worker.count > 1:
+        raise InputError(f"--task {options.task}: tasks are single processes; under torchrun leave it out")
+    if options.earlier == "ignore":
+        raise InputError("--task: --earlier ignore would drop what other tasks did; give replace")
+    return Worker(task.number, task.count, is_task=True)
+
+
+def _find_source(options: EvaluateOptions) -> Path:
+    """Return the checkpoint, the Python file or the folder of maps, and check scores as far as names tell."""
+    if options.model_file:
+        return parse_model_file(options.model_file)[0]
+    if options.score_maps is not None:
+        require_map_folder(options.score_maps, options.scores)
+        return options.score_maps
+    require_scores(options.scores)
+    assert options.checkpoint is not None
+    return find_checkpoint(options.checkpoint)
+
+
+def _open_source(
+    source: Path,
+    options: EvaluateOptions,
+    device: torch.device,
+    test_sets: Sequence[TestSet],
+    recorder: PredictionRecorder | None,
+) -> ModelSource:
+    """Open what `_find_source` found; a user's model and maps are read and checked at once."""
+    if options.score_maps is not None:
+        is_limited = options.limit is not None
+        return open_score_maps(source, test_sets, options.scores, options.map_range, is_limited=is_limited)
+    if not options.model_file:
+        return open_predictor(
+            source,
+            options.scores,
+            device,
+            options.precision,
+            windows_at_once=options.windows_at_once,
+            compiled=options.compile,
+            cityscapes=options.cityscapes is not None,
+            recorder=recorder,
         )
-        logger.info("Cityscapes val: mIoU %.2f, ECE %.2f", 100 * found.miou, 100 * found.ece)
-    names = [cell_name(t.convention.folder, p) for t in request.test_sets for p in request.protocols]
-    return [unpack_set(kept.content, kept.arrays, subject) for kept in map(folder.read, names)]
+    first = read_image(test_sets[0].frames[0])
+    model, num_classes = open_own_model(options.model_file, first, options.scores)
+    if options.cityscapes is not None and num_classes != NUM_CLASSES:
+        raise InputError(
+            f"--cityscapes: {options.model_file} answers logits of {num_classes} classes, Cityscapes "
+            f"has {NUM_CLASSES}; leave it out to measure anomaly scores alone"
+        )
+    return model
+
+
+def model_name(options: EvaluateOptions, checkpoint: Path) -> str:
+    """Return `--name`, or the name of the run that the checkpoint belongs to; a limited run says so."""
+    of_run = run_of(checkpoint) or checkpoint.resolve().name
+    limited = f" (first {options.limit} frames)" if options.limit else ""
+    return (options.name or of_run) + limited
 
 
 if __name__ == "__main__":

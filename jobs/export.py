@@ -6,7 +6,6 @@ python -m jobs.export --checkpoint RUN --to smiyc --score RbA --datasets DOWNLOA
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,22 +13,23 @@ from typing import Literal
 
 from safetensors.torch import save_file
 
+from eval.predict.own_model import open_own_model, parse_model_file
 from eval.predict.scores import require_scores
+from eval.predict.windows import ModelSource
+from eval.sets.frames import read_picture
 from eval.submissions.benchmark import BENCHMARKS
+from eval.submissions.export import write_predictions
 from eval.submissions.picture import BenchmarkImage
-from jobs.answerer import Answerer, answer_by_checkpoint, answer_by_file
-from jobs.model_source import parse_model_file
-from jobs.submission import PackageOptions, write_answers
 from models.config import METADATA_KEY, describe, read_description
 from models.eomt import EoMT
 from models.onnx import write_onnx
-from models.segmenter import require_readable
+from models.segmenter import choose_device, open_predictor, require_readable
 from models.weights.adapter import write_adapter
 from models.weights.checkpoint import find_checkpoint, load_model, load_segmenter, open_checkpoint, run_of
 from models.weights.huggingface import huggingface_config, huggingface_preprocessor, to_huggingface
 from shards.errors import InputError
-from shards.files import staged_folder
-from shards.schema import CITYSCAPES_CLASSES
+from shards.files import staged_folder, to_json
+from shards.schema import CITYSCAPES_CLASSES, NUM_CLASSES
 from shards.settings import parse_options, run_program
 
 
@@ -110,23 +110,28 @@ def _export_package(options: ExportOptions) -> str:
     own = options.model_file
     source = parse_model_file(own)[0] if own else _require_checkpoint(options)
 
-    def make_answerer(first: BenchmarkImage) -> Answerer:
-        if own:
-            needs = BENCHMARKS[options.to].needs_classes
-            return answer_by_file(own, options.score, first, needs_classes=needs)
-        return answer_by_checkpoint(
-            source, options.score, options.device, options.precision, options.windows_at_once
-        )
+    def open_model(first: BenchmarkImage) -> ModelSource:
+        scores = (options.score,)
+        if not own:
+            device, at_once = choose_device(options.device), options.windows_at_once
+            return open_predictor(
+                source, scores, device, options.precision, windows_at_once=at_once, setting="--score"
+            )
+        model, num_classes = open_own_model(own, read_picture(first.image, first.overlay), scores, "--score")
+        if BENCHMARKS[options.to].needs_classes and num_classes != NUM_CLASSES:
+            wanted = f"the benchmark wants the {NUM_CLASSES} classes of Cityscapes too"
+            raise InputError(f"--to: {wanted}; {own} answers logits of {num_classes}")
+        return model
 
-    package = PackageOptions(
+    return write_predictions(
+        open_model,
+        options.out,
         benchmark=options.to,
-        out=options.out,
         datasets=options.datasets,
         parts=options.parts,
         score=options.score,
         method=options.method or run_of(source) or source.resolve().stem,
     )
-    return write_answers(make_answerer, package)
 
 
 def _export_safetensors(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
@@ -160,12 +165,8 @@ def _export_huggingface(checkpoint: Path, options: ExportOptions, folder: Path) 
             f"--to huggingface: {checkpoint} has {config.num_classes} classes, whose names are unknown; the "
             f"{len(names)} of Cityscapes are needed"
         )
-    settings = {
-        "config.json": huggingface_config(config, names),
-        "preprocessor_config.json": huggingface_preprocessor(config),
-    }
-    for name, content in settings.items():
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(to_json(huggingface_config(config, names), indent=2))
+    (folder / "preprocessor_config.json").write_text(to_json(huggingface_preprocessor(config), indent=2))
     state = to_huggingface(model.state_dict())
     state["attn_mask_probs"] = model.queries.weight.new_zeros(model.num_blocks)  # inference never masks
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})

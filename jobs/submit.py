@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import tyro
 
-from jobs.evaluate_options import EvaluateOptions
+from jobs.evaluate import EvaluateOptions
 from jobs.prepare import Job
 from models.weights.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER
 from shards.errors import InputError

@@ -7,19 +7,20 @@ import logging
 import multiprocessing
 import operator
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 from tqdm import tqdm
 
-from jobs.world.anomaly_layout import plan_anomalies
-from jobs.world.cityscapes_layout import plan_cityscapes
-from jobs.world.coco_layout import plan_coco, write_annotations
+from jobs.world.anomaly_layout import ANOMALY_SETS, AnomalyFrame
+from jobs.world.cityscapes_layout import StreetFrame
+from jobs.world.coco_json import write_annotations
+from jobs.world.coco_layout import ObjectPicture
 from jobs.world.official_layout import plan_official, write_frame_list
-from jobs.world.preview import write_preview
+from jobs.world.picture_files import write_preview
 from shards.errors import InputError
 from shards.files import staged_folder
 from shards.settings import parse_options, run_program
@@ -61,13 +62,6 @@ class SynthesizeOptions:
             raise InputError(f"height: got {self.height}; an even number of at least 64 is needed")
 
 
-class Drawing(Protocol):
-    """One picture that knows where it belongs."""
-
-    def write(self, root: Path) -> dict[str, Any] | None:
-        """Draw it and write its files under `root`; return what must be collected, if anything."""
-
-
 def main(arguments: Sequence[str]) -> None:
     """Run `python -m jobs.synthesize`."""
     options: SynthesizeOptions = parse_options(SynthesizeOptions, arguments, program="jobs.synthesize")
@@ -76,24 +70,28 @@ def main(arguments: Sequence[str]) -> None:
 
 def synthesize(options: SynthesizeOptions) -> None:
     """Draw the world that `options` describe into a new or empty folder."""
-    coco = plan_coco(options.seed, options.coco_height, options.coco)
-    street = plan_cityscapes(options.seed, options.height, options.train, options.val)
-    anomalies = plan_anomalies(options.seed, options.height, options.anomaly_images)
-    drawings: list[Drawing] = [*coco, *street, *anomalies]
+    seed, height = options.seed, options.height
+    coco = [ObjectPicture(seed, options.coco_height, index) for index in range(options.coco)]
+    street = [StreetFrame(seed, height, "train", index) for index in range(options.train)]
+    street += [StreetFrame(seed, height, "val", index) for index in range(options.val)]
+    numbers = range(options.anomaly_images)
+    anomalies = [AnomalyFrame(seed, height, name, index) for name in ANOMALY_SETS for index in numbers]
+    drawings: list[Callable[[Path], Any]] = [picture.write for picture in coco]
+    drawings += [frame.write for frame in street] + [frame.write for frame in anomalies]
     if options.official:
-        drawings += plan_official(options.seed, options.height, street)
+        drawings += plan_official(seed, height, street)
     with staged_folder(options.out) as root:
         results = _draw_all(drawings, root, options.workers)
-        write_annotations(root, [entry for entry in results[: len(coco)] if entry is not None])
+        write_annotations(root, results[: len(coco)])
         if options.official:
             write_frame_list(root)
         write_preview(root)
     logger.info("%s: %d pictures, overview in preview.png", options.out, len(drawings))
 
 
-def _draw_all(drawings: Sequence[Drawing], root: Path, workers: int) -> list[dict[str, Any] | None]:
-    """Write every drawing under `root`; results keep the order of `drawings`."""
-    write = operator.methodcaller("write", root)
+def _draw_all(drawings: Sequence[Callable[[Path], Any]], root: Path, workers: int) -> list[Any]:
+    """Write every drawing under `root`; what they return keeps the order of `drawings`."""
+    write = operator.methodcaller("__call__", root)
     progress = functools.partial(tqdm, total=len(drawings), desc="drawing", unit="picture", disable=None)
     if workers == 1:
         return list(progress(map(write, drawings)))

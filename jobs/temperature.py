@@ -7,7 +7,7 @@ A best temperature is chosen on the declared validation split, and reported on a
 shows, in a column of that name, the temperature that would have been best on each test set itself: no result.
 
 What the tables report is measured exactly. The search, and the curves, count scores in half precision, which
-moves AP by up to 1e-3 (see `eval.scan`); sweep.csv says of each row which it is.
+moves AP by up to 1e-3 (see `eval.temperature.Sweep`); sweep.csv says of each row which it is.
 """
 
 from __future__ import annotations

@@ -1,38 +1,45 @@
-"""A network as what evaluation knows: a function from a window of pixels to evidence per class and scores."""
+"""Predictors of networks: from windows of pixels, or images, to evidence per class and maps of scores."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from eval.predict.predictions import PredictionRecorder
 from eval.predict.scores import QUERY_SCORES, QueryOutputs
 from eval.predict.strips import read_queries
-from eval.predict.windows import Segment
+from eval.predict.windows import ModelSource, Predictor, WindowPredictor, slide
 from models.eomt import EoMT, Prediction
 from models.erfnet import ERFNet
 from models.heads import IsoMaxHead
+from models.weights.adapter import is_adapter_folder
+from models.weights.checkpoint import load_segmenter
+from models.weights.files import WEIGHT_SUFFIXES, list_parts
+from models.weights.formats import find_weight_file
 from shards.errors import InputError
+from shards.files import hash_file
 from shards.schema import NUM_CLASSES
+
+logger = logging.getLogger(__name__)
 
 Precision = Literal["float32", "bf16", "fp16"]
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def require_readable(model: EoMT | ERFNet, scores: Sequence[str], where: str) -> None:
-    """Check that a network has what `scores` read.
+    """Check that a network has the queries, prototypes or outlier class that `scores` read.
 
     Args:
         where: setting and checkpoint, for the message.
-
-    Raises:
-        InputError: a score needs queries, prototypes or an outlier class that the network lacks.
     """
     has = set()
     if isinstance(model, EoMT):
@@ -78,13 +85,13 @@ def read_prediction(
     return read_queries(queries, size, scores, whole=whole)
 
 
-def make_segment(
+def make_predictor(
     model: EoMT | ERFNet,
     device: torch.device | str,
     precision: Precision = "float32",
     scores: Sequence[str] = (),
     recorder: PredictionRecorder | None = None,
-) -> Callable[[UInt8[Tensor, "B 3 h w"]], Float[Tensor, "B N h w"]]:
+) -> WindowPredictor:
     """Wrap a model for `eval`: windows of `model.image_size` in, `read_prediction` at window resolution out.
 
     Args:
@@ -95,9 +102,11 @@ def make_segment(
         recorder: keeps what the network says, for a cache of predictions.
     """
     kind = torch.device(device).type
+    if recorder is not None:
+        recorder.num_classes, recorder.window = num_classes_of(model), model.image_size
 
     @torch.inference_mode()
-    def segment(window: Tensor) -> Tensor:
+    def predict(window: Tensor) -> Tensor:
         exact = _without_tf32() if kind == "cuda" and precision == "float32" else contextlib.nullcontext()
         with exact, torch.autocast(kind, dtype=AUTOCAST.get(precision), enabled=precision in AUTOCAST):
             prediction = model(window.to(device))
@@ -107,7 +116,12 @@ def make_segment(
             recorder.add(prediction.mask_logits[-1], prediction.class_logits[-1])
         return read_prediction(model, prediction, (window.shape[-2], window.shape[-1]), scores)
 
-    return segment
+    return predict
+
+
+def num_classes_of(model: EoMT | ERFNet) -> int:
+    """Return the number of classes of the closed set."""
+    return model.config.num_classes if isinstance(model, EoMT) else NUM_CLASSES
 
 
 def _without_tf32() -> contextlib.AbstractContextManager[None]:
@@ -115,28 +129,11 @@ def _without_tf32() -> contextlib.AbstractContextManager[None]:
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
-@dataclass(frozen=True)
-class Segmenter:
-    """The model side as evaluation sees it."""
-
-    segment: Segment
-    """Windows (B, 3, h, w) to evidence and the maps of query scores (see `eval.predict.windows.Segment`)."""
-    window: tuple[int, int]
-    recorder: PredictionRecorder | None = None
-    """Keeps what the network says, where predictions are cached."""
-
-
 def compile_model(model: nn.Module, device: torch.device, setting: str) -> None:
     """Let `torch.compile` replace the model's forward pass, in place: the names of its weights stay.
 
     Results stay the same to rounding. The first step, and the first of each new shape, takes minutes for a
-    large model.
-
-    Args:
-        setting: name of the option, for the message.
-
-    Raises:
-        InputError: this platform cannot compile, for lack of a C++ compiler or Triton most likely.
+    large model. An InputError, which `setting` opens, says why this platform cannot compile.
     """
     try:  # on something small: where it fails, the reader should not have waited for the model
         torch.compile(torch.square)(torch.ones(2, device=device))
@@ -144,3 +141,77 @@ def compile_model(model: nn.Module, device: torch.device, setting: str) -> None:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{setting}: torch.compile does not work on this platform: {reason}") from None
     model.compile()
+
+
+def open_predictor(
+    checkpoint: Path,
+    scores: tuple[str, ...],
+    device: torch.device,
+    precision: Literal["float32", "bf16"] = "float32",
+    *,
+    windows_at_once: int = 4,
+    compiled: bool = False,
+    cityscapes: bool = False,
+    recorder: PredictionRecorder | None = None,
+    setting: str = "--scores",
+) -> ModelSource:
+    """Make a predictor of a checkpoint, which is loaded onto the device when it is needed.
+
+    Args:
+        checkpoint: as `find_checkpoint` returns it.
+        compiled: put the network through torch.compile.
+        cityscapes: whether classes are compared with those of Cityscapes, so that they must be the same.
+        recorder: keeps what the network says of each frame.
+        setting: of the scores, for messages.
+
+    Raises:
+        InputError: on `load`: the checkpoint is missing or broken, has not what a score reads, or has other
+            classes; or this platform cannot compile.
+    """
+
+    def load() -> Predictor:
+        model = load_segmenter(checkpoint).to(device)
+        require_readable(model, scores, f"{setting}: {checkpoint}")
+        if compiled:
+            compile_model(model, device, "--compile")
+        if cityscapes and num_classes_of(model) != NUM_CLASSES:
+            raise InputError(
+                f"--cityscapes: {checkpoint} has {num_classes_of(model)} classes, Cityscapes {NUM_CLASSES}; "
+                f"leave it out to measure anomaly scores alone"
+            )
+        logger.info("%s on %s", checkpoint, device)
+        predict = make_predictor(model, device, precision, scores, recorder)
+        return slide(predict, model.image_size, windows_at_once)
+
+    return ModelSource(str(checkpoint), hash_checkpoint(checkpoint), scores, load)
+
+
+def hash_checkpoint(path: Path) -> str:
+    """Return a hash of the weights and descriptions that `path` (a file or folder) holds."""
+    if path.is_file():
+        files = list_parts(path)
+    elif is_adapter_folder(path):
+        files = [file for file in sorted(path.iterdir()) if file.suffix in WEIGHT_SUFFIXES]
+    else:
+        files = list_parts(find_weight_file(path))
+    if path.is_dir():
+        files = [*files, *sorted(path.glob("*.json"))]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(f"{file.name} {hash_file(file)}".encode()).digest())
+    return digest.hexdigest()
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called `name`; `auto` is this rank's GPU of its machine, or the CPU without any."""
+    present = torch.cuda.device_count()
+    if name == "auto" and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % present)
+    if name == "auto":
+        return torch.device("cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
+        raise InputError(f"--device: got {name!r}; allowed are auto, cpu, cuda and cuda:N")
+    if kind == "cuda" and int(number or 0) >= present:
+        raise InputError(f"--device {name}: this machine has {present} CUDA devices")
+    return torch.device(name)

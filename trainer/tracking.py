@@ -19,8 +19,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, schedule
 from torch.utils.tensorboard.summary import hparams
 
-from eval.metrics.binned import ImageCounts
-from eval.metrics.distribution import ScoreDistribution
+from eval.metrics.binned import ImageCounts, ScoreDistribution
 from models.eomt import EoMT
 from models.lora import adapter_norms
 from shards.errors import InputError
@@ -114,12 +113,11 @@ def thin_curve(counts: ImageCounts) -> Float64[np.ndarray, "6 N"]:
 
     As TensorBoard wants them, one column per threshold from the lowest up.
     """
-    true = counts.positives.sum(axis=0, dtype=np.float64)[::-1].cumsum()
-    false = counts.negatives.sum(axis=0, dtype=np.float64)[::-1].cumsum()
+    curve = counts.curve()
+    true, false = curve.true, curve.false
     wanted = np.linspace(1 / MOST_POINTS, 1, MOST_POINTS) * true[-1]
     at = np.unique(np.searchsorted(true, wanted * (1 - 1e-12)))[::-1]
-    tp, fp = true[at], false[at]
-    return np.stack([tp, fp, false[-1] - fp, true[-1] - tp, tp / (tp + fp), tp / true[-1]])
+    return np.stack([true, false, false[-1] - false, true[-1] - true, curve.precision, curve.recall])[:, at]
 
 
 def show_distribution(accelerator: Accelerator, tag: str, spread: ScoreDistribution, step: int) -> None:

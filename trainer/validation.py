@@ -7,24 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from eval.cell import Subject
-from eval.evaluate import evaluate_test_set
-from eval.metrics.closed_set import evaluate_miou
+from eval.evaluate import evaluate_closed_set, evaluate_test_set
 from eval.predict.scores import require_scores
 from eval.predict.strips import answer_pixels
-from eval.predict.windows import segment_in_windows
+from eval.predict.windows import Predictor, slide
 from eval.protocol import get_protocol
-from eval.ranks import Ranks
 from eval.report.figures import Example, add_title, choose_examples, draw_panels
 from eval.sets.benchmarks import require_no_benchmark
 from eval.sets.registry import TestSet, check_masks, find_test_sets
+from eval.store import Worker
 from models.eomt import EoMT
 from models.lora import merged
-from models.segmenter import make_segment, require_readable
+from models.segmenter import make_predictor, require_readable
 from outlier_paste.config import PasteConfig
 from outlier_paste.validation_set import require_unseen
 from shards.errors import InputError
@@ -47,8 +44,8 @@ class ValidationConfig:
     split: str = "val"
     """Split of the shards."""
     pasted: str = ""
-    """Folder that `jobs.paste_validation` wrote, measured by AP and FPR95 of `scores`; empty: none. Scores of
-    its pixels lie in the run's folder meanwhile, 4 bytes per pixel and score."""
+    """Folder that `jobs.paste_validation` wrote, measured by AP and FPR95 of `scores`; empty: none. Score
+    maps lie in the run's folder meanwhile, 4 bytes per pixel and score."""
     scores: tuple[str, ...] = ("MSP", "RbA")
     """Anomaly scores that `pasted` is measured by; names as in `jobs.evaluate --scores`."""
     limit: int = 0
@@ -115,19 +112,13 @@ class Validation:
     def _measure_scenes(self, model: EoMT, step: int) -> dict[str, float]:
         if self.scenes is None:
             return {}
-        reader, ranks = self.scenes, self._ranks()
+        reader, worker = self.scenes, self._worker()
         count = min(self.config.limit or len(reader), len(reader))
-        own = range(ranks.rank, count, ranks.count)
-        result = evaluate_miou(
-            make_segment(model, self.accelerator.device),
-            (decode_scene(reader, index) for index in own),
-            window=model.image_size,
-            num_samples=len(own),
-            intervals=False,
-            scratch=self.scratch,
-            ranks=ranks,
+        predictor = self._predictor(model)
+        result = evaluate_closed_set(
+            predictor, reader, count, intervals=False, scratch=self.scratch, worker=worker
         )
-        if self._num_probes and ranks.is_first:
+        if self._num_probes and worker.leads:
             probes = [
                 self._draw_scene(model, reader, i) for i in sorted(choose_examples(count, self._num_probes))
             ]
@@ -137,44 +128,44 @@ class Validation:
 
     def _draw_scene(self, model: EoMT, reader: ShardReader, index: int) -> Example:
         scene, names = decode_scene(reader, index), self.config.scores
-        segment = make_segment(model, self.accelerator.device, scores=names)
-        pixels = torch.from_numpy(scene.image).permute(2, 0, 1)
-        answers = answer_pixels(segment_in_windows(pixels, segment, model.image_size), names)
+        answers = answer_pixels(self._predictor(model, names)(scene.image), names)
         target = np.where(scene.label == VOID_ID, VOID, NORMAL).astype(np.uint8)
         example = Example(scene.key, scene.image, target, answers.prediction, answers.scores, scene.label)
         return example.shrink()
+
+    def _predictor(self, model: EoMT, scores: tuple[str, ...] = ()) -> Predictor:
+        return slide(make_predictor(model, self.accelerator.device, scores=scores), model.image_size)
 
     def _measure_pasted(self, model: EoMT, step: int) -> dict[str, float]:
         if self.pasted is None:
             return {}
         names = self.config.scores
         result = evaluate_test_set(
-            make_segment(model, self.accelerator.device, scores=names),
+            self._predictor(model, names),
             self.pasted,
-            get_protocol(PROTOCOL),
-            Subject(model=self.scratch.name, checkpoint=f"step {step}"),
-            window=model.image_size,
+            [get_protocol(PROTOCOL)],
             scores=names,
-            num_exhibits=self._num_probes,
+            num_examples=self._num_probes,
             components=False,
             intervals=False,
             scratch=self.scratch,
-            ranks=self._ranks(),
+            worker=self._worker(),
         )
         scalars: dict[str, float] = {}
-        for cell in result.cells:  # of the first rank, which has measured; the others have none
-            record, measured = cell.record, cell.measurement
+        for each in result.results:  # of the first rank, which has measured; the others have none
+            record = each.record
+            assert each.distribution is not None
             assert record.ap is not None
             assert record.fpr95 is not None
             scalars[f"validation/ap/{record.score}"] = record.ap
             scalars[f"validation/fpr95/{record.score}"] = record.fpr95
-            scalars[f"validation/gap/{record.score}"] = measured.distribution.gap
+            scalars[f"validation/gap/{record.score}"] = each.distribution.gap
             if self.tracking.curves:
                 tag = f"precision_recall/{record.score}"
-                show_precision_recall(self.accelerator, tag, measured.counts, step)
-                show_distribution(self.accelerator, f"scores/{record.score}", measured.distribution, step)
-        if result.exhibits:
-            sheet = add_title(f"pasted objects at step {step}", draw_panels(result.exhibits))
+                show_precision_recall(self.accelerator, tag, each.counts, step)
+                show_distribution(self.accelerator, f"scores/{record.score}", each.distribution, step)
+        if result.examples:
+            sheet = add_title(f"pasted objects at step {step}", draw_panels(result.examples))
             show_picture(self.accelerator, "probes/pasted", sheet, step)
         shared = [scalars]
         broadcast_object_list(shared)
@@ -184,9 +175,9 @@ class Validation:
     def _num_probes(self) -> int:
         return self.tracking.probes if self.tracking.tensorboard else 0
 
-    def _ranks(self) -> Ranks:
+    def _worker(self) -> Worker:
         accelerator = self.accelerator
-        return Ranks(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone)
+        return Worker(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone)
 
 
 def open_validation(

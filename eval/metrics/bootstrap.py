@@ -86,23 +86,6 @@ def bootstrap_interval(
     return interval_of(resample(statistic, num_images, count=count, seed=seed))
 
 
-def paired_test(
-    first: Statistic, second: Statistic, num_images: int, *, count: int = NUM_RESAMPLES, seed: int = SEED
-) -> PairedTest:
-    """Compare two models on the same images, both on the same resampled sets.
-
-    What makes an image hard is hard for both, so the difference varies less than either metric.
-
-    Args:
-        first: metric of model A; of the same images, in the same order, as `second`.
-        second: metric of model B.
-    """
-    observed = np.ones((1, num_images))
-    difference = float(first(observed)[0] - second(observed)[0])
-    drawn = resample(first, num_images, count=count, seed=seed)
-    return judge_differences(difference, drawn - resample(second, num_images, count=count, seed=seed))
-
-
 def judge_differences(difference: float, differences: Float64[np.ndarray, " B"]) -> PairedTest:
     """Judge a difference by those of the resampled sets.
 

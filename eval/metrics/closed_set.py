@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -12,14 +10,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8
 from torch import Tensor
-from tqdm import tqdm
 
 from eval.metrics.bootstrap import bootstrap_interval
 from eval.predict.scores import msp
-from eval.predict.windows import Segment, segment_in_windows, to_tensor
-from eval.ranks import ALONE, Ranks
 from shards.errors import InputError
-from shards.schema import CITYSCAPES_CLASSES, NUM_CLASSES, OUTLIER_ID, VOID_ID, Sample
+from shards.schema import CITYSCAPES_CLASSES, NUM_CLASSES, OUTLIER_ID, VOID_ID
 
 _MAX_PIXELS = 1 << 24
 """`cv2.calcHist` counts in float32, which is exact up to here."""
@@ -151,75 +146,24 @@ class ClosedSetCounts(NamedTuple):
     """As `eval.metrics.closed_set.count_confidence` returns it."""
 
 
-def evaluate_miou(
-    segment: Segment,
-    samples: Iterable[Sample],
-    *,
-    window: tuple[int, int],
-    windows_at_once: int = 4,
-    num_samples: int | None = None,
-    intervals: bool = True,
-    scratch: Path | None = None,
-    ranks: Ranks = ALONE,
-    keep: Callable[[int, UInt8[np.ndarray, "H W"]], None] | None = None,
-) -> MiouResult:
-    """Compare predicted classes (argmax of evidence at native size) with the labels of `samples`.
+def count_scene(
+    evidence: Float[Tensor, "N H W"], label: UInt8[np.ndarray, "H W"]
+) -> tuple[Int64[np.ndarray, "C C"], Float64[np.ndarray, "3 K"]]:
+    """Count the predicted classes (argmax of evidence) of a scene and their confidence: a row of
+    `ClosedSetCounts`.
 
     Args:
-        samples: of this rank: position i of all samples where i mod ranks is the rank.
-        window: (h, w), the input size of the network.
-        windows_at_once: windows per call of `segment`; bounds its memory.
-        num_samples: for the progress bar, where `samples` has no length.
-        intervals: resample images for the 95 % intervals too.
-        scratch: folder that all ranks see.
-        ranks: this process among those that share the work; all get the same result.
-        keep: called after each image with its position among all samples and its labels.
+        evidence: of the classes; maps of query scores behind it are ignored.
+        label: train ids, outlier or void.
 
     Raises:
-        InputError: a label holds a value that is no train id, outlier or void, or all are void.
+        InputError: a label holds another value.
     """
-    counts = count_samples(
-        segment,
-        samples,
-        window=window,
-        windows_at_once=windows_at_once,
-        num_samples=num_samples,
-        ranks=ranks,
-        keep=keep,
-    )
-    counts = ClosedSetCounts(*(ranks.interleave(rows, scratch) for rows in counts))
-    return measure_closed_set(counts, intervals=intervals)
-
-
-def count_samples(
-    segment: Segment,
-    samples: Iterable[Sample],
-    *,
-    window: tuple[int, int],
-    windows_at_once: int = 4,
-    num_samples: int | None = None,
-    ranks: Ranks = ALONE,
-    keep: Callable[[int, UInt8[np.ndarray, "H W"]], None] | None = None,
-) -> ClosedSetCounts:
-    """Count the frames of this rank; arguments as for `evaluate_miou`.
-
-    Raises:
-        InputError: a label holds a value that is no train id, outlier or void.
-    """
-    matrices, confidences = [], []
-    progress = tqdm(samples, desc="mIoU", unit="image", total=num_samples, disable=None)
-    for position, sample in enumerate(progress):
-        evidence = segment_in_windows(to_tensor(sample.image), segment, window, windows_at_once)
-        confidence, prediction = _most_likely(evidence[:NUM_CLASSES])  # no query scores
-        if keep is not None:
-            keep(ranks.rank + position * ranks.count, sample.label)
-        matrix = ConfusionMatrix()
-        matrix.add(sample.label, prediction)
-        matrices.append(matrix.counts)
-        labelled = (sample.label != VOID_ID) & (sample.label != OUTLIER_ID)
-        is_right = prediction == sample.label
-        confidences.append(count_confidence(confidence, is_right, labelled))
-    return ClosedSetCounts(np.array(matrices), np.array(confidences))
+    confidence, prediction = _most_likely(evidence[:NUM_CLASSES])
+    matrix = ConfusionMatrix()
+    matrix.add(label, prediction)
+    labelled = (label != VOID_ID) & (label != OUTLIER_ID)
+    return matrix.counts, count_confidence(confidence, prediction == label, labelled)
 
 
 @torch.no_grad()

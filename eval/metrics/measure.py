@@ -1,24 +1,39 @@
-"""From pooled scores to the numbers of one score under one protocol, with what the images leave uncertain."""
+"""Metrics of one score of one test set under one protocol, with their intervals over images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float16, Float32, Float64, UInt8
+from jaxtyping import Float32, Float64, UInt8
 
-from eval.metrics.binned import NUM_BINS, BinnedMetrics, ImageCounts, count_images, count_on_bins
-from eval.metrics.bootstrap import Statistic, draw_blocks, interval_of
+from eval.metrics.binned import (
+    BinnedMetrics,
+    ImageCounts,
+    ScoreDistribution,
+    choose_half_bins,
+    count_below,
+    count_images,
+    count_on_bins,
+    count_scores,
+    nth_score,
+)
+from eval.metrics.bootstrap import draw_blocks, interval_of
 from eval.metrics.components import SegmentSizes, component_metrics, count_components
-from eval.metrics.curve import ImageScores, PixelMetrics, pixel_metrics, pooled_metrics
-from eval.metrics.distribution import ScoreDistribution, count_scores
-from eval.metrics.half_histogram import CountedScores, HalfHistogram, choose_bins
-from eval.metrics.runs import SortedRuns
+from eval.metrics.curve import (
+    HALF_VALUES,
+    ImageScores,
+    PixelMetrics,
+    count_half,
+    exact_curve,
+    half_curve,
+    pixel_metrics,
+)
 from eval.metrics.smiyc import curve_metrics, image_curve
 from eval.protocol import Protocol
 
-Scores = Float32[np.ndarray, " _N"]
 Interval = tuple[float, float]
 
 
@@ -48,7 +63,45 @@ class Measurement(NamedTuple):
     distribution: ScoreDistribution
 
 
-def select_images(images: Sequence[ImageScores], protocol: Protocol) -> list[int]:
+def measure_score(
+    images: Sequence[ImageScores], protocol: Protocol, *, intervals: bool = True
+) -> Measurement:
+    """Compute the pixel metrics of a score and their 95 % intervals over images.
+
+    The numbers come from all pixels, the intervals from counts per image and bin (`eval/metrics/binned.py`),
+    both of the scores in the protocol's float type.
+
+    Args:
+        images: float32 scores of all images of the set, in its order.
+        protocol: selects images, rounds scores, and says how numbers are read.
+        intervals: resample images for the 95 % intervals too.
+
+    Raises:
+        InputError: a class has no pixel, a score is NaN, or beyond the protocol's float type.
+    """
+    positions = _counted(images, protocol)
+    counted = [images[position] for position in positions]
+    metrics, counts = (_measure_half if protocol.float_type == "float16" else _measure)(
+        counted, positions, protocol
+    )
+    rounded = partial(round_scores, protocol=protocol)  # keeps the order
+    positives, negatives = ([image[i] for image in counted] for i in (0, 1))
+    num_positives, num_negatives = (sum(run.size for run in runs) for runs in (positives, negatives))
+    threshold = rounded(nth_score(positives, int(0.05 * num_positives)))
+    below, not_above = (count_below(map(rounded, negatives), threshold, side) for side in ("left", "right"))
+    return Measurement(
+        metrics=metrics,
+        counts=counts,
+        intervals=_intervals(counts, protocol) if intervals else dict.fromkeys(BinnedMetrics._fields),
+        num_images=len(positions),
+        num_pixels=num_positives + num_negatives,
+        fpr95_threshold=float(threshold),
+        tied=float((not_above - below) / num_negatives),
+        distribution=count_scores(positives, negatives, rounded=rounded),
+    )
+
+
+def _counted(images: Sequence[ImageScores], protocol: Protocol) -> list[int]:
     """Return the positions of the images that the protocol counts."""
     return [
         position
@@ -58,74 +111,25 @@ def select_images(images: Sequence[ImageScores], protocol: Protocol) -> list[int
     ]
 
 
-def measure_score(
-    images: Sequence[ImageScores], protocol: Protocol, *, intervals: bool = True
-) -> Measurement:
-    """Compute the pixel metrics of a score and their 95 % intervals over images.
-
-    Intervals come from a sketch (see `eval/metrics/binned.py`) of the scores in the protocol's float type,
-    numbers from all pixels. Without `intervals` nothing is resampled.
-
-    Args:
-        images: float32 scores of all images of the set, in its order; may be lazy.
-        protocol: selects images, rounds scores, and says how numbers are read.
-        intervals: resample images for the 95 % intervals too.
-
-    Raises:
-        InputError: a class has no pixel, a score is NaN, or beyond the protocol's float type.
-    """
-    positions = select_images(images, protocol)
-    chosen = [images[position] for position in positions]
-    if protocol.float_type == "float16":
-        return _measure_half(positions, chosen, protocol, intervals)
-    positives = SortedRuns([image.positives for image in chosen])
-    negatives = SortedRuns([image.negatives for image in chosen])
-    metrics = pooled_metrics(positives, negatives, fpr_rule=protocol.fpr_rule)
-    counts = count_images(positions, [i.positives for i in chosen], [i.negatives for i in chosen])
-    return _measurement(metrics, counts, positives, negatives, protocol, intervals)
+def _measure(
+    images: Sequence[ImageScores], positions: Sequence[int], protocol: Protocol
+) -> tuple[PixelMetrics, ImageCounts]:
+    return exact_curve(images).metrics(protocol.fpr_rule), count_images(images, positions)
 
 
 def _measure_half(
-    positions: list[int], chosen: list[ImageScores], protocol: Protocol, intervals: bool
-) -> Measurement:
-    """Measure scores rounded to half precision, one image at a time; rounding keeps their order."""
-    histogram, curves = HalfHistogram(), []
-    for image in chosen:
-        p, n = _half(image.positives), _half(image.negatives)
-        histogram.add(p, n)
+    images: Sequence[ImageScores], positions: Sequence[int], protocol: Protocol
+) -> tuple[PixelMetrics, ImageCounts]:
+    """Measure scores rounded to half precision, one image at a time."""
+    half, curves = np.zeros((2, HALF_VALUES.size), dtype=np.int64), []
+    for image in images:
+        p, n = (round_scores(scores, protocol).astype(np.float16) for scores in image)
         if protocol.is_binned and p.size + n.size:
             curves.append(image_curve(p, n))
-    metrics = curve_metrics(curves) if protocol.is_binned else histogram.metrics(fpr_rule=protocol.fpr_rule)
-    bins = choose_bins((histogram.positives, histogram.negatives), NUM_BINS)
-    counts = count_on_bins(
-        positions, _rounded(i.positives for i in chosen), _rounded(i.negatives for i in chosen), bins
-    )
-    positives, negatives = CountedScores(histogram.positives), CountedScores(histogram.negatives)
-    return _measurement(metrics, counts, positives, negatives, protocol, intervals)
-
-
-def _rounded(runs: Iterable[Scores]) -> Iterator[Scores]:
-    return (_half(run).astype(np.float32) for run in runs)
-
-
-def _measurement(
-    metrics: PixelMetrics,
-    counts: ImageCounts,
-    positives: SortedRuns,
-    negatives: SortedRuns,
-    protocol: Protocol,
-    intervals: bool,
-) -> Measurement:
-    return Measurement(
-        metrics=metrics,
-        counts=counts,
-        intervals=_intervals(counts, protocol) if intervals else dict.fromkeys(BinnedMetrics._fields),
-        num_images=len(counts.images),
-        num_pixels=positives.size + negatives.size,
-        fpr95_threshold=float(positives.nth(int(0.05 * positives.size))),
-        tied=_tied_at_fpr95(positives, negatives),
-        distribution=count_scores(positives, negatives),
-    )
+        half += [count_half(p), count_half(n)]
+    metrics = curve_metrics(curves) if protocol.is_binned else half_curve(*half).metrics(protocol.fpr_rule)
+    rounded = (ImageScores(*(round_scores(scores, protocol) for scores in image)) for image in images)
+    return metrics, count_on_bins(rounded, positions, choose_half_bins(list(half)))
 
 
 def _intervals(counts: ImageCounts, protocol: Protocol) -> dict[str, Interval | None]:
@@ -141,36 +145,10 @@ def _intervals(counts: ImageCounts, protocol: Protocol) -> dict[str, Interval | 
     }
 
 
-def _half(scores: Float32[np.ndarray, "..."]) -> Float16[np.ndarray, "..."]:
-    with np.errstate(over="ignore"):  # infinity is refused where it is used
-        return scores.astype(np.float16)
-
-
-def _tied_at_fpr95(positives: SortedRuns, negatives: SortedRuns) -> float:
-    at = np.asarray(positives.nth(int(0.05 * positives.size)))
-    return float((negatives.count_not_above(at) - negatives.count_below(at)) / negatives.size)
-
-
-def statistic_of(counts: ImageCounts, metric: str, protocol: Protocol) -> Statistic:
-    """Return what the bootstrap asks: weights of images to the metric of the resampled set.
-
-    Args:
-        counts: a sketch, of this evaluation or read back from another.
-        metric: ap, fpr95, auroc or best_f1.
-        protocol: whose FPR95 rule holds.
-    """
-
-    def evaluate(weights: Float64[np.ndarray, "B R"]) -> Float64[np.ndarray, " B"]:
-        found = counts.metrics(weights, interpolate=protocol.fpr_rule == "interpolated")
-        return np.asarray(getattr(found, metric))
-
-    return evaluate
-
-
 def measure_images(images: Sequence[ImageScores], protocol: Protocol) -> list[ImageMetrics]:
     """Compute the exact metrics of every image that counts by itself, under the protocol's FPR95 rule."""
     rows = []
-    for position in select_images(images, protocol):
+    for position in _counted(images, protocol):
         p, n = images[position]
         metrics = pixel_metrics(p, n, fpr_rule=protocol.fpr_rule) if p.size and n.size else None
         rows.append(ImageMetrics(position, n.size, p.size, metrics))
@@ -212,7 +190,7 @@ def measure_components(
         below = float(np.nextafter(np.float32(threshold), np.float32(-np.inf)))
     rows = []
     for scores, target in frames:
-        rows.append(count_components(round_map(scores, protocol), target, below, smallest).flat())
+        rows.append(count_components(round_scores(scores, protocol), target, below, smallest).flat())
     sums = np.stack(rows)
     whole = component_metrics(sums)
 
@@ -228,6 +206,9 @@ def _component_intervals(frames: Float64[np.ndarray, "R F"]) -> list[Interval | 
     return [interval_of(np.concatenate(values)) for values in zip(*drawn, strict=True)]
 
 
-def round_map(scores: Float32[np.ndarray, "H W"], protocol: Protocol) -> Float32[np.ndarray, "H W"]:
-    """Round a score map to the float type that the protocol compares."""
-    return _half(scores).astype(np.float32) if protocol.float_type == "float16" else scores
+def round_scores(scores: Float32[np.ndarray, "..."], protocol: Protocol) -> Float32[np.ndarray, "..."]:
+    """Round scores to the float type that the protocol compares; the order of sorted ones stays."""
+    if protocol.float_type == "float32":
+        return scores
+    with np.errstate(over="ignore"):  # infinity is refused where it is used
+        return scores.astype(np.float16).astype(np.float32)

@@ -24,15 +24,13 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
-from eval.predict.elementwise import of_tensor
-
 _TINY = 1e-300
 """In place of 0 before a logarithm."""
 _SURE = 1e-6
 """Least s that is read off 1 + s: its relative error is then below 1e-8, a sixth of float32's."""
 
 
-class Spread(NamedTuple):
+class SoftmaxTerms(NamedTuple):
     """How far the classes of a pixel lie below the largest, as all softmax scores read it."""
 
     num_classes: int
@@ -52,81 +50,81 @@ class Spread(NamedTuple):
     """Σ (1 - e^d) over all classes: 0 where all are equal, C - 1 where one is sure."""
 
 
-def spread_of(evidence: Float[Tensor, "B C H W"]) -> Spread:
+def softmax_terms(evidence: Float[Tensor, "B C H W"]) -> SoftmaxTerms:
     """Compute what the softmax scores share; needs two classes or more."""
     values = evidence.float()
     top = values.amax(dim=1, keepdim=True)
     below = values - top
     differences = below.double()
-    weights = of_tensor("exp", differences)
+    weights = torch.exp(differences)
     total = weights.sum(dim=1)
     others = total - 1
     if not bool((others > _SURE).all()):
-        return _spread_of_sure(below, top)
-    return Spread(
+        return _sure_terms(below, top)
+    return SoftmaxTerms(
         num_classes=evidence.shape[1],
         top=top[:, 0],
         others=others,
         scaled=others,
         exponent=None,
-        log_total=of_tensor("log", total),  # total - 1 is exact where it is small, and so is this
+        log_total=torch.log(total),  # total - 1 is exact where it is small, and so is this
         gap=-(weights * differences).sum(dim=1) / others,
         missing=evidence.shape[1] - total,
     )
 
 
-def _spread_of_sure(below: Float[Tensor, "B C H W"], top: Float[Tensor, "B 1 H W"]) -> Spread:
+def _sure_terms(below: Float[Tensor, "B C H W"], top: Float[Tensor, "B 1 H W"]) -> SoftmaxTerms:
     """Compute the same for any pixels, sure ones too, at three times the cost."""
     is_top = below == 0
     rest = below.masked_fill(is_top, -math.inf)
     second = rest.amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)  # if all are equal
-    weights = of_tensor("exp", (rest - second).double())  # of the largest 0; exp(second) smaller than e^d
+    weights = torch.exp((rest - second).double())  # of the largest 0; exp(second) smaller than e^d
     total, mean = weights.sum(dim=1), -(weights * below).sum(dim=1)
     ties = is_top.sum(dim=1).double() - 1
     second = second[:, 0].double()
-    scale = of_tensor("exp", second)
+    scale = torch.exp(second)
     others = ties + scale * total
     has_ties = ties > 0
-    return Spread(
+    return SoftmaxTerms(
         num_classes=below.shape[1],
         top=top[:, 0],
         others=others,
         scaled=torch.where(has_ties, others, total),
         exponent=torch.where(has_ties, 0.0, second),
-        log_total=of_tensor("log1p", others),
+        log_total=torch.log1p(others),
         gap=torch.where(has_ties, scale * mean / others, mean / total),
         missing=below.shape[1] - 1 - others,
     )
 
 
-def msp_log_odds(spread: Spread) -> Float[Tensor, "B H W"]:
+def msp_log_odds(terms: SoftmaxTerms) -> Float[Tensor, "B H W"]:
     """Order pixels as `eval.predict.scores.msp` does."""
-    return _log_of(spread.scaled / spread.missing.clamp(min=_TINY), spread)
+    return _log_of(terms.scaled / terms.missing.clamp(min=_TINY), terms)
 
 
-def entropy_log_odds(spread: Spread) -> Float[Tensor, "B H W"]:
+def entropy_log_odds(terms: SoftmaxTerms) -> Float[Tensor, "B H W"]:
     """Order pixels as `eval.predict.scores.max_entropy` does; its sigmoid is the normalised entropy."""
-    others = spread.others
+    others = terms.others
     everything = 1 + others
     is_small = others < _TINY  # also where it is rounded to 0
-    log_ratio = torch.where(is_small, 1.0, spread.log_total / others.clamp(min=_TINY))  # log(1 + s) / s
-    entropy = spread.scaled * (log_ratio + spread.gap / everything)
-    divergence = math.log(spread.num_classes) - spread.log_total - others / everything * spread.gap
-    return _log_of(entropy / divergence.clamp(min=_TINY), spread)
+    log_ratio = torch.where(is_small, 1.0, terms.log_total / others.clamp(min=_TINY))  # log(1 + s) / s
+    entropy = terms.scaled * (log_ratio + terms.gap / everything)
+    divergence = math.log(terms.num_classes) - terms.log_total - others / everything * terms.gap
+    return _log_of(entropy / divergence.clamp(min=_TINY), terms)
 
 
-def centred_energy(spread: Spread) -> Float[Tensor, "B H W"]:
+def centred_energy(terms: SoftmaxTerms) -> Float[Tensor, "B H W"]:
     """Order pixels as `eval.predict.scores.energy` does, which this is plus log C."""
-    return (math.log(spread.num_classes) - spread.log_total - spread.top).float()
+    return (math.log(terms.num_classes) - terms.log_total - terms.top).float()
 
 
-def _log_of(scaled: Float64[Tensor, "B H W"], spread: Spread) -> Float[Tensor, "B H W"]:
-    """Take the logarithm of what was computed from `spread.scaled` in the place of s."""
-    logarithm = of_tensor("log", scaled)
-    return (logarithm if spread.exponent is None else logarithm + spread.exponent).float()
+def _log_of(scaled: Float64[Tensor, "B H W"], terms: SoftmaxTerms) -> Float[Tensor, "B H W"]:
+    """Take the logarithm of what was computed from `terms.scaled` in the place of s."""
+    logarithm = torch.log(scaled)
+    return (logarithm if terms.exponent is None else logarithm + terms.exponent).float()
 
 
-FORMS: dict[str, Callable[[Spread], Tensor]] = {
+FORMS: dict[str, Callable[[SoftmaxTerms], Tensor]] = {
     "MSP": msp_log_odds,
     "MaxEntropy": entropy_log_odds,
     "Energy": centred_energy,

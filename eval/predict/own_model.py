@@ -1,10 +1,10 @@
-"""A user's own model as evaluation sees it: one function from an image to logits, scores, or both.
+"""A user's own model: a Python file whose function answers logits, scores, or both for an image.
 
     def build():                                   # called once
         network = ...
-        def segment(image):                        # uint8 (H, W, 3), R G B
+        def predict(image):                        # uint8 (H, W, 3), R G B
             return network(image)                  # float (C, H, W): logits, from which scores are computed
-        return segment
+        return predict
 
 In place of logits it may return a mapping from names to maps, float (H, W), higher = more anomalous; its key
 `logits` stands for logits. Arrays and tensors are both understood; see docs/own-models.md.
@@ -13,7 +13,12 @@ In place of logits it may return a mapping from names to maps, float (H, W), hig
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import inspect
+import re
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -22,7 +27,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from eval.predict.scores import DEFAULT_SCORES, SCORES
+from eval.predict.windows import ModelSource
 from shards.errors import InputError
+from shards.files import hash_file
 
 LOGITS = "logits"
 MapOrTensor = np.ndarray | Tensor
@@ -41,7 +48,7 @@ class OwnModel(Protocol):
 
 
 class Offer(NamedTuple):
-    """What a model answers, as its first answer shows."""
+    """Kinds of maps that a model returns, as its first answer shows."""
 
     num_classes: int
     """0: no logits."""
@@ -51,24 +58,16 @@ class Offer(NamedTuple):
     """SHA-256 of the answer."""
 
 
-class OwnSegment:
-    """Calls a user's model for whole images (`eval.predict.windows.WholeImages`)."""
+class OwnPredictor:
+    """Calls a user's model, and checks what it answers (`eval.predict.windows.Predictor`)."""
 
     def __init__(self, model: OwnModel, where: str) -> None:
-        """Wrap a model.
-
-        Args:
-            where: what it is, for messages.
-        """
+        """Wrap a model; `where` names it in messages."""
         self._model, self._where = model, where
         self._scores: tuple[str, ...] = ()
 
     def probe(self, image: UInt8[np.ndarray, "H W 3"]) -> Offer:
-        """Ask the model once to learn what it answers.
-
-        Raises:
-            InputError: an answer of another kind than `OwnModel` describes.
-        """
+        """Ask the model once to learn what it answers; an InputError says how that is no `OwnModel`."""
         logits, maps = self._ask(image)
         for name in maps:
             if name in SCORES:
@@ -85,11 +84,7 @@ class OwnSegment:
     def choose_scores(
         self, offer: Offer, asked: tuple[str, ...], setting: str = "--scores"
     ) -> tuple[str, ...]:
-        """Settle which scores are measured; the default is all that the model's answers suffice for.
-
-        Raises:
-            InputError: one is asked for that they do not suffice for.
-        """
+        """Settle which scores are measured; the default is all that the model's answers suffice for."""
         computed = tuple(SCORES) if offer.num_classes else ()
         if asked == DEFAULT_SCORES:
             asked = (*(DEFAULT_SCORES if offer.num_classes else ()), *offer.own)
@@ -100,13 +95,9 @@ class OwnSegment:
         self._scores = asked
         return asked
 
-    def segment_image(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "C H W"]:
-        """Return logits, if any, and behind them the model's own maps among the chosen scores.
-
-        Raises:
-            InputError: an answer is of another kind than the first one.
-        """
-        logits, maps = self._ask(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+    def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "N H W"]:
+        """Return logits, if any, and behind them the model's own maps among the chosen scores."""
+        logits, maps = self._ask(np.ascontiguousarray(image))
         wanted = [name for name in self._scores if name not in SCORES]
         if missing := [name for name in wanted if name not in maps]:
             raise InputError(f"{self._where}: answers no {missing[0]} for one image, but did for the first")
@@ -145,3 +136,57 @@ class OwnSegment:
         if isinstance(value, np.ndarray):
             return torch.from_numpy(value.astype(np.float32))
         return value.detach().float().cpu()
+
+
+def parse_model_file(text: str, setting: str = "--model_file") -> tuple[Path, str]:
+    """Split FILE.py:FUNCTION, of a Python file that must be there."""
+    match = re.fullmatch(r"(?P<file>.+\.py)(?::(?P<function>\w+))?", text)
+    if match is None or not Path(match["file"]).is_file():
+        raise InputError(f"{setting} {text}: no such Python file; expected FILE.py or FILE.py:FUNCTION")
+    return Path(match["file"]), match["function"] or "build"
+
+
+def load_own_model(text: str, setting: str = "--model_file") -> OwnPredictor:
+    """Run a user's Python file and call its function. What the file itself does wrong keeps its traceback."""
+    path, function = parse_model_file(text, setting)
+    name = f"own_model_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # as dataclasses and pickle expect
+    sys.path.insert(0, str(path.resolve().parent))  # for modules beside it
+    spec.loader.exec_module(module)
+    build = getattr(module, function, None)
+    if not callable(build):
+        names = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        there = ", ".join(names) or "none"
+        raise InputError(f"{setting} {text}: no function {function} in it; there are {there}")
+    model = build()
+    if not callable(model):
+        raise InputError(
+            f"{setting} {text}: {function}() returns {type(model).__name__}; expected a function from an "
+            f"image to logits or scores"
+        )
+    return OwnPredictor(model, text)
+
+
+def open_own_model(
+    text: str, first: UInt8[np.ndarray, "H W 3"], scores: tuple[str, ...], setting: str = "--scores"
+) -> tuple[ModelSource, int]:
+    """Load a user's model; return it and the number of classes of its logits (0: it answers none).
+
+    Its fingerprint covers the file and what it answers for `first`, which changes with its weights, wherever
+    they lie.
+
+    Args:
+        text: FILE.py:FUNCTION.
+        first: an image that it is asked about.
+        scores: see `OwnPredictor.choose_scores`.
+        setting: of the scores, for messages.
+    """
+    predictor = load_own_model(text)
+    offer = predictor.probe(first)
+    chosen = predictor.choose_scores(offer, scores, setting)
+    content = f"{hash_file(parse_model_file(text)[0])} {offer.fingerprint}"
+    return ModelSource(text, content, chosen, lambda: predictor), offer.num_classes

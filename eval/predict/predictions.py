@@ -12,9 +12,10 @@ Class logits, a few thousand numbers, stay float32.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from eval.predict.strips import resize_in_strips
-from eval.predict.windows import segment_in_windows
+from eval.predict.windows import predict_in_windows
+from eval.sets.registry import Convention
 from shards.errors import InputError
-from shards.files import write_atomically
+from shards.files import make_folder, read_json, require_free, to_json, write_atomically
 
 CLOSED_SET = "cityscapes"
 """Name of the set whose targets are train ids, not anomalies."""
@@ -59,7 +61,7 @@ class CachedSet:
 
 @dataclass(frozen=True)
 class WindowPredictions:
-    """What a network said of the windows of one frame, in the order in which `segment_in_windows` asks."""
+    """What a network said of the windows of one frame, in the order in which `predict_in_windows` asks."""
 
     masks: Float[Tensor, "W Q h w"] | None
     classes: Float[Tensor, "W Q C1"] | None
@@ -99,7 +101,7 @@ class WindowPredictions:
             return _contract(self.masks[part], torch.cat(shares, dim=-1), window)
 
         blank = torch.zeros(3, *size, dtype=torch.uint8)
-        stacked = segment_in_windows(blank, replay, window, windows_at_once=1)
+        stacked = predict_in_windows(blank, replay, window, windows_at_once=1)
         return stacked.unflatten(0, (len(query_temperatures), -1))
 
 
@@ -131,11 +133,7 @@ def write_frame(
 
 
 def read_frame(folder: Path, position: int) -> tuple[UInt8[np.ndarray, "H W"], WindowPredictions]:
-    """Read one frame of a set: its target, and what the network said.
-
-    Raises:
-        InputError: the file is missing or broken.
-    """
+    """Read one frame of a set: its target, and what the network said."""
     path = folder / f"{position}.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -150,51 +148,21 @@ def read_frame(folder: Path, position: int) -> tuple[UInt8[np.ndarray, "H W"], W
 
 def write_index(cache: Path, cached: CachedSet) -> None:
     """Write a set's index, when all its frames are there: a set without one is not finished."""
-    write_atomically(cache / cached.folder / "index.json", json.dumps(asdict(cached), indent=1) + "\n")
-
-
-def remove_index(cache: Path, folder: str) -> None:
-    """Declare a set unfinished."""
-    (cache / folder / "index.json").unlink(missing_ok=True)
+    write_atomically(cache / cached.folder / "index.json", to_json(cached))
 
 
 def write_info(cache: Path, info: CacheInfo) -> None:
     """Write whose predictions the cache holds."""
-    write_atomically(cache / "cache.json", json.dumps(asdict(info), indent=1) + "\n")
-
-
-def read_info(cache: Path) -> CacheInfo | None:
-    """Read whose predictions a cache holds; None where it is none (yet)."""
-    try:
-        return CacheInfo(**json.loads((cache / "cache.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def read_index(cache: Path, folder: str) -> CachedSet | None:
-    """Read the index of a set; None where it is not finished."""
-    try:
-        return _parse_index((cache / folder / "index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-
-
-def _parse_index(text: str) -> CachedSet:
-    entry = json.loads(text)
-    return CachedSet(**{**entry, "window": tuple(entry["window"]), "stems": tuple(entry["stems"])})
+    write_atomically(cache / "cache.json", to_json(info))
 
 
 def read_cache(cache: Path, setting: str = "--cache") -> tuple[CacheInfo, tuple[CachedSet, ...]]:
-    """Read what a cache holds.
-
-    Raises:
-        InputError: the folder is no cache, or no set in it is finished.
-    """
+    """Read what a cache holds, of which at least one set must be finished."""
     try:
-        info = CacheInfo(**json.loads((cache / "cache.json").read_text(encoding="utf-8")))
+        info: CacheInfo = read_json(CacheInfo, cache / "cache.json")
         paths = sorted(cache.glob("*/index.json"))
-        sets = tuple(_parse_index(path.read_text(encoding="utf-8")) for path in paths)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        sets: tuple[CachedSet, ...] = tuple(read_json(CachedSet, path) for path in paths)
+    except InputError as error:
         raise InputError(f"{setting} {cache}: no cache of jobs.evaluate --cache: {error}") from None
     if not sets:
         raise InputError(f"{setting} {cache}: no finished set in it; run jobs.evaluate --cache to its end")
@@ -212,9 +180,12 @@ def read_frames(
 class PredictionRecorder:
     """Collects what a network says of the windows of one frame until the frame is written."""
 
-    def __init__(self, num_classes: int) -> None:
-        """Start empty; `num_classes` counts the classes of the closed set."""
-        self._num_classes = num_classes
+    def __init__(self, num_classes: int = 0, window: tuple[int, int] = (0, 0)) -> None:
+        """Start empty; whoever loads the network sets both attributes."""
+        self.num_classes = num_classes
+        """Classes of the closed set."""
+        self.window = window
+        """(h, w), the input size of the network."""
         self._parts: list[tuple[Tensor, ...]] = []
 
     def add(self, *prediction: Tensor) -> None:
@@ -222,14 +193,79 @@ class PredictionRecorder:
         first = prediction[0].half().cpu()
         self._parts.append((first, *(part.float().cpu() for part in prediction[1:])))
 
-    def clear(self) -> None:
-        """Forget the windows so far."""
-        self._parts = []
-
     def take(self) -> WindowPredictions:
         """Return the frame's windows, and start the next frame."""
         joined: Sequence[Tensor] = [torch.cat(parts) for parts in zip(*self._parts, strict=True)]
-        self.clear()
+        self._parts = []
         if len(joined) == 1:
-            return WindowPredictions(None, None, joined[0], self._num_classes)
-        return WindowPredictions(joined[0], joined[1], None, self._num_classes)
+            return WindowPredictions(None, None, joined[0], self.num_classes)
+        return WindowPredictions(joined[0], joined[1], None, self.num_classes)
+
+
+class PredictionCache:
+    """A cache under construction; sets that an earlier run finished stay."""
+
+    def __init__(
+        self,
+        folder: Path,
+        model: str,
+        checkpoint: str,
+        network: Mapping[str, str],
+        recorder: PredictionRecorder,
+    ) -> None:
+        """Remember the folder, which must be new, empty, or of an evaluation of the same network.
+
+        Args:
+            model: name of the model in tables.
+            checkpoint: where it is read from.
+            network: what the predictions depend on (`eval.key.network_key`).
+            recorder: that the network was loaded with.
+        """
+        fingerprint = hashlib.sha256(json.dumps(dict(network), sort_keys=True).encode()).hexdigest()
+        self.folder = folder
+        self._info = CacheInfo(model=model, checkpoint=checkpoint, fingerprint=fingerprint)
+        self._recorder = recorder
+        try:
+            before: CacheInfo = read_json(CacheInfo, folder / "cache.json")
+        except InputError:
+            require_free(folder, "--cache")
+            return
+        if before.fingerprint != fingerprint:
+            raise InputError(
+                f"--cache {folder}: holds predictions of {before.checkpoint} with other weights, code or "
+                f"settings; choose another folder or empty it"
+            )
+
+    def start(self) -> None:
+        """Make the folder."""
+        make_folder(self.folder, "--cache")
+        write_info(self.folder, self._info)
+
+    def has_set(self, name: str, fingerprint: str) -> bool:
+        """Whether the set in folder `name` is complete, of this data."""
+        try:
+            cached: CachedSet = read_json(CachedSet, self.folder / name / "index.json")
+            return cached.fingerprint == fingerprint
+        except InputError:
+            return False
+
+    def has_frame(self, name: str, position: int) -> bool:
+        """Whether a frame of a set was written, of any data."""
+        return (self.folder / name / f"{position}.npz").is_file()
+
+    def write_frame(self, name: str, position: int, target: UInt8[np.ndarray, "H W"]) -> None:
+        """Write what the network said of the frame that it saw last."""
+        (self.folder / name / "index.json").unlink(missing_ok=True)  # the set is unfinished from now on
+        write_frame(self.folder / name, position, target, self._recorder.take())
+
+    def finish_set(self, convention: Convention, stems: Sequence[str], fingerprint: str) -> None:
+        """Say that all frames of a set are there."""
+        cached = CachedSet(
+            folder=convention.folder,
+            name=convention.name,
+            is_benchmark=convention.is_benchmark,
+            window=self._recorder.window,
+            stems=tuple(stems),
+            fingerprint=fingerprint,
+        )
+        write_index(self.folder, cached)

@@ -21,6 +21,8 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
+from eval.predict.scores import DEFAULT_SCORES, SCORES
+from eval.predict.windows import ModelSource
 from eval.sets.frames import Frame
 from eval.sets.registry import TestSet, read_image
 from eval.submissions.smiyc import require_h5py
@@ -31,7 +33,7 @@ SUFFIXES = (".npy", ".hdf5", ".h5", ".png")
 
 
 class MapFolder:
-    """Answers the maps of a folder for the images they belong to (`eval.predict.windows.WholeImages`).
+    """Returns the maps of a folder for the images they belong to (`eval.predict.windows.Predictor`).
 
     Images are known again by their pixels, so that nothing depends on the order in which they are asked for.
     """
@@ -79,13 +81,9 @@ class MapFolder:
         parts = sorted(key.hex() + content for key, (_, content) in self._maps.items())
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    def segment_image(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "1 H W"]:
-        """Return the map of an image, known again by its pixels.
-
-        Raises:
-            InputError: it is no image of the test sets, such as one that a protocol has resized.
-        """
-        key = _digest(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+    def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "1 H W"]:
+        """Return the map of an image, known again by its pixels."""
+        key = _digest(image)
         if key not in self._maps:
             raise InputError(
                 "--score_maps: asked for an image that no map belongs to; maps are of native size, so "
@@ -94,16 +92,44 @@ class MapFolder:
         return torch.from_numpy(read_map(self._maps[key][0], self._scale))[None]
 
 
+def _name_score(scores: tuple[str, ...]) -> str:
+    """Return what tables call the score of maps."""
+    if scores == DEFAULT_SCORES:
+        return "Score"
+    if len(scores) != 1 or scores[0] in SCORES:
+        raise InputError(
+            f"--scores: got {', '.join(scores) or 'nothing'}; maps hold one score, of a name of your own "
+            f"(not {', '.join(SCORES)}, which are computed here)"
+        )
+    return scores[0]
+
+
+def require_map_folder(folder: Path, scores: tuple[str, ...]) -> None:
+    """Check, before any file is read, that `folder` is there, and the name of its score."""
+    if not folder.is_dir():
+        raise InputError(f"--score_maps {folder}: no such folder")
+    _name_score(scores)
+
+
+def open_score_maps(
+    folder: Path,
+    test_sets: Sequence[TestSet],
+    scores: tuple[str, ...],
+    scale: tuple[float, float],
+    *,
+    is_limited: bool,
+) -> ModelSource:
+    """Read the maps of all images; `scores` may name the score, the others are those of `MapFolder`."""
+    maps = MapFolder(folder, test_sets, scale=scale, is_limited=is_limited)
+    return ModelSource(str(folder), maps.fingerprint, (_name_score(scores),), lambda: maps)
+
+
 def _digest(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
 
 
 def _match(folder: Path, test_set: TestSet, is_limited: bool, setting: str) -> list[tuple[Frame, Path]]:
-    """Pair the frames of a set with their maps.
-
-    Raises:
-        InputError: a map is missing or left over, or two belong to one frame.
-    """
+    """Pair the frames of a set with their maps."""
     name = test_set.convention.folder
     other = test_set.convention.smiyc
     place = folder / name
@@ -128,14 +154,7 @@ def _match(folder: Path, test_set: TestSet, is_limited: bool, setting: str) -> l
 
 
 def read_map(path: Path, scale: tuple[float, float] = (0.0, 1.0)) -> Float32[np.ndarray, "H W"]:
-    """Read one score map.
-
-    Args:
-        scale: (low, high) scores of 0 and 65535 in PNG files.
-
-    Raises:
-        InputError: it cannot be read, is no map of floating-point numbers (16 bits as PNG), or is not finite.
-    """
+    """Read one score map, finite; (low, high) of `scale` are the scores of 0 and 65535 in PNG files."""
     values = _READERS[path.suffix.lower()](path)
     if path.suffix.lower() == ".png":
         low, high = scale

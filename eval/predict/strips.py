@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
-from eval.predict.elementwise import tanh
-from eval.predict.log_odds import FORMS, spread_of
+from eval.predict.log_odds import FORMS, softmax_terms
 from eval.predict.scores import QUERY_SCORES, SCORES, QueryOutputs, pixel_evidence, resize_masks
 from shards.schema import VOID_ID
 
@@ -91,21 +90,13 @@ def predict_classes(evidence: Float[Tensor, "C H W"]) -> UInt8[Tensor, "H W"]:
     return torch.from_numpy((count - is_top.max(axis=0)) % count)  # of NaN, which equals nothing, 0
 
 
-def rba_of(evidence: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
-    """Compute `eval.predict.scores.rba`, which differs by rounding, by whatever tanh is fast here."""
-    if evidence.device.type != "cpu" or evidence.requires_grad:
-        return SCORES["RbA"](evidence)
-    return torch.from_numpy(-tanh(evidence.float().numpy()).sum(axis=1))
-
-
 def compared_scores(
     evidence: Float[Tensor, "B C H W"], names: Sequence[str]
 ) -> dict[str, Float[Tensor, "B H W"]]:
     """Compute scores of `eval.predict.scores.SCORES` in the form in which they are compared."""
-    spread = spread_of(evidence) if any(name in FORMS for name in names) else None
-    plain = SCORES | {"RbA": rba_of}
+    terms = softmax_terms(evidence) if any(name in FORMS for name in names) else None
     return {
-        name: FORMS[name](spread) if spread is not None and name in FORMS else plain[name](evidence)
+        name: FORMS[name](terms) if terms is not None and name in FORMS else SCORES[name](evidence)
         for name in names
     }
 

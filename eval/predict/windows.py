@@ -1,10 +1,10 @@
-"""Sliding windows: a network that knows one input size sees a whole image at the image's own scale."""
+"""Predictors: a function from an image to maps of its pixels; sliding windows make one of a network."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,19 +14,25 @@ from torch import Tensor
 
 from shards.errors import InputError
 
+Predictor = Callable[[UInt8[np.ndarray, "H W 3"]], Float[Tensor, "N H W"]]
+"""An image, sRGB in [0, 255], to maps at its own resolution, on any device: the evidence of C classes and one
+map for each score that it was built for and that evidence does not suffice for
+(`eval.predict.scores.QUERY_SCORES`, or a user's own)."""
+WindowPredictor = Callable[[UInt8[Tensor, "B 3 h w"]], Float[Tensor, "B N h w"]]
+"""The same of windows of the one size that a network knows."""
 
-@runtime_checkable
-class WholeImages(Protocol):
-    """What answers for images of any size, where a network cut into windows is not at hand."""
 
-    def segment_image(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "C H W"]:
-        """Return the maps of an image at its own resolution, as a `Segment` does for windows."""
+@dataclass(frozen=True)
+class ModelSource:
+    """A checkpoint, a user's own model or score maps: what is evaluated."""
 
-
-Segment = Callable[[Tensor], Tensor] | WholeImages
-"""Windows, UInt8 (B, 3, h, w), to maps at the same resolution, Float (B, C + S, h, w): evidence of the C
-classes, and one map for each of S scores (`eval.predict.scores.QUERY_SCORES`) that it was built for. Or the
-same of whole images."""
+    name: str
+    """Where it is read from."""
+    fingerprint: str
+    """Hash of what its predictions depend on."""
+    scores: tuple[str, ...]
+    """Names of the scores that it is built for."""
+    load: Callable[[], Predictor]
 
 
 def to_tensor(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[Tensor, "3 H W"]:
@@ -66,31 +72,28 @@ def resize_image(image: UInt8[Tensor, "3 _H _W"], size: tuple[int, int]) -> UInt
 
 
 @torch.no_grad()
-def segment_in_windows(
+def predict_in_windows(
     image: UInt8[Tensor, "3 H W"],
-    segment: Segment,
+    predict: WindowPredictor,
     window: tuple[int, int],
     windows_at_once: int = 4,
-) -> Float[Tensor, "C H W"]:
-    """Return the evidence of an image at its own resolution.
+) -> Float[Tensor, "N H W"]:
+    """Return the maps of an image at its own resolution.
 
     The image is scaled to cover the window, windows are spread evenly along the axis that sticks out,
-    evidence is averaged where they overlap and resized bilinearly (align_corners=False) back.
+    maps are averaged where they overlap and resized bilinearly (align_corners=False) back.
 
     Args:
         image: sRGB in [0, 255].
-        segment: windows to evidence at window resolution; may answer on another device. `WholeImages` are
-            asked once, for the image as it is.
+        predict: windows to maps at window resolution.
         window: (h, w), the input size of the network.
-        windows_at_once: windows per call of `segment`; bounds its memory.
+        windows_at_once: windows per call of `predict`; bounds its memory.
 
     Source: the semantic inference of EoMT, Kerssies et al., CVPR 2025. It truncates window positions; we
     round them, so the last window ends exactly at the border.
     """
     if windows_at_once < 1:
         raise InputError(f"windows at once: got {windows_at_once}; at least 1")
-    if isinstance(segment, WholeImages):
-        return segment.segment_image(image)
     native = (image.shape[-2], image.shape[-1])
     scaled = resize_image(image, covering_size(native, window))
     height, width = scaled.shape[-2:]
@@ -100,7 +103,7 @@ def segment_in_windows(
     for begin in range(0, len(corners), windows_at_once):
         group = corners[begin : begin + windows_at_once]
         crops = torch.stack([scaled[:, y : y + window[0], x : x + window[1]] for y, x in group])
-        evidence = segment(crops).float()
+        evidence = predict(crops).float()
         if sums is None:
             sums = evidence.new_zeros(evidence.shape[1], height, width)  # on the network's device
         for (y, x), part in zip(group, evidence, strict=True):
@@ -111,3 +114,12 @@ def segment_in_windows(
     if (height, width) == native:
         return sums
     return F.interpolate(sums[None], size=native, mode="bilinear", align_corners=False)[0]
+
+
+def slide(predict: WindowPredictor, window: tuple[int, int], windows_at_once: int = 4) -> Predictor:
+    """Make a predictor of images of a network that sees windows; arguments as of `predict_in_windows`."""
+
+    def predict_image(image: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "N H W"]:
+        return predict_in_windows(to_tensor(image), predict, window, windows_at_once)
+
+    return predict_image

@@ -214,9 +214,9 @@ def plot_curves(title: str, counts: Mapping[str, ImageCounts]) -> bytes:
     figure.subplots_adjust(0.06, 0.13, 0.87, 0.9, wspace=0.18)
     left, right = figure.subplots(1, 2)
     for name, of_images in counts.items():
-        recall, precision, fpr = curve_lines(of_images)
-        left.plot(recall, precision, label=name, drawstyle="steps-post")
-        right.plot(np.maximum(fpr, 1e-5), recall, label=name)
+        curve = of_images.curve()
+        left.plot(curve.recall, curve.precision, label=name, drawstyle="steps-post")
+        right.plot(np.maximum(curve.fpr, 1e-5), curve.recall, label=name)
     left.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     right.set(xlabel="false positive rate", ylabel="true positive rate", xscale="log", ylim=(0, 1.02))
     right.axhline(0.95, color="0.6", linestyle=":")
@@ -225,14 +225,6 @@ def plot_curves(title: str, counts: Mapping[str, ImageCounts]) -> bytes:
     right.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.suptitle(title)
     return _encode(figure)
-
-
-def curve_lines(counts: ImageCounts) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return recall (TPR), precision and FPR of the pooled set at each of its thresholds."""
-    true = counts.positives.sum(axis=0, dtype=np.float64)[::-1].cumsum()
-    false = counts.negatives.sum(axis=0, dtype=np.float64)[::-1].cumsum()
-    seen = true + false > 0
-    return true[seen] / true[-1], true[seen] / (true + false)[seen], false[seen] / false[-1]
 
 
 def plot_frames(frames: Sequence[Example]) -> bytes:

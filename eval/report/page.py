@@ -13,18 +13,18 @@ import cv2
 import jinja2
 import numpy as np
 
-from eval.cell import Cell
 from eval.protocol import get_protocol
 from eval.report.figures import plot_curves
 from eval.report.slices import ErrorAnalysis
 from eval.report.tables import MISSING, build_tables, format_interval
+from eval.result import Result
 
 _MOST_CLASSES = 8
 """Classes listed of false alarms."""
 _METRICS = ("ap", "fpr95", "auroc", "best_f1")
 
 
-def render_page(title: str, cells: Sequence[Cell], pictures: Mapping[str, bytes]) -> str:
+def render_page(title: str, cells: Sequence[Result], pictures: Mapping[str, bytes]) -> str:
     """Render `report.html` by the template `page.html`, beside this file.
 
     Args:
@@ -43,7 +43,7 @@ def render_page(title: str, cells: Sequence[Cell], pictures: Mapping[str, bytes]
         "data_uri": _data_uri,
     }
     records = [cell.record for cell in cells]
-    by_dataset: dict[str, list[Cell]] = {}
+    by_dataset: dict[str, list[Result]] = {}
     for cell in cells:
         by_dataset.setdefault(cell.record.dataset, []).append(cell)
     return environment.get_template("page.html").render(
@@ -56,15 +56,15 @@ def render_page(title: str, cells: Sequence[Cell], pictures: Mapping[str, bytes]
     )
 
 
-def _section(dataset: str, cells: Sequence[Cell], picture: bytes | None) -> dict[str, Any]:
+def _section(dataset: str, cells: Sequence[Result], picture: bytes | None) -> dict[str, Any]:
     """Gather what the page shows of one test set: frames and curves under its first protocol only."""
     protocol = cells[0].record.protocol
     shown = [cell for cell in cells if cell.record.protocol == protocol]
-    others: dict[str, list[Cell]] = {}
+    others: dict[str, list[Result]] = {}
     for cell in cells:
         if cell.record.protocol != protocol and cell.gallery is not None:
             others.setdefault(cell.record.protocol, []).append(cell)
-    counts = {cell.record.score: cell.measurement.counts for cell in shown}
+    counts = {cell.record.score: cell.counts for cell in shown}
     return {
         "dataset": dataset,
         "cells": cells,
@@ -99,7 +99,7 @@ def _data_uri(png: bytes) -> str:
     return f"data:image/webp;base64,{base64.b64encode(packed.tobytes()).decode('ascii')}"
 
 
-def render_per_image(cells: Sequence[Cell]) -> str:
+def render_per_image(cells: Sequence[Result]) -> str:
     """Render one line per image and result: metrics of its own pixels, empty where none is anomalous."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from eval.metrics.measure import ImageMetrics, round_map
+from eval.metrics.measure import ImageMetrics, round_scores
 from eval.protocol import Protocol
 from eval.report.figures import Example, plot_frames
 from shards.schema import ANOMALY, CITYSCAPES_CLASSES, NORMAL
@@ -78,7 +78,7 @@ def analyse_errors(
     counts: Counter[tuple[Slice, bool]] = Counter()
     for row in rows:
         scores, target, prediction = read_maps(row.image)
-        counts += count_slices(round_map(scores, protocol), target, prediction, threshold)
+        counts += count_slices(round_scores(scores, protocol), target, prediction, threshold)
     frames = []
     for which, row in choose_extremes(rows):
         assert row.metrics is not None

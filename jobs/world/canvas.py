@@ -8,6 +8,7 @@ and no two are ever mixed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -19,22 +20,39 @@ _NOISE_SIDE = 256
 
 Colour = tuple[float, float, float]
 """sRGB in [0, 255]."""
-Points = Float[np.ndarray, "N 2"]
+Surface = Float[np.ndarray, "s s 3"]
+"""A picture of the canvas's supersampled size, sRGB in [0, 255], to cut shapes out of."""
+Paint = Colour | Surface
+Points = Float[np.ndarray, "N 2"] | Sequence[Sequence[float]]
 """(column, row) in final pixels; (0, 0) is the upper left corner of the upper left pixel."""
-Window = tuple[slice, slice]
+Picture = UInt8[np.ndarray, "H W 3"]
+Mask = Bool[np.ndarray, "H W"]
+Identities = UInt16[np.ndarray, "H W"]
+"""Instance ids as `gtFine_instanceIds` files hold them: label id, or label id * 1000 + n if countable."""
+_Window = tuple[slice, slice]
+
+
+@dataclass(frozen=True)
+class Sprite:
+    """A finished object, cropped to its shape, in supersampled pixels."""
+
+    picture: Picture
+    mask: Mask
+
+    def mirrored(self) -> Sprite:
+        """Return it with left and right swapped."""
+        return Sprite(self.picture[:, ::-1], self.mask[:, ::-1])
 
 
 class Canvas:
-    """Picture, identities, and the haze between the camera and what is painted."""
+    """Picture, identities, and the haze between the camera and what is painted.
+
+    Whatever paints takes the `identity` that it writes (None paints the picture only, as for a decal), and
+    the `depth` in metres from the camera, for the haze.
+    """
 
     def __init__(self, height: int, width: int, rng: np.random.Generator) -> None:
-        """Start with a black picture and identity 0.
-
-        Args:
-            height: rows of the finished picture.
-            width: columns of the finished picture.
-            rng: draws the grain of painted surfaces.
-        """
+        """Start with a black picture and identity 0; `rng` draws the grain of painted surfaces."""
         shape = (height * SUPERSAMPLING, width * SUPERSAMPLING)
         self.height, self.width = height, width
         self.pixels: UInt8[np.ndarray, "sH sW 3"] = np.zeros((*shape, 3), dtype=np.uint8)
@@ -51,40 +69,23 @@ class Canvas:
         return label * 1000 + number
 
     def fill(
-        self,
-        points: Points | Sequence[Sequence[float]],
-        colour: Colour | np.ndarray,
-        identity: int | None = None,
-        *,
-        depth: float = 0.0,
-        grain: float = 0.0,
+        self, points: Points, paint: Paint, identity: int | None = None, *, depth: float = 0, grain: float = 0
     ) -> None:
-        """Fill a polygon.
-
-        Args:
-            points: corners, in order.
-            colour: one colour, or a picture of the canvas's supersampled size to cut the polygon out of.
-            identity: written into the identities; None paints the picture only, as for a decal.
-            depth: metres from the camera, for the haze.
-            grain: relative amplitude of the surface's noise.
-        """
+        """Fill a polygon; `grain` is the relative amplitude of its surface's noise."""
         corners = self._scaled(points)
         window = self._window(corners)
         if window is None:
             return
-        paint = np.asarray(colour, np.float32)
-        paint = paint[window] if paint.ndim == 3 else paint
-        self._paint(window, _polygon(corners, window), paint, identity, depth, grain)
+        colour: Float[np.ndarray, "..."] = np.asarray(paint, np.float32)
+        colour = colour[window] if colour.ndim == 3 else colour
+        if grain > 0:
+            rows = np.arange(window[0].start, window[0].stop) % _NOISE_SIDE
+            columns = np.arange(window[1].start, window[1].stop) % _NOISE_SIDE
+            colour = colour * (1 + grain * self._grain[np.ix_(rows, columns)][..., None])
+        self._paint(window, _polygon(corners, window), colour, identity, depth)
 
     def stroke(
-        self,
-        points: Points | Sequence[Sequence[float]],
-        thickness: float,
-        colour: Colour,
-        identity: int | None = None,
-        *,
-        depth: float = 0.0,
-        closed: bool = False,
+        self, points: Points, thickness: float, colour: Colour, identity: int, *, depth: float = 0
     ) -> None:
         """Draw a line through `points`, `thickness` final pixels wide (at least half a pixel)."""
         corners = self._scaled(points)
@@ -93,40 +94,16 @@ class Canvas:
         if window is None:
             return
         mask = np.zeros(_shape(window), dtype=np.uint8)
-        cv2.polylines(mask, [_fixed(corners, window)], closed, 1, thick, cv2.LINE_8, _FRACTION_BITS)
-        self._paint(window, mask.astype(bool), np.asarray(colour, np.float32), identity, depth, 0.0)
-
-    def ellipse(
-        self,
-        centre: tuple[float, float],
-        radii: tuple[float, float],
-        colour: Colour,
-        identity: int | None = None,
-        *,
-        angle: float = 0.0,
-        depth: float = 0.0,
-        grain: float = 0.0,
-    ) -> None:
-        """Fill an ellipse; `angle` in radians turns it clockwise on the screen."""
-        self.fill(ellipse_points(centre, radii, angle), colour, identity, depth=depth, grain=grain)
+        cv2.polylines(mask, [_fixed(corners, window)], False, 1, thick, cv2.LINE_8, _FRACTION_BITS)
+        self._paint(window, mask.astype(bool), np.asarray(colour, np.float32), identity, depth)
 
     def warp(
-        self,
-        texture: UInt8[np.ndarray, "h w c"],
-        corners: Points | Sequence[Sequence[float]],
-        identity: int | None = None,
-        *,
-        depth: float = 0.0,
-        shade: float = 1.0,
+        self, texture: Picture, corners: Points, identity: int, *, depth: float = 0, shade: float = 1
     ) -> None:
         """Stretch a texture over a quadrilateral, in perspective.
 
-        Args:
-            texture: RGB, or RGBA whose alpha below 128 is left out of the picture and of the identities.
-            corners: upper left, upper right, lower right, lower left of the texture.
-            identity: as in `fill`.
-            depth: as in `fill`.
-            shade: factor on the colours, such as a face turned away from the light.
+        `corners` are the upper left, upper right, lower right and lower left of the texture; `shade` is a
+        factor on the colours, such as of a face turned away from the light.
         """
         quad = self._scaled(corners)
         window = self._window(quad)
@@ -134,86 +111,55 @@ class Canvas:
             return
         texture = _reduce(texture, quad)
         height, width = texture.shape[:2]
-        source = np.array([[0, 0], [width, 0], [width, height], [0, height]], dtype=np.float32)
+        source = np.array(rectangle(0, 0, width, height), dtype=np.float32)
         target = (quad - (window[1].start, window[0].start)).astype(np.float32)
         matrix = cv2.getPerspectiveTransform(source, target)
         rows, columns = _shape(window)
         warped = cv2.warpPerspective(texture, matrix, (columns, rows), borderMode=cv2.BORDER_REPLICATE)
-        mask = _polygon(quad, window)
-        if texture.shape[2] == 4:
-            mask &= warped[..., 3] >= 128
-        self._paint(window, mask, warped[..., :3].astype(np.float32) * shade, identity, depth, 0.0)
+        self._paint(window, _polygon(quad, window), warped.astype(np.float32) * shade, identity, depth)
 
     def stamp(
-        self,
-        picture: UInt8[np.ndarray, "h w 3"],
-        mask: Bool[np.ndarray, "h w"],
-        top_left: tuple[int, int],
-        identity: int | None = None,
-        *,
-        depth: float = 0.0,
-        opacity: float = 1.0,
+        self, sprite: Sprite, top_left: tuple[int, int], identity: int, depth: float = 0, opacity: float = 1
     ) -> None:
-        """Copy a picture, in supersampled pixels; what falls outside is cropped.
+        """Copy an object; what falls outside is cropped, and `opacity` below 1 lets the ground through.
 
-        Args:
-            picture: copied where `mask` holds.
-            mask: the shape.
-            top_left: (row, column) of the picture's first pixel, in supersampled pixels; may be negative.
-            identity: as in `fill`.
-            depth: as in `fill`.
-            opacity: below 1, what lies behind shines through.
+        `top_left` is (row, column) of its first pixel, in supersampled pixels, and may be negative.
         """
-        top, left = top_left
+        (top, left), mask = top_left, sprite.mask
         rows = slice(max(top, 0), min(top + mask.shape[0], self.pixels.shape[0]))
         columns = slice(max(left, 0), min(left + mask.shape[1], self.pixels.shape[1]))
         if rows.start >= rows.stop or columns.start >= columns.stop:
             return
         part = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
-        window = (rows, columns)
-        colour: Float[np.ndarray, "h w 3"] = picture[part].astype(np.float32)
+        colour: Float[np.ndarray, "h w 3"] = sprite.picture[part].astype(np.float32)
         if opacity < 1:
-            colour = opacity * colour + (1 - opacity) * self.pixels[window]
-        self._paint(window, mask[part], colour, identity, depth, 0.0)
+            colour = opacity * colour + (1 - opacity) * self.pixels[rows, columns]
+        self._paint((rows, columns), mask[part], colour, identity, depth)
 
     def sees(self, corners: Points) -> bool:
-        """Say whether a polygon's bounding box touches the picture."""
+        """Return whether a polygon's bounding box touches the picture."""
         return self._window(self._scaled(corners)) is not None
 
-    def shadow(
-        self, points: Points | Sequence[Sequence[float]], strength: float, softness: float = 2.0
-    ) -> None:
+    def shadow(self, points: Points, strength: float, softness: float) -> None:
         """Darken a polygon by `strength` in [0, 1], with a soft edge of `softness` final pixels."""
         corners = self._scaled(points)
-        margin = round(3 * softness * SUPERSAMPLING)
-        window = self._window(corners, margin=margin)
+        window = self._window(corners, margin=round(3 * softness * SUPERSAMPLING))
         if window is None:
             return
-        mask = cv2.GaussianBlur(
-            _polygon(corners, window).astype(np.float32), (0, 0), softness * SUPERSAMPLING
-        )
+        hard = _polygon(corners, window).astype(np.float32)
+        mask = cv2.GaussianBlur(hard, (0, 0), softness * SUPERSAMPLING)
         region = self.pixels[window]
         region[:] = (region * (1 - strength * mask[..., None])).astype(np.uint8)
 
-    def finish(self) -> tuple[UInt8[np.ndarray, "H W 3"], UInt16[np.ndarray, "H W"]]:
+    def finish(self) -> tuple[Picture, Identities]:
         """Return the antialiased picture and the point-sampled identities."""
         image = cv2.resize(self.pixels, (self.width, self.height), interpolation=cv2.INTER_AREA)
         middle = SUPERSAMPLING // 2
         return image, self.identities[middle::SUPERSAMPLING, middle::SUPERSAMPLING].copy()
 
     def _paint(
-        self,
-        window: Window,
-        mask: Bool[np.ndarray, "h w"],
-        colour: Float[np.ndarray, "..."],
-        identity: int | None,
-        depth: float,
-        grain: float,
+        self, window: _Window, mask: Mask, colour: np.ndarray, identity: int | None, depth: float
     ) -> None:
-        if grain > 0:
-            rows = np.arange(window[0].start, window[0].stop) % _NOISE_SIDE
-            columns = np.arange(window[1].start, window[1].stop) % _NOISE_SIDE
-            colour = colour * (1 + grain * self._grain[np.ix_(rows, columns)][..., None])
         clear = float(np.exp(-depth * self.haze_per_metre))
         colour = colour * clear + np.asarray(self.haze, np.float32) * (1 - clear)
         colour = np.clip(colour, 0, 255).astype(np.uint8)
@@ -221,11 +167,11 @@ class Canvas:
         if identity is not None:
             self.identities[window][mask] = identity
 
-    def _scaled(self, points: Points | Sequence[Sequence[float]]) -> Float[np.ndarray, "N 2"]:
+    def _scaled(self, points: Points) -> Float[np.ndarray, "N 2"]:
         limit = 8 * max(self.width, self.height)  # keeps the fixed-point numbers of cv2 in range
         return np.clip(np.asarray(points, dtype=np.float64), -limit, limit) * SUPERSAMPLING
 
-    def _window(self, corners: Float[np.ndarray, "N 2"], margin: int = 0) -> Window | None:
+    def _window(self, corners: Float[np.ndarray, "N 2"], margin: int = 0) -> _Window | None:
         rows, columns = self.pixels.shape[:2]
         left, top = np.floor(corners.min(axis=0)).astype(int) - margin
         right, bottom = np.ceil(corners.max(axis=0)).astype(int) + margin + 1
@@ -234,10 +180,15 @@ class Canvas:
         return None if empty else window
 
 
+def rectangle(left: float, top: float, right: float, bottom: float) -> list[tuple[float, float]]:
+    """Return the corners of a rectangle: upper left, upper right, lower right, lower left."""
+    return [(left, top), (right, top), (right, bottom), (left, bottom)]
+
+
 def ellipse_points(
     centre: tuple[float, float], radii: tuple[float, float], angle: float = 0.0, count: int = 28
 ) -> Float[np.ndarray, "N 2"]:
-    """Return the corners of a polygon close to an ellipse."""
+    """Return the corners of a polygon close to an ellipse; `angle` in radians turns it clockwise."""
     turn = np.linspace(0, 2 * np.pi, count, endpoint=False)
     flat = np.stack([radii[0] * np.cos(turn), radii[1] * np.sin(turn)], axis=1)
     rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
@@ -245,7 +196,7 @@ def ellipse_points(
 
 
 def _grain_field(rng: np.random.Generator) -> Float[np.ndarray, "n n"]:
-    """Noise with fine and middle frequencies, unit variance, that repeats without a seam."""
+    """Draw noise with fine and middle frequencies, unit variance, that repeats without a seam."""
     white = rng.standard_normal((_NOISE_SIDE, _NOISE_SIDE), dtype=np.float32)
     margin = 12
     tiled = cv2.copyMakeBorder(white, margin, margin, margin, margin, cv2.BORDER_WRAP)
@@ -254,31 +205,28 @@ def _grain_field(rng: np.random.Generator) -> Float[np.ndarray, "n n"]:
     return field / field.std()
 
 
-def _reduce(
-    texture: UInt8[np.ndarray, "h w c"], quad: Float[np.ndarray, "4 2"]
-) -> UInt8[np.ndarray, "h2 w2 c"]:
+def _reduce(texture: Picture, quad: Float[np.ndarray, "4 2"]) -> Picture:
     """Shrink a texture to about the size it is shown at, so that warping it does not alias."""
     sides = np.linalg.norm(np.roll(quad, -1, axis=0) - quad, axis=1)  # top, right, bottom, left
-    shown_width = float(max(sides[0], sides[2], 1.0))
-    shown_height = float(max(sides[1], sides[3], 1.0))
     height, width = texture.shape[:2]
-    size = (max(1, min(width, int(shown_width))), max(1, min(height, int(shown_height))))
+    shown = int(max(sides[0], sides[2], 1.0)), int(max(sides[1], sides[3], 1.0))
+    size = (min(width, shown[0]), min(height, shown[1]))
     if size == (width, height):
         return texture
     return cv2.resize(texture, size, interpolation=cv2.INTER_AREA)
 
 
-def _shape(window: Window) -> tuple[int, int]:
+def _shape(window: _Window) -> tuple[int, int]:
     return window[0].stop - window[0].start, window[1].stop - window[1].start
 
 
-def _fixed(corners: Float[np.ndarray, "N 2"], window: Window) -> np.ndarray:
+def _fixed(corners: Float[np.ndarray, "N 2"], window: _Window) -> np.ndarray:
     # cv2 puts integer coordinates on pixel centres; ours are pixel edges.
     local = corners - (window[1].start, window[0].start) - 0.5
     return np.round(local * (1 << _FRACTION_BITS)).astype(np.int32)
 
 
-def _polygon(corners: Float[np.ndarray, "N 2"], window: Window) -> Bool[np.ndarray, "h w"]:
+def _polygon(corners: Float[np.ndarray, "N 2"], window: _Window) -> Mask:
     mask = np.zeros(_shape(window), dtype=np.uint8)
     cv2.fillPoly(mask, [_fixed(corners, window)], 1, cv2.LINE_8, _FRACTION_BITS)
     return mask.astype(bool)

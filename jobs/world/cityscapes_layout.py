@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt8, UInt16
 
+from jobs.world.canvas import Identities, Picture
 from jobs.world.labels import label_ids
-from jobs.world.picture_file import write_labels, write_picture
-from jobs.world.scene import draw_scene
-from jobs.world.stage import RARE, SceneOptions
-from jobs.world.style import TownStyle, draw_town
+from jobs.world.picture_files import write_labels, write_picture
+from jobs.world.scene import finish_scene, set_stage
+from jobs.world.street import RARE, SceneOptions, TownStyle, draw_town
 
 Split = Literal["train", "val"]
 CITIES: dict[Split, tuple[str, ...]] = {
@@ -34,45 +33,35 @@ class StreetFrame:
     split: Split
     index: int
     """Number in its split."""
-    city: str
-    sequence: int
-    """Number in its city."""
+
+    @property
+    def city(self) -> str:
+        """Name of the city; frames are shared out evenly over those of the split."""
+        return CITIES[self.split][self.index % len(CITIES[self.split])]
 
     @property
     def stem(self) -> str:
-        """Return what the names of all files of the frame start with."""
-        return f"{self.city}_{self.sequence:06d}_{_FRAME:06d}"
+        """Beginning of the names of all files of the frame."""
+        return f"{self.city}_{self.index // len(CITIES[self.split]):06d}_{_FRAME:06d}"
 
     def write(self, root: Path) -> None:
         """Draw the frame; write picture, label ids and instance ids under `root`/cityscapes."""
         image, instances = self.draw()
-        base = root / "cityscapes"
         folder = Path(self.split) / self.city
-        write_picture(base / "leftImg8bit" / folder / f"{self.stem}_leftImg8bit.png", image)
-        truth = base / "gtFine" / folder
+        picture = root / "cityscapes" / "leftImg8bit" / folder / f"{self.stem}_leftImg8bit.png"
+        truth = root / "cityscapes" / "gtFine" / folder
+        write_picture(picture, image)
         write_labels(truth / f"{self.stem}_gtFine_labelIds.png", label_ids(instances))
         write_labels(truth / f"{self.stem}_gtFine_instanceIds.png", instances)
 
-    def draw(self) -> tuple[UInt8[np.ndarray, "H W 3"], UInt16[np.ndarray, "H W"]]:
+    def draw(self) -> tuple[Picture, Identities]:
         """Return the picture and its instance ids."""
         rng = np.random.default_rng([self.seed, _DOMAINS[self.split], self.index])
         options = SceneOptions(feature=RARE[self.index % len(RARE)], hood=rng.uniform(0.06, 0.12))
         town = town_of(self.seed, self.city)
-        return draw_scene(self.height, 2 * self.height, town, rng, options)
+        return finish_scene(set_stage(self.height, 2 * self.height, town, rng, options), [])
 
 
 def town_of(seed: int, city: str) -> TownStyle:
     """Return the palette of a city; the same for all its frames."""
     return draw_town(np.random.default_rng([seed, _TOWN_DOMAIN, *city.encode()]))
-
-
-def plan_cityscapes(seed: int, height: int, num_train: int, num_val: int) -> list[StreetFrame]:
-    """List the frames of both splits, shared out evenly over the cities."""
-    frames = []
-    sizes: dict[Split, int] = {"train": num_train, "val": num_val}
-    for split, count in sizes.items():
-        cities = CITIES[split]
-        for index in range(count):
-            number, city = divmod(index, len(cities))
-            frames.append(StreetFrame(seed, height, split, index, cities[city], number))
-    return frames

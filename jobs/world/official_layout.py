@@ -1,107 +1,82 @@
-"""A few of the same test pictures under the names that the benchmarks' own downloads use.
+"""Miniatures of the benchmarks' own downloads, with which their readers are tested.
 
 Sources: SMIYC (road-anomaly-benchmark), Fishyscapes (its data builders, and pytorch-ood's readers of them),
-Road Anomaly (Lis et al., ICCV 2019), Lost and Found (as SMIYC's toolkit reads it), BRAVO (its README). What
-readers of those downloads are tested with.
+Road Anomaly (Lis et al., ICCV 2019), Lost and Found (as SMIYC's toolkit reads it), BRAVO (its README).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Int16, UInt8
+from jaxtyping import Int16
 
-from jobs.world.anomaly_layout import VOID, AnomalyFrame
-from jobs.world.canvas import SUPERSAMPLING
+from jobs.world.anomaly_layout import AnomalyFrame
+from jobs.world.canvas import SUPERSAMPLING, Picture
 from jobs.world.cityscapes_layout import StreetFrame
 from jobs.world.labels import EVALUATED, label_ids
 from jobs.world.oddities import ODDITIES
-from jobs.world.picture_file import write_labels, write_picture
+from jobs.world.picture_files import write_labels, write_picture
 from jobs.world.sprite import draw_sprite
+from shards.schema import ANOMALY, NORMAL, VOID
 
 NUM_OFFICIAL = 3
 """Labelled pictures per layout."""
+_LAF_SEQUENCE = "04_Maurener_Weg_8"
+_LAF_FRAME = _LAF_SEQUENCE + "_000000_0000{number}0"
+_LAF_TRUTH = f"LostAndFound/gtCoarse/test/{_LAF_SEQUENCE}/{_LAF_FRAME}_gtCoarse_labelIds.png"
+LABELLED_PLACES = {
+    "RoadAnomaly21": (
+        "dataset_AnomalyTrack/images/validation{index:04d}.jpg",
+        "dataset_AnomalyTrack/labels_masks/validation{index:04d}_labels_semantic.png",
+    ),
+    "RoadObsticle21": (
+        "dataset_ObstacleTrack/images/validation_{number}.webp",
+        "dataset_ObstacleTrack/labels_masks/validation_{number}_labels_semantic.png",
+    ),
+    "FS_LostFound_full": (
+        f"LostAndFound/leftImg8bit/test/{_LAF_SEQUENCE}/{_LAF_FRAME}_leftImg8bit.png",
+        f"fishyscapes_lostandfound/{{index:04d}}_{_LAF_FRAME}_labels.png",
+    ),
+    "RoadAnomaly": (
+        "RoadAnomaly_jpg/frames/obstacles{number:02d}_synthetic.jpg",
+        "RoadAnomaly_jpg/frames/obstacles{number:02d}_synthetic.labels/labels_semantic.png",
+    ),
+}
+"""Picture and mask by set; `index` counts from 0, `number` from 1. Fishyscapes Static differs."""
 HIDDEN_PLACES = {
-    "road_anomaly_21": (
+    "RoadAnomaly21": (
         "dataset_AnomalyTrack/images/zebra0000.jpg",
         "bravo_SMIYC/RoadAnomaly21/images/zebra0000.jpg",
         "bravo_synobjs/zebra/5.png",
     ),
-    "road_obstacle_21": ("dataset_ObstacleTrack/images/curvy-street_1.webp",),
-    "lost_and_found": (
+    "RoadObsticle21": ("dataset_ObstacleTrack/images/curvy-street_1.webp",),
+    "FS_LostFound_full": (
         "bravo_ACDC/fog/test/GOPR0475/GOPR0475_frame_000247_rgb_anon.png",
         "bravo_outofcontext/frankfurt/frankfurt_000000_000576_leftImg8bit.png",
         "bravo_synflare/lindau/lindau_000000_000019_leftImg8bit.png",
         "bravo_synrain/munster/munster_000000_000019_leftImg8bit.png",
     ),
 }
-"""Files, by the kind of picture that is drawn once for all of them, whose labels are not published."""
+"""Files whose labels are not published, by the set of which one picture is drawn for all of them."""
 _STATIC_DOMAIN = 20
-_SEQUENCE = "04_Maurener_Weg_8"  # a sequence name of Lost & Found
 
 
-@dataclass(frozen=True)
-class OfficialFrame:
-    """One picture of an anomaly set, to be written as the benchmark's own download has it."""
-
-    frame: AnomalyFrame
-
-    def write(self, root: Path) -> None:
-        """Draw the picture and its mask under `root`/official."""
-        image, labels = self.frame.draw()
-        _WRITERS[self.frame.kind](root / "official", self.frame.index, image, labels)
-
-
-@dataclass(frozen=True)
-class HiddenFrame:
-    """One picture without labels, in every place that wants one."""
-
-    frame: AnomalyFrame
-
-    def write(self, root: Path) -> None:
-        """Draw the picture and write it under `root`/official."""
-        image, _ = self.frame.draw()
-        for place in HIDDEN_PLACES[self.frame.kind]:
-            write_picture(root / "official" / place, image)
-
-
-@dataclass(frozen=True)
-class StaticOverlay:
-    """One picture of Fishyscapes Static: what must be added to a frame of Cityscapes val."""
-
-    base: StreetFrame
-    index: int
-
-    def write(self, root: Path) -> None:
-        """Write overlay and mask under `root`/official/fs_val_v3, and the frame it belongs to beside that."""
-        image, instances = self.base.draw()
-        base = root / "official" / "cityscapes" / "leftImg8bit" / "val" / self.base.city
-        write_picture(base / f"{self.base.stem}_leftImg8bit.png", image)
-        rng = np.random.default_rng([self.base.seed, _STATIC_DOMAIN, self.index])
-        overlay = draw_overlay(image, rng)
-        known = np.where(np.isin(label_ids(instances), sorted(EVALUATED)), 0, VOID)
-        labels = np.where((overlay != 0).any(axis=2), 1, known).astype(np.uint8)
-        stem = root / "official" / "fs_val_v3" / f"{self.index:04d}_{self.base.stem}"
-        write_labels(stem.with_name(f"{stem.name}_labels.png"), labels)
-        np.savez_compressed(stem.with_name(f"{stem.name}_rgb.npz"), rgb=overlay)
-
-
-def plan_official(
-    seed: int, height: int, street: list[StreetFrame]
-) -> list[OfficialFrame | HiddenFrame | StaticOverlay]:
-    """List what to draw; `street` holds the Cityscapes frames that overlays may belong to."""
-    frames = [AnomalyFrame(seed, height, kind, index) for kind in _WRITERS for index in range(NUM_OFFICIAL)]
+def plan_official(seed: int, height: int, street: Sequence[StreetFrame]) -> list[Callable[[Path], None]]:
+    """List what to draw under a root; `street` holds the Cityscapes frames that overlays may belong to."""
+    frames = [
+        AnomalyFrame(seed, height, name, index) for name in LABELLED_PLACES for index in range(NUM_OFFICIAL)
+    ]
+    hidden = [AnomalyFrame(seed, height, name, NUM_OFFICIAL) for name in HIDDEN_PLACES]
     bases = [frame for frame in street if frame.split == "val"][:NUM_OFFICIAL]
-    hidden = [AnomalyFrame(seed, height, kind, NUM_OFFICIAL) for kind in HIDDEN_PLACES]
     return [
-        *(OfficialFrame(frame) for frame in frames),
-        *(HiddenFrame(frame) for frame in hidden),
-        *(StaticOverlay(base, index) for index, base in enumerate(bases)),
+        *(partial(write_labelled, frame) for frame in frames),
+        *(partial(_write_hidden, frame) for frame in hidden),
+        *(partial(_write_static, base, index) for index, base in enumerate(bases)),
     ]
 
 
@@ -112,7 +87,38 @@ def write_frame_list(root: Path) -> None:
     (folder / "frame_list.json").write_text(json.dumps(names))
 
 
-def draw_overlay(image: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator) -> Int16[np.ndarray, "H W 3"]:
+def write_labelled(frame: AnomalyFrame, root: Path) -> None:
+    """Write a picture and its mask under `root`/official, as the benchmark's own download has them."""
+    image, labels = frame.draw()
+    numbers = {"index": frame.index, "number": frame.index + 1}
+    picture, mask = (place.format(**numbers) for place in LABELLED_PLACES[frame.folder])
+    write_picture(root / "official" / picture, image)
+    write_labels(root / "official" / mask, labels)
+    if frame.folder == "FS_LostFound_full":  # Lost and Found's own masks: 0 void, 1 free, 2.. things
+        own = np.select([labels == NORMAL, labels == ANOMALY], [1, 2 + frame.index], 0).astype(np.uint8)
+        write_labels(root / "official" / _LAF_TRUTH.format(**numbers), own)
+
+
+def _write_hidden(frame: AnomalyFrame, root: Path) -> None:
+    image, _ = frame.draw()
+    for place in HIDDEN_PLACES[frame.folder]:
+        write_picture(root / "official" / place, image)
+
+
+def _write_static(base: StreetFrame, index: int, root: Path) -> None:
+    """Write an overlay of Fishyscapes Static, its mask, and the frame of Cityscapes val it is added to."""
+    image, instances = base.draw()
+    folder = root / "official" / "cityscapes" / "leftImg8bit" / "val" / base.city
+    write_picture(folder / f"{base.stem}_leftImg8bit.png", image)
+    overlay = _draw_overlay(image, np.random.default_rng([base.seed, _STATIC_DOMAIN, index]))
+    known = np.where(np.isin(label_ids(instances), EVALUATED), NORMAL, VOID)
+    labels = np.where((overlay != 0).any(axis=2), ANOMALY, known).astype(np.uint8)
+    stem = f"{index:04d}_{base.stem}"
+    write_labels(root / "official" / "fs_val_v3" / f"{stem}_labels.png", labels)
+    np.savez_compressed(root / "official" / "fs_val_v3" / f"{stem}_rgb.npz", rgb=overlay)
+
+
+def _draw_overlay(image: Picture, rng: np.random.Generator) -> Int16[np.ndarray, "H W 3"]:
     """Draw the difference that blends an object into `image`; 0 outside the object."""
     height, width = image.shape[:2]
     sprite = draw_sprite(ODDITIES[str(rng.choice(list(ODDITIES)))], round(0.22 * height), rng)
@@ -126,55 +132,3 @@ def draw_overlay(image: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator) ->
     overlay = np.zeros(image.shape, dtype=np.int16)
     overlay[part] = blended - image[part].astype(np.int16)
     return overlay
-
-
-def _write_track(
-    folder: Path, stem: str, suffix: str, image: UInt8[np.ndarray, "H W 3"], labels: UInt8[np.ndarray, "H W"]
-) -> None:
-    write_picture(folder / "images" / f"{stem}{suffix}", image)
-    write_labels(folder / "labels_masks" / f"{stem}_labels_semantic.png", labels)
-
-
-def _write_anomaly_track(
-    root: Path, index: int, image: UInt8[np.ndarray, "H W 3"], labels: UInt8[np.ndarray, "H W"]
-) -> None:
-    _write_track(root / "dataset_AnomalyTrack", f"validation{index:04d}", ".jpg", image, labels)
-
-
-def _write_obstacle_track(
-    root: Path, index: int, image: UInt8[np.ndarray, "H W 3"], labels: UInt8[np.ndarray, "H W"]
-) -> None:
-    _write_track(root / "dataset_ObstacleTrack", f"validation_{index + 1}", ".webp", image, labels)
-
-
-def _write_lost_and_found(
-    root: Path, index: int, image: UInt8[np.ndarray, "H W 3"], labels: UInt8[np.ndarray, "H W"]
-) -> None:
-    stem = f"{_SEQUENCE}_000000_{10 * (index + 1):06d}"
-    pictures = root / "LostAndFound" / "leftImg8bit" / "test" / _SEQUENCE
-    write_picture(pictures / f"{stem}_leftImg8bit.png", image)
-    write_labels(root / "fishyscapes_lostandfound" / f"{index:04d}_{stem}_labels.png", labels)
-    own = np.select([labels == 0, labels == 1], [1, 2 + index], 0).astype(
-        np.uint8
-    )  # 0 void, 1 free, 2.. things
-    truth = root / "LostAndFound" / "gtCoarse" / "test" / _SEQUENCE
-    write_labels(truth / f"{stem}_gtCoarse_labelIds.png", own.astype(np.uint8))
-
-
-def _write_road_anomaly(
-    root: Path, index: int, image: UInt8[np.ndarray, "H W 3"], labels: UInt8[np.ndarray, "H W"]
-) -> None:
-    frames = root / "RoadAnomaly_jpg" / "frames"
-    stem = f"obstacles{index + 1:02d}_synthetic"
-    write_picture(frames / f"{stem}.jpg", image)
-    write_labels(frames / f"{stem}.labels" / "labels_semantic.png", labels)
-
-
-_Writer = Callable[[Path, int, UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]], None]
-_WRITERS: dict[str, _Writer] = {
-    "road_anomaly_21": _write_anomaly_track,
-    "road_obstacle_21": _write_obstacle_track,
-    "lost_and_found": _write_lost_and_found,
-    "road_anomaly": _write_road_anomaly,
-}
-"""By the keys of `ANOMALY_SETS`; Fishyscapes Static differs, see `StaticOverlay`."""

@@ -1,56 +1,43 @@
-"""Who and what is on a street: furniture, vehicles, people. Places are chosen first and painted later."""
+"""Furniture, vehicles and people of a street: places are chosen first and painted later."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 
-from jobs.world.camera import Camera
-from jobs.world.canvas import Canvas
-from jobs.world.ground import Strip
 from jobs.world.labels import LabelId
 from jobs.world.people import paint_cyclist, paint_parked_cycle, paint_person
+from jobs.world.perspective import Pose
 from jobs.world.roadside import paint_bin, paint_lamp, paint_sign, paint_traffic_light, paint_tree
-from jobs.world.solid import Pose
-from jobs.world.stage import Piece, Stage
-from jobs.world.vehicles import PAINTERS
+from jobs.world.street import Piece, Stage, Strip
+from jobs.world.vehicles import paint_vehicle
 
-_FURNITURE: tuple[
-    tuple[Callable[[Canvas, Camera, tuple[float, float], np.random.Generator], None], float], ...
-] = (
-    (paint_lamp, 0.25),
-    (paint_traffic_light, 0.25),
-    (paint_sign, 0.4),
-    (paint_bin, 0.1),
-)
-"""What stands along a kerb, and how often."""
+_FURNITURE = (paint_lamp, paint_traffic_light, paint_sign, paint_bin)
+_FURNITURE_CHANCES = (0.25, 0.25, 0.4, 0.1)
 
 
 def place_furniture(stage: Stage) -> list[Piece]:
     """Choose places for trees, lamps, lights, signs and bins along both pavements."""
-    rng, canvas, camera = stage.rng, stage.canvas, stage.camera
-    painters, chances = zip(*_FURNITURE, strict=True)
+    rng = stage.rng
     pieces: list[Piece] = []
     for side in (-1, 1):
         pavement, terrain = _pavement(stage, side), stage.street.strip(LabelId.TERRAIN, side)
         kerb = pavement.right if side < 0 else pavement.left
         for z in _spread(rng, 7, 70, 8):
-            paint = painters[rng.choice(len(painters), p=chances)]
-            place = (kerb + side * rng.uniform(0.4, 0.7), z)
-            pieces.append((z, partial(paint, canvas, camera, place, rng)))
+            paint = _FURNITURE[rng.choice(len(_FURNITURE), p=_FURNITURE_CHANCES)]
+            pieces.append((z, partial(paint, stage, (kerb + side * rng.uniform(0.4, 0.7), z))))
         line = terrain.middle if terrain else kerb + side * 1.3
         for z in _spread(rng, 9, 80, 8):
             if rng.random() < stage.town.trees:
-                pieces.append((z, partial(paint_tree, canvas, camera, (line, z), stage.town, rng)))
+                pieces.append((z, partial(paint_tree, stage, (line, z))))
     return pieces
 
 
 def place_vehicles(stage: Stage) -> list[Piece]:
     """Choose places for parked cars, traffic ahead, oncoming traffic, and the scene's featured vehicle."""
     vehicles = [*_parked(stage), *_traffic(stage)]
-    return [(pose.z, partial(_paint_vehicle, stage, kind, pose)) for kind, pose in _feature(stage, vehicles)]
+    return [(pose.z, partial(paint_vehicle, stage, kind, pose)) for kind, pose in _feature(stage, vehicles)]
 
 
 def place_people(stage: Stage) -> list[Piece]:
@@ -62,11 +49,11 @@ def place_people(stage: Stage) -> list[Piece]:
         for _ in range(rng.poisson(3.0 * options.traffic)):
             x = rng.uniform(pavement.left + 0.3, pavement.right - 0.3)
             z = rng.uniform(5, 14) if rng.random() < 0.4 else rng.uniform(8, 40)
-            pieces.append((z, partial(_paint_walker, stage, (x, z))))
+            pieces.append((z, partial(paint_person, stage, (x, z))))
         pieces += _parked_cycles(stage, pavement)
     for _ in range(rng.poisson(0.5 * options.traffic)):
         x, z = rng.uniform(street.road.left, street.road.right), rng.uniform(12, 40)
-        pieces.append((z, partial(_paint_walker, stage, (x, z))))
+        pieces.append((z, partial(paint_person, stage, (x, z))))
     return pieces + _riders(stage)
 
 
@@ -102,7 +89,7 @@ def _parked(stage: Stage) -> list[tuple[LabelId, Pose]]:
 
 
 def _oncoming_lane(stage: Stage) -> float:
-    """X of the middle of the lane left of the camera's."""
+    """Return X of the middle of the lane left of the camera's."""
     return 2 * stage.street.lanes[0]
 
 
@@ -135,16 +122,6 @@ def _feature(stage: Stage, vehicles: list[tuple[LabelId, Pose]]) -> list[tuple[L
     return [*clear, (kind, Pose(x, z, np.pi if oncoming else 0.0))]
 
 
-def _paint_vehicle(stage: Stage, kind: LabelId, pose: Pose) -> None:
-    identity = stage.canvas.new_instance(kind)
-    PAINTERS[kind](stage.canvas, stage.camera, pose, identity, stage.rng)
-
-
-def _paint_walker(stage: Stage, place: tuple[float, float]) -> None:
-    identity = stage.canvas.new_instance(LabelId.PERSON)
-    paint_person(stage.canvas, stage.camera, place, identity, stage.rng)
-
-
 def _parked_cycles(stage: Stage, pavement: Strip) -> list[Piece]:
     rng, options = stage.rng, stage.options
     pieces: list[Piece] = []
@@ -152,8 +129,7 @@ def _parked_cycles(stage: Stage, pavement: Strip) -> list[Piece]:
         chance = 0.9 if options.feature == name else usual * options.traffic
         if rng.random() < chance:
             place = (pavement.middle + rng.normal(0, 0.4), rng.uniform(5, 14))
-            paint = partial(paint_parked_cycle, stage.canvas, stage.camera, place, rng, motor=motor)
-            pieces.append((place[1], paint))
+            pieces.append((place[1], partial(paint_parked_cycle, stage, place, motor=motor)))
     return pieces
 
 
@@ -166,6 +142,5 @@ def _riders(stage: Stage) -> list[Piece]:
         motor = feature == "motorcycle" or (number > 0 and rng.random() < 0.4)
         place = (stage.street.road.right - 0.9 + rng.normal(0, 0.3), rng.uniform(5.5, 18))
         along = bool(rng.random() < 0.6)
-        paint = partial(paint_cyclist, stage.canvas, stage.camera, place, rng, motor=motor, along=along)
-        pieces.append((place[1], paint))
+        pieces.append((place[1], partial(paint_cyclist, stage, place, motor=motor, along=along)))
     return pieces

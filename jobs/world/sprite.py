@@ -1,21 +1,26 @@
-"""A single object drawn on its own small canvas, to be stamped onto a picture."""
+"""Objects drawn on small canvases of their own, to be stamped onto pictures."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 
-from jobs.world.canvas import Canvas, Colour, ellipse_points
+from jobs.world.canvas import (
+    Canvas,
+    Colour,
+    Paint,
+    Picture,
+    Points,
+    Sprite,
+    Surface,
+    ellipse_points,
+    rectangle,
+)
 from jobs.world.labels import OBJECT_ID
-
-Surface = Float[np.ndarray, "s s 3"]
-"""A square picture, sRGB in [0, 255], of the board's supersampled size, to cut shapes out of."""
-Paint = Colour | Surface
 
 
 def mix_colours(
@@ -33,37 +38,39 @@ def unit_grid(side: int) -> tuple[Float[np.ndarray, "s s"], Float[np.ndarray, "s
 
 
 class Board:
-    """A square canvas with coordinates -1..1: x to the right, y up."""
+    """A square canvas with coordinates -1..1 (x to the right, y up), and what random choices draw from."""
 
     def __init__(self, side: int, rng: np.random.Generator, turn: float = 0.0) -> None:
         """Start empty.
 
         Args:
             side: final pixels along each side.
-            rng: source of randomness for grain.
+            rng: source of randomness.
             turn: radians; everything drawn is turned clockwise by it.
         """
         self.canvas = Canvas(side, side, rng)
-        self.side = side
-        self._turn = turn
+        self.rng = rng
+        self._side, self._turn = side, turn
 
     @property
     def resolution(self) -> int:
         """Supersampled pixels along each side, which a `Surface` must have."""
         return int(self.canvas.pixels.shape[0])
 
-    def screen(
-        self, points: Sequence[Sequence[float]] | Float[np.ndarray, "N 2"]
-    ) -> Float[np.ndarray, "N 2"]:
+    def screen(self, points: Points) -> Float[np.ndarray, "N 2"]:
         """Turn board coordinates into final pixels."""
         x, y = np.asarray(points, dtype=np.float64).T
         cos, sin = np.cos(self._turn), np.sin(self._turn)
         x, y = cos * x + sin * y, cos * y - sin * x
-        return np.stack([(1 + 0.96 * x) / 2 * self.side, (1 - 0.96 * y) / 2 * self.side], axis=1)
+        return np.stack([(1 + 0.96 * x) / 2 * self._side, (1 - 0.96 * y) / 2 * self._side], axis=1)
 
-    def fill(self, points: Sequence[Sequence[float]] | Float[np.ndarray, "N 2"], paint: Paint) -> None:
+    def fill(self, points: Points, paint: Paint) -> None:
         """Fill a polygon, which becomes part of the object."""
-        self.canvas.fill(self.screen(points), np.asarray(paint), OBJECT_ID, grain=0.03)
+        self.canvas.fill(self.screen(points), paint, OBJECT_ID, grain=0.03)
+
+    def box(self, left: float, top: float, right: float, bottom: float, paint: Paint) -> None:
+        """Fill a rectangle."""
+        self.fill(rectangle(left, top, right, bottom), paint)
 
     def oval(
         self, centre: tuple[float, float], radii: tuple[float, float], paint: Paint, angle: float = 0.0
@@ -71,7 +78,7 @@ class Board:
         """Fill an ellipse; `angle` in radians turns it clockwise."""
         self.fill(ellipse_points(centre, radii, angle, count=40), paint)
 
-    def line(self, points: Sequence[Sequence[float]], width: float, paint: Paint) -> None:
+    def line(self, points: Points, width: float, paint: Paint) -> None:
         """Draw a thick line with straight joints as filled quadrilaterals and round ends."""
         path = np.asarray(points, dtype=np.float64)
         for start, stop in itertools.pairwise(path):
@@ -81,32 +88,31 @@ class Board:
         for place in path:
             self.oval((place[0], place[1]), (width / 2, width / 2), paint)
 
-    def decal(self, points: Sequence[Sequence[float]] | Float[np.ndarray, "N 2"], colour: Colour) -> None:
-        """Paint on what is already there; nothing is added to the shape."""
+    def decal(self, left: float, top: float, right: float, bottom: float, colour: Colour) -> None:
+        """Paint a rectangle on what is already there; nothing is added to the shape."""
         inside = self.canvas.identities > 0
         before = self.canvas.pixels.copy()
-        self.canvas.fill(self.screen(points), colour)
+        self.canvas.fill(self.screen(rectangle(left, top, right, bottom)), colour)
         self.canvas.pixels[~inside] = before[~inside]
 
-    def cut(self, points: Sequence[Sequence[float]] | Float[np.ndarray, "N 2"]) -> None:
+    def cut(self, points: Points) -> None:
         """Make a hole."""
         self.canvas.fill(self.screen(points), (0, 0, 0), 0)
 
 
-@dataclass(frozen=True)
-class Sprite:
-    """A finished object, cropped to its shape, in supersampled pixels."""
-
-    picture: UInt8[np.ndarray, "h w 3"]
-    mask: Bool[np.ndarray, "h w"]
+def arc(
+    turn: Float[np.ndarray, " N"], centre: tuple[float, float], radii: tuple[float, float]
+) -> Float[np.ndarray, "N 2"]:
+    """Return the points of an ellipse at the angles `turn`, in radians."""
+    return np.stack([centre[0] + radii[0] * np.cos(turn), centre[1] + radii[1] * np.sin(turn)], axis=1)
 
 
 def draw_sprite(
-    draw: Callable[[Board, np.random.Generator], None], side: int, rng: np.random.Generator, turn: float = 0.0
+    draw: Callable[[Board], None], side: int, rng: np.random.Generator, turn: float = 0.0
 ) -> Sprite:
     """Draw an object that spans about `side` final pixels, lit from above, and crop it to its shape."""
     board = Board(max(side, 6), rng, turn)
-    draw(board, rng)
+    draw(board)
     mask = board.canvas.identities > 0
     picture = _lit(board.canvas.pixels, mask)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -114,7 +120,7 @@ def draw_sprite(
     return Sprite(picture[part].copy(), mask[part].copy())
 
 
-def _lit(pixels: UInt8[np.ndarray, "s s 3"], mask: Bool[np.ndarray, "s s"]) -> UInt8[np.ndarray, "s s 3"]:
+def _lit(pixels: Picture, mask: Bool[np.ndarray, "H W"]) -> Picture:
     """Shade a flat shape as if it bulged: bright above, dark below and towards its rim."""
     side = mask.shape[0]
     depth = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), side * 0.06)

@@ -13,16 +13,13 @@ import torch
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_curve
 
-from eval.cell import Subject
 from eval.evaluate import evaluate_test_set
-from eval.metrics.curve import FPR_RULES
+from eval.metrics.curve import FPR_RULES, ImageScores
 from eval.metrics.measure import measure_score
-from eval.pool import ScorePool
+from eval.predict.windows import slide
 from eval.protocol import MAX_IMAGES_RBA, PROTOCOLS, get_protocol, get_protocols
 from eval.sets.registry import TestSet, find_test_sets, resize_target
 from shards.errors import InputError
-
-SUBJECT = Subject(model="m", checkpoint="c")
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -44,18 +41,22 @@ def test_a_protocol_that_is_not_there_is_refused_with_the_available_ones():
         get_protocols([])
 
 
-def drawn_pool(num_images: int = 5, digits: int = 2) -> tuple[ScorePool, list[np.ndarray], list[np.ndarray]]:
+def sort_image(score: np.ndarray, target: np.ndarray) -> ImageScores:
+    return ImageScores(np.sort(score[target == 1]), np.sort(score[target == 0]))
+
+
+def drawn_images(
+    num_images: int = 5, digits: int = 2
+) -> tuple[list[ImageScores], list[np.ndarray], list[np.ndarray]]:
     """Images of which the third has no anomaly; rounded, so that thresholds hold many pixels."""
     rng = np.random.default_rng(8)
-    pool, maps, targets = ScorePool(["A"]), [], []
+    maps, targets = [], []
     for i in range(num_images):
         target = rng.choice(np.array([0, 1, 255], np.uint8), (20, 30), p=[0.7, 0.2, 0.1])
         target[target == 1] = 0 if i == 2 else 1
-        score = np.round(rng.normal(size=(20, 30)) + (target == 1), digits).astype(np.float32)
-        pool.add({"A": score}, target)
-        maps.append(score)
+        maps.append(np.round(rng.normal(size=(20, 30)) + (target == 1), digits).astype(np.float32))
         targets.append(target)
-    return pool, maps, targets
+    return [sort_image(*pair) for pair in zip(maps, targets, strict=True)], maps, targets
 
 
 def pooled(maps: list[np.ndarray], targets: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -64,36 +65,34 @@ def pooled(maps: list[np.ndarray], targets: list[np.ndarray]) -> tuple[np.ndarra
 
 
 def test_fishyscapes_takes_the_first_threshold_that_reaches_95_percent():
-    pool, maps, targets = drawn_pool()
+    images, maps, targets = drawn_images()
     truth, scores = pooled(maps, targets)
     fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
-    metrics = measure_score(pool.sorted_images("A"), get_protocol("fishyscapes")).metrics
+    metrics = measure_score(images, get_protocol("fishyscapes")).metrics
     assert metrics.fpr95 == pytest.approx(fpr[np.searchsorted(tpr, 0.95)], abs=1e-12)
     assert metrics.ap == pytest.approx(average_precision_score(truth, scores), abs=1e-12)
-    pool.close()
 
 
 def test_rba_takes_the_first_threshold_above_95_percent_and_no_image_from_1300_on():
-    pool, maps, targets = drawn_pool()
-    pool.add({"A": -maps[0]}, targets[0], MAX_IMAGES_RBA)
+    images, maps, targets = drawn_images()
+    empty = ImageScores(np.zeros(0, np.float32), np.zeros(0, np.float32))
+    images += [empty] * (MAX_IMAGES_RBA - len(images)) + [sort_image(-maps[0], targets[0])]
     truth, scores = pooled(maps, targets)
     fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
-    measured = measure_score(pool.sorted_images("A"), get_protocol("rba"))
+    measured = measure_score(images, get_protocol("rba"))
     assert measured.metrics.fpr95 == pytest.approx(fpr[np.flatnonzero(tpr > 0.95)[0]], abs=1e-12)
-    assert measured.num_images == 5
-    assert measure_score(pool.sorted_images("A"), get_protocol("native")).num_images == 6
-    pool.close()
+    assert measured.num_images == MAX_IMAGES_RBA
+    assert measure_score(images, get_protocol("native")).num_images == MAX_IMAGES_RBA + 1
 
 
 def test_course_512_interpolates_and_skips_images_without_anomaly():
-    pool, maps, targets = drawn_pool()
+    images, maps, targets = drawn_images()
     truth, scores = pooled(maps[:2] + maps[3:], targets[:2] + targets[3:])
     fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
-    measured = measure_score(pool.sorted_images("A"), get_protocol("course-512"))
+    measured = measure_score(images, get_protocol("course-512"))
     assert measured.metrics.fpr95 == pytest.approx(np.interp(0.95, tpr, fpr), abs=1e-12)
     assert measured.metrics.ap == pytest.approx(average_precision_score(truth, scores), abs=1e-12)
     assert measured.num_images == 4
-    pool.close()
 
 
 def write_set(root: Path) -> TestSet:
@@ -117,11 +116,9 @@ def test_course_512_squashes_image_and_mask_as_the_courses_script_does(tmp_path)
         scores.append(-(np.asarray(image).astype(np.float32) / 255).max(axis=2))
     expected = average_precision_score(np.stack(truth).ravel(), np.stack(scores).ravel())
     (record,) = evaluate_test_set(
-        lambda windows: windows.float() / 255,
+        slide(lambda windows: windows.float() / 255, (512, 1024)),
         test_set,
-        get_protocol("course-512"),
-        SUBJECT,
-        window=(512, 1024),
+        [get_protocol("course-512")],
         scores=["MaxLogit"],
         components=False,
     ).records
@@ -168,30 +165,28 @@ def slow_percentile_metrics(maps, targets):
 
 @pytest.mark.parametrize("digits", [2, 6], ids=["rounded", "distinct"])
 def test_smiyc_reads_thresholds_off_percentiles_of_half_precision(digits):
-    pool, maps, targets = drawn_pool(digits=digits)
-    metrics = measure_score(pool.sorted_images("A"), get_protocol("smiyc")).metrics
+    images, maps, targets = drawn_images(digits=digits)
+    metrics = measure_score(images, get_protocol("smiyc")).metrics
     ap, fpr95, f1 = slow_percentile_metrics(maps, targets)
     assert (metrics.ap, metrics.fpr95, metrics.best_f1) == pytest.approx((ap, fpr95, f1), abs=1e-12)
-    pool.close()
 
 
 def test_smiyc_refuses_scores_that_half_precision_cannot_hold():
-    with ScorePool(["A"]) as pool:
-        pool.add({"A": np.array([[1e5, 0]], np.float32)}, np.array([[1, 0]], np.uint8))
-        with pytest.raises(InputError, match="a score is NaN or beyond 65504"):
-            measure_score(pool.sorted_images("A"), get_protocol("smiyc"))
+    images = [ImageScores(np.array([1e5], np.float32), np.array([0], np.float32))]
+    with pytest.raises(InputError, match="a score is NaN or beyond 65504"):
+        measure_score(images, get_protocol("smiyc"))
 
 
 def test_several_protocols_come_from_one_pass(tmp_path):
     seen: list[torch.Size] = []
 
-    def segment(windows: torch.Tensor) -> torch.Tensor:
+    def predict(windows: torch.Tensor) -> torch.Tensor:
         seen.append(windows.shape)
         return windows.float() / 255
 
     names = ["smiyc", "native", "rba"]
     result = evaluate_test_set(
-        segment, write_set(tmp_path), get_protocols(names), SUBJECT, window=(90, 130), scores=["MSP"]
+        slide(predict, (90, 130)), write_set(tmp_path), get_protocols(names), scores=["MSP"]
     )
     assert [record.protocol for record in result.records] == names
     assert len(seen) == 2  # one window per image

@@ -11,7 +11,7 @@ from scipy.stats import entropy
 from sklearn.metrics import average_precision_score
 
 from eval.predict.predictions import CachedSet, PredictionRecorder, read_frame, write_frame, write_index
-from eval.predict.scores import pixel_evidence
+from eval.predict.scores import DEFAULT_SCORES, pixel_evidence
 from eval.temperature import Sweep, Variant, best_likelihood, list_kinds, require_selection_split
 from shards.errors import InputError
 
@@ -82,6 +82,45 @@ def test_a_scan_is_near_what_is_measured(tmp_path, kind):
     for variant in variants:
         found, expected = sweep.scanned[variant], sweep.metrics[variant]
         assert found[:3] == pytest.approx(expected[:3], abs=1e-2), variant  # of 700 pixels, each counts
+
+
+def write_pixels(cache: Path, evidence: torch.Tensor, target: np.ndarray) -> CachedSet:
+    recorder = PredictionRecorder(num_classes=len(evidence))
+    recorder.add(evidence[None])
+    write_frame(cache / "s", 0, target, recorder.take())
+    cached = CachedSet(folder="s", name="S", is_benchmark=True, window=target.shape, stems=("0",))
+    write_index(cache, cached)
+    return cached
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0], ids=["masks", "logits"])
+def test_half_precision_is_near_float32_on_a_drawn_frame(tmp_path, scale):
+    """Evidence of a mask model, about [0, 1], or logits; anomalies are less sure, some pixels void."""
+    generator = torch.Generator().manual_seed(0)
+    target = np.random.default_rng(0).choice(np.array([0, 1, 255], np.uint8), (400, 700), p=[0.9, 0.05, 0.05])
+    evidence = 0.02 * torch.rand(19, *target.shape, generator=generator)
+    sure = 0.9 + 0.1 * torch.randn(target.shape, generator=generator)
+    sure[torch.from_numpy(target == 1)] *= 0.7
+    winner = torch.randint(0, 19, (1, *target.shape), generator=generator)
+    evidence.scatter_add_(0, winner, sure[None])
+    sweep = Sweep(tmp_path, write_pixels(tmp_path, scale * evidence, target))
+    variants = [Variant(name, "pixel", t) for name in DEFAULT_SCORES for t in (0.5, 1.0, 12.0)]
+    sweep.scan(variants)
+    sweep.measure(variants)
+    for variant in variants:
+        found, exact = sweep.scanned[variant], sweep.metrics[variant]
+        assert 0.5 < exact.auroc < 1
+        assert found.ap == pytest.approx(exact.ap, abs=1e-3), variant
+        assert found.auroc == pytest.approx(exact.auroc, abs=1e-4), variant
+        assert found.fpr95 == pytest.approx(exact.fpr95, abs=5e-3), variant
+
+
+def test_very_sure_and_equal_pixels_are_counted(tmp_path):
+    evidence = torch.zeros(19, 2, 2)
+    evidence[3, 0] = torch.tensor([1e4, 6e4])
+    sweep = Sweep(tmp_path, write_pixels(tmp_path, evidence, np.array([[0, 0], [1, 255]], np.uint8)))
+    sweep.scan(Variant(name, "pixel", t) for name in DEFAULT_SCORES for t in (0.1, 5.0))
+    assert [metrics.ap for metrics in sweep.scanned.values()] == [1] * 8
 
 
 def test_max_logit_has_no_pixel_temperature_and_pixel_networks_no_queries():

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from eval.metrics.binned import count_images
+from eval.metrics.curve import ImageScores
 from eval.report.record import parse_json, render_json
 from eval.report.tables import MISSING
 from eval.sketch import Sketch, sketch_path, write_sketch
@@ -73,7 +74,12 @@ def add_sketch(run: Path, shift: float, seed: int) -> None:
         for m, n in ((shift, 30), (0, 90))
     ]
     path = sketch_path(run / "eval", "SMIYC RA-21", "native", "MSP")
-    write_sketch(path, Sketch(count_images(range(12), *scores), tuple(map(str, range(12))), "native"))
+    write_sketch(
+        path,
+        Sketch(
+            count_images(list(map(ImageScores, *scores)), range(12)), tuple(map(str, range(12))), "native"
+        ),
+    )
 
 
 def test_what_the_images_do_not_support_is_marked_and_what_they_do_is_not(tmp_path: Path) -> None:

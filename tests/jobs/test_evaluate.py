@@ -12,16 +12,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from eval.folder import RENDERINGS
 from eval.predict.scores import QueryOutputs, min_distance, pixel_evidence, uno
 from eval.report.record import parse_json
-from eval.sketch import compare_sketches, sketch_path
-from jobs import model_source, result_files
-from jobs.evaluate import evaluate, main
-from jobs.evaluate_options import EvaluateOptions, choose_device, model_name
+from eval.sketch import compare_resampled, read_sketch, resample_sketch, sketch_path
+from jobs.evaluate import EvaluateOptions, evaluate, main, model_name
+from models import segmenter
 from models.config import ModelConfig
 from models.eomt import EoMT
 from models.erfnet import ERFNet
-from models.segmenter import make_segment
+from models.segmenter import choose_device, make_predictor
 from models.weights.checkpoint import load_segmenter, write_description
 from models.weights.formats import WEIGHTS_NAME
 from shards.errors import InputError
@@ -106,11 +106,11 @@ def test_everything_is_written(tmp_path):
     assert None not in (first.ap_ci, first.f1_star, first.best_f1, first.ece, first.ece_ci, first.miou_ci)
     lines = (options.out / "per_image.csv").read_text().splitlines()
     assert len(lines) == 1 + 8 * 2
-    test = compare_sketches(
-        sketch_path(options.out, "Road Anomaly", "native", "MSP"),
-        sketch_path(options.out, "Road Anomaly", "native", "RbA"),
-        "ap",
+    msp, rba = (
+        resample_sketch(read_sketch(sketch_path(options.out, "Road Anomaly", "native", name)))
+        for name in ("MSP", "RbA")
     )
+    test = compare_resampled(msp, rba, "ap")
     difference = next(r.ap for r in records if (r.dataset, r.score) == ("Road Anomaly", "MSP"))
     difference -= next(r.ap for r in records if (r.dataset, r.score) == ("Road Anomaly", "RbA"))
     assert test.difference == pytest.approx(difference, abs=1e-3)
@@ -164,14 +164,14 @@ def test_query_scores_of_a_window_are_those_of_the_model(tmp_path):
         model.class_head.distance_scale.fill_(-1.5)
         window = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
         prediction = model(window)
-    maps = make_segment(model, "cpu", scores=("UNO", "RbA", "MinDistance"))(window)
+    maps = make_predictor(model, "cpu", scores=("UNO", "RbA", "MinDistance"))(window)
     assert maps.shape == (2, 19 + 2, 32, 32)
     masks, classes, size = prediction.mask_logits[-1], prediction.class_logits[-1], (32, 32)
     torch.testing.assert_close(maps[:, :19], pixel_evidence(masks, classes, size)[:, :19])
     queries = QueryOutputs(masks, classes, 19, prediction.class_distances[-1], 3.0)
     torch.testing.assert_close(maps[:, 19], uno(queries, size))
     torch.testing.assert_close(maps[:, 20], min_distance(queries, size))
-    torch.testing.assert_close(make_segment(model, "cpu")(window), maps[:, :19])
+    torch.testing.assert_close(make_predictor(model, "cpu")(window), maps[:, :19])
 
 
 @pytest.mark.parametrize(
@@ -198,13 +198,13 @@ def test_the_void_channel_takes_no_part(tmp_path):
     torch.manual_seed(0)
     network = ERFNet(20).eval()
     window = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
-    evidence = make_segment(network, "cpu")(window)
+    evidence = make_predictor(network, "cpu")(window)
     assert torch.equal(evidence, network(window)[:, :19])
 
 
 def test_a_failure_on_the_way_leaves_no_results(tmp_path, monkeypatch):
     options = options_for(tmp_path, components=False)
-    monkeypatch.setitem(result_files.RENDERINGS, "results.tex", lambda records: 1 / 0)
+    monkeypatch.setitem(RENDERINGS, "results.tex", lambda records: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         evaluate(options)
     assert [path.name for path in options.out.iterdir()] == ["cells"]
@@ -213,7 +213,7 @@ def test_a_failure_on_the_way_leaves_no_results(tmp_path, monkeypatch):
 def test_a_broken_mask_is_found_before_the_model_is_loaded(tmp_path, monkeypatch):
     options = options_for(tmp_path)
     (options.datasets / "RoadAnomaly/labels_masks/1.png").write_bytes(encode(np.full((40, 64), 7, np.uint8)))
-    monkeypatch.delattr(model_source, "load_segmenter")
+    monkeypatch.delattr(segmenter, "load_segmenter")
     with pytest.raises(InputError, match=r"1.png: label value 7; allowed in RoadAnomaly: 0, 2"):
         evaluate(options)
 

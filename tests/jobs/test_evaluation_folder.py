@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,26 +19,23 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from eval.ranks import ALONE, Ranks
+from eval import folder as evaluation_folder
 from eval.report.record import parse_json
-from jobs import evaluate as program
-from jobs import evaluation_parts, result_files
-from jobs.evaluate import evaluate
-from jobs.evaluate_options import EvaluateOptions
-from jobs.evaluation_folder import evaluation_folder
+from eval.store import Worker
+from jobs.evaluate import EvaluateOptions, evaluate
 from shards.errors import InputError
+from shards.files import hold_lock
 from tests.jobs.test_evaluate import encode, options_for, write_val_shards
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
 QUICK = {"scores": ("MSP", "EAM"), "pictures": 1, "components": False}
+BOTH = ["SMIYC RA-21", "Road Anomaly"]
 
 
 @pytest.fixture(autouse=True)
 def page(monkeypatch) -> None:
     """Leave the page out, whose plots take five times as long as all the rest."""
-    monkeypatch.setattr(result_files, "render_page", lambda *_: "")
+    monkeypatch.setattr(evaluation_folder, "render_page", lambda *_: "")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def world(tmp_path_factory) -> EvaluateOptions:
     root = tmp_path_factory.mktemp("world")
     options = options_for(root, **QUICK, cityscapes=write_val_shards(root / "val"), cache=root / "cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(result_files, "render_page", lambda *_: "")
+        patch.setattr(evaluation_folder, "render_page", lambda *_: "")
         evaluate(options)
     return options
 
@@ -70,44 +70,48 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def passes(monkeypatch) -> list[str]:
-    """Names of the test sets that the network sees."""
-    seen: list[str] = []
-    run = evaluation_parts.evaluate_test_set
+def passes(caplog) -> Callable[[], list[str]]:
+    """Return the names of the test sets that the network has seen since the last call."""
+    caplog.set_level("INFO")
 
-    def count(segment, test_set, *arguments, **options):
-        seen.append(test_set.name)
-        return run(segment, test_set, *arguments, **options)
+    def list_passes() -> list[str]:
+        found = [re.fullmatch(r"(.*): \d+ images", message) for message in caplog.messages]
+        caplog.clear()
+        return [match[1] for match in found if match and match[1] in BOTH]
 
-    monkeypatch.setattr(evaluation_parts, "evaluate_test_set", count)
-    return seen
+    return list_passes
 
 
-def test_an_interrupted_evaluation_goes_on_to_equal_files(done, passes, monkeypatch):
+def image_files(options: EvaluateOptions) -> dict[str, int]:
+    """Return when the file of each image was written."""
+    cells = options.out / "cells"
+    return {path.relative_to(cells).as_posix(): path.stat().st_mtime_ns for path in cells.glob("*/*/*.npz")}
+
+
+def test_an_evaluation_that_failed_goes_on_to_equal_files(done, passes):
     options = dataclasses.replace(done, out=done.out.with_name("again"), cache=done.out.with_name("saved"))
-    keep = evaluation_parts.keep_set
-
-    def keep_first(work, test_set, *rest):
-        if test_set.convention.folder != "RoadAnomaly21":
-            raise KeyboardInterrupt
-        keep(work, test_set, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(evaluation_parts, "keep_set", keep_first)
-        with pytest.raises(KeyboardInterrupt):
-            evaluate(options)
+    photograph = options.datasets / "RoadAnomaly/images/1.png"
+    content = photograph.read_bytes()
+    photograph.write_bytes(content[:-40])
+    passes()
+    with pytest.raises(InputError, match="cannot be read as an image"):
+        evaluate(options)
+    assert passes() == BOTH
     assert [path.name for path in options.out.iterdir()] == ["cells"]
-    assert passes == ["SMIYC RA-21", "Road Anomaly"]
-    passes.clear()
+    assert list(image_files(options)) == ["RoadAnomaly/native/0.npz"]
+    photograph.write_bytes(content)
     evaluate(options)
-    assert passes == ["Road Anomaly"]
+    assert passes() == ["Road Anomaly"]
     assert files(options.out) == files(done.out)
+    assert files(options.cache).keys() == files(done.cache).keys()
 
 
-def test_a_repeated_evaluation_needs_no_network(done, monkeypatch):
+def test_a_repeated_evaluation_needs_no_network(done, caplog):
     before = files(done.out)
-    monkeypatch.delattr(program, "wrap_checkpoint")
-    records = evaluate(done)
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        records = evaluate(done)
+    assert "step-0000010 on cpu" not in caplog.text
     assert files(done.out) == before
     renamed = evaluate(dataclasses.replace(done, name="other"))
     assert renamed == [dataclasses.replace(record, model="other") for record in records]
@@ -127,9 +131,6 @@ def change_weights(options: EvaluateOptions) -> EvaluateOptions:
     return options
 
 
-BOTH = ["SMIYC RA-21", "Road Anomaly"]
-
-
 @pytest.mark.parametrize(
     ("change", "part", "again"),
     [
@@ -145,16 +146,15 @@ def test_what_changed_is_computed_anew_and_finished_results_are_lost_only_if_ask
     options = dataclasses.replace(change(done), cache=None)
     with pytest.raises(InputError, match=rf"--out .*out: holds results of .* with other {part}; --earlier"):
         evaluate(options)
-    assert passes == []
-    with caplog.at_level("INFO"):
-        evaluate(dataclasses.replace(options, earlier="replace"))
-    assert passes == again
+    assert passes() == []
+    evaluate(dataclasses.replace(options, earlier="replace"))
     assert f"RoadAnomaly.native: kept with other {part}; computed anew" in caplog.text
+    assert passes() == again
     evaluate(dataclasses.replace(options, out=options.out.with_name("fresh")))
     assert files(options.out) == files(options.out.with_name("fresh"))
 
 
-def test_a_protocol_more_is_added_and_one_less_is_a_loss(done, passes):
+def test_a_protocol_more_is_added_and_one_less_is_a_loss(done):
     done = dataclasses.replace(done, cache=None)
     assert len(evaluate(dataclasses.replace(done, protocol=("native", "rba")))) == 2 * 2 * 2
     with pytest.raises(InputError, match=r"holds results of RoadAnomaly.rba, which is not asked for now"):
@@ -174,57 +174,92 @@ def test_a_damaged_cell_is_computed_anew_and_said(done, passes, caplog, damage):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content[: len(content) // 2] if damage == "cut" else content)
+    passes()
     evaluate(done)
-    assert passes == ["Road Anomaly"]
     assert "RoadAnomaly.native.npz: is damaged" in caplog.text
+    assert passes() == ["Road Anomaly"]
     assert files(done.out) == before
 
 
 def test_earlier_results_can_be_ignored(done, passes):
+    before = files(done.out)
+    passes()
     evaluate(dataclasses.replace(done, earlier="ignore"))
-    assert passes == BOTH
+    assert passes() == BOTH
+    assert files(done.out) == before
 
 
-def test_results_that_are_being_replaced_are_gone_until_the_new_ones_are_there(done, monkeypatch):
-    monkeypatch.setattr(evaluation_parts, "keep_set", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+def test_results_that_are_being_replaced_are_gone_until_the_new_ones_are_there(done):
+    photograph = done.datasets / "RoadAnomaly/images/1.png"
+    photograph.write_bytes(photograph.read_bytes()[:-40])
+    with pytest.raises(InputError, match="cannot be read as an image"):
         evaluate(dataclasses.replace(done, cache=None, scores=("RbA",), earlier="replace"))
     assert not (done.out / "results.json").exists()
 
 
+def test_what_an_older_version_left_unfinished_is_computed_anew(done, passes):
+    options = dataclasses.replace(done, out=done.out.with_name("old"), cache=None)
+    (options.out / "cells").mkdir(parents=True)
+    (options.out / ".scratch").mkdir()
+    head = json.dumps({"format": 1, "key": {"code": "old"}, "content": {"cells": []}}).encode()
+    np.savez(options.out / "cells/RoadAnomaly.native.npz", head=np.frombuffer(head, np.uint8))
+    passes()
+    evaluate(options)
+    assert passes() == BOTH
+    assert files(options.out) == files(done.out)
+
+
 def test_saved_predictions_are_continued_and_never_mixed(done, passes):
     (done.cache / "RoadAnomaly" / "index.json").unlink()
+    passes()
     evaluate(done)
-    assert passes == ["Road Anomaly"]
+    assert passes() == ["Road Anomaly"]
     assert (done.cache / "RoadAnomaly" / "index.json").is_file()
     change_weights(done)
     with pytest.raises(InputError, match="--cache .*cache: holds predictions of .* with other weights, code"):
         evaluate(dataclasses.replace(done, out=done.out.with_name("other")))
 
 
-def test_tasks_write_the_files_of_one_process_whichever_is_last(done, passes):
+def test_tasks_write_the_files_of_one_process_whichever_is_last(done):
     whole = dataclasses.replace(done, out=done.out.with_name("one"), cache=None, protocol=("native", "smiyc"))
     evaluate(whole)
     options = dataclasses.replace(whole, out=done.out.with_name("tasks"))
     assert evaluate(dataclasses.replace(options, task="2/3")) == []
     assert evaluate(dataclasses.replace(options, task="0/3")) == []
-    shares = options.out / ".shares"
-    names = ["RoadAnomaly.native", "RoadAnomaly21.native", "cityscapes"]
-    assert sorted(path.name for path in shares.iterdir()) == names
-    times = {path: path.stat().st_mtime_ns for path in shares.rglob("key.json")}
-    assert evaluate(dataclasses.replace(options, task="2/3")) == []  # has nothing to do
-    assert {path: path.stat().st_mtime_ns for path in times} == times
+    names = ["RoadAnomaly/native/0.npz", "RoadAnomaly21/native/0.npz", "cityscapes/native/0.npz"]
+    times = image_files(options)
+    assert sorted(times) == names
+    assert evaluate(dataclasses.replace(options, task="0/3")) == []  # has nothing to do
+    assert image_files(options) == times
     assert len(evaluate(dataclasses.replace(options, task="1/3"))) == 2 * 2 * 2
     assert files(options.out) == files(whole.out)
     assert [path.name for path in options.out.glob(".*")] == []
+    assert image_files(options) == {}
 
 
-def test_a_share_of_other_data_is_not_merged(done):
+@pytest.mark.parametrize("fault", ["deleted", "damaged"])
+def test_only_the_image_whose_file_is_lost_is_computed_again(done, caplog, fault):
+    options = dataclasses.replace(done, out=done.out.with_name("tasks"), cache=None, task="0/2")
+    evaluate(options)
+    before, path = image_files(options), options.out / "cells/RoadAnomaly/native/0.npz"
+    content = path.read_bytes()
+    if fault == "deleted":
+        path.unlink()
+    else:
+        path.write_bytes(content[:900] + bytes([content[900] ^ 1]) + content[901:])
+    evaluate(options)
+    assert ("RoadAnomaly/native/0.npz: is damaged" in caplog.text) == (fault == "damaged")
+    assert path.read_bytes() == content
+    after = image_files(options)
+    assert {name for name in after if after[name] != before.get(name)} == {"RoadAnomaly/native/0.npz"}
+
+
+def test_an_image_of_other_data_is_not_measured(done):
     options = dataclasses.replace(done, out=done.out.with_name("tasks"), cache=None, cityscapes=None)
-    assert evaluate(dataclasses.replace(options, task="0/2")) == []
-    change_mask(options)
     assert evaluate(dataclasses.replace(options, task="1/2")) == []
-    assert evaluate(dataclasses.replace(options, task="0/2")) != []
+    change_mask(options)  # of image 1
+    assert evaluate(dataclasses.replace(options, task="0/2")) == []
+    assert evaluate(dataclasses.replace(options, task="1/2")) != []
 
 
 @pytest.mark.parametrize(
@@ -238,17 +273,16 @@ def test_a_wrong_task_is_named(done, changes, message):
     with pytest.raises(InputError, match=message):
         evaluate(dataclasses.replace(done, **changes))
     with pytest.raises(InputError, match="--task 0/2: tasks are single processes; under torchrun leave it"):
-        evaluate(dataclasses.replace(done, task="0/2"), Ranks(0, 2))
+        evaluate(dataclasses.replace(done, task="0/2"), Worker(0, 2))
 
 
-def test_two_evaluations_do_not_share_a_folder(tmp_path):
-    with evaluation_folder(tmp_path / "out", "continue", ALONE) as folder:
-        (folder.path / "cells" / "x.npz").write_bytes(b"")
-        with (
-            pytest.raises(InputError, match="--out .*out: another evaluation is writing to it"),
-            evaluation_folder(tmp_path / "out", "continue", ALONE),
-        ):
-            pass
+def test_two_evaluations_do_not_share_a_folder(done):
+    with (
+        hold_lock(done.out / "cells" / ".lock", wait_s=0.0, owner="a test"),
+        pytest.raises(InputError, match="--out .*out: another evaluation is writing to it"),
+    ):
+        evaluate(done)
+    assert (done.out / "results.json").is_file()
 
 
 @pytest.mark.slow
@@ -265,13 +299,13 @@ def test_an_evaluation_that_is_killed_goes_on_to_equal_results(tmp_path):
             command, cwd=ROOT, stderr=log, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
         )
         deadline = time.monotonic() + 120
-        while not list(options.out.glob("cells/*.npz")) and process.poll() is None:
+        while not image_files(options) and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert process.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()
-    assert (options.out / ".scratch").exists()
+    assert image_files(options)
     assert not (options.out / "results.json").exists()
     evaluate(options)
     assert files(options.out) == files(tmp_path / "whole")

@@ -19,7 +19,7 @@ from models.backbone import TINY
 from models.config import LoraSettings, ModelConfig
 from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT
 from models.erfnet import ERFNet
-from models.segmenter import make_segment
+from models.segmenter import make_predictor
 from models.weights.checkpoint import initialise_model, load_model, open_checkpoint
 from shards.errors import InputError
 from tests.models.tiny import make_model as make_tiny
@@ -158,7 +158,7 @@ def test_onnx_has_scores_that_read_queries_too(
     model = make_model(class_head="isomax", outlier_class="trained", num_blocks=1)
     out = export(save(model, tmp_path / "run"), "onnx", tmp_path / "out", "--score", score)
     evidence, value = run_onnx(out, IMAGE)
-    expected = make_segment(model, "cpu", scores=(score,))(IMAGE)
+    expected = make_predictor(model, "cpu", scores=(score,))(IMAGE)
     np.testing.assert_allclose(evidence, expected[:, :19].numpy(), atol=1e-5)
     np.testing.assert_allclose(value, expected[:, 19].numpy(), atol=1e-4)
 

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
+from eval.predict.own_model import load_own_model
 from eval.report.record import parse_json
 from eval.sets.registry import find_test_sets, read_image
 from jobs.evaluate import main
-from jobs.model_source import load_own_model
 from shards.errors import InputError
 from shards.manifest import MANIFEST_VERSION, Manifest, ShardEntry, write_manifest
 from shards.prepare.writer import write_shard

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import save_file
 
 from eval.predict.scores import rba
-from eval.predict.windows import segment_in_windows
+from eval.predict.windows import predict_in_windows
 from jobs.doctor import main as doctor
 from jobs.export import main as export
 from models.config import ModelConfig
 from models.eomt import EoMT
-from models.segmenter import make_segment
+from models.segmenter import make_predictor
 from models.weights.checkpoint import load_segmenter, write_description
 from shards.errors import InputError
 
@@ -52,8 +52,8 @@ def test_an_export_holds_the_models_scores_and_passes_the_doctor(
     assert capsys.readouterr().out.startswith(f"{out}: 2 images for smiyc, method my_run\n")
     model = load_segmenter(run / "checkpoints/step-0000010")
     image = cv2.imread(str(downloads / "dataset_AnomalyTrack/images/zebra0000.jpg"))[..., ::-1].copy()
-    evidence = segment_in_windows(
-        torch.from_numpy(image).permute(2, 0, 1), make_segment(model, "cpu"), model.image_size
+    evidence = predict_in_windows(
+        torch.from_numpy(image).permute(2, 0, 1), make_predictor(model, "cpu"), model.image_size
     )
     with h5py.File(out / "anomaly_p/my_run/AnomalyTrack-all/zebra0000.hdf5") as file:
         np.testing.assert_array_equal(file["value"][:], rba(evidence[None])[0].numpy().astype(np.float16))

@@ -18,6 +18,7 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_g
 from tensorboard.util.tensor_util import make_ndarray
 
 from eval.metrics.binned import count_images
+from eval.metrics.curve import ImageScores
 from models.adapt import AdaptConfig, apply_adaptation
 from models.config import ModelConfig
 from models.eomt import EoMT
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 def test_a_thin_curve_lies_on_that_of_sklearn() -> None:
     rng = np.random.default_rng(0)
     positives, negatives = (np.sort(rng.normal(m, 1, n).astype(np.float32)) for m, n in ((1, 300), (0, 2000)))
-    tp, fp, tn, fn, precision, recall = thin_curve(count_images([0], [positives], [negatives]))
+    tp, fp, tn, fn, precision, recall = thin_curve(count_images([ImageScores(positives, negatives)], [0]))
     assert tp.size <= 127
     assert (np.diff(recall) < 0).all()
     assert recall[0] == 1

@@ -1,12 +1,12 @@
-"""The sketch of a set against the exact metrics of the set, as it is and resampled."""
+"""Counts per bin against the exact metrics of the set, as it is and resampled, and against NumPy."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from eval.metrics.binned import count_images
-from eval.metrics.curve import pixel_metrics
+from eval.metrics.binned import choose_half_bins, count_images, count_scores, nth_score
+from eval.metrics.curve import ImageScores, count_half, pixel_metrics
 
 
 def drawn(kind: str, num_images: int = 6) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -37,7 +37,7 @@ KINDS = ["distinct", "half precision", "saturated", "few values", "image without
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_resampled_set_has_the_metrics_of_its_pixels(kind):
     positives, negatives = drawn(kind)
-    sketch = count_images(range(6), positives, negatives)
+    sketch = count_images(list(map(ImageScores, positives, negatives)), range(6))
     weights = np.array([[1, 1, 1, 1, 1, 1], [0, 2, 0, 3, 1, 0], [4, 0, 2, 0, 0, 0]], dtype=np.float64)
     found = sketch.metrics(weights)
     for i, row in enumerate(weights):
@@ -55,7 +55,7 @@ def test_a_resampled_set_has_the_metrics_of_its_pixels(kind):
 @pytest.mark.parametrize("num_bins", [40, 4096])
 def test_the_exact_numbers_lie_within_the_stated_bounds(kind, num_bins):
     positives, negatives = drawn(kind)
-    sketch = count_images(range(6), positives, negatives, num_bins)
+    sketch = count_images(list(map(ImageScores, positives, negatives)), range(6), num_bins)
     ap, fpr95 = sketch.bounds()
     exact = pixel_metrics(np.concatenate(positives), np.concatenate(negatives))
     assert ap[0] - 1e-12 <= exact.ap <= ap[1] + 1e-12
@@ -65,12 +65,59 @@ def test_the_exact_numbers_lie_within_the_stated_bounds(kind, num_bins):
 
 def test_the_interpolated_rule_goes_between_ties():
     positives, negatives = drawn("few values")
-    sketch = count_images(range(6), positives, negatives)
+    sketch = count_images(list(map(ImageScores, positives, negatives)), range(6))
     exact = pixel_metrics(np.concatenate(positives), np.concatenate(negatives), fpr_rule="interpolated")
     assert sketch.metrics(np.ones((1, 6)), interpolate=True).fpr95[0] == pytest.approx(exact.fpr95, abs=1e-12)
 
 
 def test_a_set_without_positives_has_no_metric():
     positives, negatives = drawn("image without anomaly")
-    sketch = count_images(range(6), positives, negatives)
+    sketch = count_images(list(map(ImageScores, positives, negatives)), range(6))
     assert np.isnan(sketch.metrics(np.array([[0, 0, 6.0, 0, 0, 0]]))).all()
+
+
+@pytest.mark.parametrize("num_bins", [100, 100_000])
+def test_half_precision_bins_are_every_value_or_cut_each_class_evenly(num_bins):
+    rng = np.random.default_rng(0)
+    both = (rng.standard_normal(3_000) + 1).astype(np.float16), rng.standard_normal(40_000).astype(np.float16)
+    both[0][:20], both[1][:50], both[1][50:90] = 0.0, -0.0, -np.inf
+    bins = choose_half_bins([count_half(scores) for scores in both], num_bins)
+    if num_bins > 65_536:
+        assert bins.tolist() == np.unique(np.concatenate(both)).tolist()
+        return
+    assert bins.size <= num_bins
+    for scores in both:
+        inside = np.histogram(scores.astype(np.float64), [-np.inf, *bins[bins > -np.inf].tolist(), np.inf])[0]
+        assert inside.max() <= 8 * scores.size / num_bins + np.isin(scores, bins).sum()
+
+
+def split(scores: np.ndarray, pieces: int) -> list[np.ndarray]:
+    return [np.sort(part) for part in np.array_split(scores.astype(np.float32), pieces)]
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_histograms_are_those_of_numpy_whatever_the_images(pieces):
+    rng = np.random.default_rng(0)
+    normal, anomalous = rng.normal(0, 1, 5001), rng.normal(2, 1, 301)
+    spread = count_scores(split(anomalous, pieces), split(normal, pieces))
+    for counts, scores in ((spread.normal, normal), (spread.anomalous, anomalous)):
+        assert counts.tolist() == np.histogram(scores.astype(np.float32), spread.edges)[0].tolist()
+        assert counts.sum() == scores.size
+    assert spread.edges[0] == pytest.approx(min(normal.min(), anomalous.min()))
+    assert spread.gap == pytest.approx(np.median(anomalous) - np.median(normal), abs=1e-6)
+
+
+def test_equal_and_infinite_scores_are_counted():
+    same = count_scores([np.full(3, 0.5, np.float32)], [np.full(4, 0.5, np.float32)])
+    assert (same.normal.sum(), same.anomalous.sum(), same.gap) == (4, 3, 0.0)
+    ends = np.array([-np.inf, 0.0, np.inf], np.float32)
+    spread = count_scores([ends], [ends])
+    assert np.isfinite(spread.edges).all()
+    assert spread.normal.sum() == 3
+
+
+def test_positions_are_those_of_the_joined_array():
+    scores = np.round(np.random.default_rng(0).standard_normal(3000), 1)
+    scores[:20], scores[20:29] = np.inf, -np.inf
+    for index in (0, 8, 9, 1700, 2979, 2980, 2999):
+        assert nth_score(split(scores, 4), index) == np.sort(scores.astype(np.float32))[index]

@@ -7,12 +7,17 @@ import pytest
 from scipy import stats
 
 from eval.metrics.binned import count_images
-from eval.metrics.bootstrap import bootstrap_interval, draw_weights, interval_of, paired_test, resample
-from eval.metrics.curve import pixel_metrics
+from eval.metrics.bootstrap import bootstrap_interval, draw_weights, interval_of, judge_differences, resample
+from eval.metrics.curve import ImageScores, pixel_metrics
 
 
 def mean_of(values: np.ndarray):
     return lambda weights: weights @ values / weights.sum(axis=1)
+
+
+def paired_test(first: np.ndarray, second: np.ndarray):
+    drawn = [resample(mean_of(values), len(values)) for values in (first, second)]
+    return judge_differences(first.mean() - second.mean(), drawn[0] - drawn[1])
 
 
 def test_the_interval_of_a_mean_is_scipys():
@@ -45,7 +50,7 @@ def test_a_pooled_metric_is_resampled_as_if_images_were_drawn_and_pooled():
     rng = np.random.default_rng(4)
     positives = [np.sort(rng.normal(1, 1, 50).astype(np.float32)) for _ in range(5)]
     negatives = [np.sort(rng.normal(0, 1, 400).astype(np.float32)) for _ in range(5)]
-    sketch = count_images(range(5), positives, negatives)
+    sketch = count_images(list(map(ImageScores, positives, negatives)), range(5))
     found = resample(lambda weights: sketch.metrics(weights).ap, 5, count=30)
     for value, row in zip(found, draw_weights(5, 30), strict=True):
         drawn = [i for i, times in enumerate(row) for _ in range(int(times))]
@@ -60,18 +65,18 @@ def test_a_better_model_is_told_from_an_equal_one():
     hardness = rng.normal(0, 3, 30)  # shared by both models
     base, equal = hardness + rng.normal(0, 0.3, 30), hardness + rng.normal(0, 0.3, 30)
     better = base + 0.5
-    test = paired_test(mean_of(better), mean_of(equal), 30)
+    test = paired_test(better, equal)
     assert test.is_supported
     assert test.p_value < 0.05
     assert test.low < test.difference < test.high
-    tie = paired_test(mean_of(base), mean_of(equal - equal.mean() + base.mean()), 30)
+    tie = paired_test(base, equal - equal.mean() + base.mean())
     assert not tie.is_supported
     assert tie.p_value > 0.5
 
 
 def test_a_model_against_itself_has_p_value_one():
     values = np.arange(6.0)
-    test = paired_test(mean_of(values), mean_of(values), 6)
+    test = paired_test(values, values)
     assert (test.difference, test.low, test.high, test.p_value) == (0, 0, 0, 1)
 
 

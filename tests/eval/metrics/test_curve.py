@@ -8,8 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from eval.metrics.curve import FPR_RULES, pixel_metrics, pooled_metrics
-from eval.metrics.runs import SortedRuns
+from eval.metrics import curve as module
+from eval.metrics.curve import (
+    FPR_RULES,
+    HALF_VALUES,
+    ImageScores,
+    PixelMetrics,
+    choose_splitters,
+    count_half,
+    exact_curve,
+    half_curve,
+    pixel_metrics,
+)
 from shards.errors import InputError
 
 
@@ -35,9 +45,9 @@ def sklearn_metrics(positives: np.ndarray, negatives: np.ndarray) -> tuple[float
     )
 
 
-def runs_of(scores: np.ndarray, count: int) -> SortedRuns:
+def images_of(positives: np.ndarray, negatives: np.ndarray, count: int) -> list[ImageScores]:
     """Deal the scores out to `count` images."""
-    return SortedRuns([np.sort(scores[i::count]) for i in range(count)])
+    return [ImageScores(np.sort(positives[i::count]), np.sort(negatives[i::count])) for i in range(count)]
 
 
 def drawn(kind: str) -> tuple[np.ndarray, np.ndarray]:
@@ -71,16 +81,31 @@ def test_metrics_match_sklearn(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("rule", list(FPR_RULES))
+@pytest.mark.parametrize("rule", FPR_RULES)
 @pytest.mark.parametrize("count", [1, 37])
-def test_any_number_of_runs_and_any_interval_give_the_same_metrics(kind, rule, count):
+def test_metrics_do_not_depend_on_images_and_blocks(monkeypatch, kind, rule, count):
     positives, negatives = drawn(kind)
     expected = pixel_metrics(positives, negatives, fpr_rule=rule)
-    for interval in (600, 4001):
-        runs = runs_of(positives, count), runs_of(negatives, count)
-        np.testing.assert_allclose(
-            pooled_metrics(*runs, fpr_rule=rule, interval=interval), expected, rtol=0, atol=1e-13
-        )
+    images = images_of(positives, negatives, count)
+    assert exact_curve(images).metrics(rule) == expected
+    for most in (600, 4001):
+        monkeypatch.setattr(module, "_BLOCK", most)
+        monkeypatch.setattr(module, "_JOINED", most)
+        np.testing.assert_allclose(exact_curve(images).metrics(rule), expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
+@pytest.mark.parametrize("most", [12, 100, 2000, 10**6])
+def test_open_intervals_between_splitters_are_small(ties, most):
+    rng = np.random.default_rng(1)
+    runs = [rng.standard_normal(size).astype(np.float32) for size in (0, 1, 7, 500, 3000)]
+    if ties:
+        runs = [np.round(run) for run in runs]
+        runs[3][:20], runs[4][:9] = np.inf, -np.inf
+    splitters = choose_splitters([np.sort(run) for run in runs], most)
+    scores = np.concatenate(runs)
+    inside = np.searchsorted(splitters, scores[~np.isin(scores, splitters)])
+    assert np.bincount(inside, minlength=1).max() <= most
 
 
 @settings(max_examples=60, deadline=None)
@@ -118,18 +143,19 @@ def test_four_pixels_by_hand():
     assert metrics == pytest.approx(((1 + 2 / 3) / 2, 0.5, 0.75, 0.8, 2))
 
 
-def test_inputs_stay_as_they_are_unless_lent():
+def test_inputs_stay_as_they_are():
     positives, negatives = drawn("distinct")
     before = positives.copy(), negatives.copy()
-    kept = pixel_metrics(positives, negatives)
+    pixel_metrics(positives, negatives)
     np.testing.assert_array_equal(positives, before[0])
     np.testing.assert_array_equal(negatives, before[1])
-    assert pixel_metrics(positives, negatives, overwrite=True) == kept
 
 
 def test_nan_is_refused():
     with pytest.raises(InputError, match="2 of 3 scores of normal pixels are NaN"):
         pixel_metrics(float32(1), float32(np.nan, 0, -np.nan))
+    with pytest.raises(InputError, match="metrics: 2 scores are NaN"):
+        count_half(np.array([0, np.nan, -np.nan], np.float16))
 
 
 def test_an_empty_class_is_refused():
@@ -137,3 +163,41 @@ def test_an_empty_class_is_refused():
         pixel_metrics(float32(), float32(1))
     with pytest.raises(InputError, match="no normal pixel"):
         pixel_metrics(float32(1), float32())
+    with pytest.raises(InputError, match="metrics: no anomalous pixel"):
+        half_metrics(np.zeros(0, np.float16), np.ones(3, np.float16))
+
+
+def draw_half(seed: int = 0, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Anomalous and normal scores, with infinities, both zeros and many ties."""
+    rng = np.random.default_rng(seed)
+    positives = (scale * (rng.standard_normal(3_000) + 1)).astype(np.float16)
+    negatives = (scale * rng.standard_normal(40_000)).astype(np.float16)
+    positives[:20], negatives[:50], negatives[50:90] = 0.0, -0.0, -np.inf
+    return positives, negatives
+
+
+def half_metrics(positives: np.ndarray, negatives: np.ndarray, rule: str = "first-at-least") -> PixelMetrics:
+    return half_curve(count_half(positives), count_half(negatives)).metrics(rule)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 300.0], ids=["subnormal", "ordinary", "coarse"])
+def test_half_precision_counts_match_sklearn(scale):
+    positives, negatives = (scores.astype(np.float64) for scores in draw_half(scale=scale))
+    expected = sklearn_metrics(positives, negatives)
+    np.testing.assert_allclose(half_metrics(*draw_half(scale=scale))[:4], expected[:4], rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("rule", FPR_RULES)
+def test_half_precision_counts_read_as_sorted_scores_under_every_rule(rule):
+    positives, negatives = draw_half()
+    expected = pixel_metrics(positives.astype(np.float32), negatives.astype(np.float32), fpr_rule=rule)
+    assert half_metrics(positives, negatives, rule) == pytest.approx(expected, abs=1e-13)
+
+
+def test_half_precision_counts_are_those_of_numpy_and_add_up():
+    scores = draw_half()[1]
+    counts = count_half(scores)
+    values, expected = np.unique(scores.astype(np.float32), return_counts=True)
+    np.testing.assert_array_equal(HALF_VALUES[counts > 0], values)
+    np.testing.assert_array_equal(counts[counts > 0], expected)
+    np.testing.assert_array_equal(count_half(scores[:100]) + count_half(scores[100:]), counts)

@@ -10,7 +10,7 @@ from scipy.special import expit, logit
 from scipy.stats import entropy
 from sklearn.metrics import average_precision_score
 
-from eval.predict.log_odds import FORMS, spread_of
+from eval.predict.log_odds import FORMS, softmax_terms
 from eval.predict.scores import SCORES
 from eval.predict.strips import answer_pixels, compare_at, predict_classes
 
@@ -48,7 +48,7 @@ def _exact(name: str, values: list[float]) -> mpmath.mpf:
 @pytest.mark.parametrize("name", FORMS)
 def test_forms_equal_their_definitions_and_keep_the_order(name, scale):
     evidence = draw(scale)
-    expected, got = exact(name, evidence), FORMS[name](spread_of(evidence))[0, 0].numpy()
+    expected, got = exact(name, evidence), FORMS[name](softmax_terms(evidence))[0, 0].numpy()
     # log C - H is a difference where all classes are nearly equal, see eval/predict/log_odds.py
     tolerance = (
         1e-5 / scale if name == "MaxEntropy" and scale < 1 else 1e-6 * max(1.0, np.abs(expected).max())
@@ -61,7 +61,7 @@ def test_forms_equal_their_definitions_and_keep_the_order(name, scale):
 def test_log_odds_are_those_of_the_scores():
     evidence = draw(3.0)
     p = evidence[0, :, 0].double().softmax(dim=0).numpy()
-    forms = {name: form(spread_of(evidence))[0, 0].double().numpy() for name, form in FORMS.items()}
+    forms = {name: form(softmax_terms(evidence))[0, 0].double().numpy() for name, form in FORMS.items()}
     np.testing.assert_allclose(expit(forms["MaxEntropy"]), entropy(p) / np.log(19), rtol=1e-5)
     share = (1 / p.max(axis=0) - 1) / 18
     np.testing.assert_allclose(forms["MSP"], logit(share), rtol=1e-5)
@@ -75,7 +75,7 @@ def test_log_odds_are_those_of_the_scores():
 )
 def test_pixels_that_tie_in_the_plain_score_are_told_apart(name, scale):
     evidence = draw(scale, count=90_000)
-    plain, form = SCORES[name](evidence).unique(), FORMS[name](spread_of(evidence)).unique()
+    plain, form = SCORES[name](evidence).unique(), FORMS[name](softmax_terms(evidence)).unique()
     assert len(form) > 1.5 * len(plain)
 
 
@@ -87,7 +87,7 @@ def test_half_precision_keeps_the_average_precision(name):
     evidence = 0.02 * torch.rand(1, 19, 1, 30_000, generator=generator)
     evidence[0, 3, 0] += torch.where(truth, 0.5, 0.8) + 0.15 * torch.randn(30_000, generator=generator)
     evidence.clamp_(min=0)
-    form, plain = FORMS[name](spread_of(evidence)), SCORES[name](evidence)
+    form, plain = FORMS[name](softmax_terms(evidence)), SCORES[name](evidence)
     exact_ap, ours, theirs = (
         average_precision_score(truth, score[0, 0].double()) for score in (form, form.half(), plain.half())
     )
@@ -100,14 +100,14 @@ def test_forms_are_finite(scale):
     evidence = draw(scale)
     evidence[..., 0] = scale  # all classes equal
     for form in FORMS.values():
-        assert form(spread_of(evidence)).isfinite().all()
+        assert form(softmax_terms(evidence)).isfinite().all()
 
 
 def test_the_pass_returns_the_compared_forms():
     evidence = draw(1.0, count=90).reshape(19, 9, 10).repeat(1, 8, 1)
     answers = answer_pixels(evidence, ["RbA", *FORMS, "MaxLogit"])
     for name, found in answers.scores.items():
-        whole = FORMS[name](spread_of(evidence[None])) if name in FORMS else SCORES[name](evidence[None])
+        whole = FORMS[name](softmax_terms(evidence[None])) if name in FORMS else SCORES[name](evidence[None])
         np.testing.assert_allclose(found, whole[0], rtol=1e-5)
         np.testing.assert_array_equal(found, compare_at(evidence, [name], 1.0)[name])
     np.testing.assert_array_equal(answers.prediction, evidence.argmax(dim=0))
@@ -118,7 +118,7 @@ def test_a_sure_pixel_changes_none_of_its_strip(name):
     """It makes the whole strip take the other way to the same sums."""
     evidence = draw(1.0)
     sure = torch.cat([evidence, draw(1e4, count=1)], dim=3)
-    alone, together = (FORMS[name](spread_of(e))[0, 0, :40].numpy() for e in (evidence, sure))
+    alone, together = (FORMS[name](softmax_terms(e))[0, 0, :40].numpy() for e in (evidence, sure))
     np.testing.assert_allclose(together, alone, rtol=1e-6)
 
 

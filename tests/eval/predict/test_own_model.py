@@ -11,13 +11,11 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from eval.cell import Subject
 from eval.evaluate import evaluate_test_set
-from eval.predict.own_model import OwnSegment
+from eval.predict.own_model import OwnPredictor
 from eval.predict.score_maps import MapFolder, read_map
 from eval.predict.scores import DEFAULT_SCORES, SCORES
 from eval.predict.strips import answer_pixels
-from eval.predict.windows import segment_in_windows
 from eval.protocol import PROTOCOLS
 from eval.sets.registry import TestSet, find_test_sets, read_image, read_target
 from shards.errors import InputError
@@ -57,29 +55,29 @@ def pooled_ap(test_set: TestSet, score: object) -> float:
     return float(average_precision_score(targets, scores))
 
 
-def evaluate(segment: object, test_set: TestSet, scores: tuple[str, ...]) -> dict[str, float | None]:
+def evaluate(predictor: object, test_set: TestSet, scores: tuple[str, ...]) -> dict[str, float | None]:
     found = evaluate_test_set(
-        segment,  # type: ignore[arg-type]
+        predictor,  # type: ignore[arg-type]
         test_set,
-        PROTOCOLS["native"],
-        Subject(model="m", checkpoint="c"),
-        window=(1, 1),
+        [PROTOCOLS["native"]],
         scores=scores,
         components=False,
-        num_exhibits=0,
+        num_examples=0,
     )
     return {record.score: record.ap for record in found.records}
 
 
 def test_logits_and_own_scores_are_measured_together(sets: tuple[TestSet, ...]) -> None:
-    segment = OwnSegment(lambda image: {"logits": logits_of(image), "Redness": score_of(image)}, "mine.py")
-    offer = segment.probe(read_image(sets[0].frames[0]))
+    predictor = OwnPredictor(
+        lambda image: {"logits": logits_of(image), "Redness": score_of(image)}, "mine.py"
+    )
+    offer = predictor.probe(read_image(sets[0].frames[0]))
     assert offer[:2] == (19, ("Redness",))
-    other = OwnSegment(lambda image: {"logits": logits_of(image), "Redness": -score_of(image)}, "mine.py")
+    other = OwnPredictor(lambda image: {"logits": logits_of(image), "Redness": -score_of(image)}, "mine.py")
     assert other.probe(read_image(sets[0].frames[0])).fingerprint != offer.fingerprint
-    scores = segment.choose_scores(offer, DEFAULT_SCORES)
+    scores = predictor.choose_scores(offer, DEFAULT_SCORES)
     assert scores == (*DEFAULT_SCORES, "Redness")
-    found = evaluate(segment, sets[0], scores)
+    found = evaluate(predictor, sets[0], scores)
     assert found["Redness"] == pytest.approx(pooled_ap(sets[0], score_of), abs=1e-9)
     for name in DEFAULT_SCORES:
 
@@ -91,17 +89,16 @@ def test_logits_and_own_scores_are_measured_together(sets: tuple[TestSet, ...]) 
 
 def test_logits_alone_and_scores_alone_may_be_arrays_or_tensors(sets: tuple[TestSet, ...]) -> None:
     image = read_image(sets[0].frames[0])
-    pixels = torch.from_numpy(image).permute(2, 0, 1)
     for answer in (logits_of, lambda x: torch.from_numpy(logits_of(x)).half().requires_grad_()):
-        segment = OwnSegment(answer, "mine.py")
-        segment.choose_scores(segment.probe(image), ("RbA",))
-        evidence = segment_in_windows(pixels, segment, (1, 1))
+        predictor = OwnPredictor(answer, "mine.py")
+        predictor.choose_scores(predictor.probe(image), ("RbA",))
+        evidence = predictor(image)
         answers = answer_pixels(evidence, ("RbA",))
         np.testing.assert_allclose(evidence.numpy(), logits_of(image), atol=2e-3)  # of half precision
         np.testing.assert_array_equal(answers.prediction, evidence.argmax(dim=0))
-    segment = OwnSegment(lambda x: {"Redness": score_of(x)}, "mine.py")
-    assert segment.choose_scores(segment.probe(image), DEFAULT_SCORES) == ("Redness",)
-    answers = answer_pixels(segment_in_windows(pixels, segment, (1, 1)), ("Redness",))
+    predictor = OwnPredictor(lambda x: {"Redness": score_of(x)}, "mine.py")
+    assert predictor.choose_scores(predictor.probe(image), DEFAULT_SCORES) == ("Redness",)
+    answers = answer_pixels(predictor(image), ("Redness",))
     np.testing.assert_array_equal(answers.scores["Redness"], score_of(image))
     assert (answers.prediction == 255).all()
 
@@ -123,28 +120,28 @@ def test_logits_alone_and_scores_alone_may_be_arrays_or_tensors(sets: tuple[Test
 )
 def test_an_answer_of_another_kind_is_named(answer: object, text: str) -> None:
     with pytest.raises(InputError, match=f"mine.py: {text}"):
-        OwnSegment(lambda _: answer, "mine.py").probe(np.zeros((*SIZE, 3), np.uint8))  # type: ignore[arg-type, return-value]
+        OwnPredictor(lambda _: answer, "mine.py").probe(np.zeros((*SIZE, 3), np.uint8))  # type: ignore[arg-type, return-value]
 
 
 def test_scores_that_the_answers_do_not_suffice_for_are_refused(sets: tuple[TestSet, ...]) -> None:
-    segment = OwnSegment(lambda image: {"Redness": score_of(image)}, "mine.py")
-    offer = segment.probe(read_image(sets[0].frames[0]))
+    predictor = OwnPredictor(lambda image: {"Redness": score_of(image)}, "mine.py")
+    offer = predictor.probe(read_image(sets[0].frames[0]))
     with pytest.raises(InputError, match="--scores: got 'MSP'; what mine.py answers gives Redness"):
-        segment.choose_scores(offer, ("MSP",))
+        predictor.choose_scores(offer, ("MSP",))
 
 
 def test_a_model_must_go_on_as_it_began() -> None:
     answers = iter(
         [{"A": np.zeros(SIZE)}, {"B": np.zeros(SIZE)}, logits_of(np.zeros((*SIZE, 3))), {"A": np.zeros(SIZE)}]
     )
-    segment = OwnSegment(lambda _: next(answers), "mine.py")  # type: ignore[arg-type, return-value]
+    predictor = OwnPredictor(lambda _: next(answers), "mine.py")  # type: ignore[arg-type, return-value]
     image = np.zeros((*SIZE, 3), np.uint8)
-    segment.choose_scores(segment.probe(image), DEFAULT_SCORES)
+    predictor.choose_scores(predictor.probe(image), DEFAULT_SCORES)
     with pytest.raises(InputError, match=r"mine.py: answers no A for one image, but did for the first"):
-        segment.segment_image(torch.zeros(3, *SIZE, dtype=torch.uint8))
-    segment.choose_scores(segment.probe(image), ("MSP",))
+        predictor(image)
+    predictor.choose_scores(predictor.probe(image), ("MSP",))
     with pytest.raises(InputError, match=r"mine.py: answers no logits for one image, but did for the first"):
-        segment.segment_image(torch.zeros(3, *SIZE, dtype=torch.uint8))
+        predictor(image)
 
 
 def write_map(path: Path, values: np.ndarray) -> None:
@@ -171,7 +168,7 @@ def test_maps_give_the_numbers_of_the_scores_they_hold(
     found = evaluate(maps, sets[0], ("Redness",))
     assert found["Redness"] == pytest.approx(pooled_ap(sets[0], score_of), abs=1e-9)
     image = read_image(sets[0].frames[1])
-    answer = maps.segment_image(torch.from_numpy(image).permute(2, 0, 1))[0]
+    answer = maps(image)[0]
     np.testing.assert_allclose(answer.numpy(), score_of(image), atol=6 / 65535)
 
 
@@ -238,7 +235,7 @@ def test_maps_without_the_sets_folder_and_of_resized_images_are_refused(
         write_map(tmp_path / f"maps/RoadAnomaly21/{stem}.npy", np.ones(SIZE, np.float32))
     maps = MapFolder(tmp_path / "maps", sets)
     with pytest.raises(InputError, match="an image that no map belongs to; maps are of native size"):
-        maps.segment_image(torch.zeros(3, *SIZE, dtype=torch.uint8))
+        maps(np.zeros((*SIZE, 3), np.uint8))
 
 
 def test_one_image_of_two_sets_may_not_have_two_maps(tmp_path: Path) -> None:

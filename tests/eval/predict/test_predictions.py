@@ -17,7 +17,7 @@ from eval.predict.predictions import (
     write_info,
 )
 from eval.predict.scores import pixel_evidence
-from eval.predict.windows import segment_in_windows
+from eval.predict.windows import predict_in_windows
 from shards.errors import InputError
 
 WINDOW = (16, 16)
@@ -35,7 +35,7 @@ def test_evidence_is_that_of_the_network(tmp_path, kind):
     image = torch.randint(0, 256, (3, 20, 50), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     recorder = PredictionRecorder(num_classes=4)
 
-    def segment(windows: torch.Tensor) -> torch.Tensor:
+    def predict(windows: torch.Tensor) -> torch.Tensor:
         masks, classes = fake_masks(windows)
         if kind == "pixels":
             recorder.add(windows.float() / 16)
@@ -43,7 +43,7 @@ def test_evidence_is_that_of_the_network(tmp_path, kind):
         recorder.add(masks, classes)
         return pixel_evidence(masks, classes, WINDOW, 4)
 
-    expected = segment_in_windows(image, segment, WINDOW, windows_at_once=2)
+    expected = predict_in_windows(image, predict, WINDOW, windows_at_once=2)
     target = np.zeros((20, 50), np.uint8)
     write_frame(tmp_path / "set", 3, target, recorder.take())
     again, predictions = read_frame(tmp_path / "set", 3)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.predict.windows import covering_size, resize_image, segment_in_windows, window_starts
+from eval.predict.windows import covering_size, predict_in_windows, resize_image, window_starts
 from shards.errors import InputError
 
 
@@ -32,13 +32,13 @@ def test_a_pixelwise_network_gives_what_one_full_pass_gives(size, at_once):
     image = drawn_image(*size)
     full = pixelwise(resize_image(image, covering_size(size, (32, 32)))[None])
     full = F.interpolate(full, size=size, mode="bilinear", align_corners=False)[0]
-    windowed = segment_in_windows(image, pixelwise, (32, 32), at_once)
+    windowed = predict_in_windows(image, pixelwise, (32, 32), at_once)
     torch.testing.assert_close(windowed, full, rtol=0, atol=1e-6)
 
 
 def test_a_window_as_large_as_the_image_changes_nothing():
     image = drawn_image(16, 24)
-    assert torch.equal(segment_in_windows(image, pixelwise, (16, 24)), pixelwise(image[None])[0])
+    assert torch.equal(predict_in_windows(image, pixelwise, (16, 24)), pixelwise(image[None])[0])
 
 
 @given(st.integers(1, 300), st.integers(1, 60))
@@ -68,7 +68,7 @@ def test_cityscapes_is_seen_as_two_windows_without_overlap():
 
 def test_overlapping_windows_are_averaged():
     order = iter([1.0, 4.0])
-    evidence = segment_in_windows(
+    evidence = predict_in_windows(
         drawn_image(4, 6), lambda windows: torch.full((1, 1, 4, 4), next(order)), (4, 4), windows_at_once=1
     )
     np.testing.assert_array_equal(evidence[0, 0], [1, 1, 2.5, 2.5, 4, 4])
@@ -76,7 +76,7 @@ def test_overlapping_windows_are_averaged():
 
 def test_no_more_windows_at_once_than_allowed():
     seen = []
-    segment_in_windows(
+    predict_in_windows(
         drawn_image(8, 40), lambda windows: seen.append(len(windows)) or pixelwise(windows), (8, 8), 2
     )
     assert seen == [2, 2, 1]
@@ -93,4 +93,4 @@ def test_shrinking_matches_pillow():
 
 def test_windows_at_once_must_be_positive():
     with pytest.raises(InputError, match="windows at once: got 0; at least 1"):
-        segment_in_windows(drawn_image(8, 8), pixelwise, (8, 8), 0)
+        predict_in_windows(drawn_image(8, 8), pixelwise, (8, 8), 0)

@@ -12,6 +12,7 @@ from sklearn.metrics import average_precision_score, roc_curve
 
 from eval.metrics.binned import count_images
 from eval.metrics.bootstrap import draw_weights
+from eval.metrics.curve import ImageScores
 from eval.report.differences import Difference, find_differences, list_differences, mark_tables
 from eval.report.record import Record
 from eval.report.seeds import SeedGroup, SeedRun, build_seed_tables
@@ -37,7 +38,7 @@ def draw(shift: float, seed: int) -> tuple[Scores, Scores]:
 
 
 def add_sketch(folder: Path, scores: tuple[Scores, Scores], first: int = 0) -> Path:
-    counts = count_images(range(len(scores[0])), *scores)
+    counts = count_images(list(map(ImageScores, *scores)), range(len(scores[0])))
     folder.mkdir(exist_ok=True)
     stems = tuple(f"image{first + i}" for i in range(len(scores[0])))
     write_sketch(sketch_path(folder, "Mine", "native", "MSP"), Sketch(counts, stems, "native"))

@@ -6,25 +6,23 @@ import re
 
 import numpy as np
 
-from eval.cell import Cell
+from eval.metrics.curve import ImageScores
 from eval.metrics.measure import ImageMetrics, measure_score
-from eval.pool import ScorePool
 from eval.protocol import get_protocol
-from eval.report.figures import curve_lines, encode_png
+from eval.report.figures import encode_png
 from eval.report.page import render_page
+from eval.result import Result
 from tests.support.records import make_record
 
 
-def drawn_cell(model: str) -> Cell:
+def drawn_cell(model: str) -> Result:
     rng = np.random.default_rng(0)
-    with ScorePool(["MSP"]) as pool:
-        for _ in range(3):
-            target = rng.choice(np.array([0, 1], np.uint8), (20, 20), p=[0.8, 0.2])
-            pool.add({"MSP": (rng.normal(size=(20, 20)) + target).astype(np.float32)}, target)
-        measured = measure_score(pool.sorted_images("MSP"), get_protocol("native"))
+    normal, anomalous = (np.sort(rng.normal(loc=loc, size=(3, 400 // (1 + 3 * loc)))) for loc in (0, 1))
+    images = [ImageScores(*pair) for pair in zip(anomalous.astype("f4"), normal.astype("f4"), strict=True)]
+    measured = measure_score(images, get_protocol("native"))
     record = make_record(model=model, dataset="Mine", ap=0.5, ap_ci=(0.25, 0.75), fpr95=0.125)
     rows = [ImageMetrics(i, 300, 100, measured.metrics) for i in range(3)]
-    return Cell(record, measured, rows, ["a", "b<c", "d"], "mine")
+    return Result(record, measured.counts, rows, ("a", "b<c", "d"), "mine")
 
 
 def test_everything_is_inside_the_file():
@@ -45,9 +43,9 @@ def test_names_are_text_not_markup():
 
 
 def test_curves_end_at_full_recall_and_hold_the_metric():
-    measured = drawn_cell("m").measurement
-    recall, precision, fpr = curve_lines(measured.counts)
+    curve = drawn_cell("m").counts.curve()
+    recall, precision, fpr = curve.recall, curve.precision, curve.fpr
     assert (recall[-1], fpr[-1]) == (1, 1)
     assert (np.diff(recall) >= 0).all()
     area = float((np.diff(recall, prepend=0) * precision).sum())
-    assert abs(area - measured.metrics.ap) < 1e-9  # 1200 pixels: the sketch is exact
+    assert abs(area - drawn_cell("m").images[0].metrics.ap) < 1e-9  # 1200 pixels: the sketch is exact

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jobs.world.canvas import Canvas, ellipse_points
+from jobs.world.canvas import Canvas, Sprite, ellipse_points
 
 
 def blank(height: int = 20, width: int = 30) -> Canvas:
@@ -42,7 +42,7 @@ def test_what_is_painted_without_identity_changes_no_identity() -> None:
     canvas = blank()
     canvas.fill([(0, 0), (30, 0), (30, 20), (0, 20)], (90, 90, 90), 7)
     canvas.fill([(5, 5), (15, 5), (15, 15), (5, 15)], (255, 255, 255))
-    canvas.shadow([(5, 5), (15, 5), (15, 15), (5, 15)], 0.5)
+    canvas.shadow([(5, 5), (15, 5), (15, 15), (5, 15)], 0.5, 2.0)
     image, identities = canvas.finish()
     assert (identities == 7).all()
     assert image.max() > 90
@@ -59,8 +59,9 @@ def test_far_things_fade_into_the_haze() -> None:
 def test_what_lies_outside_is_cropped_or_ignored() -> None:
     canvas = blank()
     canvas.fill([(-50, -50), (-10, -50), (-10, -10)], (255, 0, 0), 1)
-    canvas.stamp(np.full((6, 6, 3), 77, np.uint8), np.ones((6, 6), bool), (-2, -2), 5)
-    canvas.stamp(np.full((6, 6, 3), 77, np.uint8), np.ones((6, 6), bool), (500, 500), 6)
+    sprite = Sprite(np.full((6, 6, 3), 77, np.uint8), np.ones((6, 6), bool))
+    canvas.stamp(sprite, (-2, -2), 5)
+    canvas.stamp(sprite, (500, 500), 6)
     assert (canvas.identities == 5).sum() == 16
     assert set(np.unique(canvas.identities).tolist()) == {0, 5}
 
@@ -78,8 +79,4 @@ def test_a_warped_texture_keeps_its_corners() -> None:
 
 def test_instances_of_a_class_are_counted() -> None:
     canvas = blank()
-    assert [canvas.new_instance(26), canvas.new_instance(24), canvas.new_instance(26)] == [
-        26000,
-        24000,
-        26001,
-    ]
+    assert [canvas.new_instance(label) for label in (26, 24, 26)] == [26000, 24000, 26001]

@@ -5,12 +5,20 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from jobs.world.annotation import annotate_crowd, annotate_polygons
+from jobs.world.coco_json import CATEGORIES, CATEGORY_IDS, annotate_crowd, annotate_polygons
 from jobs.world.coco_objects import COCO_OBJECTS
 from jobs.world.sprite import draw_sprite
 
 # pycocotools 2.0 has not caught up with a keyword of NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def test_categories_have_the_official_numbers() -> None:
+    assert len(CATEGORIES) == len(CATEGORY_IDS) == 80
+    # A few on both sides of the gaps in the numbers, from cocodataset.org.
+    names = ("fire hydrant", "stop sign", "giraffe", "handbag", "wine glass", "dining table", "tv", "book")
+    assert [CATEGORY_IDS[name] for name in names] == [11, 13, 25, 31, 46, 67, 72, 84]
+    assert CATEGORIES[-1] == {"supercategory": "indoor", "id": 90, "name": "toothbrush"}
 
 
 def decode(annotation: dict, shape: tuple[int, int]) -> np.ndarray:

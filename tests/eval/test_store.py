@@ -1,0 +1,110 @@
+"""Images on disk give what images in memory give; a file is taken only where it is whole and of the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from eval.store import ImageStore, Worker, score_arrays
+from shards.errors import InputError
+
+Image = tuple[dict[str, np.ndarray], np.ndarray]
+
+
+def drawn_images(count: int = 4) -> list[Image]:
+    rng = np.random.default_rng(11)
+    images = []
+    for _ in range(count):
+        shape = (int(rng.integers(5, 20)), 13)
+        target = rng.choice(np.array([0, 1, 255], dtype=np.uint8), size=shape, p=[0.7, 0.2, 0.1])
+        maps = {name: rng.standard_normal(shape).astype(np.float32) + target % 255 for name in ("A", "a/b")}
+        images.append((maps, target))
+    return images
+
+
+def filled(folder: Path, images: list[Image]) -> ImageStore:
+    store = ImageStore(folder, [{"image": str(i)} for i in range(len(images))])
+    store.fill(lambda i: score_arrays(*images[i]))
+    return store
+
+
+def test_metrics_match_sklearn_over_all_pixels(tmp_path):
+    images = drawn_images()
+    store = filled(tmp_path, images)
+    truth = np.concatenate([target[target != 255] for _, target in images])
+    for name in ("A", "a/b"):
+        scores = np.concatenate([maps[name][target != 255] for maps, target in images])
+        metrics = store.measure(name)
+        assert metrics.ap == pytest.approx(average_precision_score(truth, scores), abs=1e-12)
+        assert metrics.auroc == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
+
+
+def test_sorted_scores_are_those_of_each_image_in_set_order(tmp_path):
+    images = drawn_images()
+    images[1][1][images[1][1] == 1] = 255  # no anomaly
+    store = filled(tmp_path, images)
+    with store.sorted_scores("A") as found:
+        assert len(found) == len(images)
+        for (maps, target), scores in zip(images, found, strict=True):
+            np.testing.assert_array_equal(scores.positives, np.sort(maps["A"][target == 1]))
+            np.testing.assert_array_equal(scores.negatives, np.sort(maps["A"][target == 0]))
+        assert sorted(path.name for path in tmp_path.iterdir()) == [f"{i}.npz" for i in range(4)]
+
+
+def test_workers_fill_a_store_together_and_each_image_once(tmp_path):
+    images, made = drawn_images(5), []
+
+    def make(image):
+        made.append(image)
+        return score_arrays(*images[image])
+
+    store = ImageStore(tmp_path / "shared", [{}] * 5)
+    for number in (2, 0, 1, 1):
+        store.fill(make, Worker(number, 3))
+    assert made == [2, 0, 3, 1, 4]
+    assert store.measure("A") == filled(tmp_path / "alone", images).measure("A")
+
+
+@pytest.mark.parametrize("fault", ["missing", "cut", "changed", "of another key"])
+def test_only_the_image_whose_file_is_not_right_is_made_again(tmp_path, caplog, fault):
+    images, made = drawn_images(), []
+    content = [filled(tmp_path, images).path(i).read_bytes() for i in range(4)]
+    path = tmp_path / "2.npz"
+    keys = [{"image": str(i)} for i in range(4)]
+    if fault == "missing":
+        path.unlink()
+    elif fault == "cut":
+        path.write_bytes(content[2][:-40])
+    elif fault == "changed":
+        path.write_bytes(content[2][:900] + bytes([content[2][900] ^ 1]) + content[2][901:])
+    else:
+        keys[2] = {"image": "other"}
+    store = ImageStore(tmp_path, keys)
+    assert [store.has(i) for i in range(4)] == [True, True, False, True]
+    store.fill(lambda i: made.append(i) or score_arrays(*images[i]))
+    assert made == [2]
+    assert ("2.npz: is damaged" in caplog.text) == (fault in ("cut", "changed"))
+    if fault != "of another key":
+        assert [store.path(i).read_bytes() for i in range(4)] == content
+
+
+def test_a_file_that_is_damaged_meanwhile_is_named(tmp_path):
+    store = filled(tmp_path, drawn_images())
+    store.path(1).write_bytes(b"no")
+    with pytest.raises(InputError, match="1.npz: was removed or damaged meanwhile"):
+        store.measure("A")
+
+
+def test_void_pixels_do_not_count(tmp_path):
+    maps = {"A": np.array([[0, 1, 9, np.nan]], dtype=np.float32)}
+    store = filled(tmp_path, [(maps, np.array([[0, 1, 255, 255]], dtype=np.uint8))])
+    assert store.measure("A") == (1.0, 0.0, 1.0, 1.0, 1.0)
+
+
+def test_images_without_anomalies_say_so(tmp_path):
+    store = filled(tmp_path, [({"A": np.ones((2, 2), np.float32)}, np.zeros((2, 2), np.uint8))])
+    with pytest.raises(InputError, match="no anomalous pixel"):
+        store.measure("A")
