@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Shaped
-from scipy.stats import rankdata
 
+from eval.metrics.curve import ImageScores, exact_curve
 from eval.sets.frames import image_size
 from eval.sets.registry import read_target
 from eval.submissions.benchmark import BENCHMARKS, Benchmark
@@ -194,14 +194,13 @@ class _Examined:
 def _auroc(values: np.ndarray, target: np.ndarray) -> float | None:
     """Return the area under ROC of an image, from every n-th scored pixel; None: one class only."""
     scored = (target == NORMAL) | (target == ANOMALY)
-    anomalous, kept = target[scored] == ANOMALY, values[scored].astype(np.float64)
+    anomalous, kept = target[scored] == ANOMALY, values[scored].astype(np.float32)
     step = max(1, kept.size // _MOST_PIXELS)
     positive = kept[anomalous][:: max(1, min(step, int(anomalous.sum()) // 1000))]
     negative = kept[~anomalous][::step]
     if not positive.size or not negative.size:
         return None
-    ranks = rankdata(np.concatenate((positive, negative)))[: positive.size]
-    return float((ranks.sum() - positive.size * (positive.size + 1) / 2) / (positive.size * negative.size))
+    return exact_curve([ImageScores(np.sort(positive), np.sort(negative))]).auroc()
 
 
 def largest_tie(values: Shaped[np.ndarray, "H W"]) -> float:

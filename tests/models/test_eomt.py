@@ -10,6 +10,7 @@ from transformers import EomtConfig, EomtForUniversalSegmentation
 
 from models.config import ModelConfig
 from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT, UpscaleBlock, _apply_block, _double_by_product
+from models.weights.huggingface import to_huggingface
 from shards.errors import InputError
 
 CONFIG = ModelConfig(size="tiny", image_size=(64, 64), num_queries=7)
@@ -36,40 +37,10 @@ def make_reference(model: EoMT) -> EomtForUniversalSegmentation:
         num_blocks=2, num_queries=7, num_upscale_blocks=2, num_register_tokens=4, num_labels=19,
     )  # fmt: skip
     reference = EomtForUniversalSegmentation(config)
-    scales = {name: value for name, value in reference.state_dict().items() if "lambda1" in name}
-    state = {name: torch.ones_like(value) for name, value in scales.items()}
-    for name, value in model.state_dict().items():
-        if ".qkv." in name:
-            for part, chunk in zip("qkv", value.chunk(3), strict=True):
-                state[rename(name).replace(".qkv.", f".{part}_proj.")] = chunk
-        else:
-            state[rename(name)] = value[0] if name == "backbone.pos_embed" else value
-    missing, unexpected = reference.load_state_dict(state, strict=False)
+    missing, unexpected = reference.load_state_dict(to_huggingface(model.state_dict()), strict=False)
     assert not unexpected
     assert set(missing) == {"attn_mask_probs", "criterion.empty_weight"}
     return reference
-
-
-def rename(name: str) -> str:
-    """Translate one of our weight names into transformers'."""
-    rules = [
-        ("backbone.cls_token", "embeddings.cls_token"),
-        ("backbone.reg_token", "embeddings.register_tokens"),
-        ("backbone.pos_embed", "embeddings.position_embeddings.weight"),
-        ("backbone.patch_embed.proj", "embeddings.patch_embeddings.projection"),
-        (r"backbone.blocks.(\d+)", r"layers.\1"),
-        (r"\.attn\.proj", ".attention.out_proj"),
-        (r"\.attn\.", ".attention."),
-        ("backbone.norm", "layernorm"),
-        ("queries", "query"),
-        ("class_head", "class_predictor"),
-        (r"mask_head\.(\d)", lambda found: f"mask_head.fc{int(found[1]) // 2 + 1}"),
-        (r"upscale\.(\d)", r"upscale_block.block.\1"),
-        (r"(block\.\d)\.norm", r"\1.layernorm2d"),
-    ]
-    for pattern, target in rules:
-        name = re.sub(pattern, target, name)
-    return name
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["inference", "masked attention"])
