@@ -77,13 +77,13 @@ class ExportOptions:
         for name in ("datasets", "parts", "method", "model_file"):
             if self.to not in BENCHMARKS and getattr(self, name):
                 raise InputError(f"--{name}: is for {', '.join(BENCHMARKS)}; --to is {self.to}")
+        if self.base is not None and self.to != "adapter":
+            raise InputError(f"--base: only --to adapter has a base; --to is {self.to}")
 
 
 def main(arguments: Sequence[str]) -> None:
     """Export one checkpoint from the command line and say what was written."""
     options: ExportOptions = parse_options(ExportOptions, arguments, program="jobs.export")
-    if options.base is not None and options.to != "adapter":
-        raise InputError(f"--base: only --to adapter has a base; --to is {options.to}")
     if options.to in BENCHMARKS:
         print(_export_package(options), end="")
         return
@@ -153,18 +153,16 @@ def _export_huggingface(checkpoint: Path, options: ExportOptions, folder: Path) 
     model = load_model(checkpoint)
     config = model.config
     names = [entry.name for entry in CITYSCAPES_CLASSES]
+    wrong = ""
     if config.class_head != "linear":
-        raise InputError(
-            f"--to huggingface: transformers' EoMT has a linear class head; {checkpoint} has "
-            f"{config.class_head}"
-        )
-    if config.outlier_class == "trained":
-        raise InputError(f"--to huggingface: transformers' EoMT has no outlier class; {checkpoint} has one")
-    if config.num_classes != len(names):
-        raise InputError(
-            f"--to huggingface: {checkpoint} has {config.num_classes} classes, whose names are unknown; the "
-            f"{len(names)} of Cityscapes are needed"
-        )
+        wrong = f"transformers' EoMT has a linear class head; {checkpoint} has {config.class_head}"
+    elif config.outlier_class == "trained":
+        wrong = f"transformers' EoMT has no outlier class; {checkpoint} has one"
+    elif config.num_classes != len(names):
+        unknown = f"{checkpoint} has {config.num_classes} classes, whose names are unknown"
+        wrong = f"{unknown}; the {len(names)} of Cityscapes are needed"
+    if wrong:
+        raise InputError(f"--to huggingface: {wrong}")
     (folder / "config.json").write_text(to_json(huggingface_config(config, names), indent=2))
     (folder / "preprocessor_config.json").write_text(to_json(huggingface_preprocessor(config), indent=2))
     state = to_huggingface(model.state_dict())

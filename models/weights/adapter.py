@@ -91,10 +91,8 @@ def read_adapter(folder: Path) -> Checkpoint:
 def _find_base(folder: Path, sha256: str) -> Checkpoint:
     named = Path(str(read_json(dict[str, Any], folder / CONFIG_NAME).get("base_model_name_or_path")))
     if not named.exists():
-        raise InputError(
-            f"{folder}: a LoRA adapter without its base; base_model_name_or_path in {CONFIG_NAME} names "
-            f"{named}, which is not there"
-        )
+        names = f"base_model_name_or_path in {CONFIG_NAME} names {named}, which is not there"
+        raise InputError(f"{folder}: a LoRA adapter without its base; {names}")
     base = read_checkpoint(named)
     if _hash_base(base.path) != sha256:
         raise InputError(f"{folder}: the LoRA adapter was trained on another base than {base.path}")
@@ -114,10 +112,7 @@ def _changed_weights(raw: Mapping[str, Tensor], base: Checkpoint, checkpoint: Pa
             adapters[name] = value
         elif plain not in base.weights or not torch.equal(value, base.weights[plain]):
             changed[plain] = value
-    foreign = [n for n in changed if n.startswith("backbone.") and n != "backbone.pos_embed"]
-    if foreign:
-        raise InputError(
-            f"{checkpoint}: was not trained on {base.path}: {len(foreign)} frozen weights differ, such as "
-            f"{foreign[0]}"
-        )
+    if foreign := [n for n in changed if n.startswith("backbone.") and n != "backbone.pos_embed"]:
+        differ = f"{len(foreign)} frozen weights differ, such as {foreign[0]}"
+        raise InputError(f"{checkpoint}: was not trained on {base.path}: {differ}")
     return {**adapters, **changed}

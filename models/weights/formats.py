@@ -94,12 +94,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a weight file, or a folder that holds one, of any kind in `KINDS`.
-
-    Args:
-        path: a file; a checkpoint folder (`checkpoint.py` resolves run folders); a Hugging Face folder;
-            a folder with exactly one weight file.
-    """
+    """Read a weight file of any kind in `KINDS`, or a folder that holds one (not a run folder)."""
     file = find_weight_file(path)
     weights = _unwrap_all(read_weight_file(file), file)
     averages = _read_averages(path, weights)

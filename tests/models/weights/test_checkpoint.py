@@ -35,21 +35,11 @@ def test_a_run_folder_stands_for_its_newest_complete_checkpoint(tmp_path: Path) 
 
 def test_weights_that_do_not_fit_are_counted(tmp_path: Path) -> None:
     model = make_model()
-    state = model.state_dict()
+    state = model.state_dict() | {"queries.weight": torch.zeros(4, 128)}
     state["extra"] = state.pop("class_head.bias")
-    state["queries.weight"] = torch.zeros(4, 128)
-    message = (
-        r"1 missing \[class_head.bias\], 1 unexpected \[extra\], "
-        r"1 of another shape \[queries.weight 4x128, model 3x128\]"
-    )
-    with pytest.raises(InputError, match=message):
+    shapes = r"1 of another shape \[queries.weight 4x128, model 3x128\]"
+    with pytest.raises(InputError, match=rf"1 missing \[class_head.bias\], 1 unexpected \[extra\], {shapes}"):
         load_model(save(model, tmp_path, state))
-
-
-def test_weights_of_another_network_are_no_eomt(tmp_path: Path) -> None:
-    torch.save(build_backbone("tiny", (28, 28), 14).state_dict(), tmp_path / "vit.pth")
-    with pytest.raises(InputError, match=r"vit.pth: ViT backbone \(DINOv2 or timm\), no EoMT"):
-        load_model(tmp_path / "vit.pth")
 
 
 @pytest.mark.parametrize(
@@ -89,14 +79,6 @@ def test_a_path_without_a_checkpoint_is_named(tmp_path: Path, name: str, message
         find_checkpoint(tmp_path / name)
 
 
-def test_fine_tuning_takes_from_the_weights_what_the_configuration_leaves_out(tmp_path: Path) -> None:
-    model = make_model()
-    folder = str(save(model, tmp_path / "step-0000001"))
-    started = initialise_model(ModelConfig(weights=folder))
-    assert started.config == dataclasses.replace(model.config, weights=folder)
-    assert torch.equal(started.queries.weight, model.queries.weight)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -118,12 +100,14 @@ def test_a_start_that_contradicts_the_weights_is_refused(
         initialise_model(ModelConfig(**settings), InitConfig(skip=(skip,) if skip else ()))
 
 
-def test_what_is_skipped_keeps_its_initial_values_and_may_have_another_shape(tmp_path: Path) -> None:
+def test_a_start_takes_all_from_the_weights_but_what_it_says_and_skips(tmp_path: Path) -> None:
     model = make_model()
     folder = str(save(model, tmp_path / "step-0000001"))
+    started = initialise_model(ModelConfig(weights=folder))
+    assert started.config == dataclasses.replace(model.config, weights=folder)
+    assert torch.equal(started.queries.weight, model.queries.weight)
     torch.manual_seed(5)
-    config = ModelConfig(weights=folder, num_classes=7)
-    started = initialise_model(config, InitConfig(skip=("class_head",)))
+    started = initialise_model(ModelConfig(weights=folder, num_classes=7), InitConfig(skip=("class_head",)))
     torch.manual_seed(5)
     fresh = EoMT(dataclasses.replace(model.config, num_classes=7))
     assert torch.equal(started.class_head.weight, fresh.class_head.weight)
@@ -147,6 +131,8 @@ def test_another_image_size_resamples_the_positions_and_says_so(
 def test_a_backbone_file_fills_the_backbone_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = build_backbone("tiny", (28, 28), 14)
     torch.save(source.state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(InputError, match=r"vit.pth: ViT backbone \(DINOv2 or timm\), no EoMT"):
+        load_model(tmp_path / "vit.pth")
     config = ModelConfig(num_queries=3, weights=str(tmp_path / "vit.pth"))
     with caplog.at_level(logging.INFO):
         model = initialise_model(config, image_size=(32, 64))

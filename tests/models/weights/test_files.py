@@ -15,12 +15,10 @@ from shards.errors import InputError
 WEIGHTS = {"a.weight": torch.arange(4.0), "b": torch.ones(2, 2)}
 
 
-@pytest.mark.parametrize(
-    "wrap", [lambda w: w, lambda w: {"state_dict": w, "epoch": 3}, lambda w: {"model": w}]
-)
+@pytest.mark.parametrize("content", [WEIGHTS, {"state_dict": WEIGHTS, "epoch": 3}, {"model": WEIGHTS}])
 @pytest.mark.parametrize("name", ["w.pth", "w.bin", "w.ckpt"])
-def test_a_pickle_of_tensors_is_read_with_or_without_wrapper(tmp_path: Path, name: str, wrap) -> None:
-    torch.save(wrap(WEIGHTS), tmp_path / name)
+def test_a_pickle_of_tensors_is_read_with_or_without_wrapper(tmp_path: Path, name: str, content) -> None:
+    torch.save(content, tmp_path / name)
     read = read_weight_file(tmp_path / name)
     assert read.keys() == WEIGHTS.keys()
     assert torch.equal(read["a.weight"], WEIGHTS["a.weight"])
