@@ -102,14 +102,11 @@ def test_blocks_are_unfrozen_from_the_last_to_the_first() -> None:
     assert count_frozen(plan_unfreezing(AdaptConfig(mode="full"), make_model(), 100), 0) == 0
 
 
-def test_parameters_are_counted() -> None:
+def test_parameters_are_counted_and_explained_part_by_part() -> None:
     model = make_model()
     count = apply_adaptation(model, AdaptConfig(mode="queries"))
     assert (count.trainable, count.total) == (3 * 128, sum(p.numel() for p in model.parameters()))
     assert str(count).startswith("384 of ")
-
-
-def test_parameters_are_explained_part_by_part() -> None:
     model = make_adapted("last-2")
     block = sum(p.numel() for p in model.backbone.blocks[0].parameters())
     lines = explain_parameters(model)
