@@ -82,7 +82,6 @@ def plan_segments(
     Args:
         images: folder or zip file of pictures, directly inside or one folder below.
         segments: the same of maps; a map has its picture's name and ends in `.png`.
-        rule: which segments qualify.
         samples_per_shard: about the most cut-outs in a shard.
     """
     rule = rule or SegmentFilter()
@@ -96,12 +95,12 @@ def plan_segments(
         if kept := [segment for segment in found if segment.area >= rule.min_area]:
             chosen.append(entry)
             counts.append(len(kept))
-        sizes += [ObjectSize(s.category, s.area, *s.mask.shape) for s in kept]
+        sizes += [(s.category, s.area, s.mask.shape[0], s.mask.shape[1]) for s in kept]
     if not total:
         raise InputError(f"{segments}: holds no segments that only_ids, ignored_ids and min_side leave")
     report = FilterReport(str(segments), "segments", total)
     report.note(sizes, f"smaller than {rule.min_area} pixels (min_area)")
-    samples = partial(cut_segments, pictures, maps, rule)
+    samples = partial(_cut_segments, pictures, maps, rule)
     shards = split_into_shards(
         chosen, samples_per_shard, samples, name="cutouts", split="train", weights=counts
     )
@@ -109,7 +108,7 @@ def plan_segments(
     return plan_bank(shards, rule, samples_per_shard, lines, sizes)
 
 
-def cut_segments(
+def _cut_segments(
     pictures: Source, maps: Source, rule: SegmentFilter, entries: Sequence[SegmentedPicture]
 ) -> Iterator[EncodedSample]:
     """Yield the shard samples of all segments of `entries`."""
