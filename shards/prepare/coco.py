@@ -35,7 +35,7 @@ class Photo(NamedTuple):
 
 
 def plan_cutouts(
-    images: Path, annotations: Path, *, rule: ObjectFilter | None = None, samples_per_shard: int = 1000
+    images: Path, annotations: Path, rule: ObjectFilter, samples_per_shard: int = 1000
 ) -> FolderPlan:
     """Choose objects and distribute them over shards, sorted by image id, then by annotation id.
 
@@ -46,7 +46,6 @@ def plan_cutouts(
         annotations: `instances_train2017.json`, or a folder or zip file that holds it.
         samples_per_shard: about the most objects in a shard.
     """
-    rule = rule or ObjectFilter()
     source = open_source(images, "--images")
     dataset = read_instances(annotations)
     pictures, image_report = select_images(dataset, rule)

@@ -67,7 +67,7 @@ class Segment(NamedTuple):
 
 
 class SegmentedPicture(NamedTuple):
-    """A picture and its map, by their names in the sources."""
+    """A picture and its map, by their names in their sources."""
 
     key: str
     picture: str
@@ -75,7 +75,7 @@ class SegmentedPicture(NamedTuple):
 
 
 def plan_segments(
-    images: Path, segments: Path, *, rule: SegmentFilter | None = None, samples_per_shard: int = 1000
+    images: Path, segments: Path, rule: SegmentFilter, samples_per_shard: int = 1000
 ) -> FolderPlan:
     """Choose segments and distribute them over shards, sorted by name; all of a picture go to one shard.
 
@@ -84,7 +84,6 @@ def plan_segments(
         segments: the same of maps; a map has its picture's name and ends in `.png`.
         samples_per_shard: about the most cut-outs in a shard.
     """
-    rule = rule or SegmentFilter()
     pictures, maps = open_source(images, "--images"), open_source(segments, "--segments")
     entries = _pair(pictures, maps)
     sizes: list[ObjectSize] = []
@@ -169,9 +168,8 @@ def _pair(pictures: Source, maps: Source) -> list[SegmentedPicture]:
         if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES:
             stem = PurePosixPath(name).stem
             if stem in by_stem:
-                raise InputError(
-                    f"{pictures.locate(name)}: two pictures of one name; the other is {by_stem[stem]}"
-                )
+                twice = f"two pictures of one name; the other is {by_stem[stem]}"
+                raise InputError(f"{pictures.locate(name)}: {twice}")
             by_stem[stem] = name
     entries = []
     for name in sorted(n for n in [*maps.match("*"), *maps.match("*/*")] if n.lower().endswith(".png")):

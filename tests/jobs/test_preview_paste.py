@@ -17,9 +17,9 @@ from jobs.preview_paste import (
     main,
 )
 from shards.cutout import Cutout
-from shards.errors import InputError
 from shards.schema import OUTLIER_ID, VOID_ID, Sample
 from shards.settings import split_arguments
+from tests.support.refused import refused
 from tests.support.tars import write_cutouts, write_tar
 
 
@@ -106,9 +106,7 @@ def test_settings_of_the_run_are_taken_from_the_command_line(config: Path, tmp_p
 def test_an_existing_file_is_kept_unless_asked(config: Path, tmp_path: Path) -> None:
     out = tmp_path / "sheet.png"
     out.write_bytes(b"precious")
-    with pytest.raises(
-        InputError, match=r"--out .*sheet\.png: the file is already there; --overwrite True replaces"
-    ):
+    with refused(r"--out .*sheet\.png: the file is already there; --overwrite True replaces"):
         main([str(config), "--out", str(out)])
     assert out.read_bytes() == b"precious"
     main([str(config), "--out", str(out), "--overwrite", "True", "--scenes", "1"])
@@ -116,7 +114,7 @@ def test_an_existing_file_is_kept_unless_asked(config: Path, tmp_path: Path) -> 
 
 
 def test_a_configuration_without_bank_is_refused(config: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"paste\.bank: is empty"):
+    with refused(r"paste\.bank: is empty"):
         main([str(config), "--out", str(tmp_path / "s.png"), "--paste.bank", ""])
 
 
@@ -128,5 +126,5 @@ def test_a_configuration_without_bank_is_refused(config: Path, tmp_path: Path) -
     ],
 )
 def test_impossible_options_are_named(options: list[str], message: str) -> None:
-    with pytest.raises(InputError, match=message):
+    with refused(message):
         main(options)
