@@ -63,9 +63,6 @@ def test_a_scene_is_drawn_with_outline_and_label_colours() -> None:
     assert labels[0, 0].tolist() == [70, 130, 180]  # sky
     assert labels[70, 0].tolist() == [128, 64, 128]  # road
     assert labels[30, 40].tolist() == [255, 255, 255]
-
-
-def test_void_is_black() -> None:
     assert label_colors()[VOID_ID].tolist() == [0, 0, 0]
 
 
@@ -78,10 +75,8 @@ def test_the_sheet_has_a_place_for_every_scene(count: int, columns: int, grid: t
 
 
 def test_arguments_are_parted() -> None:
-    own, of_run = split_arguments(
-        ["c.yaml", "--out", "a.png", "--data.shards", "x", "y", "--tile-width=9", "--seed", "3"],
-        PreviewOptions,
-    )
+    given = ["c.yaml", "--out", "a.png", "--data.shards", "x", "y", "--tile-width=9", "--seed", "3"]
+    own, of_run = split_arguments(given, PreviewOptions)
     assert own == ["--out", "a.png", "--tile-width=9"]
     assert of_run == ["c.yaml", "--data.shards", "x", "y", "--seed", "3"]
 
@@ -113,18 +108,17 @@ def test_an_existing_file_is_kept_unless_asked(config: Path, tmp_path: Path) -> 
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_configuration_without_bank_is_refused(config: Path, tmp_path: Path) -> None:
-    with refused(r"paste\.bank: is empty"):
-        main([str(config), "--out", str(tmp_path / "s.png"), "--paste.bank", ""])
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--out", "a.jpg"], r"out: got a\.jpg; a name that ends in \.png"),
         (["--out", "a.png", "--scenes", "0"], "scenes: got 0; at least 1 is needed"),
+        (["--out", "a.png", "--paste.bank", ""], r"paste\.bank: is empty"),
     ],
 )
-def test_impossible_options_are_named(options: list[str], message: str) -> None:
+def test_impossible_options_are_named(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with refused(message):
-        main(options)
+        main([str(config), *options])
