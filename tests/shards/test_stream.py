@@ -62,12 +62,7 @@ def mark(sample: Sample, generator: np.random.Generator) -> Sample:
 
 
 def open_stream(
-    config: StreamConfig,
-    num: int | None = None,
-    rank: int = 0,
-    world: int = 1,
-    start: int = 0,
-    **options: Any,
+    config: StreamConfig, num: int | None = None, rank: int = 0, world: int = 1, start: int = 0, **more: Any
 ) -> Stream:
     share = {"rank": rank, "world_size": world, "start_position": start, "num_batches": num}
     return build_stream(config, seed=1, **{"transform": mark, **share, **more})
