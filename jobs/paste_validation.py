@@ -9,13 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from outlier_paste.paste import OutlierPaste
-from outlier_paste.validation_set import (
-    FOLDER,
-    RECORD_NAME,
-    open_held_out,
-    paste_frames,
-    write_set,
-)
+from outlier_paste.validation_set import FOLDER, RECORD_NAME, open_held_out, paste_frames, write_set
 from shards.errors import InputError
 from shards.files import require_free, staged_folder, to_json, write_atomically
 from shards.reader import open_shards
@@ -24,6 +18,7 @@ from shards.settings import load_config, parse_options, run_program, split_argum
 from trainer.config import FinetuneConfig
 
 logger = logging.getLogger(__name__)
+PROGRAM = "jobs.paste_validation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,26 +44,24 @@ class PasteValidationOptions:
 
     def __post_init__(self) -> None:
         for name in ("frames", "variant"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}: got {getattr(self, name)}; 0 or more are needed")
+            if (value := getattr(self, name)) < 0:
+                raise InputError(f"{name}: got {value}; 0 or more are needed")
 
 
 def main(arguments: Sequence[str]) -> None:
     """Write the validation set of a configuration."""
     own, of_run = split_arguments(arguments, PasteValidationOptions)
-    options: PasteValidationOptions = parse_options(
-        PasteValidationOptions, own, program="jobs.paste_validation"
-    )
+    options: PasteValidationOptions = parse_options(PasteValidationOptions, own, program=PROGRAM)
     require_free(options.out)
-    config = load_config(FinetuneConfig, of_run, program="jobs.paste_validation")
+    config = load_config(FinetuneConfig, of_run, program=PROGRAM)
     reader = open_shards(config.validation.shards or config.data.shards, config.validation.split)
     require_scenes(reader)
     bank = open_held_out(config.paste, options.bank)
     always = dataclasses.replace(config.paste, bank=config.paste.bank or options.bank, probability=1.0)
-    paste = OutlierPaste(always, bank)
     with staged_folder(options.out) as folder:
         count = min(options.frames or len(reader), len(reader))
-        written = write_set(paste_frames(reader, paste, count, options.variant), folder / FOLDER)
+        frames = paste_frames(reader, OutlierPaste(always, bank), count, options.variant)
+        written = write_set(frames, folder / FOLDER)
         if not written:
             raise InputError(f"paste: none of {len(reader)} frames has a place for an object")
         record = {"frames": written, "variant": options.variant, "bank": options.bank or config.paste.bank}

@@ -80,13 +80,8 @@ class CityscapesJob(Sharing):
 
     def plan(self) -> FolderPlan:
         """Plan the shards."""
-        return plan_cityscapes(
-            self.root,
-            splits=self.splits,
-            samples_per_shard=self.samples_per_shard,
-            image_encoding=self.image_encoding,
-            jpeg_quality=self.jpeg_quality,
-        )
+        names = ("splits", "samples_per_shard", "image_encoding", "jpeg_quality")
+        return plan_cityscapes(self.root, **{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +104,7 @@ class CocoJob(ObjectFilter, Sharing):
     def plan(self) -> FolderPlan:
         """Choose the objects and plan the shards."""
         rule = ObjectFilter(**{field.name: getattr(self, field.name) for field in fields(ObjectFilter)})
-        return plan_cutouts(
-            self.images, self.annotations, rule=rule, samples_per_shard=self.samples_per_shard
-        )
+        return plan_cutouts(self.images, self.annotations, rule, self.samples_per_shard)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +128,7 @@ class SegmentsJob(SegmentFilter, Sharing):
     def plan(self) -> FolderPlan:
         """Choose the segments and plan the shards."""
         rule = SegmentFilter(**{field.name: getattr(self, field.name) for field in fields(SegmentFilter)})
-        return plan_segments(self.images, self.segments, rule=rule, samples_per_shard=self.samples_per_shard)
+        return plan_segments(self.images, self.segments, rule, self.samples_per_shard)
 
 
 Job = (
@@ -149,9 +142,8 @@ DOWNLOADS = ("cityscapes", "coco", "segments")
 def main(arguments: Sequence[str]) -> None:
     """Prepare one download, as the first argument says: `cityscapes`, `coco` or `segments`."""
     if arguments and arguments[0] not in (*DOWNLOADS, "-h", "--help"):
-        raise InputError(
-            f"which download: {arguments[0]!r} is not known; the first argument is {', '.join(DOWNLOADS)}"
-        )
+        known = ", ".join(DOWNLOADS)
+        raise InputError(f"which download: {arguments[0]!r} is not known; the first argument is {known}")
     job: CityscapesJob | CocoJob | SegmentsJob = parse_options(Job, arguments, program="jobs.prepare")
     task = parse_task(job.task) if job.task else Task(0, 1) if job.resume else None
     if task is None or not (job.out / MANIFEST_NAME).is_file():  # which another task may have completed

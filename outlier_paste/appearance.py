@@ -57,8 +57,7 @@ def match_color(patch: Patch, image: UInt8[np.ndarray, "H W 3"], generator: np.r
     Source: Reinhard et al., "Color Transfer between Images", 2001. We differ: in Lab of 8 bits instead of
     l-alpha-beta; half the way; surroundings instead of a whole picture; limited contrast.
     """
-    around = surroundings(patch, image)
-    if around is None:
+    if (around := surroundings(patch, image)) is None:
         return patch
     lab = cv2.cvtColor(patch.picture, cv2.COLOR_RGB2LAB)
     solid = cv2.threshold(patch.mask, 127, 255, cv2.THRESH_BINARY)[1]
@@ -79,8 +78,7 @@ def match_defocus(patch: Patch, image: UInt8[np.ndarray, "H W 3"], generator: np
     Takes the smallest of `BLURS` at which `sharpness` comes down to that of the surroundings, or the
     largest. The mask is blurred alike, so that the edge is as soft as the rest.
     """
-    around = surroundings(patch, image)
-    if around is None:
+    if (around := surroundings(patch, image)) is None:
         return patch
     wanted = sharpness(cv2.cvtColor(around, cv2.COLOR_RGB2GRAY))
     grey = cv2.cvtColor(patch.picture, cv2.COLOR_RGB2GRAY)
@@ -104,15 +102,10 @@ def blur_motion(patch: Patch, image: UInt8[np.ndarray, "H W 3"], generator: np.r
         return patch
     reach = math.ceil(length / 2)
     steps = np.linspace(-length / 2, length / 2, 8 * reach + 1)
+    rows = np.rint(reach - steps * math.sin(angle)).astype(int)
+    columns = np.rint(reach + steps * math.cos(angle)).astype(int)
     kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
-    np.add.at(
-        kernel,
-        (
-            np.rint(reach - steps * math.sin(angle)).astype(int),
-            np.rint(reach + steps * math.cos(angle)).astype(int),
-        ),
-        1,
-    )
+    np.add.at(kernel, (rows, columns), 1)
     kernel /= kernel.sum()
     border = (reach, reach, reach, reach)
     picture = cv2.copyMakeBorder(patch.picture, *border, cv2.BORDER_REPLICATE)
@@ -130,8 +123,7 @@ def match_noise(patch: Patch, image: UInt8[np.ndarray, "H W 3"], generator: np.r
 
     Both are estimated by `noise_level`; at most `MAX_NOISE` is added.
     """
-    around = surroundings(patch, image)
-    if around is None:
+    if (around := surroundings(patch, image)) is None:
         return patch
     wanted = noise_level(cv2.cvtColor(around, cv2.COLOR_RGB2GRAY))
     present = noise_level(cv2.cvtColor(patch.picture, cv2.COLOR_RGB2GRAY))
@@ -159,16 +151,11 @@ def clone_seamlessly(
     if overlap is None or min(box_width, box_height) < MIN_CLONED:
         return patch
     margin = 3  # the object's outline must not touch the border of what is handed over
-    height, width = solid.shape
     rows, columns = overlap.in_object
-    scene = cv2.copyMakeBorder(
-        image[overlap.in_scene],
-        rows.start + margin,
-        height - rows.stop + margin,
-        columns.start + margin,
-        width - columns.stop + margin,
-        cv2.BORDER_REPLICATE,
-    )
+    above, below = rows.start + margin, solid.shape[0] - rows.stop + margin
+    before, behind = columns.start + margin, solid.shape[1] - columns.stop + margin
+    scene = image[overlap.in_scene]
+    scene = cv2.copyMakeBorder(scene, above, below, before, behind, cv2.BORDER_REPLICATE)
     framed = (margin, margin, margin, margin)
     source = cv2.copyMakeBorder(patch.picture, *framed, cv2.BORDER_REPLICATE)
     mask = cv2.copyMakeBorder(solid, *framed, cv2.BORDER_CONSTANT, value=(0,))

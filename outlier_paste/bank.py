@@ -7,7 +7,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -40,9 +40,10 @@ class ShardStore:
         for index, key in enumerate(reader.keys):
             suffixes = reader.suffixes(index)
             if not set(CUTOUT_SUFFIXES) <= set(suffixes):
+                held, needed = ", ".join(suffixes), ", ".join(CUTOUT_SUFFIXES)
                 raise InputError(
-                    f"paste.bank: sample {key} is no cut-out: it has {', '.join(suffixes)}; needed are "
-                    f"{', '.join(CUTOUT_SUFFIXES)}; jobs.prepare coco writes such shards"
+                    f"paste.bank: sample {key} is no cut-out: it has {held}; needed are {needed}; "
+                    "jobs.prepare coco writes such shards"
                 )
         self.keys = reader.keys
         self._reader = reader
@@ -123,18 +124,6 @@ def _load_png(key: str, path: Path) -> Cutout:
     return Cutout(key, *cropped, path.parent.name, (picture.shape[0], picture.shape[1]))
 
 
-class Pool(NamedTuple):
-    """Which part of a bank is in use: a window that moves on from epoch to epoch."""
-
-    size: int = 0
-    """Objects in use at a time; 0 is all of them."""
-    refresh: float = 0.25
-    """Share of them that the next epoch exchanges."""
-
-
-ALL_IN_USE = Pool()
-
-
 class CutoutBank:
     """Objects by number, with the decoded ones kept in a bounded memory; safe to pickle and to fork.
 
@@ -143,16 +132,13 @@ class CutoutBank:
     and the same fraction is taken, and decoded, where nothing is kept.
     """
 
-    def __init__(self, store: Store, numbers: Sequence[int], cache_mb: int, pool: Pool) -> None:
-        """Serve the objects of `store` with these numbers.
-
-        Args:
-            cache_mb: size of the memory in MiB of decoded pixels; 0 decodes every time.
-            pool: which of them are in use at a time.
-        """
+    def __init__(
+        self, store: Store, numbers: Sequence[int], cache_mb: int, pool: int, pool_refresh: float
+    ) -> None:
+        """Serve the objects of `store` with these numbers; see `open_bank`."""
         self._store = store
         self._numbers = np.array(numbers, np.int64)
-        self._pool = pool
+        self._pool, self._refresh = pool, pool_refresh
         # shuffled once and for all, by the bit generator itself, whose stream NumPy never changes
         self._order = np.argsort(np.random.PCG64(len(numbers)).random_raw(len(numbers)), kind="stable")
         self._shapes = np.zeros((len(self._numbers), 2), np.int32)
@@ -171,14 +157,13 @@ class CutoutBank:
     def draw(self, generator: np.random.Generator, epoch: int = 0) -> int:
         """Draw an object of those that are in use in an epoch.
 
-        With a pool, epoch e uses `size` objects from place e * `refresh` * `size` on of a fixed shuffled
+        With a pool, epoch e uses `pool` objects from place e * `pool_refresh` * `pool` on of a fixed shuffled
         order of the bank, cyclically: over the epochs all of them have their turn.
         """
-        size = self._pool.size
-        if not 0 < size < len(self):
+        if not 0 < self._pool < len(self):
             return int(generator.integers(len(self)))
-        first = epoch * max(1, round(size * self._pool.refresh)) if self._pool.refresh else 0
-        return int(self._order[(first + int(generator.integers(size))) % len(self)])
+        first = epoch * max(1, round(self._pool * self._refresh)) if self._refresh else 0
+        return int(self._order[(first + int(generator.integers(self._pool))) % len(self)])
 
     def shape(self, index: int) -> tuple[int, int]:
         """Return (height, width) of an object."""
@@ -187,14 +172,11 @@ class CutoutBank:
         return int(self._shapes[index, 0]), int(self._shapes[index, 1])
 
     def get(self, index: int, shrink: int = 1) -> Cutout:
-        """Return an object, which several callers may share: do not write to its arrays.
+        """Return an object at 1 / `shrink` of its height and width, rounded up; `shrink` is one of `SHRINKS`.
 
-        Args:
-            index: its number.
-            shrink: one of `SHRINKS`: 1 / `shrink` of its height and width, rounded up.
+        Several callers may share it: do not write to its arrays.
         """
-        cached = self._cached.get((index, shrink))
-        if cached is not None:
+        if (cached := self._cached.get((index, shrink))) is not None:
             self._cached.move_to_end((index, shrink))
             return cached
         cutout = self._store.decode(int(self._numbers[index]), shrink)
@@ -202,22 +184,17 @@ class CutoutBank:
             raise InputError(
                 f"cut-out {cutout.key}: {MASK_SUFFIX} is empty; an object needs values of 128 or more"
             )
-        self._remember((index, shrink), cutout)
+        if (size := _num_bytes(cutout)) <= self._cache_bytes:
+            self._cached[index, shrink] = cutout
+            self._cached_bytes += size
+            while self._cached_bytes > self._cache_bytes:
+                _, forgotten = self._cached.popitem(last=False)
+                self._cached_bytes -= _num_bytes(forgotten)
         return cutout
 
     def category_counts(self) -> Counter[str]:
         """Count the objects of each category, from all descriptions and no picture."""
         return Counter(self._store.category(int(number)) for number in self._numbers)
-
-    def _remember(self, place: tuple[int, int], cutout: Cutout) -> None:
-        size = _num_bytes(cutout)
-        if size > self._cache_bytes:
-            return
-        self._cached[place] = cutout
-        self._cached_bytes += size
-        while self._cached_bytes > self._cache_bytes:
-            _, forgotten = self._cached.popitem(last=False)
-            self._cached_bytes -= _num_bytes(forgotten)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cached": OrderedDict(), "_cached_bytes": 0}
@@ -227,20 +204,17 @@ def open_bank(
     path: str,
     cache_mb: int = 64,
     *,
-    pool: Pool = ALL_IN_USE,
+    pool: tuple[int, float] = (0, 0.0),
     held_out: float = 0.0,
     take_held_out: bool = False,
 ) -> CutoutBank:
     """Open a folder written by `jobs.prepare`, a tar, a pattern of tars, or a folder of RGBA PNG files.
 
     Args:
-        cache_mb: see `CutoutBank`.
-        pool: see `CutoutBank`.
+        cache_mb: size of the memory in MiB of decoded pixels; 0 decodes every time.
+        pool: number of objects in use at a time, 0 for all, and share of them that the next epoch exchanges.
         held_out: share of the photographs that are not for training.
         take_held_out: serve those, and not the others.
-
-    Raises:
-        InputError: nothing is there, it holds something else than objects, or this part of it is empty.
     """
     store: Store
     if Path(path).is_dir() and not (Path(path) / MANIFEST_NAME).is_file():
@@ -254,7 +228,7 @@ def open_bank(
             f"paste.held_out: is {held_out}, which holds {part} the {len(store.keys)} objects of {path} out; "
             f"give another share, or a larger bank"
         )
-    return CutoutBank(store, chosen, cache_mb, pool)
+    return CutoutBank(store, chosen, cache_mb, *pool)
 
 
 def photo_of(key: str) -> str:

@@ -25,8 +25,8 @@ Blend = Callable[[UInt8[np.ndarray, "h w"]], UInt8[np.ndarray, "h w"]]
 
 
 def hard_opacity(mask: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
-    """Return 255 where the mask is 128 or more, and 0 elsewhere."""
-    return outlier_mask(mask)
+    """Return 255 where mask or opacity are 128 or more: there a pixel becomes outlier; 0 elsewhere."""
+    return cv2.threshold(mask, OUTLIER_OPACITY - 1, 255, cv2.THRESH_BINARY)[1]
 
 
 def feathered_opacity(mask: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
@@ -45,10 +45,7 @@ def feathered_opacity(mask: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"
     return cv2.min(mask, ramp)
 
 
-BLENDS: dict[str, Blend] = {
-    "hard": hard_opacity,
-    "feather": feathered_opacity,
-}
+BLENDS: dict[str, Blend] = {"hard": hard_opacity, "feather": feathered_opacity}
 
 
 class Overlap(NamedTuple):
@@ -61,10 +58,7 @@ class Overlap(NamedTuple):
 def find_overlap(shape: tuple[int, ...], top_left: tuple[int, int], scene: tuple[int, ...]) -> Overlap | None:
     """Return the visible part of an object of (height, width) pixels; None where nothing of it is inside.
 
-    Args:
-        shape: (height, width) of the object.
-        top_left: (row, column) in the scene of its first pixel; may be negative.
-        scene: (height, width) of the scene.
+    `top_left` is (row, column) in the scene of its first pixel, and may be negative.
     """
     in_scene, in_object = [], []
     for length, first, limit in zip(shape, top_left, scene, strict=True):
@@ -74,11 +68,6 @@ def find_overlap(shape: tuple[int, ...], top_left: tuple[int, int], scene: tuple
         in_scene.append(slice(start, stop))
         in_object.append(slice(start - first, stop - first))
     return Overlap((in_scene[0], in_scene[1]), (in_object[0], in_object[1]))
-
-
-def outlier_mask(opacity: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
-    """Return 255 where a pixel is outlier, opacity of a half or more, and 0 elsewhere."""
-    return cv2.threshold(opacity, OUTLIER_OPACITY - 1, 255, cv2.THRESH_BINARY)[1]
 
 
 def blend_into(
@@ -94,14 +83,10 @@ def blend_into(
     becomes outlier where a >= 0.5. What falls outside the scene is cropped away.
 
     Args:
-        image: scene, sRGB in [0, 255].
+        image: scene, sRGB in [0, 255], as the cut-out.
         label: train ids of the scene; `OUTLIER_ID` marks an outlier.
-        cutout: object, sRGB in [0, 255].
-        opacity: 0 is scene, 255 is object.
+        opacity: 0 is scene, 255 is object; another size than the cut-out's is a ValueError.
         top_left: (row, column) in the scene of the cut-out's first pixel; may be negative.
-
-    Raises:
-        ValueError: `opacity` and `cutout` differ in height or width.
 
     Source: AnomalyMix, Tian et al., ECCV 2022, https://github.com/tianyu0207/PEBAL.
     We differ: opacity may be feathered (theirs is binary) and objects may be cut by the border.
@@ -114,7 +99,7 @@ def blend_into(
     shown, pixels = opacity[overlap.in_object], cutout[overlap.in_object]
     _mix(image[overlap.in_scene], pixels, shown)
     # several times as fast as a boolean index
-    cv2.copyTo(np.full_like(shown, OUTLIER_ID), outlier_mask(shown), label[overlap.in_scene])
+    cv2.copyTo(np.full_like(shown, OUTLIER_ID), hard_opacity(shown), label[overlap.in_scene])
 
 
 def _mix(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from outlier_paste.appearance import APPEARANCES
 from outlier_paste.blend import BLENDS
-from outlier_paste.placement import PLACEMENTS
-from outlier_paste.sizing import SIZINGS
+from outlier_paste.placement import PLACEMENTS, SIZINGS
 from shards.errors import InputError
 
-OVERLAPS = ("ordered", "none")
-STAGES = ("crop", "frame")
+CHOICES: dict[str, Collection[str]] = {
+    "placement": PLACEMENTS, "sizing": SIZINGS, "blend": BLENDS,
+    "onto": ("crop", "frame"), "overlap": ("ordered", "none"),
+}  # fmt: skip
 
 _WHOLE_PHOTO: dict[str, Any] = {
     "onto": "frame",
@@ -99,31 +100,28 @@ class PasteConfig:
         _require_known("mode", self.mode, MODES)
         self._obey_mode()
         for name in ("probability", "max_hidden", "pool_refresh"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"paste.{name}: got {getattr(self, name)}; a number in 0..1 is needed")
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise InputError(f"paste.{name}: got {value}; a number in 0..1 is needed")
         if self.probability > 0 and not self.bank:
             raise InputError(
                 f"paste.bank: is empty while paste.probability is {self.probability}; a folder is needed"
             )
         if self.max_objects < 1:
             raise InputError(f"paste.max_objects: got {self.max_objects}; at least 1 is needed")
-        _require_known("placement", self.placement, PLACEMENTS)
-        _require_known("sizing", self.sizing, SIZINGS)
-        _require_known("blend", self.blend, BLENDS)
-        _require_known("onto", self.onto, STAGES)
-        _require_known("overlap", self.overlap, OVERLAPS)
+        for name, known in CHOICES.items():
+            _require_known(name, getattr(self, name), known)
         for step in self.match:
             _require_known("match", step, APPEARANCES)
         if not 0 < self.min_size <= self.max_size <= 1:
+            given = f"got {self.min_size} and {self.max_size}"
             raise InputError(
-                f"paste.min_size, paste.max_size: got {self.min_size} and {self.max_size}; needed is "
-                "0 < min_size <= max_size <= 1"
+                f"paste.min_size, paste.max_size: {given}; needed is 0 < min_size <= max_size <= 1"
             )
         if not 0 <= self.held_out < 1:
             raise InputError(f"paste.held_out: got {self.held_out}; at least 0 and less than 1 is needed")
         for name in ("min_pixels", "cache_mb", "pool"):
-            if getattr(self, name) < 0:
-                raise InputError(f"paste.{name}: got {getattr(self, name)}; 0 or more are needed")
+            if (value := getattr(self, name)) < 0:
+                raise InputError(f"paste.{name}: got {value}; 0 or more are needed")
 
     def _obey_mode(self) -> None:
         """Fill in what the mode decides, so that a written configuration says everything."""
@@ -137,7 +135,7 @@ class PasteConfig:
             object.__setattr__(self, name, decided)
 
 
-def _require_known(name: str, value: str, known: Any) -> None:
+def _require_known(name: str, value: str, known: Collection[str]) -> None:
     if value not in known:
         kind = {"match": "step", "onto": "stage"}.get(name, name)
         raise InputError(f"paste.{name}: unknown {kind} {value!r}; known: {', '.join(known)}")

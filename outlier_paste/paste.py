@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
 from outlier_paste.appearance import APPEARANCES, Patch
-from outlier_paste.bank import CutoutBank, Pool, fitting_shrink, open_bank, resize_cutout
-from outlier_paste.blend import BLENDS, blend_into, find_overlap, outlier_mask
+from outlier_paste.bank import CutoutBank, fitting_shrink, open_bank, resize_cutout
+from outlier_paste.blend import BLENDS, blend_into, find_overlap, hard_opacity
 from outlier_paste.config import PasteConfig
-from outlier_paste.placement import PLACEMENTS, Place
-from outlier_paste.sizing import SIZINGS, Situation, SizeRange
+from outlier_paste.placement import PLACEMENTS, SIZINGS, Place, Situation
 from shards.schema import NUM_CLASSES, OUTLIER_ID, VOID_ID, Sample
 
 ATTEMPTS = 10
 """Tries to find a place that meets no other object; then the scene gets one object less."""
 SAMPLED = (slice(None, None, 8), slice(None, None, 8))
 """A sixty-fourth of the pixels tells that a class is still large."""
-
-
-class _Planned(NamedTuple):
-    number: int
-    place: Place
-    mirrored: bool
 
 
 class OutlierPaste:
@@ -54,33 +46,34 @@ class OutlierPaste:
             return sample
         hidden: set[int] = set()
         budget = int(self.config.max_hidden * sample.label.size)
-        for planned in self._plan(sample, generator, epoch):
-            covered = self._paste(sample, planned, budget, generator)
+        for number, mirrored, place in self._plan(sample, generator, epoch):
+            covered = self._paste(sample, number, mirrored, place, budget, generator)
             budget -= sum(covered.values())
             hidden |= covered.keys()
         drop_remnants(sample.label, hidden, self.config.min_pixels)
         return sample
 
-    def _plan(self, sample: Sample, generator: np.random.Generator, epoch: int) -> list[_Planned]:
-        """Choose objects and places, the farthest first."""
-        config, planned = self.config, list[_Planned]()
+    def _plan(
+        self, sample: Sample, generator: np.random.Generator, epoch: int
+    ) -> list[tuple[int, bool, Place]]:
+        """Choose objects by number, whether they are mirrored, and their places, the farthest first."""
+        config, planned = self.config, list[tuple[int, bool, Place]]()
         for _ in range(int(generator.integers(1, config.max_objects + 1))):
             number = self.bank.draw(generator, epoch)
             mirrored = config.mirror and bool(generator.random() < 0.5)
-            place = self._find_place(sample, number, [other.place for other in planned], generator)
+            place = self._find_place(sample, number, [taken for *_, taken in planned], generator)
             if place is not None:
-                planned.append(_Planned(number, place, mirrored))
-        return sorted(planned, key=lambda item: item.place.bottom)  # stable: the order of the draws
+                planned.append((number, mirrored, place))
+        return sorted(planned, key=lambda item: item[2].bottom)  # stable: the order of the draws
 
     def _find_place(
         self, sample: Sample, number: int, taken: list[Place], generator: np.random.Generator
     ) -> Place | None:
-        config = self.config
-        limits, shape = SizeRange(config.min_size, config.max_size), self.bank.shape(number)
-        scene = (sample.label.shape[0], sample.label.shape[1])
+        config, (height, width) = self.config, sample.label.shape
+        limits, shape = (config.min_size, config.max_size), self.bank.shape(number)
 
         def size(nearness: float | None) -> tuple[int, int]:
-            return SIZINGS[config.sizing](Situation(shape, scene, limits, nearness), generator)
+            return SIZINGS[config.sizing](Situation(shape, (height, width), limits, nearness), generator)
 
         for _ in range(ATTEMPTS):
             place = PLACEMENTS[config.placement](sample.label, size, generator)
@@ -89,16 +82,21 @@ class OutlierPaste:
         return None
 
     def _paste(
-        self, sample: Sample, planned: _Planned, budget: int, generator: np.random.Generator
+        self,
+        sample: Sample,
+        number: int,
+        mirrored: bool,
+        place: Place,
+        budget: int,
+        generator: np.random.Generator,
     ) -> dict[int, int]:
         """Paste one object in place; return how many pixels of which train id it has hidden.
 
         Nothing where it would hardly be seen, or would hide more than `budget` pixels.
         """
-        config, place = self.config, planned.place
-        shrink = fitting_shrink(self.bank.shape(planned.number), (place.height, place.width))
-        cutout = self.bank.get(planned.number, shrink)
-        cutout = resize_cutout(cutout, place.height, place.width, mirrored=planned.mirrored)
+        config, size = self.config, (place.height, place.width)
+        cutout = self.bank.get(number, fitting_shrink(self.bank.shape(number), size))
+        cutout = resize_cutout(cutout, *size, mirrored=mirrored)
         patch = Patch(cutout.image, cutout.mask, place.top, place.left)
         for step in config.match:
             patch = APPEARANCES[step](patch, sample.image, generator)
@@ -106,7 +104,7 @@ class OutlierPaste:
         overlap = find_overlap(opacity.shape, top_left, sample.label.shape)
         if overlap is None:
             return {}
-        seen = outlier_mask(opacity[overlap.in_object])
+        seen = hard_opacity(opacity[overlap.in_object])
         if cv2.countNonZero(seen) < max(1, config.min_pixels):
             return {}
         covered = count_values(sample.label[overlap.in_scene], seen)
@@ -121,8 +119,8 @@ def build_paste(config: PasteConfig) -> OutlierPaste | None:
     """Open the bank's part that is for training; None where nothing is ever pasted."""
     if config.probability == 0:
         return None
-    pool = Pool(config.pool, config.pool_refresh)
-    return OutlierPaste(config, open_bank(config.bank, config.cache_mb, pool=pool, held_out=config.held_out))
+    use = (config.pool, config.pool_refresh)
+    return OutlierPaste(config, open_bank(config.bank, config.cache_mb, pool=use, held_out=config.held_out))
 
 
 def count_values(label: UInt8[np.ndarray, "h w"], mask: UInt8[np.ndarray, "h w"]) -> dict[int, int]:

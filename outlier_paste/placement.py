@@ -1,7 +1,8 @@
-"""Placements: the rectangle of a scene that an object fills."""
+"""Places and sizes that objects get in a scene."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,6 +13,12 @@ from shards.schema import ROAD_ID
 
 FEWEST_ROWS = 8
 """A line through the road's widths in fewer rows is no estimate."""
+MAX_ENLARGEMENT = 2.0
+"""An object magnified further is so blurred that a network could tell it by that alone."""
+REAL_SIZE_SPREAD = 2.0
+"""On the road, objects at one distance differ in size by up to this factor."""
+RPL_SCALES = (0.25, 0.5, 0.5, 0.75, 0.1, 0.125)
+"""RPL's `ood_train_scale_array`, from which it draws uniformly (0.5 is there twice)."""
 
 
 class Place(NamedTuple):
@@ -52,11 +59,9 @@ def place_inside(label: UInt8[np.ndarray, "H W"], size: Size, generator: np.rand
     height, width = size(None)
     if height > label.shape[0] or width > label.shape[1]:
         return None
-    top, left = (
-        generator.integers(label.shape[0] - height + 1),
-        generator.integers(label.shape[1] - width + 1),
-    )
-    return Place(int(top), int(left), height, width)
+    top = int(generator.integers(label.shape[0] - height + 1))
+    left = int(generator.integers(label.shape[1] - width + 1))
+    return Place(top, left, height, width)
 
 
 def place_on_road(
@@ -78,11 +83,7 @@ def place_on_road(
     return Place(row + 1 - height, column - width // 2, height, width)
 
 
-PLACEMENTS: dict[str, Placement] = {
-    "anywhere": place_anywhere,
-    "inside": place_inside,
-    "road": place_on_road,
-}
+PLACEMENTS: dict[str, Placement] = {"anywhere": place_anywhere, "inside": place_inside, "road": place_on_road}
 
 
 def find_horizon(road: Bool[np.ndarray, "H W"], rows: np.ndarray) -> float:
@@ -93,9 +94,7 @@ def find_horizon(road: Bool[np.ndarray, "H W"], rows: np.ndarray) -> float:
     reaches 0, for a road of constant width narrows in proportion to the distance from the horizon. Only rows
     count in which both of its sides are seen.
 
-    Args:
-        road: which pixels are road.
-        rows: those that hold road, in order, at least one.
+    `rows` are those that hold road, in order, at least one.
     """
     topmost = float(rows[0])
     if rows[0] > 0:
@@ -109,3 +108,74 @@ def find_horizon(road: Bool[np.ndarray, "H W"], rows: np.ndarray) -> float:
     if slope <= 0:
         return topmost
     return float(np.clip(-offset / slope, -road.shape[0], topmost))
+
+
+class Situation(NamedTuple):
+    """What the size of an object may depend on."""
+
+    shape: tuple[int, int]
+    """(height, width) of the cut-out in pixels of its photograph."""
+    scene: tuple[int, int]
+    """(height, width) of the scene in pixels."""
+    limits: tuple[float, float]
+    """Shortest and longest longer side that it may get, as shares of the scene's height, 0 to 1."""
+    nearness: float | None = None
+    """0 at the horizon, 1 in the bottom row; None where the object does not stand on the ground."""
+
+
+Sizing = Callable[[Situation, np.random.Generator], tuple[int, int]]
+"""Returns the (height, width) that an object gets, both at least 1."""
+
+
+def size_by_share(situation: Situation, generator: np.random.Generator) -> tuple[int, int]:
+    """Draw the longer side as a share of the scene's height: log-uniform, or by distance on the ground.
+
+    On flat ground, seen by a level camera, the height of an object in the picture is proportional to how
+    far its foot is below the horizon; the largest size belongs to the bottom row, and objects of one
+    distance vary by `REAL_SIZE_SPREAD`. The smallest size holds far away too. Proportions are kept.
+    """
+    shape, scene, (smallest, largest), nearness = situation
+    if nearness is None:
+        share = log_uniform(smallest, largest, generator)
+    else:
+        share = largest * nearness / log_uniform(1.0, REAL_SIZE_SPREAD, generator)
+    return scale_object(shape, max(share, smallest), smallest, scene)
+
+
+def keep_size(situation: Situation, generator: np.random.Generator) -> tuple[int, int]:
+    """Keep the size in the photograph, even where that is larger than the scene."""
+    return situation.shape
+
+
+def size_as_rpl(situation: Situation, generator: np.random.Generator) -> tuple[int, int]:
+    """Multiply the photograph by one of `RPL_SCALES`.
+
+    Source: RPL, Liu et al., ICCV 2023, https://github.com/yyliu01/RPL, `config.py`, `dataset/data_loader.py`.
+    We differ: they resize the whole photograph, we its object; both round to whole pixels.
+    """
+    factor = RPL_SCALES[int(generator.integers(len(RPL_SCALES)))]
+    return max(1, round(situation.shape[0] * factor)), max(1, round(situation.shape[1] * factor))
+
+
+SIZINGS: dict[str, Sizing] = {"share": size_by_share, "original": keep_size, "rpl": size_as_rpl}
+
+
+def scale_object(
+    shape: tuple[int, int], share: float, smallest: float, scene: tuple[int, int]
+) -> tuple[int, int]:
+    """Return the (height, width) that an object gets, its proportions kept.
+
+    Its longer side becomes `share` of the scene's height, except that it is not enlarged more than
+    `MAX_ENLARGEMENT` times, unless it would else stay below the share `smallest`; and that it never gets
+    taller or wider than the scene. `shape` and `scene` are (height, width) in pixels.
+    """
+    longer = max(shape)
+    factor = share * scene[0] / longer
+    factor = min(factor, max(MAX_ENLARGEMENT, smallest * scene[0] / longer))
+    factor = min(factor, scene[0] / shape[0], scene[1] / shape[1])
+    return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
+
+
+def log_uniform(low: float, high: float, generator: np.random.Generator) -> float:
+    """Draw a number whose logarithm is uniform between those of `low` and `high`."""
+    return math.exp(generator.uniform(math.log(low), math.log(high)))

@@ -45,8 +45,7 @@ def open_held_out(config: PasteConfig, own_bank: str) -> CutoutBank:
     bank = open_bank(own_bank, config.cache_mb)
     if config.bank:
         trained = {photo_of(key) for key in open_bank(config.bank, held_out=config.held_out).keys}
-        shared = sorted({photo_of(key) for key in bank.keys} & trained)
-        if shared:
+        if shared := sorted({photo_of(key) for key in bank.keys} & trained):
             raise InputError(
                 f"--bank {own_bank}: shares {len(shared)} photographs with the training part of paste.bank "
                 f"{config.bank}, such as {shared[0]}; a disjoint bank is needed"
@@ -93,9 +92,6 @@ def require_unseen(folder: Path, paste: PasteConfig, setting: str) -> None:
     """Check that `folder` is one of `jobs.paste_validation`, and of objects that a run never pastes.
 
     Of two banks of different paths nothing can be said here: `jobs.paste_validation` compared them.
-
-    Raises:
-        InputError: it is no such folder, or its objects are among those that the run trains on.
     """
     try:
         record = read_json(dict[str, Any], folder / RECORD_NAME)

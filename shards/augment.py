@@ -55,18 +55,13 @@ class AugmentConfig:
             object.__setattr__(self, "scale", RECIPE_SCALES[self.recipe])  # a saved configuration says it
         low, high = self.scale
         if not 0.05 <= low <= high <= 20:
-            raise InputError(
-                f"data.augment.scale: got {list(self.scale)}; two numbers in 0.05..20, smaller first"
-            )
+            given = list(self.scale)
+            raise InputError(f"data.augment.scale: got {given}; two numbers in 0.05..20, smaller first")
         for name in ("flip", "color", "class_balance"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(
-                    f"data.augment.{name}: got {getattr(self, name)}; a number in 0..1 is needed"
-                )
-        if not 0 < self.max_class_share <= 1:
-            raise InputError(
-                f"data.augment.max_class_share: got {self.max_class_share}; more than 0, at most 1 is needed"
-            )
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise InputError(f"data.augment.{name}: got {value}; a number in 0..1 is needed")
+        if not 0 < (share := self.max_class_share) <= 1:
+            raise InputError(f"data.augment.max_class_share: got {share}; more than 0, at most 1 is needed")
 
 
 class Window(NamedTuple):
@@ -112,11 +107,12 @@ def choose_crop(
 ) -> Crop:
     """Choose what is cut out of a frame, from its label alone.
 
+    The generator draws the zoom, the window's place and the mirroring: four numbers, in this order. More are
+    drawn only where `class_balance` or `max_class_share` ask for them.
+
     Args:
         label: train ids of the whole frame.
         crop: (height, width) of the result, in pixels.
-        generator: draws the zoom, the window's place and the mirroring: four numbers, in this order. More are
-            drawn only where `class_balance` or `max_class_share` ask for them.
 
     Source: the share limit is that of mmsegmentation's `RandomCrop(cat_max_ratio)` and detectron2's
     `RandomCrop_CategoryAreaConstraint`. We differ: shares are counted on every fourth row and column.
@@ -149,11 +145,8 @@ def find_window(
     lies at a random place in the crop. For upstream f is the smaller, and content lies at the upper left.
 
     Args:
-        frame: (height, width) of the whole picture.
-        crop: (height, width) of the result.
-        zoom: see `AugmentConfig.scale`.
+        frame: (height, width) of the whole picture, as `crop` of the result.
         place: (row, column) of the window among the possible ones, each in [0, 1).
-        recipe: see `AugmentConfig.recipe`.
     """
     ratios = (crop[0] / frame[0], crop[1] / frame[1])
     factor = zoom * (max(ratios) if recipe == "ours" else min(ratios))
@@ -173,27 +166,15 @@ def find_window(
 def resize_crop(part: UInt8[np.ndarray, "h w 3"], crop: Crop) -> UInt8[np.ndarray, "H W 3"]:
     """Resize the needed part of a picture, mirror it, and add black where the frame does not reach."""
     window = crop.window
-    size = (window.out_width, window.out_height)
-    if (window.width, window.height) == size:
-        image = np.ascontiguousarray(part)
-    else:
-        # averaging where it shrinks, or thin things flicker
-        shrinks = window.height * window.width > window.out_height * window.out_width
-        image = cv2.resize(part, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    image = cv2.flip(image, 1) if crop.mirrored else image
-    return _pad(image, crop, (0, 0, 0))
+    shrinks = window.height * window.width > window.out_height * window.out_width
+    # averaging where it shrinks, or thin things flicker
+    return _fit(part, crop, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR, (0, 0, 0))
 
 
 def resize_label(label: UInt8[np.ndarray, "H W"], crop: Crop) -> UInt8[np.ndarray, "h w"]:
     """Cut a label map as its picture is cut; what the frame does not reach is void."""
-    part, window = label[crop.rows, crop.columns], crop.window
-    size = (window.out_width, window.out_height)
-    if (window.width, window.height) == size:
-        part = np.ascontiguousarray(part)
-    else:  # INTER_NEAREST would shift labels by half a pixel
-        part = cv2.resize(part, size, interpolation=cv2.INTER_NEAREST_EXACT)
-    part = cv2.flip(part, 1) if crop.mirrored else part
-    return _pad(part, crop, (VOID_ID,))
+    # INTER_NEAREST would shift labels by half a pixel
+    return _fit(label[crop.rows, crop.columns], crop, cv2.INTER_NEAREST_EXACT, (VOID_ID,))
 
 
 def recolor_inside(
@@ -212,13 +193,17 @@ def recolor_inside(
     return changed
 
 
-def _pad(image: np.ndarray, crop: Crop, value: tuple[int, ...]) -> np.ndarray:
+def _fit(part: np.ndarray, crop: Crop, method: int, border: tuple[int, ...]) -> np.ndarray:
     window, size = crop.window, crop.size
-    if (window.out_height, window.out_width) == size:
-        return image
+    filled = (window.out_height, window.out_width)
+    if (window.height, window.width) != filled:
+        part = cv2.resize(part, filled[::-1], interpolation=method)
+    part = cv2.flip(part, 1) if crop.mirrored else np.ascontiguousarray(part)
+    if filled == size:
+        return part
     rows = (window.out_top, size[0] - window.out_height - window.out_top)
     columns = (window.out_left, size[1] - window.out_width - window.out_left)
-    return cv2.copyMakeBorder(image, *rows, *columns, cv2.BORDER_CONSTANT, value=value)
+    return cv2.copyMakeBorder(part, *rows, *columns, cv2.BORDER_CONSTANT, value=border)
 
 
 def _place_on_a_class(
@@ -232,7 +217,7 @@ def _place_on_a_class(
 
     The pixel is anywhere in the window: in its middle, small classes would always be seen there.
     """
-    counts = _count_values(label)[:NUM_CLASSES]
+    counts = cv2.calcHist([label], [0], None, [NUM_CLASSES], [0, NUM_CLASSES])
     present = np.flatnonzero(counts)
     if not len(present):
         return None
@@ -251,10 +236,7 @@ def _place_on_a_class(
 
 def _largest_share(label: UInt8[np.ndarray, "H W"], window: Window) -> float:
     """Return the share of the largest class among the pixels of a window that are not void."""
-    part = label[window.top : window.top + window.height, window.left : window.left + window.width]
-    counts = _count_values(np.ascontiguousarray(part[::LABEL_STRIDE, ::LABEL_STRIDE]))[:VOID_ID]
+    rows = slice(window.top, window.top + window.height, LABEL_STRIDE)
+    columns = slice(window.left, window.left + window.width, LABEL_STRIDE)
+    counts = np.bincount(label[rows, columns].ravel(), minlength=256)[:VOID_ID]
     return float(counts.max() / max(1, counts.sum()))
-
-
-def _count_values(label: UInt8[np.ndarray, "H W"]) -> np.ndarray:
-    return cv2.calcHist([label], [0], None, [256], [0, 256]).ravel().astype(np.int64)

@@ -29,16 +29,10 @@ def jitter_color(
     if brightness or contrast:
         image = cv2.LUT(image, _as_table(values * (1 + contrast) + 64 * brightness))
     if saturation or hue:
-        tables = np.stack(
-            [
-                ((values + round(hue * 36 / 360 * 256)) % 256).astype(np.uint8),
-                _as_table(values * (1 + saturation)),
-                values.astype(np.uint8),
-            ],
-            axis=-1,
-        )
+        turned = (values + round(hue * 36 / 360 * 256)) % 256
+        tables = np.dstack([_as_table(v) for v in (turned, values * (1 + saturation), values)])
         hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-        image = cv2.cvtColor(cv2.LUT(hsv, tables[None]), cv2.COLOR_HSV2RGB_FULL)
+        image = cv2.cvtColor(cv2.LUT(hsv, tables), cv2.COLOR_HSV2RGB_FULL)
     return image
 
 
@@ -94,8 +88,8 @@ def scale_saturation(image: UInt8[np.ndarray, "H W 3"], factor: float) -> UInt8[
 
 def shift_hue(image: UInt8[np.ndarray, "H W 3"], turn: float) -> UInt8[np.ndarray, "H W 3"]:
     """Turn the hue by `turn`, in whole turns."""
-    table = np.stack([(np.arange(256) + round(turn * 256)) % 256, np.arange(256), np.arange(256)], axis=-1)
-    hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL), table[None].astype(np.uint8))
+    table = np.dstack([(np.arange(256) + round(turn * 256)) % 256, np.arange(256), np.arange(256)])
+    hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL), table.astype(np.uint8))
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 

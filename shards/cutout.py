@@ -68,21 +68,15 @@ def decode_cutout(key: str, members: Mapping[str, bytes], *, shrink: int = 1) ->
     """Rebuild a cut-out from its members.
 
     Args:
-        key: name of the sample.
         members: content by suffix.
         shrink: one of `SHRINKS`: decode at that fraction of the height and width, rounded up.
-
-    Raises:
-        InputError: a member is missing or broken, or the mask's size is not the picture's, or
-            a header promises more pixels than are decoded.
     """
-    require_members(key, members)
+    _require_members(key, members)
     picture = decode_bounded(members[OBJECT_SUFFIX], f"cut-out {key}: {OBJECT_SUFFIX}", _COLOR_FLAGS[shrink])
     mask = decode_bounded(members[MASK_SUFFIX], f"cut-out {key}: {MASK_SUFFIX}", cv2.IMREAD_GRAYSCALE)
     if picture is None or mask is None:
-        raise InputError(
-            f"cut-out {key}: {OBJECT_SUFFIX if picture is None else MASK_SUFFIX} cannot be decoded"
-        )
+        broken = OBJECT_SUFFIX if picture is None else MASK_SUFFIX
+        raise InputError(f"cut-out {key}: {broken} cannot be decoded")
     if picture.shape[:2] != tuple(-(-side // shrink) for side in mask.shape):
         size = tuple(side * shrink for side in picture.shape[:2])
         raise InputError(f"cut-out {key}: picture is {size} but mask is {mask.shape} (height, width)")
@@ -95,20 +89,17 @@ def decode_cutout(key: str, members: Mapping[str, bytes], *, shrink: int = 1) ->
 
 def read_shape(key: str, members: Mapping[str, bytes]) -> tuple[int, int]:
     """Return (height, width) of a cut-out, from the first bytes of its mask; no picture is decoded."""
-    require_members(key, members)
+    _require_members(key, members)
     size = picture_size(members[MASK_SUFFIX])
     if size is None:
         raise InputError(f"cut-out {key}: {MASK_SUFFIX} cannot be decoded")
     return size
 
 
-def require_members(key: str, members: Collection[str]) -> None:
-    """Check that a sample is a cut-out."""
-    missing = [suffix for suffix in CUTOUT_SUFFIXES if suffix not in members]
-    if missing:
-        raise InputError(
-            f"cut-out {key}: has no {', '.join(missing)}; its members are {', '.join(sorted(members))}"
-        )
+def _require_members(key: str, members: Collection[str]) -> None:
+    if missing := [suffix for suffix in CUTOUT_SUFFIXES if suffix not in members]:
+        held = ", ".join(sorted(members))
+        raise InputError(f"cut-out {key}: has no {', '.join(missing)}; its members are {held}")
 
 
 def shrink_cutout(cutout: Cutout, shrink: int) -> Cutout:

@@ -54,7 +54,7 @@ def examine_folder(path: str, workers: int = 0) -> dict[str, ShardFindings]:
     Bare tar files are one split without a name. What is wrong with the shards is found, not raised.
 
     Args:
-        path: a folder with a manifest, a tar file, or a pattern of tar files; local.
+        path: a local one, as `shards.location.find_shards` takes it.
         workers: threads; 0 takes one per processor.
     """
     if (Path(path) / MANIFEST_NAME).is_file():
@@ -65,7 +65,7 @@ def examine_folder(path: str, workers: int = 0) -> dict[str, ShardFindings]:
     found = {split: ShardFindings(split) for split in shards}
     tasks = [(split, shard) for split, several in shards.items() for shard in several]
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:  # decoders and hashes hold no lock
-        for findings in pool.map(lambda task: examine_shard(task[1], task[0]), tasks):
+        for findings in pool.map(lambda task: _examine_shard(task[1], task[0]), tasks):
             found[findings.split].add(findings)
     for split, several in shards.items():
         if not found[split].problems:
@@ -76,8 +76,7 @@ def examine_folder(path: str, workers: int = 0) -> dict[str, ShardFindings]:
     return found
 
 
-def examine_shard(shard: Shard, split: str = "") -> ShardFindings:
-    """Hash one shard, and decode what training would read of it."""
+def _examine_shard(shard: Shard, split: str) -> ShardFindings:
     findings = ShardFindings(split, num_shards=1)
     path = Path(shard.location)
     try:

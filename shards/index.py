@@ -13,8 +13,10 @@ allows; every read checks the header that stands before the member (`require_hea
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -42,11 +44,7 @@ class IndexedSample(NamedTuple):
 
 
 def load_index(shard: Path) -> tuple[IndexedSample, ...]:
-    """Return the samples of `shard` in file order, from its index file where that can be trusted.
-
-    Raises:
-        InputError: the shard is missing, truncated, unsafe or no tar.
-    """
+    """Return the samples of `shard` in file order, from its index file where that can be trusted."""
     path = index_path(shard)
     try:
         status = shard.stat()
@@ -80,18 +78,15 @@ def parse_index(content: bytes, num_bytes: int) -> tuple[IndexedSample, ...] | N
         found: Any = json.loads(content)
         if found["version"] != INDEX_VERSION or found["num_bytes"] != num_bytes:
             return None
-        samples = tuple(
-            IndexedSample(str(key), tuple(Member(str(s), int(offset), int(size)) for s, offset, size in rows))
-            for key, rows in found["samples"]
-        )
+        samples = []
+        for key, rows in found["samples"]:
+            members = tuple(Member(str(suffix), int(offset), int(size)) for suffix, offset, size in rows)
+            if any(m.offset < tarfile.BLOCKSIZE or not 0 <= m.size <= num_bytes - m.offset for m in members):
+                return None
+            samples.append(IndexedSample(str(key), members))
+        return tuple(samples)
     except (ValueError, TypeError, KeyError):
         return None
-    inside = all(
-        member.offset >= tarfile.BLOCKSIZE and 0 <= member.size <= num_bytes - member.offset
-        for sample in samples
-        for member in sample.members
-    )
-    return samples if inside else None
 
 
 def require_header(header: bytes, key: str, member: Member, where: str) -> None:
@@ -174,13 +169,11 @@ def _check_member(path: Path, info: tarfile.TarInfo, file_size: int) -> tuple[st
 
 
 def _group_members(path: Path, members: list[tuple[str, Member]]) -> tuple[IndexedSample, ...]:
-    samples: list[IndexedSample] = []
-    for key, member in members:
-        if not samples or samples[-1].key != key:
-            samples.append(IndexedSample(key, (member,)))
-            continue
-        earlier = samples[-1].members
-        if any(member.suffix == other.suffix for other in earlier):
-            raise InputError(f"{path}: sample {key!r} has two members with the suffix {member.suffix}")
-        samples[-1] = IndexedSample(key, (*earlier, member))
+    samples = []
+    for key, run in itertools.groupby(members, lambda entry: entry[0]):
+        sample = IndexedSample(key, tuple(member for _, member in run))
+        suffix, count = Counter(member.suffix for member in sample.members).most_common(1)[0]
+        if count > 1:
+            raise InputError(f"{path}: sample {key!r} has two members with the suffix {suffix}")
+        samples.append(sample)
     return tuple(samples)

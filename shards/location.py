@@ -65,8 +65,7 @@ class Shard:
     def fetch(self) -> Path:
         """Return the local file, after downloading it where it is not in the cache yet.
 
-        Raises:
-            InputError: a remote file cannot be read, or is not the one that its manifest describes.
+        A remote file that is not the one that its manifest describes is refused.
         """
         if self.cache is None:
             return Path(self.location)

@@ -69,9 +69,8 @@ class Manifest:
         """Return the shards of one split, in order."""
         chosen = tuple(entry for entry in self.shards if entry.split == split)
         if not chosen:
-            raise InputError(
-                f"split {split!r}: the shards hold none of it; their splits are {', '.join(self.splits)}"
-            )
+            known = ", ".join(self.splits)
+            raise InputError(f"split {split!r}: the shards hold none of it; their splits are {known}")
         return chosen
 
 
@@ -84,17 +83,18 @@ def read_manifest(folder: Path, *, check_files: bool = True) -> Manifest:
     """Read `folder`/manifest.json and check that every shard is there in its full size.
 
     The hashes are not computed: that costs a read of all bytes.
-
-    Raises:
-        InputError: there is no manifest, it is unfit (see `parse_manifest`), or a shard is missing or has
-            another size than the manifest says.
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise InputError(f"{folder}: has no {MANIFEST_NAME}; a folder written by jobs.prepare is needed")
     manifest = parse_manifest(path.read_bytes(), str(path))
     for entry in manifest.shards if check_files else ():
-        _check_shard_file(entry, folder)
+        shard = folder / entry.name
+        if not shard.is_file():
+            raise InputError(f"{shard}: the shard is missing, but the manifest lists it")
+        if (size := shard.stat().st_size) != entry.num_bytes:
+            wrong = "truncated" if size < entry.num_bytes else "too long"
+            raise InputError(f"{shard}: is {wrong}: {size} bytes, the manifest says {entry.num_bytes}")
     return manifest
 
 
@@ -105,18 +105,7 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
     if type(version) is int and version != MANIFEST_VERSION:  # whose fields may be others
         raise InputError(f"{path}: version is {version}; this program reads version {MANIFEST_VERSION}")
     manifest = from_json(Manifest, content, path)
-    in_shards = sum(entry.num_samples for entry in manifest.shards)
-    if in_shards != manifest.num_samples:
-        raise InputError(
-            f"{path}: num_samples is {manifest.num_samples}, but the shards add up to {in_shards}"
-        )
+    given, held = manifest.num_samples, sum(entry.num_samples for entry in manifest.shards)
+    if given != held:
+        raise InputError(f"{path}: num_samples is {given}, but the shards add up to {held}")
     return manifest
-
-
-def _check_shard_file(entry: ShardEntry, folder: Path) -> None:
-    path = folder / entry.name
-    if not path.is_file():
-        raise InputError(f"{path}: the shard is missing, but the manifest lists it")
-    if (size := path.stat().st_size) != entry.num_bytes:
-        wrong = "truncated" if size < entry.num_bytes else "too long"
-        raise InputError(f"{path}: is {wrong}: {size} bytes, the manifest says {entry.num_bytes}")

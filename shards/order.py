@@ -23,7 +23,6 @@ class SampleOrder:
     """The endless sequence of sample numbers: epoch 0's permutation, then epoch 1's, and so on."""
 
     def __init__(self, num_samples: int, seed: int) -> None:
-        """Take the order of `num_samples` samples under `seed`, a whole number >= 0."""
         if num_samples < 1:
             raise InputError(f"shards: hold {num_samples} samples; at least one is needed")
         if seed < 0:

@@ -22,16 +22,10 @@ class Picture:
     """One encoded sRGB picture whose size is known and which has not been decoded yet."""
 
     def __init__(self, content: bytes, where: str) -> None:
-        """Read the header.
-
-        Args:
-            content: a PNG, JPEG or WebP file, or tiles (`shards/tiles.py`).
-            where: what it is, for messages.
-        """
+        """Read the header of a PNG, JPEG or WebP file, or of tiles; `where` says in messages what it is."""
         self._content, self._where = content, where
-        size = picture_size(content)
-        if size is None:
-            raise InputError(f"{where} ({len(content)} bytes) cannot be decoded")
+        if (size := picture_size(content)) is None:
+            raise _undecodable(content, where)
         require_sane_size(size, where)
         self.shape: tuple[int, int] = size
         """(height, width) in pixels."""
@@ -44,14 +38,12 @@ class Picture:
             try:
                 return decode_tiles(self._content, rows, columns)
             except ValueError as error:
-                raise InputError(
-                    f"{self._where} ({len(self._content)} bytes) cannot be decoded: {error}"
-                ) from None
+                raise _undecodable(self._content, self._where, f": {error}") from None
         # The EXIF orientation is ignored: labels are drawn on the stored pixels.
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         picture = cv2.imdecode(np.frombuffer(self._content, np.uint8), flags)
         if picture is None or picture.shape[:2] != self.shape:
-            raise InputError(f"{self._where} ({len(self._content)} bytes) cannot be decoded")
+            raise _undecodable(self._content, self._where)
         part = picture[rows, columns]
         return cv2.cvtColor(part, cv2.COLOR_BGR2RGB, dst=part if part.flags.c_contiguous else None)
 
@@ -60,7 +52,7 @@ def decode_gray(content: bytes, where: str) -> UInt8[np.ndarray, "H W"]:
     """Decode a picture of one 8-bit channel, exactly."""
     label = decode_bounded(content, where, cv2.IMREAD_UNCHANGED)
     if label is None:
-        raise InputError(f"{where} ({len(content)} bytes) cannot be decoded")
+        raise _undecodable(content, where)
     if label.ndim != 2 or label.dtype != np.uint8:
         raise InputError(f"{where} is {label.dtype} of shape {label.shape}; one channel of 8 bits is needed")
     return label
@@ -68,8 +60,7 @@ def decode_gray(content: bytes, where: str) -> UInt8[np.ndarray, "H W"]:
 
 def decode_bounded(content: bytes, where: str, flags: int) -> np.ndarray | None:
     """Decode a picture by OpenCV's `flags`; None where it is broken or `picture_size` knows no such kind."""
-    size = picture_size(content)
-    if size is None:
+    if (size := picture_size(content)) is None:
         return None
     require_sane_size(size, where)
     return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
@@ -78,17 +69,18 @@ def decode_bounded(content: bytes, where: str, flags: int) -> np.ndarray | None:
 def require_sane_size(size: tuple[int, int], where: str) -> None:
     """Check that decoding takes a bounded amount of memory."""
     if size[0] * size[1] > MAX_PIXELS:
-        raise InputError(
-            f"{where} says that it has {size[1]} x {size[0]} pixels; at most {MAX_PIXELS:,} are decoded"
-        )
+        promised = f"{size[1]} x {size[0]} pixels"
+        raise InputError(f"{where} says that it has {promised}; at most {MAX_PIXELS:,} are decoded")
+
+
+def _undecodable(content: bytes, where: str, reason: str = "") -> InputError:
+    return InputError(f"{where} ({len(content)} bytes) cannot be decoded{reason}")
 
 
 def picture_size(content: bytes) -> tuple[int, int] | None:
     """Return (height, width) as the header of a PNG, JPEG or WebP file or of tiles says; None: it is none."""
     if content.startswith(_PNG_SIGNATURE):
-        if len(content) < 24:
-            return None
-        width, height = struct.unpack_from(">II", content, 16)
+        width, height = struct.unpack_from(">II", content, 16) if len(content) >= 24 else (0, 0)
         return (height, width) if height and width else None
     if content.startswith(b"\xff\xd8"):
         return _jpeg_size(content)
@@ -100,14 +92,11 @@ def picture_size(content: bytes) -> tuple[int, int] | None:
 def _jpeg_size(content: bytes) -> tuple[int, int] | None:
     place = 2
     while place + 9 <= len(content) and content[place] == 0xFF:
-        marker = content[place + 1]
-        if marker in _FRAME_MARKERS:
+        if (marker := content[place + 1]) in _FRAME_MARKERS:
             height, width = struct.unpack_from(">HH", content, place + 5)
             return (height, width) if height and width else None
-        if marker == 0xFF:  # a fill byte
-            place += 1
-        else:
-            place += 2 + struct.unpack_from(">H", content, place + 2)[0]
+        is_fill = marker == 0xFF
+        place += 1 if is_fill else 2 + struct.unpack_from(">H", content, place + 2)[0]
     return None
 
 

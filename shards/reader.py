@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import InputError
-from shards.index import IndexedSample, Member, require_header
+from shards.index import Member, require_header
 from shards.location import Shard, find_shards
 
 MAX_OPEN_FILES = 64
@@ -28,19 +28,16 @@ class ShardReader:
     def __init__(
         self, shards: Sequence[Path | Shard], split: str | None = None, *, max_errors: int = 0
     ) -> None:
-        """Index `shards`.
+        """Index `shards`, in whose order samples are numbered, and which are of `split`.
 
-        Args:
-            shards: tar files; samples are numbered in this order.
-            split: name of what they hold, for messages.
-            max_errors: how many shards may be unreadable; they are left out and told in `errors`.
+        Up to `max_errors` unreadable ones are left out and told in `errors`.
         """
         self.split = split
         self.errors: tuple[str, ...] = ()
         """What was wrong with the shards that were left out."""
         self.shards: tuple[Shard, ...] = ()
         self._entries: list[tuple[int, tuple[Member, ...]]] = []
-        self._owners: dict[str, int] = {}
+        owners: dict[str, int] = {}
         for given in shards:
             shard = given if isinstance(given, Shard) else Shard(str(given))
             try:
@@ -51,18 +48,15 @@ class ShardReader:
                 if len(self.errors) > max_errors:
                     raise
                 continue
-            self._add(shard, samples)
-        self.keys = tuple(self._owners)
+            for key, members in samples:
+                if key in owners:
+                    also = f"sample {key!r} is already in {self.shards[owners[key]]}"
+                    raise InputError(f"{shard}: {also}; every key must be unique")
+                owners[key] = len(self.shards)
+                self._entries.append((len(self.shards), members))
+            self.shards += (shard,)
+        self.keys = tuple(owners)
         self._handles: OrderedDict[int, int] = OrderedDict()
-
-    def _add(self, shard: Shard, samples: Sequence[IndexedSample]) -> None:
-        for key, members in samples:
-            if key in self._owners:
-                first = self.shards[self._owners[key]]
-                raise InputError(f"{shard}: sample {key!r} is already in {first}; every key must be unique")
-            self._owners[key] = len(self.shards)
-            self._entries.append((len(self.shards), members))
-        self.shards += (shard,)
 
     @property
     def num_shards(self) -> int:
@@ -82,11 +76,7 @@ class ShardReader:
         return tuple(member.suffix for member in self._entries[index][1])
 
     def read(self, index: int, suffixes: Collection[str] | None = None) -> dict[str, bytes]:
-        """Return the members of sample `index` by suffix.
-
-        Args:
-            suffixes: the members wanted; all of them by default.
-        """
+        """Return the members of sample `index` by suffix: those of `suffixes`, or all of them."""
         shard, members = self._entries[index]
         handle, key = self._handle(shard), self.keys[index]
         wanted = [member for member in members if suffixes is None or member.suffix in suffixes]
@@ -136,26 +126,18 @@ class ShardReader:
 def open_shards(
     paths: Sequence[str], split: str | None, *, cache: str = "", max_errors: int = 0
 ) -> ShardReader:
-    """Index every shard that `paths` name.
+    """Index every shard that `paths` name, of which up to `max_errors` unreadable ones are left out.
 
     Args:
-        paths: each a folder with a manifest, a `.tar` file, or a pattern of tar files with the wildcards
-            `*`, `?`, `[...]` and braces such as `train-{000000..000007}.tar`; or a URL of one of these.
-        split: which shards of a folder to take, such as `train`; None takes all. Bare tar files do not
-            say which split they are and are taken as they are.
-        cache: folder for copies of remote shards; empty: see `shards.location.default_cache`.
-        max_errors: how many unreadable shards are left out; 0: the first is an error.
-
-    Raises:
-        InputError: `paths` is empty, one of them names no shard, or a shard is unfit (see `ShardReader`).
+        paths: see `shards.location.find_shards`, also for `split` and `cache`. Bare tar files do not say
+            which split they are and are taken as they are.
     """
     if not paths:
         raise InputError(
             "shards: the list is empty; give a folder of shards, a .tar file or a pattern of them"
         )
-    found = [
-        shard for path in paths for shard in find_shards(path, split, cache, check_files=max_errors == 0)
-    ]
+    strict = max_errors == 0
+    found = [shard for path in paths for shard in find_shards(path, split, cache, check_files=strict)]
     return ShardReader(found, split, max_errors=max_errors)
 
 

@@ -15,15 +15,7 @@ from jaxtyping import UInt8
 from shards.errors import InputError
 from shards.picture import Picture, decode_gray
 from shards.reader import ShardReader
-from shards.schema import (
-    LABEL_SUFFIX,
-    MAX_LABEL_ID,
-    NUM_CLASSES,
-    OUTLIER_ID,
-    VOID_ID,
-    Sample,
-    train_id_table,
-)
+from shards.schema import LABEL_SUFFIX, MAX_LABEL_ID, NUM_CLASSES, OUTLIER_ID, VOID_ID, Sample, train_id_table
 
 IMAGE_NAMES = ("image", "img", "rgb", "leftimg8bit", "input", "")
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "tiles")
@@ -32,12 +24,7 @@ LABEL_ID_NAMES = ("labelids", "gtfine_labelids")
 """Labels that hold Cityscapes' own numbers (-1..33); they become train ids on the way in."""
 FOREIGN_TRAIN_IDS = ("gtfine_labeltrainids",)
 
-
-def _join(name: str, ending: str) -> str:
-    return f"{name}.{ending}" if name else ending
-
-
-IMAGES = frozenset(_join(name, ending) for name in IMAGE_NAMES for ending in IMAGE_ENDINGS)
+IMAGES = frozenset(f"{name}.{ending}".lstrip(".") for name in IMAGE_NAMES for ending in IMAGE_ENDINGS)
 TRAIN_ID_LABELS = frozenset(f"{name}.png" for name in TRAIN_ID_NAMES + FOREIGN_TRAIN_IDS)
 LABEL_ID_LABELS = frozenset(f"{name}.png" for name in LABEL_ID_NAMES)
 
@@ -66,12 +53,11 @@ def find_scene_members(key: str, suffixes: Sequence[str]) -> tuple[str, str]:
     if not labels and "png" in images and len(images) == 2:
         images.remove("png")
         labels = ["png"]
-    missing = [] if images else ["image.jpg or image.png"]
-    missing += [] if labels else [LABEL_SUFFIX]
+    wanted = ((images, "image.jpg or image.png"), (labels, LABEL_SUFFIX))
+    missing = [name for found, name in wanted if not found]
     if missing:
-        raise InputError(
-            f"sample {key}: has no {' and no '.join(missing)}; its members are {', '.join(suffixes)}"
-        )
+        lacks = " and no ".join(missing)
+        raise InputError(f"sample {key}: has no {lacks}; its members are {', '.join(suffixes)}")
     for found, what in ((images, "image"), (labels, "label")):
         if len(found) > 1:
             raise InputError(f"sample {key}: has both {' and '.join(sorted(found))}; one {what} is needed")
@@ -81,9 +67,8 @@ def find_scene_members(key: str, suffixes: Sequence[str]) -> tuple[str, str]:
 def open_scene(key: str, members: Mapping[str, bytes]) -> EncodedScene:
     """Decode the label of a scene, and the header of its picture.
 
-    Raises:
-        InputError: a member is missing or cannot be decoded, the sizes differ, or the label holds a value
-            that is neither a train id, `OUTLIER_ID` nor `VOID_ID` (nor a label id, where its name says so).
+    The label holds train ids, `OUTLIER_ID` or `VOID_ID`, or label ids where its name says so; any other value
+    is refused.
     """
     image_name, label_name = find_scene_members(key, tuple(members))
     picture = Picture(members[image_name], f"sample {key}: {image_name}")

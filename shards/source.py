@@ -53,12 +53,7 @@ class ZipSource:
     path: Path
 
     def match(self, pattern: str) -> list[str]:
-        """Return the sorted names of members that fit `pattern`, as `FolderSource.match` does.
-
-        Raises:
-            InputError: the file is no complete zip file, or one of its members has an absolute name,
-                `..` or a backslash in its name, as no official download has.
-        """
+        """Return the sorted names of members that fit `pattern`, as `FolderSource.match` does."""
         parts = pattern.split("/")
         return sorted(name for name in self.names() if _fits(name.split("/"), parts) and not _is_hidden(name))
 
@@ -79,13 +74,12 @@ class ZipSource:
         return f"{self.path}:{name}"
 
     def names(self) -> list[str]:
-        """Return the names of all files in it."""
+        """Return the names of all files in it; a name that no official download has is refused."""
         names = [entry.filename for entry in self._archive().infolist() if not entry.is_dir()]
         for name in names:
             if name.startswith("/") or "\\" in name or ".." in PurePosixPath(name).parts:
-                raise InputError(
-                    f"{self.path}: holds a member with the unsafe name {name!r}; it is no official download"
-                )
+                unsafe = f"holds a member with the unsafe name {name!r}"
+                raise InputError(f"{self.path}: {unsafe}; it is no official download")
         return names
 
     def _archive(self) -> zipfile.ZipFile:

@@ -49,6 +49,9 @@ class StagedTransform(Protocol):
         ...
 
 
+AnyTransform = Transform | StagedTransform
+
+
 @dataclass(frozen=True, kw_only=True)
 class StreamConfig:
     """Which scenes are read, and how they become batches."""
@@ -74,8 +77,9 @@ class StreamConfig:
 
     def __post_init__(self) -> None:
         if min(self.crop) < 1:
-            sides = f"got {list(self.crop)}; (height, width), both at least 1, are needed"
-            raise InputError(f"data.crop: {sides}")
+            raise InputError(
+                f"data.crop: got {list(self.crop)}; (height, width), both at least 1, are needed"
+            )
         if self.batch_size < 1:
             raise InputError(f"data.batch_size: got {self.batch_size}; at least 1 is needed")
         for name in ("workers", "max_errors"):
@@ -94,11 +98,7 @@ class SceneDataset(Dataset[Finished | InputError]):
     """
 
     def __init__(
-        self,
-        reader: ShardReader,
-        config: StreamConfig,
-        seed: int,
-        transform: Transform | StagedTransform | None,
+        self, reader: ShardReader, config: StreamConfig, seed: int, transform: AnyTransform | None
     ) -> None:
         self.reader = reader
         self.config = config
@@ -134,8 +134,11 @@ class SceneDataset(Dataset[Finished | InputError]):
         epoch, index = self.order.at(position)
         scene = read_scene(self.reader, index)
         varied = sample_generator("augment", self.order.seed, epoch, scene.key)
-        transform, before_crop = self._transform_of(epoch)
         drawn = sample_generator("transform", self.order.seed, epoch, scene.key)
+        if isinstance(self.transform, StagedTransform):
+            transform, before_crop = self.transform.for_epoch(epoch), self.transform.before_crop
+        else:
+            transform, before_crop = self.transform or _change_nothing, False
         augment, label = self.config.augment, scene.label
         if before_crop:
             frame = transform(scene.decode(), drawn)
@@ -150,12 +153,6 @@ class SceneDataset(Dataset[Finished | InputError]):
         jitter = jitter_color if augment.recipe == "ours" else jitter_as_upstream
         image = recolor_inside(sample.image, crop, lambda part: jitter(part, augment.color, varied))
         return Sample(key=sample.key, image=image, label=sample.label)
-
-    def _transform_of(self, epoch: int) -> tuple[Transform, bool]:
-        """Return an epoch's transform, and whether it comes before the crop."""
-        if isinstance(self.transform, StagedTransform):
-            return self.transform.for_epoch(epoch), self.transform.before_crop
-        return self.transform or _change_nothing, False
 
 
 class Stream:
@@ -175,10 +172,7 @@ class Stream:
     def __iter__(self) -> Iterator[Batch]:
         batches = iter(self._loader())
         try:
-            while True:
-                batch = next(batches, None)
-                if batch is None:
-                    return
+            for batch in batches:
                 if isinstance(batch, InputError):
                     raise batch
                 self._tolerate(batch.errors)
@@ -189,14 +183,14 @@ class Stream:
 
     def _tolerate(self, errors: Sequence[str]) -> None:
         """Tell of unreadable samples, each once, and stop where there are too many."""
-        for error in errors:
+        allowed = self.dataset.config.max_errors
+        for error in dict.fromkeys(errors):
             if error in self._unreadable:
                 continue
             self._unreadable.add(error)
-            allowed = self.dataset.config.max_errors
-            if len(self._unreadable) > allowed:
-                raise _too_many(len(self._unreadable), allowed, error)
-            logger.warning("unreadable, %d of %d allowed: %s", len(self._unreadable), allowed, error)
+            if (count := len(self._unreadable)) > allowed:
+                raise _too_many(count, allowed, error)
+            logger.warning("unreadable, %d of %d allowed: %s", count, allowed, error)
 
     def _loader(self) -> DataLoader[Finished | InputError]:
         workers = self.dataset.config.workers
@@ -219,7 +213,7 @@ def build_stream(
     rank: int,
     world_size: int,
     start_position: int = 0,
-    transform: Transform | StagedTransform | None = None,
+    transform: AnyTransform | None = None,
     num_batches: int | None = None,
 ) -> Stream:
     """Open the shards and return this process's batches.
@@ -229,31 +223,23 @@ def build_stream(
 
     Args:
         seed: of the order, the augmentation and the transform; a whole number >= 0.
-        rank: number of this process, 0 to world_size - 1.
-        world_size: training processes.
         start_position: samples that all processes together have already consumed.
         transform: applied between crop and colour jitter, or before the crop; see `SceneDataset.make_scene`.
         num_batches: where to end; None never does.
     """
+    assert 0 <= rank < world_size
+    assert start_position >= 0
     if not config.shards:
         raise InputError(
             "data.shards: the list is empty; give a folder of shards, a .tar file or a pattern of them"
         )
-    assert 0 <= rank < world_size
-    assert start_position >= 0
     reader = open_shards(config.shards, config.split, cache=config.cache, max_errors=config.max_errors)
     for error in reader.errors:
         logger.warning("left out: %s", error)
     require_scenes(reader)
-    dataset = SceneDataset(reader, config, seed, transform)
-    positions = BatchPositions(
-        start=start_position,
-        rank=rank,
-        world_size=world_size,
-        batch_size=config.batch_size,
-        num_batches=num_batches,
-    )
-    return Stream(dataset, positions)
+    share = {"rank": rank, "world_size": world_size, "batch_size": config.batch_size}
+    positions = BatchPositions(start=start_position, num_batches=num_batches, **share)
+    return Stream(SceneDataset(reader, config, seed, transform), positions)
 
 
 def _change_nothing(sample: Sample, _: np.random.Generator) -> Sample:
@@ -261,17 +247,15 @@ def _change_nothing(sample: Sample, _: np.random.Generator) -> Sample:
 
 
 def _too_many(count: int, allowed: int, last: str) -> InputError:
-    return InputError(
-        f"data.max_errors: {count} samples cannot be read, {allowed} are allowed; the last: {last}"
-    )
+    told = f"{count} samples cannot be read, {allowed} are allowed; the last: {last}"
+    return InputError(f"data.max_errors: {told}")
 
 
 def _collate(scenes: Sequence[Finished | InputError]) -> Batch | InputError:
-    finished: list[Finished] = []
     for scene in scenes:
         if isinstance(scene, InputError):
             return scene
-        finished.append(scene)
+    finished = [scene for scene in scenes if not isinstance(scene, InputError)]
     return stack_samples([sample for sample, _ in finished], [e for _, errors in finished for e in errors])
 
 

@@ -154,7 +154,7 @@ def _examine_unlabelled(root: Path, limit: int) -> Iterable[Findings]:
 def _examine_cityscapes(root: Path, limit: int) -> Findings:
     findings = Findings("Cityscapes")
 
-    def read(frame: cityscapes.Frame) -> np.ndarray:
+    def read(frame: cityscapes.CityscapesFrame) -> np.ndarray:
         picture = decode_bgr(files.images.read(frame.image), files.images.locate(frame.image))
         where = files.labels.locate(frame.label)
         label = decode_label(files.labels.read(frame.label), where)

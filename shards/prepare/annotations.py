@@ -59,16 +59,14 @@ def read_instances(path: Path) -> Instances:
         raise InputError(f"{where}: is no valid JSON ({error})") from None
     images = _records(content, "images", _IMAGE_FIELDS, where)
     annotations = _records(content, "annotations", _ANNOTATION_FIELDS, where)
-    categories = {
-        entry["id"]: entry["name"] for entry in _records(content, "categories", _CATEGORY_FIELDS, where)
-    }
+    named = _records(content, "categories", _CATEGORY_FIELDS, where)
+    categories = {entry["id"]: entry["name"] for entry in named}
     by_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in images}
     for entry in annotations:
         for field, known in (("image_id", by_image), ("category_id", categories)):
             if entry[field] not in known:
-                raise InputError(
-                    f"{where}: annotation {entry['id']} has {field} {entry[field]}, which is not listed"
-                )
+                given = f"annotation {entry['id']} has {field} {entry[field]}"
+                raise InputError(f"{where}: {given}, which is not listed")
         by_image[entry["image_id"]].append(entry)
     return Instances(where, images, by_image, categories)
 
@@ -114,9 +112,7 @@ def read_runs(counts: str) -> list[int]:
     for character in counts:
         bits = ord(character) - ord("0")
         if not 0 <= bits < 64 or shift > 60:
-            raise ValueError(
-                f"compressed run lengths: {character!r} at run {len(runs)} does not belong there"
-            )
+            raise ValueError(f"compressed run lengths: {character!r} at run {len(runs)} is misplaced")
         number |= (bits & 31) << shift
         shift += 5
         if bits & 32:
@@ -130,11 +126,7 @@ def read_runs(counts: str) -> list[int]:
 
 
 def decode_mask(mask: Rle) -> UInt8[np.ndarray, "H W"]:
-    """Return a mask as an array of 0 and 1.
-
-    Args:
-        mask: as `encode_mask` returns it. pycocotools writes beyond its memory before it refuses another one.
-    """
+    """Return a mask of `encode_mask` as an array of 0 and 1; of others, pycocotools overruns its memory."""
     with warnings.catch_warnings():  # pycocotools 2.0.11 has an array type that NumPy 2 complains about
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
         return coco_mask.decode(mask)
@@ -154,12 +146,11 @@ def _find_file(path: Path) -> tuple[str, bytes]:
     if path.suffix == ".json" and path.is_file():
         return str(path), path.read_bytes()
     source = open_source(path, "--annotations")
-    for name in (ANNOTATION_FILE, f"annotations/{ANNOTATION_FILE}"):
+    names = (ANNOTATION_FILE, f"annotations/{ANNOTATION_FILE}")
+    for name in names:
         if source.match(name):
             return source.locate(name), source.read(name)
-    raise InputError(
-        f"--annotations {path}: holds neither {ANNOTATION_FILE} nor annotations/{ANNOTATION_FILE}"
-    )
+    raise InputError(f"--annotations {path}: holds neither {' nor '.join(names)}")
 
 
 def _records(content: Any, name: str, fields: dict[str, Any], where: str) -> list[dict[str, Any]]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -30,20 +29,16 @@ _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")  # no dot: webdataset cuts a key at th
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-@dataclass(frozen=True)
-class Frame:
-    """Where one scene and its labels are."""
+class CityscapesFrame(NamedTuple):
+    """One scene, by the names of its picture and its labels in their sources."""
 
     key: str
     """Such as `aachen_000000_000019`."""
     image: str
-    """Name in the source of the pictures."""
     label: str
-    """Name in the source of the labels."""
 
 
-@dataclass(frozen=True)
-class CityscapesFiles:
+class CityscapesFiles(NamedTuple):
     """The two halves of the download; each is a folder or a zip file."""
 
     images: Source
@@ -57,24 +52,23 @@ def open_cityscapes(root: Path, setting: str = "--root") -> CityscapesFiles:
     return CityscapesFiles(_open_half(root, "leftImg8bit", setting), _open_half(root, "gtFine", setting))
 
 
-def list_frames(files: CityscapesFiles, split: Split) -> list[Frame]:
+def list_frames(files: CityscapesFiles, split: Split) -> list[CityscapesFrame]:
     """Return the frames of one split, sorted by key."""
     images = _by_key(files.images, f"leftImg8bit/{split}/*/*{_IMAGE_END}", _IMAGE_END)
     labels = _by_key(files.labels, f"gtFine/{split}/*/*{_LABEL_END}", _LABEL_END)
     if not images and not labels:
         where = files.images.locate(f"leftImg8bit/{split}/*/*{_IMAGE_END}")
         raise InputError(f"split {split!r} is empty: no file {where}")
-    if missing := sorted(images.keys() - labels.keys()):
-        name = images[missing[0]]
-        label = "gtFine" + name.removeprefix("leftImg8bit").removesuffix(_IMAGE_END) + _LABEL_END
-        given, absent = files.images.locate(name), files.labels.locate(label)
-        raise InputError(f"image {given} has no label {absent}{_and_more(missing)}")
-    if missing := sorted(labels.keys() - images.keys()):
-        name = labels[missing[0]]
-        image = "leftImg8bit" + name.removeprefix("gtFine").removesuffix(_LABEL_END) + _IMAGE_END
-        given, absent = files.labels.locate(name), files.images.locate(image)
-        raise InputError(f"label {given} has no image {absent}{_and_more(missing)}")
-    return [Frame(key, images[key], labels[key]) for key in sorted(images)]
+    halves = {"image": (files.images, images), "label": (files.labels, labels)}
+    places = {"image": ("leftImg8bit", _IMAGE_END), "label": ("gtFine", _LABEL_END)}
+    for half, other in (("image", "label"), ("label", "image")):
+        (source, names), (folder, end) = halves[half], places[half]
+        if missing := sorted(names.keys() - halves[other][1].keys()):
+            name = names[missing[0]]
+            place = name.removeprefix(folder).removesuffix(end)
+            absent = halves[other][0].locate(f"{places[other][0]}{place}{places[other][1]}")
+            raise InputError(f"{half} {source.locate(name)} has no {other} {absent}{_and_more(missing)}")
+    return [CityscapesFrame(key, images[key], labels[key]) for key in sorted(images)]
 
 
 def plan_cityscapes(
@@ -93,22 +87,25 @@ def plan_cityscapes(
     shards: list[ShardPlan] = []
     report = []
     seen: set[str] = set()
-    samples = partial(encode_frames, files, image_encoding, jpeg_quality)
+    samples = partial(_encode_frames, files, image_encoding, jpeg_quality)
     for split in dict.fromkeys(splits):
         frames = list_frames(files, split)
-        if shared := sorted(seen.intersection(frame.key for frame in frames)):
-            raise InputError(
-                f"split {split!r}: frame {shared[0]} is also in another split{_and_more(shared)}"
-            )
-        seen.update(frame.key for frame in frames)
+        keys = {frame.key for frame in frames}
+        if shared := sorted(seen & keys):
+            also = f"frame {shared[0]} is also in another split{_and_more(shared)}"
+            raise InputError(f"split {split!r}: {also}")
+        seen |= keys
         of_split = split_into_shards(frames, samples_per_shard, samples, name="cityscapes", split=split)
         report.append(f"{split}: {len(frames)} frames in {len(of_split)} shards")
         shards += of_split
     return FolderPlan("cityscapes", LABEL_ENCODING, image_encoding, options, shards, report)
 
 
-def encode_frames(
-    files: CityscapesFiles, image_encoding: ImageEncoding, jpeg_quality: int, frames: Sequence[Frame]
+def _encode_frames(
+    files: CityscapesFiles,
+    image_encoding: ImageEncoding,
+    jpeg_quality: int,
+    frames: Sequence[CityscapesFrame],
 ) -> Iterator[EncodedSample]:
     """Yield the shard samples of `frames`.
 
@@ -133,12 +130,7 @@ def encode_frames(
 
 
 def decode_label(data: bytes, where: str) -> UInt8[np.ndarray, "H W"]:
-    """Decode a `gtFine_labelIds` file to train ids.
-
-    Raises:
-        InputError: it is no PNG of one 8-bit channel, is damaged, or holds a value other than 0..33 and 255
-            (which is -1, the license plate).
-    """
+    """Decode a `gtFine_labelIds` file, which holds 0..33 and 255 (-1, the license plate), to train ids."""
     # Bit depth and colour type stand at fixed places; the decoder would silently scale 1 to 4 bits to 8.
     if not data.startswith(_PNG_SIGNATURE) or len(data) < 26:
         raise InputError(f"{where}: is no PNG file ({len(data)} bytes)")
@@ -190,9 +182,8 @@ def _by_key(source: Source, pattern: str, end: str) -> dict[str, str]:
     for name in source.match(pattern):
         key = name.rsplit("/", 1)[-1].removesuffix(end)
         if not _KEY.fullmatch(key):
-            raise InputError(
-                f"{source.locate(name)}: the part before {end} may hold only letters, digits, _ and -"
-            )
+            allowed = f"the part before {end} may hold only letters, digits, _ and -"
+            raise InputError(f"{source.locate(name)}: {allowed}")
         if key in names:
             raise InputError(f"{source.locate(name)}: the same frame is also at {source.locate(names[key])}")
         names[key] = name

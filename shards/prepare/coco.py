@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from shards.prepare.annotations import decode_mask, read_instances
 from shards.prepare.objects import (
     CocoObject,
     ObjectFilter,
-    ObjectSize,
     group_by_image,
     plan_bank,
     select_images,
@@ -25,8 +24,7 @@ from shards.prepare.plan import EncodedSample, FolderPlan, split_into_shards
 from shards.source import Source, decode_bgr, open_source
 
 
-@dataclass(frozen=True)
-class Photo:
+class Photo(NamedTuple):
     """One picture and the objects to be cut from it."""
 
     file: str
@@ -37,7 +35,7 @@ class Photo:
 
 
 def plan_cutouts(
-    images: Path, annotations: Path, *, rule: ObjectFilter | None = None, samples_per_shard: int = 1000
+    images: Path, annotations: Path, rule: ObjectFilter, samples_per_shard: int = 1000
 ) -> FolderPlan:
     """Choose objects and distribute them over shards, sorted by image id, then by annotation id.
 
@@ -46,47 +44,26 @@ def plan_cutouts(
     Args:
         images: folder or zip file of pictures, directly inside or one folder below.
         annotations: `instances_train2017.json`, or a folder or zip file that holds it.
-        rule: which objects qualify.
         samples_per_shard: about the most objects in a shard.
-
-    Raises:
-        InputError: a file is missing or malformed, the picture of a chosen object is missing, or no object is
-            left; the message then names the filter that dropped the last ones.
     """
-    rule = rule or ObjectFilter()
     source = open_source(images, "--images")
     dataset = read_instances(annotations)
     pictures, image_report = select_images(dataset, rule)
-    files: dict[str, list[str]] = {}
-    for name in [*source.match("*"), *source.match("*/*")]:
-        files.setdefault(name.rsplit("/", 1)[-1], []).append(name)
     objects, object_report = select_objects(dataset, pictures, rule)
     groups = group_by_image(objects)
+    pictures = image_report.keep(pictures, lambda image: image["id"] in groups, "no object left")
+    files = _find_pictures(source, [image["file_name"] for image in pictures], dataset.where)
     photos = [
-        Photo(
-            file=_find_picture(files, image["file_name"], source, dataset.where),
-            size=(image["height"], image["width"]),
-            objects=tuple(groups[image["id"]]),
-        )
-        for image in image_report.keep(pictures, lambda image: image["id"] in groups, "no object left")
+        Photo(file, (image["height"], image["width"]), tuple(groups[image["id"]]))
+        for file, image in zip(files, pictures, strict=True)
     ]
-    shards = split_into_shards(
-        photos,
-        samples_per_shard,
-        partial(cut_objects, source),
-        name="cutouts",
-        split="train",
-        weights=[len(photo.objects) for photo in photos],
-    )
-    sizes = [
-        ObjectSize(item.category, item.area, item.box[3], item.box[2])
-        for photo in photos
-        for item in photo.objects
-    ]
+    weights, cut = [len(photo.objects) for photo in photos], partial(_cut_objects, source)
+    shards = split_into_shards(photos, samples_per_shard, cut, name="cutouts", split="train", weights=weights)
+    sizes = [(item.category, item.area, item.box[3], item.box[2]) for item in objects]
     return plan_bank(shards, rule, samples_per_shard, [image_report.line(), object_report.line()], sizes)
 
 
-def cut_objects(images: Source, photos: Sequence[Photo]) -> Iterator[EncodedSample]:
+def _cut_objects(images: Source, photos: Sequence[Photo]) -> Iterator[EncodedSample]:
     """Yield the shard samples of all objects of `photos`."""
     for photo in photos:
         where = images.locate(photo.file)
@@ -103,12 +80,16 @@ def cut_objects(images: Source, photos: Sequence[Photo]) -> Iterator[EncodedSamp
             yield cutout.key, encode_cutout(cutout)
 
 
-def _find_picture(files: dict[str, list[str]], file_name: str, source: Source, where: str) -> str:
-    """Return the source's name of a picture; only names that the source lists are opened."""
-    base = file_name.rsplit("/", 1)[-1]
-    found = files.get(base, [])
-    if not found:
-        raise InputError(f"{where}: names the picture {file_name!r}, but there is no {source.locate(base)}")
-    if len(found) > 1:
-        raise InputError(f"{where}: the picture {file_name!r} is there twice, as {' and '.join(found[:2])}")
-    return found[0]
+def _find_pictures(source: Source, file_names: Sequence[str], where: str) -> Iterator[str]:
+    """Yield the source's names of pictures; only names that the source lists are opened."""
+    files: dict[str, list[str]] = {}
+    for name in [*source.match("*"), *source.match("*/*")]:
+        files.setdefault(name.rsplit("/", 1)[-1], []).append(name)
+    for name in file_names:
+        base = name.rsplit("/", 1)[-1]
+        found = files.get(base, [])
+        if not found:
+            raise InputError(f"{where}: names the picture {name!r}, but there is no {source.locate(base)}")
+        if len(found) > 1:
+            raise InputError(f"{where}: the picture {name!r} is there twice, as {' and '.join(found[:2])}")
+        yield found[0]

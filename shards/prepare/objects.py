@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -59,18 +59,18 @@ class ObjectFilter:
 
     def __post_init__(self) -> None:
         for name in ("min_side", "min_area", "max_area", "max_objects", "seed"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}: is {getattr(self, name)}; 0 or more is needed")
+            if (value := getattr(self, name)) < 0:
+                raise InputError(f"{name}: is {value}; 0 or more is needed")
         if not 0 <= self.min_fill <= 1:
             raise InputError(f"min_fill: is {self.min_fill}; a number in 0..1 is needed")
         if 0 < self.max_area < self.min_area:
             raise InputError(f"max_area: is {self.max_area}, less than min_area {self.min_area}")
         if self.unit == "image":
             for name, neutral in (("exclude", "image"), ("only_categories", ()), ("crowd", False)):
-                if getattr(self, name) != neutral:
+                if (value := getattr(self, name)) != neutral:
                     raise InputError(
-                        f"{name}: is {getattr(self, name)!r} with unit image, which takes all objects of a "
-                        f"picture; leave it out, or take unit object"
+                        f"{name}: is {value!r} with unit image, which takes all objects of a picture; leave "
+                        "it out, or take unit object"
                     )
 
 
@@ -120,9 +120,8 @@ class FilterReport:
     def note(self, items: list[Item], reason: str) -> list[Item]:
         """Note that of the items so far only `items` are left, for `reason`."""
         if not items:
-            raise InputError(
-                f"{self.where}: no {self.unit} are left; the last {self.count} were dropped: {reason}"
-            )
+            dropped = f"the last {self.count} were dropped: {reason}"
+            raise InputError(f"{self.where}: no {self.unit} are left; {dropped}")
         if self.count > len(items):
             self.dropped.append(f"{self.count - len(items)} dropped: {reason}")
         self.count = len(items)
@@ -146,20 +145,14 @@ def select_images(dataset: Instances, rule: ObjectFilter) -> tuple[list[dict[str
             raise InputError(
                 f"{setting}: {unknown[0]!r} is no category of {dataset.where}; known ones are {known}"
             )
-    report = FilterReport(dataset.where, "images", len(dataset.images))
-
-    def shows_none_excluded(image: dict[str, Any]) -> bool:
-        shown = {names[entry["category_id"]] for entry in dataset.annotations[image["id"]]}
-        return shown.isdisjoint(rule.excluded_categories)
-
-    def is_large(image: dict[str, Any]) -> bool:
-        return min(image["height"], image["width"]) >= rule.min_side
-
-    images = dataset.images
+    images, report = dataset.images, FilterReport(dataset.where, "images", len(dataset.images))
     if rule.exclude == "image":
-        images = report.keep(images, shows_none_excluded, "an excluded category is in the picture")
+        shown = {i: {names[e["category_id"]] for e in entries} for i, entries in dataset.annotations.items()}
+        excluded = set(rule.excluded_categories)
+        reason = "an excluded category is in the picture"
+        images = report.keep(images, lambda image: not shown[image["id"]] & excluded, reason)
     reason = f"a side is shorter than {rule.min_side} pixels (min_side)"
-    return report.keep(images, is_large, reason), report
+    return report.keep(images, lambda i: min(i["height"], i["width"]) >= rule.min_side, reason), report
 
 
 def select_objects(
@@ -168,12 +161,10 @@ def select_objects(
     """Return the objects that qualify in the order of the images, then of the annotation ids."""
     entries = [entry for image in images for entry in dataset.annotations[image["id"]]]
     report = FilterReport(dataset.where, "objects in these images", len(entries))
-    names = dataset.categories
-    excluded, asked = rule.excluded_categories, rule.only_categories
+    names, excluded, asked = dataset.categories, rule.excluded_categories, rule.only_categories
     if rule.exclude == "object":
-        entries = report.keep(
-            entries, lambda e: names[e["category_id"]] not in excluded, "of an excluded category"
-        )
+        reason = "of an excluded category"
+        entries = report.keep(entries, lambda e: names[e["category_id"]] not in excluded, reason)
     if asked:
         reason = "of none of the asked categories (only_categories)"
         entries = report.keep(entries, lambda e: names[e["category_id"]] in asked, reason)
@@ -189,11 +180,11 @@ def select_objects(
     report.note(objects, "a broken polygon or run lengths that do not fit the picture")
     objects = report.keep(objects, lambda item: item.area > 0, "an empty mask")
     if rule.unit == "image":
-        objects = report.note(merge_objects(objects), "merged with the others of its picture (unit image)")
+        objects = report.note(_merge_objects(objects), "merged with the others of its picture (unit image)")
     return _filter_shapes(objects, rule, report), report
 
 
-def merge_objects(objects: list[CocoObject]) -> list[CocoObject]:
+def _merge_objects(objects: list[CocoObject]) -> list[CocoObject]:
     """Return one object per picture, whose mask holds the pixels of all."""
     merged = []
     for image_id, items in group_by_image(objects).items():
@@ -232,17 +223,8 @@ def _filter_shapes(objects: list[CocoObject], rule: ObjectFilter, report: Filter
 
 REPORT_NAME = "report.md"
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)
-
-
-class ObjectSize(NamedTuple):
-    """Category and size of one cut-out."""
-
-    category: str
-    area: int
-    """Pixels of the mask."""
-    height: int
-    width: int
-    """Sides of the bounding box, in pixels."""
+ObjectSize = tuple[str, int, int, int]
+"""Category of a cut-out, pixels of its mask, height and width of its bounding box in pixels."""
 
 
 def plan_bank(
@@ -254,11 +236,11 @@ def plan_bank(
 ) -> FolderPlan:
     """Plan a folder of cut-outs with its report; `rule` is the dataclass of filter options."""
     options = {**asdict(rule), "samples_per_shard": samples_per_shard}
-    texts = {REPORT_NAME: render_report(report, sizes)}
+    texts = {REPORT_NAME: _render_report(report, sizes)}
     return FolderPlan("cutouts", MASK_ENCODING, "jpeg", options, shards, report, texts)
 
 
-def render_report(report: Sequence[str], sizes: Sequence[ObjectSize]) -> str:
+def _render_report(report: Sequence[str], sizes: Sequence[ObjectSize]) -> str:
     """Render a bank's report as Markdown."""
     lines = ["# Bank of cut-outs", "", "## What was dropped, and why", ""]
     for line in report:
@@ -268,10 +250,10 @@ def render_report(report: Sequence[str], sizes: Sequence[ObjectSize]) -> str:
     lines.append("|---:|---:|---:|---:|---:|")
     table = np.array([size[1:] for size in sizes], np.float64)
     table = np.column_stack([table, table[:, 0] / (table[:, 1] * table[:, 2])])
-    for quantile, values in zip(QUANTILES, np.percentile(table, QUANTILES, axis=0), strict=True):
-        area, height, width, fill = values
+    rows = np.percentile(table, QUANTILES, axis=0)
+    for quantile, (area, height, width, fill) in zip(QUANTILES, rows, strict=True):
         lines.append(f"| {quantile} % | {area:.0f} | {height:.0f} | {width:.0f} | {fill:.2f} |")
-    counts = Counter(size.category for size in sizes)
+    counts = Counter(category for category, *_ in sizes)
     lines += ["", f"## Categories: {len(counts)}", "", "| category | cut-outs | share |", "|---|---:|---:|"]
     for name, count in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])):
         lines.append(f"| {name} | {count} | {100 * count / len(sizes):.1f} % |")

@@ -70,11 +70,9 @@ def split_into_shards(
     less than its last item.
 
     Args:
-        items: what to distribute.
         largest: most samples in one shard, at least 1.
         samples: makes the samples of one piece; must be picklable.
         name: first part of the file names.
-        split: split of all items.
         weights: number of samples that each item yields, at least 1; 1 each if absent.
     """
     weights = [1] * len(items) if weights is None else weights
@@ -85,12 +83,8 @@ def split_into_shards(
     for item, weight in zip(items, weights, strict=True):
         pieces[start * num_shards // total].append((item, weight))
         start += weight
-    return [
-        ShardPlan(
-            f"{name}-{split}-{i:06d}.tar",
-            split,
-            sum(weight for _, weight in piece),
-            partial(samples, tuple(item for item, _ in piece)),
-        )
-        for i, piece in enumerate(filter(None, pieces))
-    ]
+    plans = []
+    for i, piece in enumerate(filter(None, pieces)):
+        make, count = partial(samples, tuple(item for item, _ in piece)), sum(weight for _, weight in piece)
+        plans.append(ShardPlan(f"{name}-{split}-{i:06d}.tar", split, count, make))
+    return plans

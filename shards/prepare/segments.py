@@ -67,7 +67,7 @@ class Segment(NamedTuple):
 
 
 class SegmentedPicture(NamedTuple):
-    """A picture and its map, by their names in the sources."""
+    """A picture and its map, by their names in their sources."""
 
     key: str
     picture: str
@@ -75,17 +75,15 @@ class SegmentedPicture(NamedTuple):
 
 
 def plan_segments(
-    images: Path, segments: Path, *, rule: SegmentFilter | None = None, samples_per_shard: int = 1000
+    images: Path, segments: Path, rule: SegmentFilter, samples_per_shard: int = 1000
 ) -> FolderPlan:
     """Choose segments and distribute them over shards, sorted by name; all of a picture go to one shard.
 
     Args:
         images: folder or zip file of pictures, directly inside or one folder below.
         segments: the same of maps; a map has its picture's name and ends in `.png`.
-        rule: which segments qualify.
         samples_per_shard: about the most cut-outs in a shard.
     """
-    rule = rule or SegmentFilter()
     pictures, maps = open_source(images, "--images"), open_source(segments, "--segments")
     entries = _pair(pictures, maps)
     sizes: list[ObjectSize] = []
@@ -96,12 +94,12 @@ def plan_segments(
         if kept := [segment for segment in found if segment.area >= rule.min_area]:
             chosen.append(entry)
             counts.append(len(kept))
-        sizes += [ObjectSize(s.category, s.area, *s.mask.shape) for s in kept]
+        sizes += [(s.category, s.area, s.mask.shape[0], s.mask.shape[1]) for s in kept]
     if not total:
         raise InputError(f"{segments}: holds no segments that only_ids, ignored_ids and min_side leave")
     report = FilterReport(str(segments), "segments", total)
     report.note(sizes, f"smaller than {rule.min_area} pixels (min_area)")
-    samples = partial(cut_segments, pictures, maps, rule)
+    samples = partial(_cut_segments, pictures, maps, rule)
     shards = split_into_shards(
         chosen, samples_per_shard, samples, name="cutouts", split="train", weights=counts
     )
@@ -109,7 +107,7 @@ def plan_segments(
     return plan_bank(shards, rule, samples_per_shard, lines, sizes)
 
 
-def cut_segments(
+def _cut_segments(
     pictures: Source, maps: Source, rule: SegmentFilter, entries: Sequence[SegmentedPicture]
 ) -> Iterator[EncodedSample]:
     """Yield the shard samples of all segments of `entries`."""
@@ -170,9 +168,8 @@ def _pair(pictures: Source, maps: Source) -> list[SegmentedPicture]:
         if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES:
             stem = PurePosixPath(name).stem
             if stem in by_stem:
-                raise InputError(
-                    f"{pictures.locate(name)}: two pictures of one name; the other is {by_stem[stem]}"
-                )
+                twice = f"two pictures of one name; the other is {by_stem[stem]}"
+                raise InputError(f"{pictures.locate(name)}: {twice}")
             by_stem[stem] = name
     entries = []
     for name in sorted(n for n in [*maps.match("*"), *maps.match("*/*")] if n.lower().endswith(".png")):

@@ -72,37 +72,41 @@ def write_folder(plan: FolderPlan, out: Path, *, workers: int = 0, task: Task | 
             folder of its own.
 
     Raises:
-        InputError: `out` is taken, the parts were begun with other options or other files, or making a sample
-            failed, as `ShardPlan.samples` documents.
         RuntimeError: a worker process died, for lack of memory most likely.
     """
     began = time.monotonic()
     workers = workers or _default_workers(plan.shards)
     manifest: Manifest | None
-    if task is None:
+    if task is not None:
+        manifest = _write_share(plan, out, workers, task)
+    else:
         with staged_folder(out) as folder:
             _write_missing(plan.shards, folder, workers, plan.kind)
             manifest = _complete(plan, folder)
-    elif _is_complete(plan, out):
+    if manifest is not None:
+        megabytes = sum(entry.num_bytes for entry in manifest.shards) / 1e6
+        counts = (manifest.num_samples, len(manifest.shards), megabytes, time.monotonic() - began)
+        logger.info("%s: %d samples in %d shards, %.1f MB, %.1f s", out, *counts)
+
+
+def _write_share(plan: FolderPlan, out: Path, workers: int, task: Task) -> Manifest | None:
+    """Write a task's share; return the manifest where it completes the folder."""
+    if _is_complete(plan, out):
         logger.info("%s: is complete already", out)
-        return
+        return None
+    require_free(out)
+    folder = out.absolute().with_name(f".{out.name}.parts")
+    make_folder(folder)
+    _require_same_plan(folder, plan)
+    _write_missing(plan.shards[task.number :: task.count], folder, workers, plan.kind)
+    if missing := [shard.name for shard in plan.shards if not _is_done(folder, shard)]:
+        rest = f"{len(missing)} shards of other tasks are missing yet"
+    elif manifest := _complete_parts(plan, folder, out):
+        return manifest
     else:
-        require_free(out)
-        folder = out.absolute().with_name(f".{out.name}.parts")
-        make_folder(folder)
-        _require_same_plan(folder, plan)
-        _write_missing(plan.shards[task.number :: task.count], folder, workers, plan.kind)
-        if missing := [shard.name for shard in plan.shards if not _is_done(folder, shard)]:
-            others = f"{len(missing)} shards of other tasks are missing yet"
-            logger.info("%s: task %s has written its share; %s", out, task, others)
-            return
-        manifest = _complete_parts(plan, folder, out)
-        if manifest is None:
-            logger.info("%s: task %s has written its share; all are complete", out, task)
-            return
-    megabytes = sum(entry.num_bytes for entry in manifest.shards) / 1e6
-    counts = (manifest.num_samples, len(manifest.shards), megabytes, time.monotonic() - began)
-    logger.info("%s: %d samples in %d shards, %.1f MB, %.1f s", out, *counts)
+        rest = "all are complete"
+    logger.info("%s: task %s has written its share; %s", out, task, rest)
+    return None
 
 
 def write_shard(path: Path, samples: Iterable[EncodedSample]) -> tuple[str, ...]:
@@ -183,8 +187,7 @@ def _read_entry(path: Path) -> ShardEntry:
 
 
 def _require_same_plan(folder: Path, plan: FolderPlan) -> None:
-    manifest = plan.manifest()
-    options = {**manifest.options, "kind": plan.kind, "image_encoding": plan.image_encoding}
+    options = {**plan.manifest().options, "kind": plan.kind, "image_encoding": plan.image_encoding}
     shards = [[shard.name, shard.num_samples] for shard in plan.shards]
     text = to_json({"options": options, "shards": shards}, indent=None, sort_keys=True)
     path = folder / PLAN_NAME
@@ -198,9 +201,8 @@ def _require_same_plan(folder: Path, plan: FolderPlan) -> None:
     changed = f"files ({len(earlier['shards'])} shards, now {len(shards)}, or other numbers of samples)"
     if names:
         changed = f"options ({names[0]}: {old.get(names[0])}, now {options.get(names[0])})"
-    raise InputError(
-        f"{folder}: was begun with other {changed}; give the same, or remove the folder to start anew"
-    )
+    advice = "give the same, or remove the folder to start anew"
+    raise InputError(f"{folder}: was begun with other {changed}; {advice}")
 
 
 def _write_missing(shards: Sequence[ShardPlan], folder: Path, workers: int, title: str) -> None:
@@ -254,11 +256,9 @@ def _write_in_processes(shards: Sequence[ShardPlan], folder: Path, workers: int,
         except BaseException as error:
             stop.set()
             pool.shutdown(cancel_futures=True)  # waits: a worker that is still starting needs this process
-            if isinstance(error, BrokenProcessPool):
-                raise RuntimeError(
-                    f"one of {workers} workers died, for lack of memory most likely"
-                ) from error
-            raise
+            if not isinstance(error, BrokenProcessPool):
+                raise
+            raise RuntimeError(f"one of {workers} workers died, for lack of memory most likely") from error
 
 
 @contextlib.contextmanager
@@ -297,10 +297,9 @@ def _die_with_parent() -> None:
 
 
 def _write_in_worker(shard: ShardPlan, folder: Path) -> int:
-    return _write_with_entry(shard, folder, _raise_if_stopped)
+    def raise_if_stopped() -> None:
+        assert _stop is not None
+        if _stop.is_set():
+            raise _Stopped
 
-
-def _raise_if_stopped() -> None:
-    assert _stop is not None
-    if _stop.is_set():
-        raise _Stopped
+    return _write_with_entry(shard, folder, raise_if_stopped)

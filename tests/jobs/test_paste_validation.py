@@ -14,8 +14,8 @@ from jobs.paste_validation import main
 from outlier_paste.bank import open_bank, photo_of
 from outlier_paste.validation_set import FOLDER, RECORD_NAME, mask_of
 from shards.cutout import Cutout
-from shards.errors import InputError
 from tests.conftest import NUM_SCENES
+from tests.support.refused import refused
 from tests.support.tars import write_cutouts
 
 
@@ -82,7 +82,7 @@ def test_the_record_says_how_it_was_made(run: list[str], bank: str, tmp_path: Pa
 
 def test_a_bank_of_its_own_must_be_disjoint(run: list[str], tmp_path: Path) -> None:
     other = write_bank(tmp_path / "other.tar", range(40, 60))
-    with pytest.raises(InputError, match=r"--bank .*other\.tar: shares \d+ photographs with the training"):
+    with refused(r"--bank .*other\.tar: shares \d+ photographs with the training"):
         main(["--out", str(tmp_path / "val"), "--bank", other, *run])
     assert not (tmp_path / "val").exists()
     disjoint = write_bank(tmp_path / "disjoint.tar", range(50, 60))
@@ -90,32 +90,27 @@ def test_a_bank_of_its_own_must_be_disjoint(run: list[str], tmp_path: Path) -> N
     assert find_test_sets(tmp_path / "val")
 
 
-def test_a_run_that_holds_nothing_out_is_refused(run: list[str], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"paste\.held_out: is 0, so training pastes every object"):
-        main(["--out", str(tmp_path / "val"), *run, "--paste.held_out", "0"])
-    with pytest.raises(InputError, match=r"paste\.bank: is empty; a folder of cut-outs is needed"):
-        main(["--out", str(tmp_path / "val"), *run, "--paste.bank", ""])
-
-
-def test_frames_without_a_place_are_left_out_and_none_at_all_is_an_error(
-    run: list[str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--frames", "-1"], "frames: got -1; 0 or more are needed"),
+        (["--variant", "-1"], "variant: got -1; 0 or more are needed"),
+        (["--paste.max_hidden", "0"], "none of 8 frames has a place for an object"),
+        (["--paste.held_out", "0"], r"paste\.held_out: is 0, so training pastes every object"),
+        (["--paste.bank", ""], r"paste\.bank: is empty; a folder of cut-outs is needed"),
+        (["--out", "used"], "already holds files"),
+    ],
+)
+def test_what_gives_no_set_is_refused(
+    run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
 ) -> None:
-    with pytest.raises(InputError, match="none of 8 frames has a place for an object"):
-        main(["--out", str(tmp_path / "val"), *run, "--paste.max_hidden", "0"])
-    assert not (tmp_path / "val").exists()
-
-
-def test_a_folder_in_use_is_kept(run: list[str], tmp_path: Path) -> None:
-    (tmp_path / "val").mkdir()
-    (tmp_path / "val" / "notes").write_text("mine")
-    with pytest.raises(InputError, match="already holds files"):
-        main(["--out", str(tmp_path / "val"), *run])
-
-
-@pytest.mark.parametrize("name", ["frames", "variant"])
-def test_impossible_options_are_named(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"{name}: got -1; 0 or more are needed"):
-        main(["--out", str(tmp_path / "val"), f"--{name}", "-1"])
+    monkeypatch.chdir(tmp_path)
+    Path("used").mkdir()
+    Path("used/notes").write_text("mine")
+    out = [] if "--out" in options else ["--out", "val"]
+    with refused(message):
+        main([*out, *run, *options])
+    assert not Path("val").exists()
 
 
 def test_masks_have_the_evaluations_values() -> None:

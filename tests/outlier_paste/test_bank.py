@@ -8,20 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
-from outlier_paste.bank import (
-    BYTES_PER_MB,
-    CutoutBank,
-    Pool,
-    fitting_shrink,
-    is_held_out,
-    open_bank,
-    photo_of,
-)
+from outlier_paste.bank import BYTES_PER_MB, CutoutBank, fitting_shrink, is_held_out, open_bank, photo_of
 from outlier_paste.config import PasteConfig
 from outlier_paste.paste import build_paste
 from shards.cutout import Cutout
-from shards.errors import InputError
 from shards.schema import OUTLIER_ID, Sample
+from tests.support.refused import refused
 from tests.support.tars import write_cutouts, write_tar
 
 SIDE = 300  # pixels; one decoded cut-out is 360 kB
@@ -43,14 +35,7 @@ def test_a_cutout_is_what_was_written(tmp_path: Path) -> None:
     assert (cutout.key, cutout.category, cutout.source_size) == ("003", "r", (480, 640))
     assert (cutout.image == 30).all()
     assert (cutout.mask == 255).all()
-
-
-def test_categories_are_counted(tmp_path: Path) -> None:
-    assert open_bank(write_bank(tmp_path / "b.tar", "banana")).category_counts() == {
-        "a": 3,
-        "n": 2,
-        "b": 1,
-    }
+    assert bank.category_counts() == dict.fromkeys("zebra", 1)
 
 
 def test_the_memory_keeps_what_was_used_last_within_its_size(tmp_path: Path) -> None:
@@ -66,11 +51,6 @@ def test_the_memory_keeps_what_was_used_last_within_its_size(tmp_path: Path) -> 
     assert bank._cached_bytes <= BYTES_PER_MB
 
 
-def test_no_memory_decodes_every_time(tmp_path: Path) -> None:
-    bank = open_bank(write_bank(tmp_path / "b.tar", "a"), cache_mb=0)
-    assert bank.get(0) is not bank.get(0)
-
-
 def test_a_pickle_carries_no_pixels(tmp_path: Path) -> None:
     bank = open_bank(write_bank(tmp_path / "b.tar", "ab"))
     bank.get(0)
@@ -79,24 +59,9 @@ def test_a_pickle_carries_no_pixels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pickle.loads(pickled).get(1).image, bank.get(1).image)
 
 
-def test_shards_of_scenes_are_no_bank(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "s.tar", {"k.image.png": b"", "k.label.png": b""})
-    with pytest.raises(
-        InputError,
-        match=r"paste\.bank: sample k is no cut-out: it has image\.png, label\.png; needed are object",
-    ):
-        open_bank(str(path))
-
-
-def test_an_empty_bank_is_an_error(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "s.tar", {})
-    with pytest.raises(InputError, match=r"paste\.bank: .*s\.tar: holds no cut-outs"):
-        open_bank(str(path))
-
-
 def test_a_cutout_without_object_is_named(tmp_path: Path) -> None:
     bank: CutoutBank = open_bank(write_bank(tmp_path / "b.tar", "a", mask_value=127))
-    with pytest.raises(InputError, match=r"cut-out 000: mask\.png is empty"):
+    with refused(r"cut-out 000: mask\.png is empty"):
         bank.get(0)
 
 
@@ -126,7 +91,7 @@ def test_a_cutout_is_shrunk_to_no_less_than_is_wanted(
 
 
 def test_a_pool_is_a_window_that_moves_through_the_bank(tmp_path: Path) -> None:
-    bank = open_bank(write_bank(tmp_path / "b.tar", "abcdefghij"), pool=Pool(size=4, refresh=0.5))
+    bank = open_bank(write_bank(tmp_path / "b.tar", "abcdefghij"), pool=(4, 0.5))
     pools = [{bank.draw(np.random.default_rng(seed), epoch) for seed in range(80)} for epoch in range(6)]
     assert [len(pool) for pool in pools] == [4] * 6
     assert [len(pool & after) for pool, after in itertools.pairwise(pools)] == [2] * 5
@@ -166,9 +131,9 @@ def test_a_larger_share_holds_out_more_and_never_less() -> None:
 
 def test_a_bank_of_which_everything_is_held_out_is_an_error(tmp_path: Path) -> None:
     path = write_photos(tmp_path / "b.tar", 1)
-    with pytest.raises(InputError, match=r"paste\.held_out: is 0\.999, which holds all of the 2 objects"):
+    with refused(r"paste\.held_out: is 0\.999, which holds all of the 2 objects"):
         open_bank(path, held_out=0.999)
-    with pytest.raises(InputError, match=r"paste\.held_out: is 0\.0, which holds none of the 2 objects"):
+    with refused(r"paste\.held_out: is 0\.0, which holds none of the 2 objects"):
         open_bank(path, take_held_out=True)
 
 
@@ -206,11 +171,6 @@ def test_it_is_pasted_from(tmp_path: Path) -> None:
     assert (result.image[result.label == OUTLIER_ID] == (250, 120, 10)).all()
 
 
-def test_an_empty_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"paste\.bank: .*: holds neither manifest\.json, .* nor PNG files"):
-        open_bank(str(tmp_path))
-
-
 @pytest.mark.parametrize("kind", ["no alpha", "16 bits", "grey", "no picture"])
 def test_a_file_without_alpha_is_named_when_the_bank_is_opened(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "x.png"
@@ -220,9 +180,7 @@ def test_a_file_without_alpha_is_named_when_the_bank_is_opened(tmp_path: Path, k
         path.write_bytes(b"hello")
     else:
         cv2.imwrite(str(path), np.zeros((9, 9, 3) if kind == "no alpha" else (9, 9), np.uint8))
-    with pytest.raises(
-        InputError, match=r"paste\.bank: .*x\.png: .*; a PNG of 8 bits with an alpha channel is needed"
-    ):
+    with refused(r"paste\.bank: .*x\.png: .*; a PNG of 8 bits with an alpha channel is needed"):
         open_bank(str(tmp_path))
 
 
@@ -232,7 +190,17 @@ def test_a_transparent_or_broken_picture_is_named_when_it_is_used(tmp_path: Path
     content = (tmp_path / "b.png").read_bytes()
     (tmp_path / "b.png").write_bytes(content[:33])  # the header and nothing else
     bank = open_bank(str(tmp_path))
-    with pytest.raises(InputError, match=r"cut-out a: .*a\.png is transparent everywhere"):
+    with refused(r"cut-out a: .*a\.png is transparent everywhere"):
         bank.shape(0)
-    with pytest.raises(InputError, match=r"cut-out b: .*b\.png cannot be decoded"):
+    with refused(r"cut-out b: .*b\.png cannot be decoded"):
         bank.shape(1)
+
+
+def test_what_is_no_bank_is_refused(tmp_path: Path) -> None:
+    with refused(r"paste\.bank: .*: holds neither manifest\.json, .* nor PNG files"):
+        open_bank(str(tmp_path))
+    with refused(r"paste\.bank: .*s\.tar: holds no cut-outs"):
+        open_bank(str(write_tar(tmp_path / "s.tar", {})))
+    scene = write_tar(tmp_path / "t.tar", {"k.image.png": b"", "k.label.png": b""})
+    with refused(r"paste\.bank: sample k is no cut-out: it has image\.png, label\.png; needed are object"):
+        open_bank(str(scene))

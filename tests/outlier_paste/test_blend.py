@@ -86,11 +86,6 @@ def test_feathering_changes_no_label() -> None:
 
 
 def test_different_sizes_are_refused() -> None:
+    image = np.zeros((9, 9, 3), np.uint8)
     with pytest.raises(ValueError, match=r"opacity is \(2, 3\) but cut-out is \(3, 3\) \(height, width\)"):
-        blend_into(
-            np.zeros((9, 9, 3), np.uint8),
-            np.zeros((9, 9), np.uint8),
-            np.zeros((3, 3, 3), np.uint8),
-            np.zeros((2, 3), np.uint8),
-            (0, 0),
-        )
+        blend_into(image, image[..., 0].copy(), image[:3, :3], image[:2, :3, 0], (0, 0))

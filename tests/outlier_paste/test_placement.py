@@ -1,27 +1,23 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outlier_paste.placement import (
+    MAX_ENLARGEMENT,
     PLACEMENTS,
-    Place,
-    Placement,
-    find_horizon,
-    place_anywhere,
-    place_inside,
-    place_on_road,
-)
-from outlier_paste.sizing import (
     REAL_SIZE_SPREAD,
     SIZINGS,
+    Place,
     Situation,
-    SizeRange,
-    Sizing,
+    find_horizon,
     keep_size,
-    size_by_share,
+    scale_object,
+    size_as_rpl,
 )
 from shards.schema import ROAD_ID, VOID_ID
 
@@ -29,17 +25,17 @@ sides = st.integers(1, 500)
 
 
 def place_object(
-    find: Placement,
+    name: str,
     label: np.ndarray,
     shape: tuple[int, int],
-    limits: SizeRange,
-    sizing: Sizing,
+    limits: tuple[float, float],
     rng: np.random.Generator,
+    sizing: str = "share",
 ) -> Place | None:
     def size(nearness: float | None) -> tuple[int, int]:
-        return sizing(Situation(shape, label.shape, limits, nearness), rng)
+        return SIZINGS[sizing](Situation(shape, label.shape, limits, nearness), rng)
 
-    return find(label, size, rng)
+    return PLACEMENTS[name](label, size, rng)
 
 
 @given(
@@ -53,9 +49,7 @@ def test_an_object_is_never_larger_than_the_scene_and_always_touches_it(
     scene: tuple[int, int], shape: tuple[int, int], placement: str, seed: int
 ) -> None:
     label = np.full(scene, ROAD_ID, np.uint8)
-    place = place_object(
-        PLACEMENTS[placement], label, shape, SizeRange(0.05, 1.0), size_by_share, np.random.default_rng(seed)
-    )
+    place = place_object(placement, label, shape, (0.05, 1.0), np.random.default_rng(seed))
     assert place is not None
     assert 1 <= place.height <= scene[0]
     assert 1 <= place.width <= scene[1]
@@ -65,10 +59,7 @@ def test_an_object_is_never_larger_than_the_scene_and_always_touches_it(
 
 def test_sizes_anywhere_fill_their_range_and_stay_inside() -> None:
     label, rng = np.zeros((1000, 2000), np.uint8), np.random.default_rng(0)
-    places = [
-        place_object(place_anywhere, label, (400, 300), SizeRange(0.1, 0.4), size_by_share, rng)
-        for _ in range(500)
-    ]
+    places = [place_object("anywhere", label, (400, 300), (0.1, 0.4), rng) for _ in range(500)]
     sizes = [place.height for place in places if place]
     assert 100 <= min(sizes) < 110
     assert 380 < max(sizes) <= 400
@@ -77,10 +68,7 @@ def test_sizes_anywhere_fill_their_range_and_stay_inside() -> None:
 
 def test_centres_anywhere_cover_the_scene() -> None:
     label, rng = np.zeros((6, 9), np.uint8), np.random.default_rng(0)
-    places = [
-        place_object(place_anywhere, label, (3, 3), SizeRange(0.5, 0.5), size_by_share, rng)
-        for _ in range(2000)
-    ]
+    places = [place_object("anywhere", label, (3, 3), (0.5, 0.5), rng) for _ in range(2000)]
     assert {(p.top + p.height // 2, p.left + p.width // 2) for p in places if p} == set(np.ndindex(6, 9))
 
 
@@ -89,7 +77,7 @@ def test_an_object_stands_on_the_road_and_is_smaller_far_away() -> None:
     label[100:, 30:60] = ROAD_ID
     rng = np.random.default_rng(0)
     for _ in range(300):
-        place = place_object(place_on_road, label, (500, 250), SizeRange(0.02, 0.5), size_by_share, rng)
+        place = place_object("road", label, (500, 250), (0.02, 0.5), rng)
         assert place is not None
         foot = place.top + place.height - 1
         assert 100 <= foot < 200
@@ -102,21 +90,13 @@ def test_every_road_row_gets_objects() -> None:
     label = np.full((40, 40), VOID_ID, np.uint8)
     label[10, 20], label[30:] = ROAD_ID, ROAD_ID
     rng = np.random.default_rng(0)
-    places = [
-        place_object(place_on_road, label, (50, 50), SizeRange(0.1, 0.5), size_by_share, rng)
-        for _ in range(400)
-    ]
+    places = [place_object("road", label, (50, 50), (0.1, 0.5), rng) for _ in range(400)]
     assert {place.top + place.height - 1 for place in places if place} == {10, *range(30, 40)}
 
 
 def test_no_road_no_place() -> None:
     label = np.full((40, 40), VOID_ID, np.uint8)
-    assert (
-        place_object(
-            place_on_road, label, (5, 5), SizeRange(0.1, 0.5), size_by_share, np.random.default_rng(0)
-        )
-        is None
-    )
+    assert place_object("road", label, (5, 5), (0.1, 0.5), np.random.default_rng(0)) is None
 
 
 @given(
@@ -130,9 +110,7 @@ def test_inside_is_inside_or_nowhere(
     scene: tuple[int, int], shape: tuple[int, int], sizing: str, seed: int
 ) -> None:
     label = np.zeros(scene, np.uint8)
-    place = place_object(
-        place_inside, label, shape, SizeRange(0.05, 1.0), SIZINGS[sizing], np.random.default_rng(seed)
-    )
+    place = place_object("inside", label, shape, (0.05, 1.0), np.random.default_rng(seed), sizing)
     if place is None:
         assert sizing != "share"  # which never makes an object larger than the scene
         return
@@ -142,7 +120,7 @@ def test_inside_is_inside_or_nowhere(
 
 def test_inside_reaches_every_place_equally_often() -> None:
     label, rng = np.zeros((5, 6), np.uint8), np.random.default_rng(0)
-    places = [place_object(place_inside, label, (3, 4), SizeRange(1, 1), keep_size, rng) for _ in range(9000)]
+    places = [place_object("inside", label, (3, 4), (1, 1), rng, "original") for _ in range(9000)]
     counts = np.zeros((3, 3))
     for place in places:
         assert place is not None
@@ -153,9 +131,9 @@ def test_inside_reaches_every_place_equally_often() -> None:
 
 def test_an_object_larger_than_the_scene_has_no_place_inside() -> None:
     label, rng = np.zeros((5, 6), np.uint8), np.random.default_rng(0)
-    assert place_object(place_inside, label, (6, 2), SizeRange(1, 1), keep_size, rng) is None
-    assert place_object(place_inside, label, (2, 7), SizeRange(1, 1), keep_size, rng) is None
-    assert place_object(place_inside, label, (5, 6), SizeRange(1, 1), keep_size, rng) == Place(0, 0, 5, 6)
+    assert place_object("inside", label, (6, 2), (1, 1), rng, "original") is None
+    assert place_object("inside", label, (2, 7), (1, 1), rng, "original") is None
+    assert place_object("inside", label, (5, 6), (1, 1), rng, "original") == Place(0, 0, 5, 6)
 
 
 def draw_road(horizon: int, shape: tuple[int, int], half_width: float = 0.4) -> np.ndarray:
@@ -185,3 +163,42 @@ def test_rectangles_meet_where_they_share_a_pixel() -> None:
     assert Place(0, 0, 99, 99).meets(one)
     assert not one.meets(Place(15, 10, 5, 5))
     assert not one.meets(Place(10, 5, 5, 5))
+
+
+@given(shape=st.tuples(sides, sides), share=st.floats(0.01, 1), seed=st.integers(0, 9))
+@settings(max_examples=150, deadline=None)
+def test_proportions_are_kept_to_half_a_pixel(shape: tuple[int, int], share: float, seed: int) -> None:
+    height, width = scale_object(shape, share, 0.01, (1024, 2048))
+    factor = max(height, width) / max(shape)
+    assert height == pytest.approx(max(1, shape[0] * factor), abs=1.01)
+    assert width == pytest.approx(max(1, shape[1] * factor), abs=1.01)
+
+
+@pytest.mark.parametrize(
+    ("shape", "share", "smallest", "expected"),
+    [
+        ((100, 50), 0.2, 0.1, (200, 100)),
+        ((100, 50), 0.5, 0.1, (200, 100)),
+        ((10, 5), 0.5, 0.1, (100, 50)),
+        ((2000, 500), 1.0, 0.1, (1000, 250)),
+        ((100, 1000), 1.0, 0.1, (60, 600)),
+    ],
+    ids=["as asked", "twice at most", "more for the smallest size", "shrunk", "as wide as the scene"],
+)
+def test_size_rules(shape: tuple[int, int], share: float, smallest: float, expected: tuple[int, int]) -> None:
+    assert scale_object(shape, share, smallest, (1000, 600)) == expected
+    assert MAX_ENLARGEMENT == 2
+
+
+def test_the_original_size_is_kept_whatever_the_scene() -> None:
+    situation = Situation((300, 500), (100, 100), (0.1, 0.2))
+    assert keep_size(situation, np.random.default_rng(0)) == (300, 500)
+
+
+def test_rpl_draws_its_scales_as_often_as_its_list_says() -> None:
+    situation, rng = Situation((400, 800), (700, 700), (0.1, 0.2)), np.random.default_rng(0)
+    counts = Counter(size_as_rpl(situation, rng) for _ in range(6000))
+    expected = {0.25: 1000, 0.5: 2000, 0.75: 1000, 0.1: 1000, 0.125: 1000}
+    assert counts.keys() == {(round(400 * f), round(800 * f)) for f in expected}
+    for factor, number in expected.items():
+        assert counts[(round(400 * factor), round(800 * factor))] == pytest.approx(number, abs=4 * 37)

@@ -8,7 +8,6 @@ import pytest
 
 from jobs.doctor import main
 from shards.cutout import Cutout, encode_cutout
-from shards.errors import InputError
 from shards.examine import examine_folder
 from shards.files import hash_file
 from shards.index import build_index, write_index
@@ -16,6 +15,7 @@ from shards.manifest import Manifest, ShardEntry, write_manifest
 from shards.prepare.plan import EncodedSample
 from shards.prepare.writer import write_shard
 from shards.tiles import encode_tiles
+from tests.support.refused import refused
 
 
 def png(array: np.ndarray) -> bytes:
@@ -69,9 +69,7 @@ def test_every_problem_is_found_in_one_go(folder: Path, capsys: pytest.CaptureFi
     content[700] ^= 255  # inside the picture
     (folder / "train-0.tar").write_bytes(content)
     (folder / "train-1.tar").unlink()
-    with pytest.raises(
-        InputError, match=r"train-0\.tar: bytes differ from the manifest's hash \(and 2 more\)"
-    ):
+    with refused(r"train-0\.tar: bytes differ from the manifest's hash \(and 2 more\)"):
         main(["shards", str(folder)])
     told = capsys.readouterr().out
     assert "train-0.tar: sample a: image.tiles" in told
@@ -104,5 +102,5 @@ def test_bare_tar_files_and_cutouts_are_examined(tmp_path: Path, capsys: pytest.
     main(["shards", str(tmp_path / "g*.tar")])
     assert "categories 1: 1 zebra" in capsys.readouterr().out
     write_shard(tmp_path / "bad.tar", [(empty.key, encode_cutout(empty))])
-    with pytest.raises(InputError, match=r"bad\.tar: cut-out 000000000001-2: the mask is empty"):
+    with refused(r"bad\.tar: cut-out 000000000001-2: the mask is empty"):
         main(["shards", str(tmp_path / "bad.tar")])

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.errors import InputError
 from shards.order import (
     BatchPositions,
     SampleOrder,
     sample_generator,
 )
+from tests.support.refused import refused
 
 
 def sample_at(position: int, num_samples: int, seed: int) -> tuple[int, int]:
@@ -69,14 +69,8 @@ def test_ranks_share_the_sequence_without_gap_or_overlap(
 ) -> None:
     start = epoch * num_samples
     steps = -(-num_samples // (ranks * batch_size))
-    positions = [
-        position
-        for rank in range(ranks)
-        for batch in BatchPositions(
-            start=start, rank=rank, world_size=ranks, batch_size=batch_size, num_batches=steps
-        )
-        for position in batch
-    ]
+    share = {"start": start, "world_size": ranks, "batch_size": batch_size, "num_batches": steps}
+    positions = [p for rank in range(ranks) for batch in BatchPositions(rank=rank, **share) for p in batch]
     assert sorted(positions) == list(range(start, start + steps * ranks * batch_size))
     counts = Counter(sample_at(position, num_samples, 0)[1] for position in positions)
     assert len(counts) == num_samples
@@ -84,23 +78,18 @@ def test_ranks_share_the_sequence_without_gap_or_overlap(
 
 @pytest.mark.parametrize(("ranks", "batch_size"), [(1, 4), (2, 2), (4, 1)])
 def test_a_step_takes_the_same_samples_on_any_number_of_ranks(ranks: int, batch_size: int) -> None:
-    streams = [
-        iter(BatchPositions(start=5, rank=rank, world_size=ranks, batch_size=batch_size))
-        for rank in range(ranks)
-    ]
+    share = {"start": 5, "world_size": ranks, "batch_size": batch_size}
+    streams = [iter(BatchPositions(rank=rank, **share)) for rank in range(ranks)]
     for step in range(6):
         together = list(itertools.chain.from_iterable(next(stream) for stream in streams))
         assert together == list(range(5 + 4 * step, 9 + 4 * step))
 
 
 def test_random_numbers_depend_on_purpose_seed_epoch_and_key_only() -> None:
-    def draw(*name: str | int) -> float:
-        purpose, seed, epoch, key = name
-        return float(sample_generator(str(purpose), int(seed), int(epoch), str(key)).random())
-
     names = list(itertools.product(["crop", "paste"], [0, 1], [0, 1], ["a", "b"]))
-    assert len({draw(*name) for name in names}) == 16
-    assert [draw(*name) for name in names] == [draw(*name) for name in names]
+    draws = [[sample_generator(*name).random() for name in names] for _ in range(2)]
+    assert len(set(draws[0])) == 16
+    assert draws[0] == draws[1]
 
 
 def test_the_random_numbers_are_those_of_earlier_releases() -> None:
@@ -109,11 +98,10 @@ def test_the_random_numbers_are_those_of_earlier_releases() -> None:
     assert int(bits.random_raw()) == 11411860566835610589
 
 
-def test_no_samples_are_an_error() -> None:
-    with pytest.raises(InputError, match="shards: hold 0 samples; at least one is needed"):
-        SampleOrder(0, seed=0)
-
-
-def test_a_negative_seed_is_an_error() -> None:
-    with pytest.raises(InputError, match="seed: got -1; a whole number >= 0"):
-        SampleOrder(5, seed=-1)
+@pytest.mark.parametrize(
+    ("num_samples", "seed", "message"),
+    [(0, 0, "shards: hold 0 samples; at least one is needed"), (5, -1, "seed: got -1; a whole number >= 0")],
+)
+def test_impossible_orders_are_refused(num_samples: int, seed: int, message: str) -> None:
+    with refused(message):
+        SampleOrder(num_samples, seed)

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import webdataset
 
-from shards.errors import InputError
 from shards.prepare.writer import write_shard
 from shards.reader import open_shards
 from shards.scene import decode_scene, find_scene_members, open_scene
 from shards.schema import train_id_table
 from shards.tiles import encode_tiles
+from tests.support.refused import refused
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
-LABEL = np.random.default_rng(1).integers(0, 19, (6, 8), np.uint8)
+LABEL = np.random.default_rng(1).choice(np.array([*range(19), 254, 255], np.uint8), (6, 8))
 
 
 def png(array: np.ndarray) -> bytes:
@@ -42,20 +42,6 @@ def test_the_usual_names_are_understood(suffixes: list[str], image: str, label: 
     assert find_scene_members("k", suffixes) == (image, label)
 
 
-@pytest.mark.parametrize(
-    ("suffixes", "message"),
-    [
-        (["jpg", "jpeg", "label.png"], "sample k: has both jpeg and jpg; one image is needed"),
-        (["jpg", "seg.png", "mask.png"], "sample k: has both mask.png and seg.png; one label is needed"),
-        (["png"], r"sample k: has no label\.png; its members are png"),
-        (["cls", "txt"], r"sample k: has no image\.jpg or image\.png and no label\.png"),
-    ],
-)
-def test_what_cannot_be_told_apart_is_an_error(suffixes: list[str], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        find_scene_members("k", suffixes)
-
-
 def test_shards_of_others_are_read(tmp_path: Path) -> None:
     """Written by webdataset with its own encoders: `jpg` and `png`, and members that nobody needs."""
     path = tmp_path / "theirs.tar"
@@ -68,28 +54,23 @@ def test_shards_of_others_are_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(sample.label, LABEL)
 
 
-def read_with_webdataset(path: Path) -> list[dict[str, object]]:
+def test_plain_webdataset_reads_ours_and_decodes_what_it_knows(tmp_path: Path) -> None:
+    """Tiles it hands out as bytes; ours are decoded to the same pixels."""
+    path, tiles = tmp_path / "ours.tar", encode_tiles(IMAGE)
+    pictures = {"image.png": png(IMAGE[..., ::-1]), "image.tiles": tiles}
+    write_shard(
+        path, [(f"k{len(s)}", {s: content, "label.png": png(LABEL)}) for s, content in pictures.items()]
+    )
+    decode = webdataset.autodecode.Decoder([webdataset.autodecode.imagehandler("rgb8")])
     with path.open("rb") as stream:
         members = webdataset.tariterators.tar_file_expander([{"url": "x", "stream": stream}])
-        return list(webdataset.tariterators.group_by_keys(members))
-
-
-def test_plain_webdataset_reads_ours_and_decodes_what_it_knows(tmp_path: Path) -> None:
-    path = tmp_path / "ours.tar"
-    write_shard(path, [("k0", {"image.png": png(IMAGE[..., ::-1]), "label.png": png(LABEL)})])
-    decode = webdataset.autodecode.Decoder([webdataset.autodecode.imagehandler("rgb8")])
-    (sample,) = map(decode, read_with_webdataset(path))
-    np.testing.assert_array_equal(sample["image.png"], IMAGE)
-    np.testing.assert_array_equal(sample["label.png"][..., 0], LABEL)
-
-
-def test_plain_webdataset_hands_out_tiles_as_bytes(tmp_path: Path) -> None:
-    path, content = tmp_path / "tiles.tar", encode_tiles(IMAGE)
-    write_shard(path, [("k1", {"image.tiles": content, "label.png": png(LABEL)})])
-    (sample,) = read_with_webdataset(path)
-    assert sample["image.tiles"] == content
-    own = decode_scene(open_shards([str(path)], None), 0)
-    np.testing.assert_array_equal(own.image, IMAGE)
+        plain, tiled = map(decode, webdataset.tariterators.group_by_keys(members))
+    np.testing.assert_array_equal(plain["image.png"], IMAGE)
+    np.testing.assert_array_equal(plain["label.png"][..., 0], LABEL)
+    assert tiled["image.tiles"] == tiles
+    reader = open_shards([str(path)], None)
+    for index in range(2):
+        np.testing.assert_array_equal(decode_scene(reader, index).image, IMAGE)
 
 
 def test_label_ids_become_train_ids_where_the_name_says_so() -> None:
@@ -97,7 +78,7 @@ def test_label_ids_become_train_ids_where_the_name_says_so() -> None:
     image = png(np.zeros((2, 17, 3), np.uint8))
     sample = open_scene("k", {"png": image, "gtfine_labelids.png": png(ids)}).decode()
     np.testing.assert_array_equal(sample.label, train_id_table()[ids])
-    with pytest.raises(InputError, match=r"labelids\.png holds 40; allowed are label ids 0\.\.33 and 255"):
+    with refused(r"labelids\.png holds 40; allowed are label ids 0\.\.33 and 255"):
         open_scene("k", {"png": image, "labelids.png": png(np.full((2, 17), 40, np.uint8))})
 
 
@@ -124,24 +105,54 @@ def test_a_pickled_member_is_never_loaded(tmp_path: Path, suffix: str) -> None:
     assert (tmp_path / "executed").exists()
 
 
-def test_a_member_that_claims_more_than_the_file_holds_is_refused(tmp_path: Path) -> None:
-    """A header of 8 GiB with nothing behind it: nothing is allocated."""
+def test_a_jpeg_scene_keeps_red_red() -> None:
+    red = np.zeros((8, 8, 3), np.uint8)
+    red[..., 2] = 255  # OpenCV writes B, G, R
+    jpeg = cv2.imencode(".jpg", red)[1].tobytes()
+    sample = open_scene("k", {"image.jpg": jpeg, "label.png": png(red[..., 0])}).decode()
+    assert sample.image[4, 4, 0] > 250
+    assert sample.image[4, 4, 2] < 5
+
+
+FIT = {"image.png": png(IMAGE), "label.png": png(LABEL)}
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"label.png": b""}, r"has no image\.jpg or image\.png; its members are label\.png"),
+        ({"image.png": b""}, r"has no label\.png; its members are image\.png"),
+        ({"png": b""}, r"has no label\.png; its members are png"),
+        ({"cls": b"", "txt": b""}, r"has no image\.jpg or image\.png and no label\.png"),
+        ({**FIT, "image.jpg": b""}, r"has both image\.jpg and image\.png; one image is needed"),
+        ({"jpg": b"", "jpeg": b"", "label.png": b""}, "has both jpeg and jpg; one image is needed"),
+        ({"jpg": b"", "seg.png": b"", "mask.png": b""}, "has both mask.png and seg.png; one label is needed"),
+        ({**FIT, "image.png": b"junk"}, r"image\.png \(4 bytes\) cannot be decoded"),
+        ({**FIT, "image.png": b""}, r"image\.png \(0 bytes\) cannot be decoded"),
+        ({**FIT, "label.png": b"junk"}, r"label\.png \(4 bytes\) cannot be decoded"),
+        ({**FIT, "label.png": png(LABEL[:, :5])}, r"image is \(6, 8\) but label is \(6, 5\)"),
+        ({**FIT, "label.png": png(IMAGE)}, ".*one channel of 8 bits is needed"),
+        ({**FIT, "label.png": png(LABEL.astype(np.uint16))}, ".*uint16.*one channel of 8 bits"),
+        ({**FIT, "label.png": png(LABEL * 0 + 33)}, r"label\.png holds 33; allowed"),
+    ],
+)
+def test_an_unfit_scene_is_refused_by_key(members: dict[str, bytes], message: str) -> None:
+    with refused(f"sample k: {message}"):
+        open_scene("k", members).decode()
+
+
+def test_members_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
+    """A header of 8 GiB with nothing behind it, and a sparse one, which makes 1 GiB of nothing."""
     info = tarfile.TarInfo("k.image.png")
     info.size = 2**33 - 512
     (tmp_path / "s.tar").write_bytes(info.tobuf(tarfile.USTAR_FORMAT) + bytes(1024))
-    with pytest.raises(InputError, match=r"s\.tar: is truncated: member 'k\.image\.png' ends at byte"):
+    with refused(r"s\.tar: is truncated: member 'k\.image\.png' ends at byte"):
         open_shards([str(tmp_path / "s.tar")], None)
-
-
-def test_sparse_members_are_refused(tmp_path: Path) -> None:
-    """A sparse header makes 1 GiB of nothing; GNU tar writes them, WebDataset never does."""
-    info = tarfile.TarInfo("k.image.png")
-    info.type = tarfile.GNUTYPE_SPARSE
+    info.size, info.type = 0, tarfile.GNUTYPE_SPARSE
     header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
-    header[386:398], header[398:410] = b"00000000000\0", b"00000000000\0"
-    header[483:495] = b"10000000000\0"
+    header[386:398], header[398:410], header[483:495] = b"0" * 11 + b"\0", b"0" * 11 + b"\0", b"10000000000\0"
     header[148:156] = b" " * 8
     header[148:156] = f"{sum(header):06o}\0 ".encode()
     (tmp_path / "s.tar").write_bytes(bytes(header) + bytes(1024))
-    with pytest.raises(InputError, match="refuses the member 'k.image.png': only plain files"):
+    with refused("refuses the member 'k.image.png': only plain files"):
         open_shards([str(tmp_path / "s.tar")], None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import shutil
 import zipfile
 from pathlib import Path
 
@@ -14,8 +13,8 @@ import pytest
 from PIL import Image
 
 from shards import source as source_module
-from shards.errors import InputError
 from shards.source import FolderSource, ZipSource, decode_bgr, open_source
+from tests.support.refused import refused
 
 FILES = {
     "a/x.png": b"ax",
@@ -48,65 +47,41 @@ def test_folder_and_zip_list_the_same_names(tmp_path: Path, pattern: str) -> Non
     names = archive.match(pattern)
     assert [name for name in folder.match(pattern) if name in FILES] == names  # a folder also matches folders
     assert all(folder.read(name) == archive.read(name) == FILES[name] for name in names)
-
-
-def test_a_star_stays_within_one_folder_and_hidden_files_are_left_out(tmp_path: Path) -> None:
-    archive = make_zip(tmp_path / "archive.zip", FILES)
-    assert archive.match("*/*.png") == ["a/x.png", "a/y.png", "b/x.png"]
+    assert archive.match("*/*.png") == ["a/x.png", "a/y.png", "b/x.png"]  # none hidden, none deeper
 
 
 @pytest.mark.parametrize("name", ["/etc/x.png", "../x.png", "a/../../x.png", "a\\x.png"])
 def test_a_zip_with_an_unsafe_name_is_refused(tmp_path: Path, name: str) -> None:
     archive = make_zip(tmp_path / "archive.zip", {name: b"evil", "a/x.png": b"good"})
-    with pytest.raises(
-        InputError, match="holds a member with the unsafe name .*; it is no official download"
-    ):
+    with refused("holds a member with the unsafe name .*; it is no official download"):
         archive.match("*/*")
 
 
-def test_a_zip_source_travels_to_another_process(tmp_path: Path) -> None:
-    archive = make_zip(tmp_path / "archive.zip", FILES)
-    archive.read("a/x.png")
-    assert pickle.loads(pickle.dumps(archive)).read("a/x.png") == b"ax"
-
-
-def test_a_replaced_zip_is_read_anew(tmp_path: Path) -> None:
-    assert make_zip(tmp_path / "archive.zip", {"a": b"1"}).read("a") == b"1"
+def test_a_zip_source_travels_to_another_process_and_notices_another_file(tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "archive.zip", {"a": b"1"})
+    assert archive.read("a") == pickle.loads(pickle.dumps(archive)).read("a") == b"1"
     assert make_zip(tmp_path / "archive.zip", {"a": b"22"}).read("a") == b"22"
 
 
-def test_a_missing_path_is_named_with_its_option(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"--images .*gone: does not exist; a folder or a zip file is needed"
-    ):
+def test_a_path_that_is_no_source_is_named_with_its_option(tmp_path: Path) -> None:
+    with refused(r"--images .*gone: does not exist; a folder or a zip file is needed"):
         open_source(tmp_path / "gone", "--images")
-
-
-def test_a_file_that_is_no_zip_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(b"not a zip")
-    with pytest.raises(InputError, match=r"--images .*x\.zip: is neither a folder nor a complete zip file"):
+    with refused(r"--images .*x\.zip: is neither a folder nor a complete zip file"):
         open_source(tmp_path / "x.zip", "--images")
 
 
-def test_a_truncated_zip_is_refused(tmp_path: Path) -> None:
-    archive = make_zip(tmp_path / "x.zip", FILES)
-    archive.path.write_bytes(archive.path.read_bytes()[:-30])
-    with pytest.raises(InputError, match=r"x\.zip: is no complete zip file"):
-        archive.match("*")
-
-
-def test_a_damaged_member_is_named(tmp_path: Path) -> None:
+def test_damaged_files_are_named(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "x.zip", {"a.png": b"0123456789"})
-    archive.path.write_bytes(archive.path.read_bytes().replace(b"01234", b"xxxxx"))
-    with pytest.raises(InputError, match=r"x\.zip:a\.png: cannot be read \(Bad CRC-32"):
+    content = archive.path.read_bytes()
+    archive.path.write_bytes(content[:-30])
+    with refused(r"x\.zip: is no complete zip file"):
+        archive.match("*")
+    archive.path.write_bytes(content.replace(b"01234", b"xxxxx"))
+    with refused(r"x\.zip:a\.png: cannot be read \(Bad CRC-32"):
         archive.read("a.png")
-
-
-def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
-    source = make_folder(tmp_path / "folder", FILES)
-    shutil.rmtree(tmp_path / "folder" / "a")
-    with pytest.raises(InputError, match=r"folder/a/x\.png: cannot be read \(No such file or directory\)"):
-        source.read("a/x.png")
+    with refused(r"folder/a/x\.png: cannot be read \(No such file or directory\)"):
+        FolderSource(tmp_path / "folder").read("a/x.png")
 
 
 def as_file(picture: Image.Image, kind: str, **options: object) -> bytes:
@@ -119,18 +94,13 @@ def as_file(picture: Image.Image, kind: str, **options: object) -> bytes:
 def test_pictures_of_any_colour_space_become_colour(mode: str) -> None:
     ramp = np.linspace(0, 255, 64, dtype=np.uint8)
     picture = Image.fromarray(np.stack(np.broadcast_arrays(ramp, ramp[::-1, None], np.uint8(90)), axis=-1))
-    file = as_file(picture.convert(mode), "JPEG", quality=100, subsampling=0)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees, which is ignored
+    file = as_file(picture.convert(mode), "JPEG", quality=100, subsampling=0, exif=exif)
     expected = np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
     ours = decode_bgr(file, "x.jpg")[..., ::-1]
     # Two decoders and two roundings of the colour conversion; a swapped or inverted channel differs by 100.
     np.testing.assert_allclose(ours.astype(int), expected.astype(int), atol=3)
-
-
-def test_exif_orientation_is_ignored() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # rotate by 90 degrees
-    file = as_file(Image.new("RGB", (40, 20)), "JPEG", exif=exif)
-    assert decode_bgr(file, "x.jpg").shape == (20, 40, 3)
 
 
 @pytest.mark.parametrize("kind", [".png", ".jpg"])
@@ -138,8 +108,12 @@ def test_exif_orientation_is_ignored() -> None:
 def test_a_truncated_picture_is_named(kind: str, share: float) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
     file = cv2.imencode(kind, noise)[1].tobytes()
-    with pytest.raises(InputError, match=r"a/x: cannot be decoded as a picture \(\d+ bytes\)"):
+    with refused(r"a/x: cannot be decoded as a picture \(\d+ bytes\)"):
         decode_bgr(file[: int(share * len(file))], "a/x")
+    bomb = bytearray(cv2.imencode(".png", noise)[1].tobytes())
+    bomb[16:24] = (60_000).to_bytes(4, "big") * 2
+    with refused("x says that it has 60000 x 60000 pixels; at most 67,108,864 are decoded"):
+        decode_bgr(bytes(bomb), "x")
 
 
 def test_a_member_that_would_fill_the_memory_is_refused(
@@ -149,16 +123,5 @@ def test_a_member_that_would_fill_the_memory_is_refused(
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.png", bytes(10**6))
     monkeypatch.setattr(source_module, "MAX_MEMBER_BYTES", 10**5)
-    with pytest.raises(
-        InputError, match=r"bomb\.zip:a\.png: says that it has 1,000,000 bytes; at most 100,000"
-    ):
+    with refused(r"bomb\.zip:a\.png: says that it has 1,000,000 bytes; at most 100,000"):
         ZipSource(tmp_path / "bomb.zip").read("a.png")
-
-
-def test_a_picture_that_promises_too_many_pixels_is_refused() -> None:
-    file = bytearray(cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes())
-    file[16:24] = (60_000).to_bytes(4, "big") * 2
-    with pytest.raises(
-        InputError, match="x says that it has 60000 x 60000 pixels; at most 67,108,864 are decoded"
-    ):
-        decode_bgr(bytes(file), "x")
