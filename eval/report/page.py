@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import numpy as np
 
 from eval.protocol import get_protocol
 from eval.report.figures import plot_curves
+from eval.report.record import csv_text
 from eval.report.slices import ErrorAnalysis
 from eval.report.tables import MISSING, build_tables, format_interval
 from eval.result import Result
@@ -101,13 +100,14 @@ def _data_uri(png: bytes) -> str:
 
 def render_per_image(cells: Sequence[Result]) -> str:
     """Render one line per image and result: metrics of its own pixels, empty where none is anomalous."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
     names = ("model", "dataset", "protocol", "score")
-    writer.writerow([*names, "image", "num_normal", "num_anomalous", *_METRICS])
-    for cell in cells:
-        labels = [getattr(cell.record, name) for name in names]
-        for row in cell.images:
-            values = [getattr(row.metrics, name, None) for name in _METRICS]
-            writer.writerow([*labels, cell.stems[row.image], row.num_normal, row.num_anomalous, *values])
-    return file.getvalue()
+    rows = [
+        [
+            *(getattr(cell.record, name) for name in names),
+            *(cell.stems[row.image], row.num_normal, row.num_anomalous),
+            *(getattr(row.metrics, name, None) for name in _METRICS),
+        ]
+        for cell in cells
+        for row in cell.images
+    ]
+    return csv_text([(*names, "image", "num_normal", "num_anomalous", *_METRICS), *rows])
