@@ -13,12 +13,12 @@ from pathlib import Path
 
 import tyro
 
-from eval.report.differences import find_differences, list_differences, mark_tables, render_differences
+from eval.report.differences import find_differences, list_differences, mark_tables
 from eval.report.record import render_csv, render_json
 from eval.report.seeds import build_seed_tables, group_by_seed, read_run
 from eval.report.tables import latex_tables, markdown_tables
 from shards.errors import InputError
-from shards.files import make_folder, require_free, staged_folder, write_atomically
+from shards.files import make_folder, require_free, staged_folder, to_json, write_atomically
 from shards.settings import parse_options, run_program
 from slurm.tasks import RUNS_FOLDER, TASKS_NAME, read_tasks
 
@@ -57,7 +57,14 @@ def collect(options: CollectOptions) -> str:
     Raises:
         InputError: a path is no run, a file is damaged, or nothing is finished.
     """
-    _require_place(options)
+    is_replaced = options.replace and options.out.is_dir()
+    if is_replaced:
+        names = {path.name for path in options.out.iterdir() if not path.name.startswith(".")}
+        if foreign := sorted(names - set(OUTPUTS)):
+            raise InputError(f"--out {options.out}: holds {foreign[0]}, which is no table of jobs.collect")
+    else:
+        require_free(options.out)
+        make_folder(options.out.absolute().parent)
     found, missing = find_results(options.runs)
     if not found:
         raise InputError(f"jobs.collect: nothing is finished yet: {'; '.join(missing)}")
@@ -73,24 +80,13 @@ def collect(options: CollectOptions) -> str:
         render_csv(records),
         markdown,
         latex_tables(tables),
-        render_differences(differences),
+        to_json(differences, allow_nan=False),
     )
-    is_replaced = options.replace and options.out.is_dir()
     with nullcontext(options.out) if is_replaced else staged_folder(options.out) as folder:
         for name, text in zip(OUTPUTS, texts, strict=True):
             write_atomically(folder / name, text)
     logger.info("%s: %d runs, %d missing", options.out, len(runs), len(missing))
     return markdown
-
-
-def _require_place(options: CollectOptions) -> None:
-    if not (options.replace and options.out.is_dir()):
-        require_free(options.out)
-        make_folder(options.out.absolute().parent)
-        return
-    names = {path.name for path in options.out.iterdir() if not path.name.startswith(".")}
-    if foreign := sorted(names - set(OUTPUTS)):
-        raise InputError(f"--out {options.out}: holds {foreign[0]}, which is no table of jobs.collect")
 
 
 def find_results(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:

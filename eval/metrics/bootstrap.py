@@ -7,7 +7,8 @@ bootstrap therefore draws images, with replacement, and computes the metric of t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -22,7 +23,8 @@ Statistic = Callable[[Float64[np.ndarray, "B R"]], Sequence[Float64[np.ndarray, 
 """Weights of the R images, one row per resampled set, to metrics of each; NaN where one does not exist."""
 
 
-class Comparison(NamedTuple):
+@dataclass(frozen=True)
+class Comparison:
     """A paired test of A against B: the difference A - B with its 95 % interval."""
 
     difference: float

@@ -180,11 +180,11 @@ def measure_components(
     else:
         below = float(np.nextafter(np.float32(threshold), np.float32(-np.inf)))
     sums = np.stack([count_components(round_scores(s, protocol), t, below, smallest) for s, t in frames])
-    whole = [None if np.isnan(values[0]) else float(values[0]) for values in component_metrics(sums)]
-    found: list[Interval | None] = [None] * 3
+    siou, ppv, f1 = (None if np.isnan(found[0]) else float(found[0]) for found in component_metrics(sums))
+    ends: list[Interval | None] = [None] * 3
     if intervals:
-        found = bootstrap_intervals(lambda weights: component_metrics(sums, weights), len(sums))
-    return ComponentMeasurement(*whole, *found)
+        ends = bootstrap_intervals(lambda weights: component_metrics(sums, weights), len(sums))
+    return ComponentMeasurement(siou, ppv, f1, *ends)
 
 
 def round_scores(scores: Float32[np.ndarray, "..."], protocol: Protocol) -> Float32[np.ndarray, "..."]:

@@ -9,10 +9,9 @@ from typing import Any
 
 import cv2
 import jinja2
-import numpy as np
 
 from eval.protocol import get_protocol
-from eval.report.figures import plot_curves
+from eval.report.figures import decode_png, plot_curves
 from eval.report.record import csv_text
 from eval.report.slices import ErrorAnalysis
 from eval.report.tables import MISSING, build_tables, format_interval
@@ -24,17 +23,15 @@ _METRICS = ("ap", "fpr95", "auroc", "best_f1")
 
 
 def render_page(title: str, cells: Sequence[Result], pictures: Mapping[str, bytes]) -> str:
-    """Render `report.html` by the template `page.html`, beside this file.
+    """Render `report.html` of all results of an evaluation by the template `page.html`, beside this file.
 
     Args:
-        title: of the page.
-        cells: all results of an evaluation.
         pictures: test set -> PNG of some of its frames with all scores.
     """
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     environment.filters |= {
         "percent": lambda value: MISSING if value is None else f"{100 * value:.2f}",
         "interval": format_interval,
@@ -92,8 +89,7 @@ def _slice_tables(analysis: ErrorAnalysis) -> Iterator[tuple[Sequence[str], list
 
 def _data_uri(png: bytes) -> str:
     """Return a picture as the address of a WebP, which takes a tenth of the PNG's size."""
-    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
-    assert picture is not None
+    picture = cv2.cvtColor(decode_png(png), cv2.COLOR_RGB2BGR)
     _, packed = cv2.imencode(".webp", picture, [cv2.IMWRITE_WEBP_QUALITY, 82])
     return f"data:image/webp;base64,{base64.b64encode(packed.tobytes()).decode('ascii')}"
 

@@ -12,12 +12,12 @@ from eval.metrics import curve as module
 from eval.metrics.curve import (
     FPR_RULES,
     HALF_VALUES,
+    Curve,
     ImageScores,
     PixelMetrics,
     choose_splitters,
     count_half,
     exact_curve,
-    half_curve,
     pixel_metrics,
 )
 from shards.errors import InputError
@@ -45,29 +45,28 @@ def sklearn_metrics(positives: np.ndarray, negatives: np.ndarray) -> tuple[float
     )
 
 
-def images_of(positives: np.ndarray, negatives: np.ndarray, count: int) -> list[ImageScores]:
-    """Deal the scores out to `count` images."""
-    return [ImageScores(np.sort(positives[i::count]), np.sort(negatives[i::count])) for i in range(count)]
-
-
 def drawn(kind: str) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(3)
     positives = rng.standard_normal(3001).astype(np.float32) + np.float32(1)
     negatives = rng.standard_normal(20011).astype(np.float32)
-    if kind == "heavy ties":
-        return np.round(positives), np.round(negatives)
-    if kind == "one value":
-        return np.zeros_like(positives), np.zeros_like(negatives)
-    if kind == "signed zeros":
-        return np.where(positives < 1, np.float32(-0.0), positives), np.where(
-            negatives < 0, np.float32(0), negatives
-        )
-    if kind == "infinities":
-        positives[:100], positives[100:150] = np.inf, -np.inf
-        negatives[:70], negatives[70:900] = np.inf, -np.inf
-    if kind == "few positives":
-        return positives[:20], negatives  # 19 of 20 is exactly 0.95
+    match kind:
+        case "heavy ties":
+            return np.round(positives), np.round(negatives)
+        case "one value":
+            return np.zeros_like(positives), np.zeros_like(negatives)
+        case "signed zeros":
+            positives[positives < 1], negatives[negatives < 0] = -0.0, 0.0
+        case "infinities":
+            positives[:100], positives[100:150] = np.inf, -np.inf
+            negatives[:70], negatives[70:900] = np.inf, -np.inf
+        case "few positives":
+            return positives[:20], negatives  # 19 of 20 is exactly 0.95
     return positives, negatives
+
+
+def half_metrics(positives: np.ndarray, negatives: np.ndarray, rule: str = "first-at-least") -> PixelMetrics:
+    counts = [count_half(scores.astype(np.float16)) for scores in (positives, negatives)]
+    return Curve.from_counts(HALF_VALUES, *counts).metrics(rule)
 
 
 KINDS = ["distinct", "heavy ties", "one value", "signed zeros", "infinities", "few positives"]
@@ -86,7 +85,7 @@ def test_metrics_match_sklearn(kind):
 def test_metrics_do_not_depend_on_images_and_blocks(monkeypatch, kind, rule, count):
     positives, negatives = drawn(kind)
     expected = pixel_metrics(positives, negatives, fpr_rule=rule)
-    images = images_of(positives, negatives, count)
+    images = [ImageScores(np.sort(positives[i::count]), np.sort(negatives[i::count])) for i in range(count)]
     assert exact_curve(images).metrics(rule) == expected
     for most in (600, 4001):
         monkeypatch.setattr(module, "_BLOCK", most)
@@ -144,54 +143,44 @@ def test_four_pixels_by_hand():
 
 
 def test_inputs_stay_as_they_are():
-    positives, negatives = drawn("distinct")
-    before = positives.copy(), negatives.copy()
-    pixel_metrics(positives, negatives)
-    np.testing.assert_array_equal(positives, before[0])
-    np.testing.assert_array_equal(negatives, before[1])
+    scores = drawn("distinct")
+    pixel_metrics(*scores)
+    for part, before in zip(scores, drawn("distinct"), strict=True):
+        np.testing.assert_array_equal(part, before)
 
 
-def test_nan_is_refused():
-    with pytest.raises(InputError, match="2 of 3 scores of normal pixels are NaN"):
-        pixel_metrics(float32(1), float32(np.nan, 0, -np.nan))
-    with pytest.raises(InputError, match="metrics: 2 scores are NaN"):
-        count_half(np.array([0, np.nan, -np.nan], np.float16))
+@pytest.mark.parametrize(
+    ("measure", "positives", "negatives", "message"),
+    [
+        (pixel_metrics, [1], [np.nan, 0, -np.nan], "2 of 3 scores of normal pixels are NaN"),
+        (pixel_metrics, [], [1], "no anomalous pixel; AP, FPR95 and AUROC need both classes"),
+        (pixel_metrics, [1], [], "no normal pixel"),
+        (half_metrics, [1], [0, np.nan, -np.nan], "metrics: 2 scores are NaN"),
+        (half_metrics, [], [1, 1, 1], "metrics: no anomalous pixel"),
+    ],
+)
+def test_nan_and_an_empty_class_are_refused(measure, positives, negatives, message):
+    with pytest.raises(InputError, match=message):
+        measure(float32(*positives), float32(*negatives))
 
 
-def test_an_empty_class_is_refused():
-    with pytest.raises(InputError, match="no anomalous pixel; AP, FPR95 and AUROC need both classes"):
-        pixel_metrics(float32(), float32(1))
-    with pytest.raises(InputError, match="no normal pixel"):
-        pixel_metrics(float32(1), float32())
-    with pytest.raises(InputError, match="metrics: no anomalous pixel"):
-        half_metrics(np.zeros(0, np.float16), np.ones(3, np.float16))
-
-
-def draw_half(seed: int = 0, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def draw_half(scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Anomalous and normal scores, with infinities, both zeros and many ties."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     positives = (scale * (rng.standard_normal(3_000) + 1)).astype(np.float16)
     negatives = (scale * rng.standard_normal(40_000)).astype(np.float16)
     positives[:20], negatives[:50], negatives[50:90] = 0.0, -0.0, -np.inf
     return positives, negatives
 
 
-def half_metrics(positives: np.ndarray, negatives: np.ndarray, rule: str = "first-at-least") -> PixelMetrics:
-    return half_curve(count_half(positives), count_half(negatives)).metrics(rule)
-
-
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 300.0], ids=["subnormal", "ordinary", "coarse"])
 def test_half_precision_counts_match_sklearn(scale):
-    positives, negatives = (scores.astype(np.float64) for scores in draw_half(scale=scale))
-    expected = sklearn_metrics(positives, negatives)
-    np.testing.assert_allclose(half_metrics(*draw_half(scale=scale))[:4], expected[:4], rtol=0, atol=1e-13)
-
-
-@pytest.mark.parametrize("rule", FPR_RULES)
-def test_half_precision_counts_read_as_sorted_scores_under_every_rule(rule):
-    positives, negatives = draw_half()
-    expected = pixel_metrics(positives.astype(np.float32), negatives.astype(np.float32), fpr_rule=rule)
-    assert half_metrics(positives, negatives, rule) == pytest.approx(expected, abs=1e-13)
+    scores = draw_half(scale)
+    expected = sklearn_metrics(*scores)
+    np.testing.assert_allclose(half_metrics(*scores)[:4], expected[:4], rtol=0, atol=1e-13)
+    for rule in FPR_RULES:  # as sorted scores are read
+        exact = pixel_metrics(*(part.astype(np.float32) for part in scores), fpr_rule=rule)
+        assert half_metrics(*scores, rule) == pytest.approx(exact, abs=1e-13)
 
 
 def test_half_precision_counts_are_those_of_numpy_and_add_up():
