@@ -157,10 +157,8 @@ class Sweep:
         for _ in range(_ROUNDS):
             best = max(tried, key=scanned_ap)
             at = tried.index(best)
-            closer = [
-                float(np.sqrt(best * near)) for near in (*tried[max(at - 1, 0) : at], *tried[at + 1 : at + 2])
-            ]
-            tried = sorted({*tried, *closer})
+            neighbours = [tried[i] for i in (at - 1, at + 1) if 0 <= i < len(tried)]
+            tried = sorted({*tried, *(float(np.sqrt(best * neighbour)) for neighbour in neighbours)})
             self.scan(Variant(score, level, t) for t in tried)
         self.measure(Variant(score, level, t) for t in sorted(tried, key=scanned_ap)[-_FINALISTS:])
         measured = {v.temperature: m.ap for v, m in self.metrics.items() if v[:2] == (score, level)}
