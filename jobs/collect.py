@@ -52,11 +52,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def collect(options: CollectOptions) -> str:
-    """Read all results, write the table and return it as Markdown.
-
-    Raises:
-        InputError: a path is no run, a file is damaged, or nothing is finished.
-    """
+    """Read all results, write the table and return it as Markdown."""
     is_replaced = options.replace and options.out.is_dir()
     if is_replaced:
         names = {path.name for path in options.out.iterdir() if not path.name.startswith(".")}
@@ -90,11 +86,7 @@ def collect(options: CollectOptions) -> str:
 
 
 def find_results(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """Return the results.json of runs that have one, in the order given, and name and state of the others.
-
-    Raises:
-        InputError: a path is neither run, sweep nor results.
-    """
+    """Return the results.json of runs that have one, in the order given, and name and state of the others."""
     found: list[Path] = []
     missing: list[str] = []
     for path in dict.fromkeys(paths):
@@ -106,10 +98,8 @@ def find_results(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
         is_sweep = (path / TASKS_NAME).is_file()
         for folder, state in _list_sweep(path) if is_sweep else [(path, "no eval/results.json")]:
             results = [p for p in (folder / "eval" / RESULTS_NAME, folder / RESULTS_NAME) if p.is_file()]
-            if results:
-                found.append(results[0])
-            else:
-                missing.append(f"{folder.name} ({state})")
+            found += results[:1]
+            missing += [] if results else [f"{folder.name} ({state})"]
     return found, missing
 
 

@@ -70,11 +70,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def sweep(options: TemperatureOptions) -> str:
-    """Sweep, choose, write everything, and return the table.
-
-    Raises:
-        InputError: an option is wrong, the cache is none, or the validation split is missing or a benchmark.
-    """
+    """Sweep, choose, write everything, and return the table."""
     require_free(options.out)
     info, sets = read_cache(options.cache)
     validation = _find_validation(sets, options)

@@ -73,12 +73,7 @@ def count_confidence(
     is_right: Bool[np.ndarray, "H W"],
     counted: Bool[np.ndarray, "H W"],
 ) -> Float64[np.ndarray, "3 K"]:
-    """Sort the pixels of an image into bins (a, b] of confidence.
-
-    Args:
-        confidence: in [0, 1].
-        is_right: whether what the confidence speaks of is true.
-        counted: False where the truth is unknown.
+    """Sort the pixels of an image into bins (a, b] of confidence, in [0, 1]; `counted`: the truth is known.
 
     Returns:
         Per bin: pixels, sum of confidences, right ones. Images, processes and resampled sets add up.
@@ -125,15 +120,11 @@ class ClosedSetCounts(NamedTuple):
 def count_scene(
     evidence: Float[Tensor, "N H W"], label: UInt8[np.ndarray, "H W"]
 ) -> tuple[Int64[np.ndarray, "C C"], Float64[np.ndarray, "3 K"]]:
-    """Count the predicted classes (argmax of evidence) of a scene and their confidence: a row of
-    `ClosedSetCounts`.
+    """Count the predicted classes (argmax of evidence) of a scene, and their confidence.
 
     Args:
         evidence: of the classes; maps of query scores behind it are ignored.
-        label: train ids, outlier or void.
-
-    Raises:
-        InputError: a label holds another value.
+        label: train ids, outlier or void; another value is an InputError.
     """
     strips = evidence[:NUM_CLASSES].split(_STRIP_ROWS, dim=1)
     with torch.no_grad():

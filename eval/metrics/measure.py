@@ -29,7 +29,6 @@ from eval.metrics.curve import (
     PixelMetrics,
     count_half,
     exact_curve,
-    pixel_metrics,
 )
 from eval.metrics.smiyc import curve_metrics, image_curve
 from eval.protocol import Protocol
@@ -70,8 +69,7 @@ def measure_score(
     both of the scores in the protocol's float type.
 
     Args:
-        images: float32 scores of all images of the set, in its order.
-        protocol: selects images, rounds scores, and says how numbers are read.
+        images: of the whole set, in its order; the protocol selects.
         intervals: resample images for the 95 % intervals too.
 
     Raises:
@@ -79,8 +77,10 @@ def measure_score(
     """
     positions = _counted(images, protocol)
     counted = [images[position] for position in positions]
-    measure = _measure_half if protocol.float_type == "float16" else _measure
-    metrics, counts = measure(counted, positions, protocol)
+    if protocol.float_type == "float16":
+        metrics, counts = _measure_half(counted, positions, protocol)
+    else:
+        metrics, counts = exact_curve(counted).metrics(protocol.fpr_rule), count_images(counted, positions)
     found: dict[str, Interval | None] = dict.fromkeys(BinnedMetrics._fields)
     if intervals:
         of_sets = partial(counts.metrics, interpolate=protocol.fpr_rule == "interpolated")
@@ -112,12 +112,6 @@ def _counted(images: Sequence[ImageScores], protocol: Protocol) -> list[int]:
     ]
 
 
-def _measure(
-    images: Sequence[ImageScores], positions: Sequence[int], protocol: Protocol
-) -> tuple[PixelMetrics, ImageCounts]:
-    return exact_curve(images).metrics(protocol.fpr_rule), count_images(images, positions)
-
-
 def _measure_half(
     images: Sequence[ImageScores], positions: Sequence[int], protocol: Protocol
 ) -> tuple[PixelMetrics, ImageCounts]:
@@ -141,7 +135,7 @@ def measure_images(images: Sequence[ImageScores], protocol: Protocol) -> list[Im
     rows = []
     for position in _counted(images, protocol):
         p, n = images[position]
-        metrics = pixel_metrics(p, n, fpr_rule=protocol.fpr_rule) if p.size and n.size else None
+        metrics = exact_curve([images[position]]).metrics(protocol.fpr_rule) if p.size and n.size else None
         rows.append(ImageMetrics(position, n.size, p.size, metrics))
     return rows
 
@@ -168,11 +162,9 @@ def measure_components(
     """Compute sIoU, PPV and F1* at the threshold where the pixels' F1 is best.
 
     Args:
-        frames: score map, in float32, and target of each image that counts (`ImageMetrics.image`), in set
-            order.
+        frames: score map and target of each image that counts (`ImageMetrics.image`), in set order.
         threshold: `f1_threshold` of the pixel metrics. Pixels at it are predicted, but for protocol smiyc,
             whose toolkit compares with `>`.
-        intervals: resample images for the 95 % intervals too.
     """
     if protocol.is_binned:
         # The toolkit compares float16 maps with it; NumPy 1, which it pins, rounds it to float16 for that.

@@ -76,9 +76,9 @@ def find_differences(groups: Sequence[SeedGroup]) -> list[Difference]:
     resample = functools.cache(lambda path: resample_sketch(read_sketch(path)))
     return [
         difference
-        for table in lay_out_tables(groups)
-        for column in table.columns
-        for difference in _compare_column(table.rows, column, resample)
+        for _, rows, columns in lay_out_tables(groups)
+        for column in columns
+        for difference in _compare_column(rows, column, resample)
     ]
 
 

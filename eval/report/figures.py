@@ -76,10 +76,8 @@ def add_title(title: str, panels: UInt8[np.ndarray, "_H W 3"]) -> UInt8[np.ndarr
 def draw_panels(examples: Sequence[Example]) -> UInt8[np.ndarray, "H W 3"]:
     """Draw rows of frames and columns image | ground truth | each score | predicted classes.
 
-    Ground truth is the true classes where they are known, else the anomalies, outlined on the image.
-
-    A score's colour scale is shared by its column and runs between the 1st and 99th percentile of the
-    frames shown; its ends stand in the column's title. Anomalies are outlined, void is shaded.
+    Ground truth is the true classes where they are known, else the anomalies, outlined on the image, and void
+    shaded. A score's colour scale is shared by its column; its ends stand in the column's title.
 
     Args:
         examples: at least one, shrunk, of the same scores; true classes are known of all or of none.

@@ -133,16 +133,8 @@ class SeedRow(NamedTuple):
         return record.protocol == self.protocol and record.method == self.method
 
 
-class SeedTable(NamedTuple):
-    """Rows and columns of one protocol."""
-
-    protocol: str
-    rows: list[SeedRow]
-    columns: list[Column]
-
-
-def lay_out_tables(groups: Sequence[SeedGroup]) -> Iterator[SeedTable]:
-    """Yield a table per protocol, in the order they occur, with one row per group and method."""
+def lay_out_tables(groups: Sequence[SeedGroup]) -> Iterator[tuple[str, list[SeedRow], list[Column]]]:
+    """Yield protocol, rows and columns of each table: per protocol, with a row per group and method."""
     found = [(group, record) for group in groups for run in group.runs for record in run.records]
     for protocol in dict.fromkeys(record.protocol for _, record in found):
         records = [record for _, record in found if record.protocol == protocol]
@@ -151,7 +143,7 @@ def lay_out_tables(groups: Sequence[SeedGroup]) -> Iterator[SeedTable]:
             for group in groups
             for method in dict.fromkeys(r.method for g, r in found if g is group and r.protocol == protocol)
         ]
-        yield SeedTable(protocol, rows, list_columns(records))
+        yield protocol, rows, list_columns(records)
 
 
 def build_seed_tables(groups: Sequence[SeedGroup]) -> list[Table]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eval.metrics.binned import choose_half_bins, count_images, count_scores, nth_score
+from eval.metrics.binned import ImageCounts, choose_half_bins, count_images, count_scores, nth_score
 from eval.metrics.curve import ImageScores, count_half, pixel_metrics
 
 
@@ -25,6 +25,15 @@ def drawn(kind: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
     return positives, negatives
 
 
+def sketch_of(kind: str, num_bins: int = 4096) -> tuple[ImageCounts, list[np.ndarray], list[np.ndarray]]:
+    positives, negatives = drawn(kind)
+    return (
+        count_images(list(map(ImageScores, positives, negatives)), range(6), num_bins),
+        positives,
+        negatives,
+    )
+
+
 def repeated(arrays: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
     return np.concatenate([np.tile(a, int(w)) for a, w in zip(arrays, weights, strict=True)])
 
@@ -34,8 +43,7 @@ KINDS = ["distinct", "half precision", "saturated", "few values", "image without
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_resampled_set_has_the_metrics_of_its_pixels(kind):
-    positives, negatives = drawn(kind)
-    sketch = count_images(list(map(ImageScores, positives, negatives)), range(6))
+    sketch, positives, negatives = sketch_of(kind)
     weights = np.array([[1, 1, 1, 1, 1, 1], [0, 2, 0, 3, 1, 0], [4, 0, 2, 0, 0, 0]], dtype=np.float64)
     found = sketch.metrics(weights)
     for i, row in enumerate(weights):
@@ -50,8 +58,7 @@ def test_a_resampled_set_has_the_metrics_of_its_pixels(kind):
 
 
 def test_few_bins_are_near_the_metrics_too():
-    positives, negatives = drawn("distinct")
-    sketch = count_images(list(map(ImageScores, positives, negatives)), range(6), num_bins=40)
+    sketch, positives, negatives = sketch_of("distinct", num_bins=40)
     exact = pixel_metrics(np.concatenate(positives), np.concatenate(negatives))
     assert sketch.single.size < 120
     for found, expected in zip(sketch.metrics(np.ones((1, 6))), exact[:4], strict=True):
@@ -59,15 +66,13 @@ def test_few_bins_are_near_the_metrics_too():
 
 
 def test_the_interpolated_rule_goes_between_ties():
-    positives, negatives = drawn("few values")
-    sketch = count_images(list(map(ImageScores, positives, negatives)), range(6))
+    sketch, positives, negatives = sketch_of("few values")
     exact = pixel_metrics(np.concatenate(positives), np.concatenate(negatives), fpr_rule="interpolated")
     assert sketch.metrics(np.ones((1, 6)), interpolate=True).fpr95[0] == pytest.approx(exact.fpr95, abs=1e-12)
 
 
 def test_a_set_without_positives_has_no_metric():
-    positives, negatives = drawn("image without anomaly")
-    sketch = count_images(list(map(ImageScores, positives, negatives)), range(6))
+    sketch, *_ = sketch_of("image without anomaly")
     assert np.isnan(sketch.metrics(np.array([[0, 0, 6.0, 0, 0, 0]]))).all()
 
 
@@ -105,8 +110,8 @@ def test_histograms_are_those_of_numpy_whatever_the_images(pieces):
 def test_equal_and_infinite_scores_are_counted():
     same = count_scores([np.full(3, 0.5, np.float32)], [np.full(4, 0.5, np.float32)])
     assert (same.normal.sum(), same.anomalous.sum(), same.gap) == (4, 3, 0.0)
-    ends = np.array([-np.inf, 0.0, np.inf], np.float32)
-    spread = count_scores([ends], [ends])
+    ends = [np.array([-np.inf, 0.0, np.inf], np.float32)]
+    spread = count_scores(ends, ends)
     assert np.isfinite(spread.edges).all()
     assert spread.normal.sum() == 3
 

@@ -77,6 +77,13 @@ def test_metrics_match_sklearn(kind):
     positives, negatives = drawn(kind)
     expected = sklearn_metrics(positives, negatives)
     np.testing.assert_allclose(pixel_metrics(positives, negatives), expected, rtol=0, atol=1e-12)
+    truth = np.repeat([1, 0], [positives.size, negatives.size])
+    scores = np.nan_to_num(np.concatenate([positives, negatives]), posinf=1e30, neginf=-1e30)
+    fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
+    rules = {"first-above": fpr[np.argmax(tpr > 0.95)], "interpolated": np.interp(0.95, tpr, fpr)}
+    for rule, value in rules.items():
+        found = pixel_metrics(positives, negatives, fpr_rule=rule).fpr95
+        assert found == pytest.approx(value, rel=1e-7, abs=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -107,27 +114,14 @@ def test_open_intervals_between_splitters_are_small(ties, most):
     assert np.bincount(inside, minlength=1).max() <= most
 
 
+small_sets = st.lists(st.integers(-3, 3), min_size=1, max_size=50)
+
+
 @settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.integers(-3, 3), min_size=1, max_size=50),
-    st.lists(st.integers(-3, 3), min_size=1, max_size=50),
-)
+@given(small_sets, small_sets)
 def test_metrics_match_sklearn_on_small_tied_sets(positives, negatives):
-    expected = sklearn_metrics(float32(*positives), float32(*negatives))
-    ours = pixel_metrics(float32(*positives), float32(*negatives))
-    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_other_fpr_rules_match_the_curve_of_sklearn(kind):
-    positives, negatives = drawn(kind)
-    truth = np.repeat([1, 0], [positives.size, negatives.size])
-    scores = np.nan_to_num(np.concatenate([positives, negatives]), posinf=1e30, neginf=-1e30)
-    fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
-    above = pixel_metrics(positives, negatives, fpr_rule="first-above").fpr95
-    between = pixel_metrics(positives, negatives, fpr_rule="interpolated").fpr95
-    np.testing.assert_allclose(above, fpr[np.argmax(tpr > 0.95)], atol=1e-12)
-    np.testing.assert_allclose(between, np.interp(0.95, tpr, fpr), atol=1e-12)
+    scores = float32(*positives), float32(*negatives)
+    np.testing.assert_allclose(pixel_metrics(*scores), sklearn_metrics(*scores), rtol=0, atol=1e-12)
 
 
 def test_the_fpr_rules_differ_where_a_threshold_hits_95_percent():
