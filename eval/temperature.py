@@ -175,8 +175,7 @@ def _score_evidence(
         if centred:
             sure = compare_at(torch.eye(len(evidence), 1)[..., None], names, pixel_t)
             scores = {name: values - sure[name] for name, values in scores.items()}
-        for variant in same:  # T = 1 is one for both levels
-            yield variant, scores[variant.score]
+        yield from ((variant, scores[variant.score]) for variant in same)  # T = 1 is one for both levels
 
 
 def require_selection_split(cached: CachedSet) -> None:

@@ -73,7 +73,7 @@ def sweep(options: TemperatureOptions) -> str:
     """Sweep, choose, write everything, and return the table."""
     require_free(options.out)
     info, sets = read_cache(options.cache)
-    validation = _find_validation(sets, options)
+    validation = _find_validation(sets, options.validation)
     scored = [cached for cached in sets if cached.folder != CLOSED_SET]
     if not scored:
         raise InputError(f"--cache {options.cache}: no anomaly test set in it")
@@ -108,15 +108,14 @@ def sweep(options: TemperatureOptions) -> str:
     return str(files["temperature.md"])
 
 
-def _find_validation(sets: Sequence[CachedSet], options: TemperatureOptions) -> CachedSet | None:
-    if options.validation is None:
+def _find_validation(sets: Sequence[CachedSet], name: str | None) -> CachedSet | None:
+    if name is None:
         return None
-    for cached in sets:
-        if cached.folder == options.validation and cached.folder != CLOSED_SET:
-            require_selection_split(cached)
-            return cached
-    present = ", ".join(cached.folder for cached in sets if cached.folder != CLOSED_SET)
-    raise InputError(f"--validation {options.validation}: not in the cache, which holds {present}")
+    by_folder = {cached.folder: cached for cached in sets if cached.folder != CLOSED_SET}
+    if name not in by_folder:
+        raise InputError(f"--validation {name}: not in the cache, which holds {', '.join(by_folder)}")
+    require_selection_split(by_folder[name])
+    return by_folder[name]
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def count_images(
     scores occur than bins, the counts are exact.
 
     Args:
-        images: scores of all images that count.
+        images: those that count.
         positions: place of each in the set.
     """
     classes = [image.positives for image in images], [image.negatives for image in images]
@@ -95,13 +95,10 @@ def count_images(
 def choose_half_bins(
     classes: Sequence[Int64[np.ndarray, " K"]], num_bins: int = NUM_BINS
 ) -> Float32[np.ndarray, " _S"]:
-    """Choose values that cut each class into open intervals of few scores.
+    """Choose values that cut each class, counted per entry of `HALF_VALUES`, into intervals of few scores.
 
     Every value that occurs, where `num_bins` suffice; else those at which a further 8 / `num_bins` of a class
     is reached.
-
-    Args:
-        classes: counts of each class per entry of `HALF_VALUES`.
     """
     used = np.flatnonzero(sum(classes))
     if used.size <= num_bins:
@@ -117,11 +114,7 @@ def choose_half_bins(
 def count_on_bins(
     images: Iterable[ImageScores], positions: Sequence[int], splitters: Float32[np.ndarray, " _S"]
 ) -> ImageCounts:
-    """Count the scores of each image; looks at one image at a time.
-
-    Args:
-        splitters: each is a bin of its own, and so is what lies between two; upwards.
-    """
+    """Count the scores of each image, one at a time: each splitter is a bin, and so is what lies between."""
     tables = np.empty((2, len(positions), 2 * splitters.size + 1), dtype=np.float32)
     for row, image in enumerate(images):
         for table, scores in zip(tables, image, strict=True):

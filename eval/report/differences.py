@@ -119,18 +119,17 @@ def _compare_images(
         return f"one run each, and no counts per image are kept of the {column.title}"
     if rows[0].protocol not in PROTOCOLS:
         return f"the rules of protocol {rows[0].protocol} are not known"
-    first, second = (
-        _resample(row.group.model, *side, resample) for row, side in zip(rows, sides, strict=True)
-    )
-    if isinstance(first, str) or isinstance(second, str):
-        return "; ".join(reason for reason in (first, second) if isinstance(reason, str))
+    found = [_resample(row.group.model, *side, resample) for row, side in zip(rows, sides, strict=True)]
+    if reasons := [each for each in found if isinstance(each, str)]:
+        return "; ".join(reasons)
+    first, second = (each for each in found if not isinstance(each, str))
     count = len(first.stems)
     if first.stems != second.stems:
         return f"other images: {count} and {len(second.stems)} whose names differ"
     if count < MIN_IMAGES:
         return f"{count} images; at least {MIN_IMAGES} are needed"
-    found = compare_resampled(first, second, column.metric)
-    return "too few resampled sets have anomalous and normal pixels" if math.isnan(found.low) else found
+    tested = compare_resampled(first, second, column.metric)
+    return "too few resampled sets have anomalous and normal pixels" if math.isnan(tested.low) else tested
 
 
 def _resample(model: str, run: SeedRun, record: Record, resample: Resample) -> Resampled | str:

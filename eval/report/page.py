@@ -60,15 +60,9 @@ def _section(dataset: str, cells: Sequence[Result], picture: bytes | None) -> di
     for cell in cells:
         if cell.record.protocol != protocol and cell.gallery is not None:
             others.setdefault(cell.record.protocol, []).append(cell)
-    counts = {cell.record.score: cell.counts for cell in shown}
-    return {
-        "dataset": dataset,
-        "cells": cells,
-        "shown": shown,
-        "others": others,
-        "curves": plot_curves(f"{dataset}, protocol {protocol}", counts),
-        "picture": picture,
-    }
+    curves = plot_curves(f"{dataset}, protocol {protocol}", {c.record.score: c.counts for c in shown})
+    found = {"dataset": dataset, "cells": cells, "shown": shown, "others": others}
+    return found | {"curves": curves, "picture": picture}
 
 
 def _slice_tables(analysis: ErrorAnalysis) -> Iterator[tuple[Sequence[str], list[tuple[str, float, int]]]]:

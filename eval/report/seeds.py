@@ -86,10 +86,7 @@ def read_run(results: Path) -> SeedRun:
 
 
 def group_by_seed(runs: Sequence[SeedRun]) -> list[SeedGroup]:
-    """Group runs whose names and settings differ only in the seed.
-
-    Runs without config.yaml stand alone, and so does a second run of one seed.
-    """
+    """Group runs that differ only in their seed; a second run of one seed, or without settings, is alone."""
     groups: dict[tuple[str, str, int], list[SeedRun]] = {}
     repeats: dict[tuple[str, str, Any], int] = {}
     for run in runs:

@@ -39,7 +39,7 @@ class Slice(NamedTuple):
 
 
 class ErrorAnalysis(NamedTuple):
-    """Examples and slices of one score on one test set."""
+    """One score on one test set."""
 
     frames: bytes
     """PNG of the best and worst frames; empty where no frame holds an anomaly."""
