@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import multiprocessing
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import cv2
@@ -25,8 +27,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import auc, average_precision_score, roc_curve
 
 from benchmarks.machine import ThreadedOptions, describe_machine, measure_peak, publish, table
-from eval.metrics.closed_set import ConfusionMatrix
-from eval.metrics.curve import SpooledScores, count_half, exact_curve, half_curve, pixel_metrics, sort_scores
+from eval.metrics.closed_set import count_classes, mean_iou
+from eval.metrics.curve import HALF_VALUES, Curve, count_half, pixel_metrics
+from eval.store import ImageStore, score_arrays
 from shards.settings import parse_options, run_program
 
 Measured = TypeVar("Measured")
@@ -63,7 +66,7 @@ def main(arguments: Sequence[str]) -> None:
         describe_machine(options.threads, (np, sklearn, torch, torchmetrics, cv2)),
         *(compare_pixel_metrics(options) if options.usual else []),
         *compare_half(options),
-        *compare_spooled(options),
+        *compare_stored(options),
         *compare_miou(options),
     ]
     publish(lines, options.out)
@@ -78,13 +81,8 @@ def compare_pixel_metrics(options: MetricsOptions) -> list[str]:
         ours_s, metrics = time_median(partial(pixel_metrics, *pools), options.repeats)
         sides = (sklearn_metrics, pixel_metrics)
         memory = [run_apart(extra_memory, side, options, kind) / options.pixels for side in sides]
-        rows.append(
-            [
-                kind,
-                *set_beside(reference, (ours_s, metrics[:3])),
-                *(f"{value:.1f} B/pixel" for value in memory),
-            ]
-        )
+        beside = set_beside(reference, (ours_s, metrics[:3]))
+        rows.append([kind, *beside, *(f"{value:.1f} B/pixel" for value in memory)])
     return [
         "",
         f"## AP + FPR95 + AUROC, exact, {options.pixels:,} float32 pixels, {options.anomalous:.1%} anomalous",
@@ -97,11 +95,10 @@ def compare_pixel_metrics(options: MetricsOptions) -> list[str]:
 def compare_half(options: MetricsOptions) -> list[str]:
     """Time counts per float16 value against scikit-learn on the same half-precision scores."""
     pools = draw_pools(options, "float16 ties")
-    positives, negatives = (part.astype(np.float16) for part in pools)
+    halves = [part.astype(np.float16) for part in pools]
 
     def count() -> Numbers:
-        metrics = half_curve(count_half(positives), count_half(negatives)).metrics()
-        return metrics.ap, metrics.fpr95, metrics.auroc
+        return Curve.from_counts(HALF_VALUES, *map(count_half, halves)).metrics()[:3]
 
     ours = time_median(count, options.repeats)
     usual = time_median(partial(sklearn_metrics, *pools), options.repeats) if options.usual else None
@@ -114,9 +111,9 @@ def compare_half(options: MetricsOptions) -> list[str]:
     ]
 
 
-def compare_spooled(options: MetricsOptions) -> list[str]:
-    """Time sorted scores on disk, image by image, against scikit-learn on all pixels at once."""
-    ours, ours_bytes = run_apart(measure_collection, collect_spooled, options)
+def compare_stored(options: MetricsOptions) -> list[str]:
+    """Time a store of score maps, sorted image by image, against scikit-learn on all pixels at once."""
+    ours, ours_bytes = run_apart(measure_collection, collect_in_store, options)
     usual, memory = None, "not run"
     if options.usual:
         usual, usual_bytes = run_apart(measure_collection, collect_lists, options)
@@ -128,7 +125,7 @@ def compare_spooled(options: MetricsOptions) -> list[str]:
         f"## float32 scores from {options.images} images, {options.pixels:,} pixels, collected one by one",
         "",
         "Collecting and computing. Memory is what the process itself holds (anonymous pages) beyond one",
-        "image; our file lies on disk, 4 bytes per pixel.",
+        "image; our store lies on disk, 9 bytes per pixel.",
         *table(header, [row], 0),
     ]
 
@@ -159,15 +156,15 @@ def collect_lists(
     return sklearn_metrics(scores[truth == 1], scores[truth == 0])
 
 
-def collect_spooled(
+def collect_in_store(
     images: Iterator[NDArray[np.float32]], target: NDArray[np.uint8], num_images: int
 ) -> Numbers:
-    """Sort the scores of each image on disk, and read the metrics off their curve."""
-    with SpooledScores() as spooled:
-        for scores in images:
-            spooled.append(sort_scores(scores[None], target[None]))
-        metrics = exact_curve(spooled).metrics()
-    return metrics.ap, metrics.fpr95, metrics.auroc
+    """Write the maps of each image to a store, and let that measure."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = ImageStore(Path(folder), [{}] * num_images)
+        for i, scores in enumerate(images):
+            store.write(i, score_arrays({"score": scores[None]}, target[None]))
+        return store.measure("score")[:3]
 
 
 def compare_miou(options: MetricsOptions) -> list[str]:
@@ -180,14 +177,13 @@ def compare_miou(options: MetricsOptions) -> list[str]:
     metric = torchmetrics.JaccardIndex(
         task="multiclass", num_classes=19, ignore_index=255, validate_args=False
     )
-    matrix = ConfusionMatrix()
 
     def update() -> None:
         metric.update(*(torch.from_numpy(each)[None].long() for each in (prediction, label)))
 
     reference_s, _ = time_median(update, 5 * options.repeats)
-    ours_s, _ = time_median(lambda: matrix.add(label, prediction), 5 * options.repeats)
-    difference = f"{abs(matrix.mean_iou() - metric.compute().item()):.1e}"
+    ours_s, counts = time_median(partial(count_classes, label, prediction), 5 * options.repeats)
+    difference = f"{abs(mean_iou(counts) - metric.compute().item()):.1e}"
     row = [f"{1e3 * reference_s:.1f}", f"{1e3 * ours_s:.2f}", f"{reference_s / ours_s:.1f}", difference]
     header = "torchmetrics, ms | ours, ms | ratio | difference"
     return ["", "## mIoU, one frame of 2048 x 1024 uint8 labels", *table(header, [row], 0)]

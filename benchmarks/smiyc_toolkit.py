@@ -159,9 +159,7 @@ def official_side(
 def our_side(frames: Sequence[Frame], smallest: SegmentSizes) -> dict[str, float]:
     """Compute the same."""
     pixels = curve_metrics([image_curve(s[t == 1], s[t == 0]) for s, t in frames])
-    rows = [
-        count_components(s.astype(np.float32), t, pixels.f1_threshold, smallest).flat() for s, t in frames
-    ]
+    rows = [count_components(s.astype(np.float32), t, pixels.f1_threshold, smallest) for s, t in frames]
     found = component_metrics(np.stack(rows))
     return {
         "AP": pixels.ap,

@@ -51,7 +51,7 @@ class Side(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TemperatureOptions(ThreadedOptions):
+class SweepOptions(ThreadedOptions):
     """Time a sweep over pixel temperatures."""
 
     frames: int = 2
@@ -62,9 +62,7 @@ class TemperatureOptions(ThreadedOptions):
 
 def main(arguments: Sequence[str]) -> None:
     """Measure, and print a report in Markdown."""
-    options: TemperatureOptions = parse_options(
-        TemperatureOptions, arguments, program="benchmarks.temperature"
-    )
+    options: SweepOptions = parse_options(SweepOptions, arguments, program="benchmarks.temperature")
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(options.threads)
     with tempfile.TemporaryDirectory() as name:
@@ -97,7 +95,7 @@ def main(arguments: Sequence[str]) -> None:
     publish(lines, options.out)
 
 
-def write_cache(folder: Path, options: TemperatureOptions) -> CachedSet:
+def write_cache(folder: Path, options: SweepOptions) -> CachedSet:
     """Save drawn predictions: blobs of 100 queries, sure of a class each; anomalies are claimed by none."""
     for index in range(options.frames):
         generator = torch.Generator().manual_seed(index)
@@ -113,7 +111,7 @@ def write_cache(folder: Path, options: TemperatureOptions) -> CachedSet:
     return CachedSet(folder="set", name="set", is_benchmark=False, window=WINDOW, stems=stems)
 
 
-def usual_script(cache: Path, cached: CachedSet, options: TemperatureOptions) -> tuple[float, Numbers]:
+def usual_script(cache: Path, cached: CachedSet, options: SweepOptions) -> tuple[float, Numbers]:
     """Score whole frames, keep lists, call scikit-learn; once per temperature."""
     frames = [(target, found.evidence((1024, 2048), WINDOW)) for target, found in read_frames(cache, cached)]
     begin = time.process_time()
@@ -128,9 +126,7 @@ def usual_script(cache: Path, cached: CachedSet, options: TemperatureOptions) ->
     return time.process_time() - begin, numbers
 
 
-def our_sweep(
-    cache: Path, cached: CachedSet, options: TemperatureOptions, use: Literal["scan", "measure"]
-) -> Side:
+def our_sweep(cache: Path, cached: CachedSet, options: SweepOptions, use: Literal["scan", "measure"]) -> Side:
     """Sweep, with the time of the evidence taken apart."""
     begin = time.process_time()
     for _, predictions in read_frames(cache, cached):

@@ -5,6 +5,7 @@ An evaluation writes `sketches/{test set}.{protocol}.{score}.npz` beside its res
 
 from __future__ import annotations
 
+import math
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from eval.metrics.binned import BinnedMetrics, ImageCounts
-from eval.metrics.bootstrap import PairedTest, draw_blocks, judge_differences
+from eval.metrics.bootstrap import Comparison, draw_blocks, interval_of
 from eval.protocol import get_protocol
 from shards.errors import InputError
 
@@ -86,7 +87,7 @@ def resample_sketch(sketch: Sketch) -> Resampled:
     )
 
 
-def compare_resampled(first: Resampled, second: Resampled, metric: str) -> PairedTest:
+def compare_resampled(first: Resampled, second: Resampled, metric: str) -> Comparison:
     """Test whether two models differ in a metric, over the same images under the same protocol.
 
     What makes an image hard is hard for both, so the difference varies less than either metric.
@@ -96,4 +97,5 @@ def compare_resampled(first: Resampled, second: Resampled, metric: str) -> Paire
     """
     assert first.stems == second.stems, "a paired test needs the same images"
     differences = getattr(first.metrics, metric) - getattr(second.metrics, metric)
-    return judge_differences(float(differences[0]), differences[1:])
+    low, high = interval_of(differences[1:]) or (math.nan, math.nan)
+    return Comparison(float(differences[0]), low, high, "images", len(first.stems))

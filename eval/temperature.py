@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -15,7 +16,7 @@ from jaxtyping import Float, Float32, UInt8
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from eval.metrics.curve import HALF_VALUES, PixelMetrics, count_half, half_curve
+from eval.metrics.curve import HALF_VALUES, Curve, PixelMetrics, count_half
 from eval.predict.predictions import CachedSet, read_frames
 from eval.predict.scores import DEFAULT_SCORES
 from eval.predict.strips import compare_at
@@ -28,10 +29,14 @@ LEVELS: tuple[Level, ...] = ("pixel", "query")
 """What is divided: the evidence of a pixel, softmax(L / T), or class logits of queries, before the sum."""
 Kind = tuple[str, Level]
 """Score and level."""
+TABLE_TEMPERATURES = (1.0, 0.5, 0.75, 1.1)
+"""In every table of these test sets, beside the best."""
 _AT_ONCE = 16
 """Variants measured in one pass over the cache; bounds the disk space to 69 bytes per pixel."""
 _EVIDENCE_AT_ONCE = 4
 """Query temperatures scanned at once; each takes 160 MB per frame of 2048 x 1024, half that per window."""
+_STRIDE = 7
+"""Of the pixels, along each axis, that calibration is fitted to; neighbours say the same."""
 _ROUNDS = 3
 _FINALISTS = 3
 """Temperatures of best scanned AP that are measured before one is chosen."""
@@ -49,52 +54,51 @@ class Variant(NamedTuple):
         """How records name the score."""
         return self.score if self.level == "pixel" else f"{self.score} (query T)"
 
+    @property
+    def divisors(self) -> tuple[float, float]:
+        """The temperatures of class logits of queries and of evidence of pixels."""
+        return (self.temperature, 1.0) if self.level == "query" else (1.0, self.temperature)
+
 
 def list_kinds(has_queries: bool, scores: Sequence[str] = DEFAULT_SCORES) -> list[Kind]:
     """List the pairs of score and level at which a temperature can change a ranking.
 
     MaxLogit at pixel level is left out: dividing by T keeps every order.
     """
-    levels: tuple[Level, ...] = LEVELS if has_queries else ("pixel",)
+    levels = LEVELS if has_queries else LEVELS[:1]
     return [(s, level) for s in scores for level in levels if (s, level) != ("MaxLogit", "pixel")]
 
 
+@dataclass
 class Sweep:
     """Metrics of variants on one cached set; each is computed once.
 
     Measured ones are exact and may be reported. Scanned ones are counted in half precision, which costs less
     and keeps no scores; they serve to find temperatures and to draw curves. Of drawn frames
     (tests/eval/test_temperature.py, benchmarks/temperature.py) AP is that of float32 scores to 1e-3, and
-    FPR95 to 5e-3, as a threshold moves by a step of float16 and all pixels of the step with it.
+    FPR95 to 5e-3, as a threshold moves by a step of float16 and all pixels of the step with it. Both refuse a
+    broken frame and a class without pixels.
     """
 
-    def __init__(self, cache: Path, cached: CachedSet, scratch: Path | None = None) -> None:
-        """Remember where the predictions lie.
-
-        Args:
-            cache: folder that `read_cache` read.
-            cached: one of its sets.
-            scratch: folder for score maps.
-        """
-        self.cached = cached
-        self._cache, self._scratch = cache, scratch
-        self.metrics: dict[Variant, PixelMetrics] = {}
-        """Exact metrics of the measured variants."""
-        self.scanned: dict[Variant, PixelMetrics] = {}
-        """Metrics of the scanned variants."""
-        self.num_pixels = 0
+    cache: Path
+    """Folder that `read_cache` read."""
+    cached: CachedSet
+    """One of its sets."""
+    scratch: Path | None = None
+    """Folder for score maps; None: the system's."""
+    metrics: dict[Variant, PixelMetrics] = field(default_factory=dict)
+    """Exact metrics of the measured variants."""
+    scanned: dict[Variant, PixelMetrics] = field(default_factory=dict)
+    """Metrics of the scanned variants."""
+    num_pixels: int = 0
 
     def measure(self, variants: Iterable[Variant]) -> None:
-        """Compute the metrics of all `variants` that are not known yet, 16 to a pass over the set.
-
-        Raises:
-            InputError: a cached frame is broken, or a class has no pixel.
-        """
+        """Compute the metrics of all `variants` that are not known yet, 16 to a pass over the set."""
         missing = [variant for variant in dict.fromkeys(variants) if variant not in self.metrics]
         missing.sort(key=lambda variant: (variant.level, variant.temperature))
         for begin in range(0, len(missing), _AT_ONCE):
             group = missing[begin : begin + _AT_ONCE]
-            with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
+            with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
                 store = ImageStore(Path(folder), [{}] * len(self.cached.stems))
                 self.num_pixels = 0
                 for image, scored in groupby(self._score(group, 1), key=itemgetter(0)):
@@ -108,16 +112,13 @@ class Sweep:
         """Count, in half precision, the scores of all `variants` that were not scanned yet.
 
         All pixel temperatures are read off one evidence of each frame, and query temperatures share masks.
-
-        Raises:
-            InputError: a cached frame is broken, or a class has no pixel.
         """
         missing = [variant for variant in dict.fromkeys(variants) if variant not in self.scanned]
         counts = {variant: np.zeros((2, HALF_VALUES.size), dtype=np.int64) for variant in missing}
         for _, variant, scores, target in self._score(missing, _EVIDENCE_AT_ONCE, centred=True):
             half = torch.from_numpy(scores).half().numpy()  # a quarter of the time of NumPy's
             counts[variant] += [count_half(half[target == value]) for value in (ANOMALY, NORMAL)]
-        self.scanned |= {variant: half_curve(*found).metrics() for variant, found in counts.items()}
+        self.scanned |= {v: Curve.from_counts(HALF_VALUES, *found).metrics() for v, found in counts.items()}
 
     def _score(
         self, variants: Sequence[Variant], evidence_at_once: int, *, centred: bool = False
@@ -129,15 +130,15 @@ class Sweep:
             centred: subtract the score of a mask model's sure pixel, of evidence 1 for one class and 0 for
                 the others: float16 is finest about 0.
         """
-        query_temperatures = sorted({_divisors(variant)[0] for variant in variants})
-        frames = read_frames(self._cache, self.cached) if variants else ()
+        query_temperatures = sorted({variant.divisors[0] for variant in variants})
+        frames = read_frames(self.cache, self.cached) if variants else ()
         for position, (target, predictions) in enumerate(frames):
-            size = (target.shape[0], target.shape[1])
+            height, width = target.shape
             for begin in range(0, len(query_temperatures), evidence_at_once):
                 group = query_temperatures[begin : begin + evidence_at_once]
-                stacked = predictions.evidence_at(size, self.cached.window, group)
+                stacked = predictions.evidence_at((height, width), self.cached.window, group)
                 for query_t, evidence in zip(group, stacked, strict=True):
-                    same = [variant for variant in variants if _divisors(variant)[0] == query_t]
+                    same = [variant for variant in variants if variant.divisors[0] == query_t]
                     for variant, scores in _score_evidence(evidence, same, centred=centred):
                         yield position, variant, scores, target
 
@@ -147,76 +148,66 @@ class Sweep:
         Each round halves, on a logarithmic scale, the distance to both neighbours. Rounds scan; the best
         three of all are then measured, and the best of what was measured of this score and level is returned.
         """
+
+        def scanned_ap(temperature: float) -> float:
+            return self.scanned[Variant(score, level, temperature)].ap
+
         tried = sorted(grid)
-        scanned_ap: Callable[[float], float] = lambda t: self.scanned[Variant(score, level, t)].ap  # noqa: E731
-        for round_number in range(_ROUNDS + 1):
-            self.scan(Variant(score, level, t) for t in tried)
+        self.scan(Variant(score, level, t) for t in tried)
+        for _ in range(_ROUNDS):
             best = max(tried, key=scanned_ap)
             at = tried.index(best)
             neighbours = [tried[i] for i in (at - 1, at + 1) if 0 <= i < len(tried)]
-            closer = [float(np.sqrt(best * neighbour)) for neighbour in neighbours]
-            if round_number < _ROUNDS:
-                tried = sorted({*tried, *closer})
+            tried = sorted({*tried, *(float(np.sqrt(best * neighbour)) for neighbour in neighbours)})
+            self.scan(Variant(score, level, t) for t in tried)
         self.measure(Variant(score, level, t) for t in sorted(tried, key=scanned_ap)[-_FINALISTS:])
         measured = {v.temperature: m.ap for v, m in self.metrics.items() if v[:2] == (score, level)}
         return max(sorted(measured), key=measured.__getitem__)
 
 
-def _divisors(variant: Variant) -> tuple[float, float]:
-    """Return what class logits of queries and what evidence of pixels is divided by."""
-    return (variant.temperature, 1.0) if variant.level == "query" else (1.0, variant.temperature)
-
-
 def _score_evidence(
     evidence: Float[Tensor, "C H W"], variants: Sequence[Variant], *, centred: bool
 ) -> Iterator[tuple[Variant, Float32[np.ndarray, "H W"]]]:
-    for pixel_t in sorted({_divisors(variant)[1] for variant in variants}):
-        same = [variant for variant in variants if _divisors(variant)[1] == pixel_t]
+    for pixel_t in sorted({variant.divisors[1] for variant in variants}):
+        same = [variant for variant in variants if variant.divisors[1] == pixel_t]
         names = sorted({variant.score for variant in same})
         scores = compare_at(evidence, names, pixel_t)
         if centred:
             sure = compare_at(torch.eye(len(evidence), 1)[..., None], names, pixel_t)
             scores = {name: values - sure[name] for name, values in scores.items()}
-        for variant in same:  # T = 1 is one for both levels
-            yield variant, scores[variant.score]
+        yield from ((variant, scores[variant.score]) for variant in same)  # T = 1 is one for both levels
 
 
-def require_selection_split(cached: CachedSet, setting: str = "--validation") -> None:
-    """Check that a temperature may be chosen on this set.
-
-    Raises:
-        InputError: it is a benchmark.
-    """
+def require_selection_split(cached: CachedSet) -> None:
+    """Refuse a benchmark: no temperature may be chosen on it."""
     if cached.is_benchmark:
         raise InputError(
-            f"{setting} {cached.folder}: is a benchmark; what is chosen on it must not be reported on it. "
+            f"--validation {cached.folder}: is a benchmark; what is chosen on it must not be reported on it. "
             f"Choose on a validation split, or see each benchmark's own best, so labelled, by --oracle True"
         )
 
 
-def fit_calibration(cache: Path, cached: CachedSet, every: int = 7) -> float:
-    """Return the T of softmax(L / T) with the least negative log-likelihood of the true classes.
-
-    Args:
-        cached: a set whose targets are train ids.
-        every: one pixel in so many per axis is used; neighbours say the same.
+def fit_calibration(cache: Path, cached: CachedSet) -> float:
+    """Return the T of softmax(L / T) with the least negative log-likelihood of a set's train ids.
 
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017. NLL is convex in 1 / T.
     """
     evidence, labels = [], []
     for target, predictions in read_frames(cache, cached):
-        found = predictions.evidence((target.shape[0], target.shape[1]), cached.window)
-        label = target[::every, ::every]
+        height, width = target.shape
+        found = predictions.evidence((height, width), cached.window)
+        label = target[::_STRIDE, ::_STRIDE]
         counted = (label != VOID) & (label != OUTLIER_ID)
-        evidence.append(found[:, ::every, ::every].permute(1, 2, 0)[torch.from_numpy(counted)])
+        evidence.append(found[:, ::_STRIDE, ::_STRIDE].permute(1, 2, 0)[torch.from_numpy(counted)])
         labels.append(torch.from_numpy(label[counted].astype(np.int64)))
     return best_likelihood(torch.cat(evidence), torch.cat(labels))
 
 
 def best_likelihood(evidence: Tensor, labels: Tensor) -> float:
     """Return the T in [0.001, 1000] that maximises the likelihood of `labels` under softmax(evidence / T)."""
-    loss: Callable[[float], float] = lambda log_t: float(  # noqa: E731 (minimize_scalar wants a callable)
-        torch.nn.functional.cross_entropy(evidence.double() / float(np.exp(log_t)), labels)
-    )
+
+    def loss(log_t: float) -> float:
+        return float(torch.nn.functional.cross_entropy(evidence.double() / float(np.exp(log_t)), labels))
+
     bounds = (float(np.log(1e-3)), float(np.log(1e3)))
     return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import tyro
 
-from eval.report.differences import find_differences, list_differences, mark_tables, render_differences
+from eval.report.differences import find_differences, list_differences, mark_tables
 from eval.report.record import render_csv, render_json
 from eval.report.seeds import build_seed_tables, group_by_seed, read_run
 from eval.report.tables import latex_tables, markdown_tables
 from shards.errors import InputError
-from shards.files import make_folder, require_free, staged_folder, write_atomically
+from shards.files import make_folder, require_free, staged_folder, to_json, write_atomically
 from shards.settings import parse_options, run_program
 from slurm.tasks import RUNS_FOLDER, TASKS_NAME, read_tasks
 
@@ -52,12 +52,15 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def collect(options: CollectOptions) -> str:
-    """Read all results, write the table and return it as Markdown.
-
-    Raises:
-        InputError: a path is no run, a file is damaged, or nothing is finished.
-    """
-    _require_place(options)
+    """Read all results, write the table and return it as Markdown."""
+    is_replaced = options.replace and options.out.is_dir()
+    if is_replaced:
+        names = {path.name for path in options.out.iterdir() if not path.name.startswith(".")}
+        if foreign := sorted(names - set(OUTPUTS)):
+            raise InputError(f"--out {options.out}: holds {foreign[0]}, which is no table of jobs.collect")
+    else:
+        require_free(options.out)
+        make_folder(options.out.absolute().parent)
     found, missing = find_results(options.runs)
     if not found:
         raise InputError(f"jobs.collect: nothing is finished yet: {'; '.join(missing)}")
@@ -73,9 +76,8 @@ def collect(options: CollectOptions) -> str:
         render_csv(records),
         markdown,
         latex_tables(tables),
-        render_differences(differences),
+        to_json(differences, allow_nan=False),
     )
-    is_replaced = options.replace and options.out.is_dir()
     with nullcontext(options.out) if is_replaced else staged_folder(options.out) as folder:
         for name, text in zip(OUTPUTS, texts, strict=True):
             write_atomically(folder / name, text)
@@ -83,22 +85,8 @@ def collect(options: CollectOptions) -> str:
     return markdown
 
 
-def _require_place(options: CollectOptions) -> None:
-    if not (options.replace and options.out.is_dir()):
-        require_free(options.out)
-        make_folder(options.out.absolute().parent)
-        return
-    names = {path.name for path in options.out.iterdir() if not path.name.startswith(".")}
-    if foreign := sorted(names - set(OUTPUTS)):
-        raise InputError(f"--out {options.out}: holds {foreign[0]}, which is no table of jobs.collect")
-
-
 def find_results(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """Return the results.json of runs that have one, in the order given, and name and state of the others.
-
-    Raises:
-        InputError: a path is neither run, sweep nor results.
-    """
+    """Return the results.json of runs that have one, in the order given, and name and state of the others."""
     found: list[Path] = []
     missing: list[str] = []
     for path in dict.fromkeys(paths):
@@ -110,10 +98,8 @@ def find_results(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
         is_sweep = (path / TASKS_NAME).is_file()
         for folder, state in _list_sweep(path) if is_sweep else [(path, "no eval/results.json")]:
             results = [p for p in (folder / "eval" / RESULTS_NAME, folder / RESULTS_NAME) if p.is_file()]
-            if results:
-                found.append(results[0])
-            else:
-                missing.append(f"{folder.name} ({state})")
+            found += results[:1]
+            missing += [] if results else [f"{folder.name} ({state})"]
     return found, missing
 
 

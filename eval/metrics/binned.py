@@ -51,39 +51,27 @@ class ImageCounts:
 
     def curve(self) -> Curve:
         """Return the curve of the pooled set, whose thresholds are numbers of bins."""
-        positives, negatives = (
-            c.sum(axis=0, dtype=np.float64)[::-1] for c in (self.positives, self.negatives)
-        )
-        return Curve.from_counts(np.arange(positives.size)[::-1], positives, negatives)
+        sums = (counts.sum(axis=0, dtype=np.float64) for counts in (self.positives, self.negatives))
+        return Curve.from_counts(np.arange(self.single.size), *sums)
 
     def metrics(self, weights: Float64[np.ndarray, "B R"], *, interpolate: bool = False) -> BinnedMetrics:
         """Compute the metrics of the pooled set in which image r occurs `weights[:, r]` times.
+
+        A bin of one value is one threshold, as in `pixel_metrics`. In an open bin positives and negatives are
+        taken as evenly mixed: precision is linear in recall there, and so is FPR in TPR.
 
         Args:
             weights: how often each image is drawn, per resampled set.
             interpolate: read FPR95 between two thresholds even where one value holds both; see `FPR_RULES`.
         """
-        positives, negatives = (
-            weights @ counts.astype(np.float64) for counts in (self.positives, self.negatives)
-        )
-        parts = [
-            binned_metrics(
-                positives[begin : begin + _ROWS],
-                negatives[begin : begin + _ROWS],
-                self.single,
-                interpolate=interpolate,
-            )
-            for begin in range(0, len(weights), _ROWS)
-        ]
-        return BinnedMetrics(*(np.concatenate(values) for values in zip(*parts, strict=True)))
-
-    def bounds(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Return the least and the largest AP and FPR95 that scores with these counts can have.
-
-        In an open interval every order is possible; the extremes put all its positives last or first.
-        """
-        positives, negatives = self.positives.sum(axis=0), self.negatives.sum(axis=0)
-        return _extremes(positives.astype(np.float64), negatives.astype(np.float64), self.single)
+        single = self.single[::-1]  # from the highest score down
+        step = single & (not interpolate)
+        classes = [counts[:, ::-1].astype(np.float64) for counts in (self.positives, self.negatives)]
+        parts = []
+        for begin in range(0, len(weights), _ROWS):
+            drawn = [weights[begin : begin + _ROWS] @ counts for counts in classes]
+            parts.append(_read_metrics(drawn[0], drawn[1], single, step))
+        return BinnedMetrics(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def count_images(
@@ -96,28 +84,21 @@ def count_images(
     scores occur than bins, the counts are exact.
 
     Args:
-        images: scores of all images that count.
+        images: those that count.
         positions: place of each in the set.
     """
     classes = [image.positives for image in images], [image.negatives for image in images]
-    sizes = (sum(run.size for run in runs) for runs in classes)
-    chosen = [
-        choose_splitters(runs, max(1, 8 * size // num_bins))
-        for runs, size in zip(classes, sizes, strict=True)
-    ]
+    chosen = [choose_splitters(runs, max(1, 8 * _size(runs) // num_bins)) for runs in classes]
     return count_on_bins(images, positions, np.unique(np.concatenate(chosen)))
 
 
 def choose_half_bins(
     classes: Sequence[Int64[np.ndarray, " K"]], num_bins: int = NUM_BINS
 ) -> Float32[np.ndarray, " _S"]:
-    """Choose values that cut each class into open intervals of few scores.
+    """Choose values that cut each class, counted per entry of `HALF_VALUES`, into intervals of few scores.
 
     Every value that occurs, where `num_bins` suffice; else those at which a further 8 / `num_bins` of a class
     is reached.
-
-    Args:
-        classes: counts of each class per entry of `HALF_VALUES`.
     """
     used = np.flatnonzero(sum(classes))
     if used.size <= num_bins:
@@ -133,11 +114,7 @@ def choose_half_bins(
 def count_on_bins(
     images: Iterable[ImageScores], positions: Sequence[int], splitters: Float32[np.ndarray, " _S"]
 ) -> ImageCounts:
-    """Count the scores of each image; looks at one image at a time.
-
-    Args:
-        splitters: each is a bin of its own, and so is what lies between two; upwards.
-    """
+    """Count the scores of each image, one at a time: each splitter is a bin, and so is what lies between."""
     tables = np.empty((2, len(positions), 2 * splitters.size + 1), dtype=np.float32)
     for row, image in enumerate(images):
         for table, scores in zip(tables, image, strict=True):
@@ -151,70 +128,33 @@ def count_on_bins(
     return ImageCounts(np.array(positions, dtype=np.int64), positives, negatives, single[used])
 
 
-def binned_metrics(
+def _read_metrics(
     positives: Float64[np.ndarray, "B K"],
     negatives: Float64[np.ndarray, "B K"],
     single: Bool[np.ndarray, " K"],
-    *,
-    interpolate: bool = False,
+    step: Bool[np.ndarray, " K"],
 ) -> BinnedMetrics:
-    """Compute the metrics of many curves at once.
-
-    A bin of one value is one threshold, as in `pixel_metrics`. In an open bin positives and negatives are
-    taken as evenly mixed: precision is linear in recall there, and so is FPR in TPR.
-    """
-    positives, negatives = positives[:, ::-1], negatives[:, ::-1]  # from the highest score down
-    single = single[::-1]
+    """Read metrics off counts from the highest score down; FPR95 is one point of a bin that is a `step`."""
     true, false = positives.cumsum(axis=1), negatives.cumsum(axis=1)
     num_true, num_false = true[:, -1:], false[:, -1:]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        precision = np.where(true + false > 0, true / (true + false), 0.0)
-        before = np.empty_like(precision)
-        before[:, 0] = precision[:, 0]
-        before[:, 1:] = precision[:, :-1]
-        before = np.where(single | (true == positives), precision, (before + precision) / 2)
-        ap = (positives * before).sum(axis=1) / num_true[:, 0]
-        auroc = (
-            (positives * (num_false - false + negatives / 2)).sum(axis=1) / num_true[:, 0] / num_false[:, 0]
-        )
-        best_f1 = (2 * true / (true + false + num_true)).max(axis=1)
-        fpr95 = _fpr95(positives, negatives, true, false, single & (not interpolate))
-    empty = (num_true[:, 0] == 0) | (num_false[:, 0] == 0)
-    return BinnedMetrics(*(np.where(empty, np.nan, values) for values in (ap, fpr95, auroc, best_f1)))
-
-
-def _fpr95(
-    positives: Float64[np.ndarray, "B K"],
-    negatives: Float64[np.ndarray, "B K"],
-    true: Float64[np.ndarray, "B K"],
-    false: Float64[np.ndarray, "B K"],
-    step: Bool[np.ndarray, " K"],
-) -> Float64[np.ndarray, " B"]:
     needed = TPR * true[:, -1]
-    at = (true >= needed[:, None] * (1 - 1e-12)).argmax(axis=1)
+    at = (true >= needed[:, None] * (1 - 1e-12)).argmax(axis=1)  # the bin in which TPR is reached
     rows = np.arange(len(true))
     inside, width = positives[rows, at], negatives[rows, at]
-    share = np.where(step[at], 1.0, (needed - true[rows, at] + inside) / inside)
-    return (false[rows, at] - width + share * width) / false[:, -1]
-
-
-def _extremes(
-    positives: Float64[np.ndarray, " K"], negatives: Float64[np.ndarray, " K"], single: Bool[np.ndarray, " K"]
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    positives, negatives, single = positives[::-1], negatives[::-1], single[::-1]
-    true, false = positives.cumsum(), negatives.cumsum()
     with np.errstate(divide="ignore", invalid="ignore"):
-        tied = np.where(positives > 0, true / (true + false), 0.0)
-        # Open bins: at worst all negatives come first, at best all positives; each bin's precision is bounded
-        # by its value at the bin's first or last positive.
-        lowest = np.where(positives > 0, (true - positives + 1) / (true - positives + 1 + false), 0.0)
-        highest = np.where(positives > 0, true / (true + false - negatives), 0.0)
-    low = float((positives * np.where(single, tied, lowest)).sum() / true[-1])
-    high = float((positives * np.where(single, tied, highest)).sum() / true[-1])
-    at = int((true >= TPR * true[-1] * (1 - 1e-12)).argmax())
-    fpr_high = float(false[at] / false[-1])
-    fpr_low = fpr_high if single[at] else float((false[at] - negatives[at]) / false[-1])
-    return (low, high), (fpr_low, fpr_high)
+        precision = np.where(true + false > 0, true / (true + false), 0.0)
+        before = np.concatenate([precision[:, :1], precision[:, :-1]], axis=1)
+        inner = np.where(single | (true == positives), precision, (before + precision) / 2)
+        ordered = (positives * (num_false - false + negatives / 2)).sum(axis=1)
+        share = np.where(step[at], 1.0, (needed - true[rows, at] + inside) / inside)
+        metrics = BinnedMetrics(
+            ap=(positives * inner).sum(axis=1) / num_true[:, 0],
+            fpr95=(false[rows, at] - width + share * width) / false[:, -1],
+            auroc=ordered / num_true[:, 0] / num_false[:, 0],
+            best_f1=(2 * true / (true + false + num_true)).max(axis=1),
+        )
+    is_empty = (num_true[:, 0] == 0) | (num_false[:, 0] == 0)
+    return BinnedMetrics(*(np.where(is_empty, np.nan, values) for values in metrics))
 
 
 NUM_HISTOGRAM_BINS = 64
@@ -239,26 +179,27 @@ class ScoreDistribution:
         return self.anomalous_median - self.normal_median
 
 
-def count_scores(
-    positives: Runs, negatives: Runs, num_bins: int = NUM_HISTOGRAM_BINS, rounded: Rounding = np.asarray
-) -> ScoreDistribution:
-    """Count the scores of both classes, neither empty and all `rounded`, in `num_bins` bins.
+def count_scores(positives: Runs, negatives: Runs, rounded: Rounding = np.asarray) -> ScoreDistribution:
+    """Count the scores of both classes, neither empty and all `rounded`.
 
     A bin holds what is at least its lower edge and below its upper one; the outer bins also hold everything
     beyond, the last one the largest score. Medians are scores that occur, of two the lower.
     """
     both = (negatives, positives)
-    ranks = [[_nth_of(runs, share, rounded) for share in (0.0, TAIL, 0.5, 1 - TAIL, 1.0)] for runs in both]
-    low, high = min(ranks[0][1], ranks[1][1]), max(ranks[0][3], ranks[1][3])
-    inner = np.linspace(low, high, num_bins - 1).astype(np.float32)
-    sizes = [sum(run.size for run in runs) for runs in both]
-    counts = [
-        np.diff(count_below(map(rounded, runs), inner), prepend=0, append=n)
-        for runs, n in zip(both, sizes, strict=True)
-    ]
-    outer = min(low, ranks[0][0], ranks[1][0]), max(high, ranks[0][4], ranks[1][4])
-    edges = np.concatenate([outer[:1], inner.astype(np.float64), outer[1:]])
-    return ScoreDistribution(edges, counts[0], counts[1], ranks[0][2], ranks[1][2])
+    shares = (0.0, TAIL, 0.5, 1 - TAIL, 1.0)
+    least, lower, medians, upper, largest = (
+        [float(np.nan_to_num(rounded(nth_score(runs, int(share * (_size(runs) - 1)))))) for runs in both]
+        for share in shares
+    )
+    low, high = min(lower), max(upper)
+    inner = np.linspace(low, high, NUM_HISTOGRAM_BINS - 1).astype(np.float32)
+    counts = [np.diff(count_below(map(rounded, runs), inner), prepend=0, append=_size(runs)) for runs in both]
+    edges = np.concatenate([[min(low, *least)], inner.astype(np.float64), [max(high, *largest)]])
+    return ScoreDistribution(edges, counts[0], counts[1], *medians)
+
+
+def _size(runs: Runs) -> int:
+    return sum(run.size for run in runs)
 
 
 def nth_score(runs: Runs, index: int) -> Float32[np.ndarray, ""]:
@@ -268,16 +209,11 @@ def nth_score(runs: Runs, index: int) -> Float32[np.ndarray, ""]:
     """
 
     def value(pattern: int) -> NDArray[np.float32]:  # grows with the pattern
-        return np.array(pattern if pattern >= 0 else pattern ^ 0x7FFFFFFF, dtype=np.int32).view(np.float32)
+        return np.array(pattern if pattern >= 0 else pattern ^ 0x7FFFFFFF, np.int32).view(np.float32)
 
     patterns = range(-0x7F800001, 0x7F800001)  # from -inf to inf
     at = bisect_left(patterns, index + 1, key=lambda pattern: int(count_below(runs, value(pattern), "right")))
     return np.array(value(patterns[at]) + np.float32(0))  # 0, where it is -0
-
-
-def _nth_of(runs: Runs, share: float, rounded: Rounding) -> float:
-    score = nth_score(runs, int(share * (sum(run.size for run in runs) - 1)))
-    return float(np.nan_to_num(rounded(score)))
 
 
 def count_below(

@@ -8,85 +8,64 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, Int64, Shaped, UInt8
 from torch import Tensor
 
-from eval.metrics.bootstrap import bootstrap_interval
+from eval.metrics.bootstrap import Interval, bootstrap_intervals
 from eval.predict.scores import msp
 from shards.errors import InputError
 from shards.schema import CITYSCAPES_CLASSES, NUM_CLASSES, OUTLIER_ID, VOID_ID
 
+NUM_BINS = 15
+"""Of confidence, of equal width."""
 _MAX_PIXELS = 1 << 24
 """`cv2.calcHist` counts in float32, which is exact up to here."""
+_STRIP_ROWS = 32
 
 
-class ConfusionMatrix:
-    """Counts pixels per (true class, predicted class); counts of several processes can be added up."""
+def count_classes(
+    label: UInt8[np.ndarray, "H W"], prediction: UInt8[np.ndarray, "H W"]
+) -> Int64[np.ndarray, "C C"]:
+    """Count the pixels of an image per true class (row) and predicted class (column); images add up.
 
-    def __init__(self, num_classes: int = NUM_CLASSES) -> None:
-        self.counts: Int64[np.ndarray, "C C"] = np.zeros((num_classes, num_classes), dtype=np.int64)
-        """Row: true class. Column: predicted class."""
+    Args:
+        label: train ids; `VOID_ID` and `OUTLIER_ID` are not counted.
+        prediction: train ids.
 
-    def add(self, label: UInt8[np.ndarray, "H W"], prediction: UInt8[np.ndarray, "H W"]) -> None:
-        """Count one image.
-
-        Args:
-            label: train ids; `VOID_ID` and `OUTLIER_ID` are not counted.
-            prediction: train ids below the number of classes.
-
-        Raises:
-            InputError: `label` holds another value.
-        """
-        num_classes = len(self.counts)
-        histogram = np.zeros((256, 256), dtype=np.int64)
-        rows = max(1, _MAX_PIXELS // label.shape[1])
-        for top in range(0, label.shape[0], rows):
-            pair = [label[top : top + rows], prediction[top : top + rows]]
-            # A 2-d histogram of bytes: three times as fast as np.bincount, which casts to int64 first.
-            histogram += cv2.calcHist(pair, [0, 1], None, [256, 256], [0, 256, 0, 256]).astype(np.int64)
-        histogram[[VOID_ID, OUTLIER_ID]] = 0
-        unknown = np.flatnonzero(histogram[num_classes:].any(axis=1))
-        if unknown.size:
-            allowed = f"0..{num_classes - 1}, {OUTLIER_ID} (outlier) and {VOID_ID} (void)"
-            raise InputError(f"miou: label value {num_classes + unknown[0]}; allowed are {allowed}")
-        assert not histogram[:, num_classes:].any(), "a predicted class beyond the last"
-        self.counts += histogram[:num_classes, :num_classes]
-
-    def merge(self, other: ConfusionMatrix) -> None:
-        """Add the counts of `other`."""
-        self.counts += other.counts
-
-    def iou(self) -> Float64[np.ndarray, " C"]:
-        """Return the IoU of each class; NaN where it occurs neither in ground truth nor prediction."""
-        both = np.diag(self.counts)
-        union = self.counts.sum(axis=0) + self.counts.sum(axis=1) - both
-        return np.divide(both, union, out=np.full(len(both), np.nan), where=union > 0)
-
-    def mean_iou(self) -> float:
-        """Return the mean IoU over the classes that occur in the ground truth or in a prediction.
-
-        A class that is only predicted counts with 0, as in the official Cityscapes script and in
-        `torchmetrics.JaccardIndex`. Over the full val split all 19 classes occur and conventions agree.
-
-        Raises:
-            InputError: no pixel was counted.
-        """
-        if not self.counts.any():
-            raise InputError("miou: no labelled pixel was seen; are all labels void?")
-        return float(np.nanmean(self.iou()))
+    Raises:
+        InputError: `label` holds another value.
+    """
+    histogram = np.zeros((256, 256), dtype=np.int64)
+    rows = max(1, _MAX_PIXELS // label.shape[1])
+    for top in range(0, label.shape[0], rows):
+        pair = [label[top : top + rows], prediction[top : top + rows]]
+        # A 2-d histogram of bytes: three times as fast as np.bincount, which casts to int64 first.
+        histogram += cv2.calcHist(pair, [0, 1], None, [256, 256], [0, 256, 0, 256]).astype(np.int64)
+    histogram[[VOID_ID, OUTLIER_ID]] = 0
+    unknown = np.flatnonzero(histogram[NUM_CLASSES:].any(axis=1))
+    if unknown.size:
+        allowed = f"0..{NUM_CLASSES - 1}, {OUTLIER_ID} (outlier) and {VOID_ID} (void)"
+        raise InputError(f"miou: label value {NUM_CLASSES + unknown[0]}; allowed are {allowed}")
+    assert not histogram[:, NUM_CLASSES:].any(), "a predicted class beyond the last"
+    return histogram[:NUM_CLASSES, :NUM_CLASSES]
 
 
-def mean_iou_of(counts: Float64[np.ndarray, "B C C"]) -> Float64[np.ndarray, " B"]:
-    """Return `ConfusionMatrix.mean_iou` of many matrices at once; NaN for empty ones."""
-    both = np.diagonal(counts, axis1=1, axis2=2)
-    union = counts.sum(axis=1) + counts.sum(axis=2) - both
-    occurs = union > 0
-    iou = np.divide(both, union, out=np.zeros_like(both), where=occurs)
-    total = occurs.sum(axis=1)
-    return np.divide(iou.sum(axis=1), total, out=np.full(len(counts), np.nan), where=total > 0)
+def iou_of(counts: Shaped[np.ndarray, "*B C C"]) -> Float64[np.ndarray, "*B C"]:
+    """Return the IoU of each class; NaN where it occurs neither in ground truth nor prediction."""
+    both = np.diagonal(counts, axis1=-2, axis2=-1)
+    union = counts.sum(axis=-2) + counts.sum(axis=-1) - both
+    return np.divide(both, union, out=np.full(both.shape, np.nan), where=union > 0)
 
 
-NUM_BINS = 15
+def mean_iou(counts: Shaped[np.ndarray, "*B C C"]) -> Float64[np.ndarray, "*B"]:
+    """Return the mean IoU over the classes that occur in the ground truth or in a prediction, else NaN.
+
+    A class that is only predicted counts with 0, as in the official Cityscapes script and in
+    `torchmetrics.JaccardIndex`. Over the full val split all 19 classes occur and conventions agree.
+    """
+    iou = iou_of(counts)
+    total = np.asarray((~np.isnan(iou)).sum(axis=-1))
+    return np.divide(np.nansum(iou, axis=-1), total, out=np.full(total.shape, np.nan), where=total > 0)
 
 
 def count_confidence(
@@ -94,12 +73,7 @@ def count_confidence(
     is_right: Bool[np.ndarray, "H W"],
     counted: Bool[np.ndarray, "H W"],
 ) -> Float64[np.ndarray, "3 K"]:
-    """Sort the pixels of an image into bins (a, b] of confidence.
-
-    Args:
-        confidence: in [0, 1].
-        is_right: whether what the confidence speaks of is true.
-        counted: False where the truth is unknown.
+    """Sort the pixels of an image into bins (a, b] of confidence, in [0, 1]; `counted`: the truth is known.
 
     Returns:
         Per bin: pixels, sum of confidences, right ones. Images, processes and resampled sets add up.
@@ -121,9 +95,6 @@ def expected_calibration_error(counts: Float64[np.ndarray, "*B 3 K"]) -> Float64
         return np.asarray(gaps / counts[..., 0, :].sum(axis=-1))
 
 
-_STRIP_ROWS = 32
-
-
 class MiouResult(NamedTuple):
     """Closed-set quality; fractions in [0, 1]."""
 
@@ -131,11 +102,11 @@ class MiouResult(NamedTuple):
     iou: dict[str, float | None]
     """By class name; None where the class occurs neither in ground truth nor prediction."""
     num_images: int
-    miou_ci: tuple[float, float] | None
+    miou_ci: Interval | None
     """95 % over images."""
     ece: float
     """Calibration error of max softmax of the evidence, over all labelled pixels."""
-    ece_ci: tuple[float, float] | None
+    ece_ci: Interval | None
 
 
 class ClosedSetCounts(NamedTuple):
@@ -143,41 +114,25 @@ class ClosedSetCounts(NamedTuple):
 
     confusion: Int64[np.ndarray, "R C C"]
     confidence: Float64[np.ndarray, "R 3 K"]
-    """As `eval.metrics.closed_set.count_confidence` returns it."""
+    """As `count_confidence` returns it."""
 
 
 def count_scene(
     evidence: Float[Tensor, "N H W"], label: UInt8[np.ndarray, "H W"]
 ) -> tuple[Int64[np.ndarray, "C C"], Float64[np.ndarray, "3 K"]]:
-    """Count the predicted classes (argmax of evidence) of a scene and their confidence: a row of
-    `ClosedSetCounts`.
+    """Count the predicted classes (argmax of evidence) of a scene, and their confidence.
 
     Args:
         evidence: of the classes; maps of query scores behind it are ignored.
-        label: train ids, outlier or void.
-
-    Raises:
-        InputError: a label holds another value.
+        label: train ids, outlier or void; another value is an InputError.
     """
-    confidence, prediction = _most_likely(evidence[:NUM_CLASSES])
-    matrix = ConfusionMatrix()
-    matrix.add(label, prediction)
+    strips = evidence[:NUM_CLASSES].split(_STRIP_ROWS, dim=1)
+    with torch.no_grad():
+        confidence = torch.cat([1 - msp(strip[None])[0] for strip in strips]).numpy()
+        predictions = [strip.max(dim=0).indices.to(torch.uint8) for strip in strips]
+    prediction = torch.cat(predictions).numpy()
     labelled = (label != VOID_ID) & (label != OUTLIER_ID)
-    return matrix.counts, count_confidence(confidence, prediction == label, labelled)
-
-
-@torch.no_grad()
-def _most_likely(
-    evidence: Float[Tensor, "C H W"],
-) -> tuple[Float32[np.ndarray, "H W"], UInt8[np.ndarray, "H W"]]:
-    """Return max softmax and the class it is of."""
-    confidence = torch.empty(evidence.shape[1:])
-    prediction = torch.empty(evidence.shape[1:], dtype=torch.uint8)
-    for top in range(0, evidence.shape[1], _STRIP_ROWS):
-        rows = slice(top, top + _STRIP_ROWS)
-        confidence[rows] = 1 - msp(evidence[None, :, rows])[0]
-        prediction[rows] = evidence[:, rows].max(dim=0).indices
-    return confidence.numpy(), prediction.numpy()
+    return count_classes(label, prediction), count_confidence(confidence, prediction == label, labelled)
 
 
 def measure_closed_set(counts: ClosedSetCounts, *, intervals: bool = True) -> MiouResult:
@@ -187,22 +142,16 @@ def measure_closed_set(counts: ClosedSetCounts, *, intervals: bool = True) -> Mi
         InputError: no pixel is labelled.
     """
     confusion, sure = counts
-    whole = ConfusionMatrix()
-    whole.counts = confusion.sum(axis=0)
-    by_class = zip(CITYSCAPES_CLASSES, whole.iou().tolist(), strict=True)
+    whole = confusion.sum(axis=0)
+    if not whole.any():
+        raise InputError("miou: no labelled pixel was seen; are all labels void?")
+    by_class = zip(CITYSCAPES_CLASSES, iou_of(whole).tolist(), strict=True)
     iou = {entry.name: None if math.isnan(value) else value for entry, value in by_class}
 
-    def miou_of(weights: Float64[np.ndarray, "B R"]) -> Float64[np.ndarray, " B"]:
-        return mean_iou_of(np.tensordot(weights, confusion.astype(np.float64), axes=1))
+    def of_sets(weights: Float64[np.ndarray, "B R"]) -> tuple[Float64[np.ndarray, " B"], ...]:
+        drawn = np.tensordot(weights, confusion.astype(np.float64), axes=1)
+        return mean_iou(drawn), expected_calibration_error(np.tensordot(weights, sure, axes=1))
 
-    def ece_of(weights: Float64[np.ndarray, "B R"]) -> Float64[np.ndarray, " B"]:
-        return expected_calibration_error(np.tensordot(weights, sure, axes=1))
-
-    return MiouResult(
-        whole.mean_iou(),
-        iou,
-        len(confusion),
-        bootstrap_interval(miou_of, len(confusion)) if intervals else None,
-        float(expected_calibration_error(sure.sum(axis=0))),
-        bootstrap_interval(ece_of, len(confusion)) if intervals else None,
-    )
+    miou_ci, ece_ci = bootstrap_intervals(of_sets, len(confusion)) if intervals else (None, None)
+    ece = float(expected_calibration_error(sure.sum(axis=0)))
+    return MiouResult(float(mean_iou(whole)), iou, len(confusion), miou_ci, ece, ece_ci)

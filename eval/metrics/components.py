@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, Float64, Int64, UInt8
+from jaxtyping import Float32, Float64, UInt8
 
 from shards.schema import ANOMALY, VOID
 
@@ -40,24 +40,6 @@ class SegmentSizes:
     true: int
 
 
-class ComponentCounts(NamedTuple):
-    """One frame as sums, so that frames add up and resampled sets are weighted sums."""
-
-    true_segments: int
-    predicted_segments: int
-    siou_sum: float
-    ppv_sum: float
-    found: Int64[np.ndarray, " T"]
-    """True segments with sIoU >= τ."""
-    false: Int64[np.ndarray, " T"]
-    """Predicted segments with PPV < τ."""
-
-    def flat(self) -> Float64[np.ndarray, " _F"]:
-        """Return all sums as one row."""
-        head = [self.true_segments, self.predicted_segments, self.siou_sum, self.ppv_sum]
-        return np.concatenate([np.array(head, dtype=np.float64), self.found, self.false])
-
-
 class ComponentMetrics(NamedTuple):
     """Fractions in [0, 1], one per set; NaN where there is no segment to average over."""
 
@@ -71,7 +53,7 @@ def count_components(
     target: UInt8[np.ndarray, "H W"],
     threshold: float,
     smallest: SegmentSizes,
-) -> ComponentCounts:
+) -> Float64[np.ndarray, " F"]:
     """Compare the segments of one frame.
 
     Args:
@@ -80,6 +62,10 @@ def count_components(
         threshold: pixels above it (not at it) are predicted; usually where the pixels' F1 is best.
         smallest: predicted segments below are dropped; true ones below become void, with what is predicted
             on them.
+
+    Returns:
+        Sums, so that frames add up: number of true and of predicted segments, sum of sIoU and of PPV; then
+        per τ of `TAUS` the true segments with sIoU >= τ; then those predicted with PPV < τ.
     """
     true = _segments(target == ANOMALY)
     predicted = _segments((scores > threshold) & (target != VOID))
@@ -98,34 +84,24 @@ def _segments(mask: np.ndarray) -> np.ndarray:
     return cv2.connectedComponents(mask.astype(np.uint8), connectivity=8, ltype=cv2.CV_32S)[1]
 
 
-def _compare(true: np.ndarray, predicted: np.ndarray) -> ComponentCounts:
+def _compare(true: np.ndarray, predicted: np.ndarray) -> Float64[np.ndarray, " F"]:
     """Compare two numberings of the same pixels through the table of their overlaps."""
     columns = int(predicted.max(initial=0)) + 1
     rows = int(true.max(initial=0)) + 1
     pairs = true.astype(np.int64) * columns + predicted
-    cells, sizes = np.unique(pairs, return_counts=True)
-    overlap = np.zeros((rows, columns), dtype=np.int64)
-    overlap[cells // columns, cells % columns] = sizes
-    true_sizes, predicted_sizes = overlap.sum(axis=1), overlap.sum(axis=0)
+    overlap = np.bincount(pairs, minlength=rows * columns).reshape(rows, columns)
+    true_sizes, predicted_sizes = overlap.sum(axis=1)[1:], overlap.sum(axis=0)[1:]
     hits = overlap[1:, 1:]  # true × predicted
     touches = (hits > 0).astype(np.int64)
     intersection = hits.sum(axis=1)
-    joined = touches @ predicted_sizes[1:]  # |K|
+    joined = touches @ predicted_sizes  # |K|
     on_true = touches @ hits.sum(axis=0)  # pixels of K on any true segment
-    union = true_sizes[1:] + joined - intersection - (on_true - intersection)
-    exists = true_sizes[1:] > 0
-    siou = intersection[exists] / union[exists]
-    seen = predicted_sizes[1:] > 0
-    ppv = hits.sum(axis=0)[seen] / predicted_sizes[1:][seen]
-    taus = np.array(TAUS)
-    return ComponentCounts(
-        true_segments=siou.size,
-        predicted_segments=ppv.size,
-        siou_sum=float(siou.sum()),
-        ppv_sum=float(ppv.sum()),
-        found=(siou[:, None] >= taus).sum(axis=0),
-        false=(ppv[:, None] < taus).sum(axis=0),
-    )
+    union = true_sizes + joined - intersection - (on_true - intersection)
+    siou = (intersection / np.maximum(union, 1))[true_sizes > 0]
+    ppv = (hits.sum(axis=0) / np.maximum(predicted_sizes, 1))[predicted_sizes > 0]
+    found = (siou[:, None] >= np.array(TAUS)).sum(axis=0)
+    false = (ppv[:, None] < np.array(TAUS)).sum(axis=0)
+    return np.concatenate([[siou.size, ppv.size, siou.sum(), ppv.sum()], found, false])
 
 
 def component_metrics(
@@ -134,7 +110,7 @@ def component_metrics(
     """Add frames up and compute the metrics of the set.
 
     Args:
-        frames: a row of `ComponentCounts.flat` per frame.
+        frames: a row of `count_components` per frame.
         weights: how often each frame occurs, per resampled set; None is once, in a single set.
     """
     weights = np.ones((1, len(frames))) if weights is None else weights

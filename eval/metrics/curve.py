@@ -41,9 +41,13 @@ class PixelMetrics(NamedTuple):
     """Fractions in [0, 1], and a score."""
 
     ap: float
+    """Σ_k (R_k - R_{k-1}) · P_k, the step sum without interpolation."""
     fpr95: float
+    """FPR at 95 % TPR, by one of `FPR_RULES`."""
     auroc: float
+    """P(positive > negative) + ½ P(equal)."""
     best_f1: float
+    """max_k 2 TP / (2 TP + FP + FN)."""
     f1_threshold: float
     """Pixels with at least this score are called anomalous where F1 is best; of several, the highest."""
 
@@ -80,15 +84,10 @@ class Curve(NamedTuple):
     def from_counts(
         cls, thresholds: NDArray[np.number], positives: NDArray[np.number], negatives: NDArray[np.number]
     ) -> Curve:
-        """Add up the pixels at each threshold, from the highest down."""
+        """Add up the pixels at each threshold; all arguments run upwards."""
+        positives, negatives = positives[::-1], negatives[::-1]
         false = negatives.cumsum()
-        num_negatives = int(false[-1]) if false.size else 0
-        return cls(thresholds, positives.cumsum(), false, false - negatives, num_negatives)
-
-    @property
-    def num_positives(self) -> int:
-        """All positives."""
-        return int(self.true[-1]) if self.true.size else 0
+        return cls(thresholds[::-1], positives.cumsum(), false, false - negatives, int(negatives.sum()))
 
     @property
     def precision(self) -> Float64[np.ndarray, " K"]:
@@ -107,48 +106,38 @@ class Curve(NamedTuple):
         return np.asarray(self.false / self.num_negatives)
 
     def metrics(self, fpr_rule: str = "first-at-least") -> PixelMetrics:
-        """Read all metrics off; see the functions of their names.
-
-        Args:
-            fpr_rule: one of `FPR_RULES`.
+        """Read all metrics off, FPR95 by one of `FPR_RULES`.
 
         Raises:
             InputError: a class is empty.
         """
-        for name, number in (("anomalous", self.num_positives), ("normal", self.num_negatives)):
-            if number == 0:
+        for name, is_empty in (("anomalous", not self.true.any()), ("normal", not self.num_negatives)):
+            if is_empty:
                 raise InputError(f"metrics: no {name} pixel; AP, FPR95 and AUROC need both classes")
-        best_f1, f1_threshold = self.best_f1()
+        num_positives = int(self.true[-1])
+        positives = np.diff(self.true, prepend=0)
+        ordered = float((positives * (2 * self.num_negatives - self.false - self.false_above)).sum())
+        f1 = 2 * self.true / (self.true + self.false + num_positives)
+        best = int(f1.argmax())
         return PixelMetrics(
-            self.average_precision(), self.fpr95(fpr_rule), self.auroc(), best_f1, f1_threshold
+            ap=self._sum_precision(positives) / num_positives,
+            fpr95=self._fpr95(fpr_rule),
+            auroc=ordered / 2 / num_positives / self.num_negatives,
+            best_f1=float(f1[best]),
+            f1_threshold=float(self.thresholds[best]),
         )
 
-    def average_precision(self) -> float:
-        """Return Σ_k (R_k - R_{k-1}) · P_k, the step sum without interpolation."""
-        equal = np.diff(self.true, prepend=0)
-        occurs = np.flatnonzero(equal)[::-1]
+    def _sum_precision(self, positives: NDArray[np.number]) -> float:
+        """Return the sum of each positive's precision."""
+        occurs = np.flatnonzero(positives)[::-1]
         values = self.thresholds[occurs]
-        terms = equal[occurs] * self.true[occurs] / (self.true[occurs] + self.false[occurs])
+        terms = positives[occurs] * self.true[occurs] / (self.true[occurs] + self.false[occurs])
         at = np.searchsorted(values, self.splitters)
         at = at[values[np.minimum(at, values.size - 1)] == self.splitters]
         between = np.split(np.delete(terms, at), np.searchsorted(np.delete(values, at), self.splitters))
-        sums = [float(part.sum()) for part in (terms[at], *between)]
-        return math.fsum(sums) / self.num_positives
+        return math.fsum(float(part.sum()) for part in (terms[at], *between))
 
-    def auroc(self) -> float:
-        """Return P(positive > negative) + ½ P(equal)."""
-        equal = np.diff(self.true, prepend=0)
-        doubled = float((equal * (2 * self.num_negatives - self.false - self.false_above)).sum())
-        return doubled / 2 / self.num_positives / self.num_negatives
-
-    def best_f1(self) -> tuple[float, float]:
-        """Return max_k 2 TP / (TP + FP + P), and the highest threshold at which it is reached."""
-        f1 = 2 * self.true / (self.true + self.false + self.true[-1])
-        best = int(f1.argmax())
-        return float(f1[best]), float(self.thresholds[best])
-
-    def fpr95(self, rule: str = "first-at-least") -> float:
-        """Return the FPR at 95 % TPR by one of `FPR_RULES`."""
+    def _fpr95(self, rule: str) -> float:
         if rule == "first-at-least":
             return float(self.fpr[np.argmax(self.recall >= TPR)])
         at = int(np.argmax(self.recall > TPR))
@@ -176,13 +165,11 @@ def exact_curve(images: Sequence[ImageScores]) -> Curve:
     """
     splitters = choose_splitters([run for image in images for run in image], _BLOCK)
     positives = np.concatenate([np.zeros(0, np.float32), *(image.positives for image in images)])
-    if len(images) > 1:
-        positives.sort()
+    positives.sort()
     _refuse_nan([positives], "anomalous")
     _refuse_nan([image.negatives for image in images], "normal")
-    is_first = np.ones(positives.size, dtype=bool)
-    np.not_equal(positives[1:], positives[:-1], out=is_first[1:])
-    first = np.flatnonzero(is_first)  # where each distinct score begins
+    begins = np.append(True, positives[1:] != positives[:-1])[: positives.size]
+    first = np.flatnonzero(begins)  # of each distinct score
     values = positives[first]
     below, tied = np.zeros(values.size, dtype=np.int64), np.zeros(values.size, dtype=np.int64)
     for negatives in _join([image.negatives for image in images]):
@@ -255,7 +242,7 @@ _AT_ONCE = 1 << 24
 
 
 def count_half(scores: Float16[np.ndarray, " _N"]) -> Int64[np.ndarray, " K"]:
-    """Count half-precision scores per entry of `HALF_VALUES`; counts of images and processes add up.
+    """Count half-precision scores per entry of `HALF_VALUES`, for `Curve.from_counts`; counts add up.
 
     Raises:
         InputError: a score is NaN.
@@ -270,8 +257,3 @@ def count_half(scores: Float16[np.ndarray, " _N"]) -> Int64[np.ndarray, " K"]:
     if ordered.sum() < scores.size:
         raise InputError(f"metrics: {scores.size - ordered.sum()} scores are NaN")
     return np.asarray(ordered)
-
-
-def half_curve(positives: Int64[np.ndarray, " K"], negatives: Int64[np.ndarray, " K"]) -> Curve:
-    """Make the exact curve of half-precision scores from `count_half` of both classes."""
-    return Curve.from_counts(HALF_VALUES[::-1], positives[::-1], negatives[::-1])

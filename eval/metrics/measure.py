@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float32, UInt8
 
 from eval.metrics.binned import (
     BinnedMetrics,
@@ -20,21 +20,18 @@ from eval.metrics.binned import (
     count_scores,
     nth_score,
 )
-from eval.metrics.bootstrap import draw_blocks, interval_of
+from eval.metrics.bootstrap import Interval, bootstrap_intervals
 from eval.metrics.components import SegmentSizes, component_metrics, count_components
 from eval.metrics.curve import (
     HALF_VALUES,
+    Curve,
     ImageScores,
     PixelMetrics,
     count_half,
     exact_curve,
-    half_curve,
-    pixel_metrics,
 )
 from eval.metrics.smiyc import curve_metrics, image_curve
 from eval.protocol import Protocol
-
-Interval = tuple[float, float]
 
 
 class ImageMetrics(NamedTuple):
@@ -72,8 +69,7 @@ def measure_score(
     both of the scores in the protocol's float type.
 
     Args:
-        images: float32 scores of all images of the set, in its order.
-        protocol: selects images, rounds scores, and says how numbers are read.
+        images: of the whole set, in its order; the protocol selects.
         intervals: resample images for the 95 % intervals too.
 
     Raises:
@@ -81,9 +77,14 @@ def measure_score(
     """
     positions = _counted(images, protocol)
     counted = [images[position] for position in positions]
-    metrics, counts = (_measure_half if protocol.float_type == "float16" else _measure)(
-        counted, positions, protocol
-    )
+    if protocol.float_type == "float16":
+        metrics, counts = _measure_half(counted, positions, protocol)
+    else:
+        metrics, counts = exact_curve(counted).metrics(protocol.fpr_rule), count_images(counted, positions)
+    found: dict[str, Interval | None] = dict.fromkeys(BinnedMetrics._fields)
+    if intervals:
+        of_sets = partial(counts.metrics, interpolate=protocol.fpr_rule == "interpolated")
+        found = dict(zip(found, bootstrap_intervals(of_sets, len(positions)), strict=True))
     rounded = partial(round_scores, protocol=protocol)  # keeps the order
     positives, negatives = ([image[i] for image in counted] for i in (0, 1))
     num_positives, num_negatives = (sum(run.size for run in runs) for runs in (positives, negatives))
@@ -92,12 +93,12 @@ def measure_score(
     return Measurement(
         metrics=metrics,
         counts=counts,
-        intervals=_intervals(counts, protocol) if intervals else dict.fromkeys(BinnedMetrics._fields),
+        intervals=found,
         num_images=len(positions),
         num_pixels=num_positives + num_negatives,
         fpr95_threshold=float(threshold),
         tied=float((not_above - below) / num_negatives),
-        distribution=count_scores(positives, negatives, rounded=rounded),
+        distribution=count_scores(positives, negatives, rounded),
     )
 
 
@@ -111,12 +112,6 @@ def _counted(images: Sequence[ImageScores], protocol: Protocol) -> list[int]:
     ]
 
 
-def _measure(
-    images: Sequence[ImageScores], positions: Sequence[int], protocol: Protocol
-) -> tuple[PixelMetrics, ImageCounts]:
-    return exact_curve(images).metrics(protocol.fpr_rule), count_images(images, positions)
-
-
 def _measure_half(
     images: Sequence[ImageScores], positions: Sequence[int], protocol: Protocol
 ) -> tuple[PixelMetrics, ImageCounts]:
@@ -127,22 +122,12 @@ def _measure_half(
         if protocol.is_binned and p.size + n.size:
             curves.append(image_curve(p, n))
         half += [count_half(p), count_half(n)]
-    metrics = curve_metrics(curves) if protocol.is_binned else half_curve(*half).metrics(protocol.fpr_rule)
+    if protocol.is_binned:
+        metrics = curve_metrics(curves)
+    else:
+        metrics = Curve.from_counts(HALF_VALUES, *half).metrics(protocol.fpr_rule)
     rounded = (ImageScores(*(round_scores(scores, protocol) for scores in image)) for image in images)
     return metrics, count_on_bins(rounded, positions, choose_half_bins(list(half)))
-
-
-def _intervals(counts: ImageCounts, protocol: Protocol) -> dict[str, Interval | None]:
-    """Return the interval of each metric, all from the same resampled sets."""
-    num_images = len(counts.images)
-    if num_images < 2:
-        return dict.fromkeys(BinnedMetrics._fields)
-    interpolate = protocol.fpr_rule == "interpolated"
-    drawn = [counts.metrics(weights, interpolate=interpolate) for weights in draw_blocks(num_images)]
-    return {
-        name: interval_of(np.concatenate([getattr(part, name) for part in drawn]))
-        for name in BinnedMetrics._fields
-    }
 
 
 def measure_images(images: Sequence[ImageScores], protocol: Protocol) -> list[ImageMetrics]:
@@ -150,7 +135,7 @@ def measure_images(images: Sequence[ImageScores], protocol: Protocol) -> list[Im
     rows = []
     for position in _counted(images, protocol):
         p, n = images[position]
-        metrics = pixel_metrics(p, n, fpr_rule=protocol.fpr_rule) if p.size and n.size else None
+        metrics = exact_curve([images[position]]).metrics(protocol.fpr_rule) if p.size and n.size else None
         rows.append(ImageMetrics(position, n.size, p.size, metrics))
     return rows
 
@@ -177,33 +162,21 @@ def measure_components(
     """Compute sIoU, PPV and F1* at the threshold where the pixels' F1 is best.
 
     Args:
-        frames: score map, in float32, and target of each image that counts (`ImageMetrics.image`), in set
-            order.
+        frames: score map and target of each image that counts (`ImageMetrics.image`), in set order.
         threshold: `f1_threshold` of the pixel metrics. Pixels at it are predicted, but for protocol smiyc,
             whose toolkit compares with `>`.
-        intervals: resample images for the 95 % intervals too.
     """
     if protocol.is_binned:
         # The toolkit compares float16 maps with it; NumPy 1, which it pins, rounds it to float16 for that.
         below = float(np.float16(threshold))
     else:
         below = float(np.nextafter(np.float32(threshold), np.float32(-np.inf)))
-    rows = []
-    for scores, target in frames:
-        rows.append(count_components(round_scores(scores, protocol), target, below, smallest).flat())
-    sums = np.stack(rows)
-    whole = component_metrics(sums)
-
-    siou, ppv, f1 = (None if np.isnan(values[0]) else float(values[0]) for values in whole)
-    return ComponentMeasurement(siou, ppv, f1, *(_component_intervals(sums) if intervals else [None] * 3))
-
-
-def _component_intervals(frames: Float64[np.ndarray, "R F"]) -> list[Interval | None]:
-    """Return the intervals of sIoU, PPV and F1*, all from the same resampled sets of images."""
-    if len(frames) < 2:
-        return [None] * 3
-    drawn = [component_metrics(frames, weights) for weights in draw_blocks(len(frames))]
-    return [interval_of(np.concatenate(values)) for values in zip(*drawn, strict=True)]
+    sums = np.stack([count_components(round_scores(s, protocol), t, below, smallest) for s, t in frames])
+    siou, ppv, f1 = (None if np.isnan(found[0]) else float(found[0]) for found in component_metrics(sums))
+    ends: list[Interval | None] = [None] * 3
+    if intervals:
+        ends = bootstrap_intervals(lambda weights: component_metrics(sums, weights), len(sums))
+    return ComponentMeasurement(siou, ppv, f1, *ends)
 
 
 def round_scores(scores: Float32[np.ndarray, "..."], protocol: Protocol) -> Float32[np.ndarray, "..."]:

@@ -1,5 +1,4 @@
-"""Pixel metrics as the toolkit of SegmentMeIfYouCan computes them: thresholds from the percentiles of each
-image.
+"""Pixel metrics of SegmentMeIfYouCan's toolkit, whose thresholds are percentiles of each image.
 
 Every image brings its own thresholds, 384 quantiles of its anomalous and 384 of its normal scores, and how
 many pixels lie between them. The set's curve runs over the thresholds of all images from the highest down;
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float16
+from numpy.typing import NDArray
 
 from eval.metrics.curve import Curve, PixelMetrics
 from shards.errors import InputError
@@ -21,8 +21,12 @@ from shards.errors import InputError
 NUM_QUANTILES = 768
 
 
-def image_curve(positives: Float16[np.ndarray, " P"], negatives: Float16[np.ndarray, " N"]) -> Curve:
-    """Choose the thresholds of an image, and count its pixels at each from the highest down.
+Steps = tuple[NDArray[np.number], NDArray[np.int64], NDArray[np.int64]]
+"""Thresholds of an image, from the highest down, and its anomalous and its normal pixels at each."""
+
+
+def image_curve(positives: Float16[np.ndarray, " P"], negatives: Float16[np.ndarray, " N"]) -> Steps:
+    """Choose the thresholds of an image, and count its pixels at each.
 
     Args:
         positives: scores of the anomalous pixels; may be empty, but not both.
@@ -43,11 +47,11 @@ def image_curve(positives: Float16[np.ndarray, " P"], negatives: Float16[np.ndar
         if part.size:
             edges.append(np.quantile(part, np.linspace(0, 1, min(NUM_QUANTILES // 2, part.size))))
     bins = np.unique(np.concatenate(edges))
-    counts = [np.histogram(part, bins=bins)[0][::-1].astype(np.int64) for part in (positives, negatives)]
-    return Curve.from_counts(bins[-2::-1], *counts)
+    true, false = (np.histogram(part, bins)[0][::-1].astype(np.int64) for part in (positives, negatives))
+    return bins[-2::-1], true, false
 
 
-def curve_metrics(curves: Sequence[Curve]) -> PixelMetrics:
+def curve_metrics(curves: Sequence[Steps]) -> PixelMetrics:
     """Join the curves of all images and read the metrics off.
 
     `f1_threshold` is the toolkit's: the lower end of a bin, which it then compares with `>`.
@@ -55,11 +59,9 @@ def curve_metrics(curves: Sequence[Curve]) -> PixelMetrics:
     Raises:
         InputError: a class has no pixel.
     """
-    thresholds = np.concatenate([curve.thresholds for curve in curves])
-    order = np.argsort(thresholds)[::-1]
-    positives = np.concatenate([np.diff(curve.true, prepend=0) for curve in curves])[order]
-    negatives = np.concatenate([np.diff(curve.false, prepend=0) for curve in curves])[order]
-    joined = Curve.from_counts(thresholds[order], positives, negatives)
+    thresholds, positives, negatives = (np.concatenate(parts) for parts in zip(*curves, strict=True))
+    order = np.argsort(thresholds)
+    joined = Curve.from_counts(thresholds[order], positives[order], negatives[order])
     # Equal thresholds of several images are one point, the last; the toolkit keeps the very first besides.
     kept = np.append(joined.thresholds[:-1] != joined.thresholds[1:], True)
     kept[0] = True

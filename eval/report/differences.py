@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from eval.metrics.bootstrap import Comparison
 from eval.protocol import PROTOCOLS
 from eval.report.record import Record
-from eval.report.seeds import Comparison, SeedGroup, SeedRow, SeedRun, compare_seeds, lay_out_tables
+from eval.report.seeds import SeedGroup, SeedRow, SeedRun, compare_seeds, lay_out_tables
 from eval.report.tables import Column, Table, markdown_row
 from eval.sketch import METRICS, Resampled, compare_resampled, read_sketch, resample_sketch, sketch_path
-from shards.files import to_json
 
 NOT_SUPPORTED, NO_TEST = "†", "‡"
 MIN_IMAGES = 6
@@ -32,6 +32,15 @@ RULE = (
     f"{NO_TEST}: no test was possible; differences.json says why. "
     "Every test stands alone: of many, some pass by chance."
 )
+_HEAD = """
+## Differences
+
+The best of each column minus the others, in percentage points, with 95 % interval.
+
+| Protocol | Column | Best | Other | Difference | Over | Verdict |
+|---|---|---|---|---:|---|---|
+"""
+Verdict = Literal["supported", "not supported", "no test"]
 Resample = Callable[[Path], Resampled]
 """Path of a sketch -> its resampled metrics."""
 
@@ -53,7 +62,7 @@ class Difference:
     high: float | None
     test: Literal["images", "seeds"] | None
     count: int | None
-    verdict: Literal["supported", "not supported", "no test"]
+    verdict: Verdict
     reason: str
     """Why there was no test; else empty."""
 
@@ -61,33 +70,29 @@ class Difference:
 def find_differences(groups: Sequence[SeedGroup]) -> list[Difference]:
     """Compare every number of `eval.report.seeds.build_seed_tables` with the best of its column.
 
-    The mIoU is the same for all scores of a group and is not compared within one.
-
-    Raises:
-        InputError: a sketch is damaged.
+    The mIoU is the same for all scores of a group and is not compared within one. A damaged sketch is an
+    InputError.
     """
     resample = functools.cache(lambda path: resample_sketch(read_sketch(path)))
     return [
         difference
-        for table in lay_out_tables(groups)
-        for column in table.columns
-        for difference in _compare_column(table.rows, column, resample)
+        for _, rows, columns in lay_out_tables(groups)
+        for column in columns
+        for difference in _compare_column(rows, column, resample)
     ]
 
 
 def _compare_column(rows: Sequence[SeedRow], column: Column, resample: Resample) -> list[Difference]:
-    estimates = [row.estimate(column) for row in rows]
-    means = {i: estimate.mean for i, estimate in enumerate(estimates) if estimate is not None}
-    if len(means) < 2:
+    means = {i: found.mean for i, row in enumerate(rows) if (found := row.estimate(column))}
+    if not means:
         return []
     best = (min if column.is_lower_better else max)(means, key=lambda i: means[i])
-    differences = []
-    for i in means:
-        have_same_runs = column.dataset is None and rows[i].group is rows[best].group
-        if i != best and not have_same_runs:
-            tested = _compare_rows(rows[best], rows[i], column, resample)
-            differences.append(_judge(rows, best, i, column, tested))
-    return differences
+    shares_runs = [column.dataset is None and row.group is rows[best].group for row in rows]
+    return [
+        _judge(rows, best, i, column, _compare_rows(rows[best], rows[i], column, resample))
+        for i in means
+        if i != best and not shares_runs[i]
+    ]
 
 
 def _compare_rows(best: SeedRow, other: SeedRow, column: Column, resample: Resample) -> Comparison | str:
@@ -110,25 +115,21 @@ def _compare_rows(best: SeedRow, other: SeedRow, column: Column, resample: Resam
 def _compare_images(
     rows: Sequence[SeedRow], sides: Sequence[tuple[SeedRun, Record]], column: Column, resample: Resample
 ) -> Comparison | str:
-    """Test two rows of one run each."""
     if column.metric not in METRICS:
         return f"one run each, and no counts per image are kept of the {column.title}"
     if rows[0].protocol not in PROTOCOLS:
         return f"the rules of protocol {rows[0].protocol} are not known"
-    first, second = (
-        _resample(row.group.model, *side, resample) for row, side in zip(rows, sides, strict=True)
-    )
-    if isinstance(first, str) or isinstance(second, str):
-        return "; ".join(reason for reason in (first, second) if isinstance(reason, str))
+    found = [_resample(row.group.model, *side, resample) for row, side in zip(rows, sides, strict=True)]
+    if reasons := [each for each in found if isinstance(each, str)]:
+        return "; ".join(reasons)
+    first, second = (each for each in found if not isinstance(each, str))
     count = len(first.stems)
     if first.stems != second.stems:
         return f"other images: {count} and {len(second.stems)} whose names differ"
     if count < MIN_IMAGES:
         return f"{count} images; at least {MIN_IMAGES} are needed"
-    found = compare_resampled(first, second, column.metric)
-    if math.isnan(found.low):
-        return "too few resampled sets have anomalous and normal pixels"
-    return Comparison(found.difference, found.low, found.high, "images", count)
+    tested = compare_resampled(first, second, column.metric)
+    return "too few resampled sets have anomalous and normal pixels" if math.isnan(tested.low) else tested
 
 
 def _resample(model: str, run: SeedRun, record: Record, resample: Resample) -> Resampled | str:
@@ -143,7 +144,7 @@ def _resample(model: str, run: SeedRun, record: Record, resample: Resample) -> R
 def _judge(
     rows: Sequence[SeedRow], best: int, other: int, column: Column, tested: Comparison | str
 ) -> Difference:
-    verdict: Literal["supported", "not supported", "no test"] = "no test"
+    verdict: Verdict = "no test"
     values: dict[str, Any] = dict.fromkeys(field.name for field in dataclasses.fields(Comparison))
     if isinstance(tested, Comparison):
         is_better = tested.high < 0 if column.is_lower_better else tested.low > 0
@@ -163,38 +164,24 @@ def _judge(
 
 def mark_tables(tables: Sequence[Table], differences: Sequence[Difference]) -> list[Table]:
     """Put a sign behind every number that no test separates from the best, and the rule below each table."""
-    return [_mark(table, [d for d in differences if d.protocol == table.protocol]) for table in tables]
-
-
-def _mark(table: Table, differences: Sequence[Difference]) -> Table:
-    if not differences:
-        return table
     signs = {"not supported": NOT_SUPPORTED, "no test": NO_TEST, "supported": ""}
-    rows = [list(row) for row in table.rows]
-    for d in differences:
-        row, i = rows[d.row - 1], table.header.index(d.column)
-        row[i] = row[i]._replace(text=row[i].text + signs[d.verdict])
-    return table._replace(rows=tuple(map(tuple, rows)), footnote=f"{table.footnote} {RULE}")
-
-
-def render_differences(differences: Sequence[Difference]) -> str:
-    """Render `differences.json`: a list of flat objects, missing values null."""
-    return to_json(differences, allow_nan=False)
+    marked = []
+    for table in tables:
+        rows = [list(row) for row in table.rows]
+        found = [difference for difference in differences if difference.protocol == table.protocol]
+        for d in found:
+            row, i = rows[d.row - 1], table.header.index(d.column)
+            row[i] = row[i]._replace(text=row[i].text + signs[d.verdict])
+        footnote = f"{table.footnote} {RULE}" if found else table.footnote
+        marked.append(table._replace(rows=tuple(map(tuple, rows)), footnote=footnote))
+    return marked
 
 
 def list_differences(differences: Sequence[Difference]) -> str:
     """Render the section of `results.md`, in percentage points; nothing where nothing was compared."""
     if not differences:
         return ""
-    lines = [
-        "",
-        "## Differences",
-        "",
-        "The best of each column minus the others, in percentage points, with 95 % interval.",
-        "",
-        "| Protocol | Column | Best | Other | Difference | Over | Verdict |",
-        "|---|---|---|---|---:|---|---|",
-    ]
+    lines = []
     for d in differences:
         value = over = ""
         if d.difference is not None and d.low is not None and d.high is not None:
@@ -203,4 +190,4 @@ def list_differences(differences: Sequence[Difference]) -> str:
         verdict = f"{d.verdict}: {d.reason}" if d.reason else d.verdict
         names = [f"{name} (row {row})" for name, row in ((d.best, d.best_row), (d.other, d.row))]
         lines.append(markdown_row([d.protocol, d.column, *names, value, over, verdict]))
-    return "\n".join(lines) + "\n"
+    return _HEAD + "\n".join(lines) + "\n"

@@ -50,14 +50,10 @@ class Example:
 
     def shrink(self) -> Example:
         """Scale the frame to the width of a panel: pictures and scores by area, labels by nearest pixel."""
-        return Example(
-            self.title,
-            _shrink(self.image),
-            _shrink_labels(self.target),
-            _shrink_labels(self.prediction),
-            {name: _shrink(scores) for name, scores in self.scores.items()},
-            None if self.truth is None else _shrink_labels(self.truth),
-        )
+        target, prediction = (_shrink(labels, cv2.INTER_NEAREST) for labels in (self.target, self.prediction))
+        scores = {name: _shrink(score) for name, score in self.scores.items()}
+        truth = None if self.truth is None else _shrink(self.truth, cv2.INTER_NEAREST)
+        return Example(self.title, _shrink(self.image), target, prediction, scores, truth)
 
 
 def choose_examples(num_frames: int, count: int) -> frozenset[int]:
@@ -71,16 +67,8 @@ def _shrink(picture: NDArray[Any], interpolation: int = cv2.INTER_AREA) -> NDArr
     return cv2.resize(picture, size, interpolation=interpolation)
 
 
-def _shrink_labels(labels: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "h w"]:
-    return _shrink(labels, cv2.INTER_NEAREST)
-
-
 def add_title(title: str, panels: UInt8[np.ndarray, "_H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Put a line above the panels.
-
-    Args:
-        title: name of the test set and model; ASCII, as OpenCV's fonts are.
-    """
+    """Put a line above the panels: `title`, in ASCII as OpenCV's fonts are, and what colours mean."""
     title += "; each score's colours run from the 1st to the 99th percentile of the frames shown"
     return _join([_title(title, panels.shape[1]), panels], axis=0)
 
@@ -88,19 +76,14 @@ def add_title(title: str, panels: UInt8[np.ndarray, "_H W 3"]) -> UInt8[np.ndarr
 def draw_panels(examples: Sequence[Example]) -> UInt8[np.ndarray, "H W 3"]:
     """Draw rows of frames and columns image | ground truth | each score | predicted classes.
 
-    Ground truth is the true classes where they are known, else the anomalies, outlined on the image.
-
-    A score's colour scale is shared by its column and runs between the 1st and 99th percentile of the
-    frames shown; its ends stand in the column's title. Anomalies are outlined, void is shaded.
+    Ground truth is the true classes where they are known, else the anomalies, outlined on the image, and void
+    shaded. A score's colour scale is shared by its column; its ends stand in the column's title.
 
     Args:
         examples: at least one, shrunk, of the same scores; true classes are known of all or of none.
     """
     names = list(examples[0].scores)
-    ends = {
-        name: _scale_ends(np.concatenate([example.scores[name].ravel() for example in examples]))
-        for name in names
-    }
+    ends = {name: _scale_ends(np.concatenate([e.scores[name].ravel() for e in examples])) for name in names}
     titles = ["image", "ground truth (void grey)" if examples[0].truth is None else "true classes"]
     titles += [f"{name} [{low:.3g} .. {high:.3g}]" for name, (low, high) in ends.items()]
     rows = [_join([_title(text, PANEL_WIDTH) for text in (*titles, "predicted classes")], axis=1)]
@@ -178,10 +161,8 @@ def _join(pictures: Sequence[NDArray[np.uint8]], axis: int) -> NDArray[np.uint8]
     longest = max(picture.shape[across] for picture in pictures)
     padded = []
     for i, picture in enumerate(pictures):
-        widths = [(0, 0), (0, 0), (0, 0)]
-        widths[across] = (0, longest - picture.shape[across])
-        widths[axis] = (_GAP if i else 0, 0)
-        padded.append(np.pad(picture, widths, constant_values=255))
+        widths = {axis: (_GAP if i else 0, 0), across: (0, longest - picture.shape[across]), 2: (0, 0)}
+        padded.append(np.pad(picture, [widths[k] for k in range(3)], constant_values=255))
     return np.concatenate(padded, axis=axis)
 
 

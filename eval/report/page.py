@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import base64
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import jinja2
-import numpy as np
 
 from eval.protocol import get_protocol
-from eval.report.figures import plot_curves
+from eval.report.figures import decode_png, plot_curves
+from eval.report.record import csv_text
 from eval.report.slices import ErrorAnalysis
 from eval.report.tables import MISSING, build_tables, format_interval
 from eval.result import Result
@@ -25,17 +23,15 @@ _METRICS = ("ap", "fpr95", "auroc", "best_f1")
 
 
 def render_page(title: str, cells: Sequence[Result], pictures: Mapping[str, bytes]) -> str:
-    """Render `report.html` by the template `page.html`, beside this file.
+    """Render `report.html` of all results of an evaluation by the template `page.html`, beside this file.
 
     Args:
-        title: of the page.
-        cells: all results of an evaluation.
         pictures: test set -> PNG of some of its frames with all scores.
     """
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     environment.filters |= {
         "percent": lambda value: MISSING if value is None else f"{100 * value:.2f}",
         "interval": format_interval,
@@ -64,15 +60,9 @@ def _section(dataset: str, cells: Sequence[Result], picture: bytes | None) -> di
     for cell in cells:
         if cell.record.protocol != protocol and cell.gallery is not None:
             others.setdefault(cell.record.protocol, []).append(cell)
-    counts = {cell.record.score: cell.counts for cell in shown}
-    return {
-        "dataset": dataset,
-        "cells": cells,
-        "shown": shown,
-        "others": others,
-        "curves": plot_curves(f"{dataset}, protocol {protocol}", counts),
-        "picture": picture,
-    }
+    curves = plot_curves(f"{dataset}, protocol {protocol}", {c.record.score: c.counts for c in shown})
+    found = {"dataset": dataset, "cells": cells, "shown": shown, "others": others}
+    return found | {"curves": curves, "picture": picture}
 
 
 def _slice_tables(analysis: ErrorAnalysis) -> Iterator[tuple[Sequence[str], list[tuple[str, float, int]]]]:
@@ -93,21 +83,21 @@ def _slice_tables(analysis: ErrorAnalysis) -> Iterator[tuple[Sequence[str], list
 
 def _data_uri(png: bytes) -> str:
     """Return a picture as the address of a WebP, which takes a tenth of the PNG's size."""
-    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
-    assert picture is not None
+    picture = cv2.cvtColor(decode_png(png), cv2.COLOR_RGB2BGR)
     _, packed = cv2.imencode(".webp", picture, [cv2.IMWRITE_WEBP_QUALITY, 82])
     return f"data:image/webp;base64,{base64.b64encode(packed.tobytes()).decode('ascii')}"
 
 
 def render_per_image(cells: Sequence[Result]) -> str:
     """Render one line per image and result: metrics of its own pixels, empty where none is anomalous."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
     names = ("model", "dataset", "protocol", "score")
-    writer.writerow([*names, "image", "num_normal", "num_anomalous", *_METRICS])
-    for cell in cells:
-        labels = [getattr(cell.record, name) for name in names]
-        for row in cell.images:
-            values = [getattr(row.metrics, name, None) for name in _METRICS]
-            writer.writerow([*labels, cell.stems[row.image], row.num_normal, row.num_anomalous, *values])
-    return file.getvalue()
+    rows = [
+        [
+            *(getattr(cell.record, name) for name in names),
+            *(cell.stems[row.image], row.num_normal, row.num_anomalous),
+            *(getattr(row.metrics, name, None) for name in _METRICS),
+        ]
+        for cell in cells
+        for row in cell.images
+    ]
+    return csv_text([(*names, "image", "num_normal", "num_anomalous", *_METRICS), *rows])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,9 +81,11 @@ def render_csv(records: Sequence[Record]) -> str:
             else:
                 row[name] = value
         rows.append(row)
+    return csv_text([rows[0], *(row.values() for row in rows)]) if rows else ""
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Return lines of CSV; None is empty."""
     file = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    csv.writer(file, lineterminator="\n").writerows(rows)
     return file.getvalue()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.stats
 import yaml
 
+from eval.metrics.bootstrap import Comparison
 from eval.report.record import Record
 from eval.report.tables import Column, Estimate, Table, build_table, list_columns
 from shards.errors import InputError
@@ -21,24 +21,6 @@ from shards.files import read_json
 OWN_SETTINGS = ("name", "out", "seed")
 """Settings in which runs of one group may differ."""
 SEED_IN_NAME = re.compile(r"[-_,.]?seed[=_-]?\d+$")
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A paired test of A against B: the difference A - B with its 95 % interval."""
-
-    difference: float
-    low: float
-    high: float
-    """Infinite where a single seed tells nothing of the spread."""
-    test: Literal["images", "seeds"]
-    count: int
-    """Number of images, or of seeds in common."""
-
-    @property
-    def is_supported(self) -> bool:
-        """Whether the interval excludes 0; if not, more seeds may turn the sign around."""
-        return self.low > 0 or self.high < 0
 
 
 def estimate(values: Sequence[float | None]) -> Estimate | None:
@@ -50,13 +32,10 @@ def estimate(values: Sequence[float | None]) -> Estimate | None:
 
 
 def compare_seeds(first: Sequence[float], second: Sequence[float]) -> Comparison:
-    """Compare two methods by Student's paired 95 % interval: mean ± t(n - 1) · s / √n of the differences.
+    """Compare the numbers of two methods, of the same seeds in the same order.
 
-    With three seeds t is 4.3: a difference has to be 2.5 times its spread to be supported.
-
-    Args:
-        first: one number per seed of method A.
-        second: of method B, the same seeds in the same order.
+    Student's paired 95 % interval: mean ± t(n - 1) · s / √n of the differences. With three seeds t is 4.3: a
+    difference has to be 2.5 times its spread to be supported.
 
     Raises:
         ValueError: the two are not equally many.
@@ -84,21 +63,15 @@ class SeedRun(NamedTuple):
     """Its configuration without `OWN_SETTINGS`."""
 
 
-@dataclass(frozen=True)
-class SeedGroup:
-    """Runs of one setting."""
+class SeedGroup(NamedTuple):
+    """Runs of one setting, and the model as the table prints it."""
 
     model: str
-    """As the table prints it."""
     runs: Sequence[SeedRun]
 
 
 def read_run(results: Path) -> SeedRun:
-    """Read a run's results.json, and config.yaml of its folder (the parent of eval/) where there is one.
-
-    Raises:
-        InputError: a file is damaged.
-    """
+    """Read a run's results.json, and config.yaml of its folder (the parent of eval/) where there is one."""
     records: list[Record] = read_json(list[Record], results)
     folder = results.parent.parent if results.parent.name == "eval" else results.parent
     path = folder / "config.yaml"
@@ -113,10 +86,7 @@ def read_run(results: Path) -> SeedRun:
 
 
 def group_by_seed(runs: Sequence[SeedRun]) -> list[SeedGroup]:
-    """Group runs whose names and settings differ only in the seed.
-
-    Runs without config.yaml stand alone, and so does a second run of one seed.
-    """
+    """Group runs that differ only in their seed; a second run of one seed, or without settings, is alone."""
     groups: dict[tuple[str, str, int], list[SeedRun]] = {}
     repeats: dict[tuple[str, str, Any], int] = {}
     for run in runs:
@@ -153,41 +123,30 @@ class SeedRow(NamedTuple):
         return found
 
     def estimate(self, column: Column) -> Estimate | None:
-        """Return mean and spread of the row in this column."""
+        """Return mean and spread in this column."""
         return estimate([column.read(record) for _, record in self.find(column)])
 
     def _holds(self, record: Record) -> bool:
         return record.protocol == self.protocol and record.method == self.method
 
 
-class SeedTable(NamedTuple):
-    """Rows and columns of one protocol."""
-
-    protocol: str
-    rows: list[SeedRow]
-    columns: list[Column]
-
-
-def lay_out_tables(groups: Sequence[SeedGroup]) -> Iterator[SeedTable]:
-    """Yield a table per protocol, in the order they occur, with one row per group and method."""
-    records = [[record for run in group.runs for record in run.records] for group in groups]
-    for protocol in dict.fromkeys(record.protocol for of_group in records for record in of_group):
-        chosen = [[record for record in of_group if record.protocol == protocol] for of_group in records]
+def lay_out_tables(groups: Sequence[SeedGroup]) -> Iterator[tuple[str, list[SeedRow], list[Column]]]:
+    """Yield protocol, rows and columns of each table: per protocol, with a row per group and method."""
+    found = [(group, record) for group in groups for run in group.runs for record in run.records]
+    for protocol in dict.fromkeys(record.protocol for _, record in found):
+        records = [record for _, record in found if record.protocol == protocol]
         rows = [
             SeedRow(group, method, protocol)
-            for group, of_group in zip(groups, chosen, strict=True)
-            for method in dict.fromkeys(record.method for record in of_group)
+            for group in groups
+            for method in dict.fromkeys(r.method for g, r in found if g is group and r.protocol == protocol)
         ]
-        yield SeedTable(protocol, rows, list_columns([record for of_group in chosen for record in of_group]))
+        yield protocol, rows, list_columns(records)
 
 
 def build_seed_tables(groups: Sequence[SeedGroup]) -> list[Table]:
     """Lay groups out as `build_tables` does records, in one row per group and method."""
-    return [
-        build_table(
-            table.protocol,
-            table.columns,
-            [(row.label, row.method, [row.estimate(c) for c in table.columns]) for row in table.rows],
-        )
-        for table in lay_out_tables(groups)
-    ]
+    tables = []
+    for protocol, rows, columns in lay_out_tables(groups):
+        numbers = [(row.label, row.method, [row.estimate(column) for column in columns]) for row in rows]
+        tables.append(build_table(protocol, columns, numbers))
+    return tables

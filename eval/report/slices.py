@@ -39,7 +39,7 @@ class Slice(NamedTuple):
 
 
 class ErrorAnalysis(NamedTuple):
-    """Examples and slices of one score on one test set."""
+    """One score on one test set."""
 
     frames: bytes
     """PNG of the best and worst frames; empty where no frame holds an anomaly."""
@@ -49,9 +49,7 @@ class ErrorAnalysis(NamedTuple):
 
 def choose_extremes(rows: Sequence[ImageMetrics]) -> list[tuple[str, ImageMetrics]]:
     """Return the frames of highest and of lowest AP, each once, as ("best" or "worst", frame)."""
-    ranked = sorted(
-        (row for row in rows if row.metrics), key=lambda row: -row.metrics.ap if row.metrics else 0
-    )
+    ranked = sorted((r for r in rows if r.metrics), key=lambda r: -r.metrics.ap if r.metrics else 0)
     count = min(NUM_EXTREMES, (len(ranked) + 1) // 2)
     worst = ranked[max(count, len(ranked) - count) :]
     return [("best", row) for row in ranked[:count]] + [("worst", row) for row in worst]
@@ -71,8 +69,8 @@ def analyse_errors(
     Args:
         threshold: that of FPR95.
         rows: all images that count.
-        stems: their names, by position in the set.
-        read_maps: position in the set -> score map in float32, target and predicted train ids.
+        stems: names of all images, by position in the set.
+        read_maps: position in the set -> its maps.
         read_image: position in the set -> image, sRGB.
     """
     counts: Counter[tuple[Slice, bool]] = Counter()
@@ -95,10 +93,7 @@ def count_slices(
     prediction: UInt8[np.ndarray, "H W"],
     threshold: float,
 ) -> Counter[tuple[Slice, bool]]:
-    """Count, per slice, the pixels of a frame that reach the threshold (True) and that do not (False).
-
-    Counts of frames add up.
-    """
+    """Count, per slice, the pixels of a frame that reach the threshold (True) and that do not (False)."""
     counts: Counter[tuple[Slice, bool]] = Counter()
     called = scores >= np.float32(threshold)
 
@@ -131,9 +126,5 @@ def count_slices(
 
 def shares(counts: Mapping[tuple[Slice, bool], int]) -> dict[Slice, tuple[float, int]]:
     """Return each slice's share that reaches the threshold, and its pixels; empty slices are left out."""
-    found = {}
-    for each in dict.fromkeys(key[0] for key in counts):
-        hits, total = counts[each, True], counts[each, True] + counts[each, False]
-        if total:
-            found[each] = hits / total, total
-    return found
+    totals = {each: counts[each, True] + counts[each, False] for each, _ in counts}
+    return {each: (counts[each, True] / total, total) for each, total in totals.items() if total}

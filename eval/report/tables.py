@@ -29,6 +29,11 @@ class Estimate:
     interval: tuple[float, float] | None = None
     """95 % interval over images."""
 
+    @property
+    def percent(self) -> float:
+        """The mean as it is printed."""
+        return round(100 * self.mean, 2)
+
     def __str__(self) -> str:
         spread = "" if self.spread is None else f" ± {100 * self.spread:.2f}"
         return f"{100 * self.mean:.2f}{spread}"
@@ -94,24 +99,25 @@ def build_tables(records: Sequence[Record]) -> list[Table]:
     Raises:
         InputError: two different records claim one entry.
     """
-    protocols = dict.fromkeys(record.protocol for record in records)
-    return [_record_table(p, [record for record in records if record.protocol == p]) for p in protocols]
-
-
-def _record_table(protocol: str, records: Sequence[Record]) -> Table:
-    grouped: dict[tuple[Any, ...], dict[str, Record]] = {}
-    for record in records:
-        key = (record.model, record.checkpoint, record.score, record.temperature, record.temperature_from)
-        if grouped.setdefault(key, {}).setdefault(record.dataset, record) != record:
-            raise InputError(
-                f"results: two different records for {record.model}, {record.score}, {record.dataset}, "
-                f"protocol {protocol}; their checkpoint is {record.checkpoint}"
+    tables = []
+    for protocol in dict.fromkeys(record.protocol for record in records):
+        grouped: dict[tuple[Any, ...], dict[str, Record]] = {}
+        chosen = [record for record in records if record.protocol == protocol]
+        for r in chosen:
+            of_row = grouped.setdefault(
+                (r.model, r.checkpoint, r.score, r.temperature, r.temperature_from), {}
             )
-    columns, rows = list_columns(records), []
-    for by_dataset in grouped.values():
-        row = list(by_dataset.values())
-        rows.append((row[0].model, row[0].method, [_estimate(row, column) for column in columns]))
-    return build_table(protocol, columns, rows)
+            if of_row.setdefault(r.dataset, r) != r:
+                raise InputError(
+                    f"results: two different records for {r.model}, {r.score}, {r.dataset}, "
+                    f"protocol {protocol}; their checkpoint is {r.checkpoint}"
+                )
+        columns, rows = list_columns(chosen), []
+        for of_row in grouped.values():
+            row = list(of_row.values())
+            rows.append((row[0].model, row[0].method, [_estimate(row, column) for column in columns]))
+        tables.append(build_table(protocol, columns, rows))
+    return tables
 
 
 def _estimate(row: Sequence[Record], column: Column) -> Estimate | None:
@@ -133,29 +139,23 @@ def build_table(
     return Table(
         protocol,
         header=("Model", "Method", *(column.title for column in columns)),
-        rows=tuple(
-            (Entry(model), Entry(method), *map(_entry, numbers, best)) for model, method, numbers in rows
-        ),
+        rows=tuple((Entry(model), Entry(method), *map(_entry, each, best)) for model, method, each in rows),
         footnote=f"Percent{note}; {rules}.",
     )
 
 
 def _find_best(column: Column, estimates: Sequence[Estimate | None]) -> float | None:
     """Return the best number as printed, so that equal entries look equal; None where none differ."""
-    printed = {_printed(estimate) for estimate in estimates if estimate}
+    printed = {estimate.percent for estimate in estimates if estimate}
     if len(printed) < 2:
         return None
     return min(printed) if column.is_lower_better else max(printed)
 
 
-def _printed(estimate: Estimate) -> float:
-    return round(100 * estimate.mean, 2)
-
-
 def _entry(estimate: Estimate | None, best: float | None) -> Entry:
     if estimate is None:
         return Entry(MISSING)
-    return Entry(str(estimate), _printed(estimate) == best, format_interval(estimate.interval))
+    return Entry(str(estimate), estimate.percent == best, format_interval(estimate.interval))
 
 
 def format_interval(interval: tuple[float, float] | None) -> str:
@@ -172,10 +172,8 @@ def markdown_tables(tables: Sequence[Table]) -> str:
     """Mark tables up as Markdown, one after the other."""
     parts = []
     for table in tables:
-        lines = [
-            markdown_row(table.header),
-            markdown_row(["---", "---", *["---:"] * (len(table.header) - 2)]),
-        ]
+        rule = ["---", "---", *["---:"] * (len(table.header) - 2)]
+        lines = [markdown_row(table.header), markdown_row(rule)]
         for row in table.rows:
             cells = [(f"**{text}**" if is_best else text, interval) for text, is_best, interval in row]
             lines.append(markdown_row([f"{text} {interval}".strip() for text, interval in cells]))
@@ -199,31 +197,28 @@ def render_latex(records: Sequence[Record]) -> str:
 
 def latex_tables(tables: Sequence[Table]) -> str:
     """Mark tables up as LaTeX, one after the other."""
-    return "\n".join(_latex_table(table) for table in tables)
-
-
-def _latex_table(table: Table) -> str:
-    names = [column.removesuffix(" AuPRC") for column in table.header[3::2]]
-    over = " & ".join(rf"\multicolumn{{2}}{{c}}{{{_latex(name)}}}" for name in names)
-    rules = " ".join(rf"\cmidrule(lr){{{4 + 2 * i}-{5 + 2 * i}}}" for i in range(len(names)))
-    lines = [
-        "% needs \\usepackage{booktabs}",
-        r"\begin{table}",
-        r"\centering",
-        rf"\begin{{tabular}}{{ll{'r' * (len(table.header) - 2)}}}",
-        r"\toprule",
-        rf"& & & {over} \\",
-        rules,
-        rf"Model & Method & mIoU & {' & '.join(['AuPRC & FPR95'] * len(names))} \\",
-        r"\midrule",
-        *(rf"{' & '.join(map(_latex_entry, row))} \\" for row in table.rows),
-        r"\bottomrule",
-        r"\end{tabular}",
-        rf"\caption{{{_latex(table.footnote)}}}",
-        r"\end{table}",
-        "",
-    ]
-    return "\n".join(lines)
+    parts = []
+    for table in tables:
+        names = [column.removesuffix(" AuPRC") for column in table.header[3::2]]
+        over = " & ".join(rf"\multicolumn{{2}}{{c}}{{{_latex(name)}}}" for name in names)
+        rules = " ".join(rf"\cmidrule(lr){{{4 + 2 * i}-{5 + 2 * i}}}" for i in range(len(names)))
+        rows = "\n".join(rf"{' & '.join(map(_latex_entry, row))} \\" for row in table.rows)
+        parts.append(rf"""% needs \usepackage{{booktabs}}
+\begin{{table}}
+\centering
+\begin{{tabular}}{{ll{"r" * (len(table.header) - 2)}}}
+\toprule
+& & & {over} \\
+{rules}
+Model & Method & mIoU & {" & ".join(["AuPRC & FPR95"] * len(names))} \\
+\midrule
+{rows}
+\bottomrule
+\end{{tabular}}
+\caption{{{_latex(table.footnote)}}}
+\end{{table}}
+""")
+    return "\n".join(parts)
 
 
 def _latex_entry(entry: Entry) -> str:

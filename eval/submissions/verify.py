@@ -200,7 +200,7 @@ def _auroc(values: np.ndarray, target: np.ndarray) -> float | None:
     negative = kept[~anomalous][::step]
     if not positive.size or not negative.size:
         return None
-    return exact_curve([ImageScores(np.sort(positive), np.sort(negative))]).auroc()
+    return exact_curve([ImageScores(np.sort(positive), np.sort(negative))]).metrics().auroc
 
 
 def largest_tie(values: Shaped[np.ndarray, "H W"]) -> float:

@@ -38,6 +38,8 @@ def test_a_clearly_better_model_is_supported_and_an_equal_one_is_not():
     assert better.difference > 0.2
     assert compare_resampled(good, poor, "fpr95").high < 0
     assert not compare_resampled(poor, also_poor, "ap").is_supported
+    itself = compare_resampled(good, good, "ap")
+    assert (itself.difference, itself.low, itself.high) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(("metric", "protocol"), [("ap", "native"), ("fpr95", "course-512")])
@@ -50,7 +52,9 @@ def test_models_are_compared_on_the_same_resampled_sets(metric, protocol):
         for weights in (np.ones((1, 12)), draw_weights(12, 1000))
     ]
     assert test.difference == pytest.approx(float((both[0] - both[2])[0]), rel=1e-9)
-    np.testing.assert_allclose(test[1:3], np.quantile(both[1] - both[3], [0.025, 0.975]), rtol=1e-9)
+    np.testing.assert_allclose(
+        (test.low, test.high), np.quantile(both[1] - both[3], [0.025, 0.975]), rtol=1e-9
+    )
 
 
 def test_other_files_are_refused(tmp_path):

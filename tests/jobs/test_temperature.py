@@ -79,23 +79,19 @@ def test_temperature_one_is_the_evaluation_to_half_precision(cache, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"validation": "RoadAnomaly"}, "--validation RoadAnomaly: is a benchmark"),
         (
-            {"validation": "other"},
-            "--validation other: not in the cache, which holds RoadAnomaly, RoadAnomaly21",
+            {"validation": "RoadAnomaly"},
+            "--validation RoadAnomaly: is a benchmark; what is chosen on it must",
         ),
+        ({"validation": "no"}, "--validation no: not in the cache, which holds RoadAnomaly, RoadAnomaly21"),
         ({"cache": Path("nowhere")}, "--cache nowhere: no cache"),
+        ({"grid": (0.0,)}, r"--grid: got 0.0; temperatures are above 0"),
+        ({"scores": ("UNO",)}, "--scores: got UNO; allowed are MSP"),
+        ({"scores": ()}, "--scores: got nothing; allowed are MSP"),
     ],
-    ids=["benchmark", "absent", "no cache"],
+    ids=["benchmark", "absent", "no cache", "cold", "unknown", "no score"],
 )
 def test_a_wrong_setting_is_named(cache, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         sweep(TemperatureOptions(**{"cache": cache, "out": tmp_path / "out", **changes}))
     assert not (tmp_path / "out").exists()
-
-
-def test_temperatures_and_scores_out_of_range_are_refused():
-    with pytest.raises(InputError, match=r"--grid: got 0.0; temperatures are above 0"):
-        TemperatureOptions(cache=Path("c"), out=Path("o"), grid=(0.0,))
-    with pytest.raises(InputError, match="--scores: got UNO; allowed are MSP"):
-        TemperatureOptions(cache=Path("c"), out=Path("o"), scores=("UNO",))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from eval.metrics.bootstrap import NUM_RESAMPLES, draw_weights
+from eval.metrics.bootstrap import draw_weights
 from eval.metrics.components import TAUS, SegmentSizes, component_metrics, count_components
 from eval.metrics.measure import measure_components
-from eval.protocol import PROTOCOLS, get_protocol
+from eval.protocol import PROTOCOLS
 
 
 def slow_frame(scores, target, threshold, smallest):
@@ -59,81 +59,64 @@ def random_frame(rng: np.random.Generator):
 def test_metrics_of_random_fields_match_the_definition(seed, smallest):
     rng = np.random.default_rng(seed)
     frames = [random_frame(rng) for _ in range(5)]
-    counts = np.stack([count_components(*frame, smallest).flat() for frame in frames])
-    expected = slow_set([slow_frame(*frame, smallest) for frame in frames])
-    found = component_metrics(counts)
-    np.testing.assert_allclose([m[0] for m in found], expected, rtol=0, atol=1e-12)
+    counts = np.stack([count_components(*frame, smallest) for frame in frames])
+    sets = {(1, 1, 1, 1, 1): range(5), (2, 0, 1, 0, 1): (0, 0, 2, 4)}  # weights repeat frames
+    expected = [slow_set([slow_frame(*frames[i], smallest) for i in chosen]) for chosen in sets.values()]
+    found = component_metrics(counts, np.array(list(sets), float))
+    np.testing.assert_allclose(np.transpose(found), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose([m[0] for m in component_metrics(counts)], expected[0], rtol=0, atol=1e-12)
 
 
-def test_weights_repeat_frames():
-    rng = np.random.default_rng(9)
-    frames = [random_frame(rng) for _ in range(3)]
-    smallest = SegmentSizes(5, 5)
-    counts = np.stack([count_components(*frame, smallest).flat() for frame in frames])
-    found = component_metrics(counts, np.array([[2.0, 0, 1]]))
-    expected = slow_set([slow_frame(*frames[i], smallest) for i in (0, 0, 2)])
-    np.testing.assert_allclose([m[0] for m in found], expected, rtol=0, atol=1e-12)
+def count(scores: list, target: list) -> tuple[list[float], np.ndarray]:
+    """Segments, true and predicted, and sums of sIoU and PPV; true segments found per τ."""
+    sizes = SegmentSizes(1, 1)
+    counts = count_components(np.array(scores, np.float32), np.array(target, np.uint8), 0.5, sizes)
+    return counts[:4].tolist(), counts[4:15]
 
 
 def test_one_find_over_two_objects_costs_neither():
-    target = np.zeros((4, 9), np.uint8)
-    target[:, :4], target[:, 5:] = 1, 1
-    counts = count_components(np.ones((4, 9), np.float32), target, 0.5, SegmentSizes(1, 1))
+    target = np.ones((4, 9))
+    target[:, 4] = 0
     # each object: 16 found; the join of 36 pixels less 16 of the other object leaves 20
-    assert (counts.true_segments, counts.predicted_segments) == (2, 1)
-    assert counts.siou_sum == pytest.approx(2 * 16 / 20)
-    assert counts.ppv_sum == pytest.approx(32 / 36)
+    assert count(np.ones((4, 9)), target)[0] == pytest.approx([2, 1, 2 * 16 / 20, 32 / 36])
 
 
 def test_a_pixel_at_the_threshold_is_not_predicted_and_void_separates():
-    target = np.array([[1, 255, 1, 0]], np.uint8)
-    scores = np.array([[1, 9, 1, 0.5]], np.float32)
-    counts = count_components(scores, target, 0.5, SegmentSizes(1, 1))
-    assert (counts.true_segments, counts.predicted_segments, counts.siou_sum) == (2, 2, 2.0)
+    assert count([[1, 9, 1, 0.5]], [[1, 255, 1, 0]])[0] == [2, 2, 2.0, 2.0]
 
 
 def test_a_set_without_segments_has_no_metric():
-    nothing = count_components(
-        np.zeros((3, 3), np.float32), np.zeros((3, 3), np.uint8), 0.5, SegmentSizes(1, 1)
-    )
-    assert np.isnan([m[0] for m in component_metrics(nothing.flat()[None])]).all()
+    nothing = count_components(np.zeros((3, 3), "f4"), np.zeros((3, 3), "u1"), 0.5, SegmentSizes(1, 1))
+    assert np.isnan([m[0] for m in component_metrics(nothing[None])]).all()
 
 
 def test_three_pixels_of_five_do_not_reach_the_toolkits_six_tenths():
-    target = np.array([[1, 1, 1, 1, 1]], np.uint8)
-    counts = count_components(np.array([[1, 1, 1, 0, 0]], np.float32), target, 0.5, SegmentSizes(1, 1))
+    found = count([[1, 1, 1, 0, 0]], [[1, 1, 1, 1, 1]])[1]
     steps = np.linspace(0.25, 0.75, 11, endpoint=True)  # the default of the toolkit's segment_metrics
-    np.testing.assert_array_equal(counts.found, steps <= 3 / 5)
-    assert counts.found.sum() == 7
+    np.testing.assert_array_equal(found, steps <= 3 / 5)
+    assert found.sum() == 7
 
 
 def test_under_protocol_smiyc_the_threshold_is_rounded_to_half_precision():
-    scores = np.array([[0.25, 0.25, 0, 0]], np.float32)
-    target = np.array([[1, 1, 0, 0]], np.uint8)
+    frame = np.array([[0.25, 0.25, 0, 0]], np.float32), np.array([[1, 1, 0, 0]], np.uint8)
     below = 0.25 - 1e-5  # the next float16 below 0.25 is 0.2499, so this one is 0.25 there
-    found = [
-        measure_components([(scores, target)], below, PROTOCOLS[name], SegmentSizes(1, 1)).siou
-        for name in ("native", "smiyc")
-    ]
-    assert found == [1.0, 0.0]
+    protocols, sizes = (PROTOCOLS["native"], PROTOCOLS["smiyc"]), SegmentSizes(1, 1)
+    assert [measure_components([frame], below, p, sizes).siou for p in protocols] == [1.0, 0.0]
 
 
 def test_intervals_are_those_of_sets_with_images_drawn_again():
     rng = np.random.default_rng(4)
-    frames, rows = [], []
-    smallest = SegmentSizes(5, 5)
-    for _i in range(6):
+    smallest, frames, rows = SegmentSizes(5, 5), [], []
+    for _ in range(6):
         scores, target, threshold = random_frame(rng)
-        scores = scores / np.float32(threshold)
-        frames.append((scores, target))
+        frames.append((scores / np.float32(threshold), target))
         below = float(np.nextafter(np.float32(1), np.float32(0)))  # pixels at the threshold count
-        rows.append(count_components(scores, target, below, smallest))
-    found = measure_components(frames, 1.0, get_protocol("native"), smallest)
+        rows.append(count_components(*frames[-1], below, smallest))
+    found = measure_components(frames, 1.0, PROTOCOLS["native"], smallest)
     drawn = []
-    for weights in draw_weights(6, NUM_RESAMPLES).astype(int):
-        chosen = [row for row, times in zip(rows, weights, strict=True) for _ in range(times)]
-        siou = sum(row.siou_sum for row in chosen) / sum(row.true_segments for row in chosen)
-        drawn.append((siou, sum(row.ppv_sum for row in chosen) / sum(r.predicted_segments for r in chosen)))
+    for weights in draw_weights(6).astype(int):
+        true, predicted, siou, ppv = np.repeat(rows, weights, axis=0).sum(axis=0)[:4]
+        drawn.append((siou / true, ppv / predicted))
     for values, interval in zip(np.array(drawn).T, (found.siou_ci, found.ppv_ci), strict=True):
         np.testing.assert_allclose(interval, np.quantile(values, [0.025, 0.975]), rtol=1e-12)
     assert found.siou_ci[0] < found.siou < found.siou_ci[1]

@@ -12,12 +12,12 @@ from eval.metrics import curve as module
 from eval.metrics.curve import (
     FPR_RULES,
     HALF_VALUES,
+    Curve,
     ImageScores,
     PixelMetrics,
     choose_splitters,
     count_half,
     exact_curve,
-    half_curve,
     pixel_metrics,
 )
 from shards.errors import InputError
@@ -45,29 +45,28 @@ def sklearn_metrics(positives: np.ndarray, negatives: np.ndarray) -> tuple[float
     )
 
 
-def images_of(positives: np.ndarray, negatives: np.ndarray, count: int) -> list[ImageScores]:
-    """Deal the scores out to `count` images."""
-    return [ImageScores(np.sort(positives[i::count]), np.sort(negatives[i::count])) for i in range(count)]
-
-
 def drawn(kind: str) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(3)
     positives = rng.standard_normal(3001).astype(np.float32) + np.float32(1)
     negatives = rng.standard_normal(20011).astype(np.float32)
-    if kind == "heavy ties":
-        return np.round(positives), np.round(negatives)
-    if kind == "one value":
-        return np.zeros_like(positives), np.zeros_like(negatives)
-    if kind == "signed zeros":
-        return np.where(positives < 1, np.float32(-0.0), positives), np.where(
-            negatives < 0, np.float32(0), negatives
-        )
-    if kind == "infinities":
-        positives[:100], positives[100:150] = np.inf, -np.inf
-        negatives[:70], negatives[70:900] = np.inf, -np.inf
-    if kind == "few positives":
-        return positives[:20], negatives  # 19 of 20 is exactly 0.95
+    match kind:
+        case "heavy ties":
+            return np.round(positives), np.round(negatives)
+        case "one value":
+            return np.zeros_like(positives), np.zeros_like(negatives)
+        case "signed zeros":
+            positives[positives < 1], negatives[negatives < 0] = -0.0, 0.0
+        case "infinities":
+            positives[:100], positives[100:150] = np.inf, -np.inf
+            negatives[:70], negatives[70:900] = np.inf, -np.inf
+        case "few positives":
+            return positives[:20], negatives  # 19 of 20 is exactly 0.95
     return positives, negatives
+
+
+def half_metrics(positives: np.ndarray, negatives: np.ndarray, rule: str = "first-at-least") -> PixelMetrics:
+    counts = [count_half(scores.astype(np.float16)) for scores in (positives, negatives)]
+    return Curve.from_counts(HALF_VALUES, *counts).metrics(rule)
 
 
 KINDS = ["distinct", "heavy ties", "one value", "signed zeros", "infinities", "few positives"]
@@ -78,6 +77,13 @@ def test_metrics_match_sklearn(kind):
     positives, negatives = drawn(kind)
     expected = sklearn_metrics(positives, negatives)
     np.testing.assert_allclose(pixel_metrics(positives, negatives), expected, rtol=0, atol=1e-12)
+    truth = np.repeat([1, 0], [positives.size, negatives.size])
+    scores = np.nan_to_num(np.concatenate([positives, negatives]), posinf=1e30, neginf=-1e30)
+    fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
+    rules = {"first-above": fpr[np.argmax(tpr > 0.95)], "interpolated": np.interp(0.95, tpr, fpr)}
+    for rule, value in rules.items():
+        found = pixel_metrics(positives, negatives, fpr_rule=rule).fpr95
+        assert found == pytest.approx(value, rel=1e-7, abs=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -86,7 +92,7 @@ def test_metrics_match_sklearn(kind):
 def test_metrics_do_not_depend_on_images_and_blocks(monkeypatch, kind, rule, count):
     positives, negatives = drawn(kind)
     expected = pixel_metrics(positives, negatives, fpr_rule=rule)
-    images = images_of(positives, negatives, count)
+    images = [ImageScores(np.sort(positives[i::count]), np.sort(negatives[i::count])) for i in range(count)]
     assert exact_curve(images).metrics(rule) == expected
     for most in (600, 4001):
         monkeypatch.setattr(module, "_BLOCK", most)
@@ -108,27 +114,14 @@ def test_open_intervals_between_splitters_are_small(ties, most):
     assert np.bincount(inside, minlength=1).max() <= most
 
 
+small_sets = st.lists(st.integers(-3, 3), min_size=1, max_size=50)
+
+
 @settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.integers(-3, 3), min_size=1, max_size=50),
-    st.lists(st.integers(-3, 3), min_size=1, max_size=50),
-)
+@given(small_sets, small_sets)
 def test_metrics_match_sklearn_on_small_tied_sets(positives, negatives):
-    expected = sklearn_metrics(float32(*positives), float32(*negatives))
-    ours = pixel_metrics(float32(*positives), float32(*negatives))
-    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_other_fpr_rules_match_the_curve_of_sklearn(kind):
-    positives, negatives = drawn(kind)
-    truth = np.repeat([1, 0], [positives.size, negatives.size])
-    scores = np.nan_to_num(np.concatenate([positives, negatives]), posinf=1e30, neginf=-1e30)
-    fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
-    above = pixel_metrics(positives, negatives, fpr_rule="first-above").fpr95
-    between = pixel_metrics(positives, negatives, fpr_rule="interpolated").fpr95
-    np.testing.assert_allclose(above, fpr[np.argmax(tpr > 0.95)], atol=1e-12)
-    np.testing.assert_allclose(between, np.interp(0.95, tpr, fpr), atol=1e-12)
+    scores = float32(*positives), float32(*negatives)
+    np.testing.assert_allclose(pixel_metrics(*scores), sklearn_metrics(*scores), rtol=0, atol=1e-12)
 
 
 def test_the_fpr_rules_differ_where_a_threshold_hits_95_percent():
@@ -144,54 +137,44 @@ def test_four_pixels_by_hand():
 
 
 def test_inputs_stay_as_they_are():
-    positives, negatives = drawn("distinct")
-    before = positives.copy(), negatives.copy()
-    pixel_metrics(positives, negatives)
-    np.testing.assert_array_equal(positives, before[0])
-    np.testing.assert_array_equal(negatives, before[1])
+    scores = drawn("distinct")
+    pixel_metrics(*scores)
+    for part, before in zip(scores, drawn("distinct"), strict=True):
+        np.testing.assert_array_equal(part, before)
 
 
-def test_nan_is_refused():
-    with pytest.raises(InputError, match="2 of 3 scores of normal pixels are NaN"):
-        pixel_metrics(float32(1), float32(np.nan, 0, -np.nan))
-    with pytest.raises(InputError, match="metrics: 2 scores are NaN"):
-        count_half(np.array([0, np.nan, -np.nan], np.float16))
+@pytest.mark.parametrize(
+    ("measure", "positives", "negatives", "message"),
+    [
+        (pixel_metrics, [1], [np.nan, 0, -np.nan], "2 of 3 scores of normal pixels are NaN"),
+        (pixel_metrics, [], [1], "no anomalous pixel; AP, FPR95 and AUROC need both classes"),
+        (pixel_metrics, [1], [], "no normal pixel"),
+        (half_metrics, [1], [0, np.nan, -np.nan], "metrics: 2 scores are NaN"),
+        (half_metrics, [], [1, 1, 1], "metrics: no anomalous pixel"),
+    ],
+)
+def test_nan_and_an_empty_class_are_refused(measure, positives, negatives, message):
+    with pytest.raises(InputError, match=message):
+        measure(float32(*positives), float32(*negatives))
 
 
-def test_an_empty_class_is_refused():
-    with pytest.raises(InputError, match="no anomalous pixel; AP, FPR95 and AUROC need both classes"):
-        pixel_metrics(float32(), float32(1))
-    with pytest.raises(InputError, match="no normal pixel"):
-        pixel_metrics(float32(1), float32())
-    with pytest.raises(InputError, match="metrics: no anomalous pixel"):
-        half_metrics(np.zeros(0, np.float16), np.ones(3, np.float16))
-
-
-def draw_half(seed: int = 0, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def draw_half(scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Anomalous and normal scores, with infinities, both zeros and many ties."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     positives = (scale * (rng.standard_normal(3_000) + 1)).astype(np.float16)
     negatives = (scale * rng.standard_normal(40_000)).astype(np.float16)
     positives[:20], negatives[:50], negatives[50:90] = 0.0, -0.0, -np.inf
     return positives, negatives
 
 
-def half_metrics(positives: np.ndarray, negatives: np.ndarray, rule: str = "first-at-least") -> PixelMetrics:
-    return half_curve(count_half(positives), count_half(negatives)).metrics(rule)
-
-
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 300.0], ids=["subnormal", "ordinary", "coarse"])
 def test_half_precision_counts_match_sklearn(scale):
-    positives, negatives = (scores.astype(np.float64) for scores in draw_half(scale=scale))
-    expected = sklearn_metrics(positives, negatives)
-    np.testing.assert_allclose(half_metrics(*draw_half(scale=scale))[:4], expected[:4], rtol=0, atol=1e-13)
-
-
-@pytest.mark.parametrize("rule", FPR_RULES)
-def test_half_precision_counts_read_as_sorted_scores_under_every_rule(rule):
-    positives, negatives = draw_half()
-    expected = pixel_metrics(positives.astype(np.float32), negatives.astype(np.float32), fpr_rule=rule)
-    assert half_metrics(positives, negatives, rule) == pytest.approx(expected, abs=1e-13)
+    scores = draw_half(scale)
+    expected = sklearn_metrics(*scores)
+    np.testing.assert_allclose(half_metrics(*scores)[:4], expected[:4], rtol=0, atol=1e-13)
+    for rule in FPR_RULES:  # as sorted scores are read
+        exact = pixel_metrics(*(part.astype(np.float32) for part in scores), fpr_rule=rule)
+        assert half_metrics(*scores, rule) == pytest.approx(exact, abs=1e-13)
 
 
 def test_half_precision_counts_are_those_of_numpy_and_add_up():

@@ -10,14 +10,11 @@ import scipy.stats
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_curve
 
-from eval.metrics.binned import count_images
 from eval.metrics.bootstrap import draw_weights
-from eval.metrics.curve import ImageScores
 from eval.report.differences import Difference, find_differences, list_differences, mark_tables
 from eval.report.record import Record
 from eval.report.seeds import SeedGroup, SeedRun, build_seed_tables
-from eval.sketch import Sketch, sketch_path, write_sketch
-from tests.support.records import make_record
+from tests.support.records import make_record, write_counts
 
 NUM_IMAGES = 8
 Scores = list[NDArray[np.float32]]
@@ -31,18 +28,8 @@ def draw(shift: float, seed: int) -> tuple[Scores, Scores]:
     """Scores of anomalous and of normal pixels, an array per image; images differ in how hard they are."""
     rng = np.random.default_rng(seed)
     hard = rng.normal(0, 0.5, NUM_IMAGES)
-    return (
-        [np.sort(rng.normal(shift - h, 1, 20).astype(np.float32)) for h in hard],
-        [np.sort(rng.normal(0, 1, 60).astype(np.float32)) for _ in hard],
-    )
-
-
-def add_sketch(folder: Path, scores: tuple[Scores, Scores], first: int = 0) -> Path:
-    counts = count_images(list(map(ImageScores, *scores)), range(len(scores[0])))
-    folder.mkdir(exist_ok=True)
-    stems = tuple(f"image{first + i}" for i in range(len(scores[0])))
-    write_sketch(sketch_path(folder, "Mine", "native", "MSP"), Sketch(counts, stems, "native"))
-    return folder
+    anomalous = [rng.normal(shift - h, 1, 20).astype(np.float32) for h in hard]
+    return anomalous, [rng.normal(0, 1, 60).astype(np.float32) for _ in hard]
 
 
 def find(groups: list[SeedGroup], metric: str = "Mine AuPRC") -> list[Difference]:
@@ -66,19 +53,19 @@ def test_the_interval_over_images_is_that_of_a_loop_over_resampled_sets(
     tmp_path: Path, metric: str, title: str
 ) -> None:
     sides = {"good": draw(1.6, 0), "poor": draw(1.0, 1)}
-    values = {
-        name: np.array([metric_of(scores, row, metric) for row in draw_weights(NUM_IMAGES, 1000)])
-        for name, scores in sides.items()
-    }
-    whole = {name: metric_of(scores, np.ones(NUM_IMAGES), metric) for name, scores in sides.items()}
+    drawn = [np.ones(NUM_IMAGES), *draw_weights(NUM_IMAGES, 1000)]
+    values = {name: np.array([metric_of(side, row, metric) for row in drawn]) for name, side in sides.items()}
     groups = [
-        SeedGroup(name, [SeedRun([record(ap, fpr)], folder=add_sketch(tmp_path / name, sides[name]))])
+        SeedGroup(
+            name, [SeedRun([record(ap, fpr)], folder=write_counts(tmp_path / name, "Mine", *sides[name]))]
+        )
         for name, ap, fpr in (("poor", 0.1, 0.9), ("good", 0.2, 0.8))
     ]
     (found,) = find(groups, title)
-    expected = np.quantile(values["good"] - values["poor"], [0.025, 0.975])
+    differences = values["good"] - values["poor"]
+    expected = np.quantile(differences[1:], [0.025, 0.975])
     assert (found.best_row, found.row, found.test, found.count) == (2, 1, "images", NUM_IMAGES)
-    assert found.difference == pytest.approx(whole["good"] - whole["poor"], abs=1e-6)
+    assert found.difference == pytest.approx(differences[0], abs=1e-6)
     np.testing.assert_allclose((found.low, found.high), expected, atol=1e-3)
     excludes = expected[0] > 0 if metric == "ap" else expected[1] < 0
     assert found.verdict == ("supported" if excludes else "not supported")
@@ -90,9 +77,8 @@ def test_seeds_are_paired_by_their_number_and_judged_as_scipy_does() -> None:
         SeedGroup(name, [SeedRun([record(ap, 1 - ap)], seed) for seed, ap in values.items()])
         for name, values in (("a", first), ("b", second))
     ]
-    ours = [first[seed] for seed in range(3)]
-    theirs = [second[seed] for seed in range(3)]
-    interval = scipy.stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    pairs = [(first[seed], second[seed]) for seed in range(3)]
+    interval = scipy.stats.ttest_rel(*np.transpose(pairs)).confidence_interval(0.95)
     (found,) = find(groups)
     np.testing.assert_allclose((found.low, found.high), (interval.low, interval.high))
     assert found.difference == pytest.approx(0.11)
@@ -118,21 +104,21 @@ def reason_of(groups: list[SeedGroup], metric: str = "Mine AuPRC") -> str:
 
 
 def test_what_cannot_be_tested_says_why(tmp_path: Path) -> None:
-    folder = add_sketch(tmp_path / "a", draw(1, 0))
+    folder = write_counts(tmp_path / "a", "Mine", *draw(1, 0))
     best = SeedGroup("best", [SeedRun([record(0.9, miou=0.5)], 0, folder)])
 
     def against(*runs: SeedRun, metric: str = "Mine AuPRC") -> str:
         return reason_of([best, SeedGroup("other", runs)], metric)
 
     assert against(SeedRun([record(0.1)], 0, tmp_path)) == "other has no sketch of MSP"
-    others = add_sketch(tmp_path / "b", draw(1, 0), first=1)
+    others = write_counts(tmp_path / "b", "Mine", *draw(1, 0), first=1)
     assert against(SeedRun([record(0.1)], 0, others)) == "other images: 8 and 8 whose names differ"
     assert against(SeedRun([record(0.1)], 0), SeedRun([record(0.2)], 1)) == (
         "1 and 2 runs with 1 seeds in common; two are needed"
     )
     closed = against(SeedRun([record(0.1, miou=0.4)], 0, folder), metric="mIoU")
     assert closed == "one run each, and no counts per image are kept of the mIoU"
-    single = add_sketch(tmp_path / "c", tuple(side[:5] for side in draw(1, 0)))  # type: ignore[arg-type]
+    single = write_counts(tmp_path / "c", "Mine", *(side[:5] for side in draw(1, 0)))
     pair = [SeedGroup(name, [SeedRun([record(ap)], 0, single)]) for name, ap in (("a", 0.1), ("b", 0.2))]
     assert reason_of(pair) == "5 images; at least 6 are needed"
     hot = SeedRun([record(0.2), record(0.1, temperature=2.0)], 0, folder)

@@ -9,7 +9,7 @@ import json
 import pytest
 
 from eval.report.record import Record, parse_json, render_csv, render_json
-from eval.report.tables import render_latex, render_markdown
+from eval.report.tables import MISSING, render_latex, render_markdown
 from eval.sets.registry import TEST_SETS
 from shards.errors import InputError
 from tests.support.records import EXAMPLE, make_record
@@ -78,34 +78,22 @@ def test_the_benchmarks_have_no_columns_beside_own_sets_alone():
     assert header[13:] == ["Our street AuPRC", "Our street FPR95", "Our yard AuPRC", "Our yard FPR95"]
 
 
-def test_percent_with_two_decimals_and_a_dash_for_missing():
-    row = markdown_rows(EXAMPLE)[2]
-    assert row[:6] == ["run_a", "MSP", "–", "74.39", "33.72", "–"]  # noqa: RUF001
-
-
 def test_intervals_stand_small_beside_their_numbers_where_there_are_any():
     sure = make_record(ap_ci=(0.5, 0.7512), miou=0.8, miou_ci=(0.79, 0.81))
     header, _, first, second = markdown_rows(sure, make_record(score="RbA", ap=0.5))
     column = header.index("SMIYC RA-21 AuPRC")
-    assert (first[2], first[column], second[column]) == (
-        "80.00 [79.0, 81.0]",
-        "**74.39** [50.0, 75.1]",
-        "50.00",
-    )
+    expected = ("80.00 [79.0, 81.0]", "**74.39** [50.0, 75.1]", "50.00")
+    assert (first[2], first[column], second[column]) == expected
     assert "Percent; in brackets 95 % over images; protocol native" in render_markdown([sure])
     assert r"74.39\,{\tiny [50.0, 75.1]}" in render_latex([sure])
     assert "brackets" not in render_markdown([EXAMPLE])
 
 
-def test_the_best_of_each_column_is_bold():
+def test_the_best_of_each_column_is_bold_and_what_is_equal_in_print():
     worse = make_record(score="RbA", ap=0.6999, fpr95=0.2, miou=0.8)
     rows = markdown_rows(EXAMPLE, worse)[2:]
-    assert rows[0][3:5] == ["**74.39**", "33.72"]
-    assert rows[1][3:5] == ["69.99", "**20.00**"]
-    assert rows[1][2] == "80.00"  # nothing to compare with
-
-
-def test_cells_equal_in_print_are_both_bold():
+    assert rows[0][:6] == ["run_a", "MSP", MISSING, "**74.39**", "33.72", MISSING]
+    assert rows[1][2:5] == ["80.00", "69.99", "**20.00**"]  # of the mIoU, nothing to compare with
     rows = markdown_rows(EXAMPLE, make_record(score="A", ap=0.743859), make_record(score="B", ap=0.1))[2:]
     assert [row[3] for row in rows] == ["**74.39**", "**74.39**", "10.00"]
 
@@ -127,9 +115,8 @@ def test_each_protocol_has_its_own_table_and_footnote():
 
 def test_equal_records_twice_are_one_but_two_values_for_a_cell_are_refused():
     assert render_markdown([EXAMPLE, EXAMPLE]) == render_markdown([EXAMPLE])
-    with pytest.raises(
-        InputError, match="two different records for run_a, MSP, SMIYC RA-21, protocol native"
-    ):
+    message = "two different records for run_a, MSP, SMIYC RA-21, protocol native"
+    with pytest.raises(InputError, match=message):
         render_markdown([EXAMPLE, make_record(ap=0.5)])
 
 

@@ -1,0 +1,131 @@
+"""Records, tables and curves of a temperature sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from eval.predict.predictions import CachedSet, CacheInfo
+from eval.report.figures import plot_temperatures
+from eval.report.record import Record, csv_text, render_csv, render_json
+from eval.report.tables import MISSING, markdown_row, render_latex, render_markdown
+from eval.temperature import TABLE_TEMPERATURES, Kind, Sweep, Variant
+
+_PRECISION = (
+    "Predictions read back from half precision. Numbers here are measured in float32; the search for a best "
+    "T, and the curves, count scores in half precision.\n"
+)
+_ORACLE = """\
+Oracle: chosen on the very test set that it is reported on. An upper bound, no result.
+
+| Test set | Method | AuPRC at T = 1 | at chosen T | oracle T | oracle AuPRC | oracle FPR95 |
+|---|---|---:|---:|---:|---:|---:|
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemperatureReport:
+    """The sweeps of all sets of a cache, and the temperatures that were best."""
+
+    info: CacheInfo
+    sweeps: Sequence[Sweep]
+    kinds: Sequence[Kind]
+    validation: CachedSet | None
+    """The set on which temperatures were chosen."""
+    chosen: Mapping[Kind, float]
+    """Empty without `validation`."""
+    oracle: Mapping[tuple[str, Kind], float]
+    """Best temperature on the very set, by its name; empty where nobody asked for it."""
+    calibration: float | None
+    """Temperature of least NLL on the closed set."""
+
+    def render(self) -> dict[str, str | bytes]:
+        """Render all files, by name."""
+        records = self._records()
+        return {
+            "results.json": render_json(records),
+            "results.csv": render_csv(records),
+            "results.tex": render_latex(records),
+            "temperature.md": self._markdown(records),
+            "sweep.csv": self._csv(),
+            "temperature.png": self._plot(),
+        }
+
+    def _records(self) -> list[Record]:
+        """List the fixed temperatures of every table, then the chosen one; never an oracle."""
+        records = []
+        for kind in self.kinds:
+            wanted: list[tuple[float, str | None]] = [(t, None) for t in TABLE_TEMPERATURES]
+            if self.validation is not None:
+                wanted.append((self.chosen[kind], self.validation.name))
+            records += [
+                self._record(sweep, Variant(*kind, t), of) for t, of in wanted for sweep in self.sweeps
+            ]
+        return records
+
+    def _record(self, sweep: Sweep, variant: Variant, source: str | None) -> Record:
+        metrics = sweep.metrics[variant]
+        return Record(
+            model=self.info.model,
+            checkpoint=self.info.checkpoint,
+            score=variant.label,
+            temperature=variant.temperature,
+            temperature_from=source,
+            dataset=sweep.cached.name,
+            protocol="native",
+            num_images=len(sweep.cached.stems),
+            num_pixels=sweep.num_pixels,
+            ap=metrics.ap,
+            ap_ci=None,
+            fpr95=metrics.fpr95,
+            fpr95_ci=None,
+            auroc=metrics.auroc,
+            miou=None,
+            best_f1=metrics.best_f1,
+        )
+
+    def _markdown(self, records: Sequence[Record]) -> str:
+        parts = [render_markdown(records), _PRECISION]
+        if self.validation is not None:
+            name = self.validation.name
+            parts.append(f"Best temperatures were chosen by AP on {name}, which is no test set.\n")
+        if self.calibration is not None:
+            value = f"{self.calibration:.3g}"
+            parts.append(
+                f"Calibration temperature (least NLL of the closed set on Cityscapes val): {value}.\n"
+            )
+        if self.oracle:
+            parts.append(_ORACLE + "".join(self._oracle_row(*key) + "\n" for key in self.oracle))
+        return "\n".join(parts)
+
+    def _oracle_row(self, dataset: str, kind: Kind) -> str:
+        """Lay out what a leak would gain: the test set's own best temperature beside the honest ones."""
+        metrics = next(sweep.metrics for sweep in self.sweeps if sweep.cached.name == dataset)
+        temperature = self.oracle[dataset, kind]
+        plain, best = metrics[Variant(*kind, 1.0)], metrics[Variant(*kind, temperature)]
+        honest = f"{100 * metrics[Variant(*kind, self.chosen[kind])].ap:.2f}" if self.chosen else MISSING
+        numbers = [f"{100 * plain.ap:.2f}", honest, f"{temperature:.3g}"]
+        numbers += [f"{100 * best.ap:.2f}", f"{100 * best.fpr95:.2f}"]
+        return markdown_row([dataset, Variant(*kind, 1.0).label, *numbers])
+
+    def _csv(self) -> str:
+        """Render every variant that was tried; `oracle` marks a set's own best temperature."""
+        metrics = ("ap", "fpr95", "auroc")
+        rows: list[list[object]] = []
+        for sweep in self.sweeps:
+            use = "validation" if sweep.cached == self.validation else "test"
+            for variant, m in sorted((sweep.scanned | sweep.metrics).items()):
+                precision = "float32" if variant in sweep.metrics else "float16"
+                best = self.oracle.get((sweep.cached.name, (variant.score, variant.level)))
+                mark = "best" if best == variant.temperature else ""
+                rows.append([sweep.cached.name, use, *variant, m.ap, m.fpr95, m.auroc, precision, mark])
+        header = ["dataset", "use", "score", "level", "temperature", *metrics, "precision", "oracle"]
+        return csv_text([header, *rows])
+
+    def _plot(self) -> bytes:
+        curves: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
+        for sweep in self.sweeps:
+            lines = curves.setdefault(sweep.cached.name, {})
+            for variant, metrics in (sweep.scanned | sweep.metrics).items():
+                lines.setdefault(variant.label, []).append((variant.temperature, metrics.ap, metrics.fpr95))
+        return plot_temperatures(curves)
