@@ -1,6 +1,6 @@
-"""Per-image results of a network on disk: one file per image, complete or absent.
+"""Files of arrays with a key, complete or absent; the images of a set, a file each; who writes which.
 
-Each file carries the key of what it was made from, and a checksum per array. So whoever scores images skips
+A file carries the key of what it was made from, and a checksum per array. So whoever scores images skips
 those whose file is there with the key asked for: a process that was killed goes on, and several processes
 share a set, each writing the files of every n-th image.
 """
@@ -48,15 +48,22 @@ class Cached(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
-def write_cached(path: Path, key: Key, content: Any, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write JSON and arrays, compressed, in place of what is there; no array may be called `head`."""
-    _write(path, np.savez_compressed, key, content, arrays)
+def write_cached(
+    path: Path,
+    key: Key,
+    content: Any,
+    arrays: Mapping[str, np.ndarray],
+    save: Callable[..., None] = np.savez_compressed,
+) -> None:
+    """Write JSON and arrays by `save` in place of what is there; no array may be called `head`."""
+    head = json.dumps({"key": dict(key), "content": content}).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with partial_file(path) as partial, partial.open("wb") as file:
+        save(file, **{_HEAD: np.frombuffer(head, np.uint8)}, **arrays)
 
 
 def read_cached(path: Path) -> Cached | None:
-    """Read a file and check it against its checksums; None where it is absent, or damaged, which the log
-    says.
-    """
+    """Read a file and check it; None where it is absent, or damaged, which the log says."""
     if not path.is_file():
         return None
     try:
@@ -67,15 +74,6 @@ def read_cached(path: Path) -> Cached | None:
     except _DAMAGES as error:
         logger.warning("%s: is damaged (%s); it is computed anew", path, error)
         return None
-
-
-def _write(
-    path: Path, save: Callable[..., None], key: Key, content: Any, arrays: Mapping[str, np.ndarray]
-) -> None:
-    head = json.dumps({"key": dict(key), "content": content}).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with partial_file(path) as partial, partial.open("wb") as file:
-        save(file, **{_HEAD: np.frombuffer(head, np.uint8)}, **arrays)
 
 
 @dataclass(frozen=True)
@@ -98,19 +96,19 @@ class Worker:
 ALONE = Worker()
 
 
-def _wait() -> None:
-    distributed.barrier()
-
-
 @contextmanager
 def launched_worker() -> Iterator[Worker]:
     """Join the ranks that `torchrun` or `accelerate launch` announced, over gloo; else be alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
+
+    def wait() -> None:
+        distributed.barrier()
+
     distributed.init_process_group("gloo")
     try:
-        yield Worker(distributed.get_rank(), distributed.get_world_size(), _wait)
+        yield Worker(distributed.get_rank(), distributed.get_world_size(), wait)
     finally:
         distributed.destroy_process_group()
 
@@ -153,7 +151,7 @@ class ImageStore:
 
     def write(self, image: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Write the arrays of an image."""
-        _write(self.path(image), np.savez, self._keys[image], None, arrays)
+        write_cached(self.path(image), self._keys[image], None, arrays, np.savez)
 
     def fill(
         self,
@@ -189,14 +187,6 @@ class ImageStore:
         """Read a score map."""
         return self.read(image, f"score.{name}")
 
-    def target(self, image: int) -> UInt8[np.ndarray, "H W"]:
-        """Read the target."""
-        return self.read(image, "target")
-
-    def prediction(self, image: int) -> UInt8[np.ndarray, "H W"]:
-        """Read the predicted train ids."""
-        return self.read(image, "prediction")
-
     @contextmanager
     def sorted_scores(self, name: str) -> Iterator[list[ImageScores]]:
         """Yield one score of all images, sorted, as memory maps that hold within the block only.
@@ -207,7 +197,7 @@ class ImageStore:
         with tempfile.TemporaryFile(dir=self._folder) as file:
             ends = []
             for image in range(len(self)):
-                scores, target = self.scores(image, name), self.target(image)
+                scores, target = self.scores(image, name), self.read(image, "target")
                 for value in (ANOMALY, NORMAL):
                     np.sort(scores[target == value]).tofile(file)
                     ends.append(file.tell() // scores.itemsize)

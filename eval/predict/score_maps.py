@@ -45,7 +45,6 @@ class MapFolder:
         *,
         scale: tuple[float, float] = (0.0, 1.0),
         is_limited: bool = False,
-        setting: str = "--score_maps",
     ) -> None:
         """Match maps with images and read every map once, which takes seconds.
 
@@ -60,7 +59,7 @@ class MapFolder:
         self._scale = scale
         self._maps: dict[bytes, tuple[Path, str]] = {}
         for test_set in test_sets:
-            for frame, path in _match(folder, test_set, is_limited, setting):
+            for frame, path in _match(folder, test_set, is_limited):
                 self._add(frame, path)
 
     def _add(self, frame: Frame, path: Path) -> None:
@@ -128,15 +127,14 @@ def _digest(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
 
 
-def _match(folder: Path, test_set: TestSet, is_limited: bool, setting: str) -> list[tuple[Frame, Path]]:
+def _match(folder: Path, test_set: TestSet, is_limited: bool) -> list[tuple[Frame, Path]]:
     """Pair the frames of a set with their maps."""
-    name = test_set.convention.folder
-    other = test_set.convention.smiyc
+    name, other = test_set.convention.folder, test_set.convention.smiyc
     place = folder / name
-    if not place.is_dir() and other and (folder / other).is_dir():
+    if not place.is_dir() and other:
         place = folder / other
     if not place.is_dir():
-        raise InputError(f"{setting} {folder}: no folder {name} in it, which --datasets has")
+        raise InputError(f"--score_maps {folder}: no folder {name} in it, which --datasets has")
     found: dict[str, Path] = {}
     for path in sorted(place.iterdir()):
         if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:

@@ -80,12 +80,10 @@ def predict_in_windows(
 ) -> Float[Tensor, "N H W"]:
     """Return the maps of an image at its own resolution.
 
-    The image is scaled to cover the window, windows are spread evenly along the axis that sticks out,
-    maps are averaged where they overlap and resized bilinearly (align_corners=False) back.
+    The image, sRGB in [0, 255], is scaled to cover the window, windows are spread evenly along the axis that
+    sticks out, maps are averaged where they overlap and resized bilinearly (align_corners=False) back.
 
     Args:
-        image: sRGB in [0, 255].
-        predict: windows to maps at window resolution.
         window: (h, w), the input size of the network.
         windows_at_once: windows per call of `predict`; bounds its memory.
 
