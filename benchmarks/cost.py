@@ -1,4 +1,4 @@
-"""What a fine-tuning step costs, computed without a GPU and without running it: FLOPs and memory by mode.
+"""The cost of a fine-tuning step by mode, FLOPs and memory, computed on the meta device without running it.
 
 python -m benchmarks.cost [--sizes base large] [--masked True] [--out RESULTS.md]
 

@@ -21,6 +21,7 @@ MODULES = sorted(
     path.relative_to(ROOT).as_posix() for package in ALLOWED for path in (ROOT / package).rglob("*.py")
 )
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "misc"}
+QUESTIONS = {"What", "How", "Where", "Which", "Whether", "When", "Who", "Why"}
 
 
 def imports_of(tree: ast.AST) -> list[tuple[str, bool]]:
@@ -48,8 +49,37 @@ def test_imports_point_one_way(module: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_has_one_noun_and_a_readable_size(module: str) -> None:
     path = ROOT / module
+    tree = ast.parse(path.read_text())
     assert path.stem not in FORBIDDEN_NAMES
-    assert len(path.read_text().splitlines()) <= 400
+    assert len(path.read_text().splitlines()) <= 300
+    first_word = (ast.get_docstring(tree) or "").partition(" ")[0]
+    assert first_word not in QUESTIONS, f"{module}: a module's first line says what it holds"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and f"{module}:{node.name}" != "trainer/loop.py:train":
+            assert (node.end_lineno or 0) - node.lineno < 40, f"{module}:{node.lineno} {node.name}"
+
+
+def test_no_class_name_is_used_twice() -> None:
+    classes = [
+        node.name
+        for module in MODULES
+        for node in ast.walk(ast.parse((ROOT / module).read_text()))
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert sorted(classes) == sorted(set(classes))
+
+
+def test_a_fragment_has_several_importers() -> None:
+    importers: dict[str, set[str]] = {module: set() for module in MODULES}
+    for module in MODULES:
+        for node in ast.walk(ast.parse((ROOT / module).read_text())):
+            if isinstance(node, ast.ImportFrom):
+                for name in (node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)):
+                    importers.get(name.replace(".", "/") + ".py", set()).add(module)
+    short = [
+        m for m, by in importers.items() if len(by) == 1 and len((ROOT / m).read_text().splitlines()) < 80
+    ]
+    assert not short, "a module of under 80 lines with one importer belongs into it"
 
 
 @pytest.mark.parametrize("module", MODULES)
