@@ -31,7 +31,7 @@ from eval.protocol import Protocol
 from eval.report.figures import Example, choose_examples, draw_panels, encode_png
 from eval.report.record import Record
 from eval.report.slices import FrameMaps, analyse_errors
-from eval.result import Packed, Result, TestSetResult, pack_results
+from eval.result import Packed, Result, SetResults, pack_results
 from eval.sets.registry import (
     Convention,
     TestSet,
@@ -90,7 +90,7 @@ class TestSetPart:
         predicted = predict_pixels(predictor(pixels), self.scores)
         return target, score_arrays(predicted.scores, target, prediction=predicted.classes)
 
-    def measure(self, store: ImageStore) -> TestSetResult:
+    def measure(self, store: ImageStore) -> SetResults:
         """Compute the results of all images, by protocol, then score; records name no model yet."""
         results = []
         read_pixels = functools.cache(lambda image: self._read(image)[0])  # all scores show the same few
@@ -105,7 +105,7 @@ class TestSetPart:
             scores = {name: store.scores(image, name) for name in self.scores}
             prediction = store.read(image, "prediction")
             examples.append(Example(self.stems[image], pixels, target, prediction, scores).shrink())
-        return TestSetResult(results, examples)
+        return SetResults(results, examples)
 
     def pack(self, store: ImageStore) -> dict[str, Packed]:
         """Compute the results, and take them apart for their files: one per protocol, by name."""
@@ -216,7 +216,7 @@ class ClosedSetPart:
 
 def evaluate_test_set(
     part: TestSetPart, predictor: Predictor, scratch: Path | None = None, worker: Worker = ALONE
-) -> TestSetResult:
+) -> SetResults:
     """Predict and measure a test set, and keep nothing.
 
     Args:
@@ -229,7 +229,7 @@ def evaluate_test_set(
             model answers NaN.
     """
     with _filled_store(part, predictor, scratch, worker) as store:
-        return part.measure(store) if worker.leads else TestSetResult([], [])
+        return part.measure(store) if worker.leads else SetResults([], [])
 
 
 def evaluate_closed_set(

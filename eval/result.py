@@ -55,7 +55,7 @@ class Result(NamedTuple):
     """None where it is read back from a file."""
 
 
-class TestSetResult(NamedTuple):
+class SetResults(NamedTuple):
     """All scores of one test set."""
 
     results: list[Result]
