@@ -7,6 +7,7 @@ Nothing here knows a model: a predictor takes an image and returns maps of its p
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import tempfile
@@ -142,24 +143,18 @@ class TestSetPart:
 
         measured = measure_score(images, protocol, intervals=self.intervals)
         rows = measure_images(images, protocol)
-        components: dict[str, Any] = {}
-        errors = None
+        record, errors = self._record(score, protocol, measured), None
         if self.components:
             maps = (read_maps(row.image)[:2] for row in rows)
             threshold, smallest = measured.metrics.f1_threshold, SegmentSizes(*self.convention.smallest)
-            components = measure_components(
-                maps, threshold, protocol, smallest, intervals=self.intervals
-            )._asdict()
-            errors = analyse_errors(
-                score, measured.fpr95_threshold, protocol, rows, self.stems, read_maps, read_pixels
-            )
-        record = self._record(score, protocol, measured, components)
+            found = measure_components(maps, threshold, protocol, smallest, intervals=self.intervals)
+            record = dataclasses.replace(record, **found._asdict())
+            threshold = measured.fpr95_threshold
+            errors = analyse_errors(score, threshold, protocol, rows, self.stems, read_maps, read_pixels)
         folder = self.convention.folder
         return Result(record, measured.counts, rows, self.stems, folder, errors, measured.distribution)
 
-    def _record(
-        self, score: str, protocol: Protocol, measured: Measurement, components: Mapping[str, Any]
-    ) -> Record:
+    def _record(self, score: str, protocol: Protocol, measured: Measurement) -> Record:
         if measured.tied > _MANY_TIES:
             logger.warning(
                 "%s, %s, protocol %s: %.1f %% of the normal pixels have exactly the score where FPR95 is "
@@ -180,7 +175,6 @@ class TestSetPart:
             num_pixels=measured.num_pixels,
             miou=None,
             **metrics,
-            **components,
         )
 
 

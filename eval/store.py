@@ -1,8 +1,8 @@
-"""Files of arrays with a key, complete or absent; the images of a set, a file each; who writes which.
+"""Files of an evaluation: arrays with a key, complete or absent; one file per image of a set.
 
-A file carries the key of what it was made from, and a checksum per array. So whoever scores images skips
-those whose file is there with the key asked for: a process that was killed goes on, and several processes
-share a set, each writing the files of every n-th image.
+The key says what a file was made from, and each array has a checksum. So whoever scores images skips those
+whose file is there with the key asked for: a process that was killed goes on, and several processes share a
+set, each writing the files of every n-th image.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ logger = logging.getLogger(__name__)
 
 SUFFIX = ".npz"
 Key = Mapping[str, str]
-"""What a file depends on, by name."""
+"""Hashes and settings that a file depends on, by name."""
 _HEAD = "head"
 _DAMAGES = (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, zipfile.BadZipFile)
-"""What reading a file raises that was cut off or changed."""
+"""Errors of reading a file that was cut off or changed."""
 
 
 class Cached(NamedTuple):
@@ -83,7 +83,7 @@ class Worker:
     number: int = 0
     count: int = 1
     wait: Callable[[], None] = lambda: None
-    """Returns when all ranks have called it; array tasks wait for nobody."""
+    """Barrier of all ranks; array tasks wait for nobody."""
     is_task: bool = False
     """Whether the others are array tasks, which may run at another time."""
 
@@ -121,7 +121,7 @@ def score_arrays(
     Args:
         scores: maps by name, higher = more anomalous.
         target: 0 normal, 1 anomaly, 255 void.
-        arrays: others, such as `prediction`.
+        arrays: others, such as `prediction`, the predicted train ids.
     """
     return {f"score.{name}": score for name, score in scores.items()} | {"target": target} | arrays
 
@@ -134,7 +134,7 @@ class ImageStore:
     """
 
     def __init__(self, folder: Path, keys: Sequence[Key]) -> None:
-        """Use `folder`, which need not exist; `keys` has what each image's arrays depend on."""
+        """Use `folder`, which need not exist; `keys` has one per image."""
         self._folder, self._keys = folder, keys
 
     def __len__(self) -> int:

@@ -92,7 +92,7 @@ def make_predictor(
     scores: Sequence[str] = (),
     recorder: PredictionRecorder | None = None,
 ) -> WindowPredictor:
-    """Wrap a model for `eval`: windows of `model.image_size` in, `read_prediction` at window resolution out.
+    """Make a predictor of windows of `model.image_size`, whose maps are those of `read_prediction`.
 
     Args:
         model: in evaluation mode, on `device`.
@@ -129,8 +129,8 @@ def num_classes_of(model: EoMT | ERFNet) -> int:
 def compile_model(model: nn.Module, device: torch.device, setting: str) -> None:
     """Let `torch.compile` replace the model's forward pass, in place: the names of its weights stay.
 
-    Results stay the same to rounding. The first step, and the first of each new shape, takes minutes for a
-    large model. An InputError, which `setting` opens, says why this platform cannot compile.
+    Results stay the same to rounding; the first step of each shape takes minutes for a large model. An
+    InputError, which `setting` opens, says why this platform cannot compile.
     """
     try:  # on something small: where it fails, the reader should not have waited for the model
         torch.compile(torch.square)(torch.ones(2, device=device))

@@ -96,21 +96,15 @@ class WindowPredictions:
             assert self.classes is not None
             classes = self.classes[part].float()
             shares = [(classes / t).softmax(dim=-1)[..., : self.num_classes] for t in query_temperatures]
-            return _contract(self.masks[part], torch.cat(shares, dim=-1), window)
+            weights = torch.cat(shares, dim=-1)  # Σ_q weights_q · sigmoid(masks_q), as `pixel_evidence` does
+            answer = torch.empty(len(crops), weights.shape[-1], *window)
+            for rows, strip in resize_in_strips(self.masks[part], window):
+                answer[:, :, rows] = torch.einsum("bqk,bqhw->bkhw", weights, strip.sigmoid())
+            return answer
 
         blank = torch.zeros(3, *size, dtype=torch.uint8)
         stacked = predict_in_windows(blank, replay, window, windows_at_once=1)
         return stacked.unflatten(0, (len(query_temperatures), -1))
-
-
-def _contract(
-    masks: Float[Tensor, "B Q _h _w"], shares: Float[Tensor, "B Q K"], size: tuple[int, int]
-) -> Float[Tensor, "B K H W"]:
-    """Return Σ_q shares_q · sigmoid(masks_q) at `size` in strips, as `pixel_evidence` does."""
-    answer = torch.empty(len(masks), shares.shape[-1], *size)
-    for rows, strip in resize_in_strips(masks, size):
-        answer[:, :, rows] = torch.einsum("bqk,bqhw->bkhw", shares, strip.sigmoid())
-    return answer
 
 
 def write_frame(
