@@ -152,15 +152,12 @@ def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
     for name, kept in (("cache", "predictions are saved at"), ("score_maps", "maps are of")):
         if getattr(options, name) is not None and any(protocol.size is not None for protocol in protocols):
             raise InputError(f"--{name}: {kept} native size, so without protocol course-512")
-    own = read_own_sets(options.sets) if options.sets else ()
-    test_sets = find_test_sets(options.datasets, options.limit, own=own)
-    for test_set in test_sets:
-        check_masks(test_set)
+    test_sets = _find_test_sets(options)
     scenes = open_shards([str(options.cityscapes)], "val") if options.cityscapes else None
     recorder = PredictionRecorder()
     model = _open_source(source, options, device, test_sets, recorder)
-    name = model_name(options, source)
     network = network_key(model.fingerprint, options.precision, options.compile, device)
+    name = model_name(options, source)
     return Evaluation(
         out=options.out,
         earlier=options.earlier,
@@ -197,6 +194,14 @@ def _find_source(options: EvaluateOptions) -> Path:
     require_scores(options.scores)
     assert options.checkpoint is not None
     return find_checkpoint(options.checkpoint)
+
+
+def _find_test_sets(options: EvaluateOptions) -> tuple[TestSet, ...]:
+    own = read_own_sets(options.sets) if options.sets else ()
+    test_sets = find_test_sets(options.datasets, options.limit, own=own)
+    for test_set in test_sets:
+        check_masks(test_set)
+    return test_sets
 
 
 def _open_source(

@@ -116,7 +116,7 @@ def test_a_repeated_evaluation_needs_no_network(done, caplog):
 
 
 def spoil(path: Path, fault: str) -> bytes:
-    """Delete a file, or cut or change its content, which is returned."""
+    """Delete, cut or change a file, and return what it held."""
     content = path.read_bytes()
     if fault == "deleted":
         path.unlink()
@@ -238,14 +238,14 @@ def test_tasks_write_the_files_of_one_process_whichever_is_last(done):
     assert image_files(options) == {}
 
 
-@pytest.mark.parametrize("fault", ["deleted", "changed"])
+@pytest.mark.parametrize("fault", ["deleted", "cut", "changed"])
 def test_only_the_image_whose_file_is_lost_is_computed_again(done, caplog, fault):
     options = dataclasses.replace(done, out=done.out.with_name("tasks"), cache=None, task="0/2")
     evaluate(options)
     before, path = image_files(options), options.out / "cells/RoadAnomaly/native/0.npz"
     content = spoil(path, fault)
     evaluate(options)
-    assert ("RoadAnomaly/native/0.npz: is damaged" in caplog.text) == (fault == "changed")
+    assert ("RoadAnomaly/native/0.npz: is damaged" in caplog.text) == (fault != "deleted")
     assert path.read_bytes() == content
     after = image_files(options)
     assert {name for name in after if after[name] != before.get(name)} == {"RoadAnomaly/native/0.npz"}

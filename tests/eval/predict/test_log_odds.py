@@ -50,9 +50,8 @@ def test_forms_equal_their_definitions_and_keep_the_order(name, scale):
     evidence = draw(scale)
     expected, got = exact(name, evidence), FORMS[name](softmax_terms(evidence))[0, 0].numpy()
     # log C - H is a difference where all classes are nearly equal, see eval/predict/log_odds.py
-    tolerance = (
-        1e-5 / scale if name == "MaxEntropy" and scale < 1 else 1e-6 * max(1.0, np.abs(expected).max())
-    )
+    is_near = name == "MaxEntropy" and scale < 1
+    tolerance = 1e-5 / scale if is_near else 1e-6 * max(1.0, np.abs(expected).max())
     np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance)
     assert (np.diff(got[np.argsort(expected)]) >= -2 * tolerance).all()
     assert len(np.unique(got)) == len(np.unique(expected))
