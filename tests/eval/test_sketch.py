@@ -1,4 +1,4 @@
-"""Sketches are read back as they were written, and tell models apart."""
+"""Sketches are read back as they were written, and compared on the same resampled sets."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ def drawn(seed: int, shift: float, num_images: int = 12) -> Sketch:
     positives = [np.sort(rng.normal(shift, 1, 80).astype(np.float32)) for _ in range(num_images)]
     negatives = [np.sort(rng.normal(0, 1, 900).astype(np.float32)) for _ in range(num_images)]
     stems = tuple(f"frame{i}" for i in range(num_images))
-    return Sketch(
-        count_images(list(map(ImageScores, positives, negatives)), range(num_images)), stems, "native"
-    )
+    counts = count_images(list(map(ImageScores, positives, negatives)), range(num_images))
+    return Sketch(counts, stems, "native")
 
 
 def test_a_sketch_is_read_back(tmp_path):
@@ -29,15 +28,6 @@ def test_a_sketch_is_read_back(tmp_path):
     assert (again.stems, again.protocol) == (sketch.stems, sketch.protocol)
     for ours, theirs in zip(again.counts.__dict__.values(), sketch.counts.__dict__.values(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-
-
-def test_a_clearly_better_model_is_supported_and_an_equal_one_is_not():
-    good, poor, also_poor = (resample_sketch(drawn(i, shift)) for i, shift in enumerate((2, 1, 1)))
-    better = compare_resampled(good, poor, "ap")
-    assert better.is_supported
-    assert better.difference > 0.2
-    assert compare_resampled(good, poor, "fpr95").high < 0
-    assert not compare_resampled(poor, also_poor, "ap").is_supported
 
 
 @pytest.mark.parametrize(("metric", "protocol"), [("ap", "native"), ("fpr95", "course-512")])
