@@ -65,6 +65,6 @@ def test_void_pixels_do_not_count_and_some_must_be_anomalous(tmp_path):
     maps = {"A": np.array([[0, 1, 9, np.nan]], dtype=np.float32)}
     store = filled(tmp_path / "void", [(maps, np.array([[0, 1, 255, 255]], dtype=np.uint8))])
     assert store.measure("A") == (1.0, 0.0, 1.0, 1.0, 1.0)
-    store = filled(tmp_path / "normal", [(maps, np.zeros((1, 4), np.uint8))])
+    store = filled(tmp_path / "normal", [(maps, np.array([[0, 0, 255, 255]], dtype=np.uint8))])
     with pytest.raises(InputError, match="no anomalous pixel"):
         store.measure("A")
