@@ -28,7 +28,7 @@ from eval.protocol import get_protocols
 from eval.report.record import Record
 from eval.report.tables import render_markdown
 from eval.result import require_place
-from eval.sets.own import read_own_sets
+from eval.sets.benchmarks import read_own_sets
 from eval.sets.registry import TestSet, check_masks, find_test_sets, read_image
 from eval.store import ALONE, Worker, launched_worker
 from models.segmenter import choose_device, open_predictor
@@ -69,7 +69,7 @@ class EvaluateOptions:
     data and settings, compute the rest, and refuse where finished results would be lost; replace: the same,
     but replace finished results; ignore: take nothing, compute all anew, and replace."""
     sets: Path | None = None
-    """YAML file that describes test sets of your own below --datasets; see `eval/sets/own.py`."""
+    """YAML file that describes test sets of your own below --datasets; see `eval/sets/benchmarks.py`."""
     cache: Path | None = None
     """New or empty folder to save the network's predictions to, for `jobs.temperature`; 26 MB per frame of
     2048 x 1024 and a mask model."""

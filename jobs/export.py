@@ -6,7 +6,6 @@ python -m jobs.export --checkpoint RUN --to smiyc --score RbA --datasets DOWNLOA
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,8 @@ from eval.predict.scores import require_scores
 from eval.predict.windows import ModelSource
 from eval.sets.frames import read_picture
 from eval.submissions.benchmark import BENCHMARKS
-from eval.submissions.export import PackageOptions, write_predictions
-from eval.submissions.picture import Picture
+from eval.submissions.export import write_predictions
+from eval.submissions.picture import BenchmarkImage
 from models.config import METADATA_KEY, describe, read_description
 from models.eomt import EoMT
 from models.onnx import write_onnx
@@ -29,7 +28,7 @@ from models.weights.adapter import write_adapter
 from models.weights.checkpoint import find_checkpoint, load_model, load_segmenter, open_checkpoint, run_of
 from models.weights.huggingface import huggingface_config, huggingface_preprocessor, to_huggingface
 from shards.errors import InputError
-from shards.files import staged_folder
+from shards.files import staged_folder, to_json
 from shards.schema import CITYSCAPES_CLASSES, NUM_CLASSES
 from shards.settings import parse_options, run_program
 
@@ -78,13 +77,13 @@ class ExportOptions:
         for name in ("datasets", "parts", "method", "model_file"):
             if self.to not in BENCHMARKS and getattr(self, name):
                 raise InputError(f"--{name}: is for {', '.join(BENCHMARKS)}; --to is {self.to}")
+        if self.base is not None and self.to != "adapter":
+            raise InputError(f"--base: only --to adapter has a base; --to is {self.to}")
 
 
 def main(arguments: Sequence[str]) -> None:
     """Export one checkpoint from the command line and say what was written."""
     options: ExportOptions = parse_options(ExportOptions, arguments, program="jobs.export")
-    if options.base is not None and options.to != "adapter":
-        raise InputError(f"--base: only --to adapter has a base; --to is {options.to}")
     if options.to in BENCHMARKS:
         print(_export_package(options), end="")
         return
@@ -111,35 +110,28 @@ def _export_package(options: ExportOptions) -> str:
     own = options.model_file
     source = parse_model_file(own)[0] if own else _require_checkpoint(options)
 
-    def open_model(first: Picture) -> ModelSource:
+    def open_model(first: BenchmarkImage) -> ModelSource:
+        scores = (options.score,)
         if not own:
             device, at_once = choose_device(options.device), options.windows_at_once
             return open_predictor(
-                source,
-                (options.score,),
-                device,
-                options.precision,
-                windows_at_once=at_once,
-                setting="--score",
+                source, scores, device, options.precision, windows_at_once=at_once, setting="--score"
             )
-        image = read_picture(first.image, first.overlay)
-        model, num_classes = open_own_model(own, image, (options.score,), "--score")
+        model, num_classes = open_own_model(own, read_picture(first.image, first.overlay), scores, "--score")
         if BENCHMARKS[options.to].needs_classes and num_classes != NUM_CLASSES:
-            raise InputError(
-                f"--to: the benchmark wants the {NUM_CLASSES} classes of Cityscapes too; "
-                f"{own} answers logits of {num_classes}"
-            )
+            wanted = f"the benchmark wants the {NUM_CLASSES} classes of Cityscapes too"
+            raise InputError(f"--to: {wanted}; {own} answers logits of {num_classes}")
         return model
 
-    package = PackageOptions(
+    return write_predictions(
+        open_model,
+        options.out,
         benchmark=options.to,
-        out=options.out,
         datasets=options.datasets,
         parts=options.parts,
         score=options.score,
         method=options.method or run_of(source) or source.resolve().stem,
     )
-    return write_predictions(open_model, package)
 
 
 def _export_safetensors(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
@@ -161,24 +153,18 @@ def _export_huggingface(checkpoint: Path, options: ExportOptions, folder: Path) 
     model = load_model(checkpoint)
     config = model.config
     names = [entry.name for entry in CITYSCAPES_CLASSES]
+    wrong = ""
     if config.class_head != "linear":
-        raise InputError(
-            f"--to huggingface: transformers' EoMT has a linear class head; {checkpoint} has "
-            f"{config.class_head}"
-        )
-    if config.outlier_class == "trained":
-        raise InputError(f"--to huggingface: transformers' EoMT has no outlier class; {checkpoint} has one")
-    if config.num_classes != len(names):
-        raise InputError(
-            f"--to huggingface: {checkpoint} has {config.num_classes} classes, whose names are unknown; the "
-            f"{len(names)} of Cityscapes are needed"
-        )
-    settings = {
-        "config.json": huggingface_config(config, names),
-        "preprocessor_config.json": huggingface_preprocessor(config),
-    }
-    for name, content in settings.items():
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        wrong = f"transformers' EoMT has a linear class head; {checkpoint} has {config.class_head}"
+    elif config.outlier_class == "trained":
+        wrong = f"transformers' EoMT has no outlier class; {checkpoint} has one"
+    elif config.num_classes != len(names):
+        unknown = f"{checkpoint} has {config.num_classes} classes, whose names are unknown"
+        wrong = f"{unknown}; the {len(names)} of Cityscapes are needed"
+    if wrong:
+        raise InputError(f"--to huggingface: {wrong}")
+    (folder / "config.json").write_text(to_json(huggingface_config(config, names), indent=2))
+    (folder / "preprocessor_config.json").write_text(to_json(huggingface_preprocessor(config), indent=2))
     state = to_huggingface(model.state_dict())
     state["attn_mask_probs"] = model.queries.weight.new_zeros(model.num_blocks)  # inference never masks
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})

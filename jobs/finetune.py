@@ -42,15 +42,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def finetune(config: FinetuneConfig, *, resume: bool = False, started: float | None = None) -> TrainState:
-    """Run one fine-tuning.
+    """Run one fine-tuning; with `resume` from the newest checkpoint of the run's folder, if there is one.
 
-    Args:
-        resume: continue from the newest checkpoint of the run's folder, if there is one.
-        started: Unix time from which `loop.time_limit` counts; None: now.
-
-    Raises:
-        InputError: a setting or a file it names is wrong, or the run's folder is taken.
-        StorageError: the run's folder cannot be written; the checkpoints that are there stay.
+    `started` is the Unix time from which `loop.time_limit` counts; None: now.
     """
     deadline = Deadline(find_end(config.loop.time_limit, started or time.time()))
     with open_run(config, deadline, resume=resume) as (run, config, explanation):

@@ -36,9 +36,8 @@ class AdaptConfig:
         if not named and not re.fullmatch(r"last-[1-9]\d*", self.mode):
             raise InputError(f"adapt.mode: unknown mode {self.mode!r}; known modes: {', '.join(MODES)}")
         if not 0 <= self.thaw[0] < self.thaw[1] <= 1:
-            raise InputError(
-                f"adapt.thaw: got {self.thaw[0]} and {self.thaw[1]}; two shares, 0 <= first < second <= 1"
-            )
+            first, last = self.thaw
+            raise InputError(f"adapt.thaw: got {first} and {last}; two shares, 0 <= first < second <= 1")
 
 
 @dataclass(frozen=True)

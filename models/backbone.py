@@ -64,9 +64,8 @@ def find_size(width: int, depth: int, where: str) -> str:
         if (size.width, size.depth) == (width, depth):
             return name
     known = ", ".join(f"{name} {size.width}x{size.depth}" for name, size in SIZES.items())
-    raise InputError(
-        f"{where}: a backbone of width {width} and {depth} blocks; known (width x blocks): {known}"
-    )
+    given = f"a backbone of width {width} and {depth} blocks"
+    raise InputError(f"{where}: {given}; known (width x blocks): {known}")
 
 
 def count_blocks(weights: Mapping[str, Tensor], prefix: str) -> int:
@@ -89,10 +88,6 @@ def load_backbone_weights(
 
     DINOv2's 14x14 patches become 16x16, and its position grid takes the model's shape, both as timm
     resamples them. Its classifier and mask token are left out. Everything else has to fit exactly.
-
-    Args:
-        weights: as published.
-        where: their origin, for the message.
     """
     for name, dimensions in (("patch_embed.proj.weight", 4), ("pos_embed", 3)):
         if name in weights and weights[name].ndim != dimensions:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from models.backbone import SIZES
 from shards.errors import InputError
+from shards.files import from_json, read_json, to_json
 from shards.schema import NUM_CLASSES
 
 DEFAULT_IMAGE_SIZE = (1024, 1024)
@@ -84,8 +84,7 @@ class ModelConfig:
             entropic_scale=10.0,
             outlier_class="none",
         )
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        given = {name: value for name, value in values.items() if value and value != (0, 0)}
+        given = {name: value for name, value in vars(self).items() if value and value != (0, 0)}
         return dataclasses.replace(found, **{**given, "weights": self.weights})
 
     @property
@@ -135,45 +134,28 @@ class LoraSettings:
         return self.alpha / self.rank
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Description(ModelConfig):
+    """Content of `model.json`."""
+
+    image_size: tuple[int, int] = field()  # no shape tells it, so it must be there
+    lora: LoraSettings | None = None
+
+    def split(self) -> tuple[ModelConfig, LoraSettings | None]:
+        config = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(ModelConfig)}
+        return ModelConfig(**config).completed(), self.lora
+
+
 def describe(config: ModelConfig, lora: LoraSettings | None = None) -> str:
     """Return the text of `model.json`; `lora` stands for the adapters that the weights contain."""
-    fields = dataclasses.asdict(config) | ({"lora": dataclasses.asdict(lora)} if lora else {})
-    return json.dumps(fields, indent=2) + "\n"
+    return to_json(dataclasses.asdict(config) | ({"lora": lora} if lora else {}), indent=2)
 
 
 def parse_description(text: str, where: str) -> tuple[ModelConfig, LoraSettings | None]:
-    """Read the text of a `model.json`, complete with the defaults.
-
-    Raises:
-        InputError: it is no JSON, or its fields are not those of a model.
-    """
-    try:
-        fields = json.loads(text)
-        height, width = fields["image_size"]
-        lora = fields.pop("lora", None)
-        if lora is not None:
-            lora = LoraSettings(**{**lora, "targets": tuple(lora["targets"])})
-        _require_types(fields)
-        return ModelConfig(**{**fields, "image_size": (int(height), int(width))}).completed(), lora
-    except (TypeError, KeyError, ValueError, AttributeError) as error:  # InputError is a ValueError
-        raise InputError(f"{where}: not a model description: {error}") from None
+    """Read the text of a `model.json`, complete with the defaults; `where` opens messages."""
+    return from_json(_Description, text, where).split()
 
 
 def read_description(folder: Path) -> tuple[ModelConfig, LoraSettings | None]:
     """Read a checkpoint's `model.json`."""
-    path = folder / DESCRIPTION_NAME
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a model description: {error}") from None
-    return parse_description(text, str(path))
-
-
-def _require_types(fields: dict[str, Any]) -> None:
-    for name in ("patch_size", "num_queries", "num_blocks", "num_classes"):
-        if name in fields and (type(fields[name]) is not int or fields[name] < 1):
-            raise InputError(f"{name} is {fields[name]!r}; a number of at least 1 is needed")
-    if fields.get("class_head", "linear") not in ("linear", "isomax"):
-        raise InputError(f"class_head is {fields['class_head']!r}; linear or isomax is needed")
-    if not isinstance(fields.get("weights", ""), str):
-        raise InputError(f"weights is {fields['weights']!r}; a path is needed")
+    return read_json(_Description, folder / DESCRIPTION_NAME).split()

@@ -54,9 +54,6 @@ class EoMT(nn.Module):
 
     Args:
         config: sizes, completed with the defaults; `weights` is not read here.
-
-    Raises:
-        InputError: more joint blocks than the backbone has blocks.
     """
 
     pixel_mean: Tensor
@@ -71,12 +68,10 @@ class EoMT(nn.Module):
         config = config.completed()
         self.config = config
         self.backbone = build_backbone(config.size, config.image_size, config.patch_size)
-        depth = len(self.backbone.blocks)
         self.num_blocks = config.num_blocks
-        if self.num_blocks > depth:
-            raise InputError(
-                f"model.num_blocks must be in 1..{depth} for size {config.size}, got {self.num_blocks}"
-            )
+        if self.num_blocks > (depth := len(self.backbone.blocks)):
+            allowed = f"must be in 1..{depth} for size {config.size}"
+            raise InputError(f"model.num_blocks {allowed}, got {self.num_blocks}")
         width = self.backbone.embed_dim
         self.queries = nn.Embedding(config.num_queries, width)
         self.class_head = _build_class_head(config, width)

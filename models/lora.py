@@ -30,29 +30,22 @@ def add_adapters(model: EoMT, settings: LoraSettings) -> None:
     import peft
 
     depth = len(model.backbone.blocks)
-    if settings.last_blocks > depth:
-        raise InputError(
-            f"adapt.lora.last_blocks: {settings.last_blocks} blocks were asked for, the model has {depth}"
-        )
-    peft.inject_adapter_in_model(
-        peft.LoraConfig(
-            r=settings.rank,
-            lora_alpha=settings.alpha,  # type: ignore[arg-type]  # an int by annotation, any number in use
-            lora_dropout=settings.dropout,
-            target_modules=adapted_layers(settings, depth),
-        ),
-        model,
-        adapter_name=ADAPTER,
+    if (asked := settings.last_blocks) > depth:
+        raise InputError(f"adapt.lora.last_blocks: {asked} blocks were asked for, the model has {depth}")
+    config = peft.LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # an int by annotation, any number in use
+        lora_dropout=settings.dropout,
+        target_modules=_adapted_layers(settings, depth),
     )
+    peft.inject_adapter_in_model(config, model, adapter_name=ADAPTER)
     model.lora = settings
 
 
-def adapted_layers(settings: LoraSettings, depth: int) -> list[str]:
+def _adapted_layers(settings: LoraSettings, depth: int) -> list[str]:
     """Name the layers of a model with `depth` blocks that carry an adapter."""
-    first = depth - settings.last_blocks if settings.last_blocks else 0
-    return [
-        f"backbone.blocks.{block}.{target}" for block in range(first, depth) for target in settings.targets
-    ]
+    blocks = range(depth - (settings.last_blocks or depth), depth)
+    return [f"backbone.blocks.{block}.{target}" for block in blocks for target in settings.targets]
 
 
 @contextlib.contextmanager
@@ -96,11 +89,9 @@ def merge_weights(weights: Mapping[str, Tensor], settings: LoraSettings, where: 
         settings: of the adapters, which must be complete and on exactly these layers.
         where: origin of the weights, for the message.
     """
-    plain = {
-        name.replace(".base_layer.", "."): value for name, value in weights.items() if ".lora_" not in name
-    }
+    plain = {n.replace(".base_layer.", "."): value for n, value in weights.items() if ".lora_" not in n}
     found = {name.partition(".lora_")[0] for name in weights if ".lora_" in name}
-    expected = set(adapted_layers(settings, count_blocks(plain, "backbone.blocks")))
+    expected = set(_adapted_layers(settings, count_blocks(plain, "backbone.blocks")))
     for layer in sorted(expected | found):
         halves = [weights.get(f"{layer}.lora_{half}.{ADAPTER}.weight") for half in "AB"]
         down, up, base = *halves, plain.get(f"{layer}.weight")
@@ -109,9 +100,8 @@ def merge_weights(weights: Mapping[str, Tensor], settings: LoraSettings, where: 
         if down is None or up is None:
             raise InputError(f"{where}: a LoRA adapter without its {'A' if down is None else 'B'}: {layer}")
         if layer not in expected:
-            raise InputError(
-                f"{where}: a LoRA adapter on {layer}, which the model's description does not name"
-            )
+            lacking = "which the model's description does not name"
+            raise InputError(f"{where}: a LoRA adapter on {layer}, {lacking}")
         rank = settings.rank
         if (down.shape, up.shape) != ((rank, base.shape[-1]), (base.shape[0], rank)):
             raise InputError(
@@ -128,8 +118,5 @@ def _adapted(model: EoMT) -> list[tuple[str, Any]]:
         return []
     from peft.tuners.lora import LoraLayer
 
-    return [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, LoraLayer) and ADAPTER in module.lora_A
-    ]
+    modules = model.named_modules()
+    return [(n, layer) for n, layer in modules if isinstance(layer, LoraLayer) and ADAPTER in layer.lora_A]

@@ -46,10 +46,7 @@ class Best:
     def judge(self, scalars: Mapping[str, float], step: int) -> bool:
         """Take the validation of a step; return whether it is the best so far, an equal one not.
 
-        A value that is NaN is never better.
-
-        Args:
-            scalars: by TensorBoard tag; `validation/METRIC` is read.
+        Of the scalars, by TensorBoard tag, `validation/METRIC` is read; one that is NaN is never better.
         """
         if not self.metric:
             return False
@@ -68,13 +65,13 @@ class Best:
         return bool(self.patience) and self.waited >= self.patience
 
     def explain(self) -> str:
-        """Say it in a line."""
+        """Describe the best validation in a line."""
         return (
             f"best {self.metric} {self.value:.4f} at step {self.step}, {self.waited} validations before now"
         )
 
     def scalars(self) -> dict[str, float]:
-        """Return the best value by TensorBoard tag; {} before the first."""
+        """Return the best value by TensorBoard tag; none before the first."""
         return {f"best/{self.metric}": self.value} if self.step else {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -83,8 +80,7 @@ class Best:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take the counters of a checkpoint."""
-        self.value, self.step = float(state["value"]), int(state["step"])
-        self.waited = int(state["waited"])
+        self.value, self.step, self.waited = float(state["value"]), int(state["step"]), int(state["waited"])
 
 
 def save_checkpoint(
@@ -92,13 +88,9 @@ def save_checkpoint(
 ) -> Path:
     """Save weights, optimizer, schedule, counters and random states as `checkpoints/step-NNNNNNN`.
 
-    All ranks write into a hidden folder beside it, which gets its name when all are done. Then all but
-    the newest `keep` checkpoints are removed, hidden first, so that a run killed meanwhile leaves none that
-    is half there; `keep` 0 removes none.
-
-    Raises:
-        DivergenceError, RanksDifferError: the weights are not worth saving (see `require_sound_weights`).
-        StorageError: it cannot be written (on any rank; all leave); what is there stays.
+    All ranks write into a hidden folder beside it, which gets its name when all are done; a StorageError on
+    one ends all, and what is there stays. Then all but the newest `keep` checkpoints are removed, hidden
+    first, so that a run killed meanwhile leaves none that is half there; `keep` 0 removes none.
     """
     folder = run_folder / CHECKPOINTS_FOLDER
     final = folder / f"step-{step:07d}"
@@ -110,15 +102,17 @@ def save_checkpoint(
         with writing(accelerator, failure):
             if accelerator.is_main_process:
                 folder.mkdir(parents=True, exist_ok=True)
-                for leftover in folder.glob(".step-*"):  # of a save or a removal that was killed
-                    shutil.rmtree(leftover, ignore_errors=True)
+                _remove_leftovers(folder)
         with writing(accelerator, failure):
             accelerator.save_state(str(partial))
         with writing(accelerator, failure):
             if accelerator.is_main_process:
                 write_description(model, partial)
                 ema.save(partial)
-                _publish(partial, final)
+                _flush(partial)
+                if final.exists():
+                    _remove(final)
+                partial.rename(final)
     except (ReportedError, SystemExit):
         if accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)  # its room may be needed
@@ -130,11 +124,10 @@ def save_checkpoint(
     return final
 
 
-def _publish(partial: Path, final: Path) -> None:
-    _flush(partial)
-    if final.exists():
-        _remove(final)
-    partial.rename(final)
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a save or a removal that was killed has left."""
+    for leftover in folder.glob(".step-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _flush(folder: Path) -> None:
@@ -169,11 +162,7 @@ def save_best(
 
     It is weights and `model.json` only: to evaluate, export or start from, not to resume. Written under a
     hidden name and renamed, and the older one goes last, so that a run killed meanwhile keeps at least one,
-    and of two the newer is the better. All ranks have to call it.
-
-    Args:
-        prepared: the model as `accelerator.prepare` returned it.
-        model: the same, unwrapped.
+    and of two the newer is the better. All ranks have to call it, with the model prepared and unwrapped.
     """
     require_sound_weights(accelerator, model, best.step)
     weights = accelerator.get_state_dict(prepared)
@@ -188,8 +177,7 @@ def save_best(
 def _write_best(weights: Mapping[str, Tensor], model: EoMT, final: Path, best: Best) -> None:
     folder = final.parent
     partial = folder / f".{final.name}.partial"
-    for leftover in folder.glob(".step-*"):  # of a save or a removal that was killed
-        shutil.rmtree(leftover, ignore_errors=True)
+    _remove_leftovers(folder)
     partial.mkdir(parents=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     save_file(tensors, partial / WEIGHTS_NAME, metadata={"format": "pt"})

@@ -39,7 +39,7 @@ def raise_together(accelerator: Accelerator, error: ReportedError | None) -> Non
 
 
 def require_agreement(accelerator: Accelerator, what: str, value: str) -> None:
-    """Check that all ranks see the same; they do not where a folder is not shared by their machines."""
+    """Check that all ranks see the same, which they do not where their machines do not share a folder."""
     values: list[str] = gather_object([value]) if accelerator.num_processes > 1 else [value]
     for rank, seen in enumerate(values):
         if seen != values[0]:
@@ -51,11 +51,7 @@ def require_agreement(accelerator: Accelerator, what: str, value: str) -> None:
 def writing(accelerator: Accelerator, what: str) -> Iterator[None]:
     """Run a block that writes files, then wait for all ranks; if it failed on any, all leave.
 
-    Args:
-        what: said before the reason.
-
-    Raises:
-        StorageError: the block failed here, with one of `WRITE_ERRORS`.
+    One of `WRITE_ERRORS` becomes a StorageError: `what`, and the reason.
     """
     error: ReportedError | None = None
     try:
@@ -92,11 +88,7 @@ def find_bad_step(accelerator: Accelerator, sums: Mapping[str, Tensor], grad_nor
 
     A gradient that overflowed in fp16 passes: the scaler leaves out the update by itself, and halves its
     scale. Not so a term, which is not scaled, nor a gradient at a scale of 1 or less, which scaling cannot
-    have spoilt.
-
-    Args:
-        sums: this rank's loss terms.
-        grad_norm: before clipping, over all ranks.
+    have spoilt. `sums` are this rank's terms, `grad_norm` is that before clipping, over all ranks.
     """
     bad = torch.stack([~torch.isfinite(value) for value in sums.values()]).float()
     bad = accelerator.reduce(bad.to(accelerator.device), reduction="sum")
@@ -114,9 +106,7 @@ def find_bad_step(accelerator: Accelerator, sums: Mapping[str, Tensor], grad_nor
 def drop_step(accelerator: Accelerator, optimizer: torch.optim.Optimizer, message: str, *, may: bool) -> None:
     """Throw a bad step's gradients away; weights and optimizer stay. All ranks call it.
 
-    Args:
-        message: for the error.
-        may: False where no more bad steps may be skipped.
+    Where no more bad steps `may` be skipped, end in a DivergenceError with `message`.
     """
     if not may:
         raise_together(accelerator, DivergenceError(message))
@@ -129,12 +119,8 @@ def require_sound_weights(accelerator: Accelerator, model: nn.Module, step: int)
     """Check that every parameter is finite and bit by bit the same on all ranks. All ranks call it.
 
     Ranks start from the same weights and add the same averaged gradients, so nothing makes them differ but a
-    fault: memory, a driver, GPUs of two kinds, code that draws differently per rank.
-
-    Args:
-        model: without the wrapper of DistributedDataParallel; a parameter that is cut over the ranks exists
-            once, and must be finite only.
-        step: for the message.
+    fault: memory, a driver, GPUs of two kinds, code that draws differently per rank. A parameter that is cut
+    over the ranks exists once, and must be finite only. Take the model out of DistributedDataParallel before.
     """
     names = [name for name, _ in model.named_parameters()]
     sharded = [is_sharded(parameter) for parameter in model.parameters()]

@@ -46,11 +46,7 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Module, config: EmaConfig) -> None:
-        """Start from what trains in `model`; with decay 0 nothing is kept and all methods do nothing.
-
-        Args:
-            model: on its device, after `accelerator.prepare`, unwrapped.
-        """
+        """Start from what trains in `model`, prepared and unwrapped; with decay 0 all methods do nothing."""
         kept = model.named_parameters() if config.decay else ()
         self._parameters = {name: p for name, p in kept if p.requires_grad}
         if any(map(is_sharded, self._parameters.values())):
@@ -72,9 +68,8 @@ class WeightAverage:
 
     def decay(self) -> float:
         """Return d of the latest update."""
-        if not self._config.warmup:
-            return self._config.decay
-        return min(self._config.decay, (1 + self.updates) / (10 + self.updates))
+        limit = (1 + self.updates) / (10 + self.updates) if self._config.warmup else 1.0
+        return min(self._config.decay, limit)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -18,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from models.adapt import count_frozen
-from models.eomt import EoMT
+from models.eomt import EoMT, Prediction
 from models.segmenter import Precision
 from shards.batch import Batch
 from shards.errors import InputError
@@ -116,7 +117,7 @@ class TrainState:
         return self.step >= steps or self.best.is_over
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the counters."""
+        """Return what a checkpoint keeps."""
         counters = {name: value for name, value in vars(self).items() if name != "best"}
         return counters | ({"best": self.best.state_dict()} if self.best.metric else {})
 
@@ -164,12 +165,8 @@ def train(run: Run, config: LoopConfig) -> TrainState:
 
     A resumed run enters here exactly like a fresh one: weights, optimizer, schedule and counters were
     restored into `run` before the call. Loss terms are shares of the whole step (see `StepTotals`), so
-    micro-batches and ranks add up; `share` undoes the average over ranks.
-
-    Raises:
-        DivergenceError: more often than `config.skip_bad_steps` a loss term or the gradient was NaN or
-            infinite; the weights are those before the step (see `find_bad_step` for fp16).
-        StorageError: a checkpoint cannot be saved.
+    micro-batches and ranks add up; `share` undoes the average over ranks. A bad step too many ends in a
+    DivergenceError, with the weights of before it; a checkpoint that cannot be saved in a StorageError.
     """
     accelerator, state = run.accelerator, run.state
     model: EoMT = accelerator.unwrap_model(run.model)
@@ -181,7 +178,8 @@ def train(run: Run, config: LoopConfig) -> TrainState:
 
     while not state.has_ended(config.steps):
         batches = clock.wait_for(run.batches, config.grad_accum, accelerator.device)
-        totals = _reduce_totals(accelerator, batches)
+        counts = count_totals([batch.label for batch in batches])
+        totals = StepTotals(*accelerator.reduce(counts, reduction="sum").tolist())
         sums: dict[str, Tensor] = {}
         for i, batch in enumerate(batches):
             seed_dropout(run.seed, state.step, batch.keys)
@@ -189,7 +187,8 @@ def train(run: Run, config: LoopConfig) -> TrainState:
             unmasked = draw_unmasked(
                 run.schedule, state.step, config.steps, model.num_blocks, model.num_queries, generators
             )
-            with _sync_on_last(accelerator, run.model, last=i == len(batches) - 1):
+            is_last = i == len(batches) - 1  # after which ranks exchange their gradients
+            with contextlib.nullcontext() if is_last else accelerator.no_sync(run.model):
                 prediction = run.model(batch.image, unmasked, count_frozen(run.unfreeze_steps, state.step))
                 terms = run.loss(prediction, batch, totals, generators)
                 accelerator.backward(weighted_sum(terms, run.loss_weights) * share)
@@ -197,13 +196,14 @@ def train(run: Run, config: LoopConfig) -> TrainState:
             state.samples_seen += len(batch) * accelerator.num_processes
 
         fill_gradients(run.model)
-        grad_norm = _clip(accelerator, run.model, config.max_grad_norm)
+        trained = [p for p in run.model.parameters() if p.requires_grad]
+        grad_norm = float(whole(accelerator.clip_grad_norm_(trained, config.max_grad_norm or math.inf)))
         bad = find_bad_step(accelerator, sums, grad_norm)
         if bad:
             _skip(run, bad, batches, config.skip_bad_steps)
             continue
         logs = is_due(state.step + 1, config.log_every, config.steps)
-        details = run.details(grad_norm) if logs and run.details else {}
+        details = run.details(grad_norm) if logs and run.details else {}  # before gradients are gone
         run.optimizer.step()
         run.optimizer.zero_grad()
         if not accelerator.optimizer_step_was_skipped:  # as fp16 does with an infinite gradient
@@ -213,9 +213,10 @@ def train(run: Run, config: LoopConfig) -> TrainState:
         run.after_step()
 
         if logs:
-            scalars = _step_scalars(run, sums, run.loss.lower_bounds(prediction), grad_norm, clock)
+            scalars = _step_scalars(run, sums, prediction, grad_norm, clock)
             show_scalars(accelerator, {**scalars, **details}, state.step)
-            logger.info(_log_line(state.step, config.steps, scalars))
+            named = "  ".join(f"{tag.removeprefix('loss/')} {value:.4g}" for tag, value in scalars.items())
+            logger.info("step %d/%d  %s", state.step, config.steps, named)
         run.lr_schedule.step()  # after the log, which shows the rates of this step
         if run.evaluate is not None and is_due(state.step, config.eval_every, config.steps):
             run.model.eval()
@@ -251,26 +252,8 @@ def _skip(run: Run, reason: str, batches: list[Batch], allowed: int) -> None:
     logger.warning("skipped, %d of %d allowed: %s", state.skipped_steps, allowed, message)
 
 
-def _reduce_totals(accelerator: Accelerator, batches: list[Batch]) -> StepTotals:
-    counts = count_totals([batch.label for batch in batches])
-    return StepTotals(*accelerator.reduce(counts, reduction="sum").tolist())
-
-
-def _sync_on_last(accelerator: Accelerator, model: nn.Module, *, last: bool) -> Any:
-    """Exchange gradients between ranks after the last micro-batch only."""
-    if last or accelerator.num_processes == 1:
-        return torch.enable_grad()
-    return accelerator.no_sync(model)
-
-
-def _clip(accelerator: Accelerator, model: nn.Module, max_norm: float) -> float:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    norm = accelerator.clip_grad_norm_(parameters, max_norm or math.inf)
-    return float(whole(norm))
-
-
 def _step_scalars(
-    run: Run, sums: Mapping[str, Tensor], lower_bounds: Mapping[str, float], grad_norm: float, clock: _Clock
+    run: Run, sums: Mapping[str, Tensor], prediction: Prediction, grad_norm: float, clock: _Clock
 ) -> dict[str, float]:
     accelerator, state = run.accelerator, run.state
     reduced = accelerator.reduce(dict(sums), reduction="sum")
@@ -278,7 +261,7 @@ def _step_scalars(
     total = sum(run.loss_weights[name] * float(value) for name, value in reduced.items())
     rates = {f"lr/{group['name']}": float(group["lr"]) for group in run.optimizer.param_groups}
     heads = {tag: value for tag, value in rates.items() if tag in ("lr/heads", "lr/lora", "lr/backbone.norm")}
-    bounds = {f"lower_bound/{name}": value for name, value in lower_bounds.items()}
+    bounds = {f"lower_bound/{name}": value for name, value in run.loss.lower_bounds(prediction).items()}
     errors = accelerator.reduce(torch.tensor(float(clock.errors), device=accelerator.device), reduction="sum")
     return {
         **{"loss/total": total, **terms, **bounds, "grad_norm": grad_norm, **(heads or rates)},
@@ -286,11 +269,6 @@ def _step_scalars(
         **({"skipped_steps": state.skipped_steps} if state.skipped_steps else {}),
         **{"data/errors": float(errors), **peak_memory(accelerator)},
     }
-
-
-def _log_line(step: int, steps: int, scalars: Mapping[str, float]) -> str:
-    named = [f"{tag.removeprefix('loss/')} {value:.4g}" for tag, value in scalars.items()]
-    return f"step {step}/{steps}  " + "  ".join(named)
 
 
 class _Clock:

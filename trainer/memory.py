@@ -51,16 +51,18 @@ def fit_micro_batch(accelerator: Accelerator, batch_size: int, attempt: Callable
     """Return the largest micro-batch, of `batch_size` and its halves, that no rank runs out of memory with.
 
     An odd number is cut to its largest divisor below half, so that the global batch can be kept by more
-    micro-batches. What random generators say afterwards is what they would have said without.
-
-    Args:
-        attempt: takes the memory of a step with a micro-batch of the given size.
+    micro-batches. What random generators say afterwards is what they would have said without. `attempt` takes
+    the memory of a step with a micro-batch of the given size.
     """
     size = batch_size
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     while True:
+        failed = False
         with torch.random.fork_rng(devices):
-            failed = _runs_out(attempt, size)
+            try:
+                attempt(size)
+            except OutOfMemoryError:  # unnamed: its traceback holds the tensors, and ends here
+                failed = True
         gc.collect()
         if devices:
             torch.cuda.empty_cache()
@@ -76,14 +78,6 @@ def fit_micro_batch(accelerator: Accelerator, batch_size: int, attempt: Callable
         smaller = next(n for n in range(size // 2, 0, -1) if size % n == 0)
         logger.info("out of memory with %d images per micro-batch, trying %d", size, smaller)
         size = smaller
-
-
-def _runs_out(attempt: Callable[[int], None], size: int) -> bool:
-    try:
-        attempt(size)
-    except OutOfMemoryError:  # its traceback holds the tensors: it must be gone before the next attempt
-        return True
-    return False
 
 
 def fullest_batch(size: int, crop: tuple[int, int]) -> Batch:
@@ -107,13 +101,8 @@ def try_step(
     """Take the memory of a step of the run with this micro-batch, and give it back.
 
     All that may train trains, no query is unmasked, and room is held for what comes later: the two moments of
-    AdamW and, with several processes, the buffers of their exchange.
-
-    Args:
-        model: not yet prepared; it is moved to the device.
-
-    Raises:
-        torch.OutOfMemoryError: it does not suffice.
+    AdamW and, with several processes, the buffers of their exchange. The model, not yet prepared, is moved to
+    the device.
     """
     device = accelerator.device
     model.to(device).train()

@@ -59,30 +59,25 @@ class OptimConfig:
 
 
 def group_parameters(model: EoMT, config: OptimConfig) -> list[dict[str, object]]:
-    """Sort the trainable parameters into groups of one learning rate each.
+    """Sort the trainable parameters into groups of one learning rate each: `params`, `lr` and `name`.
 
-    Returns:
-        groups with `params`, `lr` and `name`: `heads` (queries, heads, upscaling), `lora`, `backbone.norm`,
-        `backbone.blocks.i`, `backbone.embed`. Names that start with `backbone` warm up late (see
-        `trainer.schedule`). Adapters do not: they change nothing at first, and the weights that a rate
-        falling with depth would protect are frozen beneath them. Empty groups are left out.
+    Names are `heads` (queries, heads, upscaling), `lora`, `backbone.norm`, `backbone.blocks.i` and
+    `backbone.embed`. What starts with `backbone` warms up late (see `trainer.schedule`). Adapters do not:
+    they change nothing at first, and the weights that a rate falling with depth would protect are frozen.
     """
     depth = len(model.backbone.blocks)
     groups: dict[str, tuple[float, list[nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        group, lr = _place(name, depth, config)
-        groups.setdefault(group, (lr, []))[1].append(parameter)
+        if parameter.requires_grad:
+            group, lr = _place(name, depth, config)
+            groups.setdefault(group, (lr, []))[1].append(parameter)
     return [{"params": parameters, "lr": lr, "name": name} for name, (lr, parameters) in groups.items()]
 
 
 def build_optimizer(model: EoMT, config: OptimConfig, *, fused: bool = False) -> torch.optim.AdamW:
-    """Build AdamW over what trains.
+    """Build AdamW over what trains; `fused` updates with a few kernels in place of some per group, on a GPU.
 
-    Args:
-        fused: update with a few kernels in place of some per group, for a GPU. Not with a `GradScaler`, which
-            would leave it to the kernels to skip a step, and could not tell that one was.
+    Not with a `GradScaler`, which would leave it to the kernels to skip a step, and could not tell it was.
     """
     groups = group_parameters(model, config)
     if not groups:
@@ -108,7 +103,7 @@ def _place(name: str, depth: int, config: OptimConfig) -> tuple[str, float]:
         return "heads", config.lr
     if name.startswith("backbone.norm."):
         return "backbone.norm", config.lr
-    if name.startswith("backbone.blocks."):
-        block = int(name.split(".")[2])
-        return f"backbone.blocks.{block:02d}", config.lr * config.layer_decay ** (depth - 1 - block)
-    return "backbone.embed", config.lr * config.layer_decay ** (depth - 1)
+    is_block = name.startswith("backbone.blocks.")
+    block = int(name.split(".")[2]) if is_block else 0
+    group = f"backbone.blocks.{block:02d}" if is_block else "backbone.embed"
+    return group, config.lr * config.layer_decay ** (depth - 1 - block)

@@ -16,18 +16,8 @@ def sample_generators(
     Whatever training draws for a sample (points, unmasked queries) comes from its own generator. So one
     process with a batch of four draws what two processes with batches of two draw, and a resumed run
     draws what it would have drawn.
-
-    Args:
-        seed: seed of the run.
-        step: optimizer step, counted from 0.
-        keys: names of the samples of a batch.
     """
-    generators = []
-    for key in keys:
-        generator = torch.Generator(device=device)
-        generator.manual_seed(_mix(f"{seed}/{step}/{key}"))
-        generators.append(generator)
-    return generators
+    return [torch.Generator(device=device).manual_seed(_mix(f"{seed}/{step}/{key}")) for key in keys]
 
 
 def seed_dropout(seed: int, step: int, keys: Sequence[str]) -> None:

@@ -40,8 +40,7 @@ def open_run(
 ) -> Iterator[tuple[Run, FinetuneConfig, Sequence[str]]]:
     """Build a run, or restore it from its newest checkpoint, and hold the lock of its folder meanwhile.
 
-    Yields:
-        the run, its complete configuration, and lines that say what of its model trains.
+    Yields the run, its complete configuration, and lines that say what of its model trains.
     """
     start = plan_start(config, resume=resume)
     config = start.config
@@ -53,6 +52,8 @@ def open_run(
         model = EoMT(config.model)
     count = apply_adaptation(model, config.adapt)
     accelerator = make_accelerator(config.loop.precision, start.folder)
+    if not accelerator.is_main_process:
+        logging.getLogger().setLevel(logging.WARNING)
     require_agreement(accelerator, f"{start.folder}: checkpoint to start from", str(start.checkpoint))
     with contextlib.ExitStack() as held:
         if start.is_there:  # before anything is read that another run may be writing
@@ -82,20 +83,17 @@ def _fit_memory(config: FinetuneConfig, model: EoMT, accelerator: Accelerator) -
 
     size = fit_micro_batch(accelerator, config.data.batch_size, attempt)
     grad_accum = config.loop.grad_accum * config.data.batch_size // size
+    data = dataclasses.replace(config.data, batch_size=size)
     return dataclasses.replace(
-        config,
-        data=dataclasses.replace(config.data, batch_size=size),
-        loop=dataclasses.replace(config.loop, grad_accum=grad_accum),
+        config, data=data, loop=dataclasses.replace(config.loop, grad_accum=grad_accum)
     )
 
 
 def _build(
     config: FinetuneConfig, model: EoMT, accelerator: Accelerator, start: Start, deadline: Deadline
 ) -> Run:
-    if not accelerator.is_main_process:
-        logging.getLogger().setLevel(logging.WARNING)
     batch, steps = global_batch(config, accelerator), config.loop.steps
-    _set_up(config, model, accelerator)
+    _shard_and_compile(config, model, accelerator)  # before the optimizer takes the parameters
     fused = accelerator.device.type == "cuda" and accelerator.scaler is None
     optimizer = build_optimizer(model, config.optim.scaled(batch), fused=fused)
     unfreeze_steps = plan_unfreezing(config.adapt, model, steps)
@@ -108,8 +106,9 @@ def _build(
     if start.checkpoint is not None:
         restore(accelerator, start.checkpoint)
         ema.load(start.checkpoint)
-    stream = _open_stream(config, accelerator, state)
+    stream = _open_stream(config, accelerator, state.samples_seen)
     require_same_samples(state, stream, batch, accelerator.num_processes)
+    shown, folder = config.tracking, start.folder
     describe = partial(describe_groups, optimizer, model, config.loop.max_grad_norm)
     return Run(
         accelerator=accelerator,
@@ -121,33 +120,26 @@ def _build(
         loss_weights=config.loss.weights,
         batches=iter(stream),
         seed=config.seed,
-        folder=start.folder,
+        folder=folder,
         ema=ema,
         state=state,
-        evaluate=build_validation(
-            config.validation, config.paste, config.tracking, model, accelerator, start.folder
-        ),
-        details=describe if config.tracking.groups and config.tracking.tensorboard else None,
+        evaluate=build_validation(config.validation, config.paste, shown, model, accelerator, folder),
+        details=describe if shown.groups and shown.tensorboard else None,
         deadline=deadline,
         unfreeze_steps=unfreeze_steps,
     )
 
 
-def _set_up(config: FinetuneConfig, model: EoMT, accelerator: Accelerator) -> None:
-    """Shard and compile a model as the settings say; its optimizer is built after that."""
+def _open_stream(config: FinetuneConfig, accelerator: Accelerator, start: int) -> Stream:
+    """Open this process's share of the samples, from the position on at which the run stands."""
+    ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
+    paste = build_paste(config.paste)
+    return build_stream(config.data, seed=config.seed, **ranks, start_position=start, transform=paste)
+
+
+def _shard_and_compile(config: FinetuneConfig, model: EoMT, accelerator: Accelerator) -> None:
     model.recompute = config.loop.activation_checkpointing
     if config.loop.sharding == "fsdp2":
         shard_model(model, accelerator)
     if config.loop.compile:
         compile_model(model, accelerator.device, "loop.compile")
-
-
-def _open_stream(config: FinetuneConfig, accelerator: Accelerator, state: TrainState) -> Stream:
-    return build_stream(
-        config.data,
-        seed=config.seed,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        start_position=state.samples_seen,
-        transform=build_paste(config.paste),
-    )

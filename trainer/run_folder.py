@@ -76,46 +76,32 @@ class Start:
     is_there: bool
     """True where the folder held a run already."""
 
-    def require_unchanged(self) -> None:
-        """Check, once nobody else writes there, that the folder is as it was when the run was planned."""
-        if (self.folder / CONFIG_NAME).exists() != self.is_there or (
-            newest_checkpoint(self.folder) != self.checkpoint
-        ):
-            raise InputError(
-                f"{self.folder}: another run wrote there while this one was starting; start it again"
-            )
-
 
 def plan_start(config: FinetuneConfig, *, resume: bool) -> Start:
-    """Decide whether a run starts or continues from its newest checkpoint.
-
-    Raises:
-        InputError: the folder is in use, or the run was started with other settings or data.
-    """
+    """Decide whether a run starts or continues from its newest checkpoint, with its own settings and data."""
     folder = Path(config.out) / config.name
     path = folder / CONFIG_NAME
     config = dataclasses.replace(config, loss=config.loss.completed())
     if not path.exists():
-        if not is_barely_begun(folder):
+        if not _is_barely_begun(folder):
             require_free(folder, "out/name")
         if resume:
             logger.info("%s: nothing to resume, starting", folder)
         return Start(folder, config, None, is_there=False)
     if not resume:
         raise InputError(f"{folder}: a run is already there; --resume continues it, --name starts another")
-    config = _as_started(config, path)
-    _require_same_settings(config, path)
+    saved = read_config(FinetuneConfig, path)
+    config = _as_started(config, saved)
+    _require_same_settings(config, saved, path)
     _require_same_data(config, folder / PROVENANCE_NAME)
     checkpoint = newest_checkpoint(folder)
-    logger.info(
-        "%s: resuming from %s", folder, checkpoint.name if checkpoint else "the start, nothing was saved"
-    )
+    source = checkpoint.name if checkpoint else "the start, nothing was saved"
+    logger.info("%s: resuming from %s", folder, source)
     return Start(folder, config, checkpoint, is_there=True)
 
 
-def _as_started(config: FinetuneConfig, path: Path) -> FinetuneConfig:
+def _as_started(config: FinetuneConfig, saved: FinetuneConfig) -> FinetuneConfig:
     """Fill what the model's settings leave out, and a micro-batch that was fitted, as the run has them."""
-    saved = read_config(FinetuneConfig, path)
     config = dataclasses.replace(config, model=config.model.completed(saved.model))
     per_process = config.data.batch_size * config.loop.grad_accum
     if config.loop.fit_memory and per_process == saved.data.batch_size * saved.loop.grad_accum:
@@ -125,9 +111,8 @@ def _as_started(config: FinetuneConfig, path: Path) -> FinetuneConfig:
     return config
 
 
-def _require_same_settings(config: FinetuneConfig, path: Path) -> None:
-    """Check that a run is resumed with the settings it was started with."""
-    before, now = flat_settings(read_config(FinetuneConfig, path)), flat_settings(config)
+def _require_same_settings(config: FinetuneConfig, saved: FinetuneConfig, path: Path) -> None:
+    before, now = flat_settings(saved), flat_settings(config)
     fixed = MEASURED_ON if config.validation.select else ()
     for name in sorted(before.keys() | now.keys()):
         if (name not in MAY_CHANGE or name in fixed) and before.get(name) != now.get(name):
@@ -148,14 +133,12 @@ def _require_same_data(config: FinetuneConfig, path: Path) -> None:
             )
 
 
-def is_barely_begun(folder: Path) -> bool:
+def _is_barely_begun(folder: Path) -> bool:
     """Say whether a run was killed there before it had written anything whole.
 
     That leaves its lock, and what `write_atomically` had not given its name yet.
     """
-    if not folder.is_dir():
-        return False
-    names = {path.name for path in folder.iterdir()}
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     return LOCK_NAME in names and all(name == LOCK_NAME or name.startswith(".config.") for name in names)
 
 
@@ -163,40 +146,35 @@ def is_barely_begun(folder: Path) -> bool:
 def hold_run(start: Start, accelerator: Accelerator) -> Iterator[None]:
     """Hold the lock of a run's folder, which exists, until the main rank is gone, however it goes.
 
-    All ranks call it.
-
-    Raises:
-        InputError: another run holds it, or wrote there since `plan_start`.
-        StorageError: the lock file cannot be written.
+    All ranks call it; all leave if another run holds the lock, or wrote there since `plan_start`.
     """
     with contextlib.ExitStack() as held:
         with writing(accelerator, f"{start.folder}: cannot be written"):
             if accelerator.is_main_process:
-                held.enter_context(_hold_lock(start.folder))
-                start.require_unchanged()
+                _take_lock(start.folder, held)
+                is_there = (start.folder / CONFIG_NAME).exists()
+                if (is_there, newest_checkpoint(start.folder)) != (start.is_there, start.checkpoint):
+                    raise InputError(
+                        f"{start.folder}: another run wrote there while this one was starting; start it again"
+                    )
         yield
 
 
-@contextlib.contextmanager
-def _hold_lock(folder: Path) -> Iterator[None]:
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(hold_lock(folder / LOCK_NAME, wait_s=WAIT_S, owner=this_process()))
-        except LockTaken as error:
-            raise InputError(
-                f"{folder}: another run is writing there: {error}; wait for its end, or --name starts another"
-            ) from None
-        except OSError as error:
-            if error.errno not in LOCKS_NOTHING:
-                raise
-            logger.warning(
-                "%s: this file system has no locks; see that no second run is started there", folder
-            )
-        yield
+def _take_lock(folder: Path, held: contextlib.ExitStack) -> None:
+    try:
+        held.enter_context(hold_lock(folder / LOCK_NAME, wait_s=WAIT_S, owner=this_process()))
+    except LockTaken as error:
+        raise InputError(
+            f"{folder}: another run is writing there: {error}; wait for its end, or --name starts another"
+        ) from None
+    except OSError as error:
+        if error.errno not in LOCKS_NOTHING:
+            raise
+        logger.warning("%s: this file system has no locks; see that no second run is started there", folder)
 
 
 def restore(accelerator: Accelerator, checkpoint: Path) -> None:
-    """Load weights, optimizer, schedule and counters."""
+    """Load weights, optimizer, schedule and counters; whatever fails is an InputError."""
     try:
         accelerator.load_state(str(checkpoint))
     except Exception as error:  # torch, safetensors, zipfile and pickle each raise their own
@@ -244,17 +222,13 @@ def begin_folder(folder: Path, config: FinetuneConfig, num_processes: int) -> No
 
 
 def end_folder(folder: Path, state: TrainState) -> None:
-    """Say that the run has come to its end."""
+    """Note that a run has come to its end."""
     end = {"step": state.step, "early": state.best.is_over, "best": state.best.state_dict()}
     write_atomically(folder / FINISHED_NAME, to_json(end))
 
 
 def describe_run(folder: Path, facts: Sequence[str]) -> str:
-    """Return a card, in Markdown, of the latest start and the settings of a run.
-
-    Args:
-        facts: further lines, such as how many parameters train.
-    """
+    """Return a card, in Markdown, of a run's latest start, `facts` (such as what trains) and settings."""
     entry = _read_entries(folder / PROVENANCE_NAME)[-1]
     rows = {name: value for name, value in entry.items() if name not in ("platform", "packages", "manifests")}
     table = [f"| {name} | `{value}` |" for name, value in (rows | entry["packages"]).items()]
@@ -274,8 +248,7 @@ def _read_entries(path: Path) -> list[dict[str, Any]]:
 
 
 def _git(*arguments: str) -> str | None:
-    """Ask git about the code's own folder; None where it is no checkout."""
-    # without locks: a run that is killed meanwhile would leave one
+    """Ask git about the code's own folder, without locks, which a kill would leave; None: no checkout."""
     command = ["git", "--no-optional-locks", "-C", str(Path(__file__).resolve().parent), *arguments]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)

@@ -30,13 +30,10 @@ class Deadline:
 
     The margin before the end covers what has been measured since the start: the longest time between two
     questions (a step, and validation and save where they fell between), and twice the longest save.
-
-    Args:
-        end: Unix time; None: there is none.
-        now: the clock.
     """
 
     def __init__(self, end: float | None = None, now: Callable[[], float] = time.time) -> None:
+        """Take the Unix time of the end, None where there is none, and a clock."""
         self._end, self._now = end, now
         self._asked: float | None = None
         self._longest_round = 0.0
@@ -66,12 +63,7 @@ class Deadline:
 
 
 def find_end(setting: str, started: float, environment: Mapping[str, str] = os.environ) -> float | None:
-    """Turn `loop.time_limit` into the Unix time of the end; None for no limit.
-
-    Args:
-        setting: as in `LoopConfig.time_limit`, checked by `parse_limit`.
-        started: Unix time from which a limit counts.
-    """
+    """Turn `loop.time_limit`, counted from Unix time `started`, into that of the end; None for no limit."""
     if setting == "slurm":
         end = environment.get(SLURM_END, "")
         if not end.isdigit():
@@ -105,11 +97,8 @@ def make_accelerator(precision: Precision, run_folder: Path) -> Accelerator:
     """Build the Accelerator for this process and check that the ranks found each other.
 
     Gradient accumulation is left to the loop, which knows the totals of a whole step. Without CUDA
-    everything runs on the CPU, several processes over gloo.
-
-    Raises:
-        InputError: the launcher announced more processes than joined (two silent trainings), or the machine
-            lacks the precision.
+    everything runs on the CPU, several processes over gloo. More processes announced than joined, which would
+    be two silent trainings, are an InputError.
     """
     if precision == "fp16" and not torch.cuda.is_available():
         raise InputError(
@@ -142,8 +131,7 @@ class StopSignal:
     """
 
     def __init__(self, accelerator: Accelerator, deadline: Deadline) -> None:
-        self._accelerator = accelerator
-        self._deadline = deadline
+        self._accelerator, self._deadline = accelerator, deadline
         self._asked = False
         self.reason = ""
         """Why the run stops; the same on all ranks."""

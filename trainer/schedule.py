@@ -56,21 +56,16 @@ class ScheduleConfig:
             )
         if self.poly_power <= 0:
             raise InputError(f"schedule.poly_power must be above 0, got {self.poly_power}")
-        if self.preset:
-            for name in ("head_warmup", "backbone_warmup", "poly_power", "annealing"):
-                value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
-                if value != default:
-                    raise InputError(
-                        f"schedule.{name}: got {value}, but schedule.preset {self.preset} fixes it; "
-                        f"leave one out"
-                    )
+        fixed = ("head_warmup", "backbone_warmup", "poly_power", "annealing") if self.preset else ()
+        for name in fixed:
+            value = getattr(self, name)
+            if value != type(self).__dataclass_fields__[name].default:
+                raise InputError(
+                    f"schedule.{name}: got {value}, but schedule.preset {self.preset} fixes it; leave one out"
+                )
 
     def resolved(self, total_steps: int, global_batch: int) -> ScheduleConfig:
-        """Turn a preset's numbers into fractions of a run; without a preset return it as it is.
-
-        Args:
-            global_batch: images per step, over all processes.
-        """
+        """Turn a preset's numbers into fractions of a run, whose steps are `global_batch` images."""
         if not self.preset:
             return self
         head, backbone = (steps * EOMT_BATCH / global_batch for steps in EOMT_WARMUPS)
@@ -79,13 +74,8 @@ class ScheduleConfig:
                 f"schedule.preset: {self.preset} takes {head + backbone:g} steps of {global_batch} images to "
                 f"warm up, loop.steps is {total_steps}; without it, warm-ups are fractions of any run"
             )
-        return replace(
-            self,
-            preset="",
-            head_warmup=head / total_steps,
-            backbone_warmup=backbone / total_steps,
-            annealing="eomt",
-        )
+        head, backbone = head / total_steps, backbone / total_steps
+        return replace(self, preset="", annealing="eomt", head_warmup=head, backbone_warmup=backbone)
 
 
 def lr_factor(step: int, total_steps: int, warmup_start: int, warmup_end: int, power: float) -> float:
@@ -111,27 +101,22 @@ def build_lr_schedule(
 ) -> LambdaLR:
     """Build the schedule of all groups; groups whose name starts with `backbone` wait for the heads.
 
-    Step it once per optimizer step, and do not hand it to `accelerator.prepare`, which would step it once
-    per process.
-
-    Args:
-        unfreeze_steps: step from which each of the first blocks trains; its rate is 0 until then, and warms
-            up.
+    Step it once per optimizer step, and do not hand it to `accelerator.prepare`, which would step it once per
+    process. Before its step of `unfreeze_steps` each of the first blocks has a rate of 0; then it warms up.
     """
-    head_end = round(config.head_warmup * total_steps)
-    warmup = round(config.backbone_warmup * total_steps)
+    head_end, warmup = (round(s * total_steps) for s in (config.head_warmup, config.backbone_warmup))
 
     def factor_of(group_name: str) -> Callable[[int], float]:
         start, end = 0, head_end
         if group_name.startswith("backbone"):
-            start = max(head_end, unfreeze_step(group_name, unfreeze_steps))
+            start = max(head_end, _unfreeze_step(group_name, unfreeze_steps))
             end = start + warmup
         return lambda step: lr_factor(step, total_steps, start, end, config.poly_power)
 
     return LambdaLR(optimizer, [factor_of(str(group["name"])) for group in optimizer.param_groups])
 
 
-def unfreeze_step(group_name: str, unfreeze_steps: tuple[int, ...]) -> int:
+def _unfreeze_step(group_name: str, unfreeze_steps: tuple[int, ...]) -> int:
     """Return the step from which a group of the optimizer trains (see `trainer.optim.group_parameters`)."""
     place, _, block = group_name.removeprefix("backbone.").partition(".")
     if place == "embed":
@@ -187,18 +172,14 @@ def draw_unmasked(
 ) -> Bool[Tensor, "L B Q"] | None:
     """Draw which queries are unmasked in this step; None without masked attention.
 
-    Args:
-        generators: one per image, so that the draw does not depend on how a batch is cut.
+    Each image has its own generator, so that the draw does not depend on how a batch is cut.
     """
     if config.masked_attention == "never":
         return None
     device = generators[0].device
+    rule, blocks = config.annealing, range(num_blocks)
+    masked = [mask_probability(step, total_steps, j, num_blocks, rule=rule) for j in blocks]
     if config.masked_attention == "always":
         masked = [1.0] * num_blocks
-    else:
-        rule = config.annealing
-        masked = [mask_probability(step, total_steps, j, num_blocks, rule=rule) for j in range(num_blocks)]
-    drawn = torch.stack(
-        [torch.rand(num_blocks, num_queries, generator=g, device=device) for g in generators], dim=1
-    )  # (L, B, Q)
-    return drawn >= torch.tensor(masked, device=device)[:, None, None]
+    drawn = [torch.rand(num_blocks, num_queries, generator=g, device=device) for g in generators]
+    return torch.stack(drawn, dim=1) >= torch.tensor(masked, device=device)[:, None, None]

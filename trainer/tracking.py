@@ -65,12 +65,7 @@ def start_tracking(
     settings: Mapping[str, str | int | float | bool],
     metrics: Sequence[str] = (),
 ) -> None:
-    """Open TensorBoard's files, and enter the run into the tab HPARAMS.
-
-    Args:
-        settings: of the whole run, flat: TensorBoard takes no nested ones.
-        metrics: tags of scalars that the run writes, by whose latest values runs are compared.
-    """
+    """Open TensorBoard's files, and enter the run into the tab HPARAMS: settings, and tags of metrics."""
     if config.tensorboard:
         accelerator.init_trackers("tensorboard")
         experiment, start, _ = hparams(dict(settings), dict.fromkeys(metrics, 0.0))
@@ -124,19 +119,13 @@ def show_distribution(accelerator: Accelerator, tag: str, spread: ScoreDistribut
     """Show a histogram of the scores of normal pixels, and one of those of anomalous pixels."""
     middles = (spread.edges[1:] + spread.edges[:-1]) / 2  # sums are shown nowhere: to a bin's width
 
+    low, high, limits = float(spread.edges[0]), float(spread.edges[-1]), spread.edges[1:].tolist()
+
     def write(board: Any) -> None:
         for name, counts in (("normal", spread.normal), ("anomalous", spread.anomalous)):
-            board.add_histogram_raw(
-                f"{tag}/{name}",
-                min=float(spread.edges[0]),
-                max=float(spread.edges[-1]),
-                num=int(counts.sum()),
-                sum=float(counts @ middles),
-                sum_squares=float(counts @ middles**2),
-                bucket_limits=spread.edges[1:].tolist(),
-                bucket_counts=counts.tolist(),
-                global_step=step,
-            )
+            total, squares = float(counts @ middles), float(counts @ middles**2)
+            values = (low, high, int(counts.sum()), total, squares, limits, counts.tolist(), step)
+            board.add_histogram_raw(f"{tag}/{name}", *values)
 
     _show(accelerator, write)
 
@@ -167,11 +156,8 @@ def describe_groups(
 ) -> dict[str, float]:
     """Return rates and gradient norms of parameter groups, and norms of adapters, by TensorBoard tag.
 
-    To be called between the clipping and the optimizer's step; gradient norms are those before the clipping.
-
-    Args:
-        max_grad_norm: to which gradients were clipped; 0: not at all.
-        grad_norm: of all gradients before they were clipped.
+    To be called between the clipping to `max_grad_norm` (0: none) and the optimizer's step; gradient norms,
+    like `grad_norm` of all, are those before the clipping.
     """
     clipped = min(1.0, max_grad_norm / (grad_norm + 1e-6)) if max_grad_norm else 1.0
     clipped = clipped or 1.0  # of an infinite norm, with fp16
@@ -195,11 +181,11 @@ def log_file(path: Path | None) -> Iterator[None]:
 
     A log that cannot be written is warned of once, and the run goes on without.
     """
+    handler = None
     try:
-        handler = None if path is None else _LogFile(path, encoding="utf-8")
+        handler = _LogFile(path, encoding="utf-8") if path else None
     except OSError as error:
         _warn_of_log(str(path), error)
-        handler = None
     if handler is None:
         yield
         return
@@ -235,14 +221,11 @@ def _warn_of_log(path: str, error: OSError) -> None:
 
 @contextmanager
 def record_profile(run_folder: Path, steps: int) -> Iterator[Callable[[], None]]:
-    """Yield what has to be called after each step; the trace of `steps` steps goes to the run's profile/.
+    """Yield what has to be called after each step; `steps` steps from the fourth are traced to profile/.
 
     `steps-A-B.pt.trace.json.gz` opens in https://ui.perfetto.dev and in TensorBoard's profile plugin;
     `operators.txt` lists the operations by their own time. A, B count this start's steps from 1. Recorded
     steps are slower; the others are not.
-
-    Args:
-        steps: how many to record after the first three; 0: none.
     """
     if not steps:
         yield lambda: None
@@ -257,14 +240,10 @@ def record_profile(run_folder: Path, steps: int) -> Iterator[Callable[[], None]]
         except (OSError, RuntimeError) as error:  # a trace is not worth the end of a run
             logger.warning("%s: the trace cannot be written: %s", path, " ".join(str(error).split()))
 
-    activities = [ProfilerActivity.CPU]
-    activities += [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
-    with profile(
-        activities=activities,
-        schedule=schedule(wait=WAIT, warmup=WARM_UP, active=steps, repeat=1),
-        on_trace_ready=write,
-        profile_memory=True,
-    ) as profiler:
+    cuda = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
+    plan = schedule(wait=WAIT, warmup=WARM_UP, active=steps, repeat=1)
+    activities = [ProfilerActivity.CPU, *cuda]
+    with profile(activities=activities, schedule=plan, on_trace_ready=write, profile_memory=True) as profiler:
         yield profiler.step
 
 

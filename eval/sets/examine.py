@@ -38,16 +38,6 @@ CITYSCAPES_SIZE = (1024, 2048)
 COCO_COUNTS = {"train2017": (118_287, 860_001), "val2017": (5_000, 36_781)}
 """Photographs and annotated instances."""
 COCO_CATEGORIES = 80
-
-
-STATIC_MD5 = {
-    "fs_val_v1.zip": "79fb134419c83f2f20b575955efa9d20",
-    "fs_val_v2.zip": "5088c63497927200d935c41d54b1cb23",
-    "fs_val_v3.zip": "0dc11db9e57088c5bb18de4c55a53f3a",
-}
-"""MD5 of the versions of Fishyscapes Static, as pytorch-ood checks them."""
-BRAVO_IMAGES = 3901
-"""Images of all subsets: half of the 7802 files that BRAVO's README counts in a submission."""
 SHARE_TOLERANCE = 0.002
 """The known shares have three digits."""
 
@@ -81,7 +71,7 @@ class Findings:
     ) -> tuple[list[T], Int64[np.ndarray, "N 256"]]:
         """Return the pictures or labels that can be read, and how often each value occurs in each of them.
 
-        Their sizes become a line `name`, if there is one, beside the known size.
+        Their sizes become line `name`, beside the known size.
         """
         readable, counts, sizes = [], [np.zeros((0, 256), np.int64)], Counter[Size]()
         for item in items:
@@ -111,10 +101,9 @@ def report_dataset(root: Path, limit: int, *, strict: bool) -> None:
         )
     print(root)
     for findings in found:
-        print(f"\n  {findings.name}")
         lines = [*findings.lines, *(f"differs: {line}" for line in findings.differences)]
         lines += [f"problem: {line}" for line in findings.problems]
-        print("".join(f"    {line}\n" for line in lines), end="")
+        print("\n    ".join([f"\n  {findings.name}", *lines]))
     wrong = [line for findings in found for line in findings.problems]
     wrong += [line for findings in found for line in findings.differences if strict]
     if wrong:
@@ -158,7 +147,7 @@ def _examine_unlabelled(root: Path, limit: int) -> Iterable[Findings]:
             yield findings
         if benchmark.name == bravo.NAME and len(parts) == len(bravo.SUBSETS):
             findings = Findings("BRAVO, all subsets")
-            findings.compare("images", len(pictures), BRAVO_IMAGES)
+            findings.compare("images", len(pictures), bravo.NUM_IMAGES)
             yield findings
 
 
@@ -222,8 +211,7 @@ def _examine_coco(root: Path, annotations: Path, limit: int) -> Findings:
 
 
 def _examine_test_set(test_set: TestSet, limit: int) -> Findings:
-    folder = test_set.convention.folder
-    findings = Findings(f"{folder} ({test_set.name})")
+    findings = Findings(f"{test_set.convention.folder} ({test_set.name})")
     known = test_set.convention.known
     findings.compare("frames", len(test_set), known.num_frames if known else None)
     _note_static_version(findings, test_set)
@@ -249,18 +237,20 @@ def _examine_test_set(test_set: TestSet, limit: int) -> Findings:
 
 def _note_static_version(findings: Findings, test_set: TestSet) -> None:
     """Note the version of Fishyscapes Static, as its zip file proves or its folder claims."""
-    overlay = test_set.frames[0].overlay
-    archive = next((path for path in overlay.parents if path.suffix == ".zip"), None) if overlay else None
-    if overlay is None and test_set.convention.folder == "fs_static":
-        findings.lines.append("version: unknown, images come rendered; versions give other numbers")
-    elif overlay is not None and archive is None:
+    overlay, known = test_set.frames[0].overlay, test_set.convention.known
+    if overlay is None:
+        if test_set.convention.folder == "fs_static":
+            findings.lines.append("version: unknown, images come rendered; versions give other numbers")
+        return
+    archive = next((path for path in overlay.parents if path.suffix == ".zip"), None)
+    if archive is None:
         findings.lines.append(f"version: {overlay.parent.name}, by the folder's name")
-    elif archive is not None:
+    else:
         digest = hashlib.md5(usedforsecurity=False)
         with archive.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-        findings.compare(f"MD5 of {archive.name}", digest.hexdigest(), STATIC_MD5[archive.name])
+        findings.compare(f"MD5 of {archive.name}", digest.hexdigest(), known.md5 if known else None)
 
 
 def _render_sizes(sizes: Counter[Size]) -> str:

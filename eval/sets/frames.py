@@ -1,4 +1,4 @@
-"""The files of one image of a test set: how they are found by name, and how they are decoded."""
+"""Files of one image of a test set, found by name, and their decoding."""
 
 from __future__ import annotations
 
@@ -36,11 +36,7 @@ class Frame:
 
 
 def files_by_stem(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[str, Path]:
-    """List the files of a folder that have one of `suffixes`, hidden ones left out.
-
-    Raises:
-        InputError: there is no such folder, or two files have one stem.
-    """
+    """List the files of a folder that have one of `suffixes`, hidden ones left out; stems must differ."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; a test set holds images/ and labels_masks/")
     found: dict[str, Path] = {}
@@ -54,19 +50,14 @@ def files_by_stem(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dic
 
 
 def files_by_ending(folder: Path, ending: str) -> dict[str, Path]:
-    """List the files of a folder whose names end so, by what stands before it."""
+    """List the files of a folder whose names have this ending, by what stands before it."""
     return {path.name.removesuffix(ending): path for path in folder.glob(f"*{ending}")}
 
 
 def pair_masks(
     folder: Path, masks: Mapping[str, Path], find_image: Callable[[str], Path | None]
 ) -> tuple[Frame, ...]:
-    """Give each mask its image, in numeric order.
-
-    Raises:
-        HiddenLabelsError: there is no mask.
-        InputError: one has no image.
-    """
+    """Give each mask its image, in numeric order; a HiddenLabelsError says that there is no mask."""
     if not masks:
         raise HiddenLabelsError(
             f"{folder}: no mask in it; the labels of a hidden test split are not published, so jobs.export "
@@ -83,17 +74,12 @@ def pair_masks(
 
 def numeric_key(stem: str) -> tuple[tuple[int, str], ...]:
     """Return a sort key: 2 before 10, as frames are numbered."""
-    return tuple(
-        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", stem) if part
-    )
+    parts = filter(None, re.split(r"(\d+)", stem))
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)
 
 
 def read_picture(path: Path, overlay: Path | None = None) -> UInt8[np.ndarray, "H W 3"]:
-    """Decode an image to RGB and add its overlay, clipped to [0, 255].
-
-    Raises:
-        InputError: a file is broken, or their sizes differ.
-    """
+    """Decode an image to RGB and add its overlay, which has the same size, clipped to [0, 255]."""
     # The mask is not turned by the image's EXIF tag, so the image must not be either.
     bgr = decode_file(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     image = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
@@ -107,29 +93,21 @@ def read_picture(path: Path, overlay: Path | None = None) -> UInt8[np.ndarray, "
 
 def _read_overlay(path: Path) -> np.ndarray:
     """Read array `rgb` of an npz file."""
+    content = io.BytesIO(read_file(path))
     try:
-        content = io.BytesIO(read_file(path))
         with zipfile.ZipFile(content) as archive:
             num_bytes = archive.getinfo("rgb.npy").file_size
-        if num_bytes > MAX_PIXELS * 3 * 8:
-            raise InputError(
-                f"{path}: says that rgb has {num_bytes:,} bytes; at most 64 million pixels are read"
-            )
-        content.seek(0)
-        with np.load(content, allow_pickle=False) as file:
-            return file["rgb"].astype(np.int32)
+        if num_bytes <= MAX_PIXELS * 3 * 8:
+            content.seek(0)
+            with np.load(content, allow_pickle=False) as file:
+                return file["rgb"].astype(np.int32)
     except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path}: cannot be read as an overlay, an npz file with rgb: {error}") from None
+    raise InputError(f"{path}: says that rgb has {num_bytes:,} bytes; at most 64 million pixels are read")
 
 
 def read_file(path: Path) -> bytes:
-    """Return the content of a file, or of the member of a zip file that `path` goes through.
-
-    Raises:
-        InputError: there is none.
-    """
+    """Return the content of a file, or of the member of a zip file that `path` goes through."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -140,12 +118,9 @@ def read_file(path: Path) -> bytes:
 
 
 def decode_file(path: Path, flags: int) -> np.ndarray:
-    """Decode a PNG, JPEG or WebP file, whatever its name says.
+    """Decode a PNG, JPEG or WebP file, whatever its name says, unless it promises too many pixels.
 
     From memory, which refuses a truncated JPEG; from a file, OpenCV fills its rest with grey.
-
-    Raises:
-        InputError: it is none, is broken, or promises more pixels than are decoded.
     """
     content = read_file(path)
     size = picture_size(content)
@@ -158,11 +133,7 @@ def decode_file(path: Path, flags: int) -> np.ndarray:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) as the header of an image says.
-
-    Raises:
-        InputError: it is no image.
-    """
+    """Return (height, width) as the header of an image says."""
     size = picture_size(read_file(path))
     if size is None:
         raise InputError(f"{path}: cannot be read as an image")

@@ -1,4 +1,4 @@
-"""Test sets as their authors publish them, where they are not in the course's layout:
+"""Official layouts of test sets, for what is not in the course's layout:
 
     dataset_AnomalyTrack, dataset_ObstacleTrack: images/{stem}.*   labels_masks/{stem}_labels_semantic.png
     RoadAnomaly_jpg:                             frames/{stem}.*   frames/{stem}.labels/labels_semantic.png
@@ -72,19 +72,16 @@ def list_smiyc(folder: Path) -> tuple[Frame, ...]:
 def list_road_anomaly(folder: Path) -> tuple[Frame, ...]:
     """List the frames of Road Anomaly."""
     images = files_by_stem(folder / "frames")
-    masks = {
-        p.parent.name.removesuffix(".labels"): p for p in folder.glob("frames/*.labels/labels_semantic.png")
-    }
-    return pair_masks(folder, masks, images.get)
+    masks = folder.glob("frames/*.labels/labels_semantic.png")
+    return pair_masks(folder, {p.parent.name.removesuffix(".labels"): p for p in masks}, images.get)
 
 
 def list_fishyscapes_lost_and_found(folder: Path) -> tuple[Frame, ...]:
     """List the frames: the masks are Fishyscapes' own, the images are those of Lost and Found."""
     images = folder.parent / "LostAndFound" / "leftImg8bit"
     if not images.is_dir():
-        raise InputError(
-            f"{images}: no such folder; {folder.name} holds masks only, Lost and Found the images"
-        )
+        holds = f"{folder.name} holds masks only, Lost and Found the images"
+        raise InputError(f"{images}: no such folder; {holds}")
 
     def find(stem: str) -> Path | None:
         frame = stem.partition("_")[2]
@@ -103,9 +100,8 @@ def list_fishyscapes_static(place: Path) -> tuple[Frame, ...]:
     bases = [place.parent / name / "leftImg8bit" / "val" for name in ("", "cityscapes")]
     base = next((folder for folder in bases if folder.is_dir()), None)
     if base is None:
-        raise InputError(
-            f"{bases[0]}: no such folder; {place.name} holds overlays only, Cityscapes val the images"
-        )
+        holds = f"{place.name} holds overlays only, Cityscapes val the images"
+        raise InputError(f"{bases[0]}: no such folder; {holds}")
     files = _files_of(place)
     masks = {name.removesuffix("_labels.png"): p for name, p in files.items() if name.endswith("_labels.png")}
 
@@ -141,15 +137,14 @@ def list_lost_and_found(folder: Path) -> tuple[Frame, ...]:
     if not split.is_dir():
         raise InputError(f"{split}: no such folder; {folder.name} holds leftImg8bit/ and gtCoarse/")
     images = lost_and_found_images(folder, "test")
-    masks = {path.name.removesuffix(_LAF_MASK): path for path in folder.glob(f"gtCoarse/test/*/*{_LAF_MASK}")}
+    masks = lost_and_found_masks(folder, "test")
     stems = sorted(images.keys() | masks.keys())
     skipped = {stems[i] for i in _LAF_UNLABELLED} if len(stems) == LAF_TEST_FRAMES else set()
     kept = [s for s in stems if s not in skipped and not s.startswith(_LAF_KNOWN)]
     for stem in kept:
         if stem not in masks:
-            raise InputError(
-                f"{images[stem]}: image without mask; expected {stem}{_LAF_MASK} in gtCoarse/test"
-            )
+            expected = f"expected {stem}{_LAF_MASK} in gtCoarse/test"
+            raise InputError(f"{images[stem]}: image without mask; {expected}")
     return pair_masks(folder, {stem: masks[stem] for stem in kept}, images.get)
 
 

@@ -45,14 +45,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a complete test set; the shares have three digits."""
+    """Measures of a complete test set; the shares have three digits."""
 
     num_frames: int
-    size: tuple[int, int]
-    """(height, width) of most frames."""
+    size: tuple[int, int] = (1024, 2048)
+    """(height, width) of most frames; Cityscapes' own where nothing else is said."""
     anomalous: float | None = None
     """Share of all pixels, and the share of normal ones; the rest is void."""
     normal: float | None = None
+    md5: str = ""
+    """MD5 of the zip file of a version of Fishyscapes Static, as pytorch-ood checks it."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,6 @@ class Convention:
 
 
 _LAF_VALUES = {0: VOID, 1: NORMAL, **dict.fromkeys(range(2, 201), ANOMALY)}
-_CITYSCAPES_SIZE = (1024, 2048)
 
 
 def _by_folder(*rows: Convention) -> dict[str, Convention]:
@@ -105,13 +106,13 @@ TEST_SETS = _by_folder(
         "FS_LostFound_full",
         "FS L&F",
         official=OfficialLayout(("fishyscapes_lostandfound",), list_fishyscapes_lost_and_found),
-        known=Known(100, _CITYSCAPES_SIZE, 0.002, 0.811),
+        known=Known(100, anomalous=0.002, normal=0.811),
     ),
     Convention(
         "fs_static",
         "FS Static",
         official=fishyscapes_static(3),
-        known=Known(30, _CITYSCAPES_SIZE, 0.012, 0.836),
+        known=Known(30, anomalous=0.012, normal=0.836, md5="0dc11db9e57088c5bb18de4c55a53f3a"),
     ),
     Convention(
         "RoadAnomaly",
@@ -125,10 +126,16 @@ TEST_SETS = _by_folder(
 
 EXTRA_SETS = _by_folder(
     Convention(
-        "fs_static_v1", "FS Static v1", official=fishyscapes_static(1), known=Known(30, _CITYSCAPES_SIZE)
+        "fs_static_v1",
+        "FS Static v1",
+        official=fishyscapes_static(1),
+        known=Known(30, md5="79fb134419c83f2f20b575955efa9d20"),
     ),
     Convention(
-        "fs_static_v2", "FS Static v2", official=fishyscapes_static(2), known=Known(30, _CITYSCAPES_SIZE)
+        "fs_static_v2",
+        "FS Static v2",
+        official=fishyscapes_static(2),
+        known=Known(30, md5="5088c63497927200d935c41d54b1cb23"),
     ),
     Convention(
         "lost_and_found_test",
@@ -137,7 +144,7 @@ EXTRA_SETS = _by_folder(
         official=OfficialLayout(LOST_AND_FOUND, list_lost_and_found, inside="gtCoarse"),
         smallest=(50, 10),
         smiyc="LostAndFound-test",
-        known=Known(1043, _CITYSCAPES_SIZE),
+        known=Known(1043),
     ),
 )
 """Benchmarks beside the five; no column where they are absent. Versions of FS Static give other numbers."""
@@ -173,29 +180,24 @@ def find_test_sets(
         root: folder that holds the sets' folders.
         limit: use the first frames only, for a quick look; None is all.
         own: the user's own sets, which must be there; in the course's layout.
-
-    Raises:
-        InputError: no set is there, or one is empty or has an image or mask without its partner.
     """
     if limit is not None and limit < 1:
         raise InputError(f"--limit: got {limit}; at least 1")
     if not root.is_dir():
         raise InputError(f"{setting} {root}: no such folder")
-    found = []
+    found: list[TestSet] = []
     hidden: list[InputError] = []
-    for name, convention in {**TEST_SETS, **EXTRA_SETS, **VALIDATION_SETS}.items():
-        layout = convention.official
-        if (root / name).is_dir():
-            found.append(TestSet(convention, _list_frames(root / name)[:limit]))
-        elif layout is not None and (place := layout.find(root)) is not None:
-            try:
+    for convention in (*TEST_SETS.values(), *EXTRA_SETS.values(), *VALIDATION_SETS.values(), *own):
+        folder, layout = root / convention.folder, convention.official
+        try:
+            if folder.is_dir():
+                found.append(TestSet(convention, _list_frames(folder)[:limit]))
+            elif layout is not None and (place := layout.find(root)) is not None:
                 found.append(TestSet(convention, layout.list_frames(place)[:limit]))
-            except HiddenLabelsError as error:
-                hidden.append(error)
-    for convention in own:
-        if not (root / convention.folder).is_dir():
-            raise InputError(f"{setting} {root}: no folder {convention.folder}, which --sets describes")
-        found.append(TestSet(convention, _list_frames(root / convention.folder)[:limit]))
+            elif convention in own:
+                raise InputError(f"{setting} {root}: no folder {convention.folder}, which --sets describes")
+        except HiddenLabelsError as error:
+            hidden.append(error)
     if not found and hidden:
         raise hidden[0]
     for passed_over in hidden:
@@ -203,9 +205,8 @@ def find_test_sets(
     if not found:
         known = [*TEST_SETS, *VALIDATION_SETS, *official_places(first=True)]
         hint = "; give the folder above it" if root.resolve().name in known else ""
-        raise InputError(
-            f"{setting} {root}: no test set in it; expected one or more of {', '.join(known)}{hint}"
-        )
+        expected = f"expected one or more of {', '.join(known)}"
+        raise InputError(f"{setting} {root}: no test set in it; {expected}{hint}")
     return tuple(found)
 
 
@@ -214,45 +215,32 @@ def _list_frames(folder: Path) -> tuple[Frame, ...]:
     masks = files_by_stem(folder / "labels_masks", (".png",))
     for stem in sorted(images.keys() ^ masks.keys(), key=numeric_key):
         if stem in images:
-            raise InputError(
-                f"{images[stem]}: image without mask; expected {folder / 'labels_masks' / stem}.png"
-            )
-        raise InputError(
-            f"{masks[stem]}: mask without image; expected {folder / 'images' / stem} with suffix "
-            f"{', '.join(IMAGE_SUFFIXES)}"
-        )
+            expected = f"expected {folder / 'labels_masks' / stem}.png"
+            raise InputError(f"{images[stem]}: image without mask; {expected}")
+        expected = f"expected {folder / 'images' / stem} with suffix {', '.join(IMAGE_SUFFIXES)}"
+        raise InputError(f"{masks[stem]}: mask without image; {expected}")
     if not images:
         raise InputError(f"{folder}: the test set is empty; expected images/*.* and labels_masks/*.png")
     return tuple(Frame(stem, images[stem], masks[stem]) for stem in sorted(images, key=numeric_key))
 
 
 def read_image(frame: Frame) -> UInt8[np.ndarray, "H W 3"]:
-    """Decode the image to RGB.
-
-    Raises:
-        InputError: the file is no image.
-    """
+    """Decode the image to RGB, its overlay added."""
     return read_picture(frame.image, frame.overlay)
 
 
 def read_target(frame: Frame, convention: Convention) -> UInt8[np.ndarray, "H W"]:
-    """Decode the mask to `NORMAL`, `ANOMALY` and `VOID`.
-
-    Raises:
-        InputError: the file is no 8-bit single-channel image, or holds a value outside the convention.
-    """
+    """Decode the mask to `NORMAL`, `ANOMALY` and `VOID`; a value outside the convention is an InputError."""
     mask = decode_file(frame.mask, cv2.IMREAD_UNCHANGED)
     if mask.ndim == 3 and (mask[..., :3] == mask[..., :1]).all():
         mask = mask[..., 0]  # grey saved as RGB
     if mask.ndim != 2 or mask.dtype != np.uint8:
-        raise InputError(
-            f"{frame.mask}: a mask of shape {mask.shape}, {mask.dtype}; expected one 8-bit channel"
-        )
-    present = np.flatnonzero(cv2.calcHist([mask], [0], None, [256], [0, 256]))
-    for value in present.tolist():
-        if value not in convention.values:
-            allowed = ", ".join(map(str, convention.values))
-            raise InputError(f"{frame.mask}: label value {value}; allowed in {convention.folder}: {allowed}")
+        given = f"a mask of shape {mask.shape}, {mask.dtype}"
+        raise InputError(f"{frame.mask}: {given}; expected one 8-bit channel")
+    present = np.flatnonzero(cv2.calcHist([mask], [0], None, [256], [0, 256])).tolist()
+    if unknown := [value for value in present if value not in convention.values]:
+        allowed = ", ".join(map(str, convention.values))
+        raise InputError(f"{frame.mask}: label value {unknown[0]}; allowed in {convention.folder}: {allowed}")
     table = np.full(256, VOID, dtype=np.uint8)
     table[list(convention.values)] = list(convention.values.values())
     return table[mask]
@@ -261,11 +249,7 @@ def read_target(frame: Frame, convention: Convention) -> UInt8[np.ndarray, "H W"
 def require_same_size(
     frame: Frame, image: UInt8[np.ndarray, "_H _W 3"], target: UInt8[np.ndarray, "_h _w"]
 ) -> None:
-    """Check that image and mask fit.
-
-    Raises:
-        InputError: they differ in height or width.
-    """
+    """Check that image and mask have the same height and width."""
     if image.shape[:2] != target.shape:
         (height, width), (rows, columns) = image.shape[:2], target.shape
         raise InputError(f"{frame.image}: image is {width} x {height}, its mask {columns} x {rows}")
@@ -284,8 +268,7 @@ def resize_target(target: UInt8[np.ndarray, "_H _W"], size: tuple[int, int]) -> 
 def check_masks(test_set: TestSet) -> None:
     """Decode all masks, which takes seconds, before a network runs for an hour.
 
-    Raises:
-        InputError: a mask breaks the convention, or the set holds no anomalous (or no normal) pixel at all.
+    An InputError says which mask breaks the convention, or that the set has no anomalous or no normal pixel.
     """
     seen = np.zeros(256, dtype=bool)
     for frame in test_set.frames:

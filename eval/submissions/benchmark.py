@@ -1,27 +1,28 @@
-"""The benchmarks that packages are written for, by name."""
+"""Benchmarks that packages are written for, by name."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from eval.submissions import bravo, fishyscapes, smiyc
-from eval.submissions.picture import Picture, PictureAnswer, Stored
+from eval.submissions.picture import BenchmarkImage, PictureAnswer, Stored
 from shards.errors import InputError
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """How a benchmark finds its images and wants its files."""
+    """Images and files of one benchmark; images are called by their key."""
 
     name: str
-    find_pictures: Callable[[Path, Sequence[str]], tuple[Picture, ...]]
+    find_pictures: Callable[[Path, Sequence[str]], tuple[BenchmarkImage, ...]]
     """Root and wanted parts to images; parts that are not wanted may be among them."""
-    name_files: Callable[[str, str], tuple[str, ...]]
-    """Key and method to the names of an image's files."""
-    read_name: Callable[[str], tuple[str, str] | None]
-    """The way back, from one of them."""
+    files: tuple[str, ...]
+    """Names of an image's files in a package, with {key} and {method}."""
+    file_pattern: re.Pattern[str]
+    """The way back: groups key and, where names have it, method."""
     encode: Callable[[str, PictureAnswer], tuple[bytes, ...]]
     """Score's name and answers to the contents of the files."""
     decode: Callable[[Sequence[bytes], Sequence[str]], Stored]
@@ -35,13 +36,22 @@ class Benchmark:
     needs_classes: bool
     """Whether it wants predicted classes too."""
 
+    def name_files(self, key: str, method: str) -> tuple[str, ...]:
+        """Return the names of an image's files in a package."""
+        return tuple(file.format(key=key, method=method) for file in self.files)
+
+    def read_name(self, name: str) -> tuple[str, str] | None:
+        """Return key and method ("" where names do not say) that a file is of; None: it is none of these."""
+        match = self.file_pattern.fullmatch(name)
+        return (match["key"], match.groupdict().get("method", "")) if match else None
+
 
 BENCHMARKS: dict[str, Benchmark] = {
     module.NAME: Benchmark(
         module.NAME,
         module.find_pictures,
-        module.name_files,
-        module.read_name,
+        module.FILES,
+        module.FILE_PATTERN,
         module.encode,
         module.decode,
         module.KNOWN_COUNTS,
@@ -59,23 +69,19 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 def choose_pictures(
     benchmark: Benchmark, root: Path, parts: Sequence[str] = (), setting: str = "--datasets"
-) -> tuple[Picture, ...]:
-    """List the images of a benchmark below `root`.
+) -> tuple[BenchmarkImage, ...]:
+    """List the images of a benchmark below `root`, at least one.
 
     Args:
-        parts: of which parts; none named: all that are there.
-
-    Raises:
-        InputError: there is none, a part is not there, or several are that do not go into one package.
+        parts: of which parts, which must be there and go into one package; none named: all that are there.
     """
     if not root.is_dir():
         raise InputError(f"{setting} {root}: no such folder")
     pictures = benchmark.find_pictures(root, parts)
     present = tuple(dict.fromkeys(picture.part for picture in pictures))
     if not pictures and not parts:
-        raise InputError(
-            f"{setting} {root}: no image of {benchmark.name} in it; expected {benchmark.expects}"
-        )
+        lacking = f"no image of {benchmark.name} in it; expected {benchmark.expects}"
+        raise InputError(f"{setting} {root}: {lacking}")
     for part in parts:
         if part not in present:
             there = dict.fromkeys(picture.part for picture in benchmark.find_pictures(root, ()))

@@ -23,27 +23,25 @@ import numpy as np
 from jaxtyping import Float32, UInt16
 
 from eval.sets.frames import IMAGE_SUFFIXES
-from eval.submissions.picture import Picture, PictureAnswer, Stored
+from eval.submissions.picture import BenchmarkImage, PictureAnswer, Stored
 from shards.errors import InputError
 from shards.picture import picture_size, require_sane_size
 from shards.schema import NUM_CLASSES
 
 NAME = "bravo"
 SUBSETS = ("ACDC", "SMIYC", "outofcontext", "synflare", "synobjs", "synrain")
+NUM_IMAGES = 3901
+"""Images of all subsets: half of the 7802 files that BRAVO's README counts in a submission."""
 KNOWN_COUNTS: dict[str, int] = {}
 UNIT_SCORES = ("MSP", "MaxEntropy", "EAM")
 """Scores in [0, 1], or nearly so."""
-_FILE = re.compile(rf"(?P<key>bravo_(?:{'|'.join(SUBSETS)})/.+)_(?:pred|conf)\.png")
-_ENDINGS = ("pred", "conf")
+FILES = ("{key}_pred.png", "{key}_conf.png")
+FILE_PATTERN = re.compile(rf"(?P<key>bravo_(?:{'|'.join(SUBSETS)})/.+)_(?:pred|conf)\.png")
 
 
-def find_pictures(root: Path, _parts: Sequence[str] = ()) -> tuple[Picture, ...]:
-    """List the images of all subsets below `root`.
-
-    Raises:
-        InputError: two images differ in their suffix only.
-    """
-    found: dict[str, Picture] = {}
+def find_pictures(root: Path, _parts: Sequence[str] = ()) -> tuple[BenchmarkImage, ...]:
+    """List the images of all subsets below `root`, which must differ in more than their suffix."""
+    found: dict[str, BenchmarkImage] = {}
     for subset in SUBSETS:
         part = f"bravo_{subset}"
         for path in sorted((root / part).rglob("*")):
@@ -52,19 +50,8 @@ def find_pictures(root: Path, _parts: Sequence[str] = ()) -> tuple[Picture, ...]
             key = path.relative_to(root).with_suffix("").as_posix()
             if key in found:
                 raise InputError(f"{path}: two images of one name; the other is {found[key].image.name}")
-            found[key] = Picture(part, key, path)
+            found[key] = BenchmarkImage(part, key, path)
     return tuple(found.values())
-
-
-def name_files(key: str, _method: str) -> tuple[str, ...]:
-    """Return the names of an image's files in a package."""
-    return tuple(f"{key}_{ending}.png" for ending in _ENDINGS)
-
-
-def read_name(name: str) -> tuple[str, str] | None:
-    """Return key and method ("": packages do not say) that a file is of; None: it is none of these."""
-    match = _FILE.fullmatch(name)
-    return (match["key"], "") if match else None
 
 
 def confidence(score: str, values: Float32[np.ndarray, "H W"]) -> UInt16[np.ndarray, "H W"]:
@@ -85,26 +72,18 @@ def encode(score: str, answer: PictureAnswer) -> tuple[bytes, ...]:
 
 
 def decode(contents: Sequence[bytes], names: Sequence[str]) -> Stored:
-    """Read an image's files back.
-
-    Raises:
-        InputError: a file is not as the benchmark needs it.
-    """
+    """Read an image's files back; one that is not as the benchmark needs it is an InputError."""
     pictures = []
     for content, name, kind in zip(contents, names, (np.uint8, np.uint16), strict=True):
-        size = picture_size(content)
+        picture, size = None, picture_size(content)
         if size is not None:
             require_sane_size(size, name)
-        picture = (
-            None if size is None else cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-        )
+            picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
         if picture is None:
             raise InputError(f"{name}: cannot be read as a picture")
         if picture.ndim != 2 or picture.dtype != kind:
-            bits = 8 * np.dtype(kind).itemsize
-            raise InputError(
-                f"{name}: {picture.dtype} of shape {picture.shape}; expected one channel of {bits} bits"
-            )
+            expected = f"expected one channel of {8 * np.dtype(kind).itemsize} bits"
+            raise InputError(f"{name}: {picture.dtype} of shape {picture.shape}; {expected}")
         pictures.append(picture)
     classes, sure = pictures
     if classes.max() >= NUM_CLASSES:

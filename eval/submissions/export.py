@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,72 +13,63 @@ from eval.sets.frames import image_size
 from eval.submissions import smiyc
 from eval.submissions.benchmark import BENCHMARKS, choose_pictures
 from eval.submissions.package import Description
-from eval.submissions.picture import Picture, PictureAnswer, answer_evidence, require_method
+from eval.submissions.picture import BenchmarkImage, PictureAnswer, answer_evidence, require_method
 from eval.submissions.verify import PackageFindings, verify_package
 from eval.submissions.writing import write_package
 from shards.errors import InputError
 from shards.files import require_free
 
 
-@dataclass(frozen=True, kw_only=True)
-class PackageOptions:
-    """Which package is written."""
-
-    benchmark: str
-    out: Path
-    datasets: Path
-    parts: tuple[str, ...]
-    score: str
-    method: str
-
-
-def write_predictions(open_model: Callable[[Picture], ModelSource], options: PackageOptions) -> str:
+def write_predictions(
+    open_model: Callable[[BenchmarkImage], ModelSource],
+    out: Path,
+    *,
+    benchmark: str,
+    datasets: Path,
+    parts: Sequence[str],
+    score: str,
+    method: str,
+) -> str:
     """Predict the images of a benchmark and write its package; return what is to be printed.
 
     Args:
         open_model: called with the first picture, when everything else was checked; built for the score.
-
-    Raises:
-        InputError: see `eval.submissions.writing.write_package`, or an option is wrong.
+        out: new or empty folder.
+        datasets: folder with the images.
+        parts: parts of the benchmark; none named: all that are there.
+        method: name of the method in the package.
     """
-    require_free(options.out)
-    require_method(options.method, "--method")
-    if options.benchmark == smiyc.NAME:
+    require_free(out)
+    require_method(method, "--method")
+    if benchmark == smiyc.NAME:
         smiyc.require_h5py()
-    benchmark = BENCHMARKS[options.benchmark]
-    pictures = choose_pictures(benchmark, options.datasets, options.parts)
+    pictures = choose_pictures(BENCHMARKS[benchmark], datasets, parts)
     model = open_model(pictures[0])
     description = Description(
-        benchmark=options.benchmark,
-        method=options.method,
+        benchmark=benchmark,
+        method=method,
         model=model.name,
         fingerprint=model.fingerprint,
-        score=options.score,
+        score=score,
         frames={picture.key: image_size(picture.image) for picture in pictures},
     )
     predictor = model.load()
 
     def predict(image: UInt8[np.ndarray, "H W 3"]) -> PictureAnswer:
-        return answer_evidence(predictor(image), options.score)
+        return answer_evidence(predictor(image), score)
 
-    return render_findings(options.out, write_package(options.out, description, pictures, predict))
+    return render_findings(out, write_package(out, description, pictures, predict))
 
 
 def report_package(path: Path, datasets: Path | None, parts: Sequence[str]) -> None:
-    """Print what a package is.
+    """Print what a package is, and raise what is wrong with it.
 
     Args:
         datasets: folder with the benchmark's images, to compare names, sizes and labels; None: go without.
         parts: which of the benchmark's parts the package should be of.
-
-    Raises:
-        InputError: it is none, or something is wrong with it.
     """
-    if datasets is None:
-        findings = verify_package(path)
-    else:
-        root = datasets
-        findings = verify_package(path, lambda benchmark: choose_pictures(benchmark, root, parts))
+    find = None if datasets is None else (lambda benchmark: choose_pictures(benchmark, datasets, parts))
+    findings = verify_package(path, find)
     print(render_findings(path, findings), end="")
     if findings.problems:
         more = f" (and {len(findings.problems) - 1} more)" if len(findings.problems) > 1 else ""

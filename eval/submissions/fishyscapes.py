@@ -18,9 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.sets.frames import Frame
 from eval.sets.registry import TEST_SETS
-from eval.submissions.picture import Picture, PictureAnswer, Stored
+from eval.submissions.picture import BenchmarkImage, PictureAnswer, Stored
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES
 
@@ -28,50 +27,32 @@ NAME = "fishyscapes"
 KNOWN_COUNTS = {"LostAndFound": 100, "Static": 30}
 _VALIDATION = {"LostAndFound": "FS_LostFound_full", "Static": "fs_static"}
 _INPUT = re.compile(r"(\d{4})_.*(?<!_labels)\.png")
-_FILE = re.compile(r"(?P<key>\d{4})_(anomaly|segmentation)\.npy")
-_ENDINGS = ("anomaly", "segmentation")
+FILES = ("{key}_anomaly.npy", "{key}_segmentation.npy")
+FILE_PATTERN = re.compile(r"(?P<key>\d{4})_(anomaly|segmentation)\.npy")
 
 
-def find_pictures(root: Path, parts: Sequence[str] = ()) -> tuple[Picture, ...]:
+def find_pictures(root: Path, parts: Sequence[str] = ()) -> tuple[BenchmarkImage, ...]:
     """List the images: `{number}_*.png` in `root` itself (part `input`), or the validation sets below it.
 
     Args:
         parts: those that are wanted, so that another one that is incomplete does not matter; (): all.
-
-    Raises:
-        InputError: two images have one number, or a validation set is incomplete.
     """
     numbered: dict[str, Path] = {}
     for path in sorted(root.glob("*.png")):
         if match := _INPUT.fullmatch(path.name):
             if match[1] in numbered:
-                raise InputError(
-                    f"{path}: two images of number {match[1]}; the other is {numbered[match[1]].name}"
-                )
+                other = numbered[match[1]].name
+                raise InputError(f"{path}: two images of number {match[1]}; the other is {other}")
             numbered[match[1]] = path
-    found = [Picture("input", number, path) for number, path in numbered.items()]
+    found = [BenchmarkImage("input", number, path) for number, path in numbered.items()]
     for part, folder in _VALIDATION.items():
-        layout = TEST_SETS[folder].official
+        convention = TEST_SETS[folder]
+        layout = convention.official
         place = layout.find(root) if layout and (part in parts or not parts) else None
         for frame in layout.list_frames(place) if layout and place else ():
-            found.append(_of_frame(part, frame, folder))
+            number = frame.stem.partition("_")[0]
+            found.append(BenchmarkImage(part, number, frame.image, frame.overlay, (frame, convention)))
     return tuple(found)
-
-
-def _of_frame(part: str, frame: Frame, folder: str) -> Picture:
-    number = frame.stem.partition("_")[0]
-    return Picture(part, number, frame.image, frame.overlay, (frame, TEST_SETS[folder]))
-
-
-def name_files(key: str, _method: str) -> tuple[str, ...]:
-    """Return the names of an image's files in a package."""
-    return tuple(f"{key}_{ending}.npy" for ending in _ENDINGS)
-
-
-def read_name(name: str) -> tuple[str, str] | None:
-    """Return key and method ("": packages do not say) that a file is of; None: it is none of these."""
-    match = _FILE.fullmatch(name)
-    return (match["key"], "") if match else None
 
 
 def encode(score: str, answer: PictureAnswer) -> tuple[bytes, ...]:
@@ -86,11 +67,7 @@ def _array_file(array: np.ndarray) -> bytes:
 
 
 def decode(contents: Sequence[bytes], names: Sequence[str]) -> Stored:
-    """Read an image's files back.
-
-    Raises:
-        InputError: a file is not as the benchmark needs it.
-    """
+    """Read an image's files back; one that is not as the benchmark needs it is an InputError."""
     arrays = []
     for content, name in zip(contents, names, strict=True):
         try:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from shards.errors import InputError
-from shards.files import write_atomically
 from shards.source import MAX_MEMBER_BYTES, FolderSource, ZipSource
 
 DESCRIPTION_NAME = "submission.json"
@@ -18,7 +16,7 @@ DESCRIPTION_NAME = "submission.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """Whose answers a package holds; the benchmarks do not read it."""
+    """Content of `submission.json`: whose answers a package holds; the benchmarks do not read it."""
 
     benchmark: str
     method: str
@@ -29,30 +27,6 @@ class Description:
     score: str
     frames: dict[str, tuple[int, int]]
     """(height, width) by key."""
-
-    def differing(self, other: Description) -> list[str]:
-        """Name the fields in which two packages differ."""
-        mine, others = asdict(self), asdict(other)
-        return [name for name in mine if mine[name] != others[name]]
-
-
-def write_description(description: Description, folder: Path) -> None:
-    """Write `submission.json` into a folder."""
-    write_atomically(folder / DESCRIPTION_NAME, json.dumps(asdict(description), indent=1) + "\n")
-
-
-def parse_description(content: bytes, where: str) -> Description:
-    """Read `submission.json`.
-
-    Raises:
-        InputError: it is not what `write_description` writes.
-    """
-    try:
-        entries = json.loads(content)
-        frames = {str(key): (int(h), int(w)) for key, (h, w) in entries.pop("frames").items()}
-        return Description(**entries, frames=frames)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{where}: is no description of a package: {error!r}") from None
 
 
 @dataclass(frozen=True)
@@ -67,11 +41,7 @@ class Package:
 
 @contextmanager
 def open_package(path: Path) -> Iterator[Package]:
-    """Open what a user hands in, hidden files left out.
-
-    Raises:
-        InputError: it is missing or damaged, or a member would land outside of the folder it is unpacked to.
-    """
+    """Open what a user hands in, hidden files left out; no member may leave the folder."""
     if path.is_dir():
         found = (entry for entry in path.rglob("*") if entry.is_file())
         names = (entry.relative_to(path).as_posix() for entry in found)
@@ -105,7 +75,7 @@ def _of_tar(path: Path, archive: tarfile.TarFile) -> Package:
     return Package(path, _visible(members), read)
 
 
-def _visible(names: Iterator[str] | dict[str, tarfile.TarInfo] | list[str]) -> frozenset[str]:
+def _visible(names: Iterable[str]) -> frozenset[str]:
     return frozenset(
         name for name in names if not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
     )

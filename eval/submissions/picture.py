@@ -1,4 +1,4 @@
-"""An image to be predicted for a benchmark, and what is stored of it."""
+"""Images to be predicted for a benchmark, and their predictions in memory."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from shards.schema import VOID_ID
 
 
 @dataclass(frozen=True)
-class Picture:
+class BenchmarkImage:
     """One image; whether its labels are published does not matter."""
 
     part: str
-    """Of the benchmark: what may be chosen with `--parts`."""
+    """Part of the benchmark, as `--parts` takes it."""
     key: str
-    """Names the image within the benchmark; the names of its files in a package follow from it."""
+    """Name within the benchmark, from which the names of its files in a package follow."""
     image: Path
     overlay: Path | None = None
     truth: tuple[Frame, Convention] | None = None
@@ -72,12 +72,7 @@ class Stored(NamedTuple):
 
 
 def require_method(method: str, setting: str) -> None:
-    """Check that a method's name can be the name of a folder anywhere.
-
-    Raises:
-        InputError: it has other characters than letters, digits, `_`, `-`, `+` and dots inside.
-    """
+    """Check that a method's name can be the name of a folder anywhere."""
     if not re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*", method):
-        raise InputError(
-            f"{setting}: got {method!r}; a method's name has letters, digits, _ - + and dots only"
-        )
+        allowed = "a method's name has letters, digits, _ - + and dots only"
+        raise InputError(f"{setting}: got {method!r}; {allowed}")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from jaxtyping import Float16, Float32
 from eval.sets.frames import Frame, files_by_ending, files_by_stem, numeric_key
 from eval.sets.layouts import LOST_AND_FOUND, lost_and_found_images, lost_and_found_masks
 from eval.sets.registry import EXTRA_SETS, TEST_SETS, Convention
-from eval.submissions.picture import Picture, PictureAnswer, Stored
+from eval.submissions.picture import BenchmarkImage, PictureAnswer, Stored
 from shards.errors import InputError
 from shards.picture import MAX_PIXELS
 
@@ -35,64 +35,46 @@ LOG_SCORES = ("MSP", "MaxEntropy")
 _TINY = float(np.finfo(np.float32).tiny)
 KNOWN_COUNTS = {"AnomalyTrack-all": 110, "LostAndFound-train": 1036, "LostAndFound-test": 1203}
 """Images of each split, as the toolkit expects them; of ObstacleTrack-all it names none (330 to 452)."""
-_FILE = re.compile(r"anomaly_p/(?P<method>[^/]+)/(?P<key>[^/]+/[^/]+)\.hdf5")
+FILES = ("anomaly_p/{method}/{key}.hdf5",)
+FILE_PATTERN = re.compile(r"anomaly_p/(?P<method>[^/]+)/(?P<key>[^/]+/[^/]+)\.hdf5")
 
 
-def find_pictures(root: Path, _parts: Sequence[str] = ()) -> tuple[Picture, ...]:
+def find_pictures(root: Path, _parts: Sequence[str] = ()) -> tuple[BenchmarkImage, ...]:
     """List all images of the tracks below `root`, labelled and hidden ones.
 
     Lost and Found is a track where its own labels lie beside the images; images alone are there for
     Fishyscapes.
     """
-    found = []
+    found: list[BenchmarkImage] = []
     for convention in TEST_SETS.values():
-        if convention.smiyc and convention.official is not None:
-            folder = root / convention.official.places[0]
-            found += _list_track(folder, convention.smiyc, convention) if (folder / "images").is_dir() else []
+        folder = root / convention.official.places[0] if convention.official else root
+        if convention.smiyc and (folder / "images").is_dir():
+            images = files_by_stem(folder / "images")
+            images = {stem: images[stem] for stem in sorted(images, key=numeric_key)}
+            masks = files_by_ending(folder / "labels_masks", "_labels_semantic.png")
+            found += _list_part(convention.smiyc, images, masks, convention)
     for name in LOST_AND_FOUND:
         if not (root / name / "gtCoarse").is_dir():
             continue
         for split in ("test", "train"):
-            part = f"LostAndFound-{split}"
             images, masks = (
-                read(root / name, split) for read in (lost_and_found_images, lost_and_found_masks)
+                lost_and_found_images(root / name, split),
+                lost_and_found_masks(root / name, split),
             )
-            convention = EXTRA_SETS["lost_and_found_test"]
-            found += [
-                _picture(part, stem, path, masks.get(stem), convention) for stem, path in images.items()
-            ]
+            found += _list_part(f"LostAndFound-{split}", images, masks, EXTRA_SETS["lost_and_found_test"])
     return tuple(found)
 
 
-def _list_track(folder: Path, part: str, convention: Convention) -> list[Picture]:
-    images = files_by_stem(folder / "images")
-    masks = files_by_ending(folder / "labels_masks", "_labels_semantic.png")
-    stems = sorted(images, key=numeric_key)
-    return [_picture(part, stem, images[stem], masks.get(stem), convention) for stem in stems]
-
-
-def _picture(part: str, stem: str, image: Path, mask: Path | None, convention: Convention) -> Picture:
-    truth = None if mask is None else (Frame(stem, image, mask), convention)
-    return Picture(part, f"{part}/{stem}", image, truth=truth)
-
-
-def name_files(key: str, method: str) -> tuple[str, ...]:
-    """Return the names of an image's files in a package."""
-    return (f"anomaly_p/{method}/{key}.hdf5",)
-
-
-def read_name(name: str) -> tuple[str, str] | None:
-    """Return key and method that a file of a package is of; None: it is none of these."""
-    match = _FILE.fullmatch(name)
-    return (match["key"], match["method"]) if match else None
+def _list_part(
+    part: str, images: dict[str, Path], masks: dict[str, Path], convention: Convention
+) -> Iterator[BenchmarkImage]:
+    for stem, image in images.items():
+        truth = (Frame(stem, image, masks[stem]), convention) if stem in masks else None
+        yield BenchmarkImage(part, f"{part}/{stem}", image, truth=truth)
 
 
 def encode(score: str, answer: PictureAnswer) -> tuple[bytes, ...]:
-    """Return the contents of an image's files.
-
-    Raises:
-        InputError: h5py is missing, or a score does not fit into float16.
-    """
+    """Return the contents of an image's files."""
     content = io.BytesIO()
     with require_h5py().File(content, "w") as file:
         file.create_dataset("value", data=to_half(score, answer.score), compression=9)
@@ -100,11 +82,7 @@ def encode(score: str, answer: PictureAnswer) -> tuple[bytes, ...]:
 
 
 def decode(contents: Sequence[bytes], names: Sequence[str]) -> Stored:
-    """Read an image's files back.
-
-    Raises:
-        InputError: a file is not as the toolkit needs it.
-    """
+    """Read an image's files back; one that is not as the toolkit needs it is an InputError."""
     (content,), (name,) = contents, names
     try:
         with require_h5py().File(io.BytesIO(content), "r") as file:
@@ -132,26 +110,17 @@ def spread(score: str, values: Float32[np.ndarray, "H W"]) -> Float32[np.ndarray
 
 
 def to_half(score: str, values: Float32[np.ndarray, "H W"]) -> Float16[np.ndarray, "H W"]:
-    """Return `spread(score, values)` in float16.
-
-    Raises:
-        InputError: a value is beyond float16.
-    """
+    """Return `spread(score, values)` in float16, which has to hold them."""
     moved = spread(score, values)
     largest = float(np.abs(moved).max())
     if largest > float(np.finfo(np.float16).max):
-        raise InputError(
-            f"score {score}: {largest:g} does not fit into float16, whose largest number is 65504"
-        )
+        limit = "does not fit into float16, whose largest number is 65504"
+        raise InputError(f"score {score}: {largest:g} {limit}")
     return moved.astype(np.float16)
 
 
 def require_h5py() -> Any:
-    """Return the module h5py.
-
-    Raises:
-        InputError: it is not installed.
-    """
+    """Return the module h5py; an InputError says how to install it."""
     try:
         import h5py
     except ImportError:

@@ -1,4 +1,4 @@
-"""Whether a package is what its benchmark needs: names, sizes, types, values, and the right way up."""
+"""Verification of packages: names, sizes, types, values, and the right way up of scores."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Shaped
-from scipy.stats import rankdata
 
+from eval.metrics.curve import ImageScores, exact_curve
 from eval.sets.frames import image_size
 from eval.sets.registry import read_target
 from eval.submissions.benchmark import BENCHMARKS, Benchmark
-from eval.submissions.package import DESCRIPTION_NAME, Package, open_package, parse_description
-from eval.submissions.picture import Picture, Stored
+from eval.submissions.package import DESCRIPTION_NAME, Description, Package, open_package
+from eval.submissions.picture import BenchmarkImage, Stored
 from shards.errors import InputError
+from shards.files import from_json
 from shards.schema import ANOMALY, NORMAL
 
 MANY_TIES = 0.01
-"""Share of pixels of an image on one value from which on a warning says so."""
+"""Share of an image's pixels on one value from which on a warning says so."""
 _MOST_PIXELS = 200_000
-"""Of a labelled image that are ranked to learn which way up scores are."""
+"""Pixels of a labelled image that are ranked to learn which way up scores are."""
 
 
 @dataclass
 class PackageFindings:
-    """What was found in a package."""
+    """Report on a package."""
 
     benchmark: str
     method: str
@@ -39,32 +40,29 @@ class PackageFindings:
 
 
 def verify_package(
-    path: Path, find_pictures: Callable[[Benchmark], Sequence[Picture]] | None = None
+    path: Path, find_pictures: Callable[[Benchmark], Sequence[BenchmarkImage]] | None = None
 ) -> PackageFindings:
-    """Read every file of a package.
+    """Read every file of a package; an InputError says that it cannot be opened, or is none.
 
     Args:
         path: its folder, or a zip or tar of the folder's content.
         find_pictures: which images it should be of; None: those that its `submission.json` names, if it has
             one. Images of parts of which the package has none are not missed.
-
-    Raises:
-        InputError: it cannot be opened, or is no package of any benchmark.
     """
     with open_package(path) as package:
         benchmark, found = _recognise(package)
         pictures = find_pictures(benchmark) if find_pictures else None
+        by_key = {picture.key: picture for picture in pictures or ()}
         methods = sorted({method for _, method in found.values()})
         findings = PackageFindings(benchmark.name, ", ".join(methods))
         if len(methods) > 1:
             findings.problems.append(f"holds several methods ({', '.join(methods)}); one package has one")
-        sizes = _expected_sizes(package, pictures, findings, benchmark, {key for key, _ in found.values()})
-        by_key = {picture.key: picture for picture in pictures or ()}
+        keys = {key for key, _ in found.values()}
+        sizes = _expected_sizes(package, pictures, findings, keys)
         examined = _Examined()
-        for key in sorted({key for key, _ in found.values()}):
+        for key in sorted(keys):
             names = benchmark.name_files(key, methods[0])
-            missing = [name for name in names if name not in package.names]
-            if missing:
+            if missing := [name for name in names if name not in package.names]:
                 findings.problems.append(f"{missing[0]}: is missing")
                 continue
             findings.counts[_part_of(key, by_key)] += 1
@@ -72,9 +70,9 @@ def verify_package(
                 stored = benchmark.decode([package.read(name) for name in names], names)
             except InputError as error:
                 findings.problems.append(str(error))
-                continue
-            findings.problems += examine_files(stored, names, sizes.get(key))
-            examined.add(stored, by_key.get(key))
+            else:
+                findings.problems += examine_files(stored, names, sizes.get(key))
+                examined.add(stored, by_key.get(key))
     findings.warnings += examined.warnings()
     for part, count in findings.counts.items():
         known = benchmark.known_counts.get(part)
@@ -83,12 +81,7 @@ def verify_package(
 
 
 def examine_files(stored: Stored, names: Sequence[str], size: tuple[int, int] | None) -> list[str]:
-    """Say what is wrong with an image's files, decoded.
-
-    Args:
-        names: of the files.
-        size: (height, width) of the image, where it is known.
-    """
+    """Say what is wrong with an image's decoded files; `size` is (height, width), where it is known."""
     values, problems = stored.anomaly, []
     for array, name in zip((values, stored.classes), names, strict=False):
         if array is not None and array.shape != (size or values.shape):
@@ -103,11 +96,7 @@ def examine_files(stored: Stored, names: Sequence[str], size: tuple[int, int] | 
 
 
 def _recognise(package: Package) -> tuple[Benchmark, dict[str, tuple[str, str]]]:
-    """Return the benchmark whose files are the most, and what each of its files is of.
-
-    Raises:
-        InputError: there is no file of any benchmark, or other files lie beside them.
-    """
+    """Return the benchmark with the most files, and key and method of each; no other file may be there."""
     names = package.names - {DESCRIPTION_NAME}
     found: dict[str, dict[str, tuple[str, str]]] = {}
     for benchmark in BENCHMARKS.values():
@@ -116,11 +105,9 @@ def _recognise(package: Package) -> tuple[Benchmark, dict[str, tuple[str, str]]]
     best = max(found, key=lambda name: len(found[name]))
     if not found[best]:
         raise InputError(f"{package.path}: no file of a package in it{_hint(names)}")
-    strange = sorted(names - found[best].keys())
-    if strange:
-        raise InputError(
-            f"{package.path}: {len(strange)} files that {best} does not expect, such as {strange[0]}"
-        )
+    if strange := sorted(names - found[best].keys()):
+        what = f"{len(strange)} files that {best} does not expect, such as {strange[0]}"
+        raise InputError(f"{package.path}: {what}")
     return BENCHMARKS[best], found[best]
 
 
@@ -136,22 +123,17 @@ def _hint(names: Iterable[str]) -> str:
 
 
 def _expected_sizes(
-    package: Package,
-    pictures: Sequence[Picture] | None,
-    findings: PackageFindings,
-    benchmark: Benchmark,
-    keys: set[str],
+    package: Package, pictures: Sequence[BenchmarkImage] | None, findings: PackageFindings, keys: set[str]
 ) -> dict[str, tuple[int, int]]:
     """Return the sizes that images should have, by key, and note keys that are missing or too many."""
     if pictures is not None:
         present = {picture.part for picture in pictures if picture.key in keys}
-        absent = sorted({picture.part for picture in pictures} - present)
-        if absent:
+        if absent := sorted({picture.part for picture in pictures} - present):
             findings.lines.append(f"not in it: {', '.join(absent)}")
         sizes = {picture.key: image_size(picture.image) for picture in pictures if picture.part in present}
     elif DESCRIPTION_NAME in package.names:
-        content = package.read(DESCRIPTION_NAME)
-        described = parse_description(content, f"{package.path}: {DESCRIPTION_NAME}")
+        where = f"{package.path}: {DESCRIPTION_NAME}"
+        described = from_json(Description, package.read(DESCRIPTION_NAME), where)
         sizes = described.frames
         findings.lines.append(f"model {described.model}, score {described.score}")
     else:
@@ -163,20 +145,20 @@ def _expected_sizes(
     return sizes
 
 
-def _part_of(key: str, pictures: dict[str, Picture]) -> str:
+def _part_of(key: str, pictures: dict[str, BenchmarkImage]) -> str:
     return pictures[key].part if key in pictures else (key.split("/")[0] if "/" in key else "images")
 
 
+@dataclass
 class _Examined:
-    """What only all images together say."""
+    """Measures per image, from which warnings about all images follow."""
 
-    def __init__(self) -> None:
-        self.ties: list[float] = []
-        self.heights: list[float] = []
-        """Where the median lies between smallest and largest score."""
-        self.aurocs: list[float] = []
+    ties: list[float] = field(default_factory=list)
+    heights: list[float] = field(default_factory=list)
+    """Places of the median between smallest (0) and largest score (1)."""
+    aurocs: list[float] = field(default_factory=list)
 
-    def add(self, stored: Stored, picture: Picture | None) -> None:
+    def add(self, stored: Stored, picture: BenchmarkImage | None) -> None:
         values = stored.anomaly
         if not np.isfinite(values).all():
             return
@@ -212,14 +194,13 @@ class _Examined:
 def _auroc(values: np.ndarray, target: np.ndarray) -> float | None:
     """Return the area under ROC of an image, from every n-th scored pixel; None: one class only."""
     scored = (target == NORMAL) | (target == ANOMALY)
-    anomalous, kept = target[scored] == ANOMALY, values[scored].astype(np.float64)
+    anomalous, kept = target[scored] == ANOMALY, values[scored].astype(np.float32)
     step = max(1, kept.size // _MOST_PIXELS)
     positive = kept[anomalous][:: max(1, min(step, int(anomalous.sum()) // 1000))]
     negative = kept[~anomalous][::step]
     if not positive.size or not negative.size:
         return None
-    ranks = rankdata(np.concatenate((positive, negative)))[: positive.size]
-    return float((ranks.sum() - positive.size * (positive.size + 1) / 2) / (positive.size * negative.size))
+    return exact_curve([ImageScores(np.sort(positive), np.sort(negative))]).auroc()
 
 
 def largest_tie(values: Shaped[np.ndarray, "H W"]) -> float:

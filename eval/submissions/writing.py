@@ -1,22 +1,23 @@
-"""Packages are written image by image, so that a killed export goes on; the folder is complete or absent."""
+"""Writing of packages image by image, so that a killed export goes on; the folder is complete or absent."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 from tqdm import tqdm
 
 from eval.sets.frames import read_picture
 from eval.submissions.benchmark import BENCHMARKS, Benchmark
-from eval.submissions.package import DESCRIPTION_NAME, Description, parse_description, write_description
-from eval.submissions.picture import Picture, PictureAnswer
+from eval.submissions.package import DESCRIPTION_NAME, Description
+from eval.submissions.picture import BenchmarkImage, PictureAnswer
 from eval.submissions.verify import PackageFindings, examine_files, verify_package
 from shards.errors import InputError
-from shards.files import make_folder, require_free, write_atomically
+from shards.files import make_folder, read_json, require_free, to_json, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -31,19 +32,16 @@ def unfinished_folder(folder: Path) -> Path:
 
 
 def write_package(
-    folder: Path, description: Description, pictures: Sequence[Picture], answer: Answer
+    folder: Path, description: Description, pictures: Sequence[BenchmarkImage], answer: Answer
 ) -> PackageFindings:
     """Predict every image, read everything back, and rename the folder to its name.
 
-    Images that an interrupted call with the same description has finished are kept, where they read well.
+    Images that an interrupted call with the same description has finished are kept, where they read well. An
+    answer that is not finite or does not fit is an InputError.
 
     Args:
         folder: new or empty.
         pictures: those whose sizes `description` names.
-
-    Raises:
-        InputError: the folder holds files, another package was begun for it, an image is broken, or an answer
-            is not finite or does not fit.
     """
     require_free(folder)
     growing = unfinished_folder(folder)
@@ -56,12 +54,7 @@ def write_package(
             kept += 1
             continue
         answered = answer(read_picture(picture.image, picture.overlay))
-        _require_finite(answered.score, description.score, picture.image)
-        contents = benchmark.encode(description.score, answered)
-        stored = benchmark.decode(contents, names)
-        if problems := examine_files(stored, names, description.frames[picture.key]):
-            raise InputError(f"{picture.image}: what the model answers cannot be submitted: {problems[0]}")
-        for name, content in zip(names, contents, strict=True):
+        for name, content in zip(names, _encode(picture, names, description, answered), strict=True):
             (growing / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(growing / name, content)
     if kept:
@@ -80,10 +73,10 @@ def _begin(growing: Path, description: Description) -> None:
     if not path.is_file():
         require_free(growing)
         make_folder(growing)
-        write_description(description, growing)
+        write_atomically(path, to_json(description))
         return
-    begun = parse_description(path.read_bytes(), str(path))
-    if differing := description.differing(begun):
+    begun = asdict(read_json(Description, path))
+    if differing := [name for name, value in asdict(description).items() if value != begun[name]]:
         raise InputError(
             f"{growing}: holds an unfinished package that differs in {', '.join(differing)}; delete it or "
             f"choose another --out"
@@ -102,7 +95,14 @@ def _is_finished(growing: Path, benchmark: Benchmark, names: Sequence[str], size
     return stored.anomaly.shape == size
 
 
-def _require_finite(values: Float32[np.ndarray, "H W"], score: str, image: Path) -> None:
-    if not np.isfinite(values).all():
-        kind = "NaN" if np.isnan(values).any() else "infinity"
-        raise InputError(f"{image}: the model answers {kind} as {score}")
+def _encode(
+    picture: BenchmarkImage, names: Sequence[str], description: Description, answered: PictureAnswer
+) -> tuple[bytes, ...]:
+    if not np.isfinite(answered.score).all():
+        kind = "NaN" if np.isnan(answered.score).any() else "infinity"
+        raise InputError(f"{picture.image}: the model answers {kind} as {description.score}")
+    benchmark = BENCHMARKS[description.benchmark]
+    contents = benchmark.encode(description.score, answered)
+    if problems := examine_files(benchmark.decode(contents, names), names, description.frames[picture.key]):
+        raise InputError(f"{picture.image}: what the model answers cannot be submitted: {problems[0]}")
+    return contents

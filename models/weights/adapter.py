@@ -7,10 +7,10 @@ names; its header holds our description of the model and the SHA-256 of the base
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -21,7 +21,7 @@ from models.lora import ADAPTER, merge_weights
 from models.weights.files import list_parts, read_metadata, read_weight_file
 from models.weights.formats import WEIGHTS_NAME, Checkpoint, read_checkpoint
 from shards.errors import InputError
-from shards.files import hash_file
+from shards.files import hash_file, read_json
 
 CONFIG_NAME = "adapter_config.json"
 ADAPTER_NAME = "adapter_model.safetensors"
@@ -89,16 +89,10 @@ def read_adapter(folder: Path) -> Checkpoint:
 
 
 def _find_base(folder: Path, sha256: str) -> Checkpoint:
-    path = folder / CONFIG_NAME
-    try:
-        named = Path(json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a configuration of a LoRA adapter: {error!r}") from None
+    named = Path(str(read_json(dict[str, Any], folder / CONFIG_NAME).get("base_model_name_or_path")))
     if not named.exists():
-        raise InputError(
-            f"{folder}: a LoRA adapter without its base; base_model_name_or_path in {CONFIG_NAME} names "
-            f"{named}, which is not there"
-        )
+        names = f"base_model_name_or_path in {CONFIG_NAME} names {named}, which is not there"
+        raise InputError(f"{folder}: a LoRA adapter without its base; {names}")
     base = read_checkpoint(named)
     if _hash_base(base.path) != sha256:
         raise InputError(f"{folder}: the LoRA adapter was trained on another base than {base.path}")
@@ -118,10 +112,7 @@ def _changed_weights(raw: Mapping[str, Tensor], base: Checkpoint, checkpoint: Pa
             adapters[name] = value
         elif plain not in base.weights or not torch.equal(value, base.weights[plain]):
             changed[plain] = value
-    foreign = [n for n in changed if n.startswith("backbone.") and n != "backbone.pos_embed"]
-    if foreign:
-        raise InputError(
-            f"{checkpoint}: was not trained on {base.path}: {len(foreign)} frozen weights differ, such as "
-            f"{foreign[0]}"
-        )
+    if foreign := [n for n in changed if n.startswith("backbone.") and n != "backbone.pos_embed"]:
+        differ = f"{len(foreign)} frozen weights differ, such as {foreign[0]}"
+        raise InputError(f"{checkpoint}: was not trained on {base.path}: {differ}")
     return {**adapters, **changed}

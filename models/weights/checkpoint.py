@@ -72,10 +72,8 @@ def find_checkpoint(path: Path) -> Path:
     try:
         find_weight_file(path)
     except InputError as error:
-        raise InputError(
-            f"checkpoint {path}: no run folder (with {CHECKPOINTS_FOLDER}/step-NNNNNNN), and no checkpoint: "
-            f"{error}"
-        ) from None
+        lacking = f"no run folder (with {CHECKPOINTS_FOLDER}/step-NNNNNNN), and no checkpoint"
+        raise InputError(f"checkpoint {path}: {lacking}: {error}") from None
     return path
 
 
@@ -86,12 +84,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def load_model(path: Path) -> EoMT:
-    """Rebuild an EoMT in evaluation mode from whatever holds one.
-
-    Args:
-        path: a run folder, whose newest checkpoint is taken; a checkpoint folder; a file of tue-mps/eomt; a
-            folder of Hugging Face's EoMT.
-    """
+    """Rebuild an EoMT in evaluation mode from a run's newest checkpoint, or any other weights of one."""
     return _build_eomt(open_checkpoint(path))
 
 
@@ -228,9 +221,8 @@ def _fit_positions(
     name = "backbone.pos_embed"
     if saved.image_size == wanted.image_size or name not in weights:
         return weights, {}
-    fitted = resample_abs_pos_embed(
-        weights[name], list(wanted.grid), list(saved.grid), num_prefix_tokens=0
-    )  # bicubic with antialiasing
+    grids = list(wanted.grid), list(saved.grid)
+    fitted = resample_abs_pos_embed(weights[name], *grids, num_prefix_tokens=0)  # bicubic with antialiasing
     return {**weights, name: fitted}, {name: (tuple(weights[name].shape), tuple(fitted.shape))}
 
 

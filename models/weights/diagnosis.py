@@ -19,13 +19,9 @@ from shards.files import hash_file
 
 
 def report_checkpoint(path: Path) -> None:
-    """Print what a checkpoint of any kind is, beside the model that it says it is.
-
-    Raises:
-        InputError: it is no checkpoint, or something is wrong with it.
-    """
+    """Print what a checkpoint of any kind is, beside the model that it says it is; raise what is wrong."""
     checkpoint = open_checkpoint(path)
-    report = try_loading(checkpoint)
+    report = _try_loading(checkpoint)
     print("\n".join(_describe(checkpoint, report)))
     problems = [] if report.fits else [f"does not fit the model: {report.explain()}"]
     if names := find_not_finite(checkpoint.weights):
@@ -37,12 +33,8 @@ def report_checkpoint(path: Path) -> None:
     print("\n  no problem found")
 
 
-def try_loading(checkpoint: Checkpoint) -> LoadReport:
-    """Say what loading would do, into the model that the weights say they are.
-
-    Raises:
-        InputError: a backbone of no known size.
-    """
+def _try_loading(checkpoint: Checkpoint) -> LoadReport:
+    """Say what loading would do, into the model that the weights say they are."""
     if checkpoint.kind == "backbone":
         return _try_backbone(checkpoint.weights, str(checkpoint.path))
     if checkpoint.kind == "erfnet":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import pickle
 import re
@@ -10,13 +10,15 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from shards.errors import InputError
+from shards.files import from_json, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -28,26 +30,24 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 def read_weight_file(path: Path) -> dict[str, Tensor]:
     """Read a `.safetensors` file (or its index of several), or a pickle that holds tensors by name.
 
-    Weights inside `state_dict` (Lightning) or `model` (DINOv2, MAE) are found there.
-
-    Raises:
-        InputError: no such file, it is truncated or no weight file, it holds code, or numbers that are no
-            plain weights (quantised, complex, sparse).
+    Weights inside `state_dict` (Lightning) or `model` (DINOv2, MAE) are found there. Files that hold code, or
+    numbers that are no plain weights (quantised, complex, sparse), are refused with an InputError.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such weight file")
     if path.name.endswith(INDEX_SUFFIX):
         return _read_parts(path)
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    content = _read(path)
     for wrapper in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    if not isinstance(content, dict) or not content:
+    is_named = isinstance(content, dict) and all(isinstance(name, str) for name in content)
+    if not is_named or not content or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError(f"{path}: holds no weights by name")
     for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise InputError(f"{path}: holds no weights by name")
-        if not _is_plain(value):
+        # numbers as they are used; a counter of one integer is let through
+        is_weight = value.dtype in FLOATS or (value.ndim == 0 and not value.dtype.is_complex)
+        if not (is_weight and value.layout == torch.strided and value.device.type == "cpu"):
             layout = "" if value.layout == torch.strided else f", {value.layout}"
             numbers = f"{value.dtype}{layout}".replace("torch.", "")
             raise InputError(
@@ -55,12 +55,6 @@ def read_weight_file(path: Path) -> dict[str, Tensor]:
                 f"bfloat16 or float64 are read"
             )
     return content
-
-
-def _is_plain(value: Tensor) -> bool:
-    """Say whether a tensor holds numbers as they are used; counters of one integer are let through."""
-    is_weight = value.dtype in FLOATS or (value.ndim == 0 and not value.dtype.is_complex)
-    return is_weight and value.layout == torch.strided and value.device.type == "cpu"
 
 
 def _read_parts(index: Path) -> dict[str, Tensor]:
@@ -78,20 +72,16 @@ def read_metadata(path: Path) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read(path: Path) -> Any:
+    kind = "safetensors" if path.suffix == ".safetensors" else "weight"
     try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        reason = f"truncated, or no safetensors file{_looks_like(path)}: {_first_line(error)}"
-        raise InputError(f"{path}: {reason}") from None
-
-
-def _read_pickle(path: Path) -> object:
-    try:
-        return torch.load(path, "cpu", weights_only=True)
+        return load_file(path) if kind == "safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # zip reader, archive reader and unpickler each raise their own
+        head = b""
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            head = file.read(64)
         # as torch.save writes it: an archive, or a pickle of protocol 2 or later
-        saved_by_torch = zipfile.is_zipfile(path) or _head(path).startswith(b"\x80")
+        saved_by_torch = zipfile.is_zipfile(path) or head.startswith(b"\x80")
         if isinstance(error, pickle.UnpicklingError) and saved_by_torch:
             found = re.search(r"GLOBAL (\S+)", str(error))
             what = f" ({found[1]})" if found else ""
@@ -100,13 +90,12 @@ def _read_pickle(path: Path) -> object:
                 f"where you trust it, save its state_dict alone: "
                 f"torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
             ) from None
-        reason = f"truncated, or no weight file{_looks_like(path)}: {_first_line(error)}"
+        reason = f"truncated, or no {kind} file{_looks_like(path, head)}: {_first_line(error)}"
         raise InputError(f"{path}: {reason}") from None
 
 
-def _looks_like(path: Path) -> str:
+def _looks_like(path: Path, head: bytes) -> str:
     """Name what is often found in place of weights."""
-    head = _head(path)
     if head.startswith(b"version https://git-lfs"):
         return " (a Git LFS pointer; `git lfs pull` fetches the file it stands for)"
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
@@ -116,14 +105,6 @@ def _looks_like(path: Path) -> str:
     if path.suffix != ".safetensors" and head[8:9] == b"{":
         return " (a safetensors file; name it .safetensors)"
     return ""
-
-
-def _head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(64)
-    except OSError:  # an unreadable file is named by whoever wanted more of it
-        return b""
 
 
 def list_parts(path: Path) -> list[Path]:
@@ -141,11 +122,8 @@ def list_parts(path: Path) -> list[Path]:
 
 def _read_index(path: Path) -> dict[str, str]:
     """Return the file of each weight."""
-    try:
-        places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        return {name: str(file) for name, file in places.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not an index of safetensors files: {_first_line(error)}") from None
+    places = read_json(dict[str, Any], path).get("weight_map")
+    return from_json(dict[str, str], places, f"{path}: weight_map")
 
 
 def _first_line(error: Exception) -> str:
@@ -215,11 +193,9 @@ def load_strictly(
     """Fill `module` from `weights`, which must have exactly its names and shapes, but for `skip`.
 
     Args:
-        where: origin of the weights, for the message.
+        where: origin of the weights, for the InputError that leaves the module unchanged where something is
+            missing, left over, of another shape, or not finite.
         skip: as for `compare_weights`.
-
-    Raises:
-        InputError: something is missing, left over, of another shape, or not finite; the module is unchanged.
     """
     report = compare_weights(module, weights, skip)
     if not report.fits:

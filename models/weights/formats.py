@@ -94,12 +94,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a weight file, or a folder that holds one, of any kind in `KINDS`.
-
-    Args:
-        path: a file; a checkpoint folder (`checkpoint.py` resolves run folders); a Hugging Face folder;
-            a folder with exactly one weight file.
-    """
+    """Read a weight file of any kind in `KINDS`, or a folder that holds one (not a run folder)."""
     file = find_weight_file(path)
     weights = _unwrap_all(read_weight_file(file), file)
     averages = _read_averages(path, weights)
@@ -122,7 +117,7 @@ def _read_eomt(file: Path, kind: str, weights: dict[str, Tensor], *, averaged: b
         weights = merge_weights(weights, lora, str(file))
     elif any(".lora_" in name for name in weights):
         raise InputError(f"{file}: LoRA adapters without the {DESCRIPTION_NAME} that says their strength")
-    config = described or read_config_off(weights, file, num_blocks=num_blocks)
+    config = described or _read_config_off(weights, file, num_blocks=num_blocks)
     if config.num_blocks > (depth := SIZES[config.size].depth):
         raise InputError(f"{file}: {config.num_blocks} joint blocks; size {config.size} has {depth} blocks")
     if config.size == "tiny":
@@ -156,7 +151,7 @@ def find_weight_file(path: Path) -> Path:
     return found[0]
 
 
-def read_config_off(weights: Mapping[str, Tensor], where: Path, *, num_blocks: int = 0) -> ModelConfig:
+def _read_config_off(weights: Mapping[str, Tensor], where: Path, *, num_blocks: int = 0) -> ModelConfig:
     """Tell sizes from the shapes of an EoMT's weights (our names).
 
     The image size is the position grid times the patch size. What the weights do not say is taken to be as in

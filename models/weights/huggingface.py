@@ -8,7 +8,6 @@ Source: `transformers/models/eomt/modeling_eomt.py`, transformers 5.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from models.backbone import SIZES, count_blocks, find_size
 from models.config import ModelConfig
 from models.eomt import IMAGENET_MEAN, IMAGENET_STD
 from shards.errors import InputError
+from shards.files import from_json, read_json
 
 OUTSIDE_BLOCKS = {
     "backbone.cls_token": "embeddings.cls_token",
@@ -97,25 +97,19 @@ def huggingface_preprocessor(config: ModelConfig) -> dict[str, Any]:
 
 def read_huggingface_config(path: Path) -> ModelConfig:
     """Read the sizes in the `config.json` of transformers' EoMT, and complete them."""
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        if fields["model_type"] != "eomt":
-            raise InputError(f"{path}: model_type {fields['model_type']!r} is not supported; eomt is")
-        size = find_size(int(fields["hidden_size"]), int(fields["num_hidden_layers"]), str(path))
-        sides = fields["image_size"]
-        height, width = map(int, sides if isinstance(sides, list) else (sides, sides))
-        numbers: dict[str, Any] = {
-            name: int(fields[name]) for name in ("patch_size", "num_queries", "num_blocks")
-        }
-        numbers["num_classes"] = len(fields["id2label"]) if "id2label" in fields else 2  # their own default
-        for name, number in {**numbers, "image_size": min(height, width)}.items():
-            if number < 1:
-                raise InputError(f"{path}: {name} is {number}; at least 1 is needed")
-        return ModelConfig(size=size, image_size=(height, width), **numbers).completed()
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a configuration of Hugging Face's EoMT: {error!r}") from None
+    fields = read_json(dict[str, Any], path)
+    if fields.get("model_type") != "eomt":
+        raise InputError(f"{path}: model_type {fields.get('model_type')!r} is not supported; eomt is")
+    names = ("hidden_size", "num_hidden_layers", "patch_size", "num_queries", "num_blocks")
+    numbers: dict[str, Any] = from_json(dict[str, int], {name: fields.get(name) for name in names}, str(path))
+    side = fields.get("image_size")
+    sides = from_json(tuple[int, int], side if isinstance(side, list) else [side] * 2, f"{path}: image_size")
+    for name, number in {**numbers, "image_size": min(sides)}.items():
+        if number < 1:
+            raise InputError(f"{path}: {name} is {number}; at least 1 is needed")
+    labels = from_json(dict[str, Any], fields.get("id2label", {"0": "", "1": ""}), f"{path}: id2label")
+    size = find_size(numbers.pop("hidden_size"), numbers.pop("num_hidden_layers"), str(path))
+    return ModelConfig(size=size, image_size=sides, num_classes=len(labels), **numbers).completed()
 
 
 def to_huggingface(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

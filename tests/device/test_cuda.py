@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from torch import Tensor
 
 import jobs.finetune
 import trainer.losses.mask
 from eval.predict.scores import pixel_evidence
 from jobs.evaluate import evaluate
-from jobs.finetune import finetune
 from models.config import LoraSettings, ModelConfig
 from models.eomt import EoMT
 from models.lora import add_adapters
@@ -26,7 +23,15 @@ from shards.errors import InputError
 from shards.settings import read_config
 from tests.support.evaluation import options_for, write_val_shards
 from tests.trainer.losses.test_losses import MIXTURES, columns_for, make_batch, make_prediction
-from tests.trainer.small_run import _fresh_accelerator, make_config, weights, with_paste  # noqa: F401
+from tests.trainer.small_run import (  # noqa: F401
+    _fresh_accelerator,
+    assert_close,
+    assert_equal,
+    forget_after,
+    weights,
+    with_paste,
+)
+from tests.trainer.small_run import train as train_run
 from trainer.config import FinetuneConfig
 from trainer.loop import Run, TrainState, train
 from trainer.losses import build_loss, weighted_sum
@@ -177,8 +182,7 @@ def test_half_precision_scales_its_loss_and_resumes_its_scale(
 ) -> None:
     """Eight steps, nowhere near the 2000 that double the scale; an overflow halves it."""
     extra = ("--loop.precision", "fp16", *with_paste(cutout_shard), "--loop.steps", "8")
-    state = finetune(make_config(tmp_path, scene_shards, *extra))
-    assert state.step == 8
+    assert train_run(tmp_path, scene_shards, *extra).step == 8
     scaler = runs[0].accelerator.scaler
     assert scaler is not None
     scale = scaler.get_scale()
@@ -186,11 +190,8 @@ def test_half_precision_scales_its_loss_and_resumes_its_scale(
     saved = torch.load(tmp_path / "run/checkpoints/step-0000008/scaler.pt", weights_only=True)
     assert saved["scale"] == scale
     assert all(value.isfinite().all() for value in weights(tmp_path, 8).values())
-    again = make_config(tmp_path, scene_shards, *extra)
-    (tmp_path / "run/finished.json").unlink()
-    _fresh()
-    shutil.rmtree(tmp_path / "run/checkpoints/step-0000008")
-    assert finetune(again, resume=True).step == 8
+    forget_after(6, tmp_path / "run")
+    assert train_run(tmp_path, scene_shards, *extra, resume=True).step == 8
     assert runs[1].accelerator.scaler is not None
     assert runs[1].accelerator.scaler.get_scale() == scale
 
@@ -211,16 +212,11 @@ def test_an_overflow_in_half_precision_halves_the_scale_and_skips_the_step(
 
     monkeypatch.setattr(jobs.finetune, "train", poison)
     extra = ("--loop.precision", "fp16", "--loop.steps", "1")
-    assert finetune(make_config(tmp_path, scene_shards, *extra)).step == 1
+    assert train_run(tmp_path, scene_shards, *extra).step == 1
     assert found["scale"] == 32768
     before = found["before"]
     assert isinstance(before, dict)
-    for name, value in weights(tmp_path, 1).items():
-        assert torch.equal(value, before[name]), name
-
-
-def _fresh() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
+    assert_equal(weights(tmp_path, 1), before)
 
 
 def limit_memory(size: float) -> None:
@@ -239,14 +235,9 @@ def test_a_micro_batch_is_halved_until_it_fits_the_gpu(
         "--loop.steps", "2", "--data.batch_size", "16",
     )  # fmt: skip
     torch.cuda.reset_peak_memory_stats()
-    whole = make_config(tmp_path, scene_shards, *extra)
-    finetune(dataclasses.replace(whole, name="whole"))
-    needed = torch.cuda.max_memory_reserved()
-    _fresh()
-    limit_memory(0.6 * needed)
-    config = dataclasses.replace(whole, loop=dataclasses.replace(whole.loop, fit_memory=True))
-    state = finetune(config)
-    assert state.step == 2
+    train_run(tmp_path, scene_shards, *extra, "--name", "whole")
+    limit_memory(0.6 * torch.cuda.max_memory_reserved())
+    assert train_run(tmp_path, scene_shards, *extra, "--loop.fit_memory", "True").step == 2
     assert "out of memory with 16 images per micro-batch, trying 8" in caplog.text
     found = read_config(FinetuneConfig, tmp_path / "run" / "config.yaml")
     assert found.data.batch_size * found.loop.grad_accum == 16
@@ -255,35 +246,26 @@ def test_a_micro_batch_is_halved_until_it_fits_the_gpu(
 
 def test_memory_for_no_image_is_an_error_in_one_line(tmp_path: Path, scene_shards: str) -> None:
     extra = ("--model.size", "small", "--data.crop", "512", "512", "--model.image_size", "512", "512")
-    config = make_config(tmp_path, scene_shards, *extra, "--loop.fit_memory", "True")
     limit_memory(300e6)
     with pytest.raises(InputError, match="the memory is too small for one image"):
-        finetune(config)
+        train_run(tmp_path, scene_shards, *extra, "--loop.fit_memory", "True")
 
 
 def test_a_run_resumes_on_a_gpu(tmp_path: Path, scene_shards: str, cutout_shard: str) -> None:
     """To rounding: sums on a GPU have no fixed order."""
     extra = (*with_paste(cutout_shard), "--loop.precision", "bf16")
-    finetune(make_config(tmp_path / "a", scene_shards, *extra))
-    _fresh()
-    finetune(make_config(tmp_path / "b", scene_shards, *extra))
-    shutil.rmtree(tmp_path / "b/run/checkpoints/step-0000004")
-    (tmp_path / "b/run/finished.json").unlink()
-    _fresh()
-    finetune(make_config(tmp_path / "b", scene_shards, *extra), resume=True)
-    expected, actual = weights(tmp_path / "a", 4), weights(tmp_path / "b", 4)
-    for name in expected:
-        torch.testing.assert_close(actual[name], expected[name], atol=2e-3, rtol=0, msg=name)
+    for name in ("a", "b"):
+        train_run(tmp_path / name, scene_shards, *extra)
+    forget_after(2, tmp_path / "b" / "run")
+    train_run(tmp_path / "b", scene_shards, *extra, resume=True)
+    assert_close(weights(tmp_path / "b"), weights(tmp_path / "a"), atol=2e-3)
 
 
 @pytest.mark.slow
 def test_a_compiled_run_learns(tmp_path: Path, scene_shards: str) -> None:
     for name, compiled in (("eager", "False"), ("compiled", "True")):
-        _fresh()
-        finetune(make_config(tmp_path / name, scene_shards, "--loop.compile", compiled))
-    expected, actual = weights(tmp_path / "eager", 4), weights(tmp_path / "compiled", 4)
-    for name in expected:
-        torch.testing.assert_close(actual[name], expected[name], atol=2e-3, rtol=0, msg=name)
+        train_run(tmp_path / name, scene_shards, "--loop.compile", compiled)
+    assert_close(weights(tmp_path / "compiled"), weights(tmp_path / "eager"), atol=2e-3)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])

@@ -24,7 +24,6 @@ from jobs.finetune import finetune
 from shards.errors import ReportedError
 from shards.files import hold_lock
 from tests.trainer import small_run
-from tests.trainer.poisoned_loss import PoisonedLoss
 from trainer.config import FinetuneConfig
 from trainer.loop import Run, TrainState, train
 from trainer.losses import build_loss
@@ -67,12 +66,12 @@ def locked(rank: int) -> None:
 
 
 def diverged(_: int) -> None:
-    trainer.run.build_loss = lambda config: PoisonedLoss(build_loss(config), POISON)  # type: ignore[assignment]
+    trainer.run.build_loss = lambda config: small_run.PoisonedLoss(build_loss(config), POISON)  # type: ignore[assignment]
     finetune(make_config("diverged"))
 
 
 def skipped(_: int) -> None:
-    trainer.run.build_loss = lambda config: PoisonedLoss(build_loss(config), POISON)  # type: ignore[assignment]
+    trainer.run.build_loss = lambda config: small_run.PoisonedLoss(build_loss(config), POISON)  # type: ignore[assignment]
     state = finetune(make_config("skipped", "--loop.skip_bad_steps", "1"))
     assert (state.step, state.skipped_steps, state.samples_seen) == (4, 1, 10)
 
@@ -142,8 +141,7 @@ def sharded(rank: int) -> None:
     for name, source in (("again", "sharded-lora"), ("from-one", "plain-lora")):
         if rank == 0:
             shutil.copytree(out / source, out / name)
-            for step in (3, 4):
-                shutil.rmtree(out / name / "checkpoints" / f"step-{step:07d}")
+            small_run.forget_after(2, out / name)
         torch.distributed.barrier()
         AcceleratorState._reset_state(reset_partial_state=True)
         extra = ("--loop.sharding", "fsdp2", "--adapt.mode", "lora", *THAW)

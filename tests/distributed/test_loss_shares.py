@@ -17,27 +17,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.eomt import Prediction
 from shards.batch import Batch
-from shards.schema import NUM_CLASSES, OUTLIER_ID, VOID_ID
+from shards.schema import OUTLIER_ID, VOID_ID
 from tests.support.forked import run_ranks
-from trainer.losses import (
-    CLASS_TERMS,
-    OUTLIER_CLASS_TERM,
-    OUTLIER_TERMS,
-    LossConfig,
-    LossOptions,
-    build_loss,
-    weighted_sum,
-)
-from trainer.losses.mask import MaskOptions
+from tests.trainer.losses import test_losses as losses
+from trainer.losses import LossConfig, build_loss, weighted_sum
 from trainer.losses.targets import StepTotals, count_totals
 from trainer.randomness import sample_generators
 
 pytestmark = pytest.mark.slow
-
-Q = 6
-OUTLIER = (*OUTLIER_TERMS, OUTLIER_CLASS_TERM)
-MIXTURES = [(name, chosen) for name in CLASS_TERMS for chosen in ((), *((o,) for o in OUTLIER), OUTLIER)]
-IDS = [f"{name}+{'+'.join(chosen) or 'nothing'}" for name, chosen in MIXTURES]
 
 
 class TinyModel(nn.Module):
@@ -46,8 +33,8 @@ class TinyModel(nn.Module):
     def __init__(self, columns: int) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(2)
-        self.masks = nn.Parameter(2 * torch.randn(Q, 8, 8, generator=generator))
-        self.classes = nn.Parameter(3 * torch.randn(Q, columns, generator=generator))
+        self.masks = nn.Parameter(2 * torch.randn(losses.Q, 8, 8, generator=generator))
+        self.classes = nn.Parameter(3 * torch.randn(losses.Q, columns, generator=generator))
 
     def forward(self, image: Tensor) -> Prediction:
         tint = image.float().mean(dim=(1, 2, 3)) / 255  # (B,)
@@ -56,29 +43,18 @@ class TinyModel(nn.Module):
         return Prediction((masks, -0.5 * masks), (classes, 0.7 * classes))
 
 
-def make_batch() -> Batch:
-    """Four images: two with outliers, one without, one void."""
-    generator = torch.Generator().manual_seed(5)
-    label = torch.randint(0, 4, (4, 4, 4), generator=generator).to(torch.uint8)
-    label = label.repeat_interleave(4, 1).repeat_interleave(4, 2)
-    label[0, 2:8, 3:9], label[1, 8:12], label[3] = OUTLIER_ID, OUTLIER_ID, VOID_ID
-    image = torch.randint(0, 256, (4, 3, 16, 16), generator=generator).to(torch.uint8)
-    return Batch(image, label, ("a", "b", "c", "d"))
+def make_images() -> list[Batch]:
+    """Four images of their own brightness: two with outliers, one without, one void."""
+    batch = losses.make_batch()
+    batch.label[3] = VOID_ID
+    batch.image[:] = torch.tensor([20, 90, 160, 230], dtype=torch.uint8)[:, None, None, None]
+    parts = [slice(i, i + 1) for i in range(4)]
+    return [Batch(batch.image[part], batch.label[part], batch.keys[part]) for part in parts]
 
 
-def part_of(batch: Batch, part: slice) -> Batch:
-    return Batch(batch.image[part], batch.label[part], batch.keys[part])
-
-
-def take_step(
-    mixture: tuple[str, tuple[str, ...]], micro_batches: list[Batch], world_size: int = 1
-) -> dict[str, Tensor]:
+def take_step(config: LossConfig, micro_batches: list[Batch], world_size: int = 1) -> dict[str, Tensor]:
     """Return gradients by parameter and the step's terms, as `trainer.loop` computes them."""
-    classification, outlier = mixture
-    options = LossOptions(mask=MaskOptions(num_points=64))
-    config = LossConfig(classification=classification, outlier=outlier, options=options).completed()
-    loss = build_loss(config)
-    model = TinyModel(NUM_CLASSES + 1 + (OUTLIER_CLASS_TERM in outlier))
+    loss, model = build_loss(config), TinyModel(losses.columns_for(config))
     wrapped = DistributedDataParallel(model) if world_size > 1 else model
     counts = count_totals([batch.label for batch in micro_batches])
     if world_size > 1:
@@ -102,29 +78,30 @@ def run_rank(arguments: Sequence[str]) -> None:
     """Take this process's half of every step, two images one by one; the first one writes the given file."""
     torch.distributed.init_process_group("gloo")
     rank = torch.distributed.get_rank()
-    batch = part_of(make_batch(), slice(2 * rank, 2 * rank + 2))
-    assert bool((batch.label == OUTLIER_ID).any()) is (rank == 0)
-    micro_batches = [part_of(batch, slice(i, i + 1)) for i in range(2)]
-    steps = [take_step(mixture, micro_batches, world_size=2) for mixture in MIXTURES]
+    own = make_images()[2 * rank : 2 * rank + 2]
+    assert any(bool((batch.label == OUTLIER_ID).any()) for batch in own) is (rank == 0)
+    steps = {name: take_step(config, own, world_size=2) for name, config in losses.MIXTURES.items()}
     if rank == 0:
         torch.save(steps, arguments[0])
     torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def steps_of_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
+def steps_of_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
     out = tmp_path_factory.mktemp("ranks") / "steps.pt"
     run_ranks(run_rank, [str(out)], out.parent, 2, patience_s=120)
     return torch.load(out, weights_only=True)
 
 
-@pytest.mark.parametrize("index", range(len(MIXTURES)), ids=IDS)
-def test_every_cut_of_a_step_is_the_same_step(index: int, steps_of_two: list[dict[str, Tensor]]) -> None:
+@pytest.mark.parametrize("name", losses.MIXTURES)
+def test_every_cut_of_a_step_is_the_same_step(name: str, steps_of_two: dict[str, dict[str, Tensor]]) -> None:
     """Tolerance: float32 sums in another order, of gradients up to 1 in size."""
-    whole = take_step(MIXTURES[index], [make_batch()])
-    accumulated = take_step(MIXTURES[index], [part_of(make_batch(), slice(i, i + 1)) for i in range(4)])
+    images = make_images()
+    image, label, keys = zip(*((b.image, b.label, b.keys[0]) for b in images), strict=True)
+    whole = take_step(losses.MIXTURES[name], [Batch(torch.cat(image), torch.cat(label), keys)])
+    accumulated = take_step(losses.MIXTURES[name], images)
     assert {"masks", "classes", "term mask", "term dice", "term class"} <= whole.keys()
     assert all(bool(value.abs().sum() > 0) for value in whole.values())
-    for name, expected in whole.items():
-        torch.testing.assert_close(accumulated[name], expected, atol=2e-6, rtol=1e-5, msg=name)
-        torch.testing.assert_close(steps_of_two[index][name], expected, atol=2e-6, rtol=1e-5, msg=name)
+    for part, expected in whole.items():
+        torch.testing.assert_close(accumulated[part], expected, atol=2e-6, rtol=1e-5, msg=part)
+        torch.testing.assert_close(steps_of_two[name][part], expected, atol=2e-6, rtol=1e-5, msg=part)

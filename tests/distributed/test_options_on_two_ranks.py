@@ -9,15 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 import jobs.finetune
 import trainer.run
 from jobs.evaluate import EvaluateOptions, evaluate
 from shards.settings import read_config
 from tests.support.forked import run_ranks
-from tests.trainer.small_run import _fresh_accelerator, make_config, read_scalars, train  # noqa: F401
+from tests.trainer.small_run import (  # noqa: F401
+    _fresh_accelerator,
+    assert_close,
+    make_config,
+    read_scalars,
+    train,
+    weights,
+)
 from tests.trainer.test_validation import write_pasted
 from trainer.config import FinetuneConfig
 from trainer.memory import OutOfMemoryError, try_step
@@ -56,12 +61,8 @@ def test_two_ranks_agree_and_measure_what_one_process_does(tmp_path: Path, scene
     found = read_config(FinetuneConfig, two / "config.yaml")
     assert (found.data.batch_size, found.loop.grad_accum) == (1, 2)
     for file in ("model.safetensors", "ema.safetensors"):
-        expected, actual = (
-            load_file(tmp_path / name / "run" / "checkpoints" / "step-0000002" / file)
-            for name in ("one", "two")
-        )
-        for name in expected:
-            torch.testing.assert_close(actual[name], expected[name], atol=1e-5, rtol=0, msg=name)
+        expected, actual = (weights(tmp_path / name, 2, file=file) for name in ("one", "two"))
+        assert_close(actual, expected)
     (best,) = (two / "best").iterdir()
     record = json.loads((best / "best.json").read_text())
     datasets = {"datasets": pasted, "scores": ("RbA",), "device": "cpu", "components": False, "pictures": 0}

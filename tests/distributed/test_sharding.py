@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.distributed.fsdp
 from accelerate import Accelerator
-from safetensors.torch import load_file
 
 from jobs.finetune import finetune
 from models.config import ModelConfig
@@ -18,7 +17,7 @@ from models.eomt import EoMT
 from models.weights.checkpoint import load_model
 from shards.errors import InputError
 from tests.distributed import scenes
-from tests.trainer.small_run import _fresh_accelerator  # noqa: F401
+from tests.trainer.small_run import _fresh_accelerator, assert_close, assert_equal, forget_after, weights  # noqa: F401
 from trainer.sharding import shard_model
 
 pytestmark = [
@@ -26,21 +25,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
 ]
 
-TOLERANCE = {"atol": 1e-5, "rtol": 0}
-"""As for two unsharded processes: sums in another order, enlarged by Adam's division, over four steps."""
-
-
-def weights(run: Path, step: int = 4) -> dict[str, torch.Tensor]:
-    return load_file(run / "checkpoints" / f"step-{step:07d}" / "model.safetensors")
-
 
 @pytest.mark.parametrize("mode", ["full", "lora", "gradual"])
 def test_two_shards_train_the_weights_of_one_process(played: Path, mode: str) -> None:
-    expected, actual = weights(played / f"plain-{mode}"), weights(played / f"sharded-{mode}")
-    assert expected.keys() == actual.keys()
-    assert not torch.equal(expected["queries.weight"], weights(played / f"plain-{mode}", 1)["queries.weight"])
-    for name in expected:
-        torch.testing.assert_close(actual[name], expected[name], **TOLERANCE, msg=name)
+    first, expected = (weights(played, step, f"plain-{mode}") for step in (1, 4))
+    assert not torch.equal(expected["queries.weight"], first["queries.weight"])
+    assert_close(weights(played, name=f"sharded-{mode}"), expected)
 
 
 @pytest.mark.parametrize("mode", ["full", "lora", "gradual"])
@@ -62,33 +52,27 @@ def test_a_sharded_optimizer_is_saved_as_a_whole_one(played: Path) -> None:
     for index, state in one["state"].items():
         assert state.keys() == two["state"][index].keys()
         for name, value in state.items():
-            torch.testing.assert_close(two["state"][index][name], value, **TOLERANCE, msg=f"{index} {name}")
+            torch.testing.assert_close(two["state"][index][name], value, atol=1e-5, rtol=0)
 
 
 def test_a_sharded_run_resumes_to_the_same_bits(played: Path) -> None:
-    expected, actual = weights(played / "sharded-lora"), weights(played / "again")
     assert "from step 2 to 4 on 2 processes" in (played / "again/log.txt").read_text()
-    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+    assert_equal(weights(played, name="again"), weights(played, name="sharded-lora"))
 
 
 def test_a_run_goes_from_one_process_to_shards_and_back(played: Path) -> None:
-    expected = weights(played / "plain-lora")
-    for name, value in weights(played / "from-one").items():
-        torch.testing.assert_close(value, expected[name], **TOLERANCE, msg=name)
+    expected = weights(played, name="plain-lora")
+    assert_close(weights(played, name="from-one"), expected)
     shutil.copytree(played / "sharded-lora", played / "to-one")
-    for step in (3, 4):
-        shutil.rmtree(played / "to-one" / "checkpoints" / f"step-{step:07d}")
+    forget_after(2, played / "to-one")
     extra = ("--data.batch_size", "2", "--adapt.mode", "lora", *scenes.THAW)
     finetune(scenes.make_config("to-one", *extra), resume=True)
-    for name, value in weights(played / "to-one").items():
-        torch.testing.assert_close(value, expected[name], **TOLERANCE, msg=name)
+    assert_close(weights(played, name="to-one"), expected)
 
 
 def test_a_sharded_run_is_read_as_a_plain_model(played: Path) -> None:
     expected, actual = (load_model(played / name).state_dict() for name in ("plain-lora", "sharded-lora"))
-    assert expected.keys() == actual.keys()
-    for name in expected:
-        torch.testing.assert_close(actual[name], expected[name], **TOLERANCE, msg=name)
+    assert_close(actual, expected)
 
 
 def test_what_cannot_be_sharded_is_said(

@@ -19,16 +19,16 @@ def test_a_sound_checkpoint_is_described(tmp_path: Path, capsys: pytest.CaptureF
     model = make_model()
     save(model, tmp_path / "run" / "checkpoints" / "step-0000002")
     main(["checkpoint", str(tmp_path / "run")])
-    told = capsys.readouterr().out
+    report = capsys.readouterr().out
     weights = tmp_path / "run" / "checkpoints" / "step-0000002" / "model.safetensors"
-    assert str(weights) in told
-    assert hashlib.sha256(weights.read_bytes()).hexdigest() in told
-    assert "EoMT of this suite" in told
-    assert "tiny, image 32x32, patch 16, 3 queries, 2 joint blocks, 19 classes" in told
+    assert str(weights) in report
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() in report
+    assert "EoMT of this suite" in report
+    assert "tiny, image 32x32, patch 16, 3 queries, 2 joint blocks, 19 classes" in report
     total = sum(value.numel() for value in model.state_dict().values())
-    assert f"{len(model.state_dict())} tensors, {total:,} parameters, float32" in told
-    assert "0 missing, 0 unexpected, 0 misshapen, 0 resized, 0 skipped" in told
-    assert "no problem found" in told
+    assert f"{len(model.state_dict())} tensors, {total:,} parameters, float32" in report
+    assert "0 missing, 0 unexpected, 0 misshapen, 0 resized, 0 skipped" in report
+    assert "no problem found" in report
 
 
 @pytest.mark.parametrize(
@@ -48,20 +48,19 @@ def test_problems_are_told_after_the_description(
 ) -> None:
     state = make_model().state_dict()
     spoil(state)
-    folder = save(make_model(), tmp_path / "step-0000001", state)
     with pytest.raises(InputError, match=message):
-        main(["checkpoint", str(folder)])
-    told = capsys.readouterr().out
-    assert "EoMT of this suite" in told
-    assert "no problem found" not in told
+        main(["checkpoint", str(save(make_model(), tmp_path, state))])
+    report = capsys.readouterr().out
+    assert "EoMT of this suite" in report
+    assert "no problem found" not in report
 
 
 def test_a_backbone_file_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(build_backbone("tiny", (56, 56), 14).state_dict(), tmp_path / "vit.pth")
     main(["checkpoint", str(tmp_path / "vit.pth")])
-    told = capsys.readouterr().out
-    assert "ViT backbone (DINOv2 or timm)" in told
-    assert "blocks.5" in told
+    report = capsys.readouterr().out
+    assert "ViT backbone (DINOv2 or timm)" in report
+    assert "blocks.5" in report
 
 
 def test_statistics_are_those_of_the_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

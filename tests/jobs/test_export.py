@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +32,9 @@ def make_model(**changes: object) -> EoMT:
     return make_tiny(**{"image_size": (32, 48), "num_queries": 5, "num_blocks": 3, **changes})
 
 
-def finetune_with_lora(base: Path, folder: Path, **changes: object) -> Path:
-    """Change adapters, queries and heads of a model that starts from `base`."""
+def finetune_with_lora(folder: Path, base: EoMT | None = None, **changes: object) -> Path:
+    """Change adapters, queries and heads of a model that starts from `folder/../base`."""
+    base = save(base or make_model(), folder.parent / "base")
     model = initialise_model(ModelConfig(weights=str(base), **changes))  # type: ignore[arg-type]
     apply_adaptation(model, AdaptConfig(mode="lora", lora=LoraSettings(rank=2, alpha=3.0)))
     with torch.no_grad():
@@ -60,8 +60,7 @@ def masks(model: EoMT, image: torch.Tensor = IMAGE) -> torch.Tensor:
 
 
 def test_one_merged_file_needs_nothing_beside_it(tmp_path: Path) -> None:
-    base = save(make_model(outlier_class="trained"), tmp_path / "base")
-    run = finetune_with_lora(base, tmp_path / "run")
+    run = finetune_with_lora(tmp_path / "run", make_model(outlier_class="trained"))
     out = export(run, "safetensors", tmp_path / "out")
     assert [path.name for path in out.iterdir()] == ["model.safetensors"]
     alone = tmp_path / "renamed.safetensors"
@@ -73,8 +72,7 @@ def test_one_merged_file_needs_nothing_beside_it(tmp_path: Path) -> None:
 
 
 def test_an_adapter_over_its_base_is_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    base = save(make_model(), tmp_path / "base")
-    run = finetune_with_lora(base, tmp_path / "run", image_size=(32, 32))  # positions are resampled
+    run = finetune_with_lora(tmp_path / "run", image_size=(32, 32))  # positions are resampled
     out = export(run, "adapter", tmp_path / "out")
     assert "LoRA adapter of" in capsys.readouterr().out
     whole, alone = load_model(run).state_dict(), load_model(out).state_dict()
@@ -84,21 +82,27 @@ def test_an_adapter_over_its_base_is_the_run(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_peft_reads_the_adapter(tmp_path: Path) -> None:
-    base = save(make_model(), tmp_path / "base")
-    run = finetune_with_lora(base, tmp_path / "run")
+    run = finetune_with_lora(tmp_path / "run")
     out = export(run, "adapter", tmp_path / "out")
-    adapted = peft.PeftModel.from_pretrained(load_model(base), str(out)).eval()
+    adapted = peft.PeftModel.from_pretrained(load_model(tmp_path / "base"), str(out)).eval()
     # not merged there: two products where we have one, so float32 rounds elsewhere
     torch.testing.assert_close(masks(adapted), masks(load_model(run)), atol=1e-4, rtol=0)
 
 
 def test_an_adapter_without_its_base_is_refused(tmp_path: Path) -> None:
-    base = save(make_model(), tmp_path / "base")
-    out = export(finetune_with_lora(base, tmp_path / "run"), "adapter", tmp_path / "out")
-    other = make_model(num_classes=19)
-    with torch.no_grad():
-        other.backbone.pos_embed.add_(1)
-    save_file(other.state_dict(), base / "model.safetensors")
+    run, base = finetune_with_lora(tmp_path / "run"), tmp_path / "base"
+    out = export(run, "adapter", tmp_path / "out")
+    other = make_model()
+    torch.nn.init.ones_(other.backbone.norm.bias)
+    another = ("--base", str(save(other, tmp_path / "other")))
+    for checkpoint, text in (
+        (run, r"was not trained on .*: 1 frozen weights differ, such as backbone.norm"),
+        (base, "holds no LoRA adapter; the run's adapt.mode was another one"),
+    ):
+        with pytest.raises(InputError, match=text):
+            export(checkpoint, "adapter", tmp_path / "new", *another)
+    assert not (tmp_path / "new").exists()
+    save(other, base)
     with pytest.raises(InputError, match="the LoRA adapter was trained on another base than"):
         load_model(out)
     base.rename(tmp_path / "moved")
@@ -106,23 +110,7 @@ def test_an_adapter_without_its_base_is_refused(tmp_path: Path) -> None:
         load_model(out)
 
 
-def test_an_adapter_is_not_cut_from_another_base(tmp_path: Path) -> None:
-    base = save(make_model(), tmp_path / "base")
-    run = finetune_with_lora(base, tmp_path / "run")
-    other = make_model()
-    with torch.no_grad():
-        other.backbone.norm.bias.add_(1)
-    another = save(other, tmp_path / "other")
-    with pytest.raises(
-        InputError, match=r"was not trained on .*: 1 frozen weights differ, such as backbone.norm"
-    ):
-        export(run, "adapter", tmp_path / "out", "--base", str(another))
-    with pytest.raises(InputError, match="holds no LoRA adapter; the run's adapt.mode was another one"):
-        export(base, "adapter", tmp_path / "out", "--base", str(another))
-    assert not (tmp_path / "out").exists()
-
-
-def test_transformers_reads_the_folder_and_predicts_the_same(tmp_path: Path) -> None:
+def test_transformers_reads_the_folder_with_its_preprocessing_and_predicts_the_same(tmp_path: Path) -> None:
     model = make_model(image_size=(64, 64))
     out = export(save(model, tmp_path / "run"), "huggingface", tmp_path / "out")
     theirs, report = EomtForUniversalSegmentation.from_pretrained(out, output_loading_info=True)
@@ -136,17 +124,11 @@ def test_transformers_reads_the_folder_and_predicts_the_same(tmp_path: Path) -> 
     torch.testing.assert_close(ours.class_logits[-1], expected.class_queries_logits, atol=1e-4, rtol=0)
     assert theirs.config.id2label[13] == "car"
     assert all(torch.equal(v, model.state_dict()[n]) for n, v in load_model(out).state_dict().items())
-
-
-def test_transformers_reads_the_preprocessing(tmp_path: Path) -> None:
-    out = export(save(make_model(image_size=(64, 64)), tmp_path / "run"), "huggingface", tmp_path / "out")
-    processor = AutoImageProcessor.from_pretrained(out)
-    frame = np.random.default_rng(0).integers(0, 256, (64, 128, 3), dtype=np.uint8)
-    pixels = processor(frame, return_tensors="pt")["pixel_values"]
-    assert pixels.shape == (2, 3, 64, 64)  # two windows of a frame twice as wide
-    mean, std = (np.array(v, dtype=np.float32) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    expected = ((frame[:, :64] / 255 - mean) / std).transpose(2, 0, 1)
-    np.testing.assert_allclose(pixels[0].numpy(), expected, atol=1e-4)
+    frame = torch.cat((image[0], image[1]), dim=2).permute(1, 2, 0).numpy()
+    windows = AutoImageProcessor.from_pretrained(out)(frame, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(
+        windows, (image / 255 - mean) / std, atol=1e-4, rtol=0
+    )  # a frame twice as wide
 
 
 @pytest.mark.parametrize("settings", [{}, {"class_head": "isomax"}], ids=["linear", "isomax"])
@@ -185,49 +167,32 @@ def test_the_baseline_is_exported_too(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("settings", "to", "extra", "message"),
+    ("settings", "options", "message"),
     [
-        (
-            {"class_head": "isomax"},
-            "huggingface",
-            (),
-            "transformers' EoMT has a linear class head; .*run has isomax",
-        ),
-        (
-            {"outlier_class": "trained"},
-            "huggingface",
-            (),
-            "transformers' EoMT has no outlier class; .*run has one",
-        ),
-        (
-            {"num_classes": 7},
-            "huggingface",
-            (),
-            "has 7 classes, whose names are unknown; the 19 of Cityscapes",
-        ),
-        ({}, "onnx", ("--score", "MinDistance"), "--score: .*run has no class distances, which MinDistance"),
-        ({}, "onnx", ("--score", "msp"), "--score: unknown score 'msp'; known scores: MSP"),
-        ({}, "onnx", ("--base", "x"), "--base: only --to adapter has a base; --to is onnx"),
-        ({}, "adapter", (), "--to adapter: .* did not start from weights; --base names its base"),
+        ({"class_head": "isomax"}, "huggingface", "EoMT has a linear class head; .*run has isomax"),
+        ({"outlier_class": "trained"}, "huggingface", "EoMT has no outlier class; .*run has one"),
+        ({"num_classes": 7}, "huggingface", "has 7 classes, whose names are unknown; the 19 of Cityscapes"),
+        ({}, "onnx --score MinDistance", "--score: .*run has no class distances, which MinDistance"),
+        ({}, "onnx --score msp", "--score: unknown score 'msp'; known scores: MSP"),
+        ({}, "onnx --base x", "--base: only --to adapter has a base; --to is onnx"),
+        ({}, "adapter", "--to adapter: .* did not start from weights; --base names its base"),
+        ({}, "safetensors --out OUT", "OUT: the folder already holds files"),
     ],
-    ids=["head", "outlier class", "classes", "distances", "score", "base", "no base"],
+    ids=["head", "outlier class", "classes", "distances", "score", "base", "no base", "taken"],
 )
 def test_what_a_format_cannot_hold_is_refused(
-    tmp_path: Path, settings: dict, to: str, extra: tuple[str, ...], message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict, options: str, message: str
 ) -> None:
+    run, (to, *extra) = save(make_model(**settings), tmp_path / "run"), options.split()
+    monkeypatch.chdir(tmp_path)
+    save(make_model(), Path("OUT"))
     with pytest.raises(InputError, match=message):
-        export(save(make_model(**settings), tmp_path / "run"), to, tmp_path / "out", *extra)
+        export(run, to, tmp_path / "out", *extra)
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_is_overwritten(tmp_path: Path) -> None:
-    run = save(make_model(), tmp_path / "run")
-    with pytest.raises(InputError, match="already holds files"):
-        export(run, "safetensors", run)
-
-
 def test_a_foreign_adapter_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "x"}))
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "x"}')
     save_file({"base_model.model.a.lora_A.weight": torch.ones(1, 1)}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(
         InputError, match="a LoRA adapter that this suite did not write; its model is unknown"

@@ -10,15 +10,13 @@ from models.eomt import EoMT
 from shards.errors import InputError
 from tests.models.tiny import IMAGE, make_model
 
+BLOCK = "backbone.blocks."
 
-def take_steps(model: EoMT, num_frozen: int = 0, steps: int = 2) -> None:
-    """Take AdamW steps with weight decay on what trains."""
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    for _ in range(steps):
-        prediction = model(IMAGE, torch.zeros(2, 2, 3, dtype=torch.bool), num_frozen)
-        sum(t.square().mean() for t in (*prediction.mask_logits, *prediction.class_logits)).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+
+def make_adapted(mode: str, lora: LoraSettings | None = None) -> EoMT:
+    model = make_model()
+    apply_adaptation(model, AdaptConfig(mode=mode, lora=lora or LoraSettings()))
+    return model
 
 
 @pytest.mark.parametrize(
@@ -28,33 +26,29 @@ def take_steps(model: EoMT, num_frozen: int = 0, steps: int = 2) -> None:
         ("heads", ["class_head.weight", "mask_head.0.weight"], ["queries.weight", "upscale.0.conv1.weight"]),
         ("queries", ["queries.weight"], ["class_head.weight", "backbone.norm.weight"]),
         ("queries+heads", ["queries.weight", "mask_head.4.bias"], ["backbone.blocks.5.norm1.weight"]),
-        (
-            "last-2",
-            ["backbone.blocks.4.attn.qkv.weight", "backbone.norm.bias"],
-            ["backbone.blocks.3.norm1.weight"],
-        ),
+        ("last-2", ["backbone.blocks.4.attn.qkv.weight", "backbone.norm.bias"], [f"{BLOCK}3.norm1.weight"]),
         (
             "lora",
-            ["backbone.blocks.0.attn.qkv.lora_B.default.weight", "queries.weight", "class_head.bias"],
-            ["backbone.blocks.0.attn.qkv.base_layer.weight", "upscale.0.conv1.weight", "backbone.pos_embed"],
+            [f"{BLOCK}0.attn.qkv.lora_B.default.weight", "queries.weight", "class_head.bias"],
+            [f"{BLOCK}0.attn.qkv.base_layer.weight", "upscale.0.conv1.weight", "backbone.pos_embed"],
         ),
         ("gradual", ["backbone.pos_embed", "queries.weight"], []),
     ],
 )
-def test_a_mode_frees_what_it_names(mode: str, trains: list[str], frozen: list[str]) -> None:
-    model = make_model()
-    apply_adaptation(model, AdaptConfig(mode=mode))
+def test_a_mode_frees_what_it_names_and_the_rest_keeps_every_bit(
+    mode: str, trains: list[str], frozen: list[str]
+) -> None:
+    model = make_adapted(mode)
     free = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert free.issuperset(trains)
     assert free.isdisjoint(frozen)
-
-
-@pytest.mark.parametrize("mode", ["full", "heads", "queries", "queries+heads", "last-1", "last-3", "lora"])
-def test_what_is_frozen_keeps_every_bit_and_what_trains_changes(mode: str) -> None:
-    model = make_model()
-    apply_adaptation(model, AdaptConfig(mode=mode))
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    take_steps(model)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(2):  # weight decay included
+        prediction = model(IMAGE, torch.zeros(2, 2, 3, dtype=torch.bool))
+        sum(t.square().mean() for t in (*prediction.mask_logits, *prediction.class_logits)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name]) is not parameter.requires_grad, name
 
@@ -63,10 +57,10 @@ def test_blocks_that_stand_still_get_gradients_of_exactly_zero() -> None:
     model = make_model()
     prediction = model(IMAGE, None, 3)
     (prediction.mask_logits[-1].square().mean() + prediction.class_logits[-1].square().mean()).backward()
+    embedding = [f"backbone.{part}" for part in ("patch_embed", "cls_token", "reg_token", "pos_embed")]
+    first = (*embedding, *(f"{BLOCK}{i}." for i in range(3)))
     for name, parameter in model.named_parameters():
-        still = name.startswith(
-            ("backbone.patch_embed", "backbone.cls", "backbone.reg", "backbone.pos")
-        ) or any(name.startswith(f"backbone.blocks.{i}.") for i in range(3))
+        still = name.startswith(first)
         assert parameter.grad is not None, name
         assert bool((parameter.grad == 0).all()) is still, name
 
@@ -94,18 +88,11 @@ def saved_bytes(model: EoMT, num_frozen: int = 0) -> int:
 def test_frozen_blocks_keep_no_activations() -> None:
     """Blocks are alike, so what is kept shrinks with the number of blocks that train."""
     full = saved_bytes(make_model())
-    kept = {}
-    for mode in ("heads", "queries", "last-1", "last-3"):
-        model = make_model()
-        apply_adaptation(model, AdaptConfig(mode=mode))
-        kept[mode] = saved_bytes(model)
-    gradual = make_model()
-    apply_adaptation(gradual, AdaptConfig(mode="gradual"))
-    kept["gradual"] = saved_bytes(gradual, num_frozen=4)
+    kept = {mode: saved_bytes(make_adapted(mode)) for mode in ("heads", "queries", "last-1", "last-3")}
     assert kept["heads"] < kept["last-1"] < kept["last-3"] < full
     assert kept["queries"] < 0.5 * full
     per_block = (kept["last-3"] - kept["last-1"]) / 2
-    assert full - kept["gradual"] > 3.5 * per_block
+    assert full - saved_bytes(make_adapted("gradual"), num_frozen=4) > 3.5 * per_block
 
 
 def test_blocks_are_unfrozen_from_the_last_to_the_first() -> None:
@@ -115,16 +102,12 @@ def test_blocks_are_unfrozen_from_the_last_to_the_first() -> None:
     assert count_frozen(plan_unfreezing(AdaptConfig(mode="full"), make_model(), 100), 0) == 0
 
 
-def test_parameters_are_counted() -> None:
+def test_parameters_are_counted_and_explained_part_by_part() -> None:
     model = make_model()
     count = apply_adaptation(model, AdaptConfig(mode="queries"))
     assert (count.trainable, count.total) == (3 * 128, sum(p.numel() for p in model.parameters()))
     assert str(count).startswith("384 of ")
-
-
-def test_parameters_are_explained_part_by_part() -> None:
-    model = make_model()
-    apply_adaptation(model, AdaptConfig(mode="last-2"))
+    model = make_adapted("last-2")
     block = sum(p.numel() for p in model.backbone.blocks[0].parameters())
     lines = explain_parameters(model)
     assert f"block 0-3      0 of {block:,} parameters train (0.0%)" in lines
@@ -132,8 +115,7 @@ def test_parameters_are_explained_part_by_part() -> None:
 
 
 def test_dropout_of_adapters_is_for_training_only() -> None:
-    model = make_model()
-    apply_adaptation(model, AdaptConfig(mode="lora", lora=LoraSettings(dropout=0.5)))
+    model = make_adapted("lora", LoraSettings(dropout=0.5))
     for name, parameter in model.named_parameters():
         if ".lora_B." in name:
             nn.init.normal_(parameter)
@@ -143,18 +125,12 @@ def test_dropout_of_adapters_is_for_training_only() -> None:
     assert not torch.equal(model(IMAGE).mask_logits[-1], model(IMAGE).mask_logits[-1])
 
 
-@pytest.mark.parametrize("mode", ["last-0", "last-N", "lora-8", ""])
-def test_unknown_modes_are_refused(mode: str) -> None:
-    with pytest.raises(InputError, match=f"adapt.mode: unknown mode '{mode}'; known modes: full, heads"):
-        AdaptConfig(mode=mode)
-
-
-def test_more_blocks_than_there_are_are_refused() -> None:
+def test_impossible_modes_and_shares_are_refused() -> None:
+    for mode in ("last-0", "last-N", "lora-8", ""):
+        with pytest.raises(InputError, match=f"adapt.mode: unknown mode '{mode}'; known modes: full, heads"):
+            AdaptConfig(mode=mode)
     with pytest.raises(InputError, match="adapt.mode: last-7 asks for 7 blocks, the model has 6"):
-        apply_adaptation(make_model(), AdaptConfig(mode="last-7"))
-
-
-@pytest.mark.parametrize("thaw", [(0.5, 0.5), (-0.1, 0.5), (0.2, 1.1)])
-def test_an_impossible_thaw_is_refused(thaw: tuple[float, float]) -> None:
-    with pytest.raises(InputError, match=r"adapt.thaw: got .*; two shares, 0 <= first < second <= 1"):
-        AdaptConfig(mode="gradual", thaw=thaw)
+        make_adapted("last-7")
+    for thaw in ((0.5, 0.5), (-0.1, 0.5), (0.2, 1.1)):
+        with pytest.raises(InputError, match=r"adapt.thaw: got .*; two shares, 0 <= first < second <= 1"):
+            AdaptConfig(mode="gradual", thaw=thaw)

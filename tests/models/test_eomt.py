@@ -10,88 +10,56 @@ from transformers import EomtConfig, EomtForUniversalSegmentation
 
 from models.config import ModelConfig
 from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT, UpscaleBlock, _apply_block, _double_by_product
+from models.weights.huggingface import to_huggingface
 from shards.errors import InputError
 
 CONFIG = ModelConfig(size="tiny", image_size=(64, 64), num_queries=7)
 
 
-@pytest.fixture(name="image")
-def _image() -> torch.Tensor:
-    return torch.randint(
-        0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
-    )
+IMAGE = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+NOWHERE = torch.zeros(2, 2, 7, dtype=torch.bool)
+"""No query is unmasked."""
+
+
+def make_confident_model() -> EoMT:
+    """Build a model whose masks cover about half of the image; otherwise masked attention masks nothing."""
+    torch.manual_seed(0)
+    model = EoMT(CONFIG)
+    with torch.no_grad():
+        model.mask_head[4].weight.mul_(20)
+    return model
 
 
 def make_reference(model: EoMT) -> EomtForUniversalSegmentation:
     """Build transformers' EoMT with the weights of ours."""
-    reference = EomtForUniversalSegmentation(
-        EomtConfig(
-            hidden_size=128, num_hidden_layers=6, num_attention_heads=4, image_size=64, patch_size=16,
-            num_blocks=2, num_queries=7, num_upscale_blocks=2, num_register_tokens=4, num_labels=19,
-        )
+    config = EomtConfig(
+        hidden_size=128, num_hidden_layers=6, num_attention_heads=4, image_size=64, patch_size=16,
+        num_blocks=2, num_queries=7, num_upscale_blocks=2, num_register_tokens=4, num_labels=19,
     )  # fmt: skip
-    ours = model.state_dict()
-    state = {
-        name: torch.ones_like(value) for name, value in reference.state_dict().items() if "lambda1" in name
-    }
-    for name, value in ours.items():
-        if ".qkv." in name:
-            for part, chunk in zip("qkv", value.chunk(3), strict=True):
-                state[rename(name).replace(".qkv.", f".{part}_proj.")] = chunk
-        else:
-            state[rename(name)] = value[0] if name == "backbone.pos_embed" else value
-    missing, unexpected = reference.load_state_dict(state, strict=False)
+    reference = EomtForUniversalSegmentation(config)
+    missing, unexpected = reference.load_state_dict(to_huggingface(model.state_dict()), strict=False)
     assert not unexpected
     assert set(missing) == {"attn_mask_probs", "criterion.empty_weight"}
     return reference
 
 
-def rename(name: str) -> str:
-    """Translate one of our weight names into transformers'."""
-    rules = [
-        ("backbone.cls_token", "embeddings.cls_token"),
-        ("backbone.reg_token", "embeddings.register_tokens"),
-        ("backbone.pos_embed", "embeddings.position_embeddings.weight"),
-        ("backbone.patch_embed.proj", "embeddings.patch_embeddings.projection"),
-        (r"backbone.blocks.(\d+)", r"layers.\1"),
-        (r"\.attn\.proj", ".attention.out_proj"),
-        (r"\.attn\.", ".attention."),
-        ("backbone.norm", "layernorm"),
-        ("queries", "query"),
-        ("class_head", "class_predictor"),
-        (r"mask_head\.(\d)", lambda found: f"mask_head.fc{int(found[1]) // 2 + 1}"),
-        (r"upscale\.(\d)", r"upscale_block.block.\1"),
-        (r"(block\.\d)\.norm", r"\1.layernorm2d"),
-    ]
-    for pattern, target in rules:
-        name = re.sub(pattern, target, name)
-    return name
-
-
 @pytest.mark.parametrize("masked", [False, True], ids=["inference", "masked attention"])
-def test_prediction_equals_transformers(image: torch.Tensor, masked: bool) -> None:
-    torch.manual_seed(0)
-    model = EoMT(CONFIG)
-    with torch.no_grad():  # masks that cover about half of the image, or masked attention masks nothing
-        model.mask_head[4].weight.mul_(20)
+def test_prediction_equals_transformers(masked: bool) -> None:
+    model = make_confident_model()
     reference = make_reference(model).train(masked)
     reference.attn_mask_probs.fill_(float(masked))
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     with torch.no_grad():
-        expected = reference((image / 255 - mean) / std)
-        ours = model(image, torch.zeros(2, 2, 7, dtype=torch.bool) if masked else None)
+        expected = reference((IMAGE / 255 - mean) / std)
+        ours = model(IMAGE, NOWHERE if masked else None)
     torch.testing.assert_close(ours.mask_logits[-1], expected.masks_queries_logits, atol=1e-4, rtol=0)
     torch.testing.assert_close(ours.class_logits[-1], expected.class_queries_logits, atol=1e-4, rtol=0)
 
 
-def test_masked_attention_changes_the_prediction_and_unmasking_undoes_it(image: torch.Tensor) -> None:
-    torch.manual_seed(0)
-    model = EoMT(CONFIG)
+def test_masked_attention_changes_the_prediction_and_unmasking_undoes_it() -> None:
+    model = make_confident_model()
     with torch.no_grad():
-        model.mask_head[4].weight.mul_(20)
-        free = model(image).mask_logits[-1]
-        masked = model(image, torch.zeros(2, 2, 7, dtype=torch.bool)).mask_logits[-1]
-        unmasked = model(image, torch.ones(2, 2, 7, dtype=torch.bool)).mask_logits[-1]
+        free, masked, unmasked = (model(IMAGE, m).mask_logits[-1] for m in (None, NOWHERE, ~NOWHERE))
     assert (free - masked).abs().max() > 1e-3
     torch.testing.assert_close(free, unmasked, atol=1e-5, rtol=1e-5)
 
@@ -110,12 +78,14 @@ def test_split_attention_equals_a_dense_mask() -> None:
     torch.testing.assert_close(_apply_block(block, tokens, may_look), expected, atol=1e-12, rtol=0)
 
 
-def test_one_prediction_per_joint_block_and_a_final_one(image: torch.Tensor) -> None:
+def test_one_prediction_per_joint_block_and_a_final_one_and_every_parameter_gets_a_gradient() -> None:
     model = EoMT(CONFIG)
-    supervised = model(image, torch.zeros(2, 2, 7, dtype=torch.bool))
+    supervised = model(IMAGE, NOWHERE)
     assert [tuple(m.shape) for m in supervised.mask_logits] == [(2, 7, 16, 16)] * 3
     assert [tuple(c.shape) for c in supervised.class_logits] == [(2, 7, 20)] * 3
-    assert len(model(image).mask_logits) == 1
+    assert len(model(IMAGE).mask_logits) == 1
+    sum(t.square().mean() for t in (*supervised.mask_logits, *supervised.class_logits)).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
 def test_mask_logits_have_a_quarter_of_the_resolution_for_every_patch_size() -> None:
@@ -125,13 +95,6 @@ def test_mask_logits_have_a_quarter_of_the_resolution_for_every_patch_size() -> 
         assert masks.shape == (1, 3, 8, 16)
 
 
-def test_every_parameter_receives_a_gradient(image: torch.Tensor) -> None:
-    model = EoMT(CONFIG)
-    prediction = model(image, torch.zeros(2, 2, 7, dtype=torch.bool))
-    sum(t.square().mean() for t in (*prediction.mask_logits, *prediction.class_logits)).backward()
-    assert [name for name, p in model.named_parameters() if p.grad is None] == []
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -139,17 +102,14 @@ def test_every_parameter_receives_a_gradient(image: torch.Tensor) -> None:
         ({"image_size": (60, 64)}, "model.image_size: 60x64 is not divisible by model.patch_size 16"),
         ({"num_queries": -1}, "model.num_queries must be at least 1, or 0 to follow the weights, got -1"),
         ({"patch_size": 2}, "model.patch_size must be at least 4, got 2"),
+        ({"entropic_scale": -1.0}, "model.entropic_scale must be above 0, or 0 to follow the weights"),
+        ({"num_blocks": 7}, "model.num_blocks must be in 1..6 for size tiny, got 7"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_impossible_models_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
-        ModelConfig(**{"size": "tiny", "image_size": (64, 64), **settings})
-
-
-def test_more_joint_blocks_than_blocks_are_refused() -> None:
-    with pytest.raises(InputError, match=r"model.num_blocks must be in 1..6 for size tiny, got 7"):
-        EoMT(ModelConfig(size="tiny", image_size=(64, 64), num_blocks=7))
+        EoMT(ModelConfig(**{"size": "tiny", "image_size": (64, 64), **settings}))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
@@ -161,12 +121,8 @@ def test_doubling_by_a_product_equals_the_transposed_convolution(layout: torch.m
     expected, actual = block.conv1(image), _double_by_product(block.conv1, image)
     torch.testing.assert_close(actual, expected)
     weights = torch.randn_like(expected)
-    for one, other in zip(
-        torch.autograd.grad(actual, inputs, weights),
-        torch.autograd.grad(expected, inputs, weights),
-        strict=True,
-    ):
-        torch.testing.assert_close(one, other)
+    ours, theirs = (torch.autograd.grad(output, inputs, weights) for output in (actual, expected))
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_a_frozen_or_answering_model_convolves_as_published(monkeypatch: pytest.MonkeyPatch) -> None:

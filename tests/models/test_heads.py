@@ -1,4 +1,4 @@
-"""The IsoMax+ head against the published formula in float64, and at the edges of its numbers."""
+"""The IsoMax+ head against the published formula in float64; the row of outliers; checkpoints record both."""
 
 from __future__ import annotations
 
@@ -10,14 +10,22 @@ import pytest
 import torch
 
 from models.config import ModelConfig
+from models.eomt import EoMT
 from models.heads import IsoMaxHead
 from models.weights.checkpoint import initialise_model, load_model
+from models.weights.diagnosis import report_checkpoint
 from shards.errors import InputError
 from tests.models.tiny import IMAGE, make_model, save
 
+C = 19
 
-def make_head(seed: int = 0) -> IsoMaxHead:
-    torch.manual_seed(seed)
+
+def start(weights: Path, **changes: object) -> EoMT:
+    return initialise_model(ModelConfig(weights=str(weights), **changes)).eval()  # type: ignore[arg-type]
+
+
+def make_head() -> IsoMaxHead:
+    torch.manual_seed(0)
     head = IsoMaxHead(16, 5, entropic_scale=10.0)
     with torch.no_grad():
         head.distance_scale.fill_(-1.5)  # the sign does not matter
@@ -26,13 +34,11 @@ def make_head(seed: int = 0) -> IsoMaxHead:
 
 def test_distances_are_the_published_formula() -> None:
     head, queries = make_head(), 3 * torch.randn(2, 7, 16)
-    f = queries.double().numpy()
-    p = head.prototypes.detach().double().numpy()
+    f, p = queries.double().numpy(), head.prototypes.detach().double().numpy()
     expected = np.empty((2, 7, 5))
     for b, q, c in np.ndindex(2, 7, 5):
-        unit_f = f[b, q] / np.sqrt((f[b, q] ** 2).sum())
-        unit_p = p[c] / np.sqrt((p[c] ** 2).sum())
-        expected[b, q, c] = abs(-1.5) * np.sqrt(((unit_f - unit_p) ** 2).sum())
+        difference = f[b, q] / np.linalg.norm(f[b, q]) - p[c] / np.linalg.norm(p[c])
+        expected[b, q, c] = abs(-1.5) * np.linalg.norm(difference)
     np.testing.assert_allclose(head.distances(queries).detach().numpy(), expected, atol=1e-6)
     np.testing.assert_allclose(head(queries).detach().numpy(), -10 * expected, atol=1e-5)
 
@@ -84,19 +90,12 @@ def test_logits_of_a_model_are_scaled_distances() -> None:
     assert make_model()(IMAGE).class_distances is None
 
 
-def test_a_saved_isomax_model_is_rebuilt(tmp_path: Path) -> None:
-    model = make_model(class_head="isomax", entropic_scale=7.0)
-    loaded = load_model(save(model, tmp_path / "a"))
-    assert loaded.config == model.config
-    assert torch.equal(loaded(IMAGE).class_logits[0], model(IMAGE).class_logits[0])
-
-
 def test_prototypes_start_where_a_linear_head_points(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     linear = make_model()
     with caplog.at_level(logging.INFO):
-        model = initialise_model(ModelConfig(weights=str(save(linear, tmp_path / "a")), class_head="isomax"))
+        model = start(save(linear, tmp_path / "a"), class_head="isomax")
     assert "class_head.prototypes start as the directions of the linear class head's rows" in caplog.text
     assert isinstance(model.class_head, IsoMaxHead)
     rows = linear.class_head.weight
@@ -107,12 +106,64 @@ def test_prototypes_start_where_a_linear_head_points(
     assert torch.equal(nearest, (queries @ expected.T).argmax(-1))
 
 
-def test_isomax_weights_do_not_become_a_linear_head(tmp_path: Path) -> None:
-    weights = str(save(make_model(class_head="isomax"), tmp_path / "a"))
-    with pytest.raises(InputError, match=r"model.class_head linear \(checkpoint: isomax\)"):
-        initialise_model(ModelConfig(weights=weights, class_head="linear"))
+def test_a_linear_head_gains_a_row_of_zeros_before_no_object(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = make_model()
+    with caplog.at_level(logging.INFO):
+        model = start(save(base, tmp_path / "a"), outlier_class="trained")
+    assert "class_head gains a row for the outlier class, at its initial value" in caplog.text
+    before, after = base(IMAGE).class_logits[0], model(IMAGE).class_logits[0]
+    assert after.shape[-1] == C + 2
+    torch.testing.assert_close(after[..., [*range(C), C + 1]], before)
+    assert not bool(after[..., C].any())
+    assert model.config.outlier_class == "trained"
 
 
-def test_a_negative_entropic_scale_is_refused() -> None:
-    with pytest.raises(InputError, match="model.entropic_scale must be above 0, or 0 to follow the weights"):
-        ModelConfig(entropic_scale=-1.0)
+def test_a_saved_model_keeps_its_head(tmp_path: Path) -> None:
+    trained = make_model(outlier_class="trained")
+    torch.nn.init.constant_(trained.class_head.weight, 3.0)
+    for name, base in (("a", trained), ("b", make_model(class_head="isomax", entropic_scale=7.0))):
+        weights = save(base, tmp_path / name)
+        assert load_model(weights).config == base.config
+        for model in (load_model(weights), start(weights)):
+            assert (model.config.outlier_class, model.config.num_classes) == (base.config.outlier_class, C)
+            assert torch.equal(model(IMAGE).class_logits[0], base(IMAGE).class_logits[0])
+
+
+@pytest.mark.parametrize("head", ["linear", "isomax"])
+def test_prototypes_gain_one_too(tmp_path: Path, head: str) -> None:
+    base = make_model(class_head=head)
+    torch.manual_seed(3)
+    model = start(save(base, tmp_path / "a"), class_head="isomax", outlier_class="trained")
+    assert isinstance(model.class_head, IsoMaxHead)
+    rows = base.class_head.weight if head == "linear" else base.class_head.prototypes
+    prototypes = model.class_head.prototypes[[*range(C), C + 1]]
+    direction = torch.nn.functional.normalize
+    torch.testing.assert_close(direction(prototypes, dim=1), direction(rows, dim=1))
+    assert float(model.class_head.prototypes[C].detach().norm()) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "saved", "wanted"), [("outlier_class", "trained", "none"), ("class_head", "isomax", "linear")]
+)
+def test_a_class_head_loses_nothing_in_silence(tmp_path: Path, name: str, saved: str, wanted: str) -> None:
+    weights = save(make_model(**{name: saved}), tmp_path / "a")
+    with pytest.raises(InputError, match=rf"model.{name} {wanted} \(checkpoint: {saved}\)"):
+        start(weights, **{name: wanted})
+
+
+def test_doctor_names_it_and_finds_no_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for outlier_class in ("trained", "none"):
+        report_checkpoint(save(make_model(outlier_class=outlier_class), tmp_path / outlier_class))
+        report = capsys.readouterr().out
+        assert "no problem found" in report
+        assert ("19 classes and one of outliers" in report) is (outlier_class == "trained")
+
+
+def test_a_description_without_the_setting_means_none(tmp_path: Path) -> None:
+    folder = save(make_model(), tmp_path / "a")
+    text = (folder / "model.json").read_text()
+    lines = [line for line in text.splitlines() if "outlier_class" not in line]
+    (folder / "model.json").write_text("\n".join(lines))
+    assert load_model(folder).config.outlier_class == "none"

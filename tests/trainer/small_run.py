@@ -5,20 +5,30 @@ Settings behind `extra` replace earlier ones.
 
 from __future__ import annotations
 
+import logging
+import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
 
 from jobs.finetune import finetune
+from models.adapt import AdaptConfig, apply_adaptation
+from models.config import LoraSettings, ModelConfig
+from models.eomt import EoMT, Prediction
+from shards.batch import Batch
 from shards.settings import load_config
 from trainer.config import FinetuneConfig
 from trainer.loop import TrainState
+from trainer.losses import Loss
 
 
 @pytest.fixture(autouse=True)
@@ -29,52 +39,95 @@ def _fresh_accelerator() -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def make_config(out: Path, scenes: str, *extra: str) -> FinetuneConfig:
-    arguments = [
+def make_arguments(out: Path, scenes: str, *extra: str) -> list[str]:
+    return [
         "--name", "run", "--out", str(out), "--data.shards", scenes, "--data.crop", "32", "32",
         "--data.batch_size", "2", "--data.workers", "0",
         "--model.size", "tiny", "--model.image_size", "32", "32", "--model.num_queries", "5",
         "--loss.options.mask.num_points", "32", "--optim.lr", "1e-3", "--loop.steps", "4",
-        "--loop.save_every", "2", "--loop.log_every", "1", "--loop.keep_checkpoints", "0",
+        "--loop.save_every", "2", "--loop.log_every", "1", "--loop.keep_checkpoints", "0", *extra,
     ]  # fmt: skip
-    return load_config(FinetuneConfig, [*arguments, *extra], program="jobs.finetune")
+
+
+def make_config(out: Path, scenes: str, *extra: str) -> FinetuneConfig:
+    return load_config(FinetuneConfig, make_arguments(out, scenes, *extra), program="jobs.finetune")
 
 
 def train(out: Path, scenes: str, *extra: str, resume: bool = False) -> TrainState:
-    """Run `make_config(out, scenes, *extra)` as if in a process of its own."""
     AcceleratorState._reset_state(reset_partial_state=True)
     return finetune(make_config(out, scenes, *extra), resume=resume)
+
+
+@contextmanager
+def at_step(step: int, action: Callable[[], object]) -> Iterator[None]:
+    """Do something when the log of the loop says that a step was taken."""
+    logger = logging.getLogger("trainer.loop")
+
+    def act(record: logging.LogRecord) -> bool:
+        if record.getMessage().startswith(f"step {step}/"):
+            action()
+        return True
+
+    logger.addFilter(act)
+    try:
+        yield
+    finally:
+        logger.removeFilter(act)
+
+
+def make_model(mode: str = "full", **lora: float) -> EoMT:
+    """Make the model of these runs, with parts frozen or adapters added as `adapt.mode` says."""
+    torch.manual_seed(0)
+    model = EoMT(ModelConfig(size="tiny", image_size=(32, 32), num_queries=5))
+    apply_adaptation(model, AdaptConfig(mode=mode, lora=LoraSettings(**lora)))
+    return model
 
 
 def with_paste(cutouts: str) -> list[str]:
     return ["--paste.bank", cutouts, "--paste.probability", "1", "--loss.outlier", "rba"]
 
 
-def weights(out: Path, step: int) -> dict[str, torch.Tensor]:
-    return load_file(out / "run" / "checkpoints" / f"step-{step:07d}" / "model.safetensors")
+def weights(
+    out: Path, step: int = 4, name: str = "run", file: str = "model.safetensors"
+) -> dict[str, Tensor]:
+    return load_file(out / name / "checkpoints" / f"step-{step:07d}" / file)
 
 
-def assert_equal_weights(expected: Path, actual: Path, step: int) -> None:
-    """Compare the checkpoints that two runs have of a step, to the bit."""
-    first, second = weights(expected, step), weights(actual, step)
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
+def assert_equal(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Compare weights to the bit."""
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[name], value) for name, value in expected.items())
 
 
-def assert_close_weights(expected: Path, actual: Path, step: int) -> None:
-    """Compare them to 1e-5: float32 sums in another order, enlarged by Adam's division over four steps."""
-    first, second = weights(expected, step), weights(actual, step)
-    assert first.keys() == second.keys()
-    for name in first:
-        torch.testing.assert_close(second[name], first[name], atol=1e-5, rtol=0, msg=name)
+def assert_close(actual: dict[str, Tensor], expected: dict[str, Tensor], atol: float = 1e-5) -> None:
+    """Compare weights to 1e-5: float32 sums in another order, enlarged by Adam's division over four steps."""
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, atol=atol, rtol=0, msg=name)
+
+
+def forget_after(step: int, run: Path) -> None:
+    """Take from a run what it saved after `step`, as if it had been killed then."""
+    for path in (run / "checkpoints").iterdir():
+        if path.name > f"step-{step:07d}":
+            shutil.rmtree(path)
 
 
 def copy_killed(source: Path, target: Path, step: int) -> None:
     """Copy a run as if it had been killed after its checkpoint of `step`."""
     shutil.copytree(source, target)
-    for path in (target / "run" / "checkpoints").iterdir():
-        if path.name > f"step-{step:07d}":
-            shutil.rmtree(path)
+    forget_after(step, target / "run")
+
+
+class PoisonedLoss:
+    """A loss whose dice term is NaN wherever a batch holds a certain scene."""
+
+    def __init__(self, loss: Loss, key: str) -> None:
+        self._loss, self._key, self.lower_bounds = loss, key, loss.lower_bounds
+
+    def __call__(self, prediction: Prediction, batch: Batch, *others: Any) -> dict[str, Tensor]:
+        terms = self._loss(prediction, batch, *others)
+        return terms | ({"dice": terms["dice"] * math.nan} if self._key in batch.keys else {})
 
 
 def read_events(run: Path) -> EventAccumulator:

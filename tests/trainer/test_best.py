@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,15 +12,11 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from jobs.finetune import main
-from models.config import ModelConfig
-from models.eomt import EoMT
 from models.weights.checkpoint import find_checkpoint, load_model
 from shards.errors import InputError
-from tests.trainer.small_run import assert_equal_weights, make_config, train, weights
+from tests.trainer.small_run import assert_equal, copy_killed, make_config, make_model, train, weights
 from trainer.checkpoint import Best, save_best
 from trainer.loop import TrainState
-
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
 def judge_all(best: Best, values: list[float]) -> list[bool]:
@@ -57,36 +51,26 @@ def test_counters_of_runs_that_choose_nothing_stay_as_they_were() -> None:
     assert (state.step, state.best.step) == (3, 0)
 
 
-MEASURED = {2: 0.5, 4: 0.9, 6: 0.4, 8: 0.3, 10: 0.2}
-
-
-class FixedValidation:
-    """A validation with known values."""
-
-    def __call__(self, model: torch.nn.Module, step: int) -> dict[str, float]:
-        assert not model.training
-        return {"validation/miou": MEASURED[step]}
-
-
 @pytest.fixture(name="fixed")
 def _fixed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.run.build_validation", lambda *_: FixedValidation())
+    """A validation with known values."""
+
+    def measure(model: torch.nn.Module, step: int) -> dict[str, float]:
+        assert not model.training
+        return {"validation/miou": {2: 0.5, 4: 0.9, 6: 0.4, 8: 0.3, 10: 0.2}[step]}
+
+    monkeypatch.setattr("trainer.run.build_validation", lambda *_: measure)
 
 
-def arguments(scenes: str, *extra: str) -> list[str]:
-    return [
-        *("--validation.shards", scenes, "--validation.select", "miou", "--validation.patience", "2"),
-        *("--loop.eval_every", "2", "--loop.steps", "12", "--loop.save_every", "3"),
-        *("--loop.keep_checkpoints", "1", *extra),
-    ]
+def train_long(out: Path, scenes: str, *extra: str, resume: bool = False) -> TrainState:
+    own = ["--validation.shards", scenes, "--validation.select", "miou", "--validation.patience", "2"]
+    own += ["--loop.eval_every", "2", "--loop.steps", "12", "--loop.save_every", "3"]
+    return train(out, scenes, *own, "--loop.keep_checkpoints", "1", *extra, resume=resume)
 
 
 @pytest.mark.usefixtures("fixed")
-def test_a_run_ends_early_and_keeps_its_best_apart(
-    tmp_path: Path, scene_shards: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    state = train(tmp_path, scene_shards, *arguments(scene_shards))
+def test_a_run_ends_early_and_keeps_its_best_apart(tmp_path: Path, scene_shards: str) -> None:
+    state = train_long(tmp_path, scene_shards)
     run = tmp_path / "run"
     assert state.step == 8
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-0000008"]
@@ -106,35 +90,32 @@ def test_a_run_ends_early_and_keeps_its_best_apart(
 
 @pytest.mark.usefixtures("fixed")
 def test_a_run_that_ended_early_goes_on_only_with_more_patience(tmp_path: Path, scene_shards: str) -> None:
-    train(tmp_path, scene_shards, *arguments(scene_shards))
-    before = (tmp_path / "run" / "checkpoints" / "step-0000008" / "model.safetensors").read_bytes()
-    command = ["--resume", "--name", "run", "--out", str(tmp_path)]
-    saved = str(tmp_path / "run" / "config.yaml")
-    main([saved, *command])  # exit code 0: it has come to its end
-    assert (tmp_path / "run" / "checkpoints" / "step-0000008" / "model.safetensors").read_bytes() == before
-    state = train(tmp_path, scene_shards, *arguments(scene_shards, "--validation.patience", "3"), resume=True)
+    train_long(tmp_path, scene_shards)
+    before = weights(tmp_path, 8)
+    main([str(tmp_path / "run" / "config.yaml"), "--resume"])  # exit code 0: it has come to its end
+    assert_equal(weights(tmp_path, 8), before)
+    message = "--resume: validation.limit is 3 but .* a resumed run keeps its sett"
+    with pytest.raises(InputError, match=message):  # what the best was measured on may not change
+        train_long(tmp_path, scene_shards, "--validation.limit", "3", resume=True)
+    state = train_long(tmp_path, scene_shards, "--validation.patience", "3", resume=True)
     assert (state.step, state.best.waited) == (10, 3)
 
 
 @pytest.mark.usefixtures("fixed")
 def test_a_killed_run_resumes_to_the_same_best_and_never_lost_it(tmp_path: Path, scene_shards: str) -> None:
-    train(tmp_path / "a", scene_shards, *arguments(scene_shards, "--loop.keep_checkpoints", "0"))
-    shutil.copytree(tmp_path / "a", tmp_path / "b")  # as if killed after the best of step 4 was saved
-    for step in (6, 8):
-        shutil.rmtree(tmp_path / "b" / "run" / "checkpoints" / f"step-{step:07d}")
-    kept = arguments(scene_shards, "--loop.keep_checkpoints", "0")
-    state = train(tmp_path / "b", scene_shards, *kept, resume=True)
+    train_long(tmp_path / "a", scene_shards, "--loop.keep_checkpoints", "0")
+    copy_killed(tmp_path / "a", tmp_path / "b", 3)  # after the best of step 4 was saved
+    state = train_long(tmp_path / "b", scene_shards, "--loop.keep_checkpoints", "0", resume=True)
     assert (state.step, state.best) == (8, Best("miou", 2, 0.9, 4, 2))
     first, second = (tmp_path / name / "run" / "best" / "step-0000004" for name in "ab")
     for name in ("best.json", "model.json"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
-    expected, actual = load_file(first / "model.safetensors"), load_file(second / "model.safetensors")
-    assert all(torch.equal(expected[name], actual[name]) for name in expected)
-    assert_equal_weights(tmp_path / "a", tmp_path / "b", 8)
+    assert_equal(load_file(second / "model.safetensors"), load_file(first / "model.safetensors"))
+    assert_equal(weights(tmp_path / "b", 8), weights(tmp_path / "a", 8))
 
 
 def test_the_same_best_saved_again_is_never_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = EoMT(ModelConfig(size="tiny", image_size=(32, 32), num_queries=5))
+    model = make_model()
     final, accelerator = tmp_path / "best" / "step-0000004", Accelerator(cpu=True)
     save_best(accelerator, model, model, tmp_path, Best("miou", value=0.5, step=4))
     torch.nn.init.ones_(model.queries.weight)
@@ -155,17 +136,6 @@ def test_the_same_best_saved_again_is_never_missing(tmp_path: Path, monkeypatch:
     assert [path.name for path in final.parent.iterdir()] == ["step-0000004"]
 
 
-def test_what_is_measured_on_may_not_change_where_the_best_is_chosen(
-    tmp_path: Path, scene_shards: str, fixed: None
-) -> None:
-    train(tmp_path, scene_shards, *arguments(scene_shards))
-    with pytest.raises(
-        InputError, match="--resume: validation.limit is 3 but .* a resumed run keeps its sett"
-    ):
-        train(tmp_path, scene_shards, *arguments(scene_shards, "--validation.limit", "3"), resume=True)
-
-
 def test_a_choice_without_validations_is_refused(tmp_path: Path) -> None:
-    choice = ("--validation.shards", "val", "--validation.select", "miou")
     with pytest.raises(InputError, match="validation.select: loop.eval_every is 0, so that nothing is ever"):
-        make_config(tmp_path, "scenes", *choice)
+        make_config(tmp_path, "scenes", "--validation.shards", "val", "--validation.select", "miou")

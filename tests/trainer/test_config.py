@@ -8,6 +8,7 @@ import pytest
 
 from shards.errors import InputError
 from trainer.ema import EmaConfig
+from trainer.losses import LossConfig, LossOptions
 from trainer.losses.classification import LogitNorm
 from trainer.losses.mask import MaskOptions
 from trainer.losses.outlier import Energy, Mask2Anomaly, Rba
@@ -15,6 +16,11 @@ from trainer.optim import OptimConfig
 from trainer.schedule import ScheduleConfig
 from trainer.tracking import TrackingConfig
 from trainer.validation import ValidationConfig
+
+PRESET = {"preset": "eomt", "head_warmup": 0.1}
+BASE = {"mask": 1.0, "dice": 1.0, "class": 1.0}
+NO_TERM = "is no term of this loss; exactly one weight for each of mask, dice, class is"
+UNREAD = LossOptions(rba=Rba(preset="code"))
 
 
 @pytest.mark.parametrize(
@@ -29,24 +35,12 @@ from trainer.validation import ValidationConfig
         (ScheduleConfig, {"backbone_warmup": -0.1}, "schedule.backbone_warmup must be in [0, 1), got -0.1"),
         (ScheduleConfig, {"head_warmup": 0.6, "backbone_warmup": 0.6}, "must be at most 1, got 0.6 + 0.6"),
         (ScheduleConfig, {"poly_power": 0.0}, "schedule.poly_power must be above 0, got 0.0"),
-        (
-            ScheduleConfig,
-            {"preset": "eomt", "head_warmup": 0.1},
-            "schedule.head_warmup: got 0.1, but schedule.preset eomt fixes it; leave one out",
-        ),
+        (ScheduleConfig, PRESET, "schedule.head_warmup: got 0.1, but schedule.preset eomt fixes it; leave o"),
         (TrackingConfig, {"probes": -1}, "tracking.probes: got -1; 0 or more are needed"),
         (ValidationConfig, {"scores": ("RBA",)}, "validation.scores: unknown score 'RBA'; known scores: MSP"),
         (ValidationConfig, {"limit": -1}, "validation.limit must be 0 (all) or more, got -1"),
-        (
-            ValidationConfig,
-            {"select": "miou"},
-            "validation.select: 'miou' is not measured; measured: nothing, as validation.shards and",
-        ),
-        (
-            ValidationConfig,
-            {"select": "ap/EAM", "pasted": "val"},
-            "measured: ap/MSP, fpr95/MSP, ap/RbA, fpr95/RbA",
-        ),
+        (ValidationConfig, {"select": "miou"}, "'miou' is not measured; measured: nothing, as validation.sh"),
+        (ValidationConfig, {"select": "ap/EAM", "pasted": "v"}, "measured: ap/MSP, fpr95/MSP, ap/RbA, fpr95"),
         (ValidationConfig, {"patience": 2}, "validation.patience: needs validation.select, the metric it"),
         (ValidationConfig, {"patience": -1}, "validation.patience must be 0 (never) or more, got -1"),
         (MaskOptions, {"num_points": 0}, "loss.options.mask.num_points must be at least 1, got 0"),
@@ -57,6 +51,19 @@ from trainer.validation import ValidationConfig
         (Mask2Anomaly, {"layers": -1}, "loss.options.mask2anomaly.layers must be 0 (all) or more"),
         (Mask2Anomaly, {"margin": 0.0}, "loss.options.mask2anomaly.margin must be in (0, 1], got 0.0"),
         (Mask2Anomaly, {"margin": 1.5}, "loss.options.mask2anomaly.margin must be in (0, 1], got 1.5"),
+        (LossConfig, {"name": "focal"}, "loss.name: unknown 'focal'; known: mask"),
+        (LossConfig, {"classification": "ce"}, "loss.classification: unknown 'ce'; known: cross_entropy, lo"),
+        (
+            LossConfig,
+            {"outlier": ("rbaa",)},
+            "unknown 'rbaa'; known: rba, energy, mask2anomaly, sole_claim, uno",
+        ),
+        (LossConfig, {"outlier": ("rba", "rba")}, "loss.outlier: got rba, rba; each term at most once"),
+        (LossConfig, {"options": UNREAD}, "loss.options.rba: nothing here reads it; this loss consists of m"),
+        (LossConfig, {"weights": {"mask": 1.0, "dice": 1.0}}, "loss.weights: class is missing; exactly one"),
+        (LossConfig, {"outlier": ("uno",), "weights": {**BASE, "uno": 1.0}}, f"loss.weights: uno {NO_TERM}"),
+        (LossConfig, {"weights": {**BASE, "rba": 1.0}}, f"loss.weights: rba {NO_TERM}"),
+        (LossConfig, {"weights": {**BASE, "class": -1.0}}, "loss.weights.class must be 0 or more, got"),
     ],
     ids=lambda value: str(value)[:40],
 )

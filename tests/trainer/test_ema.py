@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.weights.checkpoint import load_model, open_checkpoint
 from shards.errors import InputError
-from tests.trainer.small_run import copy_killed, train, weights
+from tests.trainer.small_run import assert_equal, copy_killed, train, weights
 from trainer.ema import EmaConfig, WeightAverage
-
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
 def make_net() -> nn.Module:
@@ -104,16 +101,12 @@ def test_a_saved_average_goes_on_to_the_bit(tmp_path: Path) -> None:
     walk(net, 1)
     first.update()
     first.save(tmp_path)
-    second = WeightAverage(copy.deepcopy(net), EmaConfig(decay=0.9))
+    second = WeightAverage(net, EmaConfig(decay=0.9))
     second.load(tmp_path)
     for average in (first, second):
         average.update()
     assert first.updates == second.updates == 2
-    first.save(tmp_path / "..")
-    one = load_file(tmp_path / ".." / "ema.safetensors")
-    second.save(tmp_path)
-    two = load_file(tmp_path / "ema.safetensors")
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert_equal(averages_of(net, first), averages_of(net, second))
 
 
 def test_a_missing_or_foreign_average_is_refused(tmp_path: Path) -> None:
@@ -136,16 +129,15 @@ def test_a_lora_run_keeps_averages_that_every_reader_takes(tmp_path: Path, scene
     read = load_model(tmp_path / "run").state_dict()
     latest = load_model(checkpoint / "model.safetensors").state_dict()
     assert torch.equal(read["queries.weight"], averages["queries.weight"])
-    assert torch.equal(latest["queries.weight"], weights(tmp_path, 4)["queries.weight"])
+    assert torch.equal(latest["queries.weight"], weights(tmp_path)["queries.weight"])
     layer = "backbone.blocks.2.attn.proj"
     up, down = (averages[f"{layer}.lora_{half}.default.weight"] for half in "BA")
-    expected = weights(tmp_path, 4)[f"{layer}.base_layer.weight"] + 2 * up @ down
+    expected = weights(tmp_path)[f"{layer}.base_layer.weight"] + 2 * up @ down
     torch.testing.assert_close(read[f"{layer}.weight"], expected, atol=1e-6, rtol=0)
     assert "weights averaged over training, from ema.safetensors" in open_checkpoint(tmp_path / "run").notes
     save_file({"strange": torch.zeros(1)}, checkpoint / "ema.safetensors")
-    with pytest.raises(
-        InputError, match="averages strange, of which model.safetensors has none of this shape"
-    ):
+    message = "averages strange, of which model.safetensors has none of this shape"
+    with pytest.raises(InputError, match=message):
         load_model(tmp_path / "run")
 
 
@@ -154,11 +146,10 @@ def test_a_resumed_run_keeps_its_averages_to_the_bit(tmp_path: Path, scene_shard
     extra += ("--loop.eval_every", "3")  # the average stands in for the weights once, and leaves no trace
     train(tmp_path / "a", scene_shards, *extra)
     train(tmp_path / "plain", scene_shards)
-    plain, averaged = weights(tmp_path / "plain", 4), weights(tmp_path / "a", 4)
-    assert all(torch.equal(plain[name], averaged[name]) for name in plain)
+    latest = weights(tmp_path / "a")
+    assert_equal(latest, weights(tmp_path / "plain"))
     copy_killed(tmp_path / "a", tmp_path / "b", 2)
     train(tmp_path / "b", scene_shards, *extra, resume=True)
-    last = Path("run", "checkpoints", "step-0000004", "ema.safetensors")
-    expected, actual = load_file(tmp_path / "a" / last), load_file(tmp_path / "b" / last)
-    assert all(torch.equal(expected[name], actual[name]) for name in expected)
-    assert not torch.equal(expected["queries.weight"], averaged["queries.weight"])
+    expected, actual = (weights(tmp_path / name, file="ema.safetensors") for name in "ab")
+    assert_equal(actual, expected)
+    assert not torch.equal(expected["queries.weight"], latest["queries.weight"])

@@ -2,22 +2,18 @@ from __future__ import annotations
 
 import pytest
 
-from models.adapt import AdaptConfig, apply_adaptation
-from models.config import ModelConfig
 from models.eomt import EoMT
 from shards.errors import InputError
+from tests.trainer.small_run import make_model
 from trainer.optim import OptimConfig, build_optimizer, explain_rates, group_parameters
 
 
-def make_model() -> EoMT:
-    return EoMT(ModelConfig(size="tiny", image_size=(32, 32), num_queries=3))
+def rates_of(model: EoMT) -> dict[object, object]:
+    return {g["name"]: g["lr"] for g in group_parameters(model, OptimConfig(lr=1.0, layer_decay=0.5))}
 
 
 def test_rates_decay_from_the_last_block_to_the_first() -> None:
-    groups = {
-        g["name"]: g["lr"] for g in group_parameters(make_model(), OptimConfig(lr=1.0, layer_decay=0.5))
-    }
-    assert groups == {
+    assert rates_of(make_model()) == {
         "heads": 1.0,
         "backbone.norm": 1.0,
         **{f"backbone.blocks.{i:02d}": 0.5 ** (5 - i) for i in range(6)},
@@ -26,8 +22,7 @@ def test_rates_decay_from_the_last_block_to_the_first() -> None:
 
 
 def test_every_trainable_parameter_is_in_one_group() -> None:
-    model = make_model()
-    apply_adaptation(model, AdaptConfig(mode="last-1"))
+    model = make_model("last-1")
     optimizer = build_optimizer(model, OptimConfig())
     grouped = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert len(grouped) == len(set(grouped))
@@ -35,16 +30,12 @@ def test_every_trainable_parameter_is_in_one_group() -> None:
 
 
 def test_adapters_have_a_group_of_their_own() -> None:
-    model = make_model()
-    apply_adaptation(model, AdaptConfig(mode="lora"))
-    groups = {g["name"]: g["lr"] for g in group_parameters(model, OptimConfig(lr=1.0, layer_decay=0.5))}
-    assert groups == {"lora": 1.0, "heads": 1.0}
+    assert rates_of(make_model("lora")) == {"lora": 1.0, "heads": 1.0}
 
 
 def test_a_model_that_is_frozen_whole_is_refused() -> None:
-    model = make_model().requires_grad_(False)
     with pytest.raises(InputError, match="adapt.mode: nothing trains"):
-        build_optimizer(model, OptimConfig())
+        build_optimizer(make_model().requires_grad_(False), OptimConfig())
 
 
 @pytest.mark.parametrize(
@@ -60,8 +51,7 @@ def test_the_rate_follows_the_global_batch_by_its_rule(rule: str, batch: int, ex
 def test_the_log_says_which_rates_hold() -> None:
     config = OptimConfig(lr_scaling="linear", layer_decay=0.5)
     model = make_model()
-    text = explain_rates(build_optimizer(model, config.scaled(32)), config, 32)
-    assert text == (
+    assert explain_rates(build_optimizer(model, config.scaled(32)), config, 32) == (
         "peak learning rates: heads 0.0002, backbone.norm 0.0002, backbone.blocks.00 6.25e-06; global batch "
         "32, scaling linear from 16"
     )

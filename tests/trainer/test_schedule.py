@@ -16,10 +16,7 @@ from trainer.schedule import (
 
 
 def rates_of(
-    config: ScheduleConfig,
-    steps: int,
-    *others: str,
-    unfreeze_steps: tuple[int, ...] = (),
+    config: ScheduleConfig, steps: int, *others: str, unfreeze_steps: tuple[int, ...] = ()
 ) -> dict[str, list[float]]:
     """Return the rate of each group, with a peak of 1, at each step of a run."""
     names = ("heads", "backbone.norm", *others)
@@ -60,18 +57,6 @@ def test_a_block_that_is_unfrozen_late_warms_up_late() -> None:
     assert rates["backbone.blocks.00"][70] == pytest.approx(1.0)
 
 
-def test_annealing_has_the_published_steps_for_eomt_large() -> None:
-    total, starts, ends = 19902, [3317, 6634, 9951, 13268], [6634, 9951, 13268, 16585]
-    # 19902 = 6 x 3317: upstream rounded its 107 epochs to phases of 3317 steps
-    for block, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        assert mask_probability(start - 1, total, block, 4) == 1.0
-        assert mask_probability(start + 10, total, block, 4) < 1.0
-        assert mask_probability(end - 10, total, block, 4) > 0.0
-        assert mask_probability(end, total, block, 4) == 0.0
-        middle = (start + end) // 2
-        assert mask_probability(middle, total, block, 4) == pytest.approx(0.5**0.9, abs=1e-3)
-
-
 def test_unmasked_queries_follow_the_probability_and_the_mode() -> None:
     generators = sample_generators(0, 0, [f"scene{i}" for i in range(8)], "cpu")
     total, middle = 400, 150  # block 0 of 2 is half unmasked, block 1 not yet
@@ -110,21 +95,19 @@ UPSTREAM = {
 
 @pytest.mark.parametrize("name", UPSTREAM)
 def test_the_rule_of_eomt_gives_the_published_steps(name: str) -> None:
-    """To a step: upstream rounded halves up."""
+    """To a step: upstream rounded halves up. For four blocks both rules are one."""
     total, starts, ends = UPSTREAM[name]
+    count = len(starts)
     assert total == 6 / 5 * ends[-1]
-    for block, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        assert unmasking_phase(total, block, len(starts), "eomt") == pytest.approx((start, end), abs=0.51)
-        middle = (start + end) // 2
-        masked = mask_probability(middle, total, block, len(starts), rule="eomt")
-        assert masked == pytest.approx(0.5**0.9, abs=1e-3)
-
-
-def test_for_four_blocks_both_rules_are_one() -> None:
-    for block in range(4):
-        assert unmasking_phase(600, block, 4, "eomt") == pytest.approx(
-            unmasking_phase(600, block, 4, "equal")
-        )
+    for rule in ("eomt", "equal") if count == 4 else ("eomt",):
+        for block, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            assert unmasking_phase(total, block, count, rule) == pytest.approx((start, end), abs=0.51)
+            steps = (start - 1, (start + end) // 2, start + 10, end - 10, end + 1)
+            before, middle, early, late, after = (
+                mask_probability(step, total, block, count, rule=rule) for step in steps
+            )
+            assert before == 1.0 > early > middle > late > after == 0.0
+            assert middle == pytest.approx(0.5**0.9, abs=1e-3)
 
 
 @pytest.mark.parametrize(("batch", "head_end", "end"), [(16, 500, 1500), (8, 1000, 3000), (64, 125, 375)])

@@ -41,11 +41,9 @@ class Loss(Protocol):
         self, prediction: Prediction, batch: Batch, totals: StepTotals, generators: Sequence[torch.Generator]
     ) -> dict[str, Tensor]:
         """Return one scalar per term."""
-        ...
 
     def lower_bounds(self, prediction: Prediction) -> dict[str, float]:
         """Return the known lower bounds of terms that are not 0; logged as `lower_bound/NAME`."""
-        ...
 
 
 def _make_options() -> Any:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from trainer.losses.targets import Segments, read_corners, sample_maps
+from trainer.losses.targets import Segments, read_shares, sample_maps
 
 _NO_CLASS = -1
 """Fills the rows of images that have fewer segments than others."""
@@ -94,7 +94,7 @@ def _depth_costs(
 ) -> Float[Tensor, "B Q K"]:
     """Return the cost of every pair of each image; columns behind an image's last segment mean nothing."""
     images = torch.arange(len(class_ids), device=points.device)
-    target = read_corners(segments.label, images, points).share(class_ids)  # (B, K, P)
+    target = read_shares(segments.label, images, points, class_ids)  # (B, K, P)
     logits = sample_maps(mask_logits.float(), points)  # (B, Q, P)
     probability = class_logits.float().softmax(-1)
     which = class_ids.clamp(min=0)[:, None].expand(-1, probability.shape[1], -1)  # (B, Q, K)

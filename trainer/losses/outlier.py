@@ -69,19 +69,28 @@ class OutlierTerm(ABC):
 
 
 class PixelTerm(OutlierTerm):
-    """An anomaly score per pixel, higher where more anomalous, pushed down on inliers and up on outliers."""
+    """An anomaly score per pixel, higher where more anomalous, pushed down on inliers and up on outliers.
+
+    Unless a subclass says otherwise by a squared hinge: cost_in = max(0, score - inlier_upper)², cost_out =
+    max(0, outlier_lower - score)².
+    """
+
+    @property
+    @abstractmethod
+    def thresholds(self) -> tuple[float, float]:
+        """(inlier_upper, outlier_lower) as they hold."""
 
     @abstractmethod
     def score(self, queries: QueryOutputs) -> Float[Tensor, "B h w"]:
         """Return the score at mask resolution; it is resized before it is penalised."""
 
-    @abstractmethod
     def inlier(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
         """Return what a score costs an inlier."""
+        return F.relu(score - self.thresholds[0]).square()
 
-    @abstractmethod
     def outlier(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
         """Return what a score costs an outlier."""
+        return F.relu(self.thresholds[1] - score).square()
 
     def costs(
         self, queries: QueryOutputs, size: tuple[int, int]
@@ -99,8 +108,7 @@ class Rba(PixelTerm):
         RbA = −Σ_c tanh(L[c])  in (−19, 0]
 
     the very score of the evaluation: about −0.76 where one class is sure (L = 1), −0.92 where two share a
-    pixel equally, 0 where no query claims it. cost_in = max(0, RbA − inlier_upper)², cost_out =
-    max(0, outlier_lower − RbA)².
+    pixel equally, 0 where no query claims it.
 
     What the thresholds can do, as the score is never above 0 (see `RBA_PRESETS`). `released` (0, 5): the
     inlier half is identically 0, and outliers can never get there, so they feel a steady pull towards 0
@@ -127,7 +135,6 @@ class Rba(PixelTerm):
 
     @property
     def thresholds(self) -> tuple[float, float]:
-        """(inlier_upper, outlier_lower) as they hold."""
         upper, lower = RBA_PRESETS[self.preset]
         return (
             upper if self.inlier_upper is None else self.inlier_upper,
@@ -136,12 +143,6 @@ class Rba(PixelTerm):
 
     def score(self, queries: QueryOutputs) -> Float[Tensor, "B h w"]:
         return rba(pixel_evidence(queries.mask_logits, queries.class_logits, num_classes=NUM_CLASSES))
-
-    def inlier(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
-        return F.relu(score - self.thresholds[0]).square()
-
-    def outlier(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
-        return F.relu(self.thresholds[1] - score).square()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +153,8 @@ class Energy(PixelTerm):
 
     (`eval.predict.scores.mask_energy`). PEBAL's −logsumexp reads logits. The evidence of a mask model is a
     sum of probabilities, of which −logsumexp moves between −2.94 and −3.03; its logarithm takes the place of
-    the logit. cost_in = max(0, E − inlier_upper)², cost_out = max(0, outlier_lower − E)². Unlike RbA's,
-    the pull on an inlier that no query claims grows with its energy, and does not fade with the sigmoid.
+    the logit. Unlike RbA's, the pull on an inlier that no query claims grows with its energy, and does not
+    fade with the sigmoid.
 
     Source: Tian et al., "Pixel-wise Energy-biased Abstention Learning", ECCV 2022,
     https://github.com/tianyu0207/PEBAL (thresholds −12 and −6 on logits; weight 0.1). We differ: the energy
@@ -170,14 +171,12 @@ class Energy(PixelTerm):
     layers: int = 0
     """Number of supervised depths, from the last, that the term sums over; 0: all."""
 
+    @property
+    def thresholds(self) -> tuple[float, float]:
+        return self.inlier_upper, self.outlier_lower
+
     def score(self, queries: QueryOutputs) -> Float[Tensor, "B h w"]:
         return mask_energy(queries)
-
-    def inlier(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
-        return F.relu(score - self.inlier_upper).square()
-
-    def outlier(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
-        return F.relu(self.outlier_lower - score).square()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,15 +203,16 @@ class Mask2Anomaly(PixelTerm):
             raise InputError(f"loss.options.mask2anomaly.margin must be in (0, 1], got {self.margin}")
         super().__post_init__()
 
+    @property
+    def thresholds(self) -> tuple[float, float]:
+        return 0.0, self.margin
+
     def score(self, queries: QueryOutputs) -> Float[Tensor, "B h w"]:
         evidence = pixel_evidence(queries.mask_logits, queries.class_logits, num_classes=NUM_CLASSES)
         return 1 + max_logit(evidence)
 
     def inlier(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
         return score.square()
-
-    def outlier(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
-        return F.relu(self.margin - score).square()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,6 +242,5 @@ class SoleClaim(OutlierTerm):
         return costs[:, 0], costs[:, 1]
 
 
-OUTLIER_TERMS: dict[str, type[OutlierTerm]] = {
-    term.name: term for term in (Rba, Energy, Mask2Anomaly, SoleClaim)
-}
+TERMS: tuple[type[OutlierTerm], ...] = (Rba, Energy, Mask2Anomaly, SoleClaim)
+OUTLIER_TERMS = {term.name: term for term in TERMS}

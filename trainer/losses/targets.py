@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -47,12 +46,7 @@ class StepTotals:
 
 
 def find_segments(label: UInt8[Tensor, "B H W"], outlier_class: bool = False) -> Segments:
-    """List which classes occur in which image.
-
-    Args:
-        label: train ids, `OUTLIER_ID` or `VOID_ID`.
-        outlier_class: whether outliers are one more class, whose id is `NUM_CLASSES`.
-    """
+    """List which classes occur in which image; with `outlier_class` outliers are one more, `NUM_CLASSES`."""
     if outlier_class:
         label = label.masked_fill(label == OUTLIER_ID, NUM_CLASSES)
     present = _count_values(label)[:, : NUM_CLASSES + outlier_class] > 0  # (B, C)
@@ -75,32 +69,16 @@ def count_totals(labels: Sequence[UInt8[Tensor, "_b H W"]]) -> Float[Tensor, " 5
     return total
 
 
-class Corners(NamedTuple):
-    """The four labels around each of a number of points, and where between them it lies."""
+def read_shares(
+    label: UInt8[Tensor, "B H W"],
+    image_index: Int64[Tensor, " n"],
+    points: Float[Tensor, "n P 2"],
+    class_id: Int64[Tensor, "n K"],
+) -> Float[Tensor, "n K P"]:
+    """Return how much of each point belongs to each of K classes, bilinearly, in [0, 1].
 
-    labels: tuple[UInt8[Tensor, "n P"], ...]
-    """Upper left, upper right, lower left, lower right; void outside of the image."""
-    right: Float[Tensor, "n P"]
-    """Distance to the left ones, in [0, 1)."""
-    down: Float[Tensor, "n P"]
-    """Distance to the upper ones, in [0, 1)."""
-
-    def share(self, class_id: Int64[Tensor, "n K"]) -> Float[Tensor, "n K P"]:
-        """Return how much of each point belongs to each of K classes, in [0, 1]."""
-        right, down = self.right[:, None], self.down[:, None]
-        is_class = [(label[:, None] == class_id[..., None]).to(right.dtype) for label in self.labels]
-        upper = torch.lerp(is_class[0], is_class[1], right)
-        lower = torch.lerp(is_class[2], is_class[3], right)
-        return upper.lerp_(lower, down)
-
-
-def read_corners(
-    label: UInt8[Tensor, "B H W"], image_index: Int64[Tensor, " n"], points: Float[Tensor, "n P 2"]
-) -> Corners:
-    """Read label maps around points.
-
-    Shares of a class are equal to `grid_sample` of its boolean mask (align_corners=False, zeros outside), but
-    four labels per point are read instead of building masks.
+    Equal to `grid_sample` of the class's boolean mask (align_corners=False, zeros outside), but four labels
+    per point are read instead of building masks.
 
     Args:
         image_index: which image each row of points lies in.
@@ -111,21 +89,21 @@ def read_corners(
     x, y = points[..., 0] * width + 0.5, points[..., 1] * height + 0.5
     left, top = x.floor(), y.floor()
     position = (top.long() * (width + 2)).add_(left.long())
-    corners = (position, position + 1, position + width + 2, position + width + 3)
-    return Corners(tuple(flat[image_index[:, None], corner] for corner in corners), x - left, y - top)
+    corners = (position, position + 1, position + width + 2, position + width + 3)  # upper two, lower two
+    around = [flat[image_index[:, None], corner] for corner in corners]
+    is_class = [(labels[:, None] == class_id[..., None]).to(x.dtype) for labels in around]
+    right, down = (x - left)[:, None], (y - top)[:, None]
+    upper = torch.lerp(is_class[0], is_class[1], right)
+    lower = torch.lerp(is_class[2], is_class[3], right)
+    return upper.lerp_(lower, down)
 
 
 def sample_membership(
     segments: Segments, which: Int64[Tensor, " n"], points: Float[Tensor, "n P 2"]
 ) -> Float[Tensor, "n P"]:
-    """Read segment masks at points, bilinearly, in [0, 1] (see `read_corners`).
-
-    Args:
-        which: indices of segments.
-        points: (x, y) in [0, 1].
-    """
-    corners = read_corners(segments.label, segments.image_index[which], points)
-    return corners.share(segments.class_id[which][:, None])[:, 0]
+    """Read masks of the segments with the indices `which` at points, as `read_shares`."""
+    image_index, class_id = segments.image_index[which], segments.class_id[which]
+    return read_shares(segments.label, image_index, points, class_id[:, None])[:, 0]
 
 
 def sample_logits(logits: Float[Tensor, "n h w"], points: Float[Tensor, "n P 2"]) -> Float[Tensor, "n P"]:

@@ -45,10 +45,8 @@ def test_cityscapes_is_counted_and_compared(world: Path) -> None:
 
 
 def test_coco_is_counted_and_compared(world: Path) -> None:
-    (found,) = examine(folder_of(world, "train2017")).items()
-    assert found[0] == "COCO train2017"
-    lines, differences, problems = found[1]
-    assert not problems
+    ((name, (lines, differences, problems)),) = examine(folder_of(world, "train2017")).items()
+    assert (name, problems) == ("COCO train2017", [])
     assert "photographs: 2" in lines
     assert "photographs: 2, known are 118287" in differences
 
@@ -64,15 +62,21 @@ def test_the_five_anomaly_sets_are_counted_and_compared(world: Path) -> None:
         assert 0 < shares[0] < shares[1] < sum(shares) <= 1.0001
 
 
+def write_frame(root: Path, mask: np.ndarray) -> Path:
+    """Write a mask, and an image that is broken."""
+    for folder in ("images", "labels_masks"):
+        (root / folder).mkdir(parents=True)
+    (root / "images/0.jpg").write_bytes(b"junk")
+    cv2.imwrite(str(root / "labels_masks/0.png"), mask)
+    return root
+
+
 def test_known_shares_are_compared(tmp_path: Path) -> None:
     """A set of the known size, whose masks hold exactly the known shares, differs in nothing."""
-    root = tmp_path / "RoadAnomaly"
-    (root / "images").mkdir(parents=True)
-    (root / "labels_masks").mkdir()
     mask = np.zeros((720, 1280), np.uint8)
     mask.reshape(-1)[: round(0.098 * mask.size)] = 2
+    root = write_frame(tmp_path / "RoadAnomaly", mask)
     cv2.imwrite(str(root / "images/0.jpg"), np.zeros((720, 1280, 3), np.uint8))
-    cv2.imwrite(str(root / "labels_masks/0.png"), mask)
     for i in range(1, 60):
         (root / f"images/{i}.jpg").symlink_to(root / "images/0.jpg")
         (root / f"labels_masks/{i}.png").symlink_to(root / "labels_masks/0.png")
@@ -80,12 +84,8 @@ def test_known_shares_are_compared(tmp_path: Path) -> None:
     assert differences == problems == []
 
 
-def test_damage_is_named_and_is_an_error(world: Path, tmp_path: Path) -> None:
-    root = tmp_path / "sets/fs_static"
-    (root / "images").mkdir(parents=True)
-    (root / "labels_masks").mkdir()
-    (root / "images/0.jpg").write_bytes(b"junk")
-    cv2.imwrite(str(root / "labels_masks/0.png"), np.zeros((4, 4), np.uint8))
+def test_damage_is_named_and_is_an_error(tmp_path: Path) -> None:
+    root = write_frame(tmp_path / "sets/fs_static", np.zeros((4, 4), np.uint8))
     with pytest.raises(InputError, match=r"sets: .*0\.jpg: cannot be read as an image"):
         main(["dataset", str(tmp_path / "sets")])
     (root / "images/1.jpg").write_bytes(b"junk")
@@ -101,11 +101,8 @@ def test_differences_are_an_error_only_if_asked(world: Path, capsys: pytest.Capt
 
 
 def test_a_missing_photograph_is_a_problem(world: Path, tmp_path: Path) -> None:
-    source = folder_of(world, "train2017")
+    shutil.copytree(folder_of(world, "train2017") / "annotations", tmp_path / "annotations")
     (tmp_path / "train2017").mkdir()
-    (tmp_path / "annotations").mkdir()
-    for path in source.glob("annotations/*.json"):
-        (tmp_path / "annotations" / path.name).write_bytes(path.read_bytes())
     assert "2 photographs are missing" in examine(tmp_path)["COCO train2017"][2][0]
 
 

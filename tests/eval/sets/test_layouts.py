@@ -1,8 +1,7 @@
-"""Lost and Found and Fishyscapes Static are read as their authors publish them."""
+"""Test sets are read as their authors publish them."""
 
 from __future__ import annotations
 
-import io
 import zipfile
 from pathlib import Path
 
@@ -22,11 +21,16 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
     cv2.imwrite(str(path), pixels)
 
 
+def write_files(root: Path, *names: str) -> None:
+    for name in names:
+        write_png(root / name, np.array([[0, 1, 255]] * 2, dtype=np.uint8))
+
+
 def write_static(root: Path, overlay: np.ndarray, name: str = "fs_val_v3") -> Path:
     """Write one frame: an image of B 10, G 20, R 200, labels 0 1 255, and the overlay."""
     image = np.full((2, 3, 3), (10, 20, 200), dtype=np.uint8)
     write_png(root / "cityscapes/leftImg8bit/val/frankfurt" / f"{FRAME}_leftImg8bit.png", image)
-    write_png(root / name / f"0000_{FRAME}_labels.png", np.array([[0, 1, 255]] * 2, dtype=np.uint8))
+    write_files(root, f"{name}/0000_{FRAME}_labels.png")
     np.savez_compressed(root / name / f"0000_{FRAME}_rgb.npz", rgb=overlay)
     return root / name
 
@@ -73,11 +77,10 @@ def test_what_is_wrong_with_an_overlay_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"_rgb.npz: shape \(1, 3, 3\) of rgb; its image .* is \(2, 3, 3\)"):
         read_image(frame)
     np.savez_compressed(path, other=np.zeros(3))
-    with pytest.raises(InputError, match=r"_rgb.npz: cannot be read as an overlay, an npz file with rgb"):
-        read_image(frame)
-    path.write_bytes(b"no zip")
-    with pytest.raises(InputError, match=r"_rgb.npz: cannot be read as an overlay"):
-        read_image(frame)
+    for content in (path.read_bytes(), b"no zip"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"_rgb.npz: cannot be read as an overlay, an npz file with rgb"):
+            read_image(frame)
     path.unlink()
     with pytest.raises(InputError, match=r"_labels.png: mask without overlay; expected .*_rgb.npz beside it"):
         find_test_sets(tmp_path)
@@ -87,19 +90,15 @@ def test_an_overlay_that_promises_too_much_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_static(tmp_path, overlay_of(1, 1, 1))
-    monkeypatch.setattr(
-        "eval.sets.frames.MAX_PIXELS", 5
-    )  # 5 pixels of 24 bytes; the array has 36 and a header
+    monkeypatch.setattr("eval.sets.frames.MAX_PIXELS", 5)  # of 24 bytes; the array has 36 and a header
     (frame,) = find_test_sets(tmp_path)[0].frames
     with pytest.raises(InputError, match=r"_rgb.npz: says that rgb has 164 bytes; at most"):
         read_image(frame)
 
 
 def test_overlays_without_cityscapes_say_what_is_missing(tmp_path: Path) -> None:
-    buffer = io.BytesIO()
-    np.savez(buffer, rgb=overlay_of(1, 1, 1))
-    (tmp_path / "fs_val_v3").mkdir()
-    (tmp_path / f"fs_val_v3/0000_{FRAME}_rgb.npz").write_bytes(buffer.getvalue())
+    write_static(tmp_path, overlay_of(1, 1, 1))
+    (tmp_path / "cityscapes").rename(tmp_path / "elsewhere")
     with pytest.raises(InputError, match="leftImg8bit/val: no such folder; fs_val_v3 holds overlays only"):
         find_test_sets(tmp_path)
 
@@ -148,10 +147,59 @@ def test_lost_and_found_without_a_mask_or_images_is_refused(tmp_path: Path) -> N
 def test_images_of_lost_and_found_alone_are_those_of_fishyscapes(tmp_path: Path) -> None:
     stem = "04_Maurener_Weg_8_000000_000030"
     write_lost_and_found(tmp_path / "LostAndFound", stem)
-    write_png(
-        tmp_path / f"fishyscapes_lostandfound/0000_{stem}_labels.png", np.array([[0, 1]], dtype=np.uint8)
-    )
+    write_files(tmp_path, f"fishyscapes_lostandfound/0000_{stem}_labels.png")
     names = ["FS L&F", "Lost & Found"]
-    assert [found.name for found in find_test_sets(tmp_path)] == names
+    found = find_test_sets(tmp_path)
+    assert [test_set.name for test_set in found] == names
+    assert found[0].frames[0].image.name == f"{stem}_leftImg8bit.png"
     (tmp_path / "LostAndFound/gtCoarse").rename(tmp_path / "elsewhere")
     assert [found.name for found in find_test_sets(tmp_path)] == names[:1]
+
+
+def test_smiyc_gives_the_frames_with_labels(tmp_path: Path) -> None:
+    track, ending = "dataset_AnomalyTrack", "labels_semantic"
+    for stem in ("validation0001", "validation0000"):
+        masks = [f"{track}/labels_masks/{stem}_{ending}{kind}.png" for kind in ("", "_color")]
+        write_files(tmp_path, f"{track}/images/{stem}.jpg", *masks)
+    write_files(tmp_path, f"{track}/images/airplane0000.jpg")
+    (found,) = find_test_sets(tmp_path)
+    assert found.name == "SMIYC RA-21"
+    assert [frame.image.name for frame in found.frames] == ["validation0000.jpg", "validation0001.jpg"]
+    assert [frame.mask.name for frame in found.frames] == [f"validation000{i}_{ending}.png" for i in (0, 1)]
+
+
+def test_road_anomaly_has_a_folder_of_labels_per_frame(tmp_path: Path) -> None:
+    frames = tmp_path / "RoadAnomaly_jpg/frames"
+    write_files(frames, "animals01.jpg", "animals01.labels/labels_semantic.png")
+    (found,) = find_test_sets(tmp_path)
+    assert found.name == "Road Anomaly"
+    assert found.frames[0].mask.parent.name == "animals01.labels"
+
+
+def test_the_course_folder_wins_over_the_official_one(tmp_path: Path) -> None:
+    course = ("RoadAnomaly21/images/0.png", "RoadAnomaly21/labels_masks/0.png")
+    write_files(tmp_path, *course, "dataset_AnomalyTrack/images/a.jpg")
+    assert [frame.stem for frame in find_test_sets(tmp_path)[0].frames] == ["0"]
+
+
+def test_a_hidden_split_is_refused_alone_and_passed_over_and_named_beside_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = "dataset_ObstacleTrack: no mask in it; the labels of a hidden test split"
+    write_files(tmp_path, "dataset_ObstacleTrack/images/curvy-street_1.webp")
+    with pytest.raises(InputError, match=text):
+        find_test_sets(tmp_path)
+    write_files(tmp_path, "RoadAnomaly21/images/0.png", "RoadAnomaly21/labels_masks/0.png")
+    with caplog.at_level("INFO"):
+        assert [found.name for found in find_test_sets(tmp_path)] == ["SMIYC RA-21"]
+    assert text in caplog.text
+    write_files(tmp_path, "dataset_ObstacleTrack/labels_masks/validation_1_labels_semantic.png")
+    with pytest.raises(InputError, match=r"validation_1_labels_semantic.png: mask without image"):
+        find_test_sets(tmp_path)
+
+
+def test_fishyscapes_without_lost_and_found_says_what_is_missing(tmp_path: Path) -> None:
+    write_files(tmp_path, "fishyscapes_lostandfound/0000_a_0_1_labels.png")
+    text = "leftImg8bit: no such folder; fishyscapes_lostandfound holds masks only"
+    with pytest.raises(InputError, match=text):
+        find_test_sets(tmp_path)

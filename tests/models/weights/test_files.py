@@ -15,12 +15,10 @@ from shards.errors import InputError
 WEIGHTS = {"a.weight": torch.arange(4.0), "b": torch.ones(2, 2)}
 
 
-@pytest.mark.parametrize(
-    "wrap", [lambda w: w, lambda w: {"state_dict": w, "epoch": 3}, lambda w: {"model": w}]
-)
+@pytest.mark.parametrize("content", [WEIGHTS, {"state_dict": WEIGHTS, "epoch": 3}, {"model": WEIGHTS}])
 @pytest.mark.parametrize("name", ["w.pth", "w.bin", "w.ckpt"])
-def test_a_pickle_of_tensors_is_read_with_or_without_wrapper(tmp_path: Path, name: str, wrap) -> None:
-    torch.save(wrap(WEIGHTS), tmp_path / name)
+def test_a_pickle_of_tensors_is_read_with_or_without_wrapper(tmp_path: Path, name: str, content) -> None:
+    torch.save(content, tmp_path / name)
     read = read_weight_file(tmp_path / name)
     assert read.keys() == WEIGHTS.keys()
     assert torch.equal(read["a.weight"], WEIGHTS["a.weight"])
@@ -36,12 +34,20 @@ def test_weights_in_several_files_are_read_by_their_index(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "places", ['{"weight_map": {"a": "../a.safetensors"}}', "{", "[]", '{"weight_map": 3}']
+    ("content", "message"),
+    [
+        ('{"weight_map": {"a": "../a.safetensors"}}', "names a file outside its folder"),
+        ("{", "is no valid JSON"),
+        ("[]", "is a list; a JSON object is needed"),
+        ('{"weight_map": 3}', "weight_map: is a int; a JSON object is needed"),
+        ('{"weight_map": {"c": "1.safetensors"}}', r"lists 1 weights that no part has \[c\]"),
+    ],
 )
-def test_a_broken_index_is_named(tmp_path: Path, places: str) -> None:
+def test_a_broken_index_is_named(tmp_path: Path, content: str, message: str) -> None:
+    save_file(WEIGHTS, tmp_path / "1.safetensors")
     index = tmp_path / "model.safetensors.index.json"
-    index.write_text(places)
-    with pytest.raises(InputError, match=r"index.json: (not an index of|names a file outside its folder)"):
+    index.write_text(content)
+    with pytest.raises(InputError, match=f"index.json: {message}"):
         read_weight_file(index)
 
 
@@ -77,12 +83,8 @@ def test_a_file_without_weights_by_name_is_refused(tmp_path: Path, content: obje
 
 def test_the_report_puts_every_name_in_one_place() -> None:
     module = nn.ModuleDict({"a": nn.Linear(2, 3), "b": nn.Linear(3, 1), "c": nn.Linear(1, 1)})
-    weights = {
-        "a.weight": torch.zeros(3, 2),
-        "a.bias": torch.zeros(4),
-        "b.weight": torch.zeros(1, 3),
-        "d": torch.zeros(1),
-    }
+    shapes = {"a.weight": (3, 2), "a.bias": (4,), "b.weight": (1, 3), "d": (1,)}
+    weights = {name: torch.zeros(shape) for name, shape in shapes.items()}
     report = compare_weights(module, weights, skip=("c",))
     assert report.loaded == ("a.weight", "b.weight")
     assert report.missing == ("b.bias",)
@@ -109,21 +111,10 @@ def test_a_refused_load_leaves_the_module_alone(bias: dict, message: str) -> Non
     assert torch.equal(module.weight, before)
 
 
-def test_an_index_that_lists_what_no_part_has_is_refused(tmp_path: Path) -> None:
-    save_file(WEIGHTS, tmp_path / "model-1.safetensors")
-    index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": dict.fromkeys([*WEIGHTS, "c"], "model-1.safetensors")}))
-    with pytest.raises(InputError, match=r"index.json: lists 1 weights that no part has \[c\]"):
-        read_weight_file(index)
-
-
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (
-            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n",
-            r"\(a Git LFS pointer; `git lfs",
-        ),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", r"\(a Git LFS pointer; `git"),
         (b"<!DOCTYPE html><html>", r"\(a web page\)"),
         (b"\x28\x00\x00\x00\x00\x00\x00\x00{}", r"\(a safetensors file; name it .safetensors\)"),
         (b"hello", "truncated, or no weight file: "),

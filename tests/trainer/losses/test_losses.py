@@ -10,26 +10,16 @@ import torch
 import torch.nn.functional as F
 from transformers import EomtConfig
 from transformers.models.eomt.modeling_eomt import EomtLoss
-from transformers.models.mask2former.modeling_mask2former import dice_loss, sigmoid_cross_entropy_loss
 
 from models.eomt import Prediction
 from shards.batch import Batch
-from shards.errors import InputError
 from shards.schema import OUTLIER_ID, VOID_ID
 from shards.settings import parse_options
-from trainer.losses import (
-    CLASS_TERMS,
-    OUTLIER_TERMS,
-    LossConfig,
-    LossOptions,
-    build_loss,
-    weighted_sum,
-)
+from trainer.losses import CLASS_TERMS, OUTLIER_TERMS, LossConfig, LossOptions, build_loss, weighted_sum
 from trainer.losses.classification import LogitNorm
-from trainer.losses.mask import MaskOptions
+from trainer.losses.mask import MaskOptions, choose_points, draw_points
 from trainer.losses.matcher import MatchCosts, Matching, match_depths
 from trainer.losses.outlier import Rba
-from trainer.losses.points import choose_points, draw_points
 from trainer.losses.targets import Segments, StepTotals, count_totals, find_segments, sample_membership
 from trainer.randomness import sample_generators
 
@@ -64,12 +54,6 @@ def columns_for(config: LossConfig) -> int:
     return C + 1 + ("uno" in config.outlier)
 
 
-def cut(prediction: Prediction, batch: Batch, part: slice) -> tuple[Prediction, Batch]:
-    masks = tuple(m[part] for m in prediction.mask_logits)
-    classes = tuple(c[part] for c in prediction.class_logits)
-    return Prediction(masks, classes), Batch(batch.image[part], batch.label[part], batch.keys[part])
-
-
 def make_config(*outlier: str, classification: str = "cross_entropy", **mask: float) -> LossConfig:
     options = LossOptions(mask=MaskOptions(**{"num_points": 64, **mask}))
     return LossConfig(classification=classification, outlier=outlier, options=options).completed()
@@ -83,34 +67,9 @@ MIXTURES = {
 """Every classification loss with no outlier term, with each of them, and with all at once."""
 
 
-def run_loss(
-    config: LossConfig, prediction: Prediction, batch: Batch, totals: StepTotals | None = None
-) -> dict:
-    totals = totals or StepTotals(*count_totals([batch.label]).tolist())
+def run_loss(config: LossConfig, prediction: Prediction, batch: Batch) -> dict:
+    totals = StepTotals(*count_totals([batch.label]).tolist())
     return build_loss(config)(prediction, batch, totals, sample_generators(0, 0, batch.keys, "cpu"))
-
-
-def test_mask_terms_equal_transformers_on_the_same_points() -> None:
-    """A prediction whose masks are far apart, so that the matching is known, and one depth."""
-    label = torch.zeros(1, 16, 16, dtype=torch.uint8)
-    label[:, 8:] = 5
-    masks = torch.randn(1, 2, 16, 16)
-    masks[0, 0, :8] += 6
-    masks[0, 1, 8:] += 6
-    classes = torch.zeros(1, 2, C + 1)
-    classes[0, 0, 0], classes[0, 1, 5] = 9.0, 9.0
-    batch = Batch(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), label, ("a",))
-    terms = run_loss(make_config(), Prediction((masks,), (classes,)), batch)
-
-    drawn = draw_points(1, [2], 64, sample_generators(0, 0, ("a",), "cpu"), torch.device("cpu"))
-    points = choose_points(masks[0], drawn)
-    grid = (2 * points - 1)[:, None]
-    target = torch.stack([label[0] == 0, label[0] == 5]).float()
-    sampled = [F.grid_sample(x[:, None], grid, align_corners=False)[:, 0, 0] for x in (masks[0], target)]
-    torch.testing.assert_close(terms["mask"], sigmoid_cross_entropy_loss(*sampled, 2))
-    torch.testing.assert_close(terms["dice"], dice_loss(*sampled, 2))
-    expected = F.cross_entropy(classes[0], torch.tensor([0, 5]))
-    torch.testing.assert_close(terms["class"], expected)
 
 
 def replay_points(matching: Matching, segments: Segments, keys: tuple[str, ...], num_points: int) -> list:
@@ -194,24 +153,6 @@ def test_terms_and_gradients_are_finite_and_connected(name: str, scale: float, d
             assert torch.isfinite(tensor.grad).all(), kind
 
 
-@pytest.mark.parametrize("name", MIXTURES)
-def test_a_batch_cut_in_pieces_has_the_loss_and_gradient_of_the_whole(name: str) -> None:
-    batch, columns = make_batch(), columns_for(MIXTURES[name])
-    whole, pieces = make_prediction(columns=columns), make_prediction(columns=columns)
-    totals = StepTotals(*count_totals([batch.label]).tolist())
-    weights = MIXTURES[name].weights
-    expected = run_loss(MIXTURES[name], whole, batch, totals)
-    weighted_sum(expected, weights).backward()
-    sums = dict.fromkeys(expected, 0.0)
-    for part in (slice(0, 1), slice(1, 2), slice(2, 4)):  # the last has no outlier
-        terms = run_loss(MIXTURES[name], *cut(pieces, batch, part), totals)
-        weighted_sum(terms, weights).backward()
-        sums = {term: sums[term] + float(value.detach()) for term, value in terms.items()}
-    assert sums == pytest.approx({term: float(value.detach()) for term, value in expected.items()}, rel=1e-5)
-    for a, b in zip((*whole[0], *whole[1]), (*pieces[0], *pieces[1]), strict=True):
-        torch.testing.assert_close(a.grad, b.grad, atol=1e-6, rtol=1e-4)
-
-
 def test_outliers_are_segments_of_one_more_class() -> None:
     """UNO equals the base objective over 20 classes: the same batch, its outliers relabelled, says so."""
     batch, prediction = make_batch(), make_prediction(columns=C + 2)
@@ -243,52 +184,6 @@ def test_uno_counts_the_masks_of_outliers() -> None:
     weight = torch.ones(C + 2)
     weight[-1] = 0.1
     torch.testing.assert_close(terms["class"], F.cross_entropy(classes[0], target, weight))
-
-
-def test_lower_bounds_add_up_over_depths() -> None:
-    prediction = make_prediction()
-    one = LogitNorm().lower_bound(C + 1)
-    loss = build_loss(make_config(classification="logit_norm"))
-    assert loss.lower_bounds(prediction) == {"class": pytest.approx(2 * one)}
-    assert build_loss(make_config("rba")).lower_bounds(prediction) == {}
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"name": "focal"}, "loss.name: unknown 'focal'; known: mask"),
-        (
-            {"classification": "ce"},
-            "loss.classification: unknown 'ce'; known: cross_entropy, logit_norm, iso",
-        ),
-        (
-            {"outlier": ("rbaa",)},
-            "loss.outlier: unknown 'rbaa'; known: rba, energy, mask2anomaly, sole_claim, uno",
-        ),
-        (
-            {"outlier": ("uno",), "weights": {"mask": 1.0, "dice": 1.0, "class": 1.0, "uno": 1.0}},
-            "loss.weights: uno is no term of this loss; exactly one weight for each of mask, dice, class is",
-        ),
-        ({"outlier": ("rba", "rba")}, "loss.outlier: got rba, rba; each term at most once"),
-        (
-            {"options": LossOptions(rba=Rba(preset="code"))},
-            "loss.options.rba: nothing here reads it; this loss consists of mask, cross_entropy",
-        ),
-        (
-            {"weights": {"mask": 1.0, "dice": 1.0}},
-            "loss.weights: class is missing; exactly one weight for each of mask, dice, class is needed",
-        ),
-        (
-            {"weights": {"mask": 1.0, "dice": 1.0, "class": 1.0, "rba": 1.0}},
-            "loss.weights: rba is no term of this loss; exactly one weight for each of mask, dice, class is",
-        ),
-        ({"weights": {"mask": 1.0, "dice": 1.0, "class": -1.0}}, "loss.weights.class must be 0 or more, got"),
-    ],
-    ids=lambda value: str(value)[:40],
-)
-def test_impossible_configurations_are_refused(settings: dict, message: str) -> None:
-    with pytest.raises(InputError, match=re.escape(message)):
-        LossConfig(**settings)
 
 
 def test_a_term_is_offered_on_the_command_line_by_its_place_in_the_table_alone(

@@ -9,8 +9,8 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 from shards.schema import VOID_ID
+from trainer.losses.mask import draw_points
 from trainer.losses.matcher import MatchCosts, Matching, _pairwise_bce, _pairwise_dice, match_depths
-from trainer.losses.points import draw_points
 from trainer.losses.targets import find_segments
 from trainer.randomness import sample_generators
 
@@ -27,12 +27,8 @@ def match(masks: torch.Tensor, classes: torch.Tensor, label: torch.Tensor, num_p
 
 def test_pairwise_costs_equal_transformers() -> None:
     logits, target = torch.randn(9, 300) * 4, (torch.rand(5, 300) > 0.7).float()
-    torch.testing.assert_close(
-        _pairwise_bce(logits, target),
-        pair_wise_sigmoid_cross_entropy_loss(logits, target),
-        atol=1e-5,
-        rtol=1e-5,
-    )
+    expected = pair_wise_sigmoid_cross_entropy_loss(logits, target)
+    torch.testing.assert_close(_pairwise_bce(logits, target), expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(_pairwise_dice(logits, target), pair_wise_dice_loss(logits, target))
 
 
@@ -67,25 +63,19 @@ def test_assignment_is_the_cheapest_one_by_a_direct_computation() -> None:
     cost = cost - 2 * classes[0].softmax(-1)[:, :4]
     query, segment = linear_sum_assignment(cost.numpy())
     matching = match(masks, classes, label, 64)
-    assert dict(zip(matching.segment[0].tolist(), matching.query[0].tolist(), strict=True)) == dict(
-        zip(segment.tolist(), query.tolist(), strict=True)
-    )
+    pairs = zip(matching.segment[0].tolist(), matching.query[0].tolist(), strict=True)
+    assert dict(pairs) == dict(zip(segment.tolist(), query.tolist(), strict=True))
 
 
-def test_nothing_to_match_and_more_segments_than_queries() -> None:
+def test_nothing_to_match_more_segments_than_queries_and_costs_that_are_not_finite() -> None:
     void = torch.full((1, 8, 8), VOID_ID, dtype=torch.uint8)
     masks, classes = torch.randn(1, 2, 8, 8), torch.randn(1, 2, 20)
     assert match(masks, classes, void, 10).query.shape == (1, 0)
     crowded = torch.arange(16, dtype=torch.uint8).view(1, 4, 4)
     matching = match(masks, classes, crowded, 10)
     assert sorted(matching.query[0].tolist()) == [0, 1]
-
-
-def test_costs_that_are_not_finite_still_give_a_matching() -> None:
-    label = torch.zeros(1, 8, 8, dtype=torch.uint8)
-    masks, classes = torch.full((1, 3, 8, 8), float("nan")), torch.zeros(1, 3, 20)
-    matching = match(masks, classes, label, 10)
-    assert matching.query.shape == (1, 1)
+    diverged = torch.full((1, 2, 8, 8), float("nan"))
+    assert match(diverged, classes, torch.zeros_like(void), 10).query.shape == (1, 1)
 
 
 def test_depths_are_matched_each_for_itself_after_one_transfer(monkeypatch: pytest.MonkeyPatch) -> None:

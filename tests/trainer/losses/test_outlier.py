@@ -41,11 +41,8 @@ def evidence_of_pixel(prediction: Prediction, image: int, row: int, column: int)
 
 
 def score_of_pixel(name: str, evidence: np.ndarray) -> float:
-    return {
-        "rba": -np.tanh(evidence).sum(),
-        "energy": -np.log(evidence.sum()),
-        "mask2anomaly": 1 - evidence.max(),
-    }[name]
+    scores = {"rba": -np.tanh(evidence).sum(), "energy": -np.log(evidence.sum())}
+    return scores.get(name, 1 - evidence.max())
 
 
 def penalties_of_pixel(name: str, score: float) -> tuple[float, float]:
@@ -78,15 +75,12 @@ def test_terms_equal_a_loop_over_pixels(name: str) -> None:
 @pytest.mark.parametrize("name", TERMS)
 def test_void_and_other_images_pixels_have_no_say(name: str) -> None:
     prediction, batch, totals = make_case()
-    changed = prediction.mask_logits[0].clone()
-    changed[:, :, 0] += 5.0  # reaches rows 0..2 of the labels; 0 and 1 are void
-    label = batch.label.clone()
-    label[:, 2] = VOID_ID
-    batch = Batch(batch.image, label, batch.keys)
-    expected = TERMS[name](prediction, batch.label, totals)
-    torch.testing.assert_close(
-        TERMS[name](Prediction((changed,), prediction.class_logits), batch.label, totals), expected
-    )
+    masks = prediction.mask_logits[0].clone()
+    masks[:, :, 0] += 5.0  # reaches rows 0..2 of the labels; 0 and 1 are void
+    batch.label[:, 2] = VOID_ID
+    changed = Prediction((masks,), prediction.class_logits)
+    values = (TERMS[name](given, batch.label, totals) for given in (changed, prediction))
+    torch.testing.assert_close(*values)
 
 
 @pytest.mark.parametrize("name", TERMS)
@@ -94,10 +88,7 @@ def test_layers_counts_depths_from_the_last(name: str) -> None:
     prediction, batch, totals = make_case(depths=3)
 
     def value(layers: int, *depths: int) -> float:
-        chosen = Prediction(
-            tuple(prediction.mask_logits[d] for d in depths),
-            tuple(prediction.class_logits[d] for d in depths),
-        )
+        chosen = Prediction(*(tuple(part[d] for d in depths) for part in prediction[:2]))
         return float(dataclasses.replace(TERMS[name], layers=layers)(chosen, batch.label, totals))
 
     assert value(1, 0, 1, 2) == pytest.approx(value(0, 2))
@@ -115,9 +106,8 @@ def test_terms_push_outliers_up_and_inliers_down(name: str) -> None:
     for kind in (OUTLIER_ID, 3):
         batch.label[:] = kind
         totals = StepTotals(*count_totals([batch.label]).tolist())
-        (gradient,) = torch.autograd.grad(
-            TERMS[name](Prediction((masks,), (classes,)), batch.label, totals), masks
-        )
+        value = TERMS[name](Prediction((masks,), (classes,)), batch.label, totals)
+        (gradient,) = torch.autograd.grad(value, masks)
         moved = masks.detach() - 0.1 * gradient / gradient.abs().max()
         before, after = (TERMS[name].score(QueryOutputs(m, classes, C)) for m in (masks.detach(), moved))
         change = (after - before).mean()
@@ -130,13 +120,10 @@ def test_a_trained_outlier_class_is_no_class_of_the_closed_set(name: str) -> Non
     prediction, batch, totals = make_case(columns=C + 2)
     classes = prediction.class_logits[0].clone()
     classes[..., C] += 20.0
-    masks = prediction.mask_logits
     on_no_object = classes.clone()
     on_no_object[..., [C, C + 1]] = classes[..., [C + 1, C]]
-    torch.testing.assert_close(
-        TERMS[name](Prediction(masks, (classes,)), batch.label, totals),
-        TERMS[name](Prediction(masks, (on_no_object,)), batch.label, totals),
-    )
+    changed = (Prediction(prediction.mask_logits, (logits,)) for logits in (classes, on_no_object))
+    torch.testing.assert_close(*(TERMS[name](given, batch.label, totals) for given in changed))
 
 
 def rba_pixel(evidence: float, preset: str, label: int) -> float:
@@ -144,11 +131,9 @@ def rba_pixel(evidence: float, preset: str, label: int) -> float:
     masks = torch.full((1, 1, 1, 1), math.log(evidence / (1 - evidence)))
     classes = torch.full((1, 1, C + 1), -100.0)
     classes[..., 0] = 0.0
-    batch = Batch(
-        torch.zeros(1, 3, 1, 1, dtype=torch.uint8), torch.full((1, 1, 1), label, dtype=torch.uint8), ("a",)
-    )
-    totals = StepTotals(*count_totals([batch.label]).tolist())
-    return float(Rba(preset=preset)(Prediction((masks,), (classes,)), batch.label, totals))  # type: ignore[arg-type]
+    labels = torch.full((1, 1, 1), label, dtype=torch.uint8)
+    totals = StepTotals(*count_totals([labels]).tolist())
+    return float(Rba(preset=preset)(Prediction((masks,), (classes,)), labels, totals))  # type: ignore[arg-type]
 
 
 def test_what_the_presets_can_and_cannot_do() -> None:

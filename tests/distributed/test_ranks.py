@@ -1,4 +1,8 @@
-"""What goes wrong on one of two ranks: both leave, one of them says why, and no checkpoint is harmed."""
+"""What comes of the scenes of two ranks.
+
+What goes wrong on one ends both, one of them says why, and no checkpoint is harmed. Every mode of adaptation
+trains the weights of one process and leaves frozen parts untouched.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from models.weights.checkpoint import list_checkpoints
+from tests.distributed.scenes import MODES
+from tests.trainer.small_run import assert_close, weights
 
 pytestmark = pytest.mark.slow
 
+FROZEN = {
+    "heads": ("backbone.", "queries.", "upscale."),
+    "queries": ("backbone.", "class_head.", "mask_head.", "upscale."),
+    "queries+heads": ("backbone.", "upscale."),
+    "last-2": ("backbone.blocks.0.", "backbone.blocks.3.", "backbone.pos_embed"),
+    "lora": ("backbone.pos_embed", "backbone.blocks.0.attn.qkv.base_layer.", "upscale."),
+    "gradual": ("backbone.pos_embed", "backbone.blocks.0."),  # block 0 trains from step 3 of 4 on
+}
 Outcomes = dict[str, list[tuple[int, str]]]
 
 
@@ -62,11 +75,25 @@ def test_a_disk_that_is_full_for_one_rank_ends_both(played: Path, ended: Outcome
     assert f"{played}/full/checkpoints/step-0000003: cannot be saved; older checkpoints stay, " in told
     assert checkpoints(played, "full") == ["step-0000001", "step-0000002"]
     assert [path.name for path in (played / "full" / "checkpoints").glob(".*")] == []
-    saved = load_file(played / "full" / "checkpoints" / "step-0000002" / "model.safetensors")
-    assert all(torch.isfinite(value).all() for value in saved.values())
+    assert all(torch.isfinite(value).all() for value in weights(played, 2, "full").values())
 
 
 def test_the_time_of_one_rank_is_the_time_of_all(played: Path, ended: Outcomes) -> None:
     assert ended["late"] == [(0, ""), (0, "")]
     assert checkpoints(played, "late") == ["step-0000001"]
     assert "time limit: saved at step 1; --resume continues" in (played / "late" / "log.txt").read_text()
+
+
+def test_no_parameter_is_unused(ended: Outcomes) -> None:
+    """DistributedDataParallel waits for a gradient of every parameter that trains."""
+    assert ended["adapted"] == [(0, ""), (0, "")]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_two_processes_train_the_weights_of_one_and_leave_what_is_frozen(played: Path, mode: str) -> None:
+    first, third = (weights(played, step, f"two-{mode}") for step in (1, 3))
+    for name, value in first.items():
+        if name.startswith(FROZEN.get(mode, ("nothing",))):
+            assert torch.equal(value, third[name]), name
+    assert any(not torch.equal(value, third[name]) for name, value in first.items())
+    assert_close(weights(played, name=f"two-{mode}"), weights(played, name=f"one-{mode}"))
