@@ -4,7 +4,7 @@ python -m benchmarks.evaluate [--frames 4] [--out RESULTS.md]
 
 Both sides begin with the same evidence (19 maps per frame, as a network's windows leave it) and end with AP
 and FPR95 of four scores. The usual script computes each score over the whole frame, keeps all scores in
-lists, and calls scikit-learn once per score. Ours is `answer_pixels`, `ImageStore` and its metrics; sorted
+lists, and calls scikit-learn once per score. Ours is `predict_pixels`, `ImageStore` and its metrics; sorted
 runs for intervals included. Seconds are processor time, which other work on the machine disturbs less.
 """
 
@@ -27,7 +27,7 @@ from benchmarks.machine import ThreadedOptions, describe_machine, publish, table
 from eval.metrics.binned import count_images
 from eval.metrics.curve import exact_curve
 from eval.predict.scores import DEFAULT_SCORES
-from eval.predict.strips import answer_pixels
+from eval.predict.strips import predict_pixels
 from eval.store import ImageStore, score_arrays
 from shards.settings import parse_options, run_program
 
@@ -136,7 +136,7 @@ def our_side(options: EvaluationOptions, sketch: bool = False) -> tuple[float, f
         for index in range(options.frames):
             evidence, target = draw_frame(options, index)
             begin = time.process_time()
-            answers = answer_pixels(evidence, DEFAULT_SCORES)
+            answers = predict_pixels(evidence, DEFAULT_SCORES)
             scored += time.process_time() - begin
             begin = time.process_time()
             store.write(index, score_arrays(answers.scores, target))

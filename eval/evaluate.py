@@ -1,327 +1,243 @@
-"""Evaluation of test sets and of the closed set: images to a store, the store to results.
+"""An evaluation in a folder: images to a store, the store to results, results to tables and pictures.
 
-Nothing here knows a model: a predictor takes an image and returns maps of its pixels
-(`eval.predict.windows.Predictor`). A part is what goes through one store: a test set at one size, for all
-protocols of that size, or the closed set.
+A file is complete or absent, and has the key of what it was made from; what is there with the key asked for
+is not computed again. Ranks and array tasks write the files of every n-th image. The first rank, or whichever
+task finds the files of all images, measures.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
-from eval.metrics.closed_set import ClosedSetCounts, MiouResult, count_scene, measure_closed_set
-from eval.metrics.components import SegmentSizes
-from eval.metrics.measure import (
-    ImageMetrics,
-    Measurement,
-    measure_components,
-    measure_images,
-    measure_score,
-)
-from eval.predict.predictions import CLOSED_SET
-from eval.predict.scores import DEFAULT_SCORES
-from eval.predict.strips import answer_pixels
-from eval.predict.windows import Predictor, resize_image, to_tensor
+from eval.key import hash_frames, hash_scenes, hash_texts
+from eval.metrics.closed_set import ClosedSetCounts, measure_closed_set
+from eval.part import ClosedSetPart, TestSetPart
+from eval.predict.predictions import CLOSED_SET, PredictionCache
+from eval.predict.windows import ModelSource, Predictor
 from eval.protocol import Protocol
-from eval.report.figures import Example, choose_examples, draw_panels, encode_png
-from eval.report.record import Record
-from eval.report.slices import FrameMaps, analyse_errors
-from eval.result import Packed, Result, TestSetResult, pack_results
-from eval.sets.registry import (
-    Convention,
-    TestSet,
-    read_image,
-    read_target,
-    require_same_size,
-    resize_target,
-)
-from eval.store import ALONE, ImageStore, Worker, score_arrays
-from shards.reader import ShardReader
-from shards.scene import decode_scene
+from eval.report.figures import add_title, decode_png, encode_png
+from eval.report.page import render_page, render_per_image
+from eval.report.record import Record, render_csv, render_json
+from eval.report.tables import render_latex, render_markdown
+from eval.result import CELLS, RESULTS, Earlier, ResultFolder, SavedResults, open_folder, unpack_results
+from eval.sets.registry import TestSet
+from eval.sketch import Sketch, sketch_path, write_sketch
+from eval.store import ImageStore, Key, Worker, write_cached
 
 logger = logging.getLogger(__name__)
-
-_MANY_TIES = 0.005
-"""Share of normal pixels tied at the threshold of FPR95 from which on a warning says so."""
-Predicted = tuple[UInt8[np.ndarray, "H W"], Mapping[str, np.ndarray]]
-"""Target of an image, and the arrays that go into the store."""
+Part = TestSetPart | ClosedSetPart
 
 
 @dataclass(frozen=True, kw_only=True)
-class TestSetPart:
-    """A test set at one size: each image is predicted once for all scores and protocols."""
+class Evaluation:
+    """A model, looked up and checked, and the sets and protocols that it is to be evaluated on."""
 
-    __test__ = False  # the name starts with Test, but pytest must not collect it
-    test_set: TestSet
-    protocols: tuple[Protocol, ...]
-    """Of one size."""
-    scores: tuple[str, ...] = DEFAULT_SCORES
-    components: bool = True
-    """Whether component metrics, slices and pictures of errors are made."""
-    num_examples: int = 3
-    """Frames in the picture."""
-    intervals: bool = True
-    """Whether images are resampled for the 95 % intervals."""
+    out: Path
+    earlier: Earlier
+    """What is done with what an earlier evaluation left in `out`."""
+    model: ModelSource
+    name: str
+    """The model's, in tables."""
+    checkpoint: str
+    """Path of the checkpoint, or of what stands in its place."""
+    network: Key
+    """Key of the predictions (`eval.key.network_key`)."""
+    test_sets: Sequence[TestSet]
+    protocols: Sequence[Protocol]
+    components: bool
+    pictures: int
+    """Frames of each set in its picture."""
+    closed_set: ClosedSetPart | None
+    cache: PredictionCache | None
+    """Where predictions are saved, too."""
+    worker: Worker
 
-    @property
-    def convention(self) -> Convention:
-        """Names of the set."""
-        return self.test_set.convention
+    def run(self) -> list[Record]:
+        """Score what is not finished yet, and write the results; return the records where they were written.
 
-    @property
-    def size(self) -> tuple[int, int] | None:
-        """(H, W) of images and targets; None: as they are."""
-        return self.protocols[0].size
+        Raises:
+            InputError: another evaluation is writing to the folder, results would be lost, or an image or
+                prediction is no good; see `eval.part.evaluate_test_set`.
+        """
+        worker = self.worker
+        with open_folder(self.out, self.earlier, is_locked=worker.leads) as folder:
+            missing = self._find_missing(folder)
+            predictor = self.model.load() if missing else None
+            worker.wait()  # until all have seen what is there
+            if missing and (worker.leads or worker.is_task):
+                folder.start()
+                if self.cache is not None:
+                    self.cache.start()
+            worker.wait()
+            for part, store in self._list_parts(missing):
+                assert predictor is not None
+                self._predict(part, store, predictor)
+                worker.wait()
+                if worker.leads:
+                    self._measure(part, store, folder)
+            if worker.is_task:
+                return self._finish_as_task(folder)
+            return self._write_results(folder) if worker.leads else []
 
-    @property
-    def stems(self) -> tuple[str, ...]:
-        """Names of the images."""
-        return tuple(frame.stem for frame in self.test_set.frames)
+    @cached_property
+    def _hashes(self) -> dict[str, tuple[str, ...]]:
+        """Hashes of all images, by folder of the set."""
+        hashes = {test_set.convention.folder: hash_frames(test_set) for test_set in self.test_sets}
+        if self.closed_set is not None:
+            hashes[CLOSED_SET] = hash_scenes(self.closed_set.reader, self.closed_set.count)
+        return hashes
 
-    def predict(self, predictor: Predictor, image: int) -> Predicted:
-        """Compute score maps and predicted classes of an image."""
-        pixels, target = self._read(image)
-        predicted = answer_pixels(predictor(pixels), self.scores)
-        return target, score_arrays(predicted.scores, target, prediction=predicted.prediction)
-
-    def measure(self, store: ImageStore) -> TestSetResult:
-        """Compute the results of all images, by protocol, then score; records name no model yet."""
-        results = {}
-        read_image = functools.cache(lambda image: self._read(image)[0])  # all scores show the same few
-        for score in self.scores:
-            read_maps = functools.partial(_read_maps, store, score)
-            with store.sorted_scores(score) as images:
-                for protocol in self.protocols:
-                    measured = measure_score(images, protocol, intervals=self.intervals)
-                    rows = measure_images(images, protocol)
-                    components, errors = {}, None
-                    if self.components:
-                        components = self._measure_components(store, score, protocol, measured, rows)
-                        errors = analyse_errors(
-                            score, measured.fpr95_threshold, protocol, rows, self.stems, read_maps, read_image
-                        )
-                    record = self._record(score, protocol, measured, components)
-                    results[protocol.name, score] = Result(
-                        record, measured.counts, rows, self.stems, self.convention.folder, errors,
-                        measured.distribution,
-                    )  # fmt: skip
-        ordered = [results[protocol.name, score] for protocol in self.protocols for score in self.scores]
-        return TestSetResult(ordered, self._make_examples(store))
-
-    def pack(self, store: ImageStore) -> dict[str, Packed]:
-        """Compute the results, and take them apart for their files: one per protocol, by name."""
-        results, examples = self.measure(store)
-        for record in (result.record for result in results):
-            assert record.ap is not None
-            assert record.fpr95 is not None
-            logger.info("  %-10s AP %6.2f  FPR95 %6.2f", record.score, 100 * record.ap, 100 * record.fpr95)
-        panels = encode_png(draw_panels(examples)) if examples else b""
-        return {
-            f"{self.convention.folder}.{p.name}": pack_results(
-                [result for result in results if result.record.protocol == p.name], panels
-            )
-            for p in self.protocols
+    @cached_property
+    def _keys(self) -> dict[str, Key]:
+        """Keys of all results, by name of the file."""
+        settings = {
+            "scores": " ".join(self.model.scores),
+            "components": str(self.components),
+            "pictures": str(self.pictures),
         }
+        keys: dict[str, Key] = {}
+        for name, of_images in self._hashes.items():
+            key = {**self.network, "data": hash_texts(of_images)}
+            if name == CLOSED_SET:
+                keys[name] = key
+                continue
+            for protocol in self.protocols:
+                keys[f"{name}.{protocol.name}"] = {**key, "protocol": protocol.describe(), **settings}
+        return keys
 
-    def _read(self, image: int) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]]:
-        """Return image and target of a frame at the part's size."""
-        frame = self.test_set.frames[image]
-        pixels, target = read_image(frame), read_target(frame, self.convention)
-        require_same_size(frame, pixels, target)
-        if self.size is None:
-            return pixels, target
-        resized = resize_image(to_tensor(pixels), self.size).permute(1, 2, 0).numpy()
-        return resized, resize_target(target, self.size)
+    def _open_store(self, part: Part) -> ImageStore:
+        common = {**self.network, "scores": " ".join(self.model.scores)}
+        if self.cache is not None:  # a file that is there says that the predictions are saved, too
+            common["cache"] = str(self.cache.folder.absolute())
+        size, name = "x".join(map(str, part.size or ["native"])), part.convention.folder
+        keys = [{**common, "image": of_image} for of_image in self._hashes[name]]
+        return ImageStore(self.out.absolute() / CELLS / name / size, keys)
 
-    def _make_examples(self, store: ImageStore) -> list[Example]:
-        """Shrink the frames that the picture shows."""
-        examples = []
-        for image in sorted(choose_examples(len(self.stems), self.num_examples)):
-            pixels, target = self._read(image)
-            scores = {name: store.scores(image, name) for name in self.scores}
-            examples.append(
-                Example(self.stems[image], pixels, target, store.prediction(image), scores).shrink()
-            )
-        return examples
+    def _list_parts(self, missing: Collection[str]) -> list[tuple[Part, ImageStore]]:
+        """List what has to go through a store for the missing results, the closed set first."""
+        parts: list[Part] = [self.closed_set] if self.closed_set and CLOSED_SET in missing else []
+        for test_set in self.test_sets:
+            folder = test_set.convention.folder
+            wanted = [protocol for protocol in self.protocols if f"{folder}.{protocol.name}" in missing]
+            parts += [
+                TestSetPart(
+                    test_set=test_set,
+                    protocols=[protocol for protocol in wanted if protocol.size == size],
+                    scores=self.model.scores,
+                    components=self.components,
+                    num_examples=self.pictures,
+                )
+                for size in dict.fromkeys(protocol.size for protocol in wanted)
+            ]
+        return [(part, self._open_store(part)) for part in parts]
 
-    def _measure_components(
-        self,
-        store: ImageStore,
-        score: str,
-        protocol: Protocol,
-        measured: Measurement,
-        rows: Sequence[ImageMetrics],
-    ) -> dict[str, Any]:
-        """Return the fields of a record."""
-        maps = ((store.scores(row.image, score), store.target(row.image)) for row in rows)
-        threshold, smallest = measured.metrics.f1_threshold, SegmentSizes(*self.convention.smallest)
-        found = measure_components(maps, threshold, protocol, smallest, intervals=self.intervals)
-        return found._asdict()
+    def _find_missing(self, folder: ResultFolder) -> set[str]:
+        """Name the results that are not kept with the key asked for, or whose predictions are not saved."""
+        missing = folder.find_missing(self._keys)
+        if self.cache is not None:
+            for name, key in self._keys.items():
+                if not self.cache.has_set(_set_of(name), key["data"]):
+                    missing.add(name)
+        count = len(self._keys)
+        if len(missing) < count:
+            logger.info("%s: %d of %d parts are kept", self.out, count - len(missing), count)
+        return missing
 
-    def _record(
-        self, score: str, protocol: Protocol, measured: Measurement, components: Mapping[str, Any]
-    ) -> Record:
-        if measured.tied > _MANY_TIES:
-            logger.warning(
-                "%s, %s, protocol %s: %.1f %% of the normal pixels have exactly the score where FPR95 is "
-                "read; FPR95 says little there",
-                self.convention.name, score, protocol.name, 100 * measured.tied,
-            )  # fmt: skip
-        metrics: dict[str, Any] = {name: getattr(measured.metrics, name) for name in measured.intervals}
-        metrics |= {f"{name}_ci": interval for name, interval in measured.intervals.items()}
-        return Record(
-            model="",
-            checkpoint="",
-            score=score,
-            temperature=1.0,
-            temperature_from=None,
-            dataset=self.convention.name,
-            protocol=protocol.name,
-            num_images=measured.num_images,
-            num_pixels=measured.num_pixels,
-            miou=None,
-            **metrics,
-            **components,
-        )
+    def _predict(self, part: Part, store: ImageStore, predictor: Predictor) -> None:
+        """Write the files of this worker's images that are missing."""
+        cache, name, title = self.cache, part.convention.folder, part.convention.name
 
+        def make(image: int) -> Mapping[str, np.ndarray]:
+            target, arrays = part.predict(predictor, image)
+            if cache is not None:
+                cache.write_frame(name, image, target)
+            return arrays
 
-def _read_maps(store: ImageStore, score: str, image: int) -> FrameMaps:
-    return store.scores(image, score), store.target(image), store.prediction(image)
+        logger.info("%s: %d images", title, len(store))
+        store.fill(make, self.worker, title, lambda image: cache is None or cache.has_frame(name, image))
 
+    def _measure(self, part: Part, store: ImageStore, folder: ResultFolder) -> None:
+        """Write the results, for which the files of all images are needed, and drop these."""
+        if self.cache is not None:
+            data = hash_texts(self._hashes[part.convention.folder])
+            self.cache.finish_set(part.convention, part.stems, data)
+        for name, (content, arrays) in part.pack(store).items():
+            write_cached(folder.file(name), self._keys[name], content, arrays)
+        store.remove()
 
-@dataclass(frozen=True)
-class ClosedSetPart:
-    """The first `count` labelled scenes of a reader, for mIoU and calibration."""
+    def _finish_as_task(self, folder: ResultFolder) -> list[Record]:
+        """Measure what all tasks have scored, and write the results if that is everything."""
+        with folder.locked(wait_s=math.inf):
+            is_whole = True
+            missing = self._find_missing(folder)  # another task may have been first
+            for part, store in self._list_parts(missing):
+                if all(store.has(image) for image in range(len(store))):
+                    self._measure(part, store, folder)
+                else:
+                    is_whole = False
+            if is_whole:
+                return self._write_results(folder)
+        number = f"{self.worker.number}/{self.worker.count}"
+        logger.info("%s: task %s is done; others are not yet", self.out, number)
+        return []
 
-    reader: ShardReader
-    count: int
-    convention = Convention(CLOSED_SET, "Cityscapes val", is_benchmark=False)
-    size = None
-
-    @property
-    def stems(self) -> tuple[str, ...]:
-        """Names of the scenes."""
-        return tuple(self.reader.keys[: self.count])
-
-    def predict(self, predictor: Predictor, image: int) -> Predicted:
-        """Count the predicted classes of a scene."""
-        scene = decode_scene(self.reader, image)
-        confusion, confidence = count_scene(predictor(scene.image), scene.label)
-        return scene.label, {"confusion": confusion, "confidence": confidence}
-
-    def measure(self, store: ImageStore) -> ClosedSetCounts:
-        """Return the counts of all scenes, a row per scene."""
-        rows = {n: [store.read(i, n) for i in range(self.count)] for n in ClosedSetCounts._fields}
-        return ClosedSetCounts(**{name: np.stack(arrays) for name, arrays in rows.items()})
-
-    def pack(self, store: ImageStore) -> dict[str, Packed]:
-        """Return the counts of all scenes for their file, by its name."""
-        return {CLOSED_SET: (None, self.measure(store)._asdict())}
-
-
-def split_by_size(protocols: Sequence[Protocol]) -> list[tuple[Protocol, ...]]:
-    """Group the protocols that share a forward pass: those of one size."""
-    sizes = dict.fromkeys(protocol.size for protocol in protocols)
-    return [tuple(protocol for protocol in protocols if protocol.size == size) for size in sizes]
+    def _write_results(self, folder: ResultFolder) -> list[Record]:
+        """Write the results of what is kept, which is all now, as the model's that is evaluated."""
+        subject = {"model": self.name, "checkpoint": self.checkpoint}
+        if self.closed_set is not None:
+            found = measure_closed_set(ClosedSetCounts(**folder.read(CLOSED_SET).arrays))
+            subject |= {name: getattr(found, name) for name in ("miou", "miou_ci", "ece", "ece_ci")}
+            logger.info("Cityscapes val: mIoU %.2f, ECE %.2f", 100 * found.miou, 100 * found.ece)
+        names = [f"{t.convention.folder}.{p.name}" for t in self.test_sets for p in self.protocols]
+        sets = [unpack_results(folder.read(name), subject) for name in names]
+        with folder.replaced(self._keys) as written:
+            render_results(written, sets, self.name)
+        logger.info("%s: results of %d test sets", self.out, len(self.test_sets))
+        return [result.record for results, _ in sets for result in results]
 
 
-def evaluate_test_set(
-    predictor: Predictor,
-    test_set: TestSet,
-    protocols: Sequence[Protocol],
-    *,
-    scores: Sequence[str] = DEFAULT_SCORES,
-    num_examples: int = 3,
-    components: bool = True,
-    intervals: bool = True,
-    scratch: Path | None = None,
-    worker: Worker = ALONE,
-) -> TestSetResult:
-    """Score all frames of a test set; each is predicted once for all scores and protocols of a size.
-
-    Args:
-        scores: names of scores; `predictor` returns maps of those that are not in `SCORES`, in this order.
-        num_examples: frames to keep, shrunk, for a picture.
-        components: compute component metrics, slices and pictures of errors too.
-        intervals: compute 95 % intervals too, for which images are resampled.
-        scratch: folder for the maps (4 bytes per pixel and score, and 4 more per pixel) until this returns;
-            None is the system's. All ranks must see it where there are several.
-        worker: this rank. All but the first get an empty result.
-
-    Raises:
-        InputError: a file is broken or breaks the convention, sizes differ, no pixel is anomalous, or the
-            model answers NaN.
-    """
-    whole = TestSetResult([], [])
-    for same_size in split_by_size(protocols):
-        part = TestSetPart(
-            test_set=test_set,
-            protocols=same_size,
-            scores=tuple(scores),
-            components=components,
-            num_examples=num_examples,
-            intervals=intervals,
-        )
-        with _filled_store(part, predictor, scratch, worker) as store:
-            if worker.leads:
-                found = part.measure(store)
-                whole = TestSetResult(whole.results + found.results, whole.examples or found.examples)
-    order = [protocol.name for protocol in protocols]
-    whole.results.sort(key=lambda result: order.index(result.record.protocol))
-    return whole
+def _set_of(result: str) -> str:
+    """Return the folder of the set that a result is of."""
+    return result.rpartition(".")[0] or result
 
 
-def evaluate_closed_set(
-    predictor: Predictor,
-    reader: ShardReader,
-    count: int,
-    *,
-    intervals: bool = True,
-    scratch: Path | None = None,
-    worker: Worker = ALONE,
-) -> MiouResult:
-    """Compare predicted classes (argmax of evidence at native size) with the labels of `count` scenes.
+RENDERINGS: dict[str, Callable[[Sequence[Record]], str]] = {
+    RESULTS: render_json,
+    "results.csv": render_csv,
+    "results.md": render_markdown,
+    "results.tex": render_latex,
+}
+"""Name of a file to what writes it."""
+
+
+def render_results(folder: Path, sets: Sequence[SavedResults], model: str) -> None:
+    """Write tables, per-image table, pictures, page and sketches into `folder`.
 
     Args:
-        intervals: resample images for the 95 % intervals too.
-        scratch: folder that all ranks see.
-        worker: this rank; all get the same result.
-
-    Raises:
-        InputError: a label holds a value that is no train id, outlier or void, or all are void.
+        sets: one per test set and protocol.
+        model: name of the model, for titles.
     """
-    part = ClosedSetPart(reader, count)
-    with _filled_store(part, predictor, scratch, worker) as store:
-        return measure_closed_set(part.measure(store), intervals=intervals)
-
-
-@contextmanager
-def _filled_store(
-    part: TestSetPart | ClosedSetPart, predictor: Predictor, scratch: Path | None, worker: Worker
-) -> Iterator[ImageStore]:
-    """Yield a store that all ranks have filled, and that is gone afterwards."""
-    assert scratch is not None or worker.count == 1, "several ranks need a folder that all of them see"
-    shared = (scratch or Path()) / ".images"
-    folder = Path(tempfile.mkdtemp(dir=scratch)) if worker.count == 1 else shared
-    store = ImageStore(folder, [{}] * len(part.stems))
-    try:
-        if worker.leads:
-            store.remove()  # of a run that was killed
-        worker.wait()
-        store.fill(lambda image: part.predict(predictor, image)[1], worker, part.convention.name)
-        worker.wait()
-        yield store
-        worker.wait()
-    finally:
-        if worker.leads:
-            store.remove()
+    results = [result for of_set, _ in sets for result in of_set]
+    for name, render in RENDERINGS.items():
+        (folder / name).write_text(render([result.record for result in results]), encoding="utf-8")
+    (folder / "per_image.csv").write_text(render_per_image(results), encoding="utf-8")
+    pictures: dict[str, bytes] = {}
+    for of_set, panels in sets:
+        dataset = of_set[0].record.dataset
+        if panels and dataset not in pictures:
+            pictures[dataset] = encode_png(add_title(f"{model} on {dataset}", decode_png(panels)))
+            (folder / f"{of_set[0].folder}.png").write_bytes(pictures[dataset])
+    page = render_page(f"{model}: road anomalies", results, pictures)
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    for result in results:
+        record, counts = result.record, result.counts
+        stems = tuple(result.stems[image] for image in counts.images.tolist())
+        path = sketch_path(folder, record.dataset, record.protocol, record.score)
+        write_sketch(path, Sketch(counts, stems, record.protocol))

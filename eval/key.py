@@ -29,12 +29,20 @@ def network_key(fingerprint: str, precision: str, compiled: bool, device: torch.
         fingerprint: of the checkpoint, or of another source (`eval.predict.windows.ModelSource`).
     """
     return {
-        "code": hash_code(),
+        "code": _hash_code(),
         "checkpoint": fingerprint,
         "precision": precision,
         "compile": str(compiled),
         "device": device.type,
     }
+
+
+@functools.cache
+def _hash_code() -> str:
+    """Return a hash of the sources that numbers come from, and the version of PyTorch."""
+    places = [ROOT / name for name in SOURCES]
+    files = [f for place in places for f in (sorted(place.rglob("*.py")) if place.is_dir() else [place])]
+    return hash_texts([torch.__version__, *(file.read_text(encoding="utf-8") for file in files)])
 
 
 def hash_frames(test_set: TestSet) -> tuple[str, ...]:
@@ -55,14 +63,6 @@ def hash_scenes(reader: ShardReader, count: int) -> tuple[str, ...]:
     """
     shards = json.dumps([[shard.sha256 or shard.location, shard.num_bytes] for shard in reader.shards])
     return tuple(hash_texts([shards, key]) for key in reader.keys[:count])
-
-
-@functools.cache
-def hash_code() -> str:
-    """Return a hash of the sources that numbers come from, and the version of PyTorch."""
-    places = [ROOT / name for name in SOURCES]
-    files = [f for place in places for f in (sorted(place.rglob("*.py")) if place.is_dir() else [place])]
-    return hash_texts([torch.__version__, *(file.read_text(encoding="utf-8") for file in files)])
 
 
 def hash_texts(texts: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Everything that changes a number besides the model: written beside each number, chosen by name.
+"""Protocols: everything that changes a number besides the model, written beside it and chosen by name.
 
 The presets follow what the evaluations of the field do, read from their code; where one leaves the geometry
 to the model's own repository, ours is the sliding window. `eval/metrics/measure.py` carries them out.
@@ -22,22 +22,22 @@ class Protocol:
 
     name: str
     input_size: Literal["cover the window", "512 x 1024 whatever the aspect ratio, then cover the window"]
-    """What the network sees of an image: scaled, aspect ratio kept, until it covers the input window; or
-    squashed first, bilinearly with a low-pass filter."""
+    """Scaling of an image, aspect ratio kept, until it covers the network's input window; or squashed first,
+    bilinearly with a low-pass filter."""
     windows: Literal["sliding, evidence averaged"]
-    """How windows make one image; see `eval/predict/windows.py`."""
+    """Making one image of windows; see `eval/predict/windows.py`."""
     ground_truth_size: Literal["native", "512 x 1024 by nearest pixel"]
     """Size at which pixels are compared: evidence is resized to it, not the other way round."""
     ap_rule: Literal["step sum", "step sum over thresholds from 768 percentiles of each image"]
     """Area under precision over recall; see `eval/metrics/curve.py` and `eval/metrics/smiyc.py`."""
     fpr_rule: Literal["first-at-least", "first-above", "interpolated"]
-    """How FPR is read at 95 % TPR; see `eval/metrics/curve.py`."""
+    """Reading of FPR at 95 % TPR; see `eval/metrics/curve.py`."""
     pooling: Literal["all pixels of the set", "all pixels of the first 1300 images"]
-    """Over what one metric is computed."""
+    """Pixels that one metric is computed over."""
     images_without_anomaly: Literal["kept", "skipped"]
     """Whether an image without an anomalous pixel brings its normal pixels."""
     float_type: Literal["float32", "float16"]
-    """In what scores are stored and compared: half precision makes ties, and ties move metrics."""
+    """Type of the compared scores: half precision makes ties, and ties move metrics."""
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -46,7 +46,7 @@ class Protocol:
 
     @property
     def most_images(self) -> int | None:
-        """How many images of a set count; None: all."""
+        """Number of images of a set that count; None: all."""
         return MAX_IMAGES_RBA if self.pooling == "all pixels of the first 1300 images" else None
 
     @property

@@ -51,19 +51,11 @@ def write_sketch(path: Path, sketch: Sketch) -> None:
 
 
 def read_sketch(path: Path) -> Sketch:
-    """Read a sketch.
-
-    Raises:
-        InputError: the file is missing or no sketch.
-    """
+    """Read a sketch; an InputError says that the file is missing or none."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            counts = ImageCounts(
-                file["images"],
-                file["positives"].astype(np.float32),
-                file["negatives"].astype(np.float32),
-                file["single"],
-            )
+            positives, negatives = (file[name].astype(np.float32) for name in ("positives", "negatives"))
+            counts = ImageCounts(file["images"], positives, negatives, file["single"])
             return Sketch(counts, tuple(file["stems"].tolist()), str(file["protocol"]))
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: no sketch of an evaluation: {error}") from None

@@ -1,8 +1,8 @@
-"""Per-image results of a network on disk: one file per image, complete or absent.
+"""Files of an evaluation: arrays with a key, complete or absent; one file per image of a set.
 
-Each file carries the key of what it was made from, and a checksum per array. So whoever scores images skips
-those whose file is there with the key asked for: a process that was killed goes on, and several processes
-share a set, each writing the files of every n-th image.
+The key says what a file was made from, and each array has a checksum. So whoever scores images skips those
+whose file is there with the key asked for: a process that was killed goes on, and several processes share a
+set, each writing the files of every n-th image.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ logger = logging.getLogger(__name__)
 
 SUFFIX = ".npz"
 Key = Mapping[str, str]
-"""What a file depends on, by name."""
+"""Hashes and settings that a file depends on, by name."""
 _HEAD = "head"
 _DAMAGES = (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, zipfile.BadZipFile)
-"""What reading a file raises that was cut off or changed."""
+"""Errors of reading a file that was cut off or changed."""
 
 
 class Cached(NamedTuple):
@@ -48,15 +48,22 @@ class Cached(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
-def write_cached(path: Path, key: Key, content: Any, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write JSON and arrays, compressed, in place of what is there; no array may be called `head`."""
-    _write(path, np.savez_compressed, key, content, arrays)
+def write_cached(
+    path: Path,
+    key: Key,
+    content: Any,
+    arrays: Mapping[str, np.ndarray],
+    save: Callable[..., None] = np.savez_compressed,
+) -> None:
+    """Write JSON and arrays by `save` in place of what is there; no array may be called `head`."""
+    head = json.dumps({"key": dict(key), "content": content}).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with partial_file(path) as partial, partial.open("wb") as file:
+        save(file, **{_HEAD: np.frombuffer(head, np.uint8)}, **arrays)
 
 
 def read_cached(path: Path) -> Cached | None:
-    """Read a file and check it against its checksums; None where it is absent, or damaged, which the log
-    says.
-    """
+    """Read a file and check it; None where it is absent, or damaged, which the log says."""
     if not path.is_file():
         return None
     try:
@@ -69,15 +76,6 @@ def read_cached(path: Path) -> Cached | None:
         return None
 
 
-def _write(
-    path: Path, save: Callable[..., None], key: Key, content: Any, arrays: Mapping[str, np.ndarray]
-) -> None:
-    head = json.dumps({"key": dict(key), "content": content}).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with partial_file(path) as partial, partial.open("wb") as file:
-        save(file, **{_HEAD: np.frombuffer(head, np.uint8)}, **arrays)
-
-
 @dataclass(frozen=True)
 class Worker:
     """One of `count` processes that share the images of a set: a rank, an array task, or the only one."""
@@ -85,7 +83,7 @@ class Worker:
     number: int = 0
     count: int = 1
     wait: Callable[[], None] = lambda: None
-    """Returns when all ranks have called it; array tasks wait for nobody."""
+    """Barrier of all ranks; array tasks wait for nobody."""
     is_task: bool = False
     """Whether the others are array tasks, which may run at another time."""
 
@@ -98,19 +96,19 @@ class Worker:
 ALONE = Worker()
 
 
-def _wait() -> None:
-    distributed.barrier()
-
-
 @contextmanager
 def launched_worker() -> Iterator[Worker]:
     """Join the ranks that `torchrun` or `accelerate launch` announced, over gloo; else be alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
+
+    def wait() -> None:
+        distributed.barrier()
+
     distributed.init_process_group("gloo")
     try:
-        yield Worker(distributed.get_rank(), distributed.get_world_size(), _wait)
+        yield Worker(distributed.get_rank(), distributed.get_world_size(), wait)
     finally:
         distributed.destroy_process_group()
 
@@ -123,7 +121,7 @@ def score_arrays(
     Args:
         scores: maps by name, higher = more anomalous.
         target: 0 normal, 1 anomaly, 255 void.
-        arrays: others, such as `prediction`.
+        arrays: others, such as `prediction`, the predicted train ids.
     """
     return {f"score.{name}": score for name, score in scores.items()} | {"target": target} | arrays
 
@@ -136,7 +134,7 @@ class ImageStore:
     """
 
     def __init__(self, folder: Path, keys: Sequence[Key]) -> None:
-        """Use `folder`, which need not exist; `keys` has what each image's arrays depend on."""
+        """Use `folder`, which need not exist; `keys` has one per image."""
         self._folder, self._keys = folder, keys
 
     def __len__(self) -> int:
@@ -153,7 +151,7 @@ class ImageStore:
 
     def write(self, image: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Write the arrays of an image."""
-        _write(self.path(image), np.savez, self._keys[image], None, arrays)
+        write_cached(self.path(image), self._keys[image], None, arrays, np.savez)
 
     def fill(
         self,
@@ -189,14 +187,6 @@ class ImageStore:
         """Read a score map."""
         return self.read(image, f"score.{name}")
 
-    def target(self, image: int) -> UInt8[np.ndarray, "H W"]:
-        """Read the target."""
-        return self.read(image, "target")
-
-    def prediction(self, image: int) -> UInt8[np.ndarray, "H W"]:
-        """Read the predicted train ids."""
-        return self.read(image, "prediction")
-
     @contextmanager
     def sorted_scores(self, name: str) -> Iterator[list[ImageScores]]:
         """Yield one score of all images, sorted, as memory maps that hold within the block only.
@@ -207,7 +197,7 @@ class ImageStore:
         with tempfile.TemporaryFile(dir=self._folder) as file:
             ends = []
             for image in range(len(self)):
-                scores, target = self.scores(image, name), self.target(image)
+                scores, target = self.scores(image, name), self.read(image, "target")
                 for value in (ANOMALY, NORMAL):
                     np.sort(scores[target == value]).tofile(file)
                     ends.append(file.tell() // scores.itemsize)

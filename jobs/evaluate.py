@@ -16,9 +16,9 @@ from typing import Literal
 
 import torch
 
-from eval.evaluate import ClosedSetPart
-from eval.folder import require_place
+from eval.evaluate import Evaluation
 from eval.key import network_key
+from eval.part import ClosedSetPart
 from eval.predict.own_model import open_own_model, parse_model_file
 from eval.predict.predictions import PredictionCache, PredictionRecorder
 from eval.predict.score_maps import open_score_maps, require_map_folder
@@ -27,7 +27,7 @@ from eval.predict.windows import ModelSource
 from eval.protocol import get_protocols
 from eval.report.record import Record
 from eval.report.tables import render_markdown
-from eval.run import Evaluation, run_evaluation
+from eval.result import require_place
 from eval.sets.benchmarks import read_own_sets
 from eval.sets.registry import TestSet, check_masks, find_test_sets, read_image
 from eval.store import ALONE, Worker, launched_worker
@@ -152,18 +152,13 @@ def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
     for name, kept in (("cache", "predictions are saved at"), ("score_maps", "maps are of")):
         if getattr(options, name) is not None and any(protocol.size is not None for protocol in protocols):
             raise InputError(f"--{name}: {kept} native size, so without protocol course-512")
-    own = read_own_sets(options.sets) if options.sets else ()
-    test_sets = find_test_sets(options.datasets, options.limit, own=own)
-    for test_set in test_sets:
-        check_masks(test_set)
+    test_sets = _find_test_sets(options)
     scenes = open_shards([str(options.cityscapes)], "val") if options.cityscapes else None
-    recorder = PredictionRecorder() if options.cache is not None else None
+    recorder = PredictionRecorder()
     model = _open_source(source, options, device, test_sets, recorder)
     network = network_key(model.fingerprint, options.precision, options.compile, device)
-    name, cache = model_name(options, source), None
-    if options.cache is not None and recorder is not None:
-        cache = PredictionCache(options.cache, name, str(source), network, recorder)
-    asked = Evaluation(
+    name = model_name(options, source)
+    return Evaluation(
         out=options.out,
         earlier=options.earlier,
         model=model,
@@ -175,10 +170,9 @@ def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
         components=options.components,
         pictures=options.pictures,
         closed_set=ClosedSetPart(scenes, min(options.limit or len(scenes), len(scenes))) if scenes else None,
-        cache=cache,
+        cache=PredictionCache(options.cache, name, str(source), network, recorder) if options.cache else None,
         worker=worker,
-    )
-    return run_evaluation(asked)
+    ).run()
 
 
 def _find_task(options: EvaluateOptions, worker: Worker) -> Worker:
@@ -202,12 +196,20 @@ def _find_source(options: EvaluateOptions) -> Path:
     return find_checkpoint(options.checkpoint)
 
 
+def _find_test_sets(options: EvaluateOptions) -> tuple[TestSet, ...]:
+    own = read_own_sets(options.sets) if options.sets else ()
+    test_sets = find_test_sets(options.datasets, options.limit, own=own)
+    for test_set in test_sets:
+        check_masks(test_set)
+    return test_sets
+
+
 def _open_source(
     source: Path,
     options: EvaluateOptions,
     device: torch.device,
     test_sets: Sequence[TestSet],
-    recorder: PredictionRecorder | None,
+    recorder: PredictionRecorder,
 ) -> ModelSource:
     """Open what `_find_source` found; a user's model and maps are read and checked at once."""
     if options.score_maps is not None:
@@ -222,7 +224,7 @@ def _open_source(
             windows_at_once=options.windows_at_once,
             compiled=options.compile,
             cityscapes=options.cityscapes is not None,
-            recorder=recorder,
+            recorder=recorder if options.cache else None,
         )
     first = read_image(test_sets[0].frames[0])
     model, num_classes = open_own_model(options.model_file, first, options.scores)

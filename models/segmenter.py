@@ -63,13 +63,13 @@ def read_prediction(
     *,
     whole: bool = False,
 ) -> Float[Tensor, "B N H W"]:
-    """Turn what a network answers into evidence of the classes and, behind it, maps of query scores.
+    """Turn a network's prediction into evidence of the classes and, behind it, maps of query scores.
 
     EoMT's evidence is `eval.predict.scores.pixel_evidence`; ERFNet's its logits, the void channel dropped.
 
     Args:
         size: (H, W) of the window.
-        scores: names; those that evidence suffices for are passed over.
+        scores: names; those in `eval.predict.scores.SCORES` are ignored.
         whole: see `read_queries`.
     """
     if isinstance(prediction, Tensor):
@@ -92,14 +92,14 @@ def make_predictor(
     scores: Sequence[str] = (),
     recorder: PredictionRecorder | None = None,
 ) -> WindowPredictor:
-    """Wrap a model for `eval`: windows of `model.image_size` in, `read_prediction` at window resolution out.
+    """Make a predictor of windows of `model.image_size`, whose maps are those of `read_prediction`.
 
     Args:
         model: in evaluation mode, on `device`.
         precision: float32, which on a GPU leaves out TF32 as well, or autocast of the network; evidence and
             scores are float32 either way.
-        scores: which scores are to be computed from the answer.
-        recorder: keeps what the network says, for a cache of predictions.
+        scores: names of the scores to be computed.
+        recorder: gets the predictions, for a cache.
     """
     kind = torch.device(device).type
     if recorder is not None:
@@ -107,7 +107,9 @@ def make_predictor(
 
     @torch.inference_mode()
     def predict(window: Tensor) -> Tensor:
-        exact = _without_tf32() if kind == "cuda" and precision == "float32" else contextlib.nullcontext()
+        exact: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if kind == "cuda" and precision == "float32":  # by default cuDNN convolves with 10 bits of 23
+            exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
         with exact, torch.autocast(kind, dtype=AUTOCAST.get(precision), enabled=precision in AUTOCAST):
             prediction = model(window.to(device))
         if recorder is not None and isinstance(prediction, Tensor):
@@ -124,16 +126,11 @@ def num_classes_of(model: EoMT | ERFNet) -> int:
     return model.config.num_classes if isinstance(model, EoMT) else NUM_CLASSES
 
 
-def _without_tf32() -> contextlib.AbstractContextManager[None]:
-    """Let cuDNN convolve with the whole mantissa of float32; by PyTorch's default it takes 10 bits of 23."""
-    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-
-
 def compile_model(model: nn.Module, device: torch.device, setting: str) -> None:
     """Let `torch.compile` replace the model's forward pass, in place: the names of its weights stay.
 
-    Results stay the same to rounding. The first step, and the first of each new shape, takes minutes for a
-    large model. An InputError, which `setting` opens, says why this platform cannot compile.
+    Results stay the same to rounding; the first step of each shape takes minutes for a large model. An
+    InputError, which `setting` opens, says why this platform cannot compile.
     """
     try:  # on something small: where it fails, the reader should not have waited for the model
         torch.compile(torch.square)(torch.ones(2, device=device))
@@ -159,14 +156,12 @@ def open_predictor(
 
     Args:
         checkpoint: as `find_checkpoint` returns it.
-        compiled: put the network through torch.compile.
         cityscapes: whether classes are compared with those of Cityscapes, so that they must be the same.
-        recorder: keeps what the network says of each frame.
-        setting: of the scores, for messages.
+        recorder: gets the predictions, for a cache.
+        setting: the scores', for messages.
 
     Raises:
-        InputError: on `load`: the checkpoint is missing or broken, has not what a score reads, or has other
-            classes; or this platform cannot compile.
+        InputError: on `load`: the checkpoint is broken, or unfit for a score or the classes.
     """
 
     def load() -> Predictor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from eval.evaluate import evaluate_closed_set, evaluate_test_set
+from eval.part import ClosedSetPart, TestSetPart, evaluate_closed_set, evaluate_test_set
 from eval.predict.scores import require_scores
-from eval.predict.strips import answer_pixels
+from eval.predict.strips import predict_pixels
 from eval.predict.windows import Predictor, slide
 from eval.protocol import get_protocol
 from eval.report.figures import Example, add_title, choose_examples, draw_panels
@@ -90,13 +91,13 @@ class Validation:
 
     config: ValidationConfig
     scenes: ShardReader | None
-    """For the mIoU."""
+    """Scenes for the mIoU."""
     pasted: TestSet | None
     accelerator: Accelerator
     scratch: Path
     """Folder that all ranks see."""
     tracking: TrackingConfig
-    """What is shown beside the numbers."""
+    """Settings of the probes and curves that are shown beside the numbers."""
 
     def __call__(self, model: EoMT, step: int) -> dict[str, float]:
         """Measure `model`, in evaluation mode, and log and show it; by TensorBoard tag.
@@ -112,46 +113,35 @@ class Validation:
     def _measure_scenes(self, model: EoMT, step: int) -> dict[str, float]:
         if self.scenes is None:
             return {}
-        reader, worker = self.scenes, self._worker()
-        count = min(self.config.limit or len(reader), len(reader))
-        predictor = self._predictor(model)
-        result = evaluate_closed_set(
-            predictor, reader, count, intervals=False, scratch=self.scratch, worker=worker
-        )
+        count = min(self.config.limit or len(self.scenes), len(self.scenes))
+        part, worker = ClosedSetPart(self.scenes, count), self._worker()
+        result = evaluate_closed_set(part, self._predictor(model), self.scratch, worker)
         if self._num_probes and worker.leads:
-            probes = [
-                self._draw_scene(model, reader, i) for i in sorted(choose_examples(count, self._num_probes))
-            ]
-            sheet = add_title(f"validation scenes at step {step}", draw_panels(probes))
-            show_picture(self.accelerator, "probes/scenes", sheet, step)
+            chosen = sorted(choose_examples(count, self._num_probes))
+            probes = [self._draw_scene(model, self.scenes, index) for index in chosen]
+            self._show("scenes", f"validation scenes at step {step}", probes, step)
         return {"validation/miou": result.miou}
 
     def _draw_scene(self, model: EoMT, reader: ShardReader, index: int) -> Example:
         scene, names = decode_scene(reader, index), self.config.scores
-        answers = answer_pixels(self._predictor(model, names)(scene.image), names)
+        predicted = predict_pixels(self._predictor(model, names)(scene.image), names)
         target = np.where(scene.label == VOID_ID, VOID, NORMAL).astype(np.uint8)
-        example = Example(scene.key, scene.image, target, answers.prediction, answers.scores, scene.label)
+        example = Example(scene.key, scene.image, target, predicted.classes, predicted.scores, scene.label)
         return example.shrink()
-
-    def _predictor(self, model: EoMT, scores: tuple[str, ...] = ()) -> Predictor:
-        return slide(make_predictor(model, self.accelerator.device, scores=scores), model.image_size)
 
     def _measure_pasted(self, model: EoMT, step: int) -> dict[str, float]:
         if self.pasted is None:
             return {}
-        names = self.config.scores
-        result = evaluate_test_set(
-            self._predictor(model, names),
-            self.pasted,
-            [get_protocol(PROTOCOL)],
+        names, scalars = self.config.scores, dict[str, float]()
+        part = TestSetPart(
+            test_set=self.pasted,
+            protocols=[get_protocol(PROTOCOL)],
             scores=names,
             num_examples=self._num_probes,
             components=False,
             intervals=False,
-            scratch=self.scratch,
-            worker=self._worker(),
         )
-        scalars: dict[str, float] = {}
+        result = evaluate_test_set(part, self._predictor(model, names), self.scratch, self._worker())
         for each in result.results:  # of the first rank, which has measured; the others have none
             record = each.record
             assert each.distribution is not None
@@ -165,11 +155,16 @@ class Validation:
                 show_precision_recall(self.accelerator, tag, each.counts, step)
                 show_distribution(self.accelerator, f"scores/{record.score}", each.distribution, step)
         if result.examples:
-            sheet = add_title(f"pasted objects at step {step}", draw_panels(result.examples))
-            show_picture(self.accelerator, "probes/pasted", sheet, step)
+            self._show("pasted", f"pasted objects at step {step}", result.examples, step)
         shared = [scalars]
         broadcast_object_list(shared)
         return shared[0]
+
+    def _predictor(self, model: EoMT, scores: tuple[str, ...] = ()) -> Predictor:
+        return slide(make_predictor(model, self.accelerator.device, scores=scores), model.image_size)
+
+    def _show(self, name: str, title: str, examples: Sequence[Example], step: int) -> None:
+        show_picture(self.accelerator, f"probes/{name}", add_title(title, draw_panels(examples)), step)
 
     @property
     def _num_probes(self) -> int:

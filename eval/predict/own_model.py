@@ -19,7 +19,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -47,27 +47,29 @@ class OwnModel(Protocol):
     def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> OwnAnswer: ...
 
 
-class Offer(NamedTuple):
-    """Kinds of maps that a model returns, as its first answer shows."""
-
-    num_classes: int
-    """0: no logits."""
-    own: tuple[str, ...]
-    """Names of its own scores."""
-    fingerprint: str
-    """SHA-256 of the answer."""
-
-
 class OwnPredictor:
-    """Calls a user's model, and checks what it answers (`eval.predict.windows.Predictor`)."""
+    """A user's model as an `eval.predict.windows.Predictor`, its answers checked."""
 
     def __init__(self, model: OwnModel, where: str) -> None:
         """Wrap a model; `where` names it in messages."""
         self._model, self._where = model, where
-        self._scores: tuple[str, ...] = ()
+        self.scores: tuple[str, ...] = ()
+        """Names of the scores that are measured."""
+        self.num_classes = 0
+        """Classes of its logits; 0: it returns none."""
 
-    def probe(self, image: UInt8[np.ndarray, "H W 3"]) -> Offer:
-        """Ask the model once to learn what it answers; an InputError says how that is no `OwnModel`."""
+    def choose_scores(
+        self, image: UInt8[np.ndarray, "H W 3"], asked: tuple[str, ...], setting: str = "--scores"
+    ) -> str:
+        """Ask the model about an image, and settle which scores are measured; return a hash of its answer.
+
+        Args:
+            asked: names of scores; the default is all that the model's answers suffice for.
+            setting: the scores', for messages.
+
+        Raises:
+            InputError: it is no `OwnModel`, or does not give a score that is asked for.
+        """
         logits, maps = self._ask(image)
         for name in maps:
             if name in SCORES:
@@ -77,31 +79,25 @@ class OwnPredictor:
                 )
         if logits is not None and len(logits) < 2:
             raise InputError(f"{self._where}: logits are of one class; scores compare two or more")
-        parts = [*maps.values()] if logits is None else [logits, *maps.values()]
-        digest = hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
-        return Offer(0 if logits is None else len(logits), tuple(maps), digest)
-
-    def choose_scores(
-        self, offer: Offer, asked: tuple[str, ...], setting: str = "--scores"
-    ) -> tuple[str, ...]:
-        """Settle which scores are measured; the default is all that the model's answers suffice for."""
-        computed = tuple(SCORES) if offer.num_classes else ()
+        self.num_classes = 0 if logits is None else len(logits)
+        known = (*(SCORES if self.num_classes else ()), *maps)
         if asked == DEFAULT_SCORES:
-            asked = (*(DEFAULT_SCORES if offer.num_classes else ()), *offer.own)
+            asked = (*(DEFAULT_SCORES if self.num_classes else ()), *maps)
         for name in asked:
-            if name not in (*computed, *offer.own):
-                known = ", ".join((*computed, *offer.own))
-                raise InputError(f"{setting}: got {name!r}; what {self._where} answers gives {known}")
-        self._scores = asked
-        return asked
+            if name not in known:
+                given = ", ".join(known)
+                raise InputError(f"{setting}: got {name!r}; what {self._where} answers gives {given}")
+        self.scores = asked
+        parts = [*maps.values()] if logits is None else [logits, *maps.values()]
+        return hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
 
     def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "N H W"]:
         """Return logits, if any, and behind them the model's own maps among the chosen scores."""
         logits, maps = self._ask(np.ascontiguousarray(image))
-        wanted = [name for name in self._scores if name not in SCORES]
+        wanted = [name for name in self.scores if name not in SCORES]
         if missing := [name for name in wanted if name not in maps]:
             raise InputError(f"{self._where}: answers no {missing[0]} for one image, but did for the first")
-        if logits is None and len(wanted) < len(self._scores):
+        if logits is None and len(wanted) < len(self.scores):
             raise InputError(f"{self._where}: answers no logits for one image, but did for the first")
         parts = [] if logits is None else [logits]
         return torch.cat([*parts, *(maps[name][None] for name in wanted)])
@@ -183,10 +179,9 @@ def open_own_model(
         text: FILE.py:FUNCTION.
         first: an image that it is asked about.
         scores: see `OwnPredictor.choose_scores`.
-        setting: of the scores, for messages.
+        setting: the scores', for messages.
     """
     predictor = load_own_model(text)
-    offer = predictor.probe(first)
-    chosen = predictor.choose_scores(offer, scores, setting)
-    content = f"{hash_file(parse_model_file(text)[0])} {offer.fingerprint}"
-    return ModelSource(text, content, chosen, lambda: predictor), offer.num_classes
+    answer = predictor.choose_scores(first, scores, setting)
+    content = f"{hash_file(parse_model_file(text)[0])} {answer}"
+    return ModelSource(text, content, predictor.scores, lambda: predictor), predictor.num_classes

@@ -1,4 +1,4 @@
-"""What a network said of each frame, on disk, so that scores and temperatures need no second forward pass.
+"""Predictions of a network, frame by frame, on disk: scores and temperatures need no second forward pass.
 
     CACHE/cache.json             model, checkpoint
     CACHE/{set}/index.json       name, window, frames
@@ -35,12 +35,12 @@ CLOSED_SET = "cityscapes"
 
 @dataclass(frozen=True, kw_only=True)
 class CacheInfo:
-    """Whose predictions a cache holds."""
+    """Origin of the predictions of a cache."""
 
     model: str
     checkpoint: str
     fingerprint: str = ""
-    """Of the network and all that its answers depend on."""
+    """Hash of the network and all that its predictions depend on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,20 +48,20 @@ class CachedSet:
     """One set of a cache."""
 
     folder: str
-    """As the test set's folder is called; `CLOSED_SET` for Cityscapes val."""
+    """The test set's, in the course's layout; `CLOSED_SET` for Cityscapes val."""
     name: str
-    """As tables print it."""
+    """The set's, in tables."""
     is_benchmark: bool
     """Whether numbers on it are reported as results, so that nothing may be chosen on it."""
     window: tuple[int, int]
     stems: tuple[str, ...]
     fingerprint: str = ""
-    """Of the data."""
+    """Hash of the data."""
 
 
 @dataclass(frozen=True)
 class WindowPredictions:
-    """What a network said of the windows of one frame, in the order in which `predict_in_windows` asks."""
+    """Predictions of the windows of one frame, in the order in which `predict_in_windows` asks."""
 
     masks: Float[Tensor, "W Q h w"] | None
     classes: Float[Tensor, "W Q C1"] | None
@@ -73,11 +73,9 @@ class WindowPredictions:
     def evidence(
         self, size: tuple[int, int], window: tuple[int, int], query_temperature: float = 1.0
     ) -> Float[Tensor, "C H W"]:
-        """Return the evidence of the frame at its own size.
+        """Return the evidence of a frame of `size` (H, W), seen in windows of (h, w).
 
         Args:
-            size: (H, W) of the frame.
-            window: (h, w), the input size of the network.
             query_temperature: T of softmax(class logits / T), before the sum over queries; mask models only.
         """
         return self.evidence_at(size, window, (query_temperature,))[0]
@@ -98,21 +96,15 @@ class WindowPredictions:
             assert self.classes is not None
             classes = self.classes[part].float()
             shares = [(classes / t).softmax(dim=-1)[..., : self.num_classes] for t in query_temperatures]
-            return _contract(self.masks[part], torch.cat(shares, dim=-1), window)
+            weights = torch.cat(shares, dim=-1)  # Σ_q weights_q · sigmoid(masks_q), as `pixel_evidence` does
+            answer = torch.empty(len(crops), weights.shape[-1], *window)
+            for rows, strip in resize_in_strips(self.masks[part], window):
+                answer[:, :, rows] = torch.einsum("bqk,bqhw->bkhw", weights, strip.sigmoid())
+            return answer
 
         blank = torch.zeros(3, *size, dtype=torch.uint8)
         stacked = predict_in_windows(blank, replay, window, windows_at_once=1)
         return stacked.unflatten(0, (len(query_temperatures), -1))
-
-
-def _contract(
-    masks: Float[Tensor, "B Q _h _w"], shares: Float[Tensor, "B Q K"], size: tuple[int, int]
-) -> Float[Tensor, "B K H W"]:
-    """Return Σ_q shares_q · sigmoid(masks_q) at `size` in strips, as `pixel_evidence` does."""
-    answer = torch.empty(len(masks), shares.shape[-1], *size)
-    for rows, strip in resize_in_strips(masks, size):
-        answer[:, :, rows] = torch.einsum("bqk,bqhw->bkhw", shares, strip.sigmoid())
-    return answer
 
 
 def write_frame(
@@ -120,12 +112,9 @@ def write_frame(
 ) -> None:
     """Write one frame of a set."""
     arrays: dict[str, np.ndarray] = {"target": target, "num_classes": np.array(predictions.num_classes)}
-    if predictions.logits is not None:
-        arrays["logits"] = predictions.logits.half().cpu().numpy()
-    else:
-        assert predictions.masks is not None
-        assert predictions.classes is not None
-        arrays["masks"] = predictions.masks.half().cpu().numpy()
+    half = {"logits": predictions.logits, "masks": predictions.masks}
+    arrays |= {name: part.half().cpu().numpy() for name, part in half.items() if part is not None}
+    if predictions.classes is not None:
         arrays["classes"] = predictions.classes.float().cpu().numpy()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{position}.npz").open("wb") as file:
@@ -133,7 +122,7 @@ def write_frame(
 
 
 def read_frame(folder: Path, position: int) -> tuple[UInt8[np.ndarray, "H W"], WindowPredictions]:
-    """Read one frame of a set: its target, and what the network said."""
+    """Read target and predictions of one frame of a set."""
     path = folder / f"{position}.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -149,11 +138,6 @@ def read_frame(folder: Path, position: int) -> tuple[UInt8[np.ndarray, "H W"], W
 def write_index(cache: Path, cached: CachedSet) -> None:
     """Write a set's index, when all its frames are there: a set without one is not finished."""
     write_atomically(cache / cached.folder / "index.json", to_json(cached))
-
-
-def write_info(cache: Path, info: CacheInfo) -> None:
-    """Write whose predictions the cache holds."""
-    write_atomically(cache / "cache.json", to_json(info))
 
 
 def read_cache(cache: Path, setting: str = "--cache") -> tuple[CacheInfo, tuple[CachedSet, ...]]:
@@ -178,14 +162,13 @@ def read_frames(
 
 
 class PredictionRecorder:
-    """Collects what a network says of the windows of one frame until the frame is written."""
+    """Collects the predictions of the windows of one frame until the frame is written.
+
+    Whoever loads the network sets the classes of its closed set and (h, w), its input size.
+    """
 
     def __init__(self, num_classes: int = 0, window: tuple[int, int] = (0, 0)) -> None:
-        """Start empty; whoever loads the network sets both attributes."""
-        self.num_classes = num_classes
-        """Classes of the closed set."""
-        self.window = window
-        """(h, w), the input size of the network."""
+        self.num_classes, self.window = num_classes, window
         self._parts: list[tuple[Tensor, ...]] = []
 
     def add(self, *prediction: Tensor) -> None:
@@ -195,11 +178,11 @@ class PredictionRecorder:
 
     def take(self) -> WindowPredictions:
         """Return the frame's windows, and start the next frame."""
-        joined: Sequence[Tensor] = [torch.cat(parts) for parts in zip(*self._parts, strict=True)]
+        first, *rest = (torch.cat(parts) for parts in zip(*self._parts, strict=True))
         self._parts = []
-        if len(joined) == 1:
-            return WindowPredictions(None, None, joined[0], self.num_classes)
-        return WindowPredictions(joined[0], joined[1], None, self.num_classes)
+        if rest:
+            return WindowPredictions(first, rest[0], None, self.num_classes)
+        return WindowPredictions(None, None, first, self.num_classes)
 
 
 class PredictionCache:
@@ -213,13 +196,13 @@ class PredictionCache:
         network: Mapping[str, str],
         recorder: PredictionRecorder,
     ) -> None:
-        """Remember the folder, which must be new, empty, or of an evaluation of the same network.
+        """Use a folder that is new, empty, or of an evaluation of the same network.
 
         Args:
             model: name of the model in tables.
             checkpoint: where it is read from.
-            network: what the predictions depend on (`eval.key.network_key`).
-            recorder: that the network was loaded with.
+            network: key of the predictions (`eval.key.network_key`).
+            recorder: that the network is loaded with.
         """
         fingerprint = hashlib.sha256(json.dumps(dict(network), sort_keys=True).encode()).hexdigest()
         self.folder = folder
@@ -239,7 +222,7 @@ class PredictionCache:
     def start(self) -> None:
         """Make the folder."""
         make_folder(self.folder, "--cache")
-        write_info(self.folder, self._info)
+        write_atomically(self.folder / "cache.json", to_json(self._info))
 
     def has_set(self, name: str, fingerprint: str) -> bool:
         """Whether the set in folder `name` is complete, of this data."""
@@ -259,7 +242,7 @@ class PredictionCache:
         write_frame(self.folder / name, position, target, self._recorder.take())
 
     def finish_set(self, convention: Convention, stems: Sequence[str], fingerprint: str) -> None:
-        """Say that all frames of a set are there."""
+        """Write the index of a set, all of whose frames are there."""
         cached = CachedSet(
             folder=convention.folder,
             name=convention.name,

@@ -33,10 +33,7 @@ SUFFIXES = (".npy", ".hdf5", ".h5", ".png")
 
 
 class MapFolder:
-    """Returns the maps of a folder for the images they belong to (`eval.predict.windows.Predictor`).
-
-    Images are known again by their pixels, so that nothing depends on the order in which they are asked for.
-    """
+    """Maps of a folder as an `eval.predict.windows.Predictor`: an image is known again by its pixels."""
 
     def __init__(
         self,
@@ -45,7 +42,6 @@ class MapFolder:
         *,
         scale: tuple[float, float] = (0.0, 1.0),
         is_limited: bool = False,
-        setting: str = "--score_maps",
     ) -> None:
         """Match maps with images and read every map once, which takes seconds.
 
@@ -59,21 +55,18 @@ class MapFolder:
         """
         self._scale = scale
         self._maps: dict[bytes, tuple[Path, str]] = {}
-        for test_set in test_sets:
-            for frame, path in _match(folder, test_set, is_limited, setting):
-                self._add(frame, path)
-
-    def _add(self, frame: Frame, path: Path) -> None:
-        image, values = read_image(frame), read_map(path, self._scale)
-        if values.shape != image.shape[:2]:
-            (rows, columns), (height, width) = values.shape, image.shape[:2]
-            raise InputError(f"{path}: is {columns} x {rows}, its image {width} x {height}")
-        key, content = _digest(image), hashlib.sha256(values.tobytes()).hexdigest()
-        if key in self._maps and self._maps[key][1] != content:
-            raise InputError(
-                f"{path}: another map than {self._maps[key][0]} of the same image; evaluate the sets apart"
-            )
-        self._maps.setdefault(key, (path, content))
+        pairs = [pair for test_set in test_sets for pair in _match(folder, test_set, is_limited)]
+        for frame, path in pairs:
+            image, values = read_image(frame), read_map(path, scale)
+            if values.shape != image.shape[:2]:
+                (rows, columns), (height, width) = values.shape, image.shape[:2]
+                raise InputError(f"{path}: is {columns} x {rows}, its image {width} x {height}")
+            key, content = _digest(image), hashlib.sha256(values.tobytes()).hexdigest()
+            other, of_other = self._maps.setdefault(key, (path, content))
+            if of_other != content:
+                raise InputError(
+                    f"{path}: another map than {other} of the same image; evaluate the sets apart"
+                )
 
     @property
     def fingerprint(self) -> str:
@@ -82,7 +75,6 @@ class MapFolder:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "1 H W"]:
-        """Return the map of an image, known again by its pixels."""
         key = _digest(image)
         if key not in self._maps:
             raise InputError(
@@ -93,7 +85,7 @@ class MapFolder:
 
 
 def _name_score(scores: tuple[str, ...]) -> str:
-    """Return what tables call the score of maps."""
+    """Return the score's name in tables."""
     if scores == DEFAULT_SCORES:
         return "Score"
     if len(scores) != 1 or scores[0] in SCORES:
@@ -128,15 +120,14 @@ def _digest(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
 
 
-def _match(folder: Path, test_set: TestSet, is_limited: bool, setting: str) -> list[tuple[Frame, Path]]:
+def _match(folder: Path, test_set: TestSet, is_limited: bool) -> list[tuple[Frame, Path]]:
     """Pair the frames of a set with their maps."""
-    name = test_set.convention.folder
-    other = test_set.convention.smiyc
+    name, other = test_set.convention.folder, test_set.convention.smiyc
     place = folder / name
-    if not place.is_dir() and other and (folder / other).is_dir():
+    if not place.is_dir() and other:
         place = folder / other
     if not place.is_dir():
-        raise InputError(f"{setting} {folder}: no folder {name} in it, which --datasets has")
+        raise InputError(f"--score_maps {folder}: no folder {name} in it, which --datasets has")
     found: dict[str, Path] = {}
     for path in sorted(place.iterdir()):
         if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:

@@ -117,14 +117,14 @@ def energy(evidence: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
 
 
 class QueryOutputs(NamedTuple):
-    """What a mask model's queries say of a window, as far as a score reads it."""
+    """Predictions of a mask model's queries, as far as a score reads them."""
 
     mask_logits: Float[Tensor, "B Q _h _w"]
     class_logits: Float[Tensor, "B Q C1"]
     """Ready for softmax; "no object" is the last column."""
     num_classes: int
-    """How many of the first columns are classes of the closed set. A column between them and "no object" is a
-    trained outlier class."""
+    """The first columns are classes of the closed set; one between them and "no object" is a trained outlier
+    class."""
     class_distances: Float[Tensor, "B Q C1"] | None = None
     """Distance to each class's prototype, where the model has prototypes."""
     farthest: Float[Tensor, ""] | float = 2.0
@@ -199,7 +199,7 @@ class ClaimCount(NamedTuple):
 
 
 def count_claims(queries: QueryOutputs, size: tuple[int, int] | None = None) -> ClaimCount:
-    """Say how probable it is that no query, and that exactly one query, claims a pixel for a class.
+    """Compute the log-probabilities that no query, and that exactly one query, claims a pixel for a class.
 
     Query q claims it with probability c_q = p_q · sigmoid(mask_q), where p_q = Σ_c softmax(class_logits_q)[c]
     over the classes of the closed set, and independently of the others:
@@ -248,7 +248,7 @@ class QueryScore(NamedTuple):
     read: Callable[[QueryOutputs, tuple[int, int] | None], Tensor]
     """Queries and the size to resize their masks to -> score (B, H, W)."""
     needs: Literal["queries", "class distances", "an outlier class"]
-    """What a network must have for it."""
+    """Part that a network must have for it."""
 
 
 QUERY_SCORES: dict[str, QueryScore] = {
@@ -262,11 +262,7 @@ QUERY_SCORES: dict[str, QueryScore] = {
 
 
 def require_scores(names: tuple[str, ...], setting: str = "--scores") -> None:
-    """Check that `names` are scores, each once.
-
-    Raises:
-        InputError: an unknown name, a name given twice, or none.
-    """
+    """Check that `names` are scores, at least one and each once."""
     known = (*SCORES, *QUERY_SCORES)
     unknown = [name for name in names if name not in known]
     if unknown:

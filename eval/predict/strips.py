@@ -22,17 +22,17 @@ _STRIP_PIXELS = 8192
 """Scores are computed in strips: their intermediate results then stay in the processor's cache."""
 
 
-class PixelAnswers(NamedTuple):
-    """What evidence says of every pixel."""
+class PixelPrediction(NamedTuple):
+    """Scores and classes of every pixel of an image."""
 
     scores: dict[str, Float32[np.ndarray, "H W"]]
     """Each in the form in which it is compared; see `eval.predict.log_odds`."""
-    prediction: UInt8[np.ndarray, "H W"]
+    classes: UInt8[np.ndarray, "H W"]
     """Train ids."""
 
 
 @torch.no_grad()
-def answer_pixels(evidence: Float[Tensor, "N H W"], names: Sequence[str]) -> PixelAnswers:
+def predict_pixels(evidence: Float[Tensor, "N H W"], names: Sequence[str]) -> PixelPrediction:
     """Compute all scores and the predicted classes in one pass over the evidence.
 
     Args:
@@ -46,14 +46,14 @@ def answer_pixels(evidence: Float[Tensor, "N H W"], names: Sequence[str]) -> Pix
     maps = dict(zip(read_from_maps, evidence[num_classes:], strict=True))
     evidence = evidence[:num_classes]
     scores = {name: torch.empty(height, width, device=evidence.device) for name in names if name in SCORES}
-    prediction = torch.full((height, width), VOID_ID, dtype=torch.uint8, device=evidence.device)
+    classes = torch.full((height, width), VOID_ID, dtype=torch.uint8, device=evidence.device)
     for rows in strips_of(height if num_classes else 0, width):
         strip = evidence[None, :, rows]
-        prediction[rows] = predict_classes(strip[0])
+        classes[rows] = predict_classes(strip[0])
         for name, found in compared_scores(strip, list(scores)).items():
             scores[name][rows] = found[0]
     chosen = {name: (scores | maps)[name].cpu().numpy() for name in names}
-    return PixelAnswers(chosen, prediction.cpu().numpy())
+    return PixelPrediction(chosen, classes.cpu().numpy())
 
 
 def compare_at(

@@ -1,4 +1,4 @@
-"""Predictors: a function from an image to maps of its pixels; sliding windows make one of a network."""
+"""Predictors, from an image to maps of its pixels, and the sliding windows that make one of a network."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class ModelSource:
     """A checkpoint, a user's own model or score maps: what is evaluated."""
 
     name: str
-    """Where it is read from."""
+    """Path, or text, that it is read from."""
     fingerprint: str
-    """Hash of what its predictions depend on."""
+    """Hash of all that its predictions depend on."""
     scores: tuple[str, ...]
     """Names of the scores that it is built for."""
     load: Callable[[], Predictor]
@@ -51,16 +51,9 @@ def covering_size(size: tuple[int, int], window: tuple[int, int]) -> tuple[int, 
 
 
 def window_starts(side: int, window: int) -> list[int]:
-    """Return where windows begin on one axis: as few as cover it, evenly spread, so with least overlap.
-
-    Args:
-        side: pixels of the axis, at least `window`.
-        window: pixels of a window.
-    """
+    """Return where windows begin on an axis of `side` pixels: as few as cover it, evenly spread."""
     count = math.ceil(side / window)
-    if count == 1:
-        return [0]
-    return [round(i * (side - window) / (count - 1)) for i in range(count)]
+    return [round(i * (side - window) / max(1, count - 1)) for i in range(count)]
 
 
 def resize_image(image: UInt8[Tensor, "3 _H _W"], size: tuple[int, int]) -> UInt8[Tensor, "3 _h _w"]:
@@ -80,12 +73,10 @@ def predict_in_windows(
 ) -> Float[Tensor, "N H W"]:
     """Return the maps of an image at its own resolution.
 
-    The image is scaled to cover the window, windows are spread evenly along the axis that sticks out,
-    maps are averaged where they overlap and resized bilinearly (align_corners=False) back.
+    The image, sRGB in [0, 255], is scaled to cover the window, windows are spread evenly along the axis that
+    sticks out, maps are averaged where they overlap and resized bilinearly (align_corners=False) back.
 
     Args:
-        image: sRGB in [0, 255].
-        predict: windows to maps at window resolution.
         window: (h, w), the input size of the network.
         windows_at_once: windows per call of `predict`; bounds its memory.
 

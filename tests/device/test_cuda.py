@@ -21,7 +21,7 @@ from models.lora import add_adapters
 from shards.batch import Batch
 from shards.errors import InputError
 from shards.settings import read_config
-from tests.jobs.test_evaluate import options_for, write_val_shards
+from tests.support.evaluation import options_for, write_val_shards
 from tests.trainer.losses.test_losses import MIXTURES, columns_for, make_batch, make_prediction
 from tests.trainer.small_run import (  # noqa: F401
     _fresh_accelerator,

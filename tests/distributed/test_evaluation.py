@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.evaluate import main
-from tests.jobs.test_evaluate import write_run, write_test_sets, write_val_shards
+from tests.support.evaluation import write_run, write_test_sets, write_val_shards
 from tests.support.forked import run_ranks
 
 pytestmark = pytest.mark.slow

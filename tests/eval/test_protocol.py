@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_curve
 
-from eval.evaluate import evaluate_test_set
 from eval.metrics.curve import FPR_RULES, ImageScores
 from eval.metrics.measure import measure_score
+from eval.part import TestSetPart, evaluate_test_set
 from eval.predict.windows import slide
 from eval.protocol import MAX_IMAGES_RBA, PROTOCOLS, get_protocol, get_protocols
-from eval.sets.registry import TestSet, find_test_sets, resize_target
+from eval.sets.registry import find_test_sets, resize_target
 from shards.errors import InputError
+from tests.support.evaluation import write_set
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -59,15 +58,16 @@ def drawn_images(
     return [sort_image(*pair) for pair in zip(maps, targets, strict=True)], maps, targets
 
 
-def pooled(maps: list[np.ndarray], targets: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    truth, scores = np.concatenate([t.ravel() for t in targets]), np.concatenate([m.ravel() for m in maps])
-    return truth[truth != 255], scores[truth != 255]
+def pooled(maps: list[np.ndarray], targets: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Truth and scores of all pixels that count, and scikit-learn's FPR and TPR of every threshold."""
+    truth, scores = (np.concatenate([part.ravel() for part in parts]) for parts in (targets, maps))
+    truth, scores = truth[truth != 255], scores[truth != 255]
+    return truth, scores, *roc_curve(truth, scores, drop_intermediate=False)[:2]
 
 
 def test_fishyscapes_takes_the_first_threshold_that_reaches_95_percent():
     images, maps, targets = drawn_images()
-    truth, scores = pooled(maps, targets)
-    fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
+    truth, scores, fpr, tpr = pooled(maps, targets)
     metrics = measure_score(images, get_protocol("fishyscapes")).metrics
     assert metrics.fpr95 == pytest.approx(fpr[np.searchsorted(tpr, 0.95)], abs=1e-12)
     assert metrics.ap == pytest.approx(average_precision_score(truth, scores), abs=1e-12)
@@ -77,8 +77,7 @@ def test_rba_takes_the_first_threshold_above_95_percent_and_no_image_from_1300_o
     images, maps, targets = drawn_images()
     empty = ImageScores(np.zeros(0, np.float32), np.zeros(0, np.float32))
     images += [empty] * (MAX_IMAGES_RBA - len(images)) + [sort_image(-maps[0], targets[0])]
-    truth, scores = pooled(maps, targets)
-    fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
+    _, _, fpr, tpr = pooled(maps, targets)
     measured = measure_score(images, get_protocol("rba"))
     assert measured.metrics.fpr95 == pytest.approx(fpr[np.flatnonzero(tpr > 0.95)[0]], abs=1e-12)
     assert measured.num_images == MAX_IMAGES_RBA
@@ -87,43 +86,35 @@ def test_rba_takes_the_first_threshold_above_95_percent_and_no_image_from_1300_o
 
 def test_course_512_interpolates_and_skips_images_without_anomaly():
     images, maps, targets = drawn_images()
-    truth, scores = pooled(maps[:2] + maps[3:], targets[:2] + targets[3:])
-    fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
+    truth, scores, fpr, tpr = pooled(maps[:2] + maps[3:], targets[:2] + targets[3:])
     measured = measure_score(images, get_protocol("course-512"))
     assert measured.metrics.fpr95 == pytest.approx(np.interp(0.95, tpr, fpr), abs=1e-12)
     assert measured.metrics.ap == pytest.approx(average_precision_score(truth, scores), abs=1e-12)
     assert measured.num_images == 4
 
 
-def write_set(root: Path) -> TestSet:
-    rng = np.random.default_rng(3)
-    for name in ("images", "labels_masks"):
-        (root / "RoadAnomaly" / name).mkdir(parents=True)
-    for i in range(2):
-        mask = cv2.resize(rng.integers(0, 2, (9, 13), dtype=np.uint8) * 2, (130, 90), interpolation=0)
-        image = cv2.resize(rng.integers(0, 256, (9, 13, 3), dtype=np.uint8), (130, 90))
-        cv2.imwrite(str(root / f"RoadAnomaly/images/{i}.png"), image)
-        cv2.imwrite(str(root / f"RoadAnomaly/labels_masks/{i}.png"), mask)
-    return find_test_sets(root)[0]
-
-
 def test_course_512_squashes_image_and_mask_as_the_courses_script_does(tmp_path):
-    test_set = write_set(tmp_path)
+    rng = np.random.default_rng(3)
+    frames = []
+    for _ in range(2):
+        mask = cv2.resize(rng.integers(0, 2, (9, 13), dtype=np.uint8) * 2, (130, 90), interpolation=0)
+        frames.append((cv2.resize(rng.integers(0, 256, (9, 13, 3), dtype=np.uint8), (130, 90)), mask))
+    write_set(tmp_path / "RoadAnomaly", frames)
+    (test_set,) = find_test_sets(tmp_path)
     truth, scores = [], []
     for frame in test_set.frames:
         image = Image.open(frame.image).resize((1024, 512), Image.Resampling.BILINEAR)
         truth.append(np.asarray(Image.open(frame.mask).resize((1024, 512), Image.Resampling.NEAREST)) == 2)
         scores.append(-(np.asarray(image).astype(np.float32) / 255).max(axis=2))
     expected = average_precision_score(np.stack(truth).ravel(), np.stack(scores).ravel())
-    (record,) = evaluate_test_set(
-        slide(lambda windows: windows.float() / 255, (512, 1024)),
-        test_set,
-        [get_protocol("course-512")],
-        scores=["MaxLogit"],
-        components=False,
-    ).records
-    assert record.num_pixels == 2 * 512 * 1024
-    assert record.ap == pytest.approx(expected, abs=1e-3)  # Pillow rounds between its two passes, we do not
+    protocols = [get_protocol("course-512")]
+    part = TestSetPart(test_set=test_set, protocols=protocols, scores=("MaxLogit",), components=False)
+    predictor = slide(lambda windows: windows.float() / 255, (512, 1024))
+    (result,) = evaluate_test_set(part, predictor).results
+    assert result.record.num_pixels == 2 * 512 * 1024
+    assert result.record.ap == pytest.approx(
+        expected, abs=1e-3
+    )  # Pillow rounds between its passes, we do not
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (90, 130), (512, 1024), (1080, 1920)])
@@ -175,18 +166,3 @@ def test_smiyc_refuses_scores_that_half_precision_cannot_hold():
     images = [ImageScores(np.array([1e5], np.float32), np.array([0], np.float32))]
     with pytest.raises(InputError, match="a score is NaN or beyond 65504"):
         measure_score(images, get_protocol("smiyc"))
-
-
-def test_several_protocols_come_from_one_pass(tmp_path):
-    seen: list[torch.Size] = []
-
-    def predict(windows: torch.Tensor) -> torch.Tensor:
-        seen.append(windows.shape)
-        return windows.float() / 255
-
-    names = ["smiyc", "native", "rba"]
-    result = evaluate_test_set(
-        slide(predict, (90, 130)), write_set(tmp_path), get_protocols(names), scores=["MSP"]
-    )
-    assert [record.protocol for record in result.records] == names
-    assert len(seen) == 2  # one window per image

@@ -1,4 +1,4 @@
-"""Images on disk give what images in memory give; a file is taken only where it is whole and of the key."""
+"""Images on disk give what images in memory give."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from eval.store import ImageStore, Worker, score_arrays
+from eval.store import ImageStore, score_arrays
 from shards.errors import InputError
 
 Image = tuple[dict[str, np.ndarray], np.ndarray]
@@ -54,43 +54,6 @@ def test_sorted_scores_are_those_of_each_image_in_set_order(tmp_path):
         assert sorted(path.name for path in tmp_path.iterdir()) == [f"{i}.npz" for i in range(4)]
 
 
-def test_workers_fill_a_store_together_and_each_image_once(tmp_path):
-    images, made = drawn_images(5), []
-
-    def make(image):
-        made.append(image)
-        return score_arrays(*images[image])
-
-    store = ImageStore(tmp_path / "shared", [{}] * 5)
-    for number in (2, 0, 1, 1):
-        store.fill(make, Worker(number, 3))
-    assert made == [2, 0, 3, 1, 4]
-    assert store.measure("A") == filled(tmp_path / "alone", images).measure("A")
-
-
-@pytest.mark.parametrize("fault", ["missing", "cut", "changed", "of another key"])
-def test_only_the_image_whose_file_is_not_right_is_made_again(tmp_path, caplog, fault):
-    images, made = drawn_images(), []
-    content = [filled(tmp_path, images).path(i).read_bytes() for i in range(4)]
-    path = tmp_path / "2.npz"
-    keys = [{"image": str(i)} for i in range(4)]
-    if fault == "missing":
-        path.unlink()
-    elif fault == "cut":
-        path.write_bytes(content[2][:-40])
-    elif fault == "changed":
-        path.write_bytes(content[2][:900] + bytes([content[2][900] ^ 1]) + content[2][901:])
-    else:
-        keys[2] = {"image": "other"}
-    store = ImageStore(tmp_path, keys)
-    assert [store.has(i) for i in range(4)] == [True, True, False, True]
-    store.fill(lambda i: made.append(i) or score_arrays(*images[i]))
-    assert made == [2]
-    assert ("2.npz: is damaged" in caplog.text) == (fault in ("cut", "changed"))
-    if fault != "of another key":
-        assert [store.path(i).read_bytes() for i in range(4)] == content
-
-
 def test_a_file_that_is_damaged_meanwhile_is_named(tmp_path):
     store = filled(tmp_path, drawn_images())
     store.path(1).write_bytes(b"no")
@@ -98,13 +61,10 @@ def test_a_file_that_is_damaged_meanwhile_is_named(tmp_path):
         store.measure("A")
 
 
-def test_void_pixels_do_not_count(tmp_path):
+def test_void_pixels_do_not_count_and_some_must_be_anomalous(tmp_path):
     maps = {"A": np.array([[0, 1, 9, np.nan]], dtype=np.float32)}
-    store = filled(tmp_path, [(maps, np.array([[0, 1, 255, 255]], dtype=np.uint8))])
+    store = filled(tmp_path / "void", [(maps, np.array([[0, 1, 255, 255]], dtype=np.uint8))])
     assert store.measure("A") == (1.0, 0.0, 1.0, 1.0, 1.0)
-
-
-def test_images_without_anomalies_say_so(tmp_path):
-    store = filled(tmp_path, [({"A": np.ones((2, 2), np.float32)}, np.zeros((2, 2), np.uint8))])
+    store = filled(tmp_path / "normal", [(maps, np.array([[0, 0, 255, 255]], dtype=np.uint8))])
     with pytest.raises(InputError, match="no anomalous pixel"):
         store.measure("A")

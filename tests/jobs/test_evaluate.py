@@ -10,110 +10,43 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from eval.folder import RENDERINGS
+from eval.evaluate import RENDERINGS
 from eval.predict.scores import QueryOutputs, min_distance, pixel_evidence, uno
 from eval.report.record import parse_json
 from eval.sketch import compare_resampled, read_sketch, resample_sketch, sketch_path
-from jobs.evaluate import EvaluateOptions, evaluate, main, model_name
+from jobs.evaluate import evaluate, main, model_name
 from models import segmenter
-from models.config import ModelConfig
-from models.eomt import EoMT
 from models.erfnet import ERFNet
 from models.segmenter import choose_device, make_predictor
-from models.weights.checkpoint import load_segmenter, write_description
-from models.weights.formats import WEIGHTS_NAME
 from shards.errors import InputError
-from shards.manifest import MANIFEST_VERSION, Manifest, ShardEntry, write_manifest
-from shards.prepare.writer import write_shard
-
-
-def write_run(root: Path, **changes: object) -> Path:
-    folder = root / "rba_run" / "checkpoints" / "step-0000010"
-    folder.mkdir(parents=True)
-    torch.manual_seed(0)
-    config = ModelConfig(size="tiny", image_size=(32, 32), num_queries=5, **changes)  # type: ignore[arg-type]
-    model = EoMT(config)
-    write_description(model, folder)
-    save_file(model.state_dict(), folder / WEIGHTS_NAME)
-    return root / "rba_run"
-
-
-def encode(picture: np.ndarray) -> bytes:
-    return cv2.imencode(".png", picture)[1].tobytes()
-
-
-def write_test_sets(root: Path) -> Path:
-    rng = np.random.default_rng(1)
-    for folder, anomaly in (("RoadAnomaly21", 1), ("RoadAnomaly", 2)):
-        for name in ("images", "labels_masks"):
-            (root / folder / name).mkdir(parents=True)
-        for i in range(2):
-            mask = np.zeros((40, 64), dtype=np.uint8)
-            mask[10:20, 10 + i : 30] = anomaly
-            image = rng.integers(0, 256, (40, 64, 3), dtype=np.uint8)
-            (root / folder / "images" / f"{i}.png").write_bytes(encode(image))
-            (root / folder / "labels_masks" / f"{i}.png").write_bytes(encode(mask))
-    return root
-
-
-def write_val_shards(folder: Path) -> Path:
-    folder.mkdir()
-    rng = np.random.default_rng(2)
-    picture = encode(rng.integers(0, 256, (32, 64, 3), dtype=np.uint8))
-    label = encode(rng.integers(0, 19, (32, 64), dtype=np.uint8))
-    keys = write_shard(folder / "v.tar", [(key, {"image.png": picture, "label.png": label}) for key in "ab"])
-    entry = ShardEntry("v.tar", "val", 2, (folder / "v.tar").stat().st_size, "0" * 64, keys)
-    write_manifest(
-        Manifest(MANIFEST_VERSION, "cityscapes", "cityscapes-train-id", "png", 2, {}, (entry,)), folder
-    )
-    return folder
-
-
-def options_for(root: Path, **changes: object) -> EvaluateOptions:
-    values = {"checkpoint": write_run(root), "datasets": write_test_sets(root / "sets"), "device": "cpu"}
-    return EvaluateOptions(**{**values, "out": root / "out", **changes})  # type: ignore[arg-type]
+from tests.models.tiny import make_model
+from tests.support.evaluation import encode, options_for, write_run, write_val_shards
 
 
 def test_everything_is_written(tmp_path):
     options = options_for(tmp_path, cityscapes=write_val_shards(tmp_path / "val"))
     records = evaluate(options)
-    names = [
-        "RoadAnomaly.png",
-        "RoadAnomaly21.png",
-        "cells",
-        "per_image.csv",
-        "report.html",
-        "results.csv",
-        "results.json",
-        "results.md",
-        "results.tex",
-        "sketches",
-    ]
-    assert sorted(path.name for path in options.out.iterdir()) == names
+    names = "RoadAnomaly.png RoadAnomaly21.png cells per_image.csv report.html results.csv results.json "
+    names += "results.md results.tex sketches"
+    assert sorted(path.name for path in options.out.iterdir()) == names.split()
     assert parse_json((options.out / "results.json").read_text(), "results.json") == records
     assert len(records) == 2 * 4
     first = records[0]
-    assert (first.model, first.checkpoint) == (
-        "rba_run",
-        str(tmp_path / "rba_run" / "checkpoints" / "step-0000010"),
-    )
+    checkpoint = str(options.checkpoint / "checkpoints" / "step-0000010")
+    assert (first.model, first.checkpoint) == ("rba_run", checkpoint)
     assert (first.num_images, first.num_pixels) == (2, 2 * 40 * 64)
     assert first.miou is not None
     assert 0 < first.miou < 0.5
     assert cv2.imread(str(options.out / "RoadAnomaly.png")) is not None
     assert None not in (first.ap_ci, first.f1_star, first.best_f1, first.ece, first.ece_ci, first.miou_ci)
-    lines = (options.out / "per_image.csv").read_text().splitlines()
-    assert len(lines) == 1 + 8 * 2
+    assert len((options.out / "per_image.csv").read_text().splitlines()) == 1 + 8 * 2
+    ap = {record.score: record.ap for record in records if record.dataset == "Road Anomaly"}
     msp, rba = (
         resample_sketch(read_sketch(sketch_path(options.out, "Road Anomaly", "native", name)))
         for name in ("MSP", "RbA")
     )
-    test = compare_resampled(msp, rba, "ap")
-    difference = next(r.ap for r in records if (r.dataset, r.score) == ("Road Anomaly", "MSP"))
-    difference -= next(r.ap for r in records if (r.dataset, r.score) == ("Road Anomaly", "RbA"))
-    assert test.difference == pytest.approx(difference, abs=1e-3)
+    assert compare_resampled(msp, rba, "ap").difference == pytest.approx(ap["MSP"] - ap["RbA"], abs=1e-3)
 
 
 def test_the_command_line_prints_the_table(tmp_path, capsys):
@@ -124,23 +57,27 @@ def test_the_command_line_prints_the_table(tmp_path, capsys):
         "--precision", "bf16", "--pictures", "0", "--device", "cpu",
     ])  # fmt: skip
     entries = json.loads((options.out / "results.json").read_text())
-    assert [(e["score"], e["num_images"], e["miou"]) for e in entries[:2]] == [
-        ("RbA", 1, None),
-        ("MSP", 1, None),
-    ]
+    found = [(e["score"], e["num_images"], e["miou"]) for e in entries[:2]]
+    assert found == [("RbA", 1, None), ("MSP", 1, None)]
     assert capsys.readouterr().out == (options.out / "results.md").read_text()
     assert "| mine (first 1 frames) | RbA |" in (options.out / "results.md").read_text()
     assert not list(options.out.glob("*.png"))
 
 
-def test_the_baseline_goes_through_the_same_evaluation(tmp_path, monkeypatch):
+@pytest.fixture
+def erfnet(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr("models.erfnet.IMAGE_SIZE", (32, 64))
     torch.manual_seed(0)
-    network = ERFNet(20)
-    torch.save(
-        {f"module.{name}": value for name, value in network.state_dict().items()}, tmp_path / "erfnet.pth"
-    )
-    records = evaluate(options_for(tmp_path, checkpoint=tmp_path / "erfnet.pth", components=False))
+    weights = {f"module.{name}": value for name, value in ERFNet(20).state_dict().items()}
+    torch.save(weights, tmp_path / "erfnet.pth")
+    return tmp_path / "erfnet.pth"
+
+
+def test_the_baseline_goes_through_the_same_evaluation_but_has_no_queries(tmp_path, erfnet):
+    options = options_for(tmp_path, checkpoint=erfnet, components=False)
+    with pytest.raises(InputError, match=r"--scores: .*erfnet.pth has no queries, which EAM reads"):
+        evaluate(dataclasses.replace(options, scores=("EAM",)))
+    records = evaluate(options)
     assert {record.score for record in records} == {"MSP", "MaxLogit", "MaxEntropy", "RbA"}
     assert all(record.ap is not None and 0 < record.ap < 1 for record in records)
 
@@ -150,16 +87,16 @@ ALL_SCORES = ("MSP", "MinDistance", "MaxLogit", "EAM", "MaxEntropy", "RbA", "Ene
 
 def test_every_score_comes_from_one_pass_where_the_model_has_what_it_reads(tmp_path):
     checkpoint = write_run(tmp_path / "uno", class_head="isomax", outlier_class="trained")
-    options = options_for(tmp_path, checkpoint=checkpoint, scores=ALL_SCORES, components=False)
-    options = dataclasses.replace(options, cityscapes=write_val_shards(tmp_path / "val"))
-    records = evaluate(options)
+    val = write_val_shards(tmp_path / "val")
+    settings = {"scores": ALL_SCORES, "components": False, "cityscapes": val}
+    records = evaluate(options_for(tmp_path, checkpoint=checkpoint, **settings))
     assert [record.score for record in records[: len(ALL_SCORES)]] == list(ALL_SCORES)
     assert all(record.ap is not None and 0 < record.ap < 1 for record in records)
     assert all(record.miou is not None and 0 < record.miou < 0.5 for record in records)
 
 
-def test_query_scores_of_a_window_are_those_of_the_model(tmp_path):
-    model = load_segmenter(write_run(tmp_path, class_head="isomax", outlier_class="trained"))
+def test_query_scores_of_a_window_are_those_of_the_model():
+    model = make_model(class_head="isomax", outlier_class="trained")
     with torch.no_grad():
         model.class_head.distance_scale.fill_(-1.5)
         window = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
@@ -174,27 +111,7 @@ def test_query_scores_of_a_window_are_those_of_the_model(tmp_path):
     torch.testing.assert_close(make_predictor(model, "cpu")(window), maps[:, :19])
 
 
-@pytest.mark.parametrize(
-    ("score", "message"),
-    [
-        ("MinDistance", r"--scores: .*step-0000010 has no class distances, which MinDistance reads"),
-        ("UNO", r"--scores: .*step-0000010 has no outlier class, which UNO reads"),
-    ],
-)
-def test_a_score_that_the_model_cannot_give_is_refused(tmp_path, score, message):
-    with pytest.raises(InputError, match=message):
-        evaluate(options_for(tmp_path, scores=("MSP", score)))
-    assert not (tmp_path / "out").exists()
-
-
-def test_the_baseline_has_no_queries(tmp_path, monkeypatch):
-    monkeypatch.setattr("models.erfnet.IMAGE_SIZE", (32, 64))
-    torch.save(ERFNet(20).state_dict(), tmp_path / "erfnet.pth")
-    with pytest.raises(InputError, match=r"--scores: .*erfnet.pth has no queries, which EAM reads"):
-        evaluate(options_for(tmp_path, checkpoint=tmp_path / "erfnet.pth", scores=("EAM",)))
-
-
-def test_the_void_channel_takes_no_part(tmp_path):
+def test_the_void_channel_takes_no_part():
     torch.manual_seed(0)
     network = ERFNet(20).eval()
     window = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
@@ -218,18 +135,22 @@ def test_a_broken_mask_is_found_before_the_model_is_loaded(tmp_path, monkeypatch
         evaluate(options)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"scores": ("msp",)}, "--scores: unknown score 'msp'"),
-        ({"protocol": ("SMIYC",)}, "--protocol: no protocol 'SMIYC'; available: native, course-512, smiyc"),
-        ({"checkpoint": Path("nowhere")}, "checkpoint nowhere: no such file or folder"),
-        ({"datasets": Path("nowhere")}, "--datasets nowhere: no such folder"),
-        ({"cityscapes": Path("nowhere")}, "nowhere: no shard found"),
-        ({"device": "tpu"}, "--device: got 'tpu'; allowed are auto, cpu, cuda and cuda:N"),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
-)
+SETTING_FAULTS = [
+    ({"scores": ("msp",)}, "--scores: unknown score 'msp'"),
+    (
+        {"scores": ("MSP", "MinDistance")},
+        "--scores: .*step-0000010 has no class distances, which MinDist",
+    ),
+    ({"scores": ("MSP", "UNO")}, "--scores: .*step-0000010 has no outlier class, which UNO reads"),
+    ({"protocol": ("SMIYC",)}, "--protocol: no protocol 'SMIYC'; available: native, course-512, smiyc"),
+    ({"checkpoint": Path("nowhere")}, "checkpoint nowhere: no such file or folder"),
+    ({"datasets": Path("nowhere")}, "--datasets nowhere: no such folder"),
+    ({"cityscapes": Path("nowhere")}, "nowhere: no shard found"),
+    ({"device": "tpu"}, "--device: got 'tpu'; allowed are auto, cpu, cuda and cuda:N"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), SETTING_FAULTS)
 def test_a_wrong_setting_is_named(tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         evaluate(options_for(tmp_path, **changes))
@@ -272,12 +193,3 @@ def test_the_model_is_named_after_its_run(tmp_path):
     assert model_name(options, step) == "rba_run"
     assert model_name(dataclasses.replace(options, name="x"), step) == "x"
     assert model_name(dataclasses.replace(options, limit=2), step) == "rba_run (first 2 frames)"
-
-
-def test_a_truncated_photograph_is_refused(tmp_path):
-    options = options_for(tmp_path, components=False)
-    photograph = next((options.datasets / "RoadAnomaly" / "images").iterdir())
-    photograph.write_bytes(photograph.read_bytes()[:-40])
-    with pytest.raises(InputError, match="cannot be read as an image"):
-        evaluate(options)
-    assert [path.name for path in options.out.iterdir()] == ["cells"]

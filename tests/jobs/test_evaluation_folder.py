@@ -19,13 +19,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from eval import folder as evaluation_folder
 from eval.report.record import parse_json
 from eval.store import Worker
 from jobs.evaluate import EvaluateOptions, evaluate
 from shards.errors import InputError
 from shards.files import hold_lock
-from tests.jobs.test_evaluate import encode, options_for, write_val_shards
+from tests.support.evaluation import encode, options_for, write_val_shards
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = {"scores": ("MSP", "EAM"), "pictures": 1, "components": False}
@@ -34,8 +33,8 @@ BOTH = ["SMIYC RA-21", "Road Anomaly"]
 
 @pytest.fixture(autouse=True)
 def page(monkeypatch) -> None:
-    """Leave the page out, whose plots take five times as long as all the rest."""
-    monkeypatch.setattr(evaluation_folder, "render_page", lambda *_: "")
+    """Replace the page, whose plots take five times as long as all the rest."""
+    monkeypatch.setattr("eval.evaluate.render_page", lambda *_: "")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +43,7 @@ def world(tmp_path_factory) -> EvaluateOptions:
     root = tmp_path_factory.mktemp("world")
     options = options_for(root, **QUICK, cityscapes=write_val_shards(root / "val"), cache=root / "cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation_folder, "render_page", lambda *_: "")
+        patch.setattr("eval.evaluate.render_page", lambda *_: "")
         evaluate(options)
     return options
 
@@ -91,8 +90,7 @@ def image_files(options: EvaluateOptions) -> dict[str, int]:
 def test_an_evaluation_that_failed_goes_on_to_equal_files(done, passes):
     options = dataclasses.replace(done, out=done.out.with_name("again"), cache=done.out.with_name("saved"))
     photograph = options.datasets / "RoadAnomaly/images/1.png"
-    content = photograph.read_bytes()
-    photograph.write_bytes(content[:-40])
+    content = spoil(photograph, "cut")
     passes()
     with pytest.raises(InputError, match="cannot be read as an image"):
         evaluate(options)
@@ -117,6 +115,17 @@ def test_a_repeated_evaluation_needs_no_network(done, caplog):
     assert renamed == [dataclasses.replace(record, model="other") for record in records]
 
 
+def spoil(path: Path, fault: str) -> bytes:
+    """Delete, cut or change a file, and return what it held."""
+    content = path.read_bytes()
+    if fault == "deleted":
+        path.unlink()
+    else:
+        changed = content[:900] + bytes([content[900] ^ 1]) + content[901:]
+        path.write_bytes(content[:-40] if fault == "cut" else changed)
+    return content
+
+
 def change_mask(options: EvaluateOptions) -> EvaluateOptions:
     mask = np.zeros((40, 64), np.uint8)
     mask[:9, :9] = 2
@@ -126,8 +135,7 @@ def change_mask(options: EvaluateOptions) -> EvaluateOptions:
 
 def change_weights(options: EvaluateOptions) -> EvaluateOptions:
     path = options.checkpoint / "checkpoints/step-0000010/model.safetensors"
-    weights = load_file(path)
-    save_file({name: value * 1.01 for name, value in weights.items()}, path)
+    save_file({name: value * 1.01 for name, value in load_file(path).items()}, path)
     return options
 
 
@@ -160,20 +168,14 @@ def test_a_protocol_more_is_added_and_one_less_is_a_loss(done):
     with pytest.raises(InputError, match=r"holds results of RoadAnomaly.rba, which is not asked for now"):
         evaluate(done)
     evaluate(dataclasses.replace(done, earlier="replace"))
-    assert sorted(path.name for path in (done.out / "cells").glob("*.npz")) == [
-        "RoadAnomaly.native.npz",
-        "RoadAnomaly21.native.npz",
-        "cityscapes.npz",
-    ]
+    kept = ["RoadAnomaly.native.npz", "RoadAnomaly21.native.npz", "cityscapes.npz"]
+    assert sorted(path.name for path in (done.out / "cells").glob("*.npz")) == kept
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed"])
 def test_a_damaged_cell_is_computed_anew_and_said(done, passes, caplog, damage):
     before = files(done.out)
-    path = done.out / "cells/RoadAnomaly.native.npz"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    path.write_bytes(content[: len(content) // 2] if damage == "cut" else content)
+    spoil(done.out / "cells/RoadAnomaly.native.npz", damage)
     passes()
     evaluate(done)
     assert "RoadAnomaly.native.npz: is damaged" in caplog.text
@@ -190,8 +192,7 @@ def test_earlier_results_can_be_ignored(done, passes):
 
 
 def test_results_that_are_being_replaced_are_gone_until_the_new_ones_are_there(done):
-    photograph = done.datasets / "RoadAnomaly/images/1.png"
-    photograph.write_bytes(photograph.read_bytes()[:-40])
+    spoil(done.datasets / "RoadAnomaly/images/1.png", "cut")
     with pytest.raises(InputError, match="cannot be read as an image"):
         evaluate(dataclasses.replace(done, cache=None, scores=("RbA",), earlier="replace"))
     assert not (done.out / "results.json").exists()
@@ -237,18 +238,14 @@ def test_tasks_write_the_files_of_one_process_whichever_is_last(done):
     assert image_files(options) == {}
 
 
-@pytest.mark.parametrize("fault", ["deleted", "damaged"])
+@pytest.mark.parametrize("fault", ["deleted", "cut", "changed"])
 def test_only_the_image_whose_file_is_lost_is_computed_again(done, caplog, fault):
     options = dataclasses.replace(done, out=done.out.with_name("tasks"), cache=None, task="0/2")
     evaluate(options)
     before, path = image_files(options), options.out / "cells/RoadAnomaly/native/0.npz"
-    content = path.read_bytes()
-    if fault == "deleted":
-        path.unlink()
-    else:
-        path.write_bytes(content[:900] + bytes([content[900] ^ 1]) + content[901:])
+    content = spoil(path, fault)
     evaluate(options)
-    assert ("RoadAnomaly/native/0.npz: is damaged" in caplog.text) == (fault == "damaged")
+    assert ("RoadAnomaly/native/0.npz: is damaged" in caplog.text) == (fault != "deleted")
     assert path.read_bytes() == content
     after = image_files(options)
     assert {name for name in after if after[name] != before.get(name)} == {"RoadAnomaly/native/0.npz"}
@@ -262,18 +259,17 @@ def test_an_image_of_other_data_is_not_measured(done):
     assert evaluate(dataclasses.replace(options, task="1/2")) != []
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"task": "2/2"}, "--task: got '2/2'; I/N with I in 0..N-1 is needed"),
-        ({"task": "0/2", "earlier": "ignore"}, "--task: --earlier ignore would drop what other tasks did"),
-    ],
-)
-def test_a_wrong_task_is_named(done, changes, message):
+TASK_FAULTS = [
+    ({"task": "2/2"}, 1, "--task: got '2/2'; I/N with I in 0..N-1 is needed"),
+    ({"task": "0/2", "earlier": "ignore"}, 1, "--task: --earlier ignore would drop what other tasks did"),
+    ({"task": "0/2"}, 2, "--task 0/2: tasks are single processes; under torchrun leave it"),
+]
+
+
+@pytest.mark.parametrize(("changes", "ranks", "message"), TASK_FAULTS)
+def test_a_wrong_task_is_named(world, changes, ranks, message):
     with pytest.raises(InputError, match=message):
-        evaluate(dataclasses.replace(done, **changes))
-    with pytest.raises(InputError, match="--task 0/2: tasks are single processes; under torchrun leave it"):
-        evaluate(dataclasses.replace(done, task="0/2"), Worker(0, 2))
+        evaluate(dataclasses.replace(world, **changes), Worker(0, ranks))
 
 
 def test_two_evaluations_do_not_share_a_folder(done):
@@ -294,10 +290,9 @@ def test_an_evaluation_that_is_killed_goes_on_to_equal_results(tmp_path):
         str(options.datasets), "--out", str(options.out), "--scores", *options.scores, "--pictures", "1",
         "--components", "False", "--limit", "1", "--device", "cpu", "--protocol", *options.protocol,
     ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=ROOT, stderr=log, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-        )
+        process = subprocess.Popen(command, cwd=ROOT, stderr=log, env=environment)
         deadline = time.monotonic() + 120
         while not image_files(options) and process.poll() is None:
             assert time.monotonic() < deadline

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
@@ -15,8 +14,7 @@ from eval.report.record import parse_json
 from eval.sets.registry import find_test_sets, read_image
 from jobs.evaluate import main
 from shards.errors import InputError
-from shards.manifest import MANIFEST_VERSION, Manifest, ShardEntry, write_manifest
-from shards.prepare.writer import write_shard
+from tests.support.evaluation import write_scenes, write_set
 
 ROOT = Path(__file__).resolve().parents[2]
 BRIEF = ("--components", "False", "--pictures", "0", "--device", "cpu")
@@ -25,14 +23,12 @@ BRIEF = ("--components", "False", "--pictures", "0", "--device", "cpu")
 @pytest.fixture
 def sets(tmp_path: Path) -> Path:
     rng = np.random.default_rng(1)
-    for name in ("images", "labels_masks"):
-        (tmp_path / "sets/RoadAnomaly" / name).mkdir(parents=True)
+    frames = []
     for i in range(2):
         mask = np.zeros((12, 20), np.uint8)
         mask[2:6, 4 : 10 + i] = 2
-        image = rng.integers(0, 256, (12, 20, 3), dtype=np.uint8)
-        cv2.imwrite(str(tmp_path / f"sets/RoadAnomaly/images/{i}.png"), image)
-        cv2.imwrite(str(tmp_path / f"sets/RoadAnomaly/labels_masks/{i}.png"), mask)
+        frames.append((rng.integers(0, 256, (12, 20, 3), dtype=np.uint8), mask))
+    write_set(tmp_path / "sets/RoadAnomaly", frames)
     return tmp_path / "sets"
 
 
@@ -87,42 +83,37 @@ def test_numbers_of_other_weights_or_maps_are_not_kept(
     assert evaluate(sets, tmp_path / "out", *given) != first
 
 
-@pytest.mark.parametrize(
-    ("given", "text"),
-    [
-        ((), "one of --checkpoint, --model_file and --score_maps is needed; got none of them"),
-        (("--score_maps", "M", "--model_file", "M.py"), "got --model_file, --score_maps"),
-        (("--score_maps", "nowhere"), "--score_maps nowhere: no such folder"),
-        (
-            ("--score_maps", "M", "--scores", "MSP"),
-            "--scores: got MSP; maps hold one score, of a name of",
-        ),
-        (("--score_maps", "M", "--protocol", "course-512"), "so without protocol course-512"),
-        (("--score_maps", "M", "--cityscapes", "C"), "--cityscapes: mIoU needs a model"),
-        (("--score_maps", "M", "--cache", "C"), "--cache: is for --checkpoint; got --score_maps"),
-        (("--score_maps", "M", "--map_range", "1", "0"), r"--map_range: got \(1.0, 0.0\); the first must be"),
-        (("--model_file", "nowhere.py"), "--model_file nowhere.py: no such Python file; expected FILE.py or"),
-        (("--model_file", "M"), r"--model_file .*maps: no such Python file"),
-    ],
-)
-def test_a_source_that_does_not_fit_is_refused(
-    sets: Path, tmp_path: Path, given: tuple[str, ...], text: str
-) -> None:
-    (tmp_path / "maps").mkdir()
-    words = [word.replace("M", str(tmp_path / "maps")) if word in ("M", "M.py") else word for word in given]
+SOURCE_FAULTS = [
+    ("", "one of --checkpoint, --model_file and --score_maps is needed; got none of them"),
+    ("--score_maps M --model_file M.py", "got --model_file, --score_maps"),
+    ("--score_maps nowhere", "--score_maps nowhere: no such folder"),
+    ("--score_maps M --scores MSP", "--scores: got MSP; maps hold one score, of a name of"),
+    ("--score_maps M --protocol course-512", "so without protocol course-512"),
+    ("--score_maps M --cityscapes C", "--cityscapes: mIoU needs a model"),
+    ("--score_maps M --cache C", "--cache: is for --checkpoint; got --score_maps"),
+    ("--score_maps M --map_range 1 0", r"--map_range: got \(1.0, 0.0\); the first must be"),
+    ("--model_file nowhere.py", "--model_file nowhere.py: no such Python file; expected FILE.py or"),
+    ("--model_file M", r"--model_file .*maps: no such Python file"),
+]
+
+
+@pytest.mark.parametrize(("given", "text"), SOURCE_FAULTS)
+def test_a_source_that_does_not_fit_is_refused(sets: Path, tmp_path: Path, given: str, text: str) -> None:
+    maps = tmp_path / "maps"
+    maps.mkdir()
     with pytest.raises(InputError, match=text):
-        evaluate(sets, tmp_path / "out", *words)
+        evaluate(sets, tmp_path / "out", *re.sub(r"\bM(\.py)?(?= |$)", str(maps), given).split())
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("code", "text"),
-    [
-        ("def make():\n    return print\n", "no function build in it; there are make"),
-        ("def build():\n    return 3\n", r"build\(\) returns int; expected a function from an image"),
-        ("def build():\n    return lambda image: 'x'\n", "logits is str; expected an array or tensor"),
-    ],
-)
+FILE_FAULTS = [
+    ("def make():\n    return print\n", "no function build in it; there are make"),
+    ("def build():\n    return 3\n", r"build\(\) returns int; expected a function from an image"),
+    ("def build():\n    return lambda image: 'x'\n", "logits is str; expected an array or tensor"),
+]
+
+
+@pytest.mark.parametrize(("code", "text"), FILE_FAULTS)
 def test_a_file_that_builds_no_model_is_refused(sets: Path, tmp_path: Path, code: str, text: str) -> None:
     (tmp_path / "mine.py").write_text(code)
     with pytest.raises(InputError, match=text):
@@ -136,25 +127,6 @@ def test_what_the_users_code_does_wrong_keeps_its_traceback(tmp_path: Path) -> N
     assert not isinstance(caught.value, InputError)
 
 
-@pytest.fixture
-def val(tmp_path: Path) -> Path:
-    """Write Cityscapes val of one image, whose labels are its red values."""
-    folder = tmp_path / "val"
-    folder.mkdir()
-    label = np.random.default_rng(2).integers(0, 19, (12, 20), dtype=np.uint8)
-    image = np.stack([np.zeros_like(label), np.zeros_like(label), label], axis=2)  # B G R
-    members = {
-        f"{name}.png": cv2.imencode(".png", part)[1].tobytes()
-        for name, part in (("image", image), ("label", label))
-    }
-    keys = write_shard(folder / "v.tar", [("a", members)])
-    entry = ShardEntry("v.tar", "val", 1, (folder / "v.tar").stat().st_size, "0" * 64, keys)
-    write_manifest(
-        Manifest(MANIFEST_VERSION, "cityscapes", "cityscapes-train-id", "png", 1, {}, (entry,)), folder
-    )
-    return folder
-
-
 MODEL = """
 import numpy as np
 
@@ -163,14 +135,16 @@ def build():
 """
 
 
-def test_miou_of_a_model_that_is_right_is_one(sets: Path, val: Path, tmp_path: Path) -> None:
+def test_miou_of_a_model_that_is_right_is_one_and_needs_the_classes_of_cityscapes(
+    sets: Path, tmp_path: Path
+) -> None:
+    label = np.random.default_rng(2).integers(0, 19, (12, 20), dtype=np.uint8)  # the red values of the image
+    image = np.stack([np.zeros_like(label), np.zeros_like(label), label], axis=2)  # B G R
+    val = write_scenes(tmp_path / "val", {"a": (image, label)})
+    given = ("--model_file", str(tmp_path / "mine.py"), "--cityscapes", str(val))
     (tmp_path / "mine.py").write_text(MODEL.format(classes=19))
-    evaluate(sets, tmp_path / "out", "--model_file", str(tmp_path / "mine.py"), "--cityscapes", str(val))
-    record = parse_json((tmp_path / "out/results.json").read_text(), "")[0]
-    assert record.miou == 1
-
-
-def test_miou_needs_the_classes_of_cityscapes(sets: Path, val: Path, tmp_path: Path) -> None:
+    evaluate(sets, tmp_path / "out", *given)
+    assert parse_json((tmp_path / "out/results.json").read_text(), "")[0].miou == 1
     (tmp_path / "mine.py").write_text(MODEL.format(classes=5))
     with pytest.raises(InputError, match=r"mine.py answers logits of 5 classes, Cityscapes has 19; leave it"):
-        evaluate(sets, tmp_path / "out", "--model_file", str(tmp_path / "mine.py"), "--cityscapes", str(val))
+        evaluate(sets, tmp_path / "other", *given)

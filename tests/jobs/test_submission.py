@@ -8,29 +8,20 @@ import cv2
 import h5py
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from eval.predict.scores import rba
-from eval.predict.windows import predict_in_windows
+from eval.predict.windows import slide
 from jobs.doctor import main as doctor
 from jobs.export import main as export
-from models.config import ModelConfig
-from models.eomt import EoMT
 from models.segmenter import make_predictor
-from models.weights.checkpoint import load_segmenter, write_description
+from models.weights.checkpoint import load_segmenter
 from shards.errors import InputError
+from tests.support.evaluation import write_run
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    folder = tmp_path / "my_run/checkpoints/step-0000010"
-    folder.mkdir(parents=True)
-    torch.manual_seed(0)
-    model = EoMT(ModelConfig(size="tiny", image_size=(32, 32), num_queries=5))
-    write_description(model, folder)
-    save_file(model.state_dict(), folder / "model.safetensors")
-    return tmp_path / "my_run"
+    return write_run(tmp_path)
 
 
 @pytest.fixture
@@ -49,50 +40,40 @@ def test_an_export_holds_the_models_scores_and_passes_the_doctor(
     out = tmp_path / "out"
     given = ["--checkpoint", str(run), "--to", "smiyc", "--score", "RbA", "--datasets", str(downloads)]
     export([*given, "--out", str(out), "--device", "cpu"])
-    assert capsys.readouterr().out.startswith(f"{out}: 2 images for smiyc, method my_run\n")
+    assert capsys.readouterr().out.startswith(f"{out}: 2 images for smiyc, method rba_run\n")
     model = load_segmenter(run / "checkpoints/step-0000010")
     image = cv2.imread(str(downloads / "dataset_AnomalyTrack/images/zebra0000.jpg"))[..., ::-1].copy()
-    evidence = predict_in_windows(
-        torch.from_numpy(image).permute(2, 0, 1), make_predictor(model, "cpu"), model.image_size
-    )
-    with h5py.File(out / "anomaly_p/my_run/AnomalyTrack-all/zebra0000.hdf5") as file:
+    evidence = slide(make_predictor(model, "cpu"), model.image_size)(image)
+    with h5py.File(out / "anomaly_p/rba_run/AnomalyTrack-all/zebra0000.hdf5") as file:
         np.testing.assert_array_equal(file["value"][:], rba(evidence[None])[0].numpy().astype(np.float16))
     doctor(["submission", str(out), "--datasets", str(downloads)])
     told = capsys.readouterr().out
     assert "AnomalyTrack-all: 2 images, known are 110" in told
     assert told.endswith("no problem found\n")
-    with h5py.File(out / "anomaly_p/my_run/AnomalyTrack-all/zebra0000.hdf5", "w") as file:
+    with h5py.File(out / "anomaly_p/rba_run/AnomalyTrack-all/zebra0000.hdf5", "w") as file:
         file["value"] = np.zeros((40, 64), np.float16)
-    (out / "anomaly_p/my_run/AnomalyTrack-all/validation0000.hdf5").unlink()
-    with pytest.raises(
-        InputError, match=r"out: 1 of 2 images missing, such as .*validation0000 \(and 1 more\)"
-    ):
+    (out / "anomaly_p/rba_run/AnomalyTrack-all/validation0000.hdf5").unlink()
+    with pytest.raises(InputError, match=r"out: 1 of 2 images missing, such as .*0000 \(and 1 more\)"):
         doctor(["submission", str(out)])
-    assert "  problem: anomaly_p/my_run/AnomalyTrack-all/zebra0000.hdf5: the same" in capsys.readouterr().out
+    assert "  problem: anomaly_p/rba_run/AnomalyTrack-all/zebra0000.hdf5: the same" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        (["--to", "bravo"], "--datasets: --to bravo predicts images; name the folder that holds them"),
-        (["--to", "onnx", "--method", "x"], "--method: is for smiyc, fishyscapes, bravo; --to is onnx"),
-        (
-            ["--to", "smiyc", "--datasets", "D", "--model_file", "x.py"],
-            "one of --checkpoint and .*; got both",
-        ),
-        (
-            ["--to", "smiyc", "--datasets", "D", "--windows_at_once", "0"],
-            "--windows_at_once: got 0; at least 1",
-        ),
-        (["--to", "smiyc", "--datasets", "D", "--method", "a/b"], "--method: got 'a/b'; a method's name"),
-        (["--to", "smiyc", "--datasets", "D", "--score", "UNO"], "has no outlier class, which UNO reads"),
-        (["--to", "smiyc", "--datasets", "D", "--device", "tpu"], "--device: got 'tpu'; allowed are auto"),
-    ],
-)
+OPTION_FAULTS = [
+    ("--to bravo", "--datasets: --to bravo predicts images; name the folder that holds them"),
+    ("--to onnx --method x", "--method: is for smiyc, fishyscapes, bravo; --to is onnx"),
+    ("--to smiyc --datasets D --model_file x.py", "one of --checkpoint and .*; got both"),
+    ("--to smiyc --datasets D --windows_at_once 0", "--windows_at_once: got 0; at least 1"),
+    ("--to smiyc --datasets D --method a/b", "--method: got 'a/b'; a method's name"),
+    ("--to smiyc --datasets D --score UNO", "has no outlier class, which UNO reads"),
+    ("--to smiyc --datasets D --device tpu", "--device: got 'tpu'; allowed are auto"),
+]
+
+
+@pytest.mark.parametrize(("options", "text"), OPTION_FAULTS)
 def test_an_option_that_does_not_fit_is_refused(
-    run: Path, downloads: Path, tmp_path: Path, options: list[str], text: str
+    run: Path, downloads: Path, tmp_path: Path, options: str, text: str
 ) -> None:
-    given = [str(downloads) if word == "D" else word for word in options]
+    given = options.replace(" D", f" {downloads}").split()
     with pytest.raises(InputError, match=text):
         export(["--checkpoint", str(run), "--out", str(tmp_path / "out"), *given])
     assert not (tmp_path / "out").exists()
@@ -106,9 +87,8 @@ def test_a_users_own_model_is_exported_too(downloads: Path, tmp_path: Path) -> N
     export([*given, "--to", "smiyc", "--score", "Red", "--out", str(tmp_path / "out")])
     image = cv2.imread(str(downloads / "dataset_AnomalyTrack/images/zebra0000.jpg"))[..., ::-1]
     with h5py.File(tmp_path / "out/anomaly_p/mine/AnomalyTrack-all/zebra0000.hdf5") as file:
-        np.testing.assert_array_equal(
-            file["value"][:], (image[..., 0].astype(np.float32) / 100).astype(np.float16)
-        )
+        expected = (image[..., 0].astype(np.float32) / 100).astype(np.float16)
+        np.testing.assert_array_equal(file["value"][:], expected)
     with pytest.raises(InputError, match="--score: got 'MSP'; what .*mine.py answers gives Red"):
         export([*given, "--to", "smiyc", "--out", str(tmp_path / "other")])
     (downloads / "bravo_ACDC").mkdir()

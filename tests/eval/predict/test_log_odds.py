@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score
 
 from eval.predict.log_odds import FORMS, softmax_terms
 from eval.predict.scores import SCORES
-from eval.predict.strips import answer_pixels, compare_at, predict_classes
+from eval.predict.strips import compare_at, predict_classes, predict_pixels
 
 SCALES = [1e-2, 0.3, 1.0, 30.0, 1e4]
 
@@ -50,9 +50,8 @@ def test_forms_equal_their_definitions_and_keep_the_order(name, scale):
     evidence = draw(scale)
     expected, got = exact(name, evidence), FORMS[name](softmax_terms(evidence))[0, 0].numpy()
     # log C - H is a difference where all classes are nearly equal, see eval/predict/log_odds.py
-    tolerance = (
-        1e-5 / scale if name == "MaxEntropy" and scale < 1 else 1e-6 * max(1.0, np.abs(expected).max())
-    )
+    is_near = name == "MaxEntropy" and scale < 1
+    tolerance = 1e-5 / scale if is_near else 1e-6 * max(1.0, np.abs(expected).max())
     np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance)
     assert (np.diff(got[np.argsort(expected)]) >= -2 * tolerance).all()
     assert len(np.unique(got)) == len(np.unique(expected))
@@ -105,12 +104,12 @@ def test_forms_are_finite(scale):
 
 def test_the_pass_returns_the_compared_forms():
     evidence = draw(1.0, count=90).reshape(19, 9, 10).repeat(1, 8, 1)
-    answers = answer_pixels(evidence, ["RbA", *FORMS, "MaxLogit"])
-    for name, found in answers.scores.items():
+    predicted = predict_pixels(evidence, ["RbA", *FORMS, "MaxLogit"])
+    for name, found in predicted.scores.items():
         whole = FORMS[name](softmax_terms(evidence[None])) if name in FORMS else SCORES[name](evidence[None])
         np.testing.assert_allclose(found, whole[0], rtol=1e-5)
         np.testing.assert_array_equal(found, compare_at(evidence, [name], 1.0)[name])
-    np.testing.assert_array_equal(answers.prediction, evidence.argmax(dim=0))
+    np.testing.assert_array_equal(predicted.classes, evidence.argmax(dim=0))
 
 
 @pytest.mark.parametrize("name", FORMS)

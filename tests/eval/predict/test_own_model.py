@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import h5py
@@ -11,33 +13,36 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from eval.evaluate import evaluate_test_set
+from eval.part import TestSetPart, evaluate_test_set
 from eval.predict.own_model import OwnPredictor
 from eval.predict.score_maps import MapFolder, read_map
 from eval.predict.scores import DEFAULT_SCORES, SCORES
-from eval.predict.strips import answer_pixels
+from eval.predict.strips import predict_pixels
+from eval.predict.windows import Predictor
 from eval.protocol import PROTOCOLS
 from eval.sets.registry import TestSet, find_test_sets, read_image, read_target
 from shards.errors import InputError
+from tests.support.evaluation import write_set
 
 SIZE = (12, 20)
+BLANK = np.zeros((*SIZE, 3), np.uint8)
 
 
-def write_set(root: Path, folder: str = "RoadAnomaly21", count: int = 2) -> None:
-    rng = np.random.default_rng(3)
-    for name in ("images", "labels_masks"):
-        (root / folder / name).mkdir(parents=True)
-    for i in range(count):
-        mask = np.zeros(SIZE, np.uint8)
-        mask[2:6, 3 : 8 + i] = 1
-        cv2.imwrite(str(root / folder / f"images/{i}.png"), rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8))
-        cv2.imwrite(str(root / folder / f"labels_masks/{i}.png"), mask)
+def write_sets(root: Path, *folders: str, count: int = 2) -> tuple[TestSet, ...]:
+    for folder in folders:
+        rng = np.random.default_rng(3)
+        frames = []
+        for i in range(count):
+            mask = np.zeros(SIZE, np.uint8)
+            mask[2:6, 3 : 8 + i] = 1
+            frames.append((rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8), mask))
+        write_set(root / folder, frames)
+    return find_test_sets(root)
 
 
 @pytest.fixture
 def sets(tmp_path: Path) -> tuple[TestSet, ...]:
-    write_set(tmp_path / "sets")
-    return find_test_sets(tmp_path / "sets")
+    return write_sets(tmp_path / "sets", "RoadAnomaly21")
 
 
 def logits_of(image: np.ndarray) -> np.ndarray:
@@ -49,35 +54,28 @@ def score_of(image: np.ndarray) -> np.ndarray:
     return (image[..., 0].astype(np.float32) - image[..., 2]) / 100
 
 
-def pooled_ap(test_set: TestSet, score: object) -> float:
-    pairs = [(read_target(f, test_set.convention), score(read_image(f))) for f in test_set.frames]  # type: ignore[operator]
+def pooled_ap(test_set: TestSet, score: Callable[[np.ndarray], np.ndarray]) -> float:
+    pairs = [(read_target(f, test_set.convention), score(read_image(f))) for f in test_set.frames]
     targets, scores = (np.concatenate([pair[i].ravel() for pair in pairs]) for i in (0, 1))
     return float(average_precision_score(targets, scores))
 
 
-def evaluate(predictor: object, test_set: TestSet, scores: tuple[str, ...]) -> dict[str, float | None]:
-    found = evaluate_test_set(
-        predictor,  # type: ignore[arg-type]
-        test_set,
-        [PROTOCOLS["native"]],
-        scores=scores,
-        components=False,
-        num_examples=0,
-    )
-    return {record.score: record.ap for record in found.records}
+def evaluate(predictor: Predictor, test_set: TestSet, scores: tuple[str, ...]) -> dict[str, float | None]:
+    settings = {"test_set": test_set, "scores": scores, "components": False, "num_examples": 0}
+    part = TestSetPart(protocols=[PROTOCOLS["native"]], **settings)  # type: ignore[arg-type]
+    return {result.record.score: result.record.ap for result in evaluate_test_set(part, predictor).results}
 
 
 def test_logits_and_own_scores_are_measured_together(sets: tuple[TestSet, ...]) -> None:
-    predictor = OwnPredictor(
-        lambda image: {"logits": logits_of(image), "Redness": score_of(image)}, "mine.py"
+    image = read_image(sets[0].frames[0])
+    predictor, other = (
+        OwnPredictor(lambda x, s=sign: {"logits": logits_of(x), "Redness": s * score_of(x)}, "mine.py")
+        for sign in (1, -1)
     )
-    offer = predictor.probe(read_image(sets[0].frames[0]))
-    assert offer[:2] == (19, ("Redness",))
-    other = OwnPredictor(lambda image: {"logits": logits_of(image), "Redness": -score_of(image)}, "mine.py")
-    assert other.probe(read_image(sets[0].frames[0])).fingerprint != offer.fingerprint
-    scores = predictor.choose_scores(offer, DEFAULT_SCORES)
-    assert scores == (*DEFAULT_SCORES, "Redness")
-    found = evaluate(predictor, sets[0], scores)
+    answer = predictor.choose_scores(image, DEFAULT_SCORES)
+    assert other.choose_scores(image, DEFAULT_SCORES) != answer
+    assert (predictor.num_classes, predictor.scores) == (19, (*DEFAULT_SCORES, "Redness"))
+    found = evaluate(predictor, sets[0], predictor.scores)
     assert found["Redness"] == pytest.approx(pooled_ap(sets[0], score_of), abs=1e-9)
     for name in DEFAULT_SCORES:
 
@@ -91,57 +89,46 @@ def test_logits_alone_and_scores_alone_may_be_arrays_or_tensors(sets: tuple[Test
     image = read_image(sets[0].frames[0])
     for answer in (logits_of, lambda x: torch.from_numpy(logits_of(x)).half().requires_grad_()):
         predictor = OwnPredictor(answer, "mine.py")
-        predictor.choose_scores(predictor.probe(image), ("RbA",))
+        predictor.choose_scores(image, ("RbA",))
         evidence = predictor(image)
-        answers = answer_pixels(evidence, ("RbA",))
         np.testing.assert_allclose(evidence.numpy(), logits_of(image), atol=2e-3)  # of half precision
-        np.testing.assert_array_equal(answers.prediction, evidence.argmax(dim=0))
+        np.testing.assert_array_equal(predict_pixels(evidence, ("RbA",)).classes, evidence.argmax(dim=0))
     predictor = OwnPredictor(lambda x: {"Redness": score_of(x)}, "mine.py")
-    assert predictor.choose_scores(predictor.probe(image), DEFAULT_SCORES) == ("Redness",)
-    answers = answer_pixels(predictor(image), ("Redness",))
-    np.testing.assert_array_equal(answers.scores["Redness"], score_of(image))
-    assert (answers.prediction == 255).all()
-
-
-@pytest.mark.parametrize(
-    ("answer", "text"),
-    [
-        (None, r"logits is NoneType; expected an array or tensor"),
-        ({}, r"answers an empty mapping; expected maps by name"),
-        (
-            np.zeros((19, 6, 10)),
-            r"logits is float64 of shape \(19, 6, 10\); expected .* \(C, 12, 20\) for an",
-        ),
-        (np.zeros((19, 12, 20), int), r"logits is int64 of shape"),
-        (np.zeros((1, 12, 20)), r"logits are of one class; scores compare two or more"),
-        ({"X": torch.zeros(1, 12, 20)}, r"X is torch.float32 of shape \(1, 12, 20\); expected .* \(12, 20\)"),
-        ({"MSP": np.zeros((12, 20))}, r"answers a score MSP, which is computed here from logits"),
-    ],
-)
-def test_an_answer_of_another_kind_is_named(answer: object, text: str) -> None:
-    with pytest.raises(InputError, match=f"mine.py: {text}"):
-        OwnPredictor(lambda _: answer, "mine.py").probe(np.zeros((*SIZE, 3), np.uint8))  # type: ignore[arg-type, return-value]
-
-
-def test_scores_that_the_answers_do_not_suffice_for_are_refused(sets: tuple[TestSet, ...]) -> None:
-    predictor = OwnPredictor(lambda image: {"Redness": score_of(image)}, "mine.py")
-    offer = predictor.probe(read_image(sets[0].frames[0]))
     with pytest.raises(InputError, match="--scores: got 'MSP'; what mine.py answers gives Redness"):
-        predictor.choose_scores(offer, ("MSP",))
+        predictor.choose_scores(image, ("MSP",))
+    predictor.choose_scores(image, DEFAULT_SCORES)
+    assert (predictor.num_classes, predictor.scores) == (0, ("Redness",))
+    predicted = predict_pixels(predictor(image), ("Redness",))
+    np.testing.assert_array_equal(predicted.scores["Redness"], score_of(image))
+    assert (predicted.classes == 255).all()
+
+
+ANSWER_FAULTS = [
+    (None, r"logits is NoneType; expected an array or tensor"),
+    ({}, r"answers an empty mapping; expected maps by name"),
+    (np.zeros((19, 6, 10)), r"logits is float64 of shape \(19, 6, 10\); expected .* \(C, 12, 20\) for an"),
+    (np.zeros((19, 12, 20), int), r"logits is int64 of shape"),
+    (np.zeros((1, 12, 20)), r"logits are of one class; scores compare two or more"),
+    ({"X": torch.zeros(1, 12, 20)}, r"X is torch.float32 of shape \(1, 12, 20\); expected .* \(12, 20\)"),
+    ({"MSP": np.zeros((12, 20))}, r"answers a score MSP, which is computed here from logits"),
+]
+
+
+@pytest.mark.parametrize(("answer", "text"), ANSWER_FAULTS)
+def test_an_answer_of_another_kind_is_named(answer: Any, text: str) -> None:
+    with pytest.raises(InputError, match=f"mine.py: {text}"):
+        OwnPredictor(lambda _: answer, "mine.py").choose_scores(BLANK, DEFAULT_SCORES)
 
 
 def test_a_model_must_go_on_as_it_began() -> None:
-    answers = iter(
-        [{"A": np.zeros(SIZE)}, {"B": np.zeros(SIZE)}, logits_of(np.zeros((*SIZE, 3))), {"A": np.zeros(SIZE)}]
+    answers: Any = iter(
+        [{"A": np.zeros(SIZE)}, {"B": np.zeros(SIZE)}, logits_of(BLANK), {"A": np.zeros(SIZE)}]
     )
-    predictor = OwnPredictor(lambda _: next(answers), "mine.py")  # type: ignore[arg-type, return-value]
-    image = np.zeros((*SIZE, 3), np.uint8)
-    predictor.choose_scores(predictor.probe(image), DEFAULT_SCORES)
-    with pytest.raises(InputError, match=r"mine.py: answers no A for one image, but did for the first"):
-        predictor(image)
-    predictor.choose_scores(predictor.probe(image), ("MSP",))
-    with pytest.raises(InputError, match=r"mine.py: answers no logits for one image, but did for the first"):
-        predictor(image)
+    predictor = OwnPredictor(lambda _: next(answers), "mine.py")
+    for scores, lost in ((DEFAULT_SCORES, "A"), (("MSP",), "logits")):
+        predictor.choose_scores(BLANK, scores)
+        with pytest.raises(InputError, match=f"mine.py: answers no {lost} for one image, but did for the fi"):
+            predictor(BLANK)
 
 
 def write_map(path: Path, values: np.ndarray) -> None:
@@ -172,80 +159,79 @@ def test_maps_give_the_numbers_of_the_scores_they_hold(
     np.testing.assert_allclose(answer.numpy(), score_of(image), atol=6 / 65535)
 
 
-def save(path: Path, values: np.ndarray) -> None:
-    np.save(path, values)
+def write_ones(root: Path) -> Path:
+    for stem in "01":
+        write_map(root / f"maps/RoadAnomaly21/{stem}.npy", np.ones(SIZE, np.float32))
+    return root / "maps"
 
 
 MAP_FAULTS = {
-    "missing": (lambda p: p.unlink(), "RoadAnomaly21: no map for image 1; expected suffix .npy, .hdf5, .h5"),
+    "missing": (Path.unlink, "RoadAnomaly21: no map for image 1; expected suffix .npy, .hdf5, .h5"),
     "left over": (
-        lambda p: save(p.with_name("7.npy"), np.zeros(SIZE)),
+        lambda p: write_map(p.with_name("7.npy"), np.zeros(SIZE)),
         "7.npy: map without image in RoadAnomaly21, 1 in all",
     ),
     "twice": (lambda p: p.with_suffix(".h5").touch(), "1.npy: two maps for one image; the other is 1.h5"),
-    "size": (lambda p: save(p, np.zeros((6, 10))), "1.npy: is 10 x 6, its image 20 x 12"),
-    "type": (
-        lambda p: save(p, np.zeros(SIZE, int)),
-        r"1.npy: int64 of shape \(12, 20\); expected floating-point",
-    ),
-    "axes": (lambda p: save(p, np.zeros((1, *SIZE))), r"1.npy: float64 of shape \(1, 12, 20\); expected"),
-    "NaN": (lambda p: save(p, np.full(SIZE, np.nan)), "1.npy: holds NaN"),
-    "infinity": (lambda p: save(p, np.full(SIZE, -np.inf)), "1.npy: holds infinity"),
     "no array": (lambda p: p.write_bytes(b"no"), "1.npy: cannot be read as an array"),
+}
+VALUE_FAULTS = {
+    "size": (np.zeros((6, 10)), "1.npy: is 10 x 6, its image 20 x 12"),
+    "type": (np.zeros(SIZE, int), r"1.npy: int64 of shape \(12, 20\); expected floating-point"),
+    "axes": (np.zeros((1, *SIZE)), r"1.npy: float64 of shape \(1, 12, 20\); expected"),
+    "NaN": (np.full(SIZE, np.nan), "1.npy: holds NaN"),
+    "infinity": (np.full(SIZE, -np.inf), "1.npy: holds infinity"),
 }
 
 
-@pytest.mark.parametrize("fault", MAP_FAULTS)
-def test_what_is_wrong_with_maps_is_named_before_anything_is_measured(
+@pytest.mark.parametrize("fault", [*MAP_FAULTS, *VALUE_FAULTS])
+def test_a_faulty_map_is_named_before_anything_is_measured(
     sets: tuple[TestSet, ...], tmp_path: Path, fault: str
 ) -> None:
-    for stem in "01":
-        write_map(tmp_path / f"maps/RoadAnomaly21/{stem}.npy", np.ones(SIZE, np.float32))
-    spoil, text = MAP_FAULTS[fault]
-    spoil(tmp_path / "maps/RoadAnomaly21/1.npy")
+    maps = write_ones(tmp_path)
+    path = maps / "RoadAnomaly21/1.npy"
+    if fault in MAP_FAULTS:
+        spoil, text = MAP_FAULTS[fault]
+        spoil(path)
+    else:
+        values, text = VALUE_FAULTS[fault]
+        write_map(path, values)
     with pytest.raises(InputError, match=text):
-        MapFolder(tmp_path / "maps", sets)
+        MapFolder(maps, sets)
 
 
 def test_files_of_other_kinds_than_their_names_say_are_named(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros(SIZE, np.uint8))
-    with pytest.raises(InputError, match=r"a.png: uint8; a PNG map has 16 bits, since 256 levels tie"):
-        read_map(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"no")
-    with pytest.raises(InputError, match=r"b.png: cannot be read as a picture"):
-        read_map(tmp_path / "b.png")
     (tmp_path / "c.h5").write_bytes(b"no")
-    with pytest.raises(InputError, match=r"c.h5: cannot be read as HDF5"):
-        read_map(tmp_path / "c.h5")
     with h5py.File(tmp_path / "d.h5", "w") as file:
         file["a"], file["b"] = 1.0, 2.0
-    with pytest.raises(InputError, match=r"d.h5: holds a, b; expected the dataset value"):
-        read_map(tmp_path / "d.h5")
+    texts = {
+        "a.png": "uint8; a PNG map has 16 bits, since 256 levels tie",
+        "b.png": "cannot be read as a picture",
+        "c.h5": "cannot be read as HDF5",
+        "d.h5": "holds a, b; expected the dataset value",
+    }
+    for name, text in texts.items():
+        with pytest.raises(InputError, match=f"{name}: {text}"):
+            read_map(tmp_path / name)
 
 
 def test_maps_without_the_sets_folder_and_of_resized_images_are_refused(
     sets: tuple[TestSet, ...], tmp_path: Path
 ) -> None:
-    (tmp_path / "maps").mkdir()
-    with pytest.raises(
-        InputError, match=r"--score_maps .*maps: no folder RoadAnomaly21 in it, which --datasets"
-    ):
-        MapFolder(tmp_path / "maps", sets)
-    for stem in "01":
-        write_map(tmp_path / f"maps/RoadAnomaly21/{stem}.npy", np.ones(SIZE, np.float32))
-    maps = MapFolder(tmp_path / "maps", sets)
+    with pytest.raises(InputError, match=r"--score_maps .*empty: no folder RoadAnomaly21 in it, which --dat"):
+        MapFolder(tmp_path / "empty", sets)
+    write_ones(tmp_path)
     with pytest.raises(InputError, match="an image that no map belongs to; maps are of native size"):
-        maps(np.zeros((*SIZE, 3), np.uint8))
+        MapFolder(tmp_path / "maps", sets)(BLANK)
 
 
 def test_one_image_of_two_sets_may_not_have_two_maps(tmp_path: Path) -> None:
+    both = write_sets(tmp_path / "sets", "RoadAnomaly21", "fs_static", count=1)
     for folder in ("RoadAnomaly21", "fs_static"):
-        write_set(tmp_path / "sets", folder, count=1)
         write_map(tmp_path / f"maps/{folder}/0.npy", np.ones(SIZE, np.float32))
-    both = find_test_sets(tmp_path / "sets")
     MapFolder(tmp_path / "maps", both)
     write_map(tmp_path / "maps/fs_static/0.npy", np.zeros(SIZE, np.float32))
-    with pytest.raises(
-        InputError, match=r"fs_static/0.npy: another map than .*RoadAnomaly21/0.npy of the same"
-    ):
+    text = r"fs_static/0.npy: another map than .*RoadAnomaly21/0.npy of the same"
+    with pytest.raises(InputError, match=text):
         MapFolder(tmp_path / "maps", both)

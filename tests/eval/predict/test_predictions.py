@@ -14,7 +14,6 @@ from eval.predict.predictions import (
     read_frame,
     write_frame,
     write_index,
-    write_info,
 )
 from eval.predict.scores import pixel_evidence
 from eval.predict.windows import predict_in_windows
@@ -64,7 +63,7 @@ def test_a_query_temperature_divides_class_logits_before_the_sum(tmp_path):
 def test_an_unfinished_or_foreign_folder_is_no_cache(tmp_path):
     with pytest.raises(InputError, match=r"--cache .*: no cache of jobs.evaluate --cache"):
         read_cache(tmp_path)
-    write_info(tmp_path, CacheInfo(model="m", checkpoint="c"))
+    (tmp_path / "cache.json").write_text('{"model": "m", "checkpoint": "c"}')
     with pytest.raises(InputError, match="no finished set in it"):
         read_cache(tmp_path)
     (tmp_path / "s").mkdir()

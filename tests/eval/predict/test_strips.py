@@ -1,13 +1,14 @@
-"""Reading queries in strips against reading them whole."""
+"""Queries and evidence read in strips against reading them whole."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from eval.predict.scores import QUERY_SCORES, QueryOutputs, pixel_evidence
-from eval.predict.strips import read_queries, resize_in_strips
+from eval.predict.scores import QUERY_SCORES, SCORES, QueryOutputs, pixel_evidence
+from eval.predict.strips import predict_pixels, read_queries, resize_in_strips
 
 SIZES = [((16, 12), (64, 48)), ((20, 6), (40, 30)), ((5, 7), (20, 28)), ((9, 9), (30, 31)), ((8, 8), (8, 8))]
 
@@ -39,3 +40,14 @@ def test_all_scores_of_the_pass_equal_their_functions(low, high):
     for i, name in enumerate(name for name in names if name in QUERY_SCORES):
         expected = QUERY_SCORES[name].read(queries, high)
         torch.testing.assert_close(answer[:, 19 + i], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_maps_of_query_scores_stand_behind_the_evidence():
+    maps = torch.randn(5, 70, 9, generator=torch.Generator().manual_seed(0))
+    predicted = predict_pixels(maps, ["UNO", "RbA", "EAM"])
+    assert list(predicted.scores) == ["UNO", "RbA", "EAM"]
+    np.testing.assert_array_equal(predicted.scores["UNO"], maps[3])
+    np.testing.assert_array_equal(predicted.scores["EAM"], maps[4])
+    expected = SCORES["RbA"](maps[None, :3])[0]
+    np.testing.assert_allclose(predicted.scores["RbA"], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(predicted.classes, maps[:3].argmax(dim=0))

@@ -15,9 +15,8 @@ from shards.errors import InputError
 
 
 def drawn_image(height: int, width: int) -> torch.Tensor:
-    return torch.randint(
-        0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
-    )
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
 
 
 def pixelwise(windows: torch.Tensor) -> torch.Tensor:
@@ -61,36 +60,25 @@ def test_the_scaled_image_covers_the_window_and_fits_one_axis(height, width):
     assert scaled[0] == 64 or scaled[1] == 48
 
 
-def test_cityscapes_is_seen_as_two_windows_without_overlap():
-    assert covering_size((1024, 2048), (1024, 1024)) == (1024, 2048)
-    assert window_starts(2048, 1024) == [0, 1024]
-
-
 def test_overlapping_windows_are_averaged():
     order = iter([1.0, 4.0])
-    evidence = predict_in_windows(
-        drawn_image(4, 6), lambda windows: torch.full((1, 1, 4, 4), next(order)), (4, 4), windows_at_once=1
-    )
+    constant = lambda windows: torch.full((1, 1, 4, 4), next(order))  # noqa: E731
+    evidence = predict_in_windows(drawn_image(4, 6), constant, (4, 4), windows_at_once=1)
     np.testing.assert_array_equal(evidence[0, 0], [1, 1, 2.5, 2.5, 4, 4])
 
 
-def test_no_more_windows_at_once_than_allowed():
+def test_windows_at_once_are_no_more_than_allowed_and_at_least_one():
     seen = []
-    predict_in_windows(
-        drawn_image(8, 40), lambda windows: seen.append(len(windows)) or pixelwise(windows), (8, 8), 2
-    )
+    counting = lambda windows: seen.append(len(windows)) or pixelwise(windows)  # noqa: E731
+    predict_in_windows(drawn_image(8, 40), counting, (8, 8), 2)
     assert seen == [2, 2, 1]
+    with pytest.raises(InputError, match="windows at once: got 0; at least 1"):
+        predict_in_windows(drawn_image(8, 8), pixelwise, (8, 8), 0)
 
 
 def test_shrinking_matches_pillow():
     image = drawn_image(60, 90)
-    pillow = PIL.Image.fromarray(image.permute(1, 2, 0).numpy()).resize(
-        (30, 20), PIL.Image.Resampling.BILINEAR
-    )
-    difference = resize_image(image, (20, 30)).int().permute(1, 2, 0).numpy() - np.asarray(pillow).astype(int)
+    picture = PIL.Image.fromarray(image.permute(1, 2, 0).numpy())
+    pillow = np.asarray(picture.resize((30, 20), PIL.Image.Resampling.BILINEAR)).astype(int)
+    difference = resize_image(image, (20, 30)).int().permute(1, 2, 0).numpy() - pillow
     assert np.abs(difference).max() <= 1  # Pillow rounds after each axis
-
-
-def test_windows_at_once_must_be_positive():
-    with pytest.raises(InputError, match="windows at once: got 0; at least 1"):
-        predict_in_windows(drawn_image(8, 8), pixelwise, (8, 8), 0)
