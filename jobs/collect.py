@@ -71,13 +71,8 @@ def collect(options: CollectOptions) -> str:
     tables = mark_tables(build_seed_tables(groups), differences)
     note = f"\nMissing: {'; '.join(missing)}.\n" if missing else ""
     markdown = markdown_tables(tables) + list_differences(differences) + note
-    texts = (
-        render_json(records),
-        render_csv(records),
-        markdown,
-        latex_tables(tables),
-        to_json(differences, allow_nan=False),
-    )
+    texts = [render_json(records), render_csv(records), markdown, latex_tables(tables)]
+    texts.append(to_json(differences, allow_nan=False))
     with nullcontext(options.out) if is_replaced else staged_folder(options.out) as folder:
         for name, text in zip(OUTPUTS, texts, strict=True):
             write_atomically(folder / name, text)

@@ -64,14 +64,11 @@ def analyse_errors(
     read_maps: Callable[[int], FrameMaps],
     read_image: Callable[[int], UInt8[np.ndarray, "H W 3"]],
 ) -> ErrorAnalysis:
-    """Draw the best and worst frames and count the slices of all.
+    """Draw the best and worst frames and count the slices of all at the `threshold` of FPR95.
 
     Args:
-        threshold: that of FPR95.
         rows: all images that count.
-        stems: names of all images, by position in the set.
-        read_maps: position in the set -> its maps.
-        read_image: position in the set -> image, sRGB.
+        stems: names of all images, by position in the set, which `read_maps` and `read_image` (sRGB) take.
     """
     counts: Counter[tuple[Slice, bool]] = Counter()
     for row in rows:

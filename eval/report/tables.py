@@ -104,9 +104,8 @@ def build_tables(records: Sequence[Record]) -> list[Table]:
         grouped: dict[tuple[Any, ...], dict[str, Record]] = {}
         chosen = [record for record in records if record.protocol == protocol]
         for r in chosen:
-            of_row = grouped.setdefault(
-                (r.model, r.checkpoint, r.score, r.temperature, r.temperature_from), {}
-            )
+            key = (r.model, r.checkpoint, r.score, r.temperature, r.temperature_from)
+            of_row = grouped.setdefault(key, {})
             if of_row.setdefault(r.dataset, r) != r:
                 raise InputError(
                     f"results: two different records for {r.model}, {r.score}, {r.dataset}, "
@@ -131,7 +130,11 @@ def build_table(
     protocol: str, columns: Sequence[Column], rows: Sequence[tuple[str, str, Sequence[Estimate | None]]]
 ) -> Table:
     """Build a table from rows of (model, method, one number per column or None)."""
-    best = [_find_best(column, [row[2][i] for row in rows]) for i, column in enumerate(columns)]
+    best: list[float | None] = []
+    for i, column in enumerate(columns):  # of the numbers as printed, so that equal entries look equal
+        printed = {each.percent for row in rows if (each := row[2][i])}
+        one = min if column.is_lower_better else max
+        best.append(one(printed) if len(printed) > 1 else None)
     estimates = [estimate for row in rows for estimate in row[2] if estimate]
     note = "; mean ± standard deviation over seeds" if any(e.spread is not None for e in estimates) else ""
     note += "; in brackets 95 % over images" if any(e.interval for e in estimates) else ""
@@ -142,14 +145,6 @@ def build_table(
         rows=tuple((Entry(model), Entry(method), *map(_entry, each, best)) for model, method, each in rows),
         footnote=f"Percent{note}; {rules}.",
     )
-
-
-def _find_best(column: Column, estimates: Sequence[Estimate | None]) -> float | None:
-    """Return the best number as printed, so that equal entries look equal; None where none differ."""
-    printed = {estimate.percent for estimate in estimates if estimate}
-    if len(printed) < 2:
-        return None
-    return min(printed) if column.is_lower_better else max(printed)
 
 
 def _entry(estimate: Estimate | None, best: float | None) -> Entry:
@@ -222,9 +217,8 @@ Model & Method & mIoU & {" & ".join(["AuPRC & FPR95"] * len(names))} \\
 
 
 def _latex_entry(entry: Entry) -> str:
-    """Mark up an entry; its interval is small, behind a space that LaTeX does not stretch."""
     text = rf"\textbf{{{_latex(entry.text)}}}" if entry.is_best else _latex(entry.text)
-    return rf"{text}\,{{\tiny {entry.interval}}}" if entry.interval else text
+    return rf"{text}\,{{\tiny {entry.interval}}}" if entry.interval else text  # a space that keeps its width
 
 
 def _latex(text: str) -> str:
