@@ -52,11 +52,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def collect(options: CollectOptions) -> str:
-    """Read all results, write the table and return it as Markdown.
-
-    Raises:
-        InputError: a path is no run, a file is damaged, or nothing is finished.
-    """
+    """Read all results, write the table and return it as Markdown."""
     _require_place(options)
     found, missing = find_results(options.runs)
     if not found:
@@ -68,13 +64,8 @@ def collect(options: CollectOptions) -> str:
     tables = mark_tables(build_seed_tables(groups), differences)
     note = f"\nMissing: {'; '.join(missing)}.\n" if missing else ""
     markdown = markdown_tables(tables) + list_differences(differences) + note
-    texts = (
-        render_json(records),
-        render_csv(records),
-        markdown,
-        latex_tables(tables),
-        render_differences(differences),
-    )
+    texts = [render_json(records), render_csv(records), markdown]
+    texts += [latex_tables(tables), render_differences(differences)]
     is_replaced = options.replace and options.out.is_dir()
     with nullcontext(options.out) if is_replaced else staged_folder(options.out) as folder:
         for name, text in zip(OUTPUTS, texts, strict=True):
@@ -94,13 +85,8 @@ def _require_place(options: CollectOptions) -> None:
 
 
 def find_results(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """Return the results.json of runs that have one, in the order given, and name and state of the others.
-
-    Raises:
-        InputError: a path is neither run, sweep nor results.
-    """
-    found: list[Path] = []
-    missing: list[str] = []
+    """Return the results.json of runs that have one, in the order given, and name and state of the others."""
+    found, missing = list[Path](), list[str]()
     for path in dict.fromkeys(paths):
         if path.is_file():
             found.append(path)

@@ -165,12 +165,9 @@ def flat_settings(config: Any, prefix: str = "") -> dict[str, str | int | float 
 
 def _show_help(options_type: Any, arguments: Sequence[str], program: str, default: Any = None) -> None:
     if "--help" in arguments or "-h" in arguments:
-        given: dict[str, Any] = {} if default is None else {"default": default}
-        shown = (tyro.conf.FlagConversionOff,)
-        program = f"python -m {program}"
-        tyro.cli(
-            options_type, args=list(arguments), prog=program, config=shown, use_underscores=True, **given
-        )
+        extra: dict[str, Any] = {} if default is None else {"default": default}
+        extra |= {"config": (tyro.conf.FlagConversionOff,), "use_underscores": True}
+        tyro.cli(options_type, args=list(arguments), prog=f"python -m {program}", **extra)
 
 
 class _Word(str):

@@ -180,9 +180,7 @@ def test_rows_survive_the_file(tmp_path: Path) -> None:
 def test_local_cells_run_some_at_a_time_and_fail_alone(tmp_path: Path) -> None:
     line = "date +%s.%N > $work/begin; sleep 0.7; date +%s.%N > $work/last; touch $work/end"
     make_sweep(tmp_path, line, "exit 4", line, line, line)
-    codes = run_locally(
-        tmp_path, range(5), ["finetune"], Machine(at_once=2, ranks=1), python=sys.executable, environment={}
-    )
+    codes = run_locally(tmp_path, range(5), ["finetune"], Machine(at_once=2, ranks=1))
     assert codes == {0: 0, 1: 4, 2: 0, 3: 0, 4: 0}
     spans = [
         [float((tmp_path / "work" / str(i) / n).read_text()) for n in ("begin", "last")] for i in (0, 2, 3, 4)
@@ -193,8 +191,8 @@ def test_local_cells_run_some_at_a_time_and_fail_alone(tmp_path: Path) -> None:
 
 def test_local_cells_get_gpus_of_their_own() -> None:
     machine = Machine(at_once=2, ranks=2, gpus=("0", "1", "2", "3"))
-    assert [machine.visible(i)["CUDA_VISIBLE_DEVICES"] for i in range(3)] == ["0,1", "2,3", "0,1"]
-    assert Machine(at_once=1, ranks=1).visible(0) == {}
+    assert [machine.variables(i)["CUDA_VISIBLE_DEVICES"] for i in range(3)] == ["0,1", "2,3", "0,1"]
+    assert Machine(at_once=1, ranks=1, environment={"A": "b"}).variables(0) == {"A": "b"}
 
 
 def test_an_interrupted_local_run_asks_its_cells_to_save(tmp_path: Path) -> None:
@@ -203,8 +201,7 @@ def test_an_interrupted_local_run_asks_its_cells_to_save(tmp_path: Path) -> None
     code = (
         "import sys, signal; from pathlib import Path; from slurm.launch import *\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
-        "run_locally(Path(sys.argv[1]), [0, 1], ['finetune'], Machine(at_once=2, ranks=1),"
-        " python=sys.executable, environment={})"
+        "run_locally(Path(sys.argv[1]), [0, 1], ['finetune'], Machine(at_once=2, ranks=1))"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
     for index in range(2):
