@@ -68,19 +68,15 @@ def test_a_second_run_of_one_seed_is_no_second_seed(tmp_path: Path) -> None:
 def add_sketch(run: Path, shift: float, seed: int) -> None:
     """The counts of 12 drawn images whose anomalies score `shift` higher."""
     rng = np.random.default_rng(seed)
-    scores = [
-        [np.sort(rng.normal(m, 1, n).astype(np.float32)) for _ in range(12)]
-        for m, n in ((shift, 30), (0, 90))
-    ]
+    drawn = ((shift, 30), (0, 90))
+    scores = [[np.sort(rng.normal(m, 1, n).astype(np.float32)) for _ in range(12)] for m, n in drawn]
     path = sketch_path(run / "eval", "SMIYC RA-21", "native", "MSP")
     write_sketch(path, Sketch(count_images(range(12), *scores), tuple(map(str, range(12))), "native"))
 
 
 def test_what_the_images_do_not_support_is_marked_and_what_they_do_is_not(tmp_path: Path) -> None:
-    runs = [
-        make_run(tmp_path, name, ap)
-        for name, ap in (("best", 0.9), ("equal", 0.89), ("poor", 0.5), ("bare", 0.4))
-    ]
+    models = {"best": 0.9, "equal": 0.89, "poor": 0.5, "bare": 0.4}
+    runs = [make_run(tmp_path, name, ap) for name, ap in models.items()]
     for number, (run, shift) in enumerate(zip(runs, (3, 3, 1), strict=False)):
         add_sketch(run, shift, number)
     main([*map(str, runs), "--out", str(tmp_path / "table")])
@@ -121,9 +117,8 @@ def test_a_sweep_says_what_is_missing_and_why(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path / "sweep")
     main([str(sweep), "--out", str(tmp_path / "table")])
     table = (tmp_path / "table" / "results.md").read_text()
-    assert table.endswith(
-        "\nMissing: b,seed=0 (evaluate failed: exit code 3); c,seed=0 (evaluate waiting).\n"
-    )
+    missing = "b,seed=0 (evaluate failed: exit code 3); c,seed=0 (evaluate waiting)"
+    assert table.endswith(f"\nMissing: {missing}.\n")
     assert [row[0] for row in rows(table)] == ["a,seed=0"]
 
 
