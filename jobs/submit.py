@@ -89,11 +89,10 @@ class SubmitOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepPlan:
-    """A sweep before anything is written."""
+    """A sweep before anything is written; `source` is its file."""
 
     config: SweepConfig
     source: Path
-    """The sweep file."""
     tasks: Tasks
     configs: dict[str, FinetuneConfig]
     """Configuration of each cell; empty for a preparation."""
@@ -144,13 +143,10 @@ def _finetuning_stages(config: SweepConfig, built: FinetuneConfig) -> dict[str, 
     run = Path(built.out) / built.name
     last = run / CHECKPOINTS_FOLDER / f"step-{built.loop.steps:07d}"
     saved = config.folder / CELLS_FOLDER / built.name / CONFIG_NAME
-    stages = {
-        FINETUNE: SweepStage(
-            command=job_command(config.resources, FINETUNE, [str(saved), "--resume"]),
-            creates=str(run / FINISHED_NAME if built.validation.patience else last),  # it may end early
-            progress=str(last.with_name("step-*")),
-        )
-    }
+    command = job_command(config.resources, FINETUNE, [str(saved), "--resume"])
+    end = run / FINISHED_NAME if built.validation.patience else last  # it may end early
+    progress = str(last.with_name("step-*"))
+    stages = {FINETUNE: SweepStage(command=command, creates=str(end), progress=progress)}
     evaluation = config.evaluation
     if evaluation.datasets:
         chosen = run / BEST_FOLDER if built.validation.select else run
