@@ -94,9 +94,7 @@ def train_and_evaluate(
 ) -> list[Record]:
     """Train the baseline, fine-tune it with each method, evaluate all; return the baseline's records first.
 
-    Args:
-        out: where `make_data` has put the data.
-        runs: folder for the runs; what is complete there is left as it is.
+    The data is where `make_data` has put it; what is complete in the folder `runs` is left as it is.
     """
     shards, names = out / "shards", (BASELINE, *methods)
     for name in names:

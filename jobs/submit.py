@@ -12,9 +12,10 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -82,18 +83,16 @@ class SubmitOptions:
 
     def __post_init__(self) -> None:
         if self.local is not None and self.local < 0:
-            raise InputError(
-                f"--local: got {self.local}; 0 (as many as there are GPUs for) or more is needed"
-            )
+            least = "0 (as many as there are GPUs for) or more is needed"
+            raise InputError(f"--local: got {self.local}; {least}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepPlan:
-    """A sweep before anything is written."""
+    """A sweep before anything is written; `source` is its file."""
 
     config: SweepConfig
     source: Path
-    """The sweep file."""
     tasks: Tasks
     configs: dict[str, FinetuneConfig]
     """Configuration of each cell; empty for a preparation."""
@@ -106,11 +105,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def plan_sweep(config: SweepConfig, source: Path) -> SweepPlan:
-    """Build and check every cell of a sweep.
-
-    Raises:
-        InputError: a cell's configuration or evaluation is refused, or the grid has none or too many.
-    """
+    """Build and check every cell of a sweep; an InputError says what is refused."""
     configs: dict[str, FinetuneConfig] = {}
     if config.preparation.arguments:
         rows = _preparation_tasks(config)
@@ -137,11 +132,10 @@ def _preparation_tasks(config: SweepConfig) -> list[SweepTask]:
     words, count = list(config.preparation.arguments), config.preparation.tasks
     parse_options(Job, words, program="jobs.prepare")  # refuses what it does not know
     rows = []
-    for index in range(count):
-        share = f"{index}/{count}"
+    for index, share in enumerate(f"{index}/{count}" for index in range(count)):
         stage = SweepStage(command=job_command(config.resources, PREPARE, [*words, "--task", share]))
-        task = SweepTask(index=index, name=f"task-{index}", stages={PREPARE: stage}, settings={"task": share})
-        rows.append(task)
+        name, settings = f"task-{index}", {"task": share}
+        rows.append(SweepTask(index=index, name=name, stages={PREPARE: stage}, settings=settings))
     return rows
 
 
@@ -149,13 +143,10 @@ def _finetuning_stages(config: SweepConfig, built: FinetuneConfig) -> dict[str, 
     run = Path(built.out) / built.name
     last = run / CHECKPOINTS_FOLDER / f"step-{built.loop.steps:07d}"
     saved = config.folder / CELLS_FOLDER / built.name / CONFIG_NAME
-    stages = {
-        FINETUNE: SweepStage(
-            command=job_command(config.resources, FINETUNE, [str(saved), "--resume"]),
-            creates=str(run / FINISHED_NAME if built.validation.patience else last),  # it may end early
-            progress=str(last.with_name("step-*")),
-        )
-    }
+    command = job_command(config.resources, FINETUNE, [str(saved), "--resume"])
+    end = run / FINISHED_NAME if built.validation.patience else last  # it may end early
+    progress = str(last.with_name("step-*"))
+    stages = {FINETUNE: SweepStage(command=command, creates=str(end), progress=progress)}
     evaluation = config.evaluation
     if evaluation.datasets:
         chosen = run / BEST_FOLDER if built.validation.select else run
@@ -217,10 +208,8 @@ def _check_folder(plan: SweepPlan) -> tuple[set[int], bool]:
     moved = [task.name for task in before.cells] != [task.name for task in plan.tasks.cells]
     live = find_live_cells(folder)
     if moved and live:
-        raise InputError(
-            f"{plan.source}: cells were added or moved while jobs of {folder} are queued; wait for them, or "
-            f"jobs.cancel {shlex.quote(str(folder))}"
-        )
+        moving = f"cells were added or moved while jobs of {folder} are queued"
+        raise InputError(f"{plan.source}: {moving}; wait for them, or jobs.cancel {shlex.quote(str(folder))}")
     return live, moved
 
 
@@ -230,23 +219,20 @@ def _require_same_sweep(plan: SweepPlan, before: Tasks) -> None:
     What `jobs.finetune` may change on resume may change here too, and so may all resources.
     """
     where = f"{plan.source}: {before.folder} holds another sweep"
-    now = {task.name: task for task in plan.tasks.cells}
-    saved: Mapping[str, object]
-    built: Mapping[str, object]
+    tasks_now = {task.name: task for task in plan.tasks.cells}
     for task in before.cells:
-        if task.name not in now or (task.stages.keys() ^ now[task.name].stages.keys()) - {EVALUATE}:
-            raise InputError(f"{where}: its cell {task.name} is none of this one's; take another name")
-        if task.name in plan.configs:
-            saved = flat_settings(read_config(FinetuneConfig, before.control(task) / CONFIG_NAME))
-            built = flat_settings(plan.configs[task.name])
-        else:
-            saved, built = ({key: s.command for key, s in t.stages.items()} for t in (task, now[task.name]))
-        for name in sorted(saved.keys() | built.keys()):
-            if name not in MAY_CHANGE and saved.get(name) != built.get(name):
-                raise InputError(
-                    f"{where}: {name} of cell {task.name} is {saved.get(name)} there and {built.get(name)} "
-                    f"here; take another name"
-                )
+        now, name = tasks_now.get(task.name), task.name
+        if not now or (task.stages.keys() ^ now.stages.keys()) - {EVALUATE}:
+            raise InputError(f"{where}: its cell {name} is none of this one's; take another name")
+        there: dict[str, Any] = {key: stage.command for key, stage in task.stages.items()}
+        here: dict[str, Any] = {key: stage.command for key, stage in now.stages.items()}
+        if name in plan.configs:
+            there = flat_settings(read_config(FinetuneConfig, before.control(task) / CONFIG_NAME))
+            here = flat_settings(plan.configs[name])
+        for key in sorted(there.keys() | here.keys()):
+            if key not in MAY_CHANGE and there.get(key) != here.get(key):
+                differs = f"{key} of cell {name} is {there.get(key)} there and {here.get(key)} here"
+                raise InputError(f"{where}: {differs}; take another name")
 
 
 def _print_plan(plan: SweepPlan, scripts: dict[str, str], todo: Sequence[int]) -> None:
@@ -279,19 +265,18 @@ def _write_folder(plan: SweepPlan) -> None:
 def _find_machine(config: SweepConfig, at_once: int) -> Machine:
     ranks, count = config.resources.num_ranks, torch.cuda.device_count()
     if at_once == 0 and count < ranks:
-        raise InputError(
-            f"--local 0: this machine has {count} GPUs, and a cell takes {ranks}; --local 1 uses the CPU"
-        )
+        has = f"this machine has {count} GPUs, and a cell takes {ranks}"
+        raise InputError(f"--local 0: {has}; --local 1 uses the CPU")
     if 0 < count < ranks:
         raise InputError(f"--local: a cell has {ranks} processes, and this machine {count} GPUs")
-    return Machine(at_once=at_once or count // ranks, ranks=ranks, gpus=[str(i) for i in range(count)])
+    gpus, environment = [str(i) for i in range(count)], config.resources.environment
+    return Machine(at_once=at_once or count // ranks, ranks=ranks, gpus=gpus, environment=environment)
 
 
 def _run_here(plan: SweepPlan, todo: Sequence[int], machine: Machine) -> None:
     """Run the cells on this machine, then make the table; exit with 1 if a cell failed."""
     config = plan.config
-    environment, python = config.resources.environment, sys.executable
-    codes = run_locally(config.folder, todo, config.stages, machine, python=python, environment=environment)
+    codes = run_locally(config.folder, todo, config.stages, machine)
     failed = [index for index, code in codes.items() if code]
     for index in failed:
         logger.info("%s: exit code %d", plan.tasks.cells[index].name, codes[index])

@@ -6,6 +6,7 @@ Only the standard library is imported: `slurm.cell` needs this module and has to
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import fcntl
 import functools
 import hashlib
@@ -17,8 +18,8 @@ import tempfile
 import time
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
@@ -127,12 +128,8 @@ def hold_lock(path: Path, *, wait_s: float | int, owner: str) -> Iterator[int]:
     locks of a machine that vanished after a lease of a minute or two, so wait that long; on Lustre with the
     mount option flock. Mounts with `local_lock` or `nolock` lock within one machine only.
 
-    Args:
-        wait_s: how long to try.
-        owner: written into the file, for the message of who comes second.
-
-    Raises:
-        LockTaken: somebody else held it all the time.
+    `owner` is written into the file, for the message of who comes second. A LockTaken says that somebody else
+    held it for all of `wait_s`.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -198,97 +195,106 @@ def read_json(kind: Callable[..., Kind], path: Path) -> Kind:
 
 
 def from_json(kind: Callable[..., Kind], content: Any, where: str) -> Kind:
-    """Build an object of type `kind` from JSON.
+    """Build an object of type `kind`, see `Builder`, from JSON.
 
-    Understood are dataclasses and named tuples, their fields annotated with one another, `list`, `tuple`,
-    `dict`, `Mapping`, `Sequence`, `Literal`, unions, `Path`, `Any` and the plain types of JSON. A field with
-    a default may be absent; an unknown one is refused. An integer is also a float; true and false are no
-    integers.
-
-    Args:
-        content: JSON text (`str` or `bytes`), or what `json.loads` made of one.
-        where: file and place, which open each message.
-
-    Raises:
-        InputError: it is no JSON, or a value is not of its type: `WHERE: shards[0]: num_bytes is '10'; int is
-            needed`.
+    `content` is JSON text, or what `json.loads` made of one. An InputError, which `where` opens, says that it
+    is no JSON, or that a value is of another type: `WHERE: shards[0]: num_bytes is '10'; int is needed`.
     """
-    if isinstance(content, str | bytes):
-        try:
-            content = json.loads(content)
-        except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-            raise InputError(f"{where}: is no valid JSON ({error})") from None
-    return typing.cast(Kind, _build(kind, content, where, "", ""))
-
-
-def _build(kind: Any, value: Any, where: str, place: str, name: str) -> Any:
-    """Convert `value`, which the object at `place` (dotted; empty at the top) holds as `name`."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        return _build_dataclass(kind, value, where, f"{place}.{name}".strip("."))
-    if kind is Any or (value is None and type(None) in arguments):
-        return value
-    if origin in (typing.Union, types.UnionType):
-        *others, last = [argument for argument in arguments if argument is not type(None)]
-        for alternative in others:
-            with suppress(InputError):
-                return _build(alternative, value, where, place, name)
-        return _build(last, value, where, place, name)
-    if origin is typing.Literal and value in arguments:
-        return value
-    if origin in (list, tuple, Sequence) and isinstance(value, list):
-        repeated = origin is not tuple or arguments[1:] == (...,)
-        kinds = arguments[:1] * len(value) if repeated else arguments
-        if len(kinds) == len(value):
-            pairs = enumerate(zip(kinds, value, strict=True))
-            items = [_build(inner, item, where, place, f"{name}[{i}]") for i, (inner, item) in pairs]
-            return items if origin is list else tuple(items)
-    if origin in (dict, Mapping):
-        _require_object(value, where, f"{place}.{name}".strip("."))
-        prefix = f"{name}." if name else ""
-        return {key: _build(arguments[1], item, where, place, prefix + key) for key, item in value.items()}
-    if kind is Path and isinstance(value, str):
-        return Path(value)
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is kind:
-        return value
-    subject = f"{where}: {place}: {name}" if place else f"{where}: {name}"
-    needed = f"one of {', '.join(map(str, arguments))}" if origin is typing.Literal else _name_of(kind)
-    raise InputError(f"{subject.rstrip(' :')}{' ' if name else ': '}is {value!r:.80}; {needed} is needed")
-
-
-def _build_dataclass(kind: Any, value: Any, where: str, place: str) -> Any:
-    here = _require_object(value, where, place)
-    fields = _fields_of(kind)
-    if unknown := [name for name in value if name not in fields]:
-        raise InputError(f"{here}: has an unknown field {unknown[0]!r}; known are {', '.join(fields)}")
-    if missing := [name for name, (_, needed) in fields.items() if needed and name not in value]:
-        raise InputError(f"{here}: has no field {missing[0]!r}")
-    values = {name: _build(fields[name][0], item, where, place, name) for name, item in value.items()}
     try:
-        return kind(**values)
-    except ValueError as error:  # of its own checks
-        raise InputError(f"{here}: {error}") from None
+        content = json.loads(content) if isinstance(content, str | bytes) else content
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        raise InputError(f"{where}: is no valid JSON ({error})") from None
+    try:
+        return typing.cast(Kind, Builder().build(kind, content))
+    except InputError as error:
+        raise InputError(f"{where}: {str(error).lstrip(': ')}") from None
 
 
-def _require_object(value: Any, where: str, place: str) -> str:
-    here = f"{where}: {place}" if place else where
-    if not isinstance(value, dict):
-        raise InputError(f"{here}: is a {type(value).__name__}; a JSON object is needed")
-    return here
+class Builder:
+    """Builder of typed objects from what JSON holds; `shards.settings` derives one for settings.
+
+    It understands dataclasses, their fields annotated with one another, `list`, `tuple`, `dict`, `Mapping`,
+    `Sequence`, `Literal`, `X | None`, `Path`, `Any` and the plain types of JSON. A field with a default may
+    be absent; an unknown one is refused. An integer is also a float; true and false are no integers.
+    """
+
+    dot, noun = ": ", "field"
+    missing = "{place}: has no field {name!r}"
+    own_error = "{place}: {error}"
+    """Parts of messages: text between place and field, a field's name, the two texts about a whole object."""
+
+    def build(self, kind: Any, value: Any, place: str = "") -> Any:
+        """Convert `value`, which stands at `place`; an InputError says why that fails."""
+        origin, inner = typing.get_origin(kind), typing.get_args(kind)
+        if kind is Any or (value is None and type(None) in inner):
+            return value
+        if origin in (typing.Union, types.UnionType):
+            return self.build(inner[0], value, place)
+        if isinstance(value, Mapping):
+            if dataclasses.is_dataclass(kind):
+                return self._build_dataclass(kind, value, place)
+            if origin in (dict, Mapping):
+                places = {key: f"{place}.{key}".lstrip(".") for key in value}
+                return {str(key): self.build(inner[1], value[key], places[key]) for key in value}
+        if isinstance(value, list | tuple) and origin in (list, tuple, Sequence):
+            repeated = origin is not tuple or inner[1:] == (...,)
+            kinds = inner[:1] * len(value) if repeated else inner
+            if len(kinds) == len(value):
+                items = [self.build(kinds[i], item, f"{place}[{i}]") for i, item in enumerate(value)]
+                return items if origin is list else tuple(items)
+        try:
+            return self.convert(kind, value)
+        except (TypeError, ValueError, OverflowError):
+            raise InputError(self.refuse(kind, value, place)) from None
+
+    def _build_dataclass(self, kind: Any, content: Mapping[Any, Any], place: str) -> Any:
+        fields, dot = _fields_of(kind), self.dot if place.strip("-") else ""
+        places = {name: f"{place}{dot}{name}" for name in (*fields, *content)}
+        if unknown := [name for name in content if name not in fields]:
+            known = f"{suggest(str(unknown[0]), fields)}; known here: {', '.join(fields)}"
+            raise InputError(f"{places[unknown[0]]}: unknown {self.noun}{known}")
+        values = {name: self.build(fields[name][0], item, places[name]) for name, item in content.items()}
+        if lacking := [name for name, (_, needed) in fields.items() if needed and name not in values]:
+            names = ", ".join(places[name] for name in lacking)
+            raise InputError(self.missing.format(place=place, name=lacking[0], names=names))
+        try:
+            return kind(**values)
+        except ValueError as error:  # of its own checks
+            raise InputError(self.own_error.format(place=place, error=error)) from None
+
+    def convert(self, kind: Any, value: Any) -> Any:
+        """Return a value without parts as `kind`; a TypeError or ValueError says that it is none."""
+        if kind is float and type(value) is int:
+            return float(value)
+        if kind is Path and isinstance(value, str):
+            return Path(value)
+        origin = typing.get_origin(kind)
+        is_class = isinstance(kind, type) and not origin
+        of_class = is_class and isinstance(value, kind) and isinstance(value, bool) is (kind is bool)
+        if of_class or (origin is typing.Literal and value in typing.get_args(kind)):
+            return value
+        raise TypeError
+
+    def refuse(self, kind: Any, value: Any, place: str) -> str:
+        """Say that `value` is no `kind`."""
+        origin = typing.get_origin(kind)
+        if dataclasses.is_dataclass(kind) or origin in (dict, Mapping):
+            return f"{place}: is a {type(value).__name__}; a JSON object is needed"
+        needed = str(kind) if origin else kind.__name__
+        if origin is typing.Literal:
+            needed = f"one of {', '.join(typing.get_args(kind))}"
+        return f"{place} is {value!r:.80}; {needed} is needed"
 
 
 @functools.cache
 def _fields_of(kind: Any) -> dict[str, tuple[Any, bool]]:
     """Return type and "has no default" of each field that the constructor takes."""
-    hints, missing = typing.get_type_hints(kind), dataclasses.MISSING
-    return {
-        field.name: (hints[field.name], field.default is missing and field.default_factory is missing)
-        for field in dataclasses.fields(kind)
-        if field.init
-    }
+    hints = typing.get_type_hints(kind)
+    fields = [field for field in dataclasses.fields(kind) if field.init]
+    return {f.name: (hints[f.name], f.default is f.default_factory is dataclasses.MISSING) for f in fields}
 
 
-def _name_of(kind: Any) -> str:
-    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return `; perhaps you meant NAME` where one is alike."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; perhaps you meant {close[0]}" if close else ""

@@ -7,26 +7,25 @@ One converter judges both sources; tyro renders `--help`. Its parser would need 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import io
+import itertools
 import json
 import logging
 import math
 import signal
 import sys
-import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, cast
 
 import tyro
 import yaml
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from shards.errors import InputError, ReportedError
-from shards.files import write_atomically
+from shards.files import Builder, suggest, to_json, write_atomically
 
 Config = TypeVar("Config")
 
@@ -34,13 +33,8 @@ Config = TypeVar("Config")
 def parse_options(options_type: Any, arguments: Sequence[str], *, program: str) -> Any:
     """Read `arguments` into a dataclass, or into one of a union of dataclasses (subcommands of tyro).
 
-    Args:
-        options_type: its docstrings become `--help`.
-        program: name shown there, such as `jobs.prepare`.
-
-    Raises:
-        InputError: an unknown option, a wrong type, or a value that the dataclass refuses.
-        SystemExit: `--help` was asked for.
+    Docstrings become `--help`, which shows `program`, such as `jobs.prepare`. An InputError names an unknown
+    option, a wrong type, or a value that the dataclass refuses.
     """
     _show_help(options_type, arguments, program)
     if not isinstance(options_type, type):
@@ -55,10 +49,7 @@ def load_config(config_type: type[Config], arguments: Sequence[str], *, program:
     """Read `[CONFIG.yaml] --section.setting value ...`; what stands on the command line wins.
 
     Of settings by name, such as loss.weights, `--loss.weights.dice 7` changes one entry of the file's, and
-    `--loss.weights mask 5 dice 5` replaces them all.
-
-    Raises:
-        InputError: the file is missing or no YAML mapping, a key is unknown, or a value has the wrong type.
+    `--loss.weights mask 5 dice 5` replaces them all. An InputError says what is wrong with file or words.
     """
     settings, default = {}, None
     if arguments and not arguments[0].startswith("-"):
@@ -71,12 +62,10 @@ def load_config(config_type: type[Config], arguments: Sequence[str], *, program:
 def split_arguments(arguments: Sequence[str], options_type: type) -> tuple[list[str], list[str]]:
     """Part the options of a program from the configuration file and the settings of a run.
 
-    For programs that take both: an option of `options_type` is the program's own, such as an `--out` that is
-    not where the run would go; everything else is of the run.
+    An option of `options_type` is the program's own, such as an `--out` that is not where the run would go.
     """
     names = {f"--{field.name}" for field in dataclasses.fields(options_type)} | {"--help", "-h"}
-    own: list[str] = []
-    of_run: list[str] = []
+    own, of_run = list[str](), list[str]()
     target = of_run
     for argument in arguments:
         if argument.startswith("--") or argument == "-h":
@@ -144,7 +133,7 @@ def read_settings(path: Path) -> Any:
 def build_config(config_type: type[Config], settings: Any, where: str) -> Config:
     """Check nested settings and build `config_type` of them; `where` they are from opens each message."""
     try:
-        return _build(config_type, settings, "")
+        return cast(Config, _SettingsBuilder().build(config_type, settings))
     except ValueError as error:
         raise InputError(f"{where}: {error}") from None
 
@@ -160,24 +149,18 @@ def with_overrides(settings: Any, overrides: Mapping[str, Any]) -> Any:
 
 def write_config(config: Any, path: Path) -> None:
     """Write every setting of a configuration, defaults too; `read_config` returns an equal object."""
-    write_atomically(path, yaml.safe_dump(_plain(config), sort_keys=False, width=110))
+    write_atomically(path, yaml.safe_dump(json.loads(to_json(config)), sort_keys=False, width=110))
 
 
-def flat_settings(config: Any) -> dict[str, str | int | float | bool]:
+def flat_settings(config: Any, prefix: str = "") -> dict[str, str | int | float | bool]:
     """List a configuration as dotted names and plain values, as TensorBoard wants hyper-parameters."""
-
-    def visit(value: Any, name: str) -> Iterator[tuple[str, str | int | float | bool]]:
+    flat: dict[str, str | int | float | bool] = {}
+    for name, value in json.loads(to_json(config)).items():
         if isinstance(value, dict):
-            for key, inner in value.items():
-                yield from visit(inner, f"{name}.{key}" if name else key)
+            flat |= flat_settings(value, f"{prefix}{name}.")
         else:
-            yield name, value if isinstance(value, str | int | float | bool) else str(value)
-
-    return dict(visit(_plain(config), ""))
-
-
-def _plain(config: Any) -> Any:
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+            flat[prefix + name] = value if isinstance(value, str | int | float | bool) else str(value)
+    return flat
 
 
 def _show_help(options_type: Any, arguments: Sequence[str], program: str, default: Any = None) -> None:
@@ -193,7 +176,8 @@ class _Word(str):
 
 def _build_from_words(config_type: type[Config], settings: Any, arguments: Sequence[str]) -> Config:
     try:
-        return _build(config_type, with_overrides(settings, _read_words(config_type, arguments)), "--")
+        nested = with_overrides(settings, _read_words(config_type, arguments))
+        return cast(Config, _SettingsBuilder().build(config_type, nested, "--"))
     except ValueError as error:
         raise InputError(f"{error}; --help lists every option") from None
 
@@ -206,16 +190,15 @@ def _split_option(argument: str) -> tuple[str, list[_Word]]:
 
 def _read_words(options_type: type, arguments: Sequence[str]) -> dict[str, Any]:
     """Read a command line into words by dotted name; surplus words belong to the positional field."""
-    hints = dict(_list_fields(options_type, ""))
-    positional = next((n for n, hint in hints.items() if tyro.conf.Positional in typing.get_args(hint)), "")
-    groups: list[tuple[str, list[_Word]]] = [("", [])]
-    for argument in arguments:
-        if argument.startswith("--"):
-            groups.append(_split_option(argument))
-        else:
-            groups[-1][1].append(_Word(argument))
-    loose, found, unknown = groups[0][1], dict[str, Any](), list[str]()
-    for option, words in groups[1:]:
+    fields = list(_list_fields(options_type, ""))
+    hints = {name: hint for name, hint, _ in fields}
+    positional = next((name for name, _, is_positional in fields if is_positional), "")
+    loose, found, unknown = list[_Word](), dict[str, Any](), list[str]()
+    starts = [i for i, argument in enumerate(arguments) if argument.startswith("--")] + [len(arguments)]
+    loose += map(_Word, arguments[: starts[0]])
+    for start, end in itertools.pairwise(starts):
+        option, words = _split_option(arguments[start])
+        words += map(_Word, arguments[start + 1 : end])
         name = option[2:]
         entries = typing.get_args(hints.get(name.rpartition(".")[0]))  # of settings by name
         hint = hints.get(name, entries[1] if len(entries) == 2 else None)
@@ -227,96 +210,72 @@ def _read_words(options_type: type, arguments: Sequence[str]) -> dict[str, Any]:
             if positional and typing.get_origin(hint) is not tuple:
                 count = 0 if hint is bool and words[:1] not in (["True"], ["False"]) else 1
                 loose, words = loose + words[count:], words[:count]
-            found[name] = words or ([_Word(True)] if hint is bool else [])  # `--dry_run` alone will do
-    if positional and (loose or typing.get_origin(typing.get_args(hints[positional])[0]) is tuple):
-        found[positional] = loose
+            words = words or ([_Word(True)] if hint is bool else [])  # `--dry_run` alone will do
+            found[name] = _unpack(words, hint)
+    if positional and (loose or typing.get_origin(hints[positional]) is tuple):
+        found[positional] = _unpack(loose, hints[positional])
     else:
         unknown += loose
     if unknown:
-        meant = _suggest(unknown[0], [f"--{name}" for name in hints])
+        meant = suggest(unknown[0], [f"--{name}" for name in hints])
         raise InputError(f"unrecognized options: {', '.join(unknown)}{meant}")
     return found
 
 
-def _suggest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; perhaps you meant {close[0]}" if close else ""
+def _unpack(words: list[_Word], hint: Any) -> Any:
+    """Return a field's value: the list of its words, or the one where it takes one."""
+    if len(words) != 1 or typing.get_origin(hint) is tuple:
+        return words
+    return None if words == ["None"] and type(None) in typing.get_args(hint) else words[0]
 
 
-def _list_fields(config_type: type, prefix: str) -> Iterator[tuple[str, Any]]:
+def _list_fields(config_type: Any, prefix: str) -> Iterator[tuple[str, Any, bool]]:
+    """List dotted name and type of every setting, and whether it is positional."""
     hints = typing.get_type_hints(config_type, include_extras=True)
-    for field in dataclasses.fields(config_type):
-        hint = hints[field.name]
-        if dataclasses.is_dataclass(hint):
-            yield from _list_fields(hint, f"{prefix}{field.name}.")  # type: ignore[arg-type]
+    for name in (field.name for field in dataclasses.fields(config_type)):
+        hint = hints[name]
+        kind, *marks = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
+        if dataclasses.is_dataclass(kind):
+            yield from _list_fields(kind, f"{prefix}{name}.")
         else:
-            yield prefix + field.name, hint
+            yield prefix + name, kind, tyro.conf.Positional in marks
 
 
-def _build(config_type: type[Config], content: Any, prefix: str) -> Config:
-    """Build a dataclass of settings by name; `prefix` stands before their names in messages."""
-    if not isinstance(content, Mapping):
-        raise InputError(f"{prefix[:-1] or 'the file'}: expected settings by name, got {content!r}")
-    hints, fields = typing.get_type_hints(config_type), dataclasses.fields(config_type)  # type: ignore[arg-type]
-    names = [field.name for field in fields]
-    for key in content:
-        if key not in names:
-            meant = _suggest(str(key), names)
-            raise InputError(f"{prefix}{key}: unknown setting{meant}; known here: {', '.join(names)}")
-    values = {key: _convert(value, hints[key], prefix + key) for key, value in content.items()}
-    required = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
-    if missing := [prefix + name for name in required if name not in values]:
-        raise InputError(f"missing {', '.join(missing)}")
-    return config_type(**values)
+class _SettingsBuilder(Builder):
+    """Builds dataclasses of settings: the nested content of a YAML file, and words of a command line."""
+
+    dot, noun, missing, own_error = ".", "setting", "missing {names}", "{error}"
+
+    def build(self, kind: Any, value: Any, place: str = "") -> Any:
+        built = super().build(kind, value, place)
+        if kind is float and not math.isfinite(built):
+            raise InputError(f"{place}: got {built}; a finite number is needed")
+        return built
+
+    def convert(self, kind: Any, value: Any) -> Any:
+        is_word, choices = isinstance(value, _Word), _choices(kind)
+        if is_word and choices:
+            value = {str(choice): choice for choice in choices}.get(value, value)
+        elif is_word or (kind in (float, Path) and not isinstance(value, bool)):
+            value = kind(value)  # of a file too: YAML 1.1 reads 1e-4, without a dot, as text
+        return super().convert(kind, value)
+
+    def refuse(self, kind: Any, value: Any, place: str) -> str:
+        origin, choices = typing.get_origin(kind), tuple(map(str, _choices(kind)))
+        if isinstance(value, _Word) and origin in (None, Literal):
+            if not choices:
+                return f"error parsing {place}: invalid {kind.__name__} {value!r}"
+            option = place.partition("[")[0]
+            return f"invalid choice {value!r} for argument '{option}'. Expected one of {choices}"
+        if origin is Literal:
+            return f"{place}: got {value!r}; allowed: {', '.join(choices)}"
+        needed = "values by name" if origin is dict else "a list" if origin else kind.__name__
+        if dataclasses.is_dataclass(kind):
+            needed = "settings by name"
+        elif origin is tuple and isinstance(value, list | tuple):
+            needed = f"{len(choices)} values"
+        return f"{place or 'the file'}: expected {needed}, got {value!r}"
 
 
-def _convert(value: Any, hint: Any, where: str) -> Any:
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if isinstance(value, list) and list(map(type, value)) == [_Word] and origin is not tuple:
-        value = value[0]
-    if hint is Any:
-        return value
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, f"{where}.")  # type: ignore[arg-type]
-    if origin in (typing.Union, types.UnionType):
-        if value is None or (isinstance(value, _Word) and value == "None"):
-            return None
-        return _convert(value, inner[0], where)
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            raise InputError(f"{where}: expected values by name, got {value!r}")
-        return {str(key): _convert(entry, inner[1], f"{where}.{key}") for key, entry in value.items()}
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise InputError(f"{where}: expected a list, got {value!r}")
-        hints = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
-        if len(value) != len(hints):
-            raise InputError(f"{where}: expected {len(hints)} values, got {value!r}")
-        return tuple(_convert(entry, hints[i], f"{where}[{i}]") for i, entry in enumerate(value))
-    return _convert_scalar(value, hint, where)
-
-
-def _convert_scalar(value: Any, hint: Any, where: str) -> Any:
-    is_word, kind = isinstance(value, _Word), getattr(hint, "__name__", hint)
-    choices = (True, False) if is_word and hint is bool else typing.get_args(hint)
-    if choices:
-        named = {str(choice): choice for choice in choices}
-        if is_word and value in named:
-            return named[value]
-        if value in choices:
-            return value
-        option = where.partition("[")[0]
-        refused = f"invalid choice {value!r} for argument '{option}'. Expected one of {tuple(named)}"
-        raise InputError(refused if is_word else f"{where}: got {value!r}; allowed: {', '.join(named)}")
-    refused = f"error parsing {where}: invalid {kind} {value!r}"
-    wrong = InputError(refused if is_word else f"{where}: expected {kind}, got {value!r}")
-    try:
-        if is_word or (hint in (float, Path) and not isinstance(value, bool)):
-            value = hint(value)  # of a file too: YAML 1.1 reads 1e-4, without a dot, as text
-    except (TypeError, ValueError, OverflowError):
-        raise wrong from None
-    if not isinstance(value, hint) or isinstance(value, bool) is not (hint is bool):
-        raise wrong
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"{where}: got {value}; a finite number is needed")
-    return value
+def _choices(kind: Any) -> tuple[Any, ...]:
+    return (True, False) if kind is bool else typing.get_args(kind)

@@ -32,13 +32,8 @@ def combine_settings(
 ) -> list[Combination]:
     """List every combination: entries of `cells` (or one without settings) × grid × seeds, seeds innermost.
 
-    Args:
-        grid: dotted setting -> its values.
-        cells: settings that go together; the key `name` labels an entry.
-        seeds: each combination runs once with each.
-
-    Raises:
-        InputError: no cell or more than 10,000, a setting that grid and cells both have, or two equal names.
+    `grid` maps a dotted setting to its values; `cells` are settings that go together, labelled by their key
+    `name`. Refused are no cell, more than 10,000, a setting that grid and cells both have, and equal names.
     """
     for name, values in {**{f"grid.{key}": values for key, values in grid.items()}, "seeds": seeds}.items():
         if isinstance(values, str) or not isinstance(values, Sequence):
@@ -83,11 +78,7 @@ def _safe(value: Any) -> str:
 
 
 def array_expression(indices: Iterable[int], throttle: int = 0) -> str:
-    """Write indices as `sbatch --array` wants them: `0-3,7%2`.
-
-    Args:
-        throttle: number of tasks that may run at once; 0: no limit.
-    """
+    """Write indices as `sbatch --array` wants them: `0-3,7%2`; at most `throttle` run at once, 0: all."""
     runs: list[list[int]] = []
     for index in sorted(set(indices)):
         if runs and index == runs[-1][1] + 1:

@@ -72,12 +72,7 @@ class StageRunner:
         self._under_slurm = False
 
     def run(self, launcher: Sequence[str], *, num_ranks: int, wait_s: float) -> int:
-        """Take the lock (or raise LockTaken), and run the command unless it is done or starts in vain.
-
-        Args:
-            launcher: words before the command, such as srun and its options; without them `num_ranks`
-                processes are started here.
-        """
+        """Take the lock (or raise LockTaken), and run the command, unless it is done or starts in vain."""
         self._under_slurm = bool(launcher)
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, self._notice)
@@ -92,12 +87,8 @@ class StageRunner:
             if (starts := state.starts_from(mark)) >= self._tasks.max_starts_without_progress:
                 reason = f"started {starts} times from {mark or 'the beginning'} without getting further"
                 return self._finish(state, "failed", FAILED, reason)
-            start = {
-                "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                "host": socket.gethostname(),
-                "job": _job_name(),
-                "progress": mark,
-            }
+            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            start = {"time": now, "host": socket.gethostname(), "job": _job_name(), "progress": mark}
             state = StageState(state="running", starts=(*state.starts, start), log=self._log)
             write_state(self._control, self._name, state)
             if self._asked:

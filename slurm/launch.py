@@ -7,10 +7,11 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from slurm.tasks import LOGS_FOLDER
@@ -22,11 +23,8 @@ GRACE_S = 60.0
 class Launch:
     """A command that runs, as one process or as several ranks.
 
-    Args:
-        command: the words of one rank.
-        launcher: words that start all ranks, such as srun and its options; empty: they are started here.
-        num_ranks: how many to start here.
-        keep_open: descriptor that every process inherits.
+    `launcher` are words that start all ranks, such as srun and its options; without them `num_ranks` are
+    started here. Every process inherits the descriptor `keep_open`.
     """
 
     def __init__(
@@ -73,14 +71,9 @@ class Launch:
 
 def rank_variables(rank: int, num_ranks: int, port: int) -> dict[str, str]:
     """Return what tells one of several processes of this machine who it is, as torchrun does."""
-    return {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(num_ranks),
-        "LOCAL_WORLD_SIZE": str(num_ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_ranks, "LOCAL_WORLD_SIZE": num_ranks}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return {name: str(value) for name, value in {**ranks, **meeting}.items()}
 
 
 def find_free_port() -> int:
@@ -99,15 +92,16 @@ class Machine:
     ranks: int
     """Processes of each cell."""
     gpus: Sequence[str] = ()
-    """GPUs to share out, `ranks` to each cell; empty: the environment stays as it is."""
+    """GPUs to share out, `ranks` to each cell; empty: all see what this process sees."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables for every cell."""
 
-    def visible(self, slot: int) -> dict[str, str]:
-        """Return the variable that shows the GPUs of the n-th place."""
+    def variables(self, slot: int) -> dict[str, str]:
+        """Return the variables of a cell at the n-th place, among them the GPUs that it may see."""
         groups = len(self.gpus) // self.ranks
-        if not groups:
-            return {}
-        first = slot % groups * self.ranks
-        return {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus[first : first + self.ranks])}
+        first = slot % groups * self.ranks if groups else 0
+        visible = ",".join(self.gpus[first : first + self.ranks])
+        return {**self.environment, **({"CUDA_VISIBLE_DEVICES": visible} if groups else {})}
 
 
 @dataclass
@@ -121,19 +115,12 @@ class _Slot:
 
 
 def run_locally(
-    folder: Path,
-    indices: Sequence[int],
-    stages: Sequence[str],
-    machine: Machine,
-    *,
-    python: str,
-    environment: Mapping[str, str],
+    folder: Path, indices: Sequence[int], stages: Sequence[str], machine: Machine
 ) -> dict[int, int]:
     """Run every stage of the cells, and return each one's exit code: 0, or that of the stage that failed.
 
     A cell that fails stops no other. When this process is interrupted, the cells are asked to save first.
     """
-
     waiting, free, codes = deque(indices), deque(range(machine.at_once)), dict[int, int]()
     slots: list[_Slot] = []
     try:
@@ -146,8 +133,7 @@ def run_locally(
                     continue
                 stage = next(slot.stages, None) if code == 0 else None
                 if stage:
-                    variables = {**environment, **machine.visible(slot.number)}
-                    slot.process = _start_stage(folder, stage, slot.index, machine.ranks, python, variables)
+                    slot.process = _start_stage(folder, stage, slot, machine)
                 else:
                     codes[slot.index] = code
                     free.append(slot.number)
@@ -162,15 +148,13 @@ def run_locally(
     return codes
 
 
-def _start_stage(
-    folder: Path, stage: str, index: int, ranks: int, python: str, variables: Mapping[str, str]
-) -> subprocess.Popen[bytes]:
-    log = folder / LOGS_FOLDER / f"{stage}-local_{index}.log"
-    words = [str(folder), stage, str(index), "--log", str(log), "--ranks", str(ranks)]
+def _start_stage(folder: Path, stage: str, slot: _Slot, machine: Machine) -> subprocess.Popen[bytes]:
+    log = folder / LOGS_FOLDER / f"{stage}-local_{slot.index}.log"
+    words = [str(folder), stage, str(slot.index), "--log", str(log), "--ranks", str(machine.ranks)]
     with log.open("ab") as output:
         return subprocess.Popen(
-            [python, "-m", "slurm.cell", *words],
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **variables},
+            [sys.executable, "-m", "slurm.cell", *words],
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **machine.variables(slot.number)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -34,14 +34,11 @@ class Workspace:
 def render_array(
     workspace: Workspace, stage: str, resources: Resources, array: str, *, stoppable: bool
 ) -> str:
-    """Render the script of an array: one task per cell, one process per rank.
+    """Render the script of an array, as `--array` takes it: one task per cell, one process per rank.
 
-    Args:
-        array: indices of the cells, and how many run at once, as `--array` takes them.
-        stoppable: the command saves and leaves with 75 when it gets USR1, so ask it before the time is up.
+    A `stoppable` command saves and leaves with 75 when it gets USR1, so it is asked before the time is up.
     """
-    log = f"{stage}-%A_%a.log"
-    options = _options(workspace, stage, resources, log)
+    options = _options(workspace, stage, resources, f"{stage}-%A_%a.log")
     options.insert(1, f"--array={array}")
     if stoppable and resources.time_limit_min and resources.stop_before_end_s:
         options.append(f"--signal=B:USR1@{resources.stop_before_end_s}")

@@ -37,12 +37,8 @@ class JobState:
 def query_jobs(jobs: Sequence[str]) -> tuple[dict[str, JobState], list[str]]:
     """Ask squeue, and for jobs that it no longer knows sacct, then scontrol.
 
-    Args:
-        jobs: numbers of jobs, of an array its one number.
-
-    Returns:
-        States by `17`, or `17_3` for a task of an array (a job that nobody knows any more is missing), and
-        the messages of the commands that failed.
+    `jobs` are numbers of jobs, of an array its one number. Returned are states by `17`, or `17_3` for a task
+    of an array (a job that nobody knows any more is missing), and the messages of the commands that failed.
     """
     found: dict[str, JobState] = {}
     complaints: list[str] = []
@@ -63,10 +59,8 @@ def parse_squeue(text: str) -> dict[str, JobState]:
     found = {}
     for line in text.splitlines():
         job, state, left, host, reason = line.split("|", 4)
-        running = state == "RUNNING"
-        found[job.strip()] = JobState(
-            state=state, reason=_known(reason), time_left=left if running else "", host=host
-        )
+        left = left if state == "RUNNING" else ""
+        found[job.strip()] = JobState(state=state, reason=_known(reason), time_left=left, host=host)
     return found
 
 
@@ -88,25 +82,18 @@ def parse_scontrol(text: str) -> dict[str, JobState]:
         fields = dict(re.findall(r"(?:^|\s)([A-Za-z]+)=(\S*)", line))
         if "JobState" not in fields:
             continue
-        state = JobState(
-            state=fields["JobState"],
-            reason=_known(fields.get("Reason", "")),
-            host=_known(fields.get("NodeList", "")),
-        )
-        if "ArrayTaskId" in fields:
-            keys = _expand(f"{fields['ArrayJobId']}_[{fields['ArrayTaskId']}]")
-        else:
-            keys = [fields["JobId"]]
-        found |= dict.fromkeys(keys, state)
+        reason, host = (_known(fields.get(name, "")) for name in ("Reason", "NodeList"))
+        state = JobState(state=fields["JobState"], reason=reason, host=host)
+        is_task = "ArrayTaskId" in fields
+        job = f"{fields['ArrayJobId']}_[{fields['ArrayTaskId']}]" if is_task else fields["JobId"]
+        found |= dict.fromkeys(_expand(job), state)
     return found
 
 
 def _expand(job: str) -> list[str]:
     """Turn `17_[0-2%1]` into its tasks."""
     match = re.fullmatch(r"(\d+)_\[(.+)\]", job)
-    if match is None:
-        return [job]
-    return [f"{match[1]}_{index}" for index in parse_array_expression(match[2])]
+    return [f"{match[1]}_{index}" for index in parse_array_expression(match[2])] if match else [job]
 
 
 def _known(text: str) -> str:

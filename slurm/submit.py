@@ -34,14 +34,7 @@ def call(command: Sequence[str]) -> str:
     if shutil.which(command[0]) is None:
         raise SlurmError(f"{command[0]}: not found; is this a machine of a Slurm cluster?")
     try:
-        answer = subprocess.run(
-            list(command),
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
+        answer = subprocess.run([*command], capture_output=True, text=True, input="", timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
         raise SlurmError(f"{command[0]}: no answer within {TIMEOUT_S} s") from None
     if answer.returncode:
@@ -53,8 +46,7 @@ def call(command: Sequence[str]) -> str:
 def submit_script(script: Path, *, dependency: str = "") -> str:
     """Submit a script and return its job's id; a SlurmError says that nothing was submitted.
 
-    Args:
-        dependency: such as `aftercorr:17`; a job whose dependency can never be met is cancelled by Slurm.
+    A job whose `dependency`, such as `aftercorr:17`, can never be met is cancelled by Slurm.
     """
     options = [f"--dependency={dependency}", "--kill-on-invalid-dep=yes"] if dependency else []
     answer = call(["sbatch", "--parsable", *options, str(script)]).strip()

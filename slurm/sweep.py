@@ -87,9 +87,8 @@ class SweepConfig:
         if not self.name or "/" in self.name or self.name.startswith((".", "-")) or "\n" in self.name:
             raise InputError(f"name: got {self.name!r}; a folder name without / and leading dot is needed")
         if self.max_starts_without_progress < 1:
-            raise InputError(
-                f"max_starts_without_progress must be at least 1, got {self.max_starts_without_progress}"
-            )
+            least = f"must be at least 1, got {self.max_starts_without_progress}"
+            raise InputError(f"max_starts_without_progress {least}")
         if bool(self.config) == bool(self.preparation.arguments):
             raise InputError("config and preparation.arguments: exactly one of them is needed")
         for where, settings in (("overrides", self.overrides), ("grid", self.grid)):
@@ -142,8 +141,7 @@ def find_live_cells(folder: Path) -> set[int]:
 def submit_scripts(config: SweepConfig, stages: Sequence[str], indices: Sequence[int]) -> None:
     """Submit a sweep's scripts: each cell's evaluation behind its own fine-tuning, the table behind all.
 
-    Raises:
-        SlurmError: sbatch is missing or refused; nothing stays submitted.
+    A SlurmError says that sbatch is missing or refused; nothing stays submitted then.
     """
     submitted: list[Submission] = []
     try:

@@ -75,14 +75,9 @@ class Cluster:
 
     def run(self, *command: object, check: bool = True) -> str:
         """Run a command of Slurm and return what it printed."""
+        words = [str(word) for word in command]
         answer = subprocess.run(
-            [str(word) for word in command],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=60,
-            check=False,
+            words, env=self.environment, capture_output=True, text=True, input="", timeout=60
         )
         assert not check or answer.returncode == 0, f"{command}: {answer.stdout}{answer.stderr}"
         return answer.stdout.strip()
@@ -159,27 +154,18 @@ def _start(cluster: Cluster) -> None:
     key = root / "munge" / "key"
     key.write_bytes(os.urandom(128))
     key.chmod(0o600)
-    files = {
-        "key": key,
-        "socket": root / "munge/socket",
-        "pid": root / "munged.pid",
-        "seed": root / "munge/seed",
-    }
-    options = [f"--{name}{'' if name == 'socket' else '-file'}={path}" for name, path in files.items()]
-    cluster.run("munged", "--force", "--num-threads=2", f"--log-file={root}/munge/log", *options)
+    options = [f"--key-file={key}", f"--socket={root}/munge/socket", f"--pid-file={root}/munged.pid"]
+    options += [f"--seed-file={root}/munge/seed", f"--log-file={root}/munge/log"]
+    cluster.run("munged", "--force", "--num-threads=2", *options)
     cluster.run("slurmctld", "-f", root / "slurm.conf")
     for node in NODES:  # each with a host name and an /etc/hosts of its own, which its job steps see too
         inner = (
             'hostname "$1" && mount --bind "$2/hosts" /etc/hosts && exec slurmd -f "$2/slurm.conf" -N "$1"'
         )
         cluster.run("unshare", "--uts", "--mount", "sh", "-c", inner, "sh", node, root)
-    cluster.until(
-        lambda: (
-            len(cluster.run("sinfo", "-h", "-N", "-t", "idle", "-o", "%N", check=False).split()) == len(NODES)
-        ),
-        START_S,
-        "both nodes idle",
-    )
+    ask = ("sinfo", "-h", "-N", "-t", "idle", "-o", "%N")
+    all_idle = lambda: len(cluster.run(*ask, check=False).split()) == len(NODES)  # noqa: E731
+    cluster.until(all_idle, START_S, "both nodes idle")
 
 
 def _free_ports(count: int) -> list[int]:
@@ -201,12 +187,9 @@ def _stop(cluster: Cluster) -> None:
         while cluster.run("squeue", "-h", check=False) and time.monotonic() < deadline:
             time.sleep(0.2)
     _kill_leftovers(cluster)
-    for path in [
-        *cluster.root.glob("slurmd.*.pid"),
-        cluster.root / "slurmctld.pid",
-        cluster.root / "munged.pid",
-    ]:
-        _end(path)  # munged last: the others speak through it
+    for pattern in ("slurmd.*.pid", "slurmctld.pid", "munged.pid"):
+        for path in cluster.root.glob(pattern):
+            _end(path)  # munged last: the others speak through it
 
 
 def _kill_leftovers(cluster: Cluster) -> None:

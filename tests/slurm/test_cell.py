@@ -86,9 +86,8 @@ def test_a_failure_keeps_its_exit_code_and_reason(tmp_path: Path) -> None:
 
 
 def test_starts_without_progress_are_limited_and_progress_renews_them(tmp_path: Path) -> None:
-    tasks = make_sweep(
-        tmp_path, "touch $work/step-$(wc -l < $work/starts | sed s/[34]/2/); exit 75", max_starts=2
-    )
+    line = "touch $work/step-$(wc -l < $work/starts | sed s/[34]/2/); exit 75"
+    tasks = make_sweep(tmp_path, line, max_starts=2)
     assert [run(tasks).returncode for _ in range(4)] == [75, 75, 75, 75]  # from "", step-1, step-2, step-2
     assert run(tasks).returncode == 1
     assert state(tasks).reason == "started 2 times from step-2 without getting further"
@@ -96,9 +95,8 @@ def test_starts_without_progress_are_limited_and_progress_renews_them(tmp_path: 
 
 
 def test_two_processes_never_work_on_one_cell(tmp_path: Path) -> None:
-    tasks = make_sweep(
-        tmp_path, "touch $work/ready; while [ ! -e $work/go ]; do sleep 0.05; done; touch $work/end"
-    )
+    line = "touch $work/ready; while [ ! -e $work/go ]; do sleep 0.05; done; touch $work/end"
+    tasks = make_sweep(tmp_path, line)
     first = subprocess.Popen(command(tasks), cwd=ROOT, stdout=subprocess.DEVNULL)
     wait_for(tmp_path / "work/0/ready")
     second = run(tasks)
@@ -118,23 +116,18 @@ def test_a_holder_killed_outright_leaves_no_lock(tmp_path: Path) -> None:
         "import sys, time; from pathlib import Path; from shards.files import hold_lock\n"
         "with hold_lock(Path(sys.argv[1]), wait_s=0.0, owner='me'): print('held', flush=True); time.sleep(60)"
     )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "lock")], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
+    words, lock = [sys.executable, "-c", code], tmp_path / "lock"
+    holder = subprocess.Popen([*words, str(lock)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
-    assert is_held(tmp_path / "lock")
-    with (
-        pytest.raises(LockTaken, match="lock is held by me"),
-        hold_lock(tmp_path / "lock", wait_s=0.0, owner="you"),
-    ):
+    assert is_held(lock)
+    with pytest.raises(LockTaken, match="lock is held by me"), hold_lock(lock, wait_s=0.0, owner="you"):
         pass
     holder.kill()
-    holder.wait()
-    holder.stdout.close()
-    assert not is_held(tmp_path / "lock")
-    with hold_lock(tmp_path / "lock", wait_s=0.0, owner="you"):
-        assert (tmp_path / "lock").read_text() == "you"
+    holder.communicate()
+    assert not is_held(lock)
+    with hold_lock(lock, wait_s=0.0, owner="you"):
+        assert lock.read_text() == "you"
     assert not is_held(tmp_path / "missing")
 
 
@@ -160,6 +153,7 @@ def test_ranks_without_a_launcher_learn_who_they_are(tmp_path: Path) -> None:
 
 def test_wrong_arguments_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tasks = make_sweep(tmp_path, "true")
+    assert read_tasks(tmp_path) == tasks
     assert main([str(tmp_path / "gone"), "finetune", "0"]) == 2
     assert main([str(tasks.folder), "finetune", "1"]) == 2
     assert main([str(tasks.folder), "evaluate", "0"]) == 2
@@ -172,29 +166,21 @@ def test_wrong_arguments_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert lines[3].startswith(f"error: {tmp_path}/tasks.json: is no list of cells: ")
 
 
-def test_rows_survive_the_file(tmp_path: Path) -> None:
-    tasks = make_sweep(tmp_path, "true", "false")
-    assert read_tasks(tmp_path) == tasks
-
-
 def test_local_cells_run_some_at_a_time_and_fail_alone(tmp_path: Path) -> None:
     line = "date +%s.%N > $work/begin; sleep 0.7; date +%s.%N > $work/last; touch $work/end"
     make_sweep(tmp_path, line, "exit 4", line, line, line)
-    codes = run_locally(
-        tmp_path, range(5), ["finetune"], Machine(at_once=2, ranks=1), python=sys.executable, environment={}
-    )
+    codes = run_locally(tmp_path, range(5), ["finetune"], Machine(at_once=2, ranks=1))
     assert codes == {0: 0, 1: 4, 2: 0, 3: 0, 4: 0}
-    spans = [
-        [float((tmp_path / "work" / str(i) / n).read_text()) for n in ("begin", "last")] for i in (0, 2, 3, 4)
-    ]
+    works = [tmp_path / "work" / str(i) for i in (0, 2, 3, 4)]
+    spans = [[float((work / name).read_text()) for name in ("begin", "last")] for work in works]
     assert max(sum(begin <= at < end for begin, end in spans) for at, _ in spans) == 2
     assert "exit code 4" in (tmp_path / LOGS_FOLDER / "finetune-local_1.log").read_text()
 
 
 def test_local_cells_get_gpus_of_their_own() -> None:
     machine = Machine(at_once=2, ranks=2, gpus=("0", "1", "2", "3"))
-    assert [machine.visible(i)["CUDA_VISIBLE_DEVICES"] for i in range(3)] == ["0,1", "2,3", "0,1"]
-    assert Machine(at_once=1, ranks=1).visible(0) == {}
+    assert [machine.variables(i)["CUDA_VISIBLE_DEVICES"] for i in range(3)] == ["0,1", "2,3", "0,1"]
+    assert Machine(at_once=1, ranks=1, environment={"A": "b"}).variables(0) == {"A": "b"}
 
 
 def test_an_interrupted_local_run_asks_its_cells_to_save(tmp_path: Path) -> None:
@@ -203,8 +189,7 @@ def test_an_interrupted_local_run_asks_its_cells_to_save(tmp_path: Path) -> None
     code = (
         "import sys, signal; from pathlib import Path; from slurm.launch import *\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
-        "run_locally(Path(sys.argv[1]), [0, 1], ['finetune'], Machine(at_once=2, ranks=1),"
-        " python=sys.executable, environment={})"
+        "run_locally(Path(sys.argv[1]), [0, 1], ['finetune'], Machine(at_once=2, ranks=1))"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
     for index in range(2):

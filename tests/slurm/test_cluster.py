@@ -41,14 +41,10 @@ class Sweep:
         self.folder = folder
         (folder / LOGS_FOLDER).mkdir(parents=True)
         count = len(next(iter(stages.values())))
-        cells = [
-            SweepTask(
-                index=i,
-                name=f"cell {i}",
-                stages={name: self._stage(name, i, lines[i]) for name, lines in stages.items()},
-            )
-            for i in range(count)
-        ]
+        cells = []
+        for i in range(count):
+            own = {name: self._stage(name, i, lines[i]) for name, lines in stages.items()}
+            cells.append(SweepTask(index=i, name=f"cell {i}", stages=own))
         self.tasks = Tasks(sweep="it's", folder=folder, max_starts_without_progress=max_starts, cells=cells)
         self.workspace = Workspace(sweep="it's", folder=folder, root=ROOT, python=sys.executable)
         write_tasks(self.tasks)
@@ -112,12 +108,8 @@ def test_a_throttled_array_with_a_failing_cell_and_what_follows_it(cluster, fold
     last = submit_script(script, dependency=f"afterany:{following}")
     assert cluster.until_ended(job) == {"0": "COMPLETED", "1": "FAILED", "2": "COMPLETED", "3": "COMPLETED"}
     cluster.until_ended(last)
-    assert cluster.states(following) == {
-        "0": "COMPLETED",
-        "1": "CANCELLED",
-        "2": "COMPLETED",
-        "3": "COMPLETED",
-    }
+    expected = {"0": "COMPLETED", "1": "CANCELLED", "2": "COMPLETED", "3": "COMPLETED"}
+    assert cluster.states(following) == expected
     assert [sweep.state(i).state for i in range(4)] == ["done", "failed", "done", "done"]
     assert (sweep.state(1).exit_code, sweep.state(1).reason) == (3, "exit code 3")
     assert "error: no such thing" in Path(sweep.state(1).log).read_text()

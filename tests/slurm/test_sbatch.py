@@ -12,34 +12,16 @@ import pytest
 from slurm.resources import Resources
 from slurm.sbatch import Workspace, render_array, render_job
 
-WORKSPACE = Workspace(
-    sweep="lr", folder=Path("/data/lr"), root=Path("/home/me/suite"), python="/home/me/.venv/bin/python"
-)
-AWKWARD = Workspace(
-    sweep="it's",
-    folder=Path('/data/my "best" 50% sweep'),
-    root=Path("/home/o'neil"),
-    python="/home/o'neil/python",
-)
+PLACES = {"folder": Path("/data/lr"), "root": Path("/home/me/suite")}
+WORKSPACE = Workspace(sweep="lr", python="/home/me/.venv/bin/python", **PLACES)
+PLACES = {"folder": Path('/data/my "best" 50% sweep'), "root": Path("/home/o'neil")}
+AWKWARD = Workspace(sweep="it's", python="/home/o'neil/python", **PLACES)
 RESOURCES = Resources(
-    partition="gpu",
-    account="course",
-    qos="high",
-    constraint="a100&ib",
-    nodes=2,
-    gpus_per_node=4,
-    gpu_type="a100",
-    cpus_per_rank=8,
-    mem_gb_per_node=192,
-    time_limit_min=240,
-    throttle=3,
-    exclusive=True,
-    modules=("cuda/12.4",),
-    environment={"NCCL_SOCKET_IFNAME": "ib0", "NOTE": "a b"},
-    setup=("ulimit -n 65536",),
-    sbatch_options=("--reservation=course",),
-    srun_options=("--cpu-bind=cores",),
-)
+    partition="gpu", account="course", qos="high", constraint="a100&ib", nodes=2, gpus_per_node=4,
+    gpu_type="a100", cpus_per_rank=8, mem_gb_per_node=192, time_limit_min=240, throttle=3, exclusive=True,
+    modules=("cuda/12.4",), environment={"NCCL_SOCKET_IFNAME": "ib0", "NOTE": "a b"},
+    setup=("ulimit -n 65536",), sbatch_options=("--reservation=course",), srun_options=("--cpu-bind=cores",),
+)  # fmt: skip
 TWO_NODES = """\
 #!/bin/bash
 # Sweep lr, stage finetune: one task per cell of tasks.json.
@@ -110,23 +92,14 @@ exec python -m jobs.collect 'a b'
 """
 
 
-def test_an_array_on_two_machines() -> None:
-    assert render_array(WORKSPACE, "finetune", RESOURCES, "0-5%3", stoppable=True) == TWO_NODES
-
-
-def test_a_single_job_in_a_folder_with_quotes() -> None:
-    assert render_job(AWKWARD, "collect", Resources(), "python -m jobs.collect 'a b'") == COLLECT
-
-
 def test_one_rank_needs_no_rendezvous_and_no_limit_no_signal() -> None:
     script = render_array(WORKSPACE, "finetune", Resources(gpus_per_node=1), "0", stoppable=True)
     assert "MASTER" not in script
     assert "RANK" not in script
     assert "--signal" not in script
     assert "CUDA_VISIBLE_DEVICES" not in script
-    assert script.endswith(
-        "srun --kill-on-bad-exit=0 --wait=120 --nodes=1 --ntasks-per-node=1 --cpus-per-task=1\n"
-    )
+    options = "--kill-on-bad-exit=0 --wait=120 --nodes=1 --ntasks-per-node=1 --cpus-per-task=1"
+    assert script.endswith(f"srun {options}\n")
 
 
 def test_ranks_without_gpus_talk_over_gloo_on_one_machine() -> None:
@@ -140,6 +113,11 @@ SCRIPTS = {
     "awkward names": render_array(AWKWARD, "evaluate", Resources(time_limit_min=9), "0", stoppable=False),
     "collect": render_job(AWKWARD, "collect", Resources(), "python -m jobs.collect 'a b'"),
 }
+
+
+def test_an_array_on_two_machines_and_a_single_job_in_a_folder_with_quotes() -> None:
+    assert SCRIPTS["two nodes"] == TWO_NODES
+    assert SCRIPTS["collect"] == COLLECT
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -164,10 +142,7 @@ def test_bash_and_shellcheck_have_nothing_to_say(name: str, tmp_path: Path) -> N
         ({"environment": {"A-B": "1"}}, "environment: 'A-B' is no name of a variable"),
         ({"environment": {"A": "1\n2"}}, "A: got '1\\n2'; one line is needed"),
         ({"partition": "a\nb"}, "partition: got 'a\\nb'; one line is needed"),
-        (
-            {"sbatch_options": ("reservation",)},
-            "sbatch_options: 'reservation' does not start with - (one line each)",
-        ),
+        ({"sbatch_options": ("r",)}, "sbatch_options: 'r' does not start with - (one line each)"),
     ],
 )
 def test_impossible_resources_are_refused(wrong, message: str) -> None:

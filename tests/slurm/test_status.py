@@ -42,12 +42,9 @@ def test_scontrol() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("state", "live"),
-    [("PENDING", True), ("RUNNING", True), ("COMPLETING", True), ("REQUEUED", True), ("NODE_FAIL", False)],
-)
-def test_what_is_over_and_what_is_not(state: str, live: bool) -> None:
-    assert JobState(state=state).is_live is live
+def test_what_is_over_and_what_is_not() -> None:
+    states = ["PENDING", "RUNNING", "COMPLETING", "REQUEUED", "NODE_FAIL"]
+    assert [JobState(state=state).is_live for state in states] == [True, True, True, True, False]
 
 
 def fake(folder: Path, name: str, script: str) -> None:
@@ -64,11 +61,8 @@ def test_what_squeue_has_forgotten_is_asked_of_sacct_and_then_of_scontrol(
     fake(tmp_path, "scontrol", 'echo "JobId=3 JobState=COMPLETED Reason=None NodeList=n2"')
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     states, complaints = query_jobs(["1", "2", "3"])
-    assert {key: job.state for key, job in states.items()} == {
-        "1_0": "RUNNING",
-        "2": "FAILED",
-        "3": "COMPLETED",
-    }
+    expected = {"1_0": "RUNNING", "2": "FAILED", "3": "COMPLETED"}
+    assert {key: job.state for key, job in states.items()} == expected
     assert complaints == []
 
 

@@ -51,14 +51,12 @@ def write_sweep(path: Path, out: Path, scenes: str, test_set: Path) -> Path:
 
 def write_test_set(root: Path) -> Path:
     folder = root / "RoadAnomaly21"
-    for name, pixels in (
-        ("images", np.random.default_rng(0).integers(0, 256, (32, 32, 3))),
-        ("labels_masks", None),
-    ):
+    mask = np.zeros((32, 32))
+    mask[8:16, 8:16] = 1
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3))
+    for name, pixels in {"images": image, "labels_masks": mask}.items():
         (folder / name).mkdir(parents=True)
-        mask = np.zeros((32, 32))
-        mask[8:16, 8:16] = 1
-        cv2.imwrite(str(folder / name / "0.png"), (mask if pixels is None else pixels).astype(np.uint8))
+        cv2.imwrite(str(folder / name / "0.png"), pixels.astype(np.uint8))
     return root
 
 
@@ -87,13 +85,9 @@ def rank_processes(run: Path) -> list[int]:
             environment = (process / "environ").read_bytes()
         except OSError:
             continue
-        ours = any(run.name.encode() in word and b"config.yaml" in word for word in words)
-        if (
-            ours
-            and b"jobs.finetune" in words
-            and b"\0RANK=1\0" in environment
-            and words[0].endswith(b"python")
-        ):
+        is_ours = any(run.name.encode() in word and b"config.yaml" in word for word in words)
+        is_program = words[0].endswith(b"python") and b"jobs.finetune" in words
+        if is_ours and is_program and b"\0RANK=1\0" in environment:
             found.append(int(process.name))
     return found
 
@@ -138,12 +132,8 @@ def test_a_training_over_two_machines_resumes_exactly_and_ends_in_a_table(
     job(submit, whole, "--local", 1)  # meanwhile, on this machine and never stopped
     cluster.until(lambda: not cluster.run("squeue", "-h"), 240, "the end of all jobs")
     assert "1 done" in job(status, sweep)
-    expected, actual = (
-        load_file(
-            tmp_path / out / "two nodes/runs/seed=0/checkpoints" / f"step-{STEPS:07d}/model.safetensors"
-        )
-        for out in "ab"
-    )
+    last = f"two nodes/runs/seed=0/checkpoints/step-{STEPS:07d}/model.safetensors"
+    expected, actual = (load_file(tmp_path / out / last) for out in "ab")
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
     tables = [(tmp_path / out / "two nodes/table/results.md").read_text() for out in "ab"]
     assert "| seed=0 | MSP |" in tables[0]

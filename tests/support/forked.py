@@ -21,14 +21,8 @@ from slurm.launch import find_free_port, rank_variables
 Main = Callable[[Sequence[str]], None]
 """A program as `run_program` takes it; a function of a module, which the forked process imports."""
 
-PRELOADED = (
-    "jobs.finetune",
-    "jobs.evaluate",
-    "jobs.prepare",
-    "jobs.synthesize",
-    "torch.utils.tensorboard",
-    "peft",
-)
+PROGRAMS = ["jobs.finetune", "jobs.evaluate", "jobs.prepare", "jobs.synthesize"]
+PRELOADED = [*PROGRAMS, "torch.utils.tensorboard", "peft"]
 
 
 def start_program(
@@ -38,16 +32,12 @@ def start_program(
     said: Path,
     variables: Mapping[str, str] | None = None,
 ) -> BaseProcess:
-    """Start a program on one thread.
+    """Start a program on one thread, in the server's environment and `variables`.
 
-    Args:
-        main: of the program.
-        printed: file for its standard output; what is there stays above it, as in the next.
-        said: file for its standard error.
-        variables: of the environment, beside those of the server.
+    Its standard output is appended to the file `printed`, its standard error to `said`.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
+    context.set_forkserver_preload(PRELOADED)
     words = (main, list(arguments), printed, said, dict(variables or {}))
     process = context.Process(target=_be_program, args=words)
     process.start()
@@ -61,16 +51,12 @@ def start_ranks(main: Main, arguments: Sequence[str], folder: Path, ranks: int =
     """
     port = find_free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    return [
-        start_program(
-            main,
-            arguments,
-            folder / f"printed-{rank}.txt",
-            folder / f"said-{rank}.txt",
-            rank_variables(rank, ranks, port) if ranks > 1 else {},
-        )
-        for rank in range(ranks)
-    ]
+    processes = []
+    for rank in range(ranks):
+        printed, said = folder / f"printed-{rank}.txt", folder / f"said-{rank}.txt"
+        variables = rank_variables(rank, ranks, port) if ranks > 1 else {}
+        processes.append(start_program(main, arguments, printed, said, variables))
+    return processes
 
 
 def run_ranks(
