@@ -2,10 +2,11 @@
 
 python -m benchmarks.evaluate [--frames 4] [--out RESULTS.md]
 
-Both sides begin with the same evidence (19 maps per frame, as a network's windows leave it) and end with AP
-and FPR95 of four scores. The usual script computes each score over the whole frame, keeps all scores in
-lists, and calls scikit-learn once per score. Ours is `predict_pixels`, `ImageStore` and its metrics; sorted
-runs for intervals included. Seconds are processor time, which other work on the machine disturbs less.
+Both sides begin with the same class scores (19 maps per frame, as a network's windows leave them) and end
+with AP and FPR95 of four scores. The usual script computes each score over the whole frame, keeps all
+scores in lists, and calls scikit-learn once per score. Ours is `predict_pixels`, `ImageStore` and its
+metrics; sorted runs for intervals included. Seconds are processor time, which other work on the machine
+disturbs less.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
         "",
         describe_machine(options.threads, (np, sklearn, torch, cv2)),
         "",
-        f"## From evidence to AP and FPR95 of four scores, {options.frames} frames of "
+        f"## From class scores to AP and FPR95 of four scores, {options.frames} frames of "
         f"{2 * options.height} x {options.height}, seconds of processor time",
         *table(" | usual script, s | ours, s | ratio", rows),
         "",
@@ -73,16 +74,16 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def draw_frame(options: EvaluationOptions, index: int) -> tuple[torch.Tensor, np.ndarray]:
-    """Draw evidence (19, H, W) and a target with 2 % anomalous pixels, which are a little less sure."""
+    """Draw class scores (19, H, W) and a target with 2 % anomalous pixels, which are a little less sure."""
     generator = torch.Generator().manual_seed(index)
     small = torch.randn(1, 19, options.height // 32, options.height // 16, generator=generator)
-    evidence = F.interpolate(small, (options.height, 2 * options.height), mode="bilinear")[0].sigmoid()
-    evidence += 0.05 * torch.rand(evidence.shape, generator=generator)
-    target = np.zeros(evidence.shape[1:], np.uint8)
+    class_scores = F.interpolate(small, (options.height, 2 * options.height), mode="bilinear")[0].sigmoid()
+    class_scores += 0.05 * torch.rand(class_scores.shape, generator=generator)
+    target = np.zeros(class_scores.shape[1:], np.uint8)
     target[options.height // 2 : options.height // 2 + options.height // 5, : options.height // 5] = 1
     target[-options.height // 8 :] = 255
-    evidence[:, torch.from_numpy(target == 1)] *= 0.8
-    return evidence, target
+    class_scores[:, torch.from_numpy(target == 1)] *= 0.8
+    return class_scores, target
 
 
 def usual_script(options: EvaluationOptions) -> tuple[float, float, Numbers]:
@@ -91,11 +92,11 @@ def usual_script(options: EvaluationOptions) -> tuple[float, float, Numbers]:
     kept: dict[str, list[np.ndarray]] = {name: [] for name in DEFAULT_SCORES}
     targets = []
     for index in range(options.frames):
-        evidence, target = draw_frame(options, index)
+        class_scores, target = draw_frame(options, index)
         begin = time.process_time()
-        for name, scores in usual_scores(evidence).items():
+        for name, scores in usual_scores(class_scores).items():
             kept[name].append(scores.numpy())
-        evidence.argmax(dim=0).numpy()
+        class_scores.argmax(dim=0).numpy()
         targets.append(target)
         seconds += time.process_time() - begin
     begin = time.process_time()
@@ -103,14 +104,14 @@ def usual_script(options: EvaluationOptions) -> tuple[float, float, Numbers]:
     return seconds, time.process_time() - begin, found
 
 
-def usual_scores(evidence: torch.Tensor) -> dict[str, torch.Tensor]:
+def usual_scores(class_scores: torch.Tensor) -> dict[str, torch.Tensor]:
     """Compute the scores of a frame as evaluation scripts do."""
-    probability = evidence.softmax(dim=0)
+    probability = class_scores.softmax(dim=0)
     return {
         "MSP": 1 - probability.max(dim=0).values,
-        "MaxLogit": -evidence.max(dim=0).values,
+        "MaxLogit": -class_scores.max(dim=0).values,
         "MaxEntropy": -(probability * torch.log(probability + 1e-12)).sum(dim=0) / np.log(19),
-        "RbA": -evidence.tanh().sum(dim=0),
+        "RbA": -class_scores.tanh().sum(dim=0),
     }
 
 
@@ -134,9 +135,9 @@ def our_side(options: EvaluationOptions, sketch: bool = False) -> tuple[float, f
     with tempfile.TemporaryDirectory() as folder:
         store = ImageStore(Path(folder), [{}] * options.frames)
         for index in range(options.frames):
-            evidence, target = draw_frame(options, index)
+            class_scores, target = draw_frame(options, index)
             begin = time.process_time()
-            answers = predict_pixels(evidence, DEFAULT_SCORES)
+            answers = predict_pixels(class_scores, DEFAULT_SCORES)
             scored += time.process_time() - begin
             begin = time.process_time()
             store.write(index, score_arrays(answers.scores, target))

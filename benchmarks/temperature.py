@@ -3,12 +3,12 @@
 python -m benchmarks.temperature [--frames 4] [--out RESULTS.md]
 
 Both sides begin with the predictions of `jobs.evaluate --cache`, on disk, and end with AP and FPR95 of four
-scores at each temperature. The usual script keeps the evidence of every frame, at full size, divides it by T,
-computes each score over the frame and calls scikit-learn; making that evidence is not counted for it.
-Ours is what `eval.temperature.Sweep` does: reading and resizing masks, once for all temperatures, which has a
-line of its own; then, per temperature, the four scores, either counted in half precision, as curves and the
-search for a best T use them (`Sweep.scan`), or pooled in float32 and measured exactly, as tables report them
-(`Sweep.measure`). The ratio per temperature is that of what one temperature more costs.
+scores at each temperature. The usual script keeps the class scores of every frame, at full size, divides
+them by T, computes each score over the frame and calls scikit-learn; making the class scores is not
+counted. Ours is what `eval.temperature.Sweep` does: reading and resizing masks, once for all temperatures,
+which has a line of its own; then, per temperature, the four scores, either counted in half precision, as
+curves and the search for a best T use them (`Sweep.scan`), or pooled in float32 and measured exactly, as
+tables report them (`Sweep.measure`). The ratio per temperature is that of what one temperature more costs.
 Seconds are processor time, which other work on the machine disturbs less.
 """
 
@@ -44,7 +44,7 @@ Numbers = dict[tuple[str, float], tuple[float, float]]
 class Side(NamedTuple):
     """What ours took, and found."""
 
-    evidence_s: float
+    class_scores_s: float
     further_s: float
     """Of all temperatures."""
     numbers: Numbers
@@ -70,12 +70,12 @@ def main(arguments: Sequence[str]) -> None:
         usual_s, expected = usual_script(Path(name), cached, options)
         sides = [our_sweep(Path(name), cached, options, use) for use in ("scan", "measure")]
     count = len(options.temperatures)
-    rows = [["evidence, once", "not counted"], ["per temperature", f"{usual_s / count:.2f}"]]
-    rows.append(["all, evidence included", f"{usual_s:.2f}"])
+    rows = [["class scores, once", "not counted"], ["per temperature", f"{usual_s / count:.2f}"]]
+    rows.append(["all, class scores included", f"{usual_s:.2f}"])
     differences = []
     for label, side in zip(("counted", "exact"), sides, strict=True):
-        all_s = side.evidence_s + side.further_s
-        rows[0] += [f"{side.evidence_s:.2f}", ""]
+        all_s = side.class_scores_s + side.further_s
+        rows[0] += [f"{side.class_scores_s:.2f}", ""]
         rows[1] += [f"{side.further_s / count:.3f}", f"{usual_s / side.further_s:.1f}"]
         rows[2] += [f"{all_s:.3f}", f"{usual_s / all_s:.1f}"]
         errors = np.abs([np.subtract(side.numbers[key], expected[key]) for key in expected])
@@ -113,13 +113,15 @@ def write_cache(folder: Path, options: SweepOptions) -> CachedSet:
 
 def usual_script(cache: Path, cached: CachedSet, options: SweepOptions) -> tuple[float, Numbers]:
     """Score whole frames, keep lists, call scikit-learn; once per temperature."""
-    frames = [(target, found.evidence((1024, 2048), WINDOW)) for target, found in read_frames(cache, cached)]
+    frames = [
+        (target, found.class_scores((1024, 2048), WINDOW)) for target, found in read_frames(cache, cached)
+    ]
     begin = time.process_time()
     numbers: Numbers = {}
     for temperature in options.temperatures:
         kept: dict[str, list[np.ndarray]] = {name: [] for name in DEFAULT_SCORES}
-        for _, evidence in frames:
-            for name, scores in usual_scores(evidence / temperature).items():
+        for _, class_scores in frames:
+            for name, scores in usual_scores(class_scores / temperature).items():
                 kept[name].append(scores.numpy())
         found = usual_metrics(kept, [target for target, _ in frames])
         numbers |= {(name, temperature): values for name, values in found.items()}
@@ -127,11 +129,11 @@ def usual_script(cache: Path, cached: CachedSet, options: SweepOptions) -> tuple
 
 
 def our_sweep(cache: Path, cached: CachedSet, options: SweepOptions, use: Literal["scan", "measure"]) -> Side:
-    """Sweep, with the time of the evidence taken apart."""
+    """Sweep, with the time of the class scores taken apart."""
     begin = time.process_time()
     for _, predictions in read_frames(cache, cached):
-        predictions.evidence((1024, 2048), WINDOW)
-    evidence_s = time.process_time() - begin
+        predictions.class_scores((1024, 2048), WINDOW)
+    class_scores_s = time.process_time() - begin
     sweep = Sweep(cache, cached)
     variants = [Variant(name, "pixel", t) for name in DEFAULT_SCORES for t in options.temperatures]
     begin = time.process_time()
@@ -140,7 +142,7 @@ def our_sweep(cache: Path, cached: CachedSet, options: SweepOptions, use: Litera
     passes = 1 if use == "scan" else math.ceil(len(variants) / 16)
     found = sweep.scanned if use == "scan" else sweep.metrics
     numbers = {(v.score, v.temperature): (metrics.ap, metrics.fpr95) for v, metrics in found.items()}
-    return Side(passes * evidence_s, seconds - passes * evidence_s, numbers)
+    return Side(passes * class_scores_s, seconds - passes * class_scores_s, numbers)
 
 
 if __name__ == "__main__":

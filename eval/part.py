@@ -193,7 +193,7 @@ class ClosedSetPart:
         return tuple(self.reader.keys[: self.count])
 
     def predict(self, predictor: Predictor, image: int) -> Predicted:
-        """Count the predicted classes (argmax of the evidence at native size) of a scene."""
+        """Count the predicted classes (argmax of the class scores at native size) of a scene."""
         scene = decode_scene(self.reader, image)
         confusion, confidence = count_scene(predictor(scene.image), scene.label)
         return scene.label, {"confusion": confusion, "confidence": confidence}

@@ -27,7 +27,7 @@ class Protocol:
     windows: Literal["sliding, evidence averaged"]
     """Making one image of windows; see `eval/predict/windows.py`."""
     ground_truth_size: Literal["native", "512 x 1024 by nearest pixel"]
-    """Size at which pixels are compared: evidence is resized to it, not the other way round."""
+    """Size at which pixels are compared: class scores are resized to it, not the other way round."""
     ap_rule: Literal["step sum", "step sum over thresholds from 768 percentiles of each image"]
     """Area under precision over recall; see `eval/metrics/curve.py` and `eval/metrics/smiyc.py`."""
     fpr_rule: Literal["first-at-least", "first-above", "interpolated"]

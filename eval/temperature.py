@@ -26,7 +26,7 @@ from shards.schema import ANOMALY, NORMAL, OUTLIER_ID, VOID
 
 Level = Literal["pixel", "query"]
 LEVELS: tuple[Level, ...] = ("pixel", "query")
-"""What is divided: the evidence of a pixel, softmax(L / T), or class logits of queries, before the sum."""
+"""What is divided: the class scores of a pixel, softmax(L / T), or the class logits of queries."""
 Kind = tuple[str, Level]
 """Score and level."""
 TABLE_TEMPERATURES = (1.0, 0.5, 0.75, 1.1)
@@ -56,7 +56,7 @@ class Variant(NamedTuple):
 
     @property
     def divisors(self) -> tuple[float, float]:
-        """The temperatures of class logits of queries and of evidence of pixels."""
+        """The temperatures of class logits of queries and of class scores of pixels."""
         return (self.temperature, 1.0) if self.level == "query" else (1.0, self.temperature)
 
 
@@ -111,7 +111,7 @@ class Sweep:
     def scan(self, variants: Iterable[Variant]) -> None:
         """Count, in half precision, the scores of all `variants` that were not scanned yet.
 
-        All pixel temperatures are read off one evidence of each frame, and query temperatures share masks.
+        Pixel temperatures share the class scores of a frame, query temperatures its masks.
         """
         missing = [variant for variant in dict.fromkeys(variants) if variant not in self.scanned]
         counts = {variant: np.zeros((2, HALF_VALUES.size), dtype=np.int64) for variant in missing}
@@ -121,25 +121,25 @@ class Sweep:
         self.scanned |= {v: Curve.from_counts(HALF_VALUES, *found).metrics() for v, found in counts.items()}
 
     def _score(
-        self, variants: Sequence[Variant], evidence_at_once: int, *, centred: bool = False
+        self, variants: Sequence[Variant], scores_at_once: int, *, centred: bool = False
     ) -> Iterator[tuple[int, Variant, Float32[np.ndarray, "H W"], UInt8[np.ndarray, "H W"]]]:
         """Yield position, variant, score map and target: all variants of a frame, frame by frame.
 
         Args:
-            evidence_at_once: query temperatures at which evidence is held at once, and shares masks.
-            centred: subtract the score of a mask model's sure pixel, of evidence 1 for one class and 0 for
-                the others: float16 is finest about 0.
+            scores_at_once: query temperatures whose class scores are held at once, and share masks.
+            centred: subtract the score of a mask model's sure pixel (class scores 1 for one class, 0 for the
+                others): float16 is finest about 0.
         """
         query_temperatures = sorted({variant.divisors[0] for variant in variants})
         frames = read_frames(self.cache, self.cached) if variants else ()
         for position, (target, predictions) in enumerate(frames):
             height, width = target.shape
-            for begin in range(0, len(query_temperatures), evidence_at_once):
-                group = query_temperatures[begin : begin + evidence_at_once]
-                stacked = predictions.evidence_at((height, width), self.cached.window, group)
-                for query_t, evidence in zip(group, stacked, strict=True):
+            for begin in range(0, len(query_temperatures), scores_at_once):
+                group = query_temperatures[begin : begin + scores_at_once]
+                stacked = predictions.class_scores_at((height, width), self.cached.window, group)
+                for query_t, class_scores in zip(group, stacked, strict=True):
                     same = [variant for variant in variants if variant.divisors[0] == query_t]
-                    for variant, scores in _score_evidence(evidence, same, centred=centred):
+                    for variant, scores in _score_class_scores(class_scores, same, centred=centred):
                         yield position, variant, scores, target
 
     def refine(self, score: str, level: Level, grid: Sequence[float]) -> float:
@@ -165,15 +165,15 @@ class Sweep:
         return max(sorted(measured), key=measured.__getitem__)
 
 
-def _score_evidence(
-    evidence: Float[Tensor, "C H W"], variants: Sequence[Variant], *, centred: bool
+def _score_class_scores(
+    class_scores: Float[Tensor, "C H W"], variants: Sequence[Variant], *, centred: bool
 ) -> Iterator[tuple[Variant, Float32[np.ndarray, "H W"]]]:
     for pixel_t in sorted({variant.divisors[1] for variant in variants}):
         same = [variant for variant in variants if variant.divisors[1] == pixel_t]
         names = sorted({variant.score for variant in same})
-        scores = compare_at(evidence, names, pixel_t)
+        scores = compare_at(class_scores, names, pixel_t)
         if centred:
-            sure = compare_at(torch.eye(len(evidence), 1)[..., None], names, pixel_t)
+            sure = compare_at(torch.eye(len(class_scores), 1)[..., None], names, pixel_t)
             scores = {name: values - sure[name] for name, values in scores.items()}
         yield from ((variant, scores[variant.score]) for variant in same)  # T = 1 is one for both levels
 
@@ -192,22 +192,22 @@ def fit_calibration(cache: Path, cached: CachedSet) -> float:
 
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017. NLL is convex in 1 / T.
     """
-    evidence, labels = [], []
+    class_scores, labels = [], []
     for target, predictions in read_frames(cache, cached):
         height, width = target.shape
-        found = predictions.evidence((height, width), cached.window)
+        found = predictions.class_scores((height, width), cached.window)
         label = target[::_STRIDE, ::_STRIDE]
         counted = (label != VOID) & (label != OUTLIER_ID)
-        evidence.append(found[:, ::_STRIDE, ::_STRIDE].permute(1, 2, 0)[torch.from_numpy(counted)])
+        class_scores.append(found[:, ::_STRIDE, ::_STRIDE].permute(1, 2, 0)[torch.from_numpy(counted)])
         labels.append(torch.from_numpy(label[counted].astype(np.int64)))
-    return best_likelihood(torch.cat(evidence), torch.cat(labels))
+    return best_likelihood(torch.cat(class_scores), torch.cat(labels))
 
 
-def best_likelihood(evidence: Tensor, labels: Tensor) -> float:
-    """Return the T in [0.001, 1000] that maximises the likelihood of `labels` under softmax(evidence / T)."""
+def best_likelihood(class_scores: Tensor, labels: Tensor) -> float:
+    """Return the T in [0.001, 1000] that maximises the likelihood of `labels` under softmax(L / T)."""
 
     def loss(log_t: float) -> float:
-        return float(torch.nn.functional.cross_entropy(evidence.double() / float(np.exp(log_t)), labels))
+        return float(torch.nn.functional.cross_entropy(class_scores.double() / float(np.exp(log_t)), labels))
 
     bounds = (float(np.log(1e-3)), float(np.log(1e3)))
     return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))

@@ -23,7 +23,7 @@ LARGEST_IN_ONE_FILE = 1.8e9
 
 
 class Scorer(nn.Module):
-    """Deployed detector: windows of pixels to evidence and one anomaly score."""
+    """Deployed detector: windows of pixels to class scores and one anomaly score."""
 
     def __init__(self, model: EoMT | ERFNet, score: str) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Scorer(nn.Module):
     def forward(
         self, image: UInt8[Tensor, "B 3 H W"]
     ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B H W"]]:
-        """Return evidence per class and the anomaly score, higher where more anomalous."""
+        """Return class scores per class and the anomaly score, higher where more anomalous."""
         size = (image.shape[-2], image.shape[-1])
         maps = read_prediction(self.model, self.model(image), size, (self.score,), whole=True)
         if self.score in SCORES:

@@ -1,4 +1,4 @@
-"""Predictors of networks: from windows of pixels, or images, to evidence per class and maps of scores."""
+"""Predictors of networks: from windows of pixels, or images, to class scores per class and maps of scores."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def read_prediction(
     *,
     whole: bool = False,
 ) -> Float[Tensor, "B N H W"]:
-    """Turn a network's prediction into evidence of the classes and, behind it, maps of query scores.
+    """Turn a network's prediction into class scores of the classes and, behind it, maps of query scores.
 
-    EoMT's evidence is `eval.predict.scores.pixel_evidence`; ERFNet's its logits, the void channel dropped.
+    EoMT's class scores are `eval.predict.scores.pixel_class_scores`; ERFNet's are its logits without void.
 
     Args:
         size: (H, W) of the window.
@@ -96,8 +96,8 @@ def make_predictor(
 
     Args:
         model: in evaluation mode, on `device`.
-        precision: float32, which on a GPU leaves out TF32 as well, or autocast of the network; evidence and
-            scores are float32 either way.
+        precision: float32, which on a GPU leaves out TF32 as well, or autocast of the network; class scores
+            and scores are float32 either way.
         scores: names of the scores to be computed.
         recorder: gets the predictions, for a cache.
     """

@@ -105,7 +105,7 @@ class MiouResult(NamedTuple):
     miou_ci: Interval | None
     """95 % over images."""
     ece: float
-    """Calibration error of max softmax of the evidence, over all labelled pixels."""
+    """Calibration error of max softmax of the class scores, over all labelled pixels."""
     ece_ci: Interval | None
 
 
@@ -118,15 +118,15 @@ class ClosedSetCounts(NamedTuple):
 
 
 def count_scene(
-    evidence: Float[Tensor, "N H W"], label: UInt8[np.ndarray, "H W"]
+    class_scores: Float[Tensor, "N H W"], label: UInt8[np.ndarray, "H W"]
 ) -> tuple[Int64[np.ndarray, "C C"], Float64[np.ndarray, "3 K"]]:
-    """Count the predicted classes (argmax of evidence) of a scene, and their confidence.
+    """Count the predicted classes (argmax of class scores) of a scene, and their confidence.
 
     Args:
-        evidence: of the classes; maps of query scores behind it are ignored.
+        class_scores: of the classes; maps of query scores behind it are ignored.
         label: train ids, outlier or void; another value is an InputError.
     """
-    strips = evidence[:NUM_CLASSES].split(_STRIP_ROWS, dim=1)
+    strips = class_scores[:NUM_CLASSES].split(_STRIP_ROWS, dim=1)
     with torch.no_grad():
         confidence = torch.cat([1 - msp(strip[None])[0] for strip in strips]).numpy()
         predictions = [strip.max(dim=0).indices.to(torch.uint8) for strip in strips]

@@ -1,6 +1,6 @@
 """Softmax scores in the form in which evaluation compares them: the same order, without the ties of rounding.
 
-1 - max p and entropy live in [0, 1] and crowd at its ends: sure logits at 0, and the evidence of a mask
+1 - max p and entropy live in [0, 1] and crowd at its ends: sure logits at 0, and the class scores of a mask
 model, about [0, 1] itself, near 1, where float32 has steps of 6e-8 and float16 of 5e-4. Metrics compare
 scores only, so a growing function of a score serves as well, and log-odds tell both ends apart:
 
@@ -10,8 +10,9 @@ scores only, so a growing function of a score serves as well, and log-odds tell 
 
 with d_c = L_c - max L, s = Σ e^d over the classes but the largest, H the entropy of softmax(L). Everything
 is computed from one pass of exponentials in float64 (twice the time of float32, and a seventh of expm1's),
-so that differences of nearly equal sums keep what float32 evidence says. Where no pixel of a strip is very
-sure, s is Σ_c e^d_c - 1; elsewhere the largest class is left out, and exponentials are taken from the second.
+so that differences of nearly equal sums keep what float32 class scores say. Where no pixel of a strip is
+very sure, s is Σ_c e^d_c - 1; elsewhere the largest class is left out, and exponentials are taken from the
+second.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ class SoftmaxTerms(NamedTuple):
     """Σ (1 - e^d) over all classes: 0 where all are equal, C - 1 where one is sure."""
 
 
-def softmax_terms(evidence: Float[Tensor, "B C H W"]) -> SoftmaxTerms:
+def softmax_terms(class_scores: Float[Tensor, "B C H W"]) -> SoftmaxTerms:
     """Compute what the softmax scores share; needs two classes or more."""
-    values = evidence.float()
+    values = class_scores.float()
     top = values.amax(dim=1, keepdim=True)
     below = values - top
     differences = below.double()
@@ -62,14 +63,14 @@ def softmax_terms(evidence: Float[Tensor, "B C H W"]) -> SoftmaxTerms:
     if not bool((others > _SURE).all()):
         return _sure_terms(below, top)
     return SoftmaxTerms(
-        num_classes=evidence.shape[1],
+        num_classes=class_scores.shape[1],
         top=top[:, 0],
         others=others,
         scaled=others,
         exponent=None,
         log_total=torch.log(total),  # total - 1 is exact where it is small, and so is this
         gap=-(weights * differences).sum(dim=1) / others,
-        missing=evidence.shape[1] - total,
+        missing=class_scores.shape[1] - total,
     )
 
 

@@ -70,20 +70,20 @@ class WindowPredictions:
     """For pixel models, in place of both."""
     num_classes: int
 
-    def evidence(
+    def class_scores(
         self, size: tuple[int, int], window: tuple[int, int], query_temperature: float = 1.0
     ) -> Float[Tensor, "C H W"]:
-        """Return the evidence of a frame of `size` (H, W), seen in windows of (h, w).
+        """Return the class scores of a frame of `size` (H, W), seen in windows of (h, w).
 
         Args:
             query_temperature: T of softmax(class logits / T), before the sum over queries; mask models only.
         """
-        return self.evidence_at(size, window, (query_temperature,))[0]
+        return self.class_scores_at(size, window, (query_temperature,))[0]
 
-    def evidence_at(
+    def class_scores_at(
         self, size: tuple[int, int], window: tuple[int, int], query_temperatures: Sequence[float]
     ) -> Float[Tensor, "T C H W"]:
-        """Return the evidence at several query temperatures: masks are resized and squashed once for all."""
+        """Return the class scores at several query temperatures: masks are resized and squashed once."""
         position = 0
 
         def replay(crops: Tensor) -> Tensor:
@@ -96,7 +96,9 @@ class WindowPredictions:
             assert self.classes is not None
             classes = self.classes[part].float()
             shares = [(classes / t).softmax(dim=-1)[..., : self.num_classes] for t in query_temperatures]
-            weights = torch.cat(shares, dim=-1)  # Σ_q weights_q · sigmoid(masks_q), as `pixel_evidence` does
+            weights = torch.cat(
+                shares, dim=-1
+            )  # Σ_q weights_q · sigmoid(masks_q), as `pixel_class_scores` does
             answer = torch.empty(len(crops), weights.shape[-1], *window)
             for rows, strip in resize_in_strips(self.masks[part], window):
                 answer[:, :, rows] = torch.einsum("bqk,bqhw->bkhw", weights, strip.sigmoid())

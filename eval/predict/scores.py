@@ -1,9 +1,9 @@
 """Anomaly scores of a pixel, as pure functions: what training pushes apart is what the tests measure.
 
 A score is higher where the pixel is more anomalous. The scale is free: metrics only compare. There are two
-kinds. `SCORES` read the evidence L, one number per class and pixel, which every network has: EoMT's is a sum
-of probabilities (see `pixel_evidence`) of about [0, 1], not a logit; per-pixel networks hand in their logits.
-`QUERY_SCORES` read what a mask model's queries say (`QueryOutputs`), which is gone in L.
+kinds. `SCORES` read the class scores L, one number per class and pixel, which every network has: EoMT's are
+sums of probabilities (see `pixel_class_scores`) of about [0, 1], no logits; per-pixel networks hand in
+their logits. `QUERY_SCORES` read what a mask model's queries say (`QueryOutputs`), which is gone in L.
 
 All functions are differentiable, compute in float32 whatever the autocast state, and stay finite for
 logits up to at least 1e4 in size.
@@ -23,13 +23,13 @@ from torch import Tensor
 from shards.errors import InputError
 
 
-def pixel_evidence(
+def pixel_class_scores(
     mask_logits: Float[Tensor, "B Q _h _w"],
     class_logits: Float[Tensor, "B Q C1"],
     size: tuple[int, int] | None = None,
     num_classes: int | None = None,
 ) -> Float[Tensor, "B _C _H _W"]:
-    """Turn mask predictions into evidence per class and pixel.
+    """Turn mask predictions into class scores per class and pixel.
 
     L[c] = Σ_q softmax(class_logits_q)[c] · sigmoid(mask_logits_q), c without "no object". The last class is
     "no object": it takes its share of the softmax and is dropped afterwards, so a query that sees nothing
@@ -59,7 +59,7 @@ def resize_masks(mask_logits: Tensor, size: tuple[int, int] | None) -> Tensor:
     return F.interpolate(masks, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def msp(evidence: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
+def msp(class_scores: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
     """Maximum softmax probability, turned around: 1 - max_c softmax(L)[c], in [0, 1 - 1/C].
 
     Computed as s / (1 + s) with s = Σ exp(L[c] - max L) over the other classes: 1 - p by subtraction keeps
@@ -67,53 +67,53 @@ def msp(evidence: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
 
     Source: Hendrycks and Gimpel, ICLR 2017.
     """
-    with torch.autocast(evidence.device.type, enabled=False):
-        values = evidence.float()
+    with torch.autocast(class_scores.device.type, enabled=False):
+        values = class_scores.float()
         top, winner = values.max(dim=1, keepdim=True)
         others = (values - top).exp().scatter(1, winner, 0.0).sum(dim=1)
         return others / (1 + others)
 
 
-def max_logit(evidence: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
-    """Largest evidence, turned around: -max_c L[c].
+def max_logit(class_scores: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
+    """Largest class scores, turned around: -max_c L[c].
 
     Of a mask model it orders pixels as 1 - max_c L[c] does, the score of Mask2Anomaly.
 
     Source: Hendrycks et al., ICML 2022; Rai et al., ICCV 2023.
     """
-    return -evidence.float().amax(dim=1)
+    return -class_scores.float().amax(dim=1)
 
 
-def max_entropy(evidence: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
+def max_entropy(class_scores: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
     """Entropy of softmax(L), normalised: -Σ_c p log p / log C, in [0, 1]; 1 where all classes are equal.
 
     The division by log C is ours; it changes no ranking.
 
     Source: Chan et al., ICCV 2021 (Meta-OoD).
     """
-    with torch.autocast(evidence.device.type, enabled=False):
-        log_p = evidence.float().log_softmax(dim=1)
-        return -(log_p.exp() * log_p).sum(dim=1) / math.log(evidence.shape[1])
+    with torch.autocast(class_scores.device.type, enabled=False):
+        log_p = class_scores.float().log_softmax(dim=1)
+        return -(log_p.exp() * log_p).sum(dim=1) / math.log(class_scores.shape[1])
 
 
-def rba(evidence: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
-    """Rejected by all: -Σ_c tanh(L[c]), in (-C, 0] for evidence that is never negative.
+def rba(class_scores: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
+    """Rejected by all: -Σ_c tanh(L[c]), in (-C, 0] for class scores that is never negative.
 
     Source: Nayal et al., ICCV 2023, https://github.com/NazirNayal8/RbA.
     """
-    with torch.autocast(evidence.device.type, enabled=False):
-        return -evidence.float().tanh().sum(dim=1)
+    with torch.autocast(class_scores.device.type, enabled=False):
+        return -class_scores.float().tanh().sum(dim=1)
 
 
-def energy(evidence: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
+def energy(class_scores: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
     """Free energy: -log Σ_c exp(L[c]).
 
     Meant for logits. Of a mask model's L, about [0, 1], it moves by 0.1 at most; see `mask_energy`.
 
     Source: Liu et al., NeurIPS 2020; per pixel as PEBAL, Tian et al., ECCV 2022.
     """
-    with torch.autocast(evidence.device.type, enabled=False):
-        return -evidence.float().logsumexp(dim=1)
+    with torch.autocast(class_scores.device.type, enabled=False):
+        return -class_scores.float().logsumexp(dim=1)
 
 
 class QueryOutputs(NamedTuple):
@@ -132,7 +132,7 @@ class QueryOutputs(NamedTuple):
 
 
 def mask_energy(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Float[Tensor, "B _H _W"]:
-    """Free energy of the log-evidence: -log Σ_c exp(log L[c]) = -log Σ_c L[c], from -log Q up.
+    """Free energy of the log-class scores: -log Σ_c exp(log L[c]) = -log Σ_c L[c], from -log Q up.
 
     0 where the queries' claims add up to one, 2.3 where they add up to a tenth. It ranks as -Σ_c L[c] does.
     Computed in logarithms, -log Σ_q exp(log p_q + log sigmoid(mask_q)) with p_q the probability that q shows
@@ -238,12 +238,12 @@ SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "RbA": rba,
     "Energy": energy,
 }
-"""Name in the tables -> evidence (B, C, H, W) to score (B, H, W)."""
+"""Name in the tables -> class scores (B, C, H, W) to score (B, H, W)."""
 DEFAULT_SCORES = ("MSP", "MaxLogit", "MaxEntropy", "RbA")
 
 
 class QueryScore(NamedTuple):
-    """A score that evidence does not suffice for."""
+    """A score that class scores do not suffice for."""
 
     read: Callable[[QueryOutputs, tuple[int, int] | None], Tensor]
     """Queries and the size to resize their masks to -> score (B, H, W)."""

@@ -1,7 +1,7 @@
 """Scores and predicted classes of a frame, computed strip by strip.
 
-Masks of queries are resized once for evidence and query scores, a few rows at a time, so that intermediate
-results stay in the processor's cache.
+Masks of queries are resized once for class scores and query scores, a few rows at a time, so that
+intermediate results stay in the processor's cache.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from eval.predict.log_odds import FORMS, softmax_terms
-from eval.predict.scores import QUERY_SCORES, SCORES, QueryOutputs, pixel_evidence, resize_masks
+from eval.predict.scores import QUERY_SCORES, SCORES, QueryOutputs, pixel_class_scores, resize_masks
 from shards.schema import VOID_ID
 
 _STRIP_PIXELS = 8192
@@ -32,23 +32,25 @@ class PixelPrediction(NamedTuple):
 
 
 @torch.no_grad()
-def predict_pixels(evidence: Float[Tensor, "N H W"], names: Sequence[str]) -> PixelPrediction:
-    """Compute all scores and the predicted classes in one pass over the evidence.
+def predict_pixels(class_scores: Float[Tensor, "N H W"], names: Sequence[str]) -> PixelPrediction:
+    """Compute all scores and the predicted classes in one pass over the class scores.
 
     Args:
-        evidence: of C classes; behind it the maps of those `names` that evidence does not suffice for, in
+        class_scores: of C classes; behind them the maps of those `names` that they do not suffice for, in
             their order. C is 0 where a model says scores only; then no class is predicted (`VOID_ID`).
         names: names of `eval.predict.scores.SCORES` and `QUERY_SCORES`, or a user's own.
     """
-    height, width = evidence.shape[1:]
+    height, width = class_scores.shape[1:]
     read_from_maps = [name for name in names if name not in SCORES]
-    num_classes = len(evidence) - len(read_from_maps)
-    maps = dict(zip(read_from_maps, evidence[num_classes:], strict=True))
-    evidence = evidence[:num_classes]
-    scores = {name: torch.empty(height, width, device=evidence.device) for name in names if name in SCORES}
-    classes = torch.full((height, width), VOID_ID, dtype=torch.uint8, device=evidence.device)
+    num_classes = len(class_scores) - len(read_from_maps)
+    maps = dict(zip(read_from_maps, class_scores[num_classes:], strict=True))
+    class_scores = class_scores[:num_classes]
+    scores = {
+        name: torch.empty(height, width, device=class_scores.device) for name in names if name in SCORES
+    }
+    classes = torch.full((height, width), VOID_ID, dtype=torch.uint8, device=class_scores.device)
     for rows in strips_of(height if num_classes else 0, width):
-        strip = evidence[None, :, rows]
+        strip = class_scores[None, :, rows]
         classes[rows] = predict_classes(strip[0])
         for name, found in compared_scores(strip, list(scores)).items():
             scores[name][rows] = found[0]
@@ -57,12 +59,12 @@ def predict_pixels(evidence: Float[Tensor, "N H W"], names: Sequence[str]) -> Pi
 
 
 def compare_at(
-    evidence: Float[Tensor, "C H W"], names: Sequence[str], temperature: float
+    class_scores: Float[Tensor, "C H W"], names: Sequence[str], temperature: float
 ) -> dict[str, Float32[np.ndarray, "H W"]]:
-    """Compute scores of evidence / T, of those in `eval.predict.scores.SCORES`, in strips."""
-    scores = {name: torch.empty(evidence.shape[1:]) for name in names}
-    for rows in strips_of(evidence.shape[1], evidence.shape[2]):
-        strip = evidence[None, :, rows]
+    """Compute scores of class scores / T, of those in `eval.predict.scores.SCORES`, in strips."""
+    scores = {name: torch.empty(class_scores.shape[1:]) for name in names}
+    for rows in strips_of(class_scores.shape[1], class_scores.shape[2]):
+        strip = class_scores[None, :, rows]
         strip = strip if temperature == 1 else strip / temperature
         for name, found in compared_scores(strip, names).items():
             scores[name][rows] = found[0]
@@ -76,27 +78,27 @@ def strips_of(height: int, width: int) -> Iterator[slice]:
         yield slice(top, top + rows)
 
 
-def predict_classes(evidence: Float[Tensor, "C H W"]) -> UInt8[Tensor, "H W"]:
-    """Return the class of most evidence, the first of equal ones.
+def predict_classes(class_scores: Float[Tensor, "C H W"]) -> UInt8[Tensor, "H W"]:
+    """Return the class of most class scores, the first of equal ones.
 
     In bytes and with NumPy, which keeps to vector instructions: a sixth of the time of `max`, and a
     twentieth of `argmax`, of PyTorch on a processor.
     """
-    if evidence.device.type != "cpu":
-        return evidence.max(dim=0).indices.to(torch.uint8)
-    values, count = evidence.numpy(), len(evidence)
+    if class_scores.device.type != "cpu":
+        return class_scores.max(dim=0).indices.to(torch.uint8)
+    values, count = class_scores.numpy(), len(class_scores)
     is_top = np.equal(values, values.max(axis=0)).view(np.uint8)
     is_top *= np.arange(count, 0, -1, dtype=np.uint8)[:, None, None]  # the first is the largest
     return torch.from_numpy((count - is_top.max(axis=0)) % count)  # of NaN, which equals nothing, 0
 
 
 def compared_scores(
-    evidence: Float[Tensor, "B C H W"], names: Sequence[str]
+    class_scores: Float[Tensor, "B C H W"], names: Sequence[str]
 ) -> dict[str, Float[Tensor, "B H W"]]:
     """Compute scores of `eval.predict.scores.SCORES` in the form in which they are compared."""
-    terms = softmax_terms(evidence) if any(name in FORMS for name in names) else None
+    terms = softmax_terms(class_scores) if any(name in FORMS for name in names) else None
     return {
-        name: FORMS[name](terms) if terms is not None and name in FORMS else SCORES[name](evidence)
+        name: FORMS[name](terms) if terms is not None and name in FORMS else SCORES[name](class_scores)
         for name in names
     }
 
@@ -108,9 +110,9 @@ _LOW_ROWS = 8
 def read_queries(
     queries: QueryOutputs, size: tuple[int, int], names: Sequence[str] = (), *, whole: bool = False
 ) -> Float[Tensor, "B N H W"]:
-    """Return the evidence of the classes and, behind it, a map for each of `names` that is a query score.
+    """Return the class scores of the classes and, behind it, a map for each of `names` that is a query score.
 
-    Equal to `pixel_evidence` and the scores' own functions at `size`, in the memory of the answer and a
+    Equal to `pixel_class_scores` and the scores' own functions at `size`, in the memory of the answer and a
     strip.
 
     Args:
@@ -120,12 +122,14 @@ def read_queries(
     """
     readers = [QUERY_SCORES[name].read for name in names if name in QUERY_SCORES]
     if whole:
-        evidence = pixel_evidence(queries.mask_logits, queries.class_logits, size, queries.num_classes)
-        return torch.cat([evidence, *(read(queries, size)[:, None] for read in readers)], dim=1)
+        class_scores = pixel_class_scores(
+            queries.mask_logits, queries.class_logits, size, queries.num_classes
+        )
+        return torch.cat([class_scores, *(read(queries, size)[:, None] for read in readers)], dim=1)
     batch, num_maps = len(queries.mask_logits), queries.num_classes + len(readers)
     answer = torch.empty(batch, num_maps, *size, device=queries.mask_logits.device)
     for rows, masks in resize_in_strips(queries.mask_logits, size):
-        answer[:, : queries.num_classes, rows] = pixel_evidence(
+        answer[:, : queries.num_classes, rows] = pixel_class_scores(
             masks, queries.class_logits, num_classes=queries.num_classes
         )
         strip = queries._replace(mask_logits=masks)

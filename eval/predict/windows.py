@@ -15,8 +15,8 @@ from torch import Tensor
 from shards.errors import InputError
 
 Predictor = Callable[[UInt8[np.ndarray, "H W 3"]], Float[Tensor, "N H W"]]
-"""An image, sRGB in [0, 255], to maps at its own resolution, on any device: the evidence of C classes and one
-map for each score that it was built for and that evidence does not suffice for
+"""An image, sRGB in [0, 255], to maps at its own resolution, on any device: the class scores of C classes and
+one map for each score that it was built for and that class scores do not suffice for
 (`eval.predict.scores.QUERY_SCORES`, or a user's own)."""
 WindowPredictor = Callable[[UInt8[Tensor, "B 3 h w"]], Float[Tensor, "B N h w"]]
 """The same of windows of the one size that a network knows."""
@@ -94,10 +94,10 @@ def predict_in_windows(
     for begin in range(0, len(corners), windows_at_once):
         group = corners[begin : begin + windows_at_once]
         crops = torch.stack([scaled[:, y : y + window[0], x : x + window[1]] for y, x in group])
-        evidence = predict(crops).float()
+        class_scores = predict(crops).float()
         if sums is None:
-            sums = evidence.new_zeros(evidence.shape[1], height, width)  # on the network's device
-        for (y, x), part in zip(group, evidence, strict=True):
+            sums = class_scores.new_zeros(class_scores.shape[1], height, width)  # on the network's device
+        for (y, x), part in zip(group, class_scores, strict=True):
             sums[:, y : y + window[0], x : x + window[1]] += part
             counts[y : y + window[0], x : x + window[1]] += 1
     assert sums is not None

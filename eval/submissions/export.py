@@ -13,7 +13,7 @@ from eval.sets.frames import image_size
 from eval.submissions import smiyc
 from eval.submissions.benchmark import BENCHMARKS, choose_pictures
 from eval.submissions.package import Description
-from eval.submissions.picture import BenchmarkImage, PictureAnswer, answer_evidence, require_method
+from eval.submissions.picture import BenchmarkImage, PictureAnswer, predict_from_class_scores, require_method
 from eval.submissions.verify import PackageFindings, verify_package
 from eval.submissions.writing import write_package
 from shards.errors import InputError
@@ -56,7 +56,7 @@ def write_predictions(
     predictor = model.load()
 
     def predict(image: UInt8[np.ndarray, "H W 3"]) -> PictureAnswer:
-        return answer_evidence(predictor(image), score)
+        return predict_from_class_scores(predictor(image), score)
 
     return render_findings(out, write_package(out, description, pictures, predict))
 

@@ -44,21 +44,21 @@ class PictureAnswer(NamedTuple):
 
 
 @torch.no_grad()
-def answer_evidence(evidence: Float[Tensor, "N H W"], score: str) -> PictureAnswer:
+def predict_from_class_scores(class_scores: Float[Tensor, "N H W"], score: str) -> PictureAnswer:
     """Compute one score and the predicted classes.
 
     Args:
-        evidence: as a `Segment` that was built for `score` alone returns it.
+        class_scores: as a `Segment` that was built for `score` alone returns it.
     """
     has_map = score not in SCORES
-    classes = evidence[: len(evidence) - has_map]
-    height, width = evidence.shape[1:]
-    prediction = torch.full((height, width), VOID_ID, dtype=torch.uint8, device=evidence.device)
-    values = torch.empty(height, width, device=evidence.device)
+    classes = class_scores[: len(class_scores) - has_map]
+    height, width = class_scores.shape[1:]
+    prediction = torch.full((height, width), VOID_ID, dtype=torch.uint8, device=class_scores.device)
+    values = torch.empty(height, width, device=class_scores.device)
     for rows in strips_of(height, width):
         if len(classes):
             prediction[rows] = predict_classes(classes[:, rows])
-        values[rows] = evidence[-1, rows] if has_map else SCORES[score](classes[None, :, rows])[0]
+        values[rows] = class_scores[-1, rows] if has_map else SCORES[score](classes[None, :, rows])[0]
     return PictureAnswer(values.cpu().numpy(), prediction.cpu().numpy())
 
 

@@ -263,10 +263,7 @@ def _write_in_processes(shards: Sequence[ShardPlan], folder: Path, workers: int,
 
 @contextlib.contextmanager
 def _ctrl_c_noticed() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C sets, instead of raising in the middle of whatever runs just then.
-
-    An exception out of a signal may be swallowed, if it strikes in a callback, or leave a lock held.
-    """
+    """Yield an event that Ctrl-C sets; an exception might be swallowed in a callback, or leave a lock held."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked  # signals are the main thread's
@@ -289,7 +286,7 @@ def _start_worker(stop: Event) -> None:
 
 
 def _die_with_parent() -> None:
-    """End this worker when the main process is gone, however that died; it would wait for work for ever."""
+    """End this worker when the main process is gone; it would wait for work for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

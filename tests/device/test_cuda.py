@@ -13,7 +13,7 @@ from torch import Tensor
 
 import jobs.finetune
 import trainer.losses.mask
-from eval.predict.scores import pixel_evidence
+from eval.predict.scores import pixel_class_scores
 from jobs.evaluate import evaluate
 from models.config import LoraSettings, ModelConfig
 from models.eomt import EoMT
@@ -154,14 +154,14 @@ def test_a_loss_is_the_same_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> No
         assert found[1] == pytest.approx(found[0], rel=1e-3), name
 
 
-def test_evidence_is_the_same_as_on_the_cpu() -> None:
+def test_class_scores_is_the_same_as_on_the_cpu() -> None:
     model = make_model().eval()
     image, _ = draw_input()
     with torch.no_grad():
         prediction = model(image)
     masks, classes = prediction.mask_logits[-1], prediction.class_logits[-1]
-    expected = pixel_evidence(masks, classes)
-    actual = pixel_evidence(masks.to(CUDA), classes.to(CUDA))
+    expected = pixel_class_scores(masks, classes)
+    actual = pixel_class_scores(masks.to(CUDA), classes.to(CUDA))
     torch.testing.assert_close(actual.cpu(), expected, atol=1e-5, rtol=1e-5)
 
 

@@ -30,7 +30,7 @@ NATIVE = get_protocol("native")
 
 
 def predict_windows(windows: torch.Tensor) -> torch.Tensor:
-    return windows.float() / 255  # the evidence of class c is channel c
+    return windows.float() / 255  # the class scores of class c is channel c
 
 
 PREDICTOR = slide(predict_windows, WINDOW)
@@ -60,12 +60,12 @@ def records(*given, **settings) -> list[Record]:
 
 def test_records_match_sklearn_over_all_pixels(test_set):
     targets = np.stack([read_target(f, test_set.convention) for f in test_set.frames])
-    evidence = np.stack([read_image(f) for f in test_set.frames]).astype(np.float32) / np.float32(255)
+    class_scores = np.stack([read_image(f) for f in test_set.frames]).astype(np.float32) / np.float32(255)
     counted = targets != 255
     found = records(test_set, components=False)
     assert [record.score for record in found] == list(DEFAULT_SCORES)
     for record in found:
-        scores = SCORES[record.score](torch.from_numpy(evidence.transpose(0, 3, 1, 2))).numpy()
+        scores = SCORES[record.score](torch.from_numpy(class_scores.transpose(0, 3, 1, 2))).numpy()
         # To 1e-5: pixels of the same classes in another order tie but for a last bit.
         expected = average_precision_score(targets[counted], scores[counted])
         assert record.ap == pytest.approx(expected, abs=1e-5)

@@ -11,7 +11,7 @@ from scipy.stats import entropy
 from sklearn.metrics import average_precision_score
 
 from eval.predict.predictions import CachedSet, PredictionRecorder, read_frame, write_frame, write_index
-from eval.predict.scores import DEFAULT_SCORES, pixel_evidence
+from eval.predict.scores import DEFAULT_SCORES, pixel_class_scores
 from eval.temperature import Sweep, Variant, best_likelihood, list_kinds
 
 WINDOW = (16, 24)
@@ -38,11 +38,11 @@ def write_set(cache: Path, kind: str) -> CachedSet:
     return write_cached(cache, target, *frames, num_classes=4)
 
 
-def plain_score(name: str, evidence: torch.Tensor) -> np.ndarray:
+def plain_score(name: str, class_scores: torch.Tensor) -> np.ndarray:
     """In float64: nearly equal pixels tie in float32."""
-    p = evidence[0].double().softmax(dim=0).numpy()
+    p = class_scores[0].double().softmax(dim=0).numpy()
     if name == "RbA":
-        return -np.tanh(evidence[0].double().numpy()).sum(axis=0)
+        return -np.tanh(class_scores[0].double().numpy()).sum(axis=0)
     return 1 - p.max(axis=0) if name == "MSP" else entropy(p)
 
 
@@ -56,9 +56,11 @@ def test_metrics_are_those_of_scores_computed_directly(tmp_path, score, level):
         for position in range(2):
             target, found = read_frame(tmp_path / "s", position)
             query_t, pixel_t = (temperature, 1.0) if level == "query" else (1.0, temperature)
-            evidence = pixel_evidence(found.masks.float(), found.classes / query_t, WINDOW, 4) / pixel_t
+            class_scores = (
+                pixel_class_scores(found.masks.float(), found.classes / query_t, WINDOW, 4) / pixel_t
+            )
             truth.append(target[target != 255])
-            values.append(plain_score(score, evidence)[target != 255])
+            values.append(plain_score(score, class_scores)[target != 255])
         expected = average_precision_score(np.concatenate(truth), np.concatenate(values))
         assert sweep.metrics[Variant(score, level, temperature)].ap == pytest.approx(expected, abs=1e-6)
 
@@ -89,12 +91,12 @@ def test_half_precision_is_near_float32_on_a_drawn_frame(tmp_path, scale):
     """Evidence of a mask model, about [0, 1], or logits; anomalies are less sure, some pixels void."""
     generator = torch.Generator().manual_seed(0)
     target = np.random.default_rng(0).choice(np.array([0, 1, 255], np.uint8), (400, 700), p=[0.9, 0.05, 0.05])
-    evidence = 0.02 * torch.rand(19, *target.shape, generator=generator)
+    class_scores = 0.02 * torch.rand(19, *target.shape, generator=generator)
     sure = 0.9 + 0.1 * torch.randn(target.shape, generator=generator)
     sure[torch.from_numpy(target == 1)] *= 0.7
     winner = torch.randint(0, 19, (1, *target.shape), generator=generator)
-    evidence.scatter_add_(0, winner, sure[None])
-    sweep = Sweep(tmp_path, write_cached(tmp_path, target, (scale * evidence[None],), num_classes=19))
+    class_scores.scatter_add_(0, winner, sure[None])
+    sweep = Sweep(tmp_path, write_cached(tmp_path, target, (scale * class_scores[None],), num_classes=19))
     variants = [Variant(name, "pixel", t) for name in DEFAULT_SCORES for t in (0.5, 1.0, 12.0)]
     sweep.scan(variants)
     sweep.measure(variants)
@@ -106,10 +108,10 @@ def test_half_precision_is_near_float32_on_a_drawn_frame(tmp_path, scale):
 
 
 def test_very_sure_and_equal_pixels_are_counted(tmp_path):
-    evidence = torch.zeros(19, 2, 2)
-    evidence[3, 0] = torch.tensor([1e4, 6e4])
+    class_scores = torch.zeros(19, 2, 2)
+    class_scores[3, 0] = torch.tensor([1e4, 6e4])
     target = np.array([[0, 0], [1, 255]], np.uint8)
-    sweep = Sweep(tmp_path, write_cached(tmp_path, target, (evidence[None],), num_classes=19))
+    sweep = Sweep(tmp_path, write_cached(tmp_path, target, (class_scores[None],), num_classes=19))
     sweep.scan(Variant(name, "pixel", t) for name in DEFAULT_SCORES for t in (0.1, 5.0))
     assert [metrics.ap for metrics in sweep.scanned.values()] == [1] * 8
 
@@ -123,19 +125,19 @@ def test_max_logit_has_no_pixel_temperature_and_pixel_networks_no_queries():
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
 def test_the_calibration_temperature_is_that_which_made_the_labels(temperature):
     generator = torch.Generator().manual_seed(0)
-    evidence = 2 * torch.randn(40_000, 5, generator=generator)
-    labels = torch.multinomial((evidence / temperature).softmax(dim=1), 1, generator=generator)[:, 0]
-    assert best_likelihood(evidence, labels) == pytest.approx(temperature, rel=0.05)
+    class_scores = 2 * torch.randn(40_000, 5, generator=generator)
+    labels = torch.multinomial((class_scores / temperature).softmax(dim=1), 1, generator=generator)[:, 0]
+    assert best_likelihood(class_scores, labels) == pytest.approx(temperature, rel=0.05)
 
 
 @pytest.mark.parametrize("kind", ["masks", "pixels"])
 def test_query_temperatures_that_share_masks_are_those_computed_one_by_one(tmp_path, kind):
     write_set(tmp_path, kind)
     _, found = read_frame(tmp_path / "s", 0)
-    stacked = found.evidence_at(WINDOW, WINDOW, (0.5, 1.0, 3.0))
-    for t, evidence in zip((0.5, 1.0, 3.0), stacked, strict=True):
+    stacked = found.class_scores_at(WINDOW, WINDOW, (0.5, 1.0, 3.0))
+    for t, class_scores in zip((0.5, 1.0, 3.0), stacked, strict=True):
         if kind == "masks":
-            expected = pixel_evidence(found.masks.float(), found.classes / t, WINDOW, 4)[0]
+            expected = pixel_class_scores(found.masks.float(), found.classes / t, WINDOW, 4)[0]
         else:
             expected = found.logits[0].float()
-        torch.testing.assert_close(evidence, expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(class_scores, expected, rtol=1e-5, atol=1e-6)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from eval.evaluate import RENDERINGS
-from eval.predict.scores import QueryOutputs, min_distance, pixel_evidence, uno
+from eval.predict.scores import QueryOutputs, min_distance, pixel_class_scores, uno
 from eval.report.record import parse_json
 from eval.sketch import compare_resampled, read_sketch, resample_sketch, sketch_path
 from jobs.evaluate import evaluate, main, model_name
@@ -104,7 +104,7 @@ def test_query_scores_of_a_window_are_those_of_the_model():
     maps = make_predictor(model, "cpu", scores=("UNO", "RbA", "MinDistance"))(window)
     assert maps.shape == (2, 19 + 2, 32, 32)
     masks, classes, size = prediction.mask_logits[-1], prediction.class_logits[-1], (32, 32)
-    torch.testing.assert_close(maps[:, :19], pixel_evidence(masks, classes, size)[:, :19])
+    torch.testing.assert_close(maps[:, :19], pixel_class_scores(masks, classes, size)[:, :19])
     queries = QueryOutputs(masks, classes, 19, prediction.class_distances[-1], 3.0)
     torch.testing.assert_close(maps[:, 19], uno(queries, size))
     torch.testing.assert_close(maps[:, 20], min_distance(queries, size))
@@ -115,8 +115,8 @@ def test_the_void_channel_takes_no_part():
     torch.manual_seed(0)
     network = ERFNet(20).eval()
     window = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
-    evidence = make_predictor(network, "cpu")(window)
-    assert torch.equal(evidence, network(window)[:, :19])
+    class_scores = make_predictor(network, "cpu")(window)
+    assert torch.equal(class_scores, network(window)[:, :19])
 
 
 def test_a_failure_on_the_way_leaves_no_results(tmp_path, monkeypatch):

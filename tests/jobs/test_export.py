@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoImageProcessor, EomtForUniversalSegmentation
 
-from eval.predict.scores import SCORES, pixel_evidence
+from eval.predict.scores import SCORES, pixel_class_scores
 from jobs.export import main
 from models.adapt import AdaptConfig, apply_adaptation
 from models.backbone import TINY
@@ -136,11 +136,11 @@ def test_onnxruntime_answers_as_torch_does(tmp_path: Path, settings: dict) -> No
     model = make_model(**settings)
     out = export(save(model, tmp_path / "run"), "onnx", tmp_path / "out", "--score", "RbA")
     for images in (IMAGE, IMAGE[:1], torch.cat((IMAGE, IMAGE))):  # the batch is free
-        evidence, score = run_onnx(out, images)
+        class_scores, score = run_onnx(out, images)
         with torch.no_grad():
             prediction = model(images)
-            expected = pixel_evidence(prediction.mask_logits[-1], prediction.class_logits[-1], (32, 48))
-        np.testing.assert_allclose(evidence, expected.numpy(), atol=1e-5)
+            expected = pixel_class_scores(prediction.mask_logits[-1], prediction.class_logits[-1], (32, 48))
+        np.testing.assert_allclose(class_scores, expected.numpy(), atol=1e-5)
         np.testing.assert_allclose(score, SCORES["RbA"](expected).numpy(), atol=1e-5)
 
 
@@ -151,9 +151,9 @@ def test_onnx_has_scores_that_read_queries_too(
     monkeypatch.setitem(TINY, "depth", 1)  # the score is what differs
     model = make_model(class_head="isomax", outlier_class="trained", num_blocks=1)
     out = export(save(model, tmp_path / "run"), "onnx", tmp_path / "out", "--score", score)
-    evidence, value = run_onnx(out, IMAGE)
+    class_scores, value = run_onnx(out, IMAGE)
     expected = make_predictor(model, "cpu", scores=(score,))(IMAGE)
-    np.testing.assert_allclose(evidence, expected[:, :19].numpy(), atol=1e-5)
+    np.testing.assert_allclose(class_scores, expected[:, :19].numpy(), atol=1e-5)
     np.testing.assert_allclose(value, expected[:, 19].numpy(), atol=1e-4)
 
 
@@ -162,8 +162,8 @@ def test_the_baseline_is_exported_too(tmp_path: Path, monkeypatch: pytest.Monkey
     torch.manual_seed(0)
     torch.save(ERFNet(20).state_dict(), tmp_path / "erfnet.pth")
     out = export(tmp_path / "erfnet.pth", "onnx", tmp_path / "out")
-    evidence, _ = run_onnx(out, IMAGE[:, :, :16, :32])
-    assert evidence.shape == (2, 19, 16, 32)
+    class_scores, _ = run_onnx(out, IMAGE[:, :, :16, :32])
+    assert class_scores.shape == (2, 19, 16, 32)
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,9 @@ def test_an_export_holds_the_models_scores_and_passes_the_doctor(
     assert capsys.readouterr().out.startswith(f"{out}: 2 images for smiyc, method rba_run\n")
     model = load_segmenter(run / "checkpoints/step-0000010")
     image = cv2.imread(str(downloads / "dataset_AnomalyTrack/images/zebra0000.jpg"))[..., ::-1].copy()
-    evidence = slide(make_predictor(model, "cpu"), model.image_size)(image)
+    class_scores = slide(make_predictor(model, "cpu"), model.image_size)(image)
     with h5py.File(out / "anomaly_p/rba_run/AnomalyTrack-all/zebra0000.hdf5") as file:
-        np.testing.assert_array_equal(file["value"][:], rba(evidence[None])[0].numpy().astype(np.float16))
+        np.testing.assert_array_equal(file["value"][:], rba(class_scores[None])[0].numpy().astype(np.float16))
     doctor(["submission", str(out), "--datasets", str(downloads)])
     told = capsys.readouterr().out
     assert "AnomalyTrack-all: 2 images, known are 110" in told

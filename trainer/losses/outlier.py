@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from eval.predict.scores import QueryOutputs, count_claims, mask_energy, max_logit, pixel_evidence, rba
+from eval.predict.scores import QueryOutputs, count_claims, mask_energy, max_logit, pixel_class_scores, rba
 from models.eomt import Prediction
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES, OUTLIER_ID
@@ -142,23 +142,23 @@ class Rba(PixelTerm):
         )
 
     def score(self, queries: QueryOutputs) -> Float[Tensor, "B h w"]:
-        return rba(pixel_evidence(queries.mask_logits, queries.class_logits, num_classes=NUM_CLASSES))
+        return rba(pixel_class_scores(queries.mask_logits, queries.class_logits, num_classes=NUM_CLASSES))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Energy(PixelTerm):
-    """A squared hinge on the free energy of the log-evidence, as PEBAL's energy loss.
+    """A squared hinge on the free energy of the log-class scores, as PEBAL's energy loss.
 
         E = −log Σ_c exp(log L[c]) = −log Σ_c L[c]  in [−log Q, ∞)
 
-    (`eval.predict.scores.mask_energy`). PEBAL's −logsumexp reads logits. The evidence of a mask model is a
-    sum of probabilities, of which −logsumexp moves between −2.94 and −3.03; its logarithm takes the place of
-    the logit. Unlike RbA's, the pull on an inlier that no query claims grows with its energy, and does not
-    fade with the sigmoid.
+    (`eval.predict.scores.mask_energy`). PEBAL's −logsumexp reads logits. The class scores of a mask model
+    is a sum of probabilities, of which −logsumexp moves between −2.94 and −3.03; its logarithm takes the
+    place of the logit. Unlike RbA's, the pull on an inlier that no query claims grows with its energy, and
+    does not fade with the sigmoid.
 
     Source: Tian et al., "Pixel-wise Energy-biased Abstention Learning", ECCV 2022,
     https://github.com/tianyu0207/PEBAL (thresholds −12 and −6 on logits; weight 0.1). We differ: the energy
-    of log-evidence and thresholds to match; no abstention class, sparsity or smoothness terms.
+    of log-class scores and thresholds to match; no abstention class, sparsity or smoothness terms.
     """
 
     name: ClassVar[str] = "energy"
@@ -188,7 +188,7 @@ class Mask2Anomaly(PixelTerm):
 
     Source: Rai et al., "Mask2Anomaly: Mask Transformer for Universal Open-set Segmentation", 2023,
     https://github.com/shyam671/Mask2Anomaly-Unmasking-Anomalies-in-Road-Scene-Segmentation. We differ: the
-    code's inlier half squares −max L, which pulls the evidence of inliers to 0; s is what the paper writes.
+    code's inlier half squares −max L, which pulls inliers' class scores to 0; s is what the paper writes.
     """
 
     name: ClassVar[str] = "mask2anomaly"
@@ -208,8 +208,8 @@ class Mask2Anomaly(PixelTerm):
         return 0.0, self.margin
 
     def score(self, queries: QueryOutputs) -> Float[Tensor, "B h w"]:
-        evidence = pixel_evidence(queries.mask_logits, queries.class_logits, num_classes=NUM_CLASSES)
-        return 1 + max_logit(evidence)
+        class_scores = pixel_class_scores(queries.mask_logits, queries.class_logits, num_classes=NUM_CLASSES)
+        return 1 + max_logit(class_scores)
 
     def inlier(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
         return score.square()

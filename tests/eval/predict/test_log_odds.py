@@ -24,10 +24,10 @@ def draw(scale: float, count: int = 40, classes: int = 19, seed: int = 0) -> tor
     return scale * make(1, classes, 1, count, generator=generator)
 
 
-def exact(name: str, evidence: torch.Tensor) -> np.ndarray:
+def exact(name: str, class_scores: torch.Tensor) -> np.ndarray:
     """Each form from its definition, one pixel at a time."""
     with mpmath.workdps(60):
-        pixels = evidence[0, :, 0].T.double().tolist()
+        pixels = class_scores[0, :, 0].T.double().tolist()
         return np.array([float(_exact(name, sorted(values, reverse=True))) for values in pixels])
 
 
@@ -47,8 +47,8 @@ def _exact(name: str, values: list[float]) -> mpmath.mpf:
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", FORMS)
 def test_forms_equal_their_definitions_and_keep_the_order(name, scale):
-    evidence = draw(scale)
-    expected, got = exact(name, evidence), FORMS[name](softmax_terms(evidence))[0, 0].numpy()
+    class_scores = draw(scale)
+    expected, got = exact(name, class_scores), FORMS[name](softmax_terms(class_scores))[0, 0].numpy()
     # log C - H is a difference where all classes are nearly equal, see eval/predict/log_odds.py
     is_near = name == "MaxEntropy" and scale < 1
     tolerance = 1e-5 / scale if is_near else 1e-6 * max(1.0, np.abs(expected).max())
@@ -58,13 +58,13 @@ def test_forms_equal_their_definitions_and_keep_the_order(name, scale):
 
 
 def test_log_odds_are_those_of_the_scores():
-    evidence = draw(3.0)
-    p = evidence[0, :, 0].double().softmax(dim=0).numpy()
-    forms = {name: form(softmax_terms(evidence))[0, 0].double().numpy() for name, form in FORMS.items()}
+    class_scores = draw(3.0)
+    p = class_scores[0, :, 0].double().softmax(dim=0).numpy()
+    forms = {name: form(softmax_terms(class_scores))[0, 0].double().numpy() for name, form in FORMS.items()}
     np.testing.assert_allclose(expit(forms["MaxEntropy"]), entropy(p) / np.log(19), rtol=1e-5)
     share = (1 / p.max(axis=0) - 1) / 18
     np.testing.assert_allclose(forms["MSP"], logit(share), rtol=1e-5)
-    plain = SCORES["Energy"](evidence)[0, 0].double().numpy()
+    plain = SCORES["Energy"](class_scores)[0, 0].double().numpy()
     np.testing.assert_allclose(forms["Energy"], plain + np.log(19), rtol=1e-5)
 
 
@@ -73,8 +73,8 @@ def test_log_odds_are_those_of_the_scores():
     [("MSP", 0.05), ("MaxEntropy", 0.05), ("Energy", 0.05), ("MSP", 200), ("MaxEntropy", 200)],
 )
 def test_pixels_that_tie_in_the_plain_score_are_told_apart(name, scale):
-    evidence = draw(scale, count=90_000)
-    plain, form = SCORES[name](evidence).unique(), FORMS[name](softmax_terms(evidence)).unique()
+    class_scores = draw(scale, count=90_000)
+    plain, form = SCORES[name](class_scores).unique(), FORMS[name](softmax_terms(class_scores)).unique()
     assert len(form) > 1.5 * len(plain)
 
 
@@ -83,10 +83,10 @@ def test_half_precision_keeps_the_average_precision(name):
     """Evidence as EoMT's: one class near 1 where the pixel is known, none above a half where it is not."""
     generator = torch.Generator().manual_seed(1)
     truth = torch.rand(30_000, generator=generator) < 0.05
-    evidence = 0.02 * torch.rand(1, 19, 1, 30_000, generator=generator)
-    evidence[0, 3, 0] += torch.where(truth, 0.5, 0.8) + 0.15 * torch.randn(30_000, generator=generator)
-    evidence.clamp_(min=0)
-    form, plain = FORMS[name](softmax_terms(evidence)), SCORES[name](evidence)
+    class_scores = 0.02 * torch.rand(1, 19, 1, 30_000, generator=generator)
+    class_scores[0, 3, 0] += torch.where(truth, 0.5, 0.8) + 0.15 * torch.randn(30_000, generator=generator)
+    class_scores.clamp_(min=0)
+    form, plain = FORMS[name](softmax_terms(class_scores)), SCORES[name](class_scores)
     exact_ap, ours, theirs = (
         average_precision_score(truth, score[0, 0].double()) for score in (form, form.half(), plain.half())
     )
@@ -96,31 +96,35 @@ def test_half_precision_keeps_the_average_precision(name):
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
 def test_forms_are_finite(scale):
-    evidence = draw(scale)
-    evidence[..., 0] = scale  # all classes equal
+    class_scores = draw(scale)
+    class_scores[..., 0] = scale  # all classes equal
     for form in FORMS.values():
-        assert form(softmax_terms(evidence)).isfinite().all()
+        assert form(softmax_terms(class_scores)).isfinite().all()
 
 
 def test_the_pass_returns_the_compared_forms():
-    evidence = draw(1.0, count=90).reshape(19, 9, 10).repeat(1, 8, 1)
-    predicted = predict_pixels(evidence, ["RbA", *FORMS, "MaxLogit"])
+    class_scores = draw(1.0, count=90).reshape(19, 9, 10).repeat(1, 8, 1)
+    predicted = predict_pixels(class_scores, ["RbA", *FORMS, "MaxLogit"])
     for name, found in predicted.scores.items():
-        whole = FORMS[name](softmax_terms(evidence[None])) if name in FORMS else SCORES[name](evidence[None])
+        whole = (
+            FORMS[name](softmax_terms(class_scores[None]))
+            if name in FORMS
+            else SCORES[name](class_scores[None])
+        )
         np.testing.assert_allclose(found, whole[0], rtol=1e-5)
-        np.testing.assert_array_equal(found, compare_at(evidence, [name], 1.0)[name])
-    np.testing.assert_array_equal(predicted.classes, evidence.argmax(dim=0))
+        np.testing.assert_array_equal(found, compare_at(class_scores, [name], 1.0)[name])
+    np.testing.assert_array_equal(predicted.classes, class_scores.argmax(dim=0))
 
 
 @pytest.mark.parametrize("name", FORMS)
 def test_a_sure_pixel_changes_none_of_its_strip(name):
     """It makes the whole strip take the other way to the same sums."""
-    evidence = draw(1.0)
-    sure = torch.cat([evidence, draw(1e4, count=1)], dim=3)
-    alone, together = (FORMS[name](softmax_terms(e))[0, 0, :40].numpy() for e in (evidence, sure))
+    class_scores = draw(1.0)
+    sure = torch.cat([class_scores, draw(1e4, count=1)], dim=3)
+    alone, together = (FORMS[name](softmax_terms(e))[0, 0, :40].numpy() for e in (class_scores, sure))
     np.testing.assert_allclose(together, alone, rtol=1e-6)
 
 
 def test_the_first_of_equal_classes_is_predicted():
-    evidence = torch.randint(0, 4, (19, 30, 30), generator=torch.Generator().manual_seed(0)).float()
-    np.testing.assert_array_equal(predict_classes(evidence), evidence.numpy().argmax(axis=0))
+    class_scores = torch.randint(0, 4, (19, 30, 30), generator=torch.Generator().manual_seed(0)).float()
+    np.testing.assert_array_equal(predict_classes(class_scores), class_scores.numpy().argmax(axis=0))

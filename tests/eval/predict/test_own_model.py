@@ -90,9 +90,11 @@ def test_logits_alone_and_scores_alone_may_be_arrays_or_tensors(sets: tuple[Test
     for answer in (logits_of, lambda x: torch.from_numpy(logits_of(x)).half().requires_grad_()):
         predictor = OwnPredictor(answer, "mine.py")
         predictor.choose_scores(image, ("RbA",))
-        evidence = predictor(image)
-        np.testing.assert_allclose(evidence.numpy(), logits_of(image), atol=2e-3)  # of half precision
-        np.testing.assert_array_equal(predict_pixels(evidence, ("RbA",)).classes, evidence.argmax(dim=0))
+        class_scores = predictor(image)
+        np.testing.assert_allclose(class_scores.numpy(), logits_of(image), atol=2e-3)  # of half precision
+        np.testing.assert_array_equal(
+            predict_pixels(class_scores, ("RbA",)).classes, class_scores.argmax(dim=0)
+        )
     predictor = OwnPredictor(lambda x: {"Redness": score_of(x)}, "mine.py")
     with pytest.raises(InputError, match="--scores: got 'MSP'; what mine.py answers gives Redness"):
         predictor.choose_scores(image, ("MSP",))

@@ -1,4 +1,4 @@
-"""Cached predictions give the evidence that the network gave, to half precision."""
+"""Cached predictions give the class scores that the network gave, to half precision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from eval.predict.predictions import (
     write_frame,
     write_index,
 )
-from eval.predict.scores import pixel_evidence
+from eval.predict.scores import pixel_class_scores
 from eval.predict.windows import predict_in_windows
 from shards.errors import InputError
 
@@ -30,7 +30,7 @@ def fake_masks(windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", ["masks", "pixels"])
-def test_evidence_is_that_of_the_network(tmp_path, kind):
+def test_class_scores_is_that_of_the_network(tmp_path, kind):
     image = torch.randint(0, 256, (3, 20, 50), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     recorder = PredictionRecorder(num_classes=4)
 
@@ -40,14 +40,14 @@ def test_evidence_is_that_of_the_network(tmp_path, kind):
             recorder.add(windows.float() / 16)
             return windows.float() / 16
         recorder.add(masks, classes)
-        return pixel_evidence(masks, classes, WINDOW, 4)
+        return pixel_class_scores(masks, classes, WINDOW, 4)
 
     expected = predict_in_windows(image, predict, WINDOW, windows_at_once=2)
     target = np.zeros((20, 50), np.uint8)
     write_frame(tmp_path / "set", 3, target, recorder.take())
     again, predictions = read_frame(tmp_path / "set", 3)
     np.testing.assert_array_equal(again, target)
-    found = predictions.evidence((20, 50), WINDOW)
+    found = predictions.class_scores((20, 50), WINDOW)
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=1e-3)  # half precision of logits up to 8
 
 
@@ -56,8 +56,8 @@ def test_a_query_temperature_divides_class_logits_before_the_sum(tmp_path):
     recorder = PredictionRecorder(num_classes=4)
     recorder.add(masks, classes)
     predictions = recorder.take()
-    expected = pixel_evidence(masks.half().float(), classes / 0.5, WINDOW, 4)[0]
-    torch.testing.assert_close(predictions.evidence(WINDOW, WINDOW, query_temperature=0.5), expected)
+    expected = pixel_class_scores(masks.half().float(), classes / 0.5, WINDOW, 4)[0]
+    torch.testing.assert_close(predictions.class_scores(WINDOW, WINDOW, query_temperature=0.5), expected)
 
 
 def test_an_unfinished_or_foreign_folder_is_no_cache(tmp_path):

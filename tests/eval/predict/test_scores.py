@@ -20,7 +20,7 @@ from eval.predict.scores import (
     max_entropy,
     max_logit,
     msp,
-    pixel_evidence,
+    pixel_class_scores,
     rba,
     require_scores,
 )
@@ -51,7 +51,7 @@ def test_msp_tells_sure_pixels_apart():
 
 
 @pytest.mark.parametrize("name", SCORES)
-def test_a_pixel_without_evidence_is_the_most_anomalous(name):
+def test_a_pixel_without_class_scores_is_the_most_anomalous(name):
     values = torch.tensor([[1.0, 0, 0], [0.3, 0.3, 0], [0, 0, 0]]).T.reshape(1, 3, 1, 3)
     sure, torn, empty = SCORES[name](values).flatten()
     assert empty > sure
@@ -89,37 +89,37 @@ def test_gradients_match_those_of_the_plain_formula_in_float64(name):
     torch.testing.assert_close(values.grad, exact.grad, check_dtype=False, rtol=1e-4, atol=1e-6)
 
 
-def test_evidence_is_the_sum_over_queries_without_no_object():
+def test_class_scores_is_the_sum_over_queries_without_no_object():
     masks = torch.tensor([[[[0.0]], [[2.0]]]])
     classes = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 0.0, 3.0]]])
     p = scipy.special.softmax(classes.numpy(), axis=-1)
     by_hand = p[0, 0, :2] * 0.5 + p[0, 1, :2] * scipy.special.expit(2.0)
-    np.testing.assert_allclose(pixel_evidence(masks, classes).flatten(), by_hand, rtol=1e-6)
+    np.testing.assert_allclose(pixel_class_scores(masks, classes).flatten(), by_hand, rtol=1e-6)
 
 
 def test_mask_logits_are_resized_before_the_sigmoid():
     masks = torch.tensor([-8.0, 8.0]).reshape(1, 1, 1, 2)
     classes = torch.tensor([[[50.0, 0.0]]])  # all on the one class
-    resized = pixel_evidence(masks, classes, (1, 4)).flatten()
+    resized = pixel_class_scores(masks, classes, (1, 4)).flatten()
     np.testing.assert_allclose(resized, scipy.special.expit([-8.0, -4.0, 4.0, 8.0]), rtol=1e-5)
 
 
-def test_evidence_inside_autocast_equals_float32():
+def test_class_scores_inside_autocast_equals_float32():
     masks, classes = torch.randn(1, 7, 4, 4), torch.randn(1, 7, 5)
     expected = torch.einsum("bqc,bqhw->bchw", classes.softmax(-1)[..., :-1], masks.sigmoid())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        evidence = pixel_evidence(masks, classes)
-        scores = [score(evidence) for score in SCORES.values()]
-    assert torch.equal(evidence, expected)
+        class_scores = pixel_class_scores(masks, classes)
+        scores = [score(class_scores) for score in SCORES.values()]
+    assert torch.equal(class_scores, expected)
     assert all(score.dtype == torch.float32 for score in scores)
 
 
-def test_evidence_stays_finite_for_extreme_bf16_logits_and_passes_gradients():
+def test_class_scores_stays_finite_for_extreme_bf16_logits_and_passes_gradients():
     masks = torch.tensor([1e4, -1e4, 0.0]).reshape(1, 1, 1, 3).bfloat16().requires_grad_()
     classes = torch.tensor([[[1e4, -1e4, 0.0]]]).bfloat16().requires_grad_()
-    evidence = pixel_evidence(masks, classes, (2, 6))
-    F.relu(evidence).sum().backward()
-    assert evidence.isfinite().all()
+    class_scores = pixel_class_scores(masks, classes, (2, 6))
+    F.relu(class_scores).sum().backward()
+    assert class_scores.isfinite().all()
     for given in (masks, classes):
         assert given.grad is not None
         assert given.grad.isfinite().all()
@@ -225,19 +225,21 @@ def test_several_claims_are_as_suspicious_as_none_and_not_as_normal_as_two_class
     assert one < 0.01
     assert none > 5
     assert two > 5
-    by_rba = SCORES["RbA"](pixel_evidence(masks, classes)).flatten().tolist()
+    by_rba = SCORES["RbA"](pixel_class_scores(masks, classes)).flatten().tolist()
     assert by_rba[2] < by_rba[0] < by_rba[1]
 
 
-def test_evidence_can_leave_out_a_trained_outlier_class():
+def test_class_scores_can_leave_out_a_trained_outlier_class():
     masks, classes = make_queries()[:2]
-    torch.testing.assert_close(pixel_evidence(masks, classes, None, 4), pixel_evidence(masks, classes)[:, :4])
+    torch.testing.assert_close(
+        pixel_class_scores(masks, classes, None, 4), pixel_class_scores(masks, classes)[:, :4]
+    )
 
 
-def test_mask_energy_is_the_energy_of_log_evidence():
+def test_mask_energy_is_the_energy_of_log_class_scores():
     queries = make_queries()
-    evidence = pixel_evidence(queries.mask_logits, queries.class_logits, (6, 8), 4)
-    torch.testing.assert_close(QUERY_SCORES["MaskEnergy"].read(queries, (6, 8)), energy(evidence.log()))
+    class_scores = pixel_class_scores(queries.mask_logits, queries.class_logits, (6, 8), 4)
+    torch.testing.assert_close(QUERY_SCORES["MaskEnergy"].read(queries, (6, 8)), energy(class_scores.log()))
 
 
 def test_scores_must_be_known_and_given_once():

@@ -1,4 +1,4 @@
-"""Queries and evidence read in strips against reading them whole."""
+"""Queries and class scores read in strips against reading them whole."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from eval.predict.scores import QUERY_SCORES, SCORES, QueryOutputs, pixel_evidence
+from eval.predict.scores import QUERY_SCORES, SCORES, QueryOutputs, pixel_class_scores
 from eval.predict.strips import predict_pixels, read_queries, resize_in_strips
 
 SIZES = [((16, 12), (64, 48)), ((20, 6), (40, 30)), ((5, 7), (20, 28)), ((9, 9), (30, 31)), ((8, 8), (8, 8))]
@@ -35,14 +35,14 @@ def test_all_scores_of_the_pass_equal_their_functions(low, high):
     queries = draw(low)
     names = ("UNO", "MSP", *(name for name in QUERY_SCORES if name != "UNO"))
     answer = read_queries(queries, high, names)
-    evidence = pixel_evidence(queries.mask_logits, queries.class_logits, high, 19)
-    torch.testing.assert_close(answer[:, :19], evidence, rtol=1e-6, atol=1e-7)
+    class_scores = pixel_class_scores(queries.mask_logits, queries.class_logits, high, 19)
+    torch.testing.assert_close(answer[:, :19], class_scores, rtol=1e-6, atol=1e-7)
     for i, name in enumerate(name for name in names if name in QUERY_SCORES):
         expected = QUERY_SCORES[name].read(queries, high)
         torch.testing.assert_close(answer[:, 19 + i], expected, rtol=1e-6, atol=1e-6)
 
 
-def test_maps_of_query_scores_stand_behind_the_evidence():
+def test_maps_of_query_scores_stand_behind_the_class_scores():
     maps = torch.randn(5, 70, 9, generator=torch.Generator().manual_seed(0))
     predicted = predict_pixels(maps, ["UNO", "RbA", "EAM"])
     assert list(predicted.scores) == ["UNO", "RbA", "EAM"]

@@ -63,8 +63,8 @@ def test_the_scaled_image_covers_the_window_and_fits_one_axis(height, width):
 def test_overlapping_windows_are_averaged():
     order = iter([1.0, 4.0])
     constant = lambda windows: torch.full((1, 1, 4, 4), next(order))  # noqa: E731
-    evidence = predict_in_windows(drawn_image(4, 6), constant, (4, 4), windows_at_once=1)
-    np.testing.assert_array_equal(evidence[0, 0], [1, 1, 2.5, 2.5, 4, 4])
+    class_scores = predict_in_windows(drawn_image(4, 6), constant, (4, 4), windows_at_once=1)
+    np.testing.assert_array_equal(class_scores[0, 0], [1, 1, 2.5, 2.5, 4, 4])
 
 
 def test_windows_at_once_are_no_more_than_allowed_and_at_least_one():

@@ -20,7 +20,7 @@ from eval.sets.frames import image_size
 from eval.submissions.benchmark import BENCHMARKS, choose_pictures
 from eval.submissions.bravo import confidence
 from eval.submissions.package import Description
-from eval.submissions.picture import PictureAnswer, answer_evidence, require_method
+from eval.submissions.picture import PictureAnswer, predict_from_class_scores, require_method
 from eval.submissions.smiyc import LOG_SCORES, spread, to_half
 from eval.submissions.verify import PackageFindings, largest_tie, verify_package
 from eval.submissions.writing import unfinished_folder, write_package
@@ -146,15 +146,15 @@ def test_bravo_is_read_as_its_encoder_reads(downloads: Path, tmp_path: Path) -> 
         np.testing.assert_array_equal(sure, np.minimum(np.floor(exact * 65536), 65535))
 
 
-def test_evidence_becomes_one_score_and_classes() -> None:
-    evidence = torch.rand(6, 70, 9, generator=torch.Generator().manual_seed(0))
-    computed = answer_evidence(evidence, "MSP")
-    np.testing.assert_allclose(computed.score, 1 - evidence.softmax(0).amax(0).numpy(), atol=1e-6)
-    np.testing.assert_array_equal(computed.classes, evidence.argmax(0).numpy())
-    mapped = answer_evidence(evidence, "EAM")  # the map behind five classes
-    np.testing.assert_array_equal(mapped.score, evidence[5].numpy())
-    np.testing.assert_array_equal(mapped.classes, evidence[:5].argmax(0).numpy())
-    assert (answer_evidence(evidence[5:], "Mine").classes == 255).all()
+def test_class_scores_becomes_one_score_and_classes() -> None:
+    class_scores = torch.rand(6, 70, 9, generator=torch.Generator().manual_seed(0))
+    computed = predict_from_class_scores(class_scores, "MSP")
+    np.testing.assert_allclose(computed.score, 1 - class_scores.softmax(0).amax(0).numpy(), atol=1e-6)
+    np.testing.assert_array_equal(computed.classes, class_scores.argmax(0).numpy())
+    mapped = predict_from_class_scores(class_scores, "EAM")  # the map behind five classes
+    np.testing.assert_array_equal(mapped.score, class_scores[5].numpy())
+    np.testing.assert_array_equal(mapped.classes, class_scores[:5].argmax(0).numpy())
+    assert (predict_from_class_scores(class_scores[5:], "Mine").classes == 255).all()
 
 
 def test_a_probability_stays_one_in_16_bits() -> None:
@@ -166,8 +166,8 @@ def test_a_probability_stays_one_in_16_bits() -> None:
 @pytest.mark.parametrize("scale", [1.0, 20.0], ids=["evidence of a mask model", "logits"])
 @pytest.mark.parametrize("score", LOG_SCORES)
 def test_the_logarithm_keeps_the_order_and_more_of_it(score: str, scale: float) -> None:
-    evidence = scale * torch.rand(1, 19, 200, 200, generator=torch.Generator().manual_seed(0))
-    values = SCORES[score](evidence)[0].numpy()
+    class_scores = scale * torch.rand(1, 19, 200, 200, generator=torch.Generator().manual_seed(0))
+    values = SCORES[score](class_scores)[0].numpy()
     half = to_half(score, values)
     order = np.argsort(values, axis=None, kind="stable")
     assert np.all(np.diff(half.ravel()[order].astype(np.float32)) >= 0)

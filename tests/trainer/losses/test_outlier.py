@@ -32,17 +32,17 @@ def make_case(depths: int = 1, columns: int = C + 1) -> tuple[Prediction, Batch,
     return Prediction(masks, classes), batch, StepTotals(*count_totals([label]).tolist())
 
 
-def evidence_of_pixel(prediction: Prediction, image: int, row: int, column: int) -> np.ndarray:
-    evidence = np.zeros(C)
+def class_scores_of_pixel(prediction: Prediction, image: int, row: int, column: int) -> np.ndarray:
+    class_scores = np.zeros(C)
     for q in range(Q):
         p = scipy.special.softmax(prediction.class_logits[-1][image, q].double().numpy())
-        evidence += p[:C] * scipy.special.expit(float(prediction.mask_logits[-1][image, q, row, column]))
-    return evidence
+        class_scores += p[:C] * scipy.special.expit(float(prediction.mask_logits[-1][image, q, row, column]))
+    return class_scores
 
 
-def score_of_pixel(name: str, evidence: np.ndarray) -> float:
-    scores = {"rba": -np.tanh(evidence).sum(), "energy": -np.log(evidence.sum())}
-    return scores.get(name, 1 - evidence.max())
+def score_of_pixel(name: str, class_scores: np.ndarray) -> float:
+    scores = {"rba": -np.tanh(class_scores).sum(), "energy": -np.log(class_scores.sum())}
+    return scores.get(name, 1 - class_scores.max())
 
 
 def penalties_of_pixel(name: str, score: float) -> tuple[float, float]:
@@ -59,7 +59,7 @@ def test_terms_equal_a_loop_over_pixels(name: str) -> None:
     prediction, batch, totals = make_case()
     score = torch.zeros(2, 4, 4)
     for b, row, column in np.ndindex(2, 4, 4):
-        score[b, row, column] = score_of_pixel(name, evidence_of_pixel(prediction, b, row, column))
+        score[b, row, column] = score_of_pixel(name, class_scores_of_pixel(prediction, b, row, column))
     score = F.interpolate(score[:, None], size=(8, 8), mode="bilinear")[:, 0]
     inlier, outlier = [], []
     for value, label in zip(score.flatten().tolist(), batch.label.flatten().tolist(), strict=True):
@@ -126,9 +126,9 @@ def test_a_trained_outlier_class_is_no_class_of_the_closed_set(name: str) -> Non
     torch.testing.assert_close(*(TERMS[name](given, batch.label, totals) for given in changed))
 
 
-def rba_pixel(evidence: float, preset: str, label: int) -> float:
-    """The term of one pixel whose one class has this evidence; other classes have none."""
-    masks = torch.full((1, 1, 1, 1), math.log(evidence / (1 - evidence)))
+def rba_pixel(class_scores: float, preset: str, label: int) -> float:
+    """The term of one pixel whose one class has this class scores; other classes have none."""
+    masks = torch.full((1, 1, 1, 1), math.log(class_scores / (1 - class_scores)))
     classes = torch.full((1, 1, C + 1), -100.0)
     classes[..., 0] = 0.0
     labels = torch.full((1, 1, 1), label, dtype=torch.uint8)
