@@ -64,8 +64,7 @@ class SynthesizeOptions:
 
 def main(arguments: Sequence[str]) -> None:
     """Run `python -m jobs.synthesize`."""
-    options: SynthesizeOptions = parse_options(SynthesizeOptions, arguments, program="jobs.synthesize")
-    synthesize(options)
+    synthesize(parse_options(SynthesizeOptions, arguments, program="jobs.synthesize"))
 
 
 def synthesize(options: SynthesizeOptions) -> None:

@@ -18,6 +18,8 @@ SUPERSAMPLING = 2
 _FRACTION_BITS = 4  # sub-pixel precision of cv2.fillPoly
 _NOISE_SIDE = 256
 
+Pair = tuple[float, float]
+"""A place, the two radii of an ellipse, or a range."""
 Colour = tuple[float, float, float]
 """sRGB in [0, 255]."""
 Surface = Float[np.ndarray, "s s 3"]
@@ -72,15 +74,13 @@ class Canvas:
         self, points: Points, paint: Paint, identity: int | None = None, *, depth: float = 0, grain: float = 0
     ) -> None:
         """Fill a polygon; `grain` is the relative amplitude of its surface's noise."""
-        corners = self._scaled(points)
-        window = self._window(corners)
+        corners, window = self._locate(points)
         if window is None:
             return
         colour: Float[np.ndarray, "..."] = np.asarray(paint, np.float32)
         colour = colour[window] if colour.ndim == 3 else colour
         if grain > 0:
-            rows = np.arange(window[0].start, window[0].stop) % _NOISE_SIDE
-            columns = np.arange(window[1].start, window[1].stop) % _NOISE_SIDE
+            rows, columns = (np.arange(part.start, part.stop) % _NOISE_SIDE for part in window)
             colour = colour * (1 + grain * self._grain[np.ix_(rows, columns)][..., None])
         self._paint(window, _polygon(corners, window), colour, identity, depth)
 
@@ -88,9 +88,8 @@ class Canvas:
         self, points: Points, thickness: float, colour: Colour, identity: int, *, depth: float = 0
     ) -> None:
         """Draw a line through `points`, `thickness` final pixels wide (at least half a pixel)."""
-        corners = self._scaled(points)
         thick = max(1, round(thickness * SUPERSAMPLING))
-        window = self._window(corners, margin=thick)
+        corners, window = self._locate(points, margin=thick)
         if window is None:
             return
         mask = np.zeros(_shape(window), dtype=np.uint8)
@@ -105,8 +104,7 @@ class Canvas:
         `corners` are the upper left, upper right, lower right and lower left of the texture; `shade` is a
         factor on the colours, such as of a face turned away from the light.
         """
-        quad = self._scaled(corners)
-        window = self._window(quad)
+        quad, window = self._locate(corners)
         if window is None:
             return
         texture = _reduce(texture, quad)
@@ -114,8 +112,7 @@ class Canvas:
         source = np.array(rectangle(0, 0, width, height), dtype=np.float32)
         target = (quad - (window[1].start, window[0].start)).astype(np.float32)
         matrix = cv2.getPerspectiveTransform(source, target)
-        rows, columns = _shape(window)
-        warped = cv2.warpPerspective(texture, matrix, (columns, rows), borderMode=cv2.BORDER_REPLICATE)
+        warped = cv2.warpPerspective(texture, matrix, _shape(window)[::-1], borderMode=cv2.BORDER_REPLICATE)
         self._paint(window, _polygon(quad, window), warped.astype(np.float32) * shade, identity, depth)
 
     def stamp(
@@ -138,12 +135,11 @@ class Canvas:
 
     def sees(self, corners: Points) -> bool:
         """Return whether a polygon's bounding box touches the picture."""
-        return self._window(self._scaled(corners)) is not None
+        return self._locate(corners)[1] is not None
 
     def shadow(self, points: Points, strength: float, softness: float) -> None:
         """Darken a polygon by `strength` in [0, 1], with a soft edge of `softness` final pixels."""
-        corners = self._scaled(points)
-        window = self._window(corners, margin=round(3 * softness * SUPERSAMPLING))
+        corners, window = self._locate(points, margin=round(3 * softness * SUPERSAMPLING))
         if window is None:
             return
         hard = _polygon(corners, window).astype(np.float32)
@@ -167,17 +163,16 @@ class Canvas:
         if identity is not None:
             self.identities[window][mask] = identity
 
-    def _scaled(self, points: Points) -> Float[np.ndarray, "N 2"]:
+    def _locate(self, points: Points, margin: int = 0) -> tuple[Float[np.ndarray, "N 2"], _Window | None]:
+        """Return points in supersampled pixels, and the part of the picture around them, if any."""
         limit = 8 * max(self.width, self.height)  # keeps the fixed-point numbers of cv2 in range
-        return np.clip(np.asarray(points, dtype=np.float64), -limit, limit) * SUPERSAMPLING
-
-    def _window(self, corners: Float[np.ndarray, "N 2"], margin: int = 0) -> _Window | None:
+        corners = np.clip(np.asarray(points, dtype=np.float64), -limit, limit) * SUPERSAMPLING
         rows, columns = self.pixels.shape[:2]
         left, top = np.floor(corners.min(axis=0)).astype(int) - margin
         right, bottom = np.ceil(corners.max(axis=0)).astype(int) + margin + 1
         window = (slice(max(top, 0), min(bottom, rows)), slice(max(left, 0), min(right, columns)))
         empty = window[0].start >= window[0].stop or window[1].start >= window[1].stop
-        return None if empty else window
+        return corners, None if empty else window
 
 
 def rectangle(left: float, top: float, right: float, bottom: float) -> list[tuple[float, float]]:
@@ -185,9 +180,7 @@ def rectangle(left: float, top: float, right: float, bottom: float) -> list[tupl
     return [(left, top), (right, top), (right, bottom), (left, bottom)]
 
 
-def ellipse_points(
-    centre: tuple[float, float], radii: tuple[float, float], angle: float = 0.0, count: int = 28
-) -> Float[np.ndarray, "N 2"]:
+def ellipse_points(centre: Pair, radii: Pair, angle: float = 0, count: int = 28) -> Float[np.ndarray, "N 2"]:
     """Return the corners of a polygon close to an ellipse; `angle` in radians turns it clockwise."""
     turn = np.linspace(0, 2 * np.pi, count, endpoint=False)
     flat = np.stack([radii[0] * np.cos(turn), radii[1] * np.sin(turn)], axis=1)
@@ -211,9 +204,7 @@ def _reduce(texture: Picture, quad: Float[np.ndarray, "4 2"]) -> Picture:
     height, width = texture.shape[:2]
     shown = int(max(sides[0], sides[2], 1.0)), int(max(sides[1], sides[3], 1.0))
     size = (min(width, shown[0]), min(height, shown[1]))
-    if size == (width, height):
-        return texture
-    return cv2.resize(texture, size, interpolation=cv2.INTER_AREA)
+    return texture if size == (width, height) else cv2.resize(texture, size, interpolation=cv2.INTER_AREA)
 
 
 def _shape(window: _Window) -> tuple[int, int]:

@@ -48,9 +48,8 @@ class StreetFrame:
         """Draw the frame; write picture, label ids and instance ids under `root`/cityscapes."""
         image, instances = self.draw()
         folder = Path(self.split) / self.city
-        picture = root / "cityscapes" / "leftImg8bit" / folder / f"{self.stem}_leftImg8bit.png"
         truth = root / "cityscapes" / "gtFine" / folder
-        write_picture(picture, image)
+        write_picture(root / "cityscapes/leftImg8bit" / folder / f"{self.stem}_leftImg8bit.png", image)
         write_labels(truth / f"{self.stem}_gtFine_labelIds.png", label_ids(instances))
         write_labels(truth / f"{self.stem}_gtFine_instanceIds.png", instances)
 

@@ -34,16 +34,12 @@ _UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 _FINER = 4  # outlines are traced on a grid this much finer, so that they follow pixel edges
 
 
-def _list_categories() -> list[dict[str, Any]]:
-    names = [(group, name) for group, names in _SUPERCATEGORIES.items() for name in names.split(", ")]
-    ids = [number for number in range(1, 91) if number not in _UNUSED_IDS]
-    return [
-        {"supercategory": group, "id": number, "name": name}
-        for number, (group, name) in zip(ids, names, strict=True)
-    ]
-
-
-CATEGORIES = _list_categories()
+_NAMES = [(group, name) for group, names in _SUPERCATEGORIES.items() for name in names.split(", ")]
+_IDS = [number for number in range(1, 91) if number not in _UNUSED_IDS]
+CATEGORIES: list[dict[str, Any]] = [
+    {"supercategory": group, "id": number, "name": name}
+    for number, (group, name) in zip(_IDS, _NAMES, strict=True)
+]
 """The 80 categories with their official numbers, as the JSON file lists them."""
 CATEGORY_IDS: dict[str, int] = {entry["name"]: entry["id"] for entry in CATEGORIES}
 
@@ -51,9 +47,7 @@ CATEGORY_IDS: dict[str, int] = {entry["name"]: entry["id"] for entry in CATEGORI
 def write_annotations(root: Path, pictures: list[dict[str, Any]]) -> None:
     """Write `instances_train2017.json` under `root`/coco.
 
-    Args:
-        root: folder of the world.
-        pictures: for each picture, its entry `image` and its `annotations`, not numbered yet.
+    `pictures` holds, for each picture, its entry `image` and its `annotations`, not numbered yet.
     """
     annotations = [entry for picture in pictures for entry in picture["annotations"]]
     content = {
@@ -79,10 +73,8 @@ def annotate_polygons(mask: Bool[np.ndarray, "H W"]) -> dict[str, Any] | None:
     """Return `segmentation`, `area`, `bbox` and `iscrowd` of one object as polygons.
 
     COCO's polygons cannot have holes, so a shape with holes is cut through them into pieces without.
-    Area and box are those of the polygons' raster, as COCO's own.
-
-    Returns:
-        None where nothing is left that a polygon could hold.
+    Area and box are those of the polygons' raster, as COCO's own. None where nothing is left that a polygon
+    could hold.
     """
     polygons = [polygon for piece in _without_holes(mask) for polygon in _outlines(piece)]
     if not polygons:
@@ -126,8 +118,7 @@ def _without_holes(mask: Bool[np.ndarray, "H W"]) -> list[Bool[np.ndarray, "H W"
 
 
 def _outlines(mask: Bool[np.ndarray, "H W"]) -> list[list[float]]:
-    padded = np.pad(mask, 1).astype(np.uint8)
-    fine = padded.repeat(_FINER, axis=0).repeat(_FINER, axis=1)
+    fine = np.pad(mask, 1).astype(np.uint8).repeat(_FINER, axis=0).repeat(_FINER, axis=1)
     contours, _ = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     outlines = []
     for contour in contours:

@@ -95,8 +95,7 @@ def _paint_background(canvas: Canvas, rng: np.random.Generator) -> None:
     upper = np.array(draw_colour(rng, (0.0, 1.0), (0.05, 0.4), (0.45, 0.9)), np.float32)
     lower = np.array(draw_colour(rng, (0.0, 1.0), (0.05, 0.4), (0.3, 0.7)), np.float32)
     edge = rng.uniform(0.45, 0.8) if rng.random() < 0.7 else 1.1
-    below = (np.arange(rows) / rows > edge)[:, None, None]
-    colour = np.where(below, lower, upper)
+    colour = np.where((np.arange(rows) / rows > edge)[:, None, None], lower, upper)
     coarse = smooth_noise((rows // 4, columns // 4), int(rng.integers(5, 60)), rng)
     noise = cv2.resize(coarse, (columns, rows))
     canvas.pixels[:] = np.clip(colour * (0.8 + 0.4 * noise[..., None]), 0, 255).astype(np.uint8)

@@ -87,10 +87,9 @@ def _coat(board: Board, *coats: _Coat, colours: tuple[Colour, Colour] | None = N
     rng = board.rng
     if colours is None:
         hue = rng.random()
-        colours = (
-            to_colour(hue, rng.uniform(0.5, 0.9), rng.uniform(0.7, 0.95)),
-            to_colour(hue + rng.uniform(0.25, 0.75), rng.uniform(0.3, 0.9), rng.uniform(0.25, 0.9)),
-        )
+        first = to_colour(hue, rng.uniform(0.5, 0.9), rng.uniform(0.7, 0.95))
+        second = to_colour(hue + rng.uniform(0.25, 0.75), rng.uniform(0.3, 0.9), rng.uniform(0.25, 0.9))
+        colours = (first, second)
     return coats[rng.integers(len(coats))](board.resolution, *colours, rng)
 
 
@@ -209,13 +208,11 @@ def _pizza(board: Board) -> None:
 
 
 def _kite(board: Board) -> None:
-    """Draw a rhombus with a tail of bows."""
     board.fill([(0.1, 0.97), (0.7, 0.35), (0.1, -0.5), (-0.5, 0.35)], _coat(board, _plaid, _swirl))
     tail = [(0.1, -0.5), (-0.1, -0.65), (0.15, -0.8), (-0.15, -0.97)]
     board.line(tail, 0.05, (60, 60, 70))
     for x, y in tail[1:]:
-        left, right, top, bottom = x - 0.16, x + 0.16, y + 0.07, y - 0.07
-        bow = [(left, top), (right, bottom), (right, top), (left, bottom)]
+        bow = [(x - 0.16, y + 0.07), (x + 0.16, y - 0.07), (x + 0.16, y + 0.07), (x - 0.16, y - 0.07)]
         board.fill(bow, to_colour(board.rng.random(), 0.8, 0.9))
 
 
@@ -228,16 +225,8 @@ def _umbrella(board: Board) -> None:
     for gore in range(6):
         part = arc(turn[gore * 5 : gore * 5 + 6], (0, 0.05), (0.97, 0.85))
         board.fill([(0, 0.02), *part], first if gore % 2 else second)
-    scallops = [
-        (-0.97, 0.05),
-        (0.97, 0.05),
-        (0.65, 0.16),
-        (0.32, 0.04),
-        (0, 0.16),
-        (-0.32, 0.04),
-        (-0.65, 0.16),
-    ]
-    board.fill(scallops, first)
+    scallops = [(0.65, 0.16), (0.32, 0.04), (0, 0.16), (-0.32, 0.04), (-0.65, 0.16)]
+    board.fill([(-0.97, 0.05), (0.97, 0.05), *scallops], first)
 
 
 def _spindle(half: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -254,7 +243,6 @@ def _surfboard(board: Board) -> None:
 
 
 def _vase(board: Board) -> None:
-    """Draw a bellied vase with flowers."""
     rng = board.rng
     for _ in range(5):
         x, y = rng.uniform(-0.4, 0.4), rng.uniform(0.6, 0.85)

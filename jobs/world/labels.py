@@ -69,8 +69,6 @@ def label_ids(identities: Integer[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"
 def colour_labels(labels: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
     """Paint label ids in the official palette."""
     palette = np.zeros((256, 3), dtype=np.uint8)
-    for entry in CITYSCAPES_CLASSES:
-        palette[entry.label_id] = entry.color
-    for label, colour in _OTHER_COLOURS.items():
-        palette[label] = colour
+    colours = {entry.label_id: entry.color for entry in CITYSCAPES_CLASSES} | _OTHER_COLOURS
+    palette[list(colours)] = list(colours.values())
     return palette[labels]

@@ -22,7 +22,6 @@ def _tinted(colour: Colour, tone: np.ndarray) -> Surface:
 
 
 def _planks(side: int, colour: Colour, rng: np.random.Generator) -> Surface:
-    """Draw boards with grain and dark joints."""
     rows, _ = unit_grid(side)
     count = int(rng.integers(5, 8))
     tone = rng.uniform(0.75, 1.2, count + 1)[np.floor(rows * count).astype(int)]
@@ -64,7 +63,6 @@ def _chevrons(side: int, colour: Colour, rng: np.random.Generator) -> Surface:
 
 
 def _weave(side: int, colour: Colour, rng: np.random.Generator) -> Surface:
-    """Draw wickerwork."""
     count = rng.uniform(9, 13)
     rows, columns = (axis * count for axis in unit_grid(side))
     over = np.mod(np.floor(rows) + np.floor(columns), 2) > 0
@@ -73,7 +71,6 @@ def _weave(side: int, colour: Colour, rng: np.random.Generator) -> Surface:
 
 
 def _shingles(side: int, colour: Colour, rng: np.random.Generator) -> Surface:
-    """Draw overlapping scales."""
     rows, columns = unit_grid(side)
     count = rng.uniform(7, 10)
     course = np.floor(rows * count)
@@ -130,7 +127,6 @@ def _tyre_stack(board: Board) -> None:
 
 
 def _barrel(board: Board) -> None:
-    """Draw a drum with hoops, standing."""
     surface = _finish(board, _rust, _chevrons, _metal)
     board.oval((0, -0.75), (0.62, 0.2), surface * 0.7)
     board.box(-0.62, 0.75, 0.62, -0.75, surface)

@@ -68,14 +68,11 @@ _STATIC_DOMAIN = 20
 
 def plan_official(seed: int, height: int, street: Sequence[StreetFrame]) -> list[Callable[[Path], None]]:
     """List what to draw under a root; `street` holds the Cityscapes frames that overlays may belong to."""
-    frames = [
-        AnomalyFrame(seed, height, name, index) for name in LABELLED_PLACES for index in range(NUM_OFFICIAL)
-    ]
-    hidden = [AnomalyFrame(seed, height, name, NUM_OFFICIAL) for name in HIDDEN_PLACES]
+    frames = [AnomalyFrame(seed, height, name, i) for name in LABELLED_PLACES for i in range(NUM_OFFICIAL)]
     bases = [frame for frame in street if frame.split == "val"][:NUM_OFFICIAL]
     return [
         *(partial(write_labelled, frame) for frame in frames),
-        *(partial(_write_hidden, frame) for frame in hidden),
+        *(partial(_write_hidden, AnomalyFrame(seed, height, name, NUM_OFFICIAL)) for name in HIDDEN_PLACES),
         *(partial(_write_static, base, index) for index, base in enumerate(bases)),
     ]
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jobs.world.canvas import Colour
+from jobs.world.canvas import Colour, Pair, ellipse_points
 from jobs.world.labels import LabelId
 from jobs.world.perspective import Figure, View
 from jobs.world.street import Place
@@ -28,8 +28,7 @@ class _Clothes(NamedTuple):
 def paint_person(view: View, place: Place) -> int:
     """Paint somebody walking or standing at (X, Z); return the identity."""
     rng, identity = view.rng, view.canvas.new_instance(LabelId.PERSON)
-    mirror, size = rng.choice([-1.0, 1.0]), rng.uniform(0.85, 1.08)
-    figure = Figure(view, *place, identity, mirror, size, _GRAIN)
+    figure = Figure(view, *place, identity, rng.choice([-1.0, 1.0]), rng.uniform(0.85, 1.08), _GRAIN)
     clothes = _dress(rng)
     _foot_shadow(figure, 0.3)
     stride = rng.uniform(0.02, 0.3)
@@ -43,7 +42,7 @@ def paint_person(view: View, place: Place) -> int:
     figure.limb(far_arm, 0.11, scaled(clothes.top, 0.8))
     figure.fill([(-0.21, 1.42), (0.21, 1.42), (0.18, 0.82), (-0.18, 0.82)], clothes.top)
     figure.limb(near_arm, 0.11, scaled(clothes.top, 1.1))
-    _paint_head(figure, (0.0, 1.6), clothes)
+    _paint_head(figure, (0.0, 1.6), clothes, helmet=False)
     return identity
 
 
@@ -83,15 +82,11 @@ def _dress(rng: np.random.Generator) -> _Clothes:
 
 
 def _foot_shadow(figure: Figure, reach: float) -> None:
-    column, row = figure.screen([(0.0, 0.0)])[0]
-    turn = np.linspace(0, 2 * np.pi, 16, endpoint=False)
-    outline = np.stack([np.cos(turn) * reach, np.sin(turn) * 0.1], axis=1) * figure.unit + (column, row)
+    outline = ellipse_points((0, 0), (reach, 0.1), count=16) * figure.unit + figure.screen([(0.0, 0.0)])[0]
     figure.view.canvas.shadow(outline, 0.45, max(0.4, 0.05 * figure.unit))
 
 
-def _paint_head(
-    figure: Figure, centre: tuple[float, float], clothes: _Clothes, *, helmet: bool = False
-) -> None:
+def _paint_head(figure: Figure, centre: Pair, clothes: _Clothes, *, helmet: bool) -> None:
     x, y = centre
     figure.limb([(x, y - 0.2), centre], 0.1, clothes.skin)
     figure.disc(centre, (0.135 * 0.85, 0.135), clothes.skin)

@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from jobs.world.canvas import Canvas, Colour, Picture, ellipse_points, rectangle
 
+_Points = Float[np.ndarray, "N 3"] | Sequence[Sequence[float]]
 NEAREST = 1.5
 """Metres; what is closer is not drawn."""
 Side = Literal["front", "back", "left", "right", "top"]
@@ -44,9 +45,7 @@ class Camera:
     bend: float = 0.0
     """Lateral offset of the street in metres at distance Z is bend * Z^2."""
 
-    def project(
-        self, points: Float[np.ndarray, "N 3"] | Sequence[Sequence[float]]
-    ) -> Float[np.ndarray, "N 2"]:
+    def project(self, points: _Points) -> Float[np.ndarray, "N 2"]:
         """Return (column, row) of points; those closer than `NEAREST` are taken to be there."""
         x, y, z = np.asarray(points, dtype=np.float64).T
         z = np.maximum(z, NEAREST)
@@ -101,9 +100,8 @@ class Figure:
 
     def screen(self, points: Sequence[tuple[float, float]]) -> Float[np.ndarray, "N 2"]:
         """Return where points of the drawing board are on the picture."""
-        return self.view.camera.project(
-            [(self.x + self.mirror * self.size * u, self.size * v, self.z) for u, v in points]
-        )
+        placed = [(self.x + self.mirror * self.size * u, self.size * v, self.z) for u, v in points]
+        return self.view.camera.project(placed)
 
     @property
     def unit(self) -> float:
@@ -145,7 +143,7 @@ class Pose:
     heading: float = 0.0
     """Radians; 0 looks away from the camera, positive turns to the right."""
 
-    def place(self, local: Float[np.ndarray, "N 3"] | Sequence[Sequence[float]]) -> Float[np.ndarray, "N 3"]:
+    def place(self, local: _Points) -> Float[np.ndarray, "N 3"]:
         """Turn points (right, up, ahead) of the thing into the world's X, Y, Z."""
         right, up, ahead = np.asarray(local, dtype=np.float64).T
         cos, sin = np.cos(self.heading), np.sin(self.heading)
@@ -198,7 +196,7 @@ class Solid:
     pose: Pose
     identity: int
 
-    def fill(self, points: Float[np.ndarray, "N 3"] | Sequence[Sequence[float]], colour: Colour) -> None:
+    def fill(self, points: _Points, colour: Colour) -> None:
         """Fill a polygon in space."""
         screen = self.view.camera.project(self.pose.place(points))
         self.view.canvas.fill(screen, colour, self.identity, depth=self.pose.z)
@@ -211,10 +209,7 @@ class Solid:
 
     def shadow(self, width: float, length: float, strength: float) -> None:
         """Darken the ground under the thing's footprint."""
-        corners = np.array([(-1, 0, -1), (1, 0, -1), (1, 0, 1), (-1, 0, 1)]) * (
-            width * 0.55,
-            0,
-            length * 0.53,
-        )
+        reach = (width * 0.55, 0, length * 0.53)
+        corners = np.array([(-1, 0, -1), (1, 0, -1), (1, 0, 1), (-1, 0, 1)]) * reach
         softness = float(np.clip(0.12 * self.view.camera.pixels_per_metre(self.pose.z), 0.4, 4))
         self.view.canvas.shadow(self.view.camera.project(self.pose.place(corners)), strength, softness)

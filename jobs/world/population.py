@@ -14,7 +14,6 @@ from jobs.world.street import Piece, Stage, Strip
 from jobs.world.vehicles import paint_vehicle
 
 _FURNITURE = (paint_lamp, paint_traffic_light, paint_sign, paint_bin)
-_FURNITURE_CHANCES = (0.25, 0.25, 0.4, 0.1)
 
 
 def place_furniture(stage: Stage) -> list[Piece]:
@@ -25,7 +24,7 @@ def place_furniture(stage: Stage) -> list[Piece]:
         pavement, terrain = _pavement(stage, side), stage.street.strip(LabelId.TERRAIN, side)
         kerb = pavement.right if side < 0 else pavement.left
         for z in _spread(rng, 7, 70, 8):
-            paint = _FURNITURE[rng.choice(len(_FURNITURE), p=_FURNITURE_CHANCES)]
+            paint = _FURNITURE[rng.choice(len(_FURNITURE), p=(0.25, 0.25, 0.4, 0.1))]
             pieces.append((z, partial(paint, stage, (kerb + side * rng.uniform(0.4, 0.7), z))))
         line = terrain.middle if terrain else kerb + side * 1.3
         for z in _spread(rng, 9, 80, 8):
@@ -83,21 +82,15 @@ def _parked(stage: Stage) -> list[tuple[LabelId, Pose]]:
         line = parking.middle if parking else kerb - side * 1.1
         for z in _spread(rng, 6, 55, 6.5):
             if rng.random() < 0.6 * stage.options.traffic:
-                heading = (0.0 if side > 0 else np.pi) + rng.normal(0, 0.04)
-                cars.append((LabelId.CAR, Pose(line, z, heading)))
+                cars.append((LabelId.CAR, Pose(line, z, (0.0 if side > 0 else np.pi) + rng.normal(0, 0.04))))
     return cars
 
 
-def _oncoming_lane(stage: Stage) -> float:
-    """Return X of the middle of the lane left of the camera's."""
-    return 2 * stage.street.lanes[0]
-
-
 def _traffic(stage: Stage) -> list[tuple[LabelId, Pose]]:
-    rng = stage.rng
+    rng, oncoming = stage.rng, 2 * stage.street.lanes[0]  # X of the middle of the lane left of the camera's
     kinds = (LabelId.CAR, LabelId.TRUCK, LabelId.BUS)
     vehicles = []
-    for line, heading, chance in ((0.1, 0.0, 0.75), (_oncoming_lane(stage), np.pi, 0.7)):
+    for line, heading, chance in ((0.1, 0.0, 0.75), (oncoming, np.pi, 0.7)):
         for z in _spread(rng, 9, 60, 14):
             if rng.random() < chance * stage.options.traffic:
                 kind = kinds[rng.choice(3, p=(0.88, 0.07, 0.05))]
@@ -116,7 +109,7 @@ def _feature(stage: Stage, vehicles: list[tuple[LabelId, Pose]]) -> list[tuple[L
     if feature not in ("bus", "truck"):
         return vehicles
     oncoming = rng.random() < 0.5
-    x, z = (_oncoming_lane(stage) if oncoming else 0.2), rng.uniform(12, 22)
+    x, z = (2 * stage.street.lanes[0] if oncoming else 0.2), rng.uniform(12, 22)
     clear = [entry for entry in vehicles if abs(entry[1].x - x) > 1.5 or entry[1].z > z + 9]
     kind = LabelId.BUS if feature == "bus" else LabelId.TRUCK
     return [*clear, (kind, Pose(x, z, np.pi if oncoming else 0.0))]
@@ -126,8 +119,7 @@ def _parked_cycles(stage: Stage, pavement: Strip) -> list[Piece]:
     rng, options = stage.rng, stage.options
     pieces: list[Piece] = []
     for motor, name, usual in ((False, "bicycle", 0.25), (True, "motorcycle", 0.1)):
-        chance = 0.9 if options.feature == name else usual * options.traffic
-        if rng.random() < chance:
+        if rng.random() < (0.9 if options.feature == name else usual * options.traffic):
             place = (pavement.middle + rng.normal(0, 0.4), rng.uniform(5, 14))
             pieces.append((place[1], partial(paint_parked_cycle, stage, place, motor=motor)))
     return pieces

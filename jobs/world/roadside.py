@@ -22,8 +22,7 @@ def paint_backdrop(stage: Stage) -> None:
     reach = 1.6 * canvas.width / camera.focal * _FAR
     left = -reach
     while left < reach:
-        width = rng.uniform(10, 22)
-        height = rng.uniform(6, 17)
+        width, height = rng.uniform(10, 22), rng.uniform(6, 17)
         _paint_facade(stage, (left, _FAR), (left + width, _FAR), height, _plaster(stage), _FAR)
         left += width
     for _ in range(int(rng.integers(3, 9))):
@@ -76,8 +75,7 @@ def _paint_facade(
 
 def _paint_house(stage: Stage, x: float, span: tuple[float, float], _kind: str) -> None:
     near, far = span
-    colour = _plaster(stage)
-    height = stage.rng.uniform(6.5, 19)
+    colour, height = _plaster(stage), stage.rng.uniform(6.5, 19)
     outer = (x + np.sign(x) * _SETBACK, near)
     _paint_facade(stage, (x, near), outer, height, scaled(colour, 0.8), near)
     _paint_facade(stage, *_ends(x, span), height, colour, (near + far) / 2, shade=0.95)
@@ -169,8 +167,7 @@ def paint_sign(stage: Stage, place: Place) -> None:
     rim, middle, inner = (205, 25, 35), (240, 240, 238), 0.68
     if kind == "plate":
         rim, middle, inner = (25, 70, 170), (235, 238, 245), 0.45
-    corners = {"disc": 24, "triangle": 3, "plate": 4}[kind]
-    start = {"disc": 0.0, "triangle": np.pi / 2, "plate": np.pi / 4}[kind]
+    corners, start = {"disc": (24, 0.0), "triangle": (3, np.pi / 2), "plate": (4, np.pi / 4)}[kind]
     turn = start + np.linspace(0, 2 * np.pi, corners, endpoint=False)
     radius *= 1.0 if kind == "disc" else 1.25
     sign = Figure(stage, *place, LabelId.TRAFFIC_SIGN)

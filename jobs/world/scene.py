@@ -22,6 +22,8 @@ _FRONTAGES: tuple[tuple[str, ...], ...] = (
     ("hedge", "house"),
 )
 _KERB = 0.18  # metres
+_X = Float[np.ndarray, "H W"]  # of the ground, in metres
+_Z = Float[np.ndarray, "H 1"]
 
 
 def set_stage(
@@ -65,12 +67,10 @@ def finish_scene(stage: Stage, extra: list[Piece]) -> tuple[Picture, Identities]
 
 def _expose(image: Picture, light: Light, rng: np.random.Generator) -> Picture:
     """Apply the light's colour, the lens's fall-off and slight blur, and the sensor's noise."""
-    height, width = image.shape[:2]
-    rows = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
-    columns = np.linspace(-1, 1, width, dtype=np.float32)[None]
-    falloff = 1 - 0.12 * (rows**2 + columns**2) / 2
+    rows, columns = (np.linspace(-1, 1, side, dtype=np.float32) for side in image.shape[:2])
+    falloff = 1 - 0.12 * (rows[:, None] ** 2 + columns**2) / 2
     exposed = image.astype(np.float32) * falloff[..., None] * np.asarray(light.gain, np.float32)
-    blurred = cv2.GaussianBlur(exposed, (0, 0), 0.0004 * height + 0.25)
+    blurred = cv2.GaussianBlur(exposed, (0, 0), 0.0004 * len(image) + 0.25)
     noisy = blurred + light.noise * rng.standard_normal(exposed.shape, dtype=np.float32)
     return np.clip(noisy, 0, 255).astype(np.uint8)
 
@@ -93,12 +93,10 @@ def _paint_hood(stage: Stage) -> None:
     """Paint the bonnet of the car that carries the camera."""
     canvas = stage.canvas
     tone = float(stage.rng.choice([40, 60, 90]))
-    top = canvas.height * (1 - stage.options.hood)
     centre = (canvas.width / 2, 1.35 * canvas.height)
-    across, up = 0.62 * canvas.width, 1.35 * canvas.height - top
-    rim = ellipse_points(centre, (across, up), count=80)
+    across, up = 0.62 * canvas.width, 1.35 * canvas.height - canvas.height * (1 - stage.options.hood)
     inside = ellipse_points(centre, (0.9 * across, up - 0.03 * canvas.height), count=80)
-    canvas.fill(rim, (tone, tone, tone + 5), LabelId.EGO_VEHICLE)
+    canvas.fill(ellipse_points(centre, (across, up), count=80), (tone, tone, tone + 5), LabelId.EGO_VEHICLE)
     canvas.fill(inside, (tone * 0.8, tone * 0.8, tone * 0.85), LabelId.EGO_VEHICLE)
 
 
@@ -123,23 +121,16 @@ def _paint_ground(stage: Stage) -> None:
     canvas.identities[top:] = identities
 
 
-def _ground_colours(
-    x: Float[np.ndarray, "H W"],
-    z: Float[np.ndarray, "H 1"],
-    identities: Integer[np.ndarray, "H W"],
-    stage: Stage,
-) -> Float[np.ndarray, "H W 3"]:
+def _ground_colours(x: _X, z: _Z, identities: Identities, stage: Stage) -> Float[np.ndarray, "H W 3"]:
     rng, pavement = stage.rng, np.asarray(stage.town.pavement)
     palette = _palette(stage.town, rng)
     amount = np.zeros(64, dtype=np.float32)
     amount[[LabelId.ROAD, LabelId.PARKING]] = 0.07
     amount[[LabelId.SIDEWALK, LabelId.GROUND]] = 0.06
     amount[[LabelId.RAIL_TRACK, LabelId.TERRAIN]] = 0.25
-    field = smooth_noise((512, 512), 100, rng) - 0.5
-    blotches = smooth_noise((256, 256), 12, rng) - 0.5
     # The noise repeats; its seam is 9 m to the side, out of sight where it would show.
-    fine = field[_cells(z, 14, 512), _cells(x + 9, 28, 512)]
-    coarse = blotches[_cells(z, 6, 256), _cells(x + 9, 14, 256)]
+    fine = (smooth_noise((512, 512), 100, rng) - 0.5)[_cells(z, 14, 512), _cells(x + 9, 28, 512)]
+    coarse = (smooth_noise((256, 256), 12, rng) - 0.5)[_cells(z, 6, 256), _cells(x + 9, 14, 256)]
     fade = np.minimum(1, 14 / z)  # far away, the grain averages out
     colours = palette[identities] * (1 + 4 * amount[identities] * (fine * fade + 0.4 * coarse))[..., None]
 
@@ -173,12 +164,7 @@ def _cells(metres: Float[np.ndarray, "..."], per_metre: float, count: int) -> In
     return np.floor(metres * per_metre).astype(np.int64) % count
 
 
-def _markings(
-    x: Float[np.ndarray, "H W"],
-    z: Float[np.ndarray, "H 1"],
-    identities: Integer[np.ndarray, "H W"],
-    street: Street,
-) -> Bool[np.ndarray, "H W"]:
+def _markings(x: _X, z: _Z, identities: Identities, street: Street) -> Bool[np.ndarray, "H W"]:
     """Return where paint is: lines between lanes and along edges, a zebra crossing, parking bays."""
     road = street.road
     painted = np.zeros(x.shape, dtype=bool)

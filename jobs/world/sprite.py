@@ -9,17 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jobs.world.canvas import (
-    Canvas,
-    Colour,
-    Paint,
-    Picture,
-    Points,
-    Sprite,
-    Surface,
-    ellipse_points,
-    rectangle,
-)
+from jobs.world.canvas import Canvas, Colour, Paint, Pair, Points, Sprite, Surface, ellipse_points, rectangle
 from jobs.world.labels import OBJECT_ID
 
 
@@ -41,13 +31,7 @@ class Board:
     """A square canvas with coordinates -1..1 (x to the right, y up), and what random choices draw from."""
 
     def __init__(self, side: int, rng: np.random.Generator, turn: float = 0.0) -> None:
-        """Start empty.
-
-        Args:
-            side: final pixels along each side.
-            rng: source of randomness.
-            turn: radians; everything drawn is turned clockwise by it.
-        """
+        """Start empty, `side` final pixels wide; what is drawn is turned clockwise by `turn` radians."""
         self.canvas = Canvas(side, side, rng)
         self.rng = rng
         self._side, self._turn = side, turn
@@ -72,9 +56,7 @@ class Board:
         """Fill a rectangle."""
         self.fill(rectangle(left, top, right, bottom), paint)
 
-    def oval(
-        self, centre: tuple[float, float], radii: tuple[float, float], paint: Paint, angle: float = 0.0
-    ) -> None:
+    def oval(self, centre: Pair, radii: Pair, paint: Paint, angle: float = 0.0) -> None:
         """Fill an ellipse; `angle` in radians turns it clockwise."""
         self.fill(ellipse_points(centre, radii, angle, count=40), paint)
 
@@ -100,9 +82,7 @@ class Board:
         self.canvas.fill(self.screen(points), (0, 0, 0), 0)
 
 
-def arc(
-    turn: Float[np.ndarray, " N"], centre: tuple[float, float], radii: tuple[float, float]
-) -> Float[np.ndarray, "N 2"]:
+def arc(turn: Float[np.ndarray, " N"], centre: Pair, radii: Pair) -> Float[np.ndarray, "N 2"]:
     """Return the points of an ellipse at the angles `turn`, in radians."""
     return np.stack([centre[0] + radii[0] * np.cos(turn), centre[1] + radii[1] * np.sin(turn)], axis=1)
 
@@ -114,16 +94,11 @@ def draw_sprite(
     board = Board(max(side, 6), rng, turn)
     draw(board)
     mask = board.canvas.identities > 0
-    picture = _lit(board.canvas.pixels, mask)
+    # Lit as if the flat shape bulged: bright above, dark below and towards its rim.
+    depth = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), len(mask) * 0.06)
+    height = np.linspace(1.14, 0.82, len(mask), dtype=np.float32)[:, None]
+    shade = height * (0.62 + 0.42 * np.clip(depth, 0, 1))
+    picture = np.clip(board.canvas.pixels * shade[..., None], 0, 255).astype(np.uint8)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     part = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
     return Sprite(picture[part].copy(), mask[part].copy())
-
-
-def _lit(pixels: Picture, mask: Bool[np.ndarray, "H W"]) -> Picture:
-    """Shade a flat shape as if it bulged: bright above, dark below and towards its rim."""
-    side = mask.shape[0]
-    depth = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), side * 0.06)
-    height = np.linspace(1.14, 0.82, side, dtype=np.float32)[:, None]
-    shade = height * (0.62 + 0.42 * np.clip(depth, 0, 1))
-    return np.clip(pixels * shade[..., None], 0, 255).astype(np.uint8)

@@ -61,8 +61,7 @@ def draw_town(rng: np.random.Generator) -> TownStyle:
         (2, (0.0, 1.0), (0.03, 0.2), (0.5, 0.85)),
     )
     facades = tuple(draw_colour(rng, *ranges) for count, *ranges in kinds for _ in range(count))
-    grey = rng.uniform(80, 105)
-    pale = rng.uniform(140, 170)
+    grey, pale = rng.uniform(80, 105), rng.uniform(140, 170)
     return TownStyle(
         facades=facades,
         foliage_hue=rng.uniform(0.22, 0.34),
@@ -77,14 +76,11 @@ def draw_light(rng: np.random.Generator, *, unusual: bool = False) -> Light:
     warm = rng.uniform(-0.05, 0.05) + (rng.choice([-0.07, 0.09]) if unusual else 0.0)
     bright = rng.uniform(0.85, 1.08) * (rng.uniform(0.8, 1.0) if unusual else 1.0)
     clouds = rng.uniform(0.0, 1.0)
-    blue = to_colour(
-        rng.uniform(0.55, 0.6), rng.uniform(0.35, 0.6) * (1 - 0.6 * clouds), rng.uniform(0.8, 0.95)
-    )
-    pale = draw_colour(rng, (0.08, 0.6), (0.02, 0.14), (0.86, 0.96))
+    hue, saturation = rng.uniform(0.55, 0.6), rng.uniform(0.35, 0.6) * (1 - 0.6 * clouds)
     return Light(
         gain=(bright * (1 + warm), bright, bright * (1 - warm)),
-        zenith=blue,
-        skyline=pale,
+        zenith=to_colour(hue, saturation, rng.uniform(0.8, 0.95)),
+        skyline=draw_colour(rng, (0.08, 0.6), (0.02, 0.14), (0.86, 0.96)),
         clouds=clouds,
         haze_per_metre=rng.uniform(0.002, 0.006) * (1.7 if unusual else 1.0),
         sun_side=int(rng.choice([-1, 1])),

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from jobs.world.canvas import Colour, Picture
+from jobs.world.canvas import Colour, Pair, Picture
 
 PIXELS_PER_METRE = 20
 
@@ -19,12 +19,7 @@ def to_colour(hue: float, saturation: float, value: float) -> Colour:
     return 255 * red, 255 * green, 255 * blue
 
 
-def draw_colour(
-    rng: np.random.Generator,
-    hue: tuple[float, float],
-    saturation: tuple[float, float],
-    value: tuple[float, float],
-) -> Colour:
+def draw_colour(rng: np.random.Generator, hue: Pair, saturation: Pair, value: Pair) -> Colour:
     """Draw a colour from ranges, in the units of `to_colour`."""
     return to_colour(*(rng.uniform(*limits) for limits in (hue, saturation, value)))
 
@@ -127,5 +122,4 @@ def _draw_ground_floor(
         dark = to_colour(rng.uniform(0, 1), 0.2, rng.uniform(0.12, 0.3))
         fill_box(texture, left + inset, top + storey // 4, left + bay - inset, bottom, dark)
     if shop:  # a coloured awning over the shop windows
-        awning = to_colour(rng.random(), 0.6, 0.6)
-        fill_box(texture, 0, top + storey // 12, width, top + storey // 4, awning)
+        fill_box(texture, 0, top + storey // 12, width, top + storey // 4, to_colour(rng.random(), 0.6, 0.6))

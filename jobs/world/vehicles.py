@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from jobs.world.canvas import Colour, Picture
+from jobs.world.canvas import Colour, Picture, rectangle
 from jobs.world.labels import LabelId
 from jobs.world.perspective import Box, Pose, Side, Solid, View, visible_sides
 from jobs.world.texture import draw_colour, fill_box, plain, scaled, to_colour
@@ -36,8 +36,7 @@ def _paint_car(solid: Solid, rng: np.random.Generator) -> None:
     share, ahead, taper = (0.72, 0.12, 0.8) if rng.random() < 0.4 else (0.6, 0.05, 0.62)  # estate or not
     body = Box(width, length, 0.22, waist)
     cabin = Box(width * 0.96, length * share, waist, roof, -length * ahead, taper=(0.82, taper))
-    solid.shadow(width, length, 0.55)
-    _paint_tyres_behind(solid, width, length, 0.32)
+    _paint_underside(solid, width, length, 0.55, 0.32)
     solid.paint(body, _car_body(colour, waist, length, width))
     solid.paint(cabin, _car_cabin(colour, rng))
     _paint_wheels(solid, body, (-0.31 * length, 0.31 * length), 0.32)
@@ -51,8 +50,7 @@ def _paint_truck(solid: Solid, rng: np.random.Generator) -> None:
     cab = Box(width * 0.95, 1.9, 0.5, 2.6, ahead=length / 2 - 0.95)
     cargo = Box(width, length - 2.1, 0.95, height, ahead=-1.05)
     frame = Box(width * 0.9, length - 0.4, 0.45, 0.95, ahead=-0.2)
-    solid.shadow(width, length, 0.6)
-    _paint_tyres_behind(solid, width, length, 0.5)
+    _paint_underside(solid, width, length, 0.6, 0.5)
     bumper = plain((0.5, 2.2), (38, 38, 40))
     for left in (2, 34):
         fill_box(bumper, left, 3, left + 7, 7, (200, 30, 28))
@@ -70,8 +68,7 @@ def _paint_bus(solid: Solid, rng: np.random.Generator) -> None:
     hue = rng.choice([0.0, 0.13, 0.33, 0.58, 0.85]) + rng.uniform(-0.02, 0.02)
     colour = to_colour(hue, 0.75, rng.uniform(0.6, 0.85))
     box = Box(width, length, 0.3, height)
-    solid.shadow(width, length, 0.6)
-    _paint_tyres_behind(solid, width, length, 0.45)
+    _paint_underside(solid, width, length, 0.6, 0.45)
     solid.paint(box, _coach_sides(colour, colour, length, height))
     _paint_wheels(solid, box, (-0.27 * length, 0.3 * length), 0.47)
 
@@ -107,11 +104,9 @@ def _car_body(colour: Colour, waist: float, length: float, width: float) -> _Sid
     height, span = side.shape[:2]
     side[: height // 8] = scaled(colour, 1.25)
     side[int(height * 0.72) :] = scaled(colour, 0.6)
-    for share in (0.36, 0.62):
-        column = int(span * share)
+    for column in (int(span * 0.36), int(span * 0.62)):
         cv2.line(side, (column, 0), (column, int(height * 0.8)), scaled(colour, 0.6), 1)
-    back = _car_end(colour, waist, width, (210, 20, 25))
-    front = _car_end(colour, waist, width, (250, 248, 225))
+    back, front = (_car_end(colour, waist, width, lamp) for lamp in ((210, 20, 25), (250, 248, 225)))
     return {**_sides(side, back, scaled(colour, 1.1)), "front": front}
 
 
@@ -123,8 +118,7 @@ def _car_end(colour: Colour, waist: float, width: float, lamp: Colour) -> Pictur
     lamp_height, lamp_width = int(height * 0.26), int(span * 0.17)
     for left in (1, span - lamp_width - 1):
         fill_box(end, left, height // 6, left + lamp_width, height // 6 + lamp_height, lamp)
-    plate = (int(span * 0.36), int(height * 0.46), int(span * 0.64), int(height * 0.6))
-    fill_box(end, *plate, (235, 235, 225))
+    fill_box(end, int(span * 0.36), int(height * 0.46), int(span * 0.64), int(height * 0.6), (235, 235, 225))
     return end
 
 
@@ -172,8 +166,7 @@ def _cargo_sides(colour: Colour, length: float, height: float, rng: np.random.Ge
     side = plain((height - 0.9, length - 2), colour)
     side[:, ::12] = scaled(colour, 0.82)
     rows, columns = side.shape[:2]
-    logo = to_colour(rng.random(), 0.7, 0.6)
-    fill_box(side, columns // 6, rows // 3, columns * 5 // 6, rows // 2, logo)
+    fill_box(side, columns // 6, rows // 3, columns * 5 // 6, rows // 2, to_colour(rng.random(), 0.7, 0.6))
     back = plain((height - 0.9, 2.4), colour)
     rows, columns = back.shape[:2]
     cv2.rectangle(back, (0, 0), (columns - 1, rows - 1), scaled(colour, 0.6), 2)
@@ -205,11 +198,9 @@ def _paint_wheels(solid: Solid, body: Box, places: tuple[float, ...], radius: fl
                 solid.fill(np.stack([np.full(20, right * body.width / 2), up, along], axis=1), colour)
 
 
-def _paint_tyres_behind(solid: Solid, width: float, length: float, radius: float) -> None:
-    """Paint the two tyres under the end that faces the camera."""
+def _paint_underside(solid: Solid, width: float, length: float, strength: float, radius: float) -> None:
+    """Paint the shadow, and the two tyres under the end that faces the camera."""
+    solid.shadow(width, length, strength)
     ahead = -0.36 * length if np.cos(solid.pose.heading) > 0 else 0.36 * length
     for middle in (-0.39 * width, 0.39 * width):
-        left, right = middle - 0.11, middle + 0.11
-        solid.fill(
-            [(left, radius, ahead), (right, radius, ahead), (right, 0, ahead), (left, 0, ahead)], _TYRE
-        )
+        solid.fill([(x, y, ahead) for x, y in rectangle(middle - 0.11, radius, middle + 0.11, 0)], _TYRE)
