@@ -50,9 +50,8 @@ class ExperimentsOptions:
     def __post_init__(self) -> None:
         if len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds):
             given = " ".join(map(str, self.seeds))
-            raise InputError(
-                f"--seeds: got {given or 'none'}; at least two, each once, are needed for a spread"
-            )
+            needed = "at least two, each once, are needed for a spread"
+            raise InputError(f"--seeds: got {given or 'none'}; {needed}")
         if any(not 0 <= seed < 2**32 for seed in self.seeds):
             raise InputError(f"--seeds: got {min(self.seeds)}..{max(self.seeds)}; allowed are 0..{2**32 - 1}")
 

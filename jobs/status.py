@@ -83,9 +83,8 @@ def render_status(tasks: Tasks, submitted: Sequence[Submission], jobs: Mapping[s
         mark = next(iter(task.stages.values())).progress_mark()
         to_go = progress.to_go if "running" in word else ""
         limit, host = (job.time_left, job.host) if job else ("", "")
-        rows.append(
-            (task.name, word, progress.step, progress.images_per_s, to_go, limit, progress.loss, mark, host)
-        )
+        numbers = (progress.step, progress.images_per_s, to_go, limit, progress.loss)
+        rows.append((task.name, word, *numbers, mark, host))
         if state.state == "failed" or word.endswith(("lost", "timeout", "failed", "out_of_memory")):
             failures.append(f"  {task.name}: {explain(state, job)}")
     totals = ", ".join(f"{count} {word}" for word, count in counts.items())
@@ -114,12 +113,9 @@ def read_progress(log: Path) -> Progress:
     last = found[-1]
     words = last["rest"].split()
     values = dict(zip(words[::2], words[1::2], strict=False))
-    return Progress(
-        step=f"{last['step']}/{last['steps']}",
-        loss=values.get("total", ""),
-        images_per_s=values.get("speed/images_per_s", ""),
-        to_go=_to_go(found),
-    )
+    step, loss = f"{last['step']}/{last['steps']}", values.get("total", "")
+    speed = values.get("speed/images_per_s", "")
+    return Progress(step=step, loss=loss, images_per_s=speed, to_go=_to_go(found))
 
 
 def _to_go(found: Sequence[re.Match[str]]) -> str:

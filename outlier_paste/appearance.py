@@ -182,8 +182,8 @@ def surroundings(patch: Patch, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.nd
     height, width = patch.mask.shape
     above, beside = max(MIN_MARGIN, height // 2), max(MIN_MARGIN, width // 2)
     shape = (height + 2 * above, width + 2 * beside)
-    overlap = find_overlap(shape, (patch.top - above, patch.left - beside), image.shape[:2])
-    if overlap is None:
+    corner = (patch.top - above, patch.left - beside)
+    if (overlap := find_overlap(shape, corner, image.shape[:2])) is None:
         return None
     around = image[overlap.in_scene]
     return around if min(around.shape[:2]) >= 3 else None

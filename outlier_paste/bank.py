@@ -41,10 +41,8 @@ class ShardStore:
             suffixes = reader.suffixes(index)
             if not set(CUTOUT_SUFFIXES) <= set(suffixes):
                 held, needed = ", ".join(suffixes), ", ".join(CUTOUT_SUFFIXES)
-                raise InputError(
-                    f"paste.bank: sample {key} is no cut-out: it has {held}; needed are {needed}; "
-                    "jobs.prepare coco writes such shards"
-                )
+                lacks = f"it has {held}; needed are {needed}; jobs.prepare coco writes such shards"
+                raise InputError(f"paste.bank: sample {key} is no cut-out: {lacks}")
         self.keys = reader.keys
         self._reader = reader
         self._read: tuple[int, dict[str, bytes]] = (-1, {})
@@ -78,9 +76,8 @@ class PngFolder:
         found = [path for pattern in ("*.png", "*/*.png") for path in folder.glob(pattern)]
         self.paths = sorted(path for path in found if not path.name.startswith("."))
         if not self.paths:
-            raise InputError(
-                f"paste.bank: {folder}: holds neither manifest.json, which jobs.prepare writes, nor PNG files"
-            )
+            lacks = "holds neither manifest.json, which jobs.prepare writes, nor PNG files"
+            raise InputError(f"paste.bank: {folder}: {lacks}")
         for path in self.paths:
             _require_alpha(path)
         self.keys = tuple(path.relative_to(folder).with_suffix("").as_posix() for path in self.paths)
@@ -181,9 +178,8 @@ class CutoutBank:
             return cached
         cutout = self._store.decode(int(self._numbers[index]), shrink)
         if shrink == 1 and not (cutout.mask >= 128).any():
-            raise InputError(
-                f"cut-out {cutout.key}: {MASK_SUFFIX} is empty; an object needs values of 128 or more"
-            )
+            needed = "an object needs values of 128 or more"
+            raise InputError(f"cut-out {cutout.key}: {MASK_SUFFIX} is empty; {needed}")
         if (size := _num_bytes(cutout)) <= self._cache_bytes:
             self._cached[index, shrink] = cutout
             self._cached_bytes += size
@@ -224,10 +220,8 @@ def open_bank(
     chosen = [i for i, key in enumerate(store.keys) if is_held_out(key, held_out) == take_held_out]
     if not chosen:
         part = "all of" if held_out else "none of"
-        raise InputError(
-            f"paste.held_out: is {held_out}, which holds {part} the {len(store.keys)} objects of {path} out; "
-            f"give another share, or a larger bank"
-        )
+        effect = f"which holds {part} the {len(store.keys)} objects of {path} out"
+        raise InputError(f"paste.held_out: is {held_out}, {effect}; give another share, or a larger bank")
     return CutoutBank(store, chosen, cache_mb, *pool)
 
 

@@ -93,8 +93,7 @@ def blend_into(
     """
     if opacity.shape != cutout.shape[:2]:
         raise ValueError(f"opacity is {opacity.shape} but cut-out is {cutout.shape[:2]} (height, width)")
-    overlap = find_overlap(opacity.shape, top_left, label.shape)
-    if overlap is None:
+    if (overlap := find_overlap(opacity.shape, top_left, label.shape)) is None:
         return
     shown, pixels = opacity[overlap.in_object], cutout[overlap.in_object]
     _mix(image[overlap.in_scene], pixels, shown)

@@ -18,16 +18,9 @@ CHOICES: dict[str, Collection[str]] = {
 }  # fmt: skip
 
 _WHOLE_PHOTO: dict[str, Any] = {
-    "onto": "frame",
-    "max_objects": 1,
-    "placement": "inside",
-    "sizing": "original",
-    "blend": "hard",
-    "match": (),
-    "mirror": False,
-    "max_hidden": 1.0,
-    "min_pixels": 0,
-}
+    "onto": "frame", "max_objects": 1, "placement": "inside", "sizing": "original", "blend": "hard",
+    "match": (), "mirror": False, "max_hidden": 1.0, "min_pixels": 0,
+}  # fmt: skip
 MODES: Mapping[str, Mapping[str, Any]] = {
     "free": {},
     "rba": _WHOLE_PHOTO,
@@ -103,9 +96,8 @@ class PasteConfig:
             if not 0 <= (value := getattr(self, name)) <= 1:
                 raise InputError(f"paste.{name}: got {value}; a number in 0..1 is needed")
         if self.probability > 0 and not self.bank:
-            raise InputError(
-                f"paste.bank: is empty while paste.probability is {self.probability}; a folder is needed"
-            )
+            given = f"is empty while paste.probability is {self.probability}"
+            raise InputError(f"paste.bank: {given}; a folder is needed")
         if self.max_objects < 1:
             raise InputError(f"paste.max_objects: got {self.max_objects}; at least 1 is needed")
         for name, known in CHOICES.items():
@@ -113,10 +105,8 @@ class PasteConfig:
         for step in self.match:
             _require_known("match", step, APPEARANCES)
         if not 0 < self.min_size <= self.max_size <= 1:
-            given = f"got {self.min_size} and {self.max_size}"
-            raise InputError(
-                f"paste.min_size, paste.max_size: {given}; needed is 0 < min_size <= max_size <= 1"
-            )
+            given = f"got {self.min_size} and {self.max_size}; needed is 0 < min_size <= max_size <= 1"
+            raise InputError(f"paste.min_size, paste.max_size: {given}")
         if not 0 <= self.held_out < 1:
             raise InputError(f"paste.held_out: got {self.held_out}; at least 0 and less than 1 is needed")
         for name in ("min_pixels", "cache_mb", "pool"):
@@ -128,10 +118,8 @@ class PasteConfig:
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for name, decided in MODES[self.mode].items():
             if getattr(self, name) not in (decided, defaults[name]):
-                raise InputError(
-                    f"paste.{name}: got {getattr(self, name)!r}, but paste.mode {self.mode} decides it "
-                    f"({decided!r}); leave it out, or take mode free"
-                )
+                given = f"got {getattr(self, name)!r}, but paste.mode {self.mode} decides it ({decided!r})"
+                raise InputError(f"paste.{name}: {given}; leave it out, or take mode free")
             object.__setattr__(self, name, decided)
 
 

@@ -19,6 +19,8 @@ ATTEMPTS = 10
 """Tries to find a place that meets no other object; then the scene gets one object less."""
 SAMPLED = (slice(None, None, 8), slice(None, None, 8))
 """A sixty-fourth of the pixels tells that a class is still large."""
+Planned = tuple[int, bool, Place]
+"""An object by number, whether it is mirrored, and its place."""
 
 
 class OutlierPaste:
@@ -46,18 +48,16 @@ class OutlierPaste:
             return sample
         hidden: set[int] = set()
         budget = int(self.config.max_hidden * sample.label.size)
-        for number, mirrored, place in self._plan(sample, generator, epoch):
-            covered = self._paste(sample, number, mirrored, place, budget, generator)
+        for planned in self._plan(sample, generator, epoch):
+            covered = self._paste(sample, planned, budget, generator)
             budget -= sum(covered.values())
             hidden |= covered.keys()
         drop_remnants(sample.label, hidden, self.config.min_pixels)
         return sample
 
-    def _plan(
-        self, sample: Sample, generator: np.random.Generator, epoch: int
-    ) -> list[tuple[int, bool, Place]]:
-        """Choose objects by number, whether they are mirrored, and their places, the farthest first."""
-        config, planned = self.config, list[tuple[int, bool, Place]]()
+    def _plan(self, sample: Sample, generator: np.random.Generator, epoch: int) -> list[Planned]:
+        """Choose objects and their places, the farthest first."""
+        config, planned = self.config, list[Planned]()
         for _ in range(int(generator.integers(1, config.max_objects + 1))):
             number = self.bank.draw(generator, epoch)
             mirrored = config.mirror and bool(generator.random() < 0.5)
@@ -82,27 +82,21 @@ class OutlierPaste:
         return None
 
     def _paste(
-        self,
-        sample: Sample,
-        number: int,
-        mirrored: bool,
-        place: Place,
-        budget: int,
-        generator: np.random.Generator,
+        self, sample: Sample, planned: Planned, budget: int, generator: np.random.Generator
     ) -> dict[int, int]:
         """Paste one object in place; return how many pixels of which train id it has hidden.
 
         Nothing where it would hardly be seen, or would hide more than `budget` pixels.
         """
-        config, size = self.config, (place.height, place.width)
+        config, (number, mirrored, place) = self.config, planned
+        size = (place.height, place.width)
         cutout = self.bank.get(number, fitting_shrink(self.bank.shape(number), size))
         cutout = resize_cutout(cutout, *size, mirrored=mirrored)
         patch = Patch(cutout.image, cutout.mask, place.top, place.left)
         for step in config.match:
             patch = APPEARANCES[step](patch, sample.image, generator)
         opacity, top_left = BLENDS[config.blend](patch.mask), (patch.top, patch.left)
-        overlap = find_overlap(opacity.shape, top_left, sample.label.shape)
-        if overlap is None:
+        if (overlap := find_overlap(opacity.shape, top_left, sample.label.shape)) is None:
             return {}
         seen = hard_opacity(opacity[overlap.in_object])
         if cv2.countNonZero(seen) < max(1, config.min_pixels):

@@ -37,19 +37,16 @@ def open_held_out(config: PasteConfig, own_bank: str) -> CutoutBank:
         if not config.bank:
             raise InputError("paste.bank: is empty; a folder of cut-outs is needed")
         if config.held_out == 0:
-            raise InputError(
-                "paste.held_out: is 0, so training pastes every object of the bank; fine-tune with a share "
-                "such as 0.1, or give --bank another one"
-            )
+            advice = "fine-tune with a share such as 0.1, or give --bank another one"
+            raise InputError(f"paste.held_out: is 0, so training pastes every object of the bank; {advice}")
         return open_bank(config.bank, config.cache_mb, held_out=config.held_out, take_held_out=True)
     bank = open_bank(own_bank, config.cache_mb)
     if config.bank:
         trained = {photo_of(key) for key in open_bank(config.bank, held_out=config.held_out).keys}
         if shared := sorted({photo_of(key) for key in bank.keys} & trained):
-            raise InputError(
-                f"--bank {own_bank}: shares {len(shared)} photographs with the training part of paste.bank "
-                f"{config.bank}, such as {shared[0]}; a disjoint bank is needed"
-            )
+            common = f"{len(shared)} photographs with the training part of paste.bank {config.bank}"
+            told = f"shares {common}, such as {shared[0]}"
+            raise InputError(f"--bank {own_bank}: {told}; a disjoint bank is needed")
     return bank
 
 
@@ -97,19 +94,16 @@ def require_unseen(folder: Path, paste: PasteConfig, setting: str) -> None:
         record = read_json(dict[str, Any], folder / RECORD_NAME)
         bank, held_out = str(record["bank"]), float(record["held_out"])
     except (ValueError, KeyError, TypeError):  # an InputError is a ValueError
-        raise InputError(
-            f"{setting} {folder}: no {RECORD_NAME} in it; a folder that jobs.paste_validation wrote is needed"
-        ) from None
+        needed = "a folder that jobs.paste_validation wrote is needed"
+        raise InputError(f"{setting} {folder}: no {RECORD_NAME} in it; {needed}") from None
     if not (folder / FOLDER).is_dir():
         raise InputError(f"{setting} {folder}: no folder {FOLDER} in it, which jobs.paste_validation writes")
     if paste.probability == 0 or not paste.bank or Path(bank).resolve() != Path(paste.bank).resolve():
         return
     if held_out == 0:
-        raise InputError(
-            f"{setting} {folder}: its objects are those of {bank}, which this run pastes in training"
-        )
+        objects = f"its objects are those of {bank}"
+        raise InputError(f"{setting} {folder}: {objects}, which this run pastes in training")
     if paste.held_out < held_out:
-        raise InputError(
-            f"{setting} {folder}: its objects are the {held_out:g} of {bank} that were held out, but this "
-            f"run holds out {paste.held_out:g} and would train on them; set paste.held_out {held_out:g}"
-        )
+        objects = f"its objects are the {held_out:g} of {bank} that were held out"
+        run = f"this run holds out {paste.held_out:g} and would train on them"
+        raise InputError(f"{setting} {folder}: {objects}, but {run}; set paste.held_out {held_out:g}")

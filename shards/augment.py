@@ -18,6 +18,8 @@ from shards.errors import InputError
 from shards.schema import NUM_CLASSES, VOID_ID
 
 Recipe = Literal["ours", "upstream"]
+Size = tuple[int, int]
+"""(height, width) in pixels."""
 RECIPE_SCALES: dict[Recipe, tuple[float, float]] = {"ours": (1.0, 2.0), "upstream": (0.5, 2.0)}
 """Range of the zoom where `data.augment.scale` does not say."""
 CROP_TRIES = 10
@@ -100,10 +102,7 @@ class Crop:
 
 
 def choose_crop(
-    label: UInt8[np.ndarray, "H W"],
-    config: AugmentConfig,
-    crop: tuple[int, int],
-    generator: np.random.Generator,
+    label: UInt8[np.ndarray, "H W"], config: AugmentConfig, crop: Size, generator: np.random.Generator
 ) -> Crop:
     """Choose what is cut out of a frame, from its label alone.
 
@@ -132,11 +131,7 @@ def choose_crop(
 
 
 def find_window(
-    frame: tuple[int, int],
-    crop: tuple[int, int],
-    zoom: float,
-    place: tuple[float, float],
-    recipe: Recipe = "ours",
+    frame: Size, crop: Size, zoom: float, place: tuple[float, float], recipe: Recipe = "ours"
 ) -> Window:
     """Find the part of a frame that a crop shows.
 
@@ -207,11 +202,7 @@ def _fit(part: np.ndarray, crop: Crop, method: int, border: tuple[int, ...]) -> 
 
 
 def _place_on_a_class(
-    label: UInt8[np.ndarray, "H W"],
-    crop: tuple[int, int],
-    zoom: float,
-    recipe: Recipe,
-    generator: np.random.Generator,
+    label: UInt8[np.ndarray, "H W"], crop: Size, zoom: float, recipe: Recipe, generator: np.random.Generator
 ) -> tuple[float, float] | None:
     """Return a place whose window shows a random pixel of a random class; None: all is void.
 

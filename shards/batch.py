@@ -34,12 +34,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Copy the tensors to `device`; asynchronously where the batch is pinned."""
-        return Batch(
-            image=self.image.to(device, non_blocking=True),
-            label=self.label.to(device, non_blocking=True),
-            keys=self.keys,
-            errors=self.errors,
-        )
+        image, label = (tensor.to(device, non_blocking=True) for tensor in (self.image, self.label))
+        return Batch(image, label, self.keys, self.errors)
 
     def pin_memory(self) -> Batch:
         """Move the tensors to page-locked memory; the DataLoader calls this where a GPU waits."""
@@ -54,6 +50,5 @@ def stack_samples(samples: Sequence[Sample], errors: Sequence[str] = ()) -> Batc
     for image, label, sample in zip(images, labels, samples, strict=True):
         image[:] = sample.image.transpose(2, 0, 1)
         label[:] = sample.label
-    return Batch(
-        torch.from_numpy(images), torch.from_numpy(labels), tuple(s.key for s in samples), tuple(errors)
-    )
+    keys = tuple(sample.key for sample in samples)
+    return Batch(torch.from_numpy(images), torch.from_numpy(labels), keys, tuple(errors))

@@ -47,29 +47,20 @@ def encode_cutout(cutout: Cutout, *, jpeg_quality: int = 95) -> dict[str, bytes]
     is_soft = cv2.countNonZero(cv2.inRange(cutout.mask, (1,), (254,))) > 0
     _, mask = cv2.imencode(".png", cutout.mask, [] if is_soft else [cv2.IMWRITE_PNG_BILEVEL, 1])
     meta = {"category": cutout.category, "source_size": list(cutout.source_size)}
-    return {
-        OBJECT_SUFFIX: picture.tobytes(),
-        MASK_SUFFIX: mask.tobytes(),
-        META_SUFFIX: json.dumps(meta, sort_keys=True).encode(),
-    }
+    contents = (picture.tobytes(), mask.tobytes(), json.dumps(meta, sort_keys=True).encode())
+    return dict(zip(CUTOUT_SUFFIXES, contents, strict=True))
 
 
-_COLOR_FLAGS = {
-    1: cv2.IMREAD_COLOR,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
-}
+_COLOR_FLAGS = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2}
+_COLOR_FLAGS |= {4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 SHRINKS = tuple(_COLOR_FLAGS)
 """Factors by which a picture can be smaller than its file says; a JPEG decodes faster then."""
 
 
 def decode_cutout(key: str, members: Mapping[str, bytes], *, shrink: int = 1) -> Cutout:
-    """Rebuild a cut-out from its members.
+    """Rebuild a cut-out from its members by suffix, at 1 / `shrink` of its height and width, rounded up.
 
-    Args:
-        members: content by suffix.
-        shrink: one of `SHRINKS`: decode at that fraction of the height and width, rounded up.
+    `shrink` is one of `SHRINKS`.
     """
     _require_members(key, members)
     picture = decode_bounded(members[OBJECT_SUFFIX], f"cut-out {key}: {OBJECT_SUFFIX}", _COLOR_FLAGS[shrink])
@@ -90,8 +81,7 @@ def decode_cutout(key: str, members: Mapping[str, bytes], *, shrink: int = 1) ->
 def read_shape(key: str, members: Mapping[str, bytes]) -> tuple[int, int]:
     """Return (height, width) of a cut-out, from the first bytes of its mask; no picture is decoded."""
     _require_members(key, members)
-    size = picture_size(members[MASK_SUFFIX])
-    if size is None:
+    if (size := picture_size(members[MASK_SUFFIX])) is None:
         raise InputError(f"cut-out {key}: {MASK_SUFFIX} cannot be decoded")
     return size
 

@@ -153,8 +153,7 @@ def render_findings(path: str, found: Mapping[str, ShardFindings]) -> str:
 
 
 def _render_classes(findings: ShardFindings) -> list[str]:
-    total = int(findings.pixels.sum())
-    if not total:
+    if not (total := int(findings.pixels.sum())):
         return []
     names = {i: entry.name for i, entry in enumerate(CITYSCAPES_CLASSES)}
     names |= {OUTLIER_ID: "(outlier)", VOID_ID: "(void)"}

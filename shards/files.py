@@ -38,9 +38,8 @@ def require_free(folder: Path, setting: str = "--out") -> None:
         raise InputError(f"{setting} {folder}: {error.strerror or error}") from None
     if is_folder:
         if any(folder.iterdir()):
-            raise InputError(
-                f"{setting} {folder}: the folder already holds files; choose another or empty it"
-            )
+            advice = "choose another or empty it"
+            raise InputError(f"{setting} {folder}: the folder already holds files; {advice}")
     elif folder.exists():
         raise InputError(f"{setting} {folder}: is a file; a new or empty folder is needed")
 

@@ -92,10 +92,9 @@ def parse_index(content: bytes, num_bytes: int) -> tuple[IndexedSample, ...] | N
 def require_header(header: bytes, key: str, member: Member, where: str) -> None:
     """Check that the tar header before a member is of that member."""
     if not _is_header_of(header, key, member):
-        raise InputError(
-            f"{where}: no member {key}.{member.suffix} of {member.size} bytes at offset {member.offset}; the "
-            f"file is not the one that was indexed: remove its {INDEX_ENDING} file, or restore it"
-        )
+        lacking = f"no member {key}.{member.suffix} of {member.size} bytes at offset {member.offset}"
+        advice = f"the file is not the one that was indexed: remove its {INDEX_ENDING} file, or restore it"
+        raise InputError(f"{where}: {lacking}; {advice}")
 
 
 def build_index(path: Path) -> tuple[IndexedSample, ...]:
@@ -113,10 +112,8 @@ def build_index(path: Path) -> tuple[IndexedSample, ...]:
         raise InputError(f"{path}: is no plain tar file, or a damaged one ({size} bytes): {error}") from None
     # tarfile itself stops in silence at a broken header and at a cut between two members
     if tail != bytes(tarfile.BLOCKSIZE):
-        raise InputError(
-            f"{path}: is truncated or damaged: no end-of-archive mark at byte {end}, where the last whole "
-            f"member ends; the file has {size} bytes"
-        )
+        lacking = f"no end-of-archive mark at byte {end}, where the last whole member ends"
+        raise InputError(f"{path}: is truncated or damaged: {lacking}; the file has {size} bytes")
     return _group_members(path, [member for member in members if member is not None])
 
 
@@ -155,16 +152,13 @@ def _check_member(path: Path, info: tarfile.TarInfo, file_size: int) -> tuple[st
         return None
     if not info.isreg() or info.issparse():
         raise InputError(f"{path}: refuses the member {info.name!r}: only plain files belong into a shard")
-    if info.offset_data + info.size > file_size:
-        raise InputError(
-            f"{path}: is truncated: member {info.name!r} ends at byte {info.offset_data + info.size}, "
-            f"the file has {file_size}"
-        )
+    if (end := info.offset_data + info.size) > file_size:
+        member = f"member {info.name!r} ends at byte {end}"
+        raise InputError(f"{path}: is truncated: {member}, the file has {file_size}")
     key, dot, suffix = name.name.partition(".")
     if not key or not dot or not suffix:
-        raise InputError(
-            f"{path}: member {info.name!r} has no suffix; names such as 000017.image.jpg are needed"
-        )
+        needed = "names such as 000017.image.jpg are needed"
+        raise InputError(f"{path}: member {info.name!r} has no suffix; {needed}")
     return key, Member(suffix.lower(), info.offset_data, info.size)
 
 

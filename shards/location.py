@@ -57,8 +57,7 @@ class Shard:
         if self.cache is not None and self.num_bytes is not None and not self._copy().is_file():
             with contextlib.suppress(InputError):  # prepared by another program: no index beside it
                 content = _read_remote(self.location + INDEX_ENDING, attempts=1)
-                samples = parse_index(content, self.num_bytes)
-                if samples is not None:
+                if (samples := parse_index(content, self.num_bytes)) is not None:
                     return samples
         return load_index(self.fetch())
 
@@ -187,9 +186,8 @@ def _without_indexes(names: Sequence[str]) -> list[str]:
 
 def _nothing_found(path: str, pattern: str) -> InputError:
     part = "" if pattern == path else f" ({pattern})"
-    return InputError(
-        f"{path}{part}: no shard found; give a folder with a manifest, a .tar file or a pattern"
-    )
+    advice = "give a folder with a manifest, a .tar file or a pattern"
+    return InputError(f"{path}{part}: no shard found; {advice}")
 
 
 def _read_remote(url: str, attempts: int = ATTEMPTS) -> bytes:

@@ -67,8 +67,7 @@ class Manifest:
 
     def select(self, split: str) -> tuple[ShardEntry, ...]:
         """Return the shards of one split, in order."""
-        chosen = tuple(entry for entry in self.shards if entry.split == split)
-        if not chosen:
+        if not (chosen := tuple(entry for entry in self.shards if entry.split == split)):
             known = ", ".join(self.splits)
             raise InputError(f"split {split!r}: the shards hold none of it; their splits are {known}")
         return chosen

@@ -50,8 +50,7 @@ class Picture:
 
 def decode_gray(content: bytes, where: str) -> UInt8[np.ndarray, "H W"]:
     """Decode a picture of one 8-bit channel, exactly."""
-    label = decode_bounded(content, where, cv2.IMREAD_UNCHANGED)
-    if label is None:
+    if (label := decode_bounded(content, where, cv2.IMREAD_UNCHANGED)) is None:
         raise _undecodable(content, where)
     if label.ndim != 2 or label.dtype != np.uint8:
         raise InputError(f"{where} is {label.dtype} of shape {label.shape}; one channel of 8 bits is needed")

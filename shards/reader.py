@@ -58,18 +58,12 @@ class ShardReader:
         self.keys = tuple(owners)
         self._handles: OrderedDict[int, int] = OrderedDict()
 
-    @property
-    def num_shards(self) -> int:
-        """Number of tar files."""
-        return len(self.shards)
-
     def __len__(self) -> int:
         return len(self.keys)
 
     def fingerprint(self) -> str:
         """Return what the order of samples depends on, in 32 hexadecimal digits: all keys, in their order."""
-        text = "\0".join(self.keys).encode()
-        return hashlib.blake2b(text, digest_size=16).hexdigest()
+        return hashlib.blake2b("\0".join(self.keys).encode(), digest_size=16).hexdigest()
 
     def suffixes(self, index: int) -> tuple[str, ...]:
         """Name the members of one sample, without reading them."""
@@ -95,10 +89,8 @@ class ShardReader:
                 break
             content += more
         if len(content) != member.size:
-            raise InputError(
-                f"{self.shards[shard]}: {len(content)} of {member.size} bytes at offset {member.offset}; "
-                "the file has shrunk since it was opened"
-            )
+            found = f"{len(content)} of {member.size} bytes at offset {member.offset}"
+            raise InputError(f"{self.shards[shard]}: {found}; the file has shrunk since it was opened")
         header = os.pread(handle, tarfile.BLOCKSIZE, member.offset - tarfile.BLOCKSIZE)
         require_header(header, key, member, str(self.shards[shard]))
         return content
@@ -128,24 +120,19 @@ def open_shards(
 ) -> ShardReader:
     """Index every shard that `paths` name, of which up to `max_errors` unreadable ones are left out.
 
-    Args:
-        paths: see `shards.location.find_shards`, also for `split` and `cache`. Bare tar files do not say
-            which split they are and are taken as they are.
+    See `shards.location.find_shards` for `paths`, `split` and `cache`. Bare tar files do not say which split
+    they are and are taken as they are.
     """
     if not paths:
-        raise InputError(
-            "shards: the list is empty; give a folder of shards, a .tar file or a pattern of them"
-        )
+        advice = "give a folder of shards, a .tar file or a pattern of them"
+        raise InputError(f"shards: the list is empty; {advice}")
     strict = max_errors == 0
     found = [shard for path in paths for shard in find_shards(path, split, cache, check_files=strict)]
     return ShardReader(found, split, max_errors=max_errors)
 
 
 def _require_listed_keys(shard: Shard, held: Sequence[str]) -> None:
-    """Refuse a shard that holds other samples than its manifest lists."""
     if shard.keys is not None and tuple(held) != shard.keys:
-        raise InputError(
-            f"{shard}: holds {len(held)} samples ({', '.join(held[:2])}, ...), the manifest beside it "
-            f"lists {len(shard.keys)} ({', '.join(shard.keys[:2])}, ...): the file is not the one that was "
-            "prepared"
-        )
+        found = f"{len(held)} samples ({', '.join(held[:2])}, ...)"
+        listed = f"the manifest beside it lists {len(shard.keys)} ({', '.join(shard.keys[:2])}, ...)"
+        raise InputError(f"{shard}: holds {found}, {listed}: the file is not the one that was prepared")

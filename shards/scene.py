@@ -54,8 +54,7 @@ def find_scene_members(key: str, suffixes: Sequence[str]) -> tuple[str, str]:
         images.remove("png")
         labels = ["png"]
     wanted = ((images, "image.jpg or image.png"), (labels, LABEL_SUFFIX))
-    missing = [name for found, name in wanted if not found]
-    if missing:
+    if missing := [name for found, name in wanted if not found]:
         lacks = " and no ".join(missing)
         raise InputError(f"sample {key}: has no {lacks}; its members are {', '.join(suffixes)}")
     for found, what in ((images, "image"), (labels, "label")):

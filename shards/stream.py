@@ -77,9 +77,8 @@ class StreamConfig:
 
     def __post_init__(self) -> None:
         if min(self.crop) < 1:
-            raise InputError(
-                f"data.crop: got {list(self.crop)}; (height, width), both at least 1, are needed"
-            )
+            given = list(self.crop)
+            raise InputError(f"data.crop: got {given}; (height, width), both at least 1, are needed")
         if self.batch_size < 1:
             raise InputError(f"data.batch_size: got {self.batch_size}; at least 1 is needed")
         for name in ("workers", "max_errors"):
@@ -230,9 +229,8 @@ def build_stream(
     assert 0 <= rank < world_size
     assert start_position >= 0
     if not config.shards:
-        raise InputError(
-            "data.shards: the list is empty; give a folder of shards, a .tar file or a pattern of them"
-        )
+        advice = "give a folder of shards, a .tar file or a pattern of them"
+        raise InputError(f"data.shards: the list is empty; {advice}")
     reader = open_shards(config.shards, config.split, cache=config.cache, max_errors=config.max_errors)
     for error in reader.errors:
         logger.warning("left out: %s", error)

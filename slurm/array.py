@@ -53,9 +53,8 @@ def combine_settings(
             settings = dict(zip([*grid, "seed"], values, strict=True))
             shown = ",".join([*label, *_describe(settings)]).lstrip("-")
             if len(shown) > LONGEST_NAME:
-                raise InputError(
-                    f"cell {shown}: a name of more than {LONGEST_NAME} letters; put it in `cells` with a name"
-                )
+                told = f"a name of more than {LONGEST_NAME} letters; put it in `cells` with a name"
+                raise InputError(f"cell {shown}: {told}")
             if shown in found:
                 raise InputError(f"two cells are called {shown}; put them in `cells` with a name each")
             found[shown] = Combination(shown, {**own, **settings})

@@ -143,8 +143,7 @@ class StageRunner:
 
 
 def _job_name() -> str:
-    job = current_job(os.environ)
-    return f"job {job}" if job else "a local process"
+    return f"job {job}" if (job := current_job(os.environ)) else "a local process"
 
 
 if __name__ == "__main__":

@@ -71,10 +71,8 @@ class Resources:
         if not 0 <= self.stop_before_end_s <= 65535:
             raise InputError(f"stop_before_end_s must be in 0..65535, got {self.stop_before_end_s}")
         if self.time_limit_min and self.stop_before_end_s >= 60 * self.time_limit_min:
-            raise InputError(
-                f"stop_before_end_s is {self.stop_before_end_s}, which leaves nothing of "
-                f"time_limit_min {self.time_limit_min}"
-            )
+            effect = f"which leaves nothing of time_limit_min {self.time_limit_min}"
+            raise InputError(f"stop_before_end_s is {self.stop_before_end_s}, {effect}")
         if self.gpu_type and not self.gpus_per_node:
             raise InputError(f"gpu_type is {self.gpu_type!r}, but gpus_per_node is 0")
         for name in self.environment:

@@ -35,10 +35,8 @@ class EvaluationStage:
 
     def __post_init__(self) -> None:
         if self.resources.num_ranks != 1:
-            raise InputError(
-                f"evaluation.resources: {self.resources.num_ranks} processes, but an evaluation is one; "
-                f"nodes: 1 and ranks_per_node: 1 are needed"
-            )
+            given = f"{self.resources.num_ranks} processes, but an evaluation is one"
+            raise InputError(f"evaluation.resources: {given}; nodes: 1 and ranks_per_node: 1 are needed")
 
 
 @dataclass(frozen=True, kw_only=True)

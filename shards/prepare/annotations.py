@@ -46,11 +46,9 @@ class Instances:
 
 
 def read_instances(path: Path) -> Instances:
-    """Read an annotation file.
+    """Read the JSON file `path`, or `instances_train2017.json` out of a folder or zip file.
 
-    Args:
-        path: the JSON file, or a folder or zip file that holds `instances_train2017.json`, directly inside or
-            in `annotations/`.
+    There it lies directly inside or in `annotations/`.
     """
     where, data = _find_file(path)
     try:
@@ -59,8 +57,7 @@ def read_instances(path: Path) -> Instances:
         raise InputError(f"{where}: is no valid JSON ({error})") from None
     images = _records(content, "images", _IMAGE_FIELDS, where)
     annotations = _records(content, "annotations", _ANNOTATION_FIELDS, where)
-    named = _records(content, "categories", _CATEGORY_FIELDS, where)
-    categories = {entry["id"]: entry["name"] for entry in named}
+    categories = {e["id"]: e["name"] for e in _records(content, "categories", _CATEGORY_FIELDS, where)}
     by_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in images}
     for entry in annotations:
         for field, known in (("image_id", by_image), ("category_id", categories)):

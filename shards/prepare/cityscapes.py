@@ -102,10 +102,7 @@ def plan_cityscapes(
 
 
 def _encode_frames(
-    files: CityscapesFiles,
-    image_encoding: ImageEncoding,
-    jpeg_quality: int,
-    frames: Sequence[CityscapesFrame],
+    files: CityscapesFiles, encoding: ImageEncoding, jpeg_quality: int, frames: Sequence[CityscapesFrame]
 ) -> Iterator[EncodedSample]:
     """Yield the shard samples of `frames`.
 
@@ -120,13 +117,13 @@ def _encode_frames(
         if label.shape != picture.shape[:2]:
             sizes = f"{_size(label)} pixels, but {image_path} is {_size(picture)}"
             raise InputError(f"{label_path} is {sizes}; they must be equal")
-        if image_encoding == "jpeg":
+        if encoding == "jpeg":
             content = _encode_jpeg(picture, jpeg_quality)
-        elif image_encoding == "tiles":
+        elif encoding == "tiles":
             content = encode_tiles(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
         elif not content.startswith(_PNG_SIGNATURE):
             raise InputError(f"{image_path}: is no PNG file inside; --image_encoding jpeg converts it")
-        yield frame.key, {IMAGE_SUFFIXES[image_encoding]: content, LABEL_SUFFIX: _encode_label(label)}
+        yield frame.key, {IMAGE_SUFFIXES[encoding]: content, LABEL_SUFFIX: _encode_label(label)}
 
 
 def decode_label(data: bytes, where: str) -> UInt8[np.ndarray, "H W"]:
@@ -144,18 +141,16 @@ def decode_label(data: bytes, where: str) -> UInt8[np.ndarray, "H W"]:
         raise InputError(f"{where}: cannot be decoded as a picture ({len(data)} bytes)")
     counts = np.bincount(label.ravel(), minlength=256)
     if unknown := [value for value in range(MAX_LABEL_ID + 1, VOID_ID) if counts[value]]:
-        raise InputError(
-            f"{where}: holds the label value {unknown[0]} in {counts[unknown[0]]} pixels; "
-            f"allowed are 0..{MAX_LABEL_ID} and {VOID_ID} (which stands for -1)"
-        )
+        held = f"holds the label value {unknown[0]} in {counts[unknown[0]]} pixels"
+        allowed = f"allowed are 0..{MAX_LABEL_ID} and {VOID_ID} (which stands for -1)"
+        raise InputError(f"{where}: {held}; {allowed}")
     return train_id_table()[label]
 
 
 def _encode_jpeg(picture: UInt8[np.ndarray, "H W 3"], quality: int) -> bytes:
     options = [cv2.IMWRITE_JPEG_QUALITY, quality]
     options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    _, data = cv2.imencode(".jpg", picture, options)
-    return data.tobytes()
+    return cv2.imencode(".jpg", picture, options)[1].tobytes()
 
 
 def _encode_label(label: UInt8[np.ndarray, "H W"]) -> bytes:
@@ -164,8 +159,7 @@ def _encode_label(label: UInt8[np.ndarray, "H W"]) -> bytes:
     options = [cv2.IMWRITE_PNG_COMPRESSION, 3]
     if hasattr(cv2, "IMWRITE_PNG_FILTER"):
         options += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
-    _, data = cv2.imencode(".png", label, options)
-    return data.tobytes()
+    return cv2.imencode(".png", label, options)[1].tobytes()
 
 
 def _open_half(root: Path, name: str, setting: str) -> Source:

@@ -64,7 +64,6 @@ def plan_cutouts(
 
 
 def _cut_objects(images: Source, photos: Sequence[Photo]) -> Iterator[EncodedSample]:
-    """Yield the shard samples of all objects of `photos`."""
     for photo in photos:
         where = images.locate(photo.file)
         picture = decode_bgr(images.read(photo.file), where)[..., ::-1]
@@ -73,8 +72,7 @@ def _cut_objects(images: Source, photos: Sequence[Photo]) -> Iterator[EncodedSam
             said = f"but the annotations say {photo.size[1]}x{photo.size[0]}"
             raise InputError(f"{where}: is {width}x{height} pixels, {said}")
         for item in photo.objects:
-            mask = np.ascontiguousarray(decode_mask(item.mask)) * np.uint8(255)
-            cropped = crop_to_mask(picture, mask)
+            cropped = crop_to_mask(picture, np.ascontiguousarray(decode_mask(item.mask)) * np.uint8(255))
             assert cropped is not None, "empty masks were dropped"
             cutout = Cutout(f"{item.image_id:012d}-{item.name}", *cropped, item.category, photo.size)
             yield cutout.key, encode_cutout(cutout)
@@ -87,8 +85,7 @@ def _find_pictures(source: Source, file_names: Sequence[str], where: str) -> Ite
         files.setdefault(name.rsplit("/", 1)[-1], []).append(name)
     for name in file_names:
         base = name.rsplit("/", 1)[-1]
-        found = files.get(base, [])
-        if not found:
+        if not (found := files.get(base, [])):
             raise InputError(f"{where}: names the picture {name!r}, but there is no {source.locate(base)}")
         if len(found) > 1:
             raise InputError(f"{where}: the picture {name!r} is there twice, as {' and '.join(found[:2])}")

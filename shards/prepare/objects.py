@@ -68,10 +68,8 @@ class ObjectFilter:
         if self.unit == "image":
             for name, neutral in (("exclude", "image"), ("only_categories", ()), ("crowd", False)):
                 if (value := getattr(self, name)) != neutral:
-                    raise InputError(
-                        f"{name}: is {value!r} with unit image, which takes all objects of a picture; leave "
-                        "it out, or take unit object"
-                    )
+                    given = f"is {value!r} with unit image, which takes all objects of a picture"
+                    raise InputError(f"{name}: {given}; leave it out, or take unit object")
 
 
 @dataclass(frozen=True)
@@ -142,9 +140,8 @@ def select_images(dataset: Instances, rule: ObjectFilter) -> tuple[list[dict[str
     for setting in ("excluded_categories", "only_categories"):
         if unknown := sorted(set(getattr(rule, setting)) - set(names.values()) - set(META_OOD_CATEGORIES)):
             known = ", ".join(sorted(set(names.values())))
-            raise InputError(
-                f"{setting}: {unknown[0]!r} is no category of {dataset.where}; known ones are {known}"
-            )
+            given = f"{unknown[0]!r} is no category of {dataset.where}"
+            raise InputError(f"{setting}: {given}; known ones are {known}")
     images, report = dataset.images, FilterReport(dataset.where, "images", len(dataset.images))
     if rule.exclude == "image":
         shown = {i: {names[e["category_id"]] for e in entries} for i, entries in dataset.annotations.items()}
@@ -173,8 +170,7 @@ def select_objects(
     sizes = {image["id"]: (image["height"], image["width"]) for image in images}
     objects = []
     for entry in tqdm(entries, desc="reading masks", unit="object", disable=None):
-        mask = encode_mask(entry["segmentation"], *sizes[entry["image_id"]])
-        if mask is not None:
+        if (mask := encode_mask(entry["segmentation"], *sizes[entry["image_id"]])) is not None:
             category = names[entry["category_id"]]
             objects.append(CocoObject(entry["image_id"], str(entry["id"]), category, mask))
     report.note(objects, "a broken polygon or run lengths that do not fit the picture")
@@ -228,20 +224,15 @@ ObjectSize = tuple[str, int, int, int]
 
 
 def plan_bank(
-    shards: Sequence[ShardPlan],
-    rule: Any,
-    samples_per_shard: int,
-    report: Sequence[str],
-    sizes: Sequence[ObjectSize],
+    shards: Sequence[ShardPlan], rule: Any, largest: int, report: Sequence[str], sizes: Sequence[ObjectSize]
 ) -> FolderPlan:
-    """Plan a folder of cut-outs with its report; `rule` is the dataclass of filter options."""
-    options = {**asdict(rule), "samples_per_shard": samples_per_shard}
+    """Plan a bank and its report; `rule`: filter options, a dataclass; `largest`: most per shard, about."""
+    options = {**asdict(rule), "samples_per_shard": largest}
     texts = {REPORT_NAME: _render_report(report, sizes)}
     return FolderPlan("cutouts", MASK_ENCODING, "jpeg", options, shards, report, texts)
 
 
 def _render_report(report: Sequence[str], sizes: Sequence[ObjectSize]) -> str:
-    """Render a bank's report as Markdown."""
     lines = ["# Bank of cut-outs", "", "## What was dropped, and why", ""]
     for line in report:
         unit, _, steps = line.partition(": ")

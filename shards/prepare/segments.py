@@ -110,7 +110,6 @@ def plan_segments(
 def _cut_segments(
     pictures: Source, maps: Source, rule: SegmentFilter, entries: Sequence[SegmentedPicture]
 ) -> Iterator[EncodedSample]:
-    """Yield the shard samples of all segments of `entries`."""
     for entry in entries:
         where, of_map = pictures.locate(entry.picture), maps.locate(entry.map)
         image = cv2.cvtColor(decode_bgr(pictures.read(entry.picture), where), cv2.COLOR_BGR2RGB)
@@ -136,9 +135,8 @@ def read_ids(content: bytes, where: str) -> Int32[np.ndarray, "H W"]:
     if coded.ndim == 3 and coded.shape[2] == 3 and coded.dtype == np.uint8:
         blue, green, red = (coded[..., i].astype(np.int32) for i in range(3))  # OpenCV's order
         return red + 256 * green + 65536 * blue
-    raise InputError(
-        f"{where}: has {coded.shape[2]} channels of {coded.dtype}; a map has one, or three of 8 bits"
-    )
+    found = f"{coded.shape[2]} channels of {coded.dtype}"
+    raise InputError(f"{where}: has {found}; a map has one, or three of 8 bits")
 
 
 def find_segments(ids: Int32[np.ndarray, "H W"], rule: SegmentFilter) -> list[Segment]:
@@ -162,7 +160,6 @@ def find_segments(ids: Int32[np.ndarray, "H W"], rule: SegmentFilter) -> list[Se
 
 
 def _pair(pictures: Source, maps: Source) -> list[SegmentedPicture]:
-    """Find the picture of every map."""
     by_stem: dict[str, str] = {}
     for name in [*pictures.match("*"), *pictures.match("*/*")]:
         if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES:

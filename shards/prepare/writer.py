@@ -207,8 +207,7 @@ def _require_same_plan(folder: Path, plan: FolderPlan) -> None:
 
 def _write_missing(shards: Sequence[ShardPlan], folder: Path, workers: int, title: str) -> None:
     todo = [shard for shard in shards if not _is_done(folder, shard)]
-    total = sum(shard.num_samples for shard in todo)
-    with tqdm(total=total, desc=title, unit="sample", disable=None) as bar:
+    with tqdm(total=sum(s.num_samples for s in todo), desc=title, unit="sample", disable=None) as bar:
         if min(workers, len(todo)) > 1:
             _write_in_processes(todo, folder, min(workers, len(todo)), bar)
         else:
@@ -237,10 +236,7 @@ def _write_in_processes(shards: Sequence[ShardPlan], folder: Path, workers: int,
     # Workers are spawned: a fork of a process with threads (torch, tqdm) may deadlock.
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
-    with (
-        _ctrl_c_noticed() as interrupted,
-        ProcessPoolExecutor(workers, context, _start_worker, (stop,)) as pool,
-    ):
+    with _ctrl_c_noticed() as asked, ProcessPoolExecutor(workers, context, _start_worker, (stop,)) as pool:
         try:
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which workers inherit
             try:
@@ -249,7 +245,7 @@ def _write_in_processes(shards: Sequence[ShardPlan], folder: Path, workers: int,
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
             while pending:
                 done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                if interrupted.is_set():
+                if asked.is_set():
                     raise KeyboardInterrupt
                 for future in done:
                     bar.update(future.result())
@@ -263,7 +259,7 @@ def _write_in_processes(shards: Sequence[ShardPlan], folder: Path, workers: int,
 
 @contextlib.contextmanager
 def _ctrl_c_noticed() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C sets; an exception might be swallowed in a callback, or leave a lock held."""
+    """Yield an event that Ctrl-C sets; an exception might be swallowed in a callback or leave a lock held."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked  # signals are the main thread's

@@ -94,7 +94,7 @@ def test_more_shards_than_open_files_are_read(tmp_path: Path) -> None:
     for i in range(MAX_OPEN_FILES + 3):
         write_tar(tmp_path / f"{i:03d}.tar", {f"k{i:03d}.x": str(i).encode()})
     reader = open_shards([f"{tmp_path}/*.tar"], None)
-    assert reader.num_shards == MAX_OPEN_FILES + 3
+    assert len(reader.shards) == MAX_OPEN_FILES + 3
     for i in [*range(len(reader)), 0]:
         assert reader.read(i) == {"x": str(i).encode()}
     assert len(reader._handles) == MAX_OPEN_FILES
