@@ -104,13 +104,6 @@ class EvaluateOptions:
     """Frames of each set in its picture; 0 draws none."""
 
     def __post_init__(self) -> None:
-        self._check_source()
-        for name, lowest in (("limit", 1), ("windows_at_once", 1), ("pictures", 0)):
-            value = getattr(self, name)
-            if value is not None and value < lowest:
-                raise InputError(f"--{name}: got {value}; at least {lowest}")
-
-    def _check_source(self) -> None:
         given = [name for name in ("checkpoint", "model_file", "score_maps") if getattr(self, name)]
         if len(given) != 1:
             told = ", ".join(f"--{name}" for name in given) or "none of them"
@@ -123,6 +116,10 @@ class EvaluateOptions:
             raise InputError("--cityscapes: mIoU needs a model; score maps predict no classes")
         if not self.map_range[0] < self.map_range[1]:
             raise InputError(f"--map_range: got {self.map_range}; the first must be smaller")
+        for name, lowest in (("limit", 1), ("windows_at_once", 1), ("pictures", 0)):
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise InputError(f"--{name}: got {value}; at least {lowest}")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -137,11 +134,10 @@ def main(arguments: Sequence[str]) -> None:
 def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
     """Check all inputs, in the order of what costs least, then score what is not finished, and write.
 
+    Nothing is written where an option, test set, shard or checkpoint is wrong, which is an InputError.
+
     Args:
         worker: this rank; the first one measures and writes, the others return nothing.
-
-    Raises:
-        InputError: an option, test set, shard or checkpoint is wrong. Nothing is written then.
     """
     if options.task:
         worker = _find_task(options, worker)
@@ -229,10 +225,8 @@ def _open_source(
     first = read_image(test_sets[0].frames[0])
     model, num_classes = open_own_model(options.model_file, first, options.scores)
     if options.cityscapes is not None and num_classes != NUM_CLASSES:
-        raise InputError(
-            f"--cityscapes: {options.model_file} answers logits of {num_classes} classes, Cityscapes "
-            f"has {NUM_CLASSES}; leave it out to measure anomaly scores alone"
-        )
+        given = f"{options.model_file} answers logits of {num_classes} classes, Cityscapes has {NUM_CLASSES}"
+        raise InputError(f"--cityscapes: {given}; leave it out to measure anomaly scores alone")
     return model
 
 

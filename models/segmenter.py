@@ -38,21 +38,16 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def require_readable(model: EoMT | ERFNet, scores: Sequence[str], where: str) -> None:
     """Check that a network has the queries, prototypes or outlier class that `scores` read.
 
-    Args:
-        where: setting and checkpoint, for the message.
+    `where` is the setting and the checkpoint, for the message.
     """
-    has = set()
-    if isinstance(model, EoMT):
-        has.add("queries")
-        if isinstance(model.class_head, IsoMaxHead):
-            has.add("class distances")
-        if model.config.outlier_class == "trained":
-            has.add("an outlier class")
+    has = {"queries"} if isinstance(model, EoMT) else set()
+    if isinstance(model, EoMT) and isinstance(model.class_head, IsoMaxHead):
+        has.add("class distances")
+    if isinstance(model, EoMT) and model.config.outlier_class == "trained":
+        has.add("an outlier class")
     for name in scores:
-        if name in QUERY_SCORES and QUERY_SCORES[name].needs not in has:
-            raise InputError(
-                f"{where} has no {QUERY_SCORES[name].needs.removeprefix('an ')}, which {name} reads"
-            )
+        if name in QUERY_SCORES and (needed := QUERY_SCORES[name].needs) not in has:
+            raise InputError(f"{where} has no {needed.removeprefix('an ')}, which {name} reads")
 
 
 def read_prediction(
@@ -76,8 +71,7 @@ def read_prediction(
         return prediction[:, :NUM_CLASSES].float()
     assert isinstance(model, EoMT)
     masks, classes = prediction.mask_logits[-1], prediction.class_logits[-1]
-    num_classes = model.config.num_classes
-    queries = QueryOutputs(masks, classes, num_classes)
+    queries = QueryOutputs(masks, classes, model.config.num_classes)
     if isinstance(model.class_head, IsoMaxHead):
         assert prediction.class_distances is not None
         farthest = 2 * model.class_head.distance_scale.float().abs()
@@ -98,7 +92,6 @@ def make_predictor(
         model: in evaluation mode, on `device`.
         precision: float32, which on a GPU leaves out TF32 as well, or autocast of the network; class scores
             and scores are float32 either way.
-        scores: names of the scores to be computed.
         recorder: gets the predictions, for a cache.
     """
     kind = torch.device(device).type
@@ -154,14 +147,13 @@ def open_predictor(
 ) -> ModelSource:
     """Make a predictor of a checkpoint, which is loaded onto the device when it is needed.
 
+    `load` raises an InputError where the checkpoint is broken, or unfit for a score or the classes.
+
     Args:
         checkpoint: as `find_checkpoint` returns it.
         cityscapes: whether classes are compared with those of Cityscapes, so that they must be the same.
         recorder: gets the predictions, for a cache.
         setting: the scores', for messages.
-
-    Raises:
-        InputError: on `load`: the checkpoint is broken, or unfit for a score or the classes.
     """
 
     def load() -> Predictor:
@@ -169,11 +161,9 @@ def open_predictor(
         require_readable(model, scores, f"{setting}: {checkpoint}")
         if compiled:
             compile_model(model, device, "--compile")
-        if cityscapes and num_classes_of(model) != NUM_CLASSES:
-            raise InputError(
-                f"--cityscapes: {checkpoint} has {num_classes_of(model)} classes, Cityscapes {NUM_CLASSES}; "
-                f"leave it out to measure anomaly scores alone"
-            )
+        if cityscapes and (count := num_classes_of(model)) != NUM_CLASSES:
+            given = f"{checkpoint} has {count} classes, Cityscapes {NUM_CLASSES}"
+            raise InputError(f"--cityscapes: {given}; leave it out to measure anomaly scores alone")
         logger.info("%s on %s", checkpoint, device)
         predict = make_predictor(model, device, precision, scores, recorder)
         return slide(predict, model.image_size, windows_at_once)

@@ -71,22 +71,18 @@ class OwnPredictor:
             InputError: it is no `OwnModel`, or does not give a score that is asked for.
         """
         logits, maps = self._ask(image)
-        for name in maps:
-            if name in SCORES:
-                raise InputError(
-                    f"{self._where}: answers a score {name}, which is computed here from logits; "
-                    f"give it another name"
-                )
+        if computed := [name for name in maps if name in SCORES]:
+            given = f"answers a score {computed[0]}, which is computed here from logits"
+            raise InputError(f"{self._where}: {given}; give it another name")
         if logits is not None and len(logits) < 2:
             raise InputError(f"{self._where}: logits are of one class; scores compare two or more")
         self.num_classes = 0 if logits is None else len(logits)
         known = (*(SCORES if self.num_classes else ()), *maps)
         if asked == DEFAULT_SCORES:
             asked = (*(DEFAULT_SCORES if self.num_classes else ()), *maps)
-        for name in asked:
-            if name not in known:
-                given = ", ".join(known)
-                raise InputError(f"{setting}: got {name!r}; what {self._where} answers gives {given}")
+        if unknown := [name for name in asked if name not in known]:
+            given = ", ".join(known)
+            raise InputError(f"{setting}: got {unknown[0]!r}; what {self._where} answers gives {given}")
         self.scores = asked
         parts = [*maps.values()] if logits is None else [logits, *maps.values()]
         return hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
@@ -108,27 +104,18 @@ class OwnPredictor:
         named = answer if isinstance(answer, Mapping) else {LOGITS: answer}
         if not named:
             raise InputError(f"{self._where}: answers an empty mapping; expected maps by name, or logits")
-        size = image.shape[:2]
-        maps = {
-            str(name): self._read(str(name), value, 3 if name == LOGITS else 2, size)
-            for name, value in named.items()
-        }
+        maps = {str(name): self._read(str(name), value, image.shape[:2]) for name, value in named.items()}
         return maps.pop(LOGITS, None), maps
 
-    def _read(self, name: str, value: Any, num_axes: int, size: tuple[int, ...]) -> Tensor:
-        if isinstance(value, np.ndarray):
-            is_float = value.dtype.kind == "f"
-        elif isinstance(value, Tensor):
-            is_float = value.is_floating_point()
-        else:
+    def _read(self, name: str, value: Any, size: tuple[int, ...]) -> Tensor:
+        if not isinstance(value, np.ndarray | Tensor):
             raise InputError(f"{self._where}: {name} is {type(value).__name__}; expected an array or tensor")
-        shape, (height, width) = tuple(value.shape), size
+        is_float = value.dtype.kind == "f" if isinstance(value, np.ndarray) else value.is_floating_point()
+        num_axes, shape, (height, width) = 3 if name == LOGITS else 2, tuple(value.shape), size
         if not is_float or len(shape) != num_axes or shape[-2:] != (height, width):
             form = f"(C, {height}, {width})" if num_axes == 3 else f"({height}, {width})"
-            raise InputError(
-                f"{self._where}: {name} is {value.dtype} of shape {shape}; expected floating-point {form} "
-                f"for an image of {width} x {height}"
-            )
+            given = f"{name} is {value.dtype} of shape {shape}; expected floating-point {form}"
+            raise InputError(f"{self._where}: {given} for an image of {width} x {height}")
         if isinstance(value, np.ndarray):
             return torch.from_numpy(value.astype(np.float32))
         return value.detach().float().cpu()
@@ -155,31 +142,22 @@ def load_own_model(text: str, setting: str = "--model_file") -> OwnPredictor:
     spec.loader.exec_module(module)
     build = getattr(module, function, None)
     if not callable(build):
-        names = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        there = ", ".join(names) or "none"
+        there = ", ".join(key for key, value in vars(module).items() if inspect.isfunction(value)) or "none"
         raise InputError(f"{setting} {text}: no function {function} in it; there are {there}")
     model = build()
     if not callable(model):
-        raise InputError(
-            f"{setting} {text}: {function}() returns {type(model).__name__}; expected a function from an "
-            f"image to logits or scores"
-        )
+        expected = "expected a function from an image to logits or scores"
+        raise InputError(f"{setting} {text}: {function}() returns {type(model).__name__}; {expected}")
     return OwnPredictor(model, text)
 
 
 def open_own_model(
     text: str, first: UInt8[np.ndarray, "H W 3"], scores: tuple[str, ...], setting: str = "--scores"
 ) -> tuple[ModelSource, int]:
-    """Load a user's model; return it and the number of classes of its logits (0: it answers none).
+    """Load FILE.py:FUNCTION; return the model and the number of classes of its logits (0: it answers none).
 
-    Its fingerprint covers the file and what it answers for `first`, which changes with its weights, wherever
-    they lie.
-
-    Args:
-        text: FILE.py:FUNCTION.
-        first: an image that it is asked about.
-        scores: see `OwnPredictor.choose_scores`.
-        setting: the scores', for messages.
+    Its fingerprint covers the file and what it answers for the image `first`, which changes with its weights,
+    wherever they lie. `scores` and `setting` are those of `OwnPredictor.choose_scores`.
     """
     predictor = load_own_model(text)
     answer = predictor.choose_scores(first, scores, setting)

@@ -75,8 +75,7 @@ class WindowPredictions:
     ) -> Float[Tensor, "C H W"]:
         """Return the class scores of a frame of `size` (H, W), seen in windows of (h, w).
 
-        Args:
-            query_temperature: T of softmax(class logits / T), before the sum over queries; mask models only.
+        `query_temperature`: T of softmax(class logits / T), before the sum over queries; mask models only.
         """
         return self.class_scores_at(size, window, (query_temperature,))[0]
 
@@ -96,9 +95,8 @@ class WindowPredictions:
             assert self.classes is not None
             classes = self.classes[part].float()
             shares = [(classes / t).softmax(dim=-1)[..., : self.num_classes] for t in query_temperatures]
-            weights = torch.cat(
-                shares, dim=-1
-            )  # Σ_q weights_q · sigmoid(masks_q), as `pixel_class_scores` does
+            # Σ_q weights_q · sigmoid(masks_q), as `pixel_class_scores` does
+            weights = torch.cat(shares, dim=-1)
             answer = torch.empty(len(crops), weights.shape[-1], *window)
             for rows, strip in resize_in_strips(self.masks[part], window):
                 answer[:, :, rows] = torch.einsum("bqk,bqhw->bkhw", weights, strip.sigmoid())
@@ -128,10 +126,8 @@ def read_frame(folder: Path, position: int) -> tuple[UInt8[np.ndarray, "H W"], W
     path = folder / f"{position}.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
-            tensors = {
-                name: torch.from_numpy(file[name]) if name in file else None
-                for name in ("masks", "classes", "logits")
-            }
+            names = ("masks", "classes", "logits")
+            tensors = {name: torch.from_numpy(file[name]) if name in file else None for name in names}
             return file["target"], WindowPredictions(**tensors, num_classes=int(file["num_classes"]))
     except Exception as error:  # zip, header and size each have their own
         raise InputError(f"{path}: no cached prediction: {error}") from None
@@ -202,7 +198,6 @@ class PredictionCache:
 
         Args:
             model: name of the model in tables.
-            checkpoint: where it is read from.
             network: key of the predictions (`eval.key.network_key`).
             recorder: that the network is loaded with.
         """
@@ -216,10 +211,8 @@ class PredictionCache:
             require_free(folder, "--cache")
             return
         if before.fingerprint != fingerprint:
-            raise InputError(
-                f"--cache {folder}: holds predictions of {before.checkpoint} with other weights, code or "
-                f"settings; choose another folder or empty it"
-            )
+            held = f"holds predictions of {before.checkpoint} with other weights, code or settings"
+            raise InputError(f"--cache {folder}: {held}; choose another folder or empty it")
 
     def start(self) -> None:
         """Make the folder."""

@@ -15,7 +15,6 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
@@ -23,11 +22,11 @@ from torch import Tensor
 
 from eval.predict.scores import DEFAULT_SCORES, SCORES
 from eval.predict.windows import ModelSource
-from eval.sets.frames import Frame
+from eval.sets.frames import Frame, decode_bytes
 from eval.sets.registry import TestSet, read_image
 from eval.submissions.smiyc import require_h5py
 from shards.errors import InputError
-from shards.picture import MAX_PIXELS, picture_size, require_sane_size
+from shards.picture import MAX_PIXELS
 
 SUFFIXES = (".npy", ".hdf5", ".h5", ".png")
 
@@ -77,10 +76,8 @@ class MapFolder:
     def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "1 H W"]:
         key = _digest(image)
         if key not in self._maps:
-            raise InputError(
-                "--score_maps: asked for an image that no map belongs to; maps are of native size, so "
-                "without protocol course-512"
-            )
+            rule = "maps are of native size, so without protocol course-512"
+            raise InputError(f"--score_maps: asked for an image that no map belongs to; {rule}")
         return torch.from_numpy(read_map(self._maps[key][0], self._scale))[None]
 
 
@@ -89,10 +86,8 @@ def _name_score(scores: tuple[str, ...]) -> str:
     if scores == DEFAULT_SCORES:
         return "Score"
     if len(scores) != 1 or scores[0] in SCORES:
-        raise InputError(
-            f"--scores: got {', '.join(scores) or 'nothing'}; maps hold one score, of a name of your own "
-            f"(not {', '.join(SCORES)}, which are computed here)"
-        )
+        given = f"got {', '.join(scores) or 'nothing'}; maps hold one score, of a name of your own"
+        raise InputError(f"--scores: {given} (not {', '.join(SCORES)}, which are computed here)")
     return scores[0]
 
 
@@ -123,10 +118,8 @@ def _digest(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
 def _match(folder: Path, test_set: TestSet, is_limited: bool) -> list[tuple[Frame, Path]]:
     """Pair the frames of a set with their maps."""
     name, other = test_set.convention.folder, test_set.convention.smiyc
-    place = folder / name
-    if not place.is_dir() and other:
-        place = folder / other
-    if not place.is_dir():
+    place = next((folder / each for each in (name, other) if each and (folder / each).is_dir()), None)
+    if place is None:
         raise InputError(f"--score_maps {folder}: no folder {name} in it, which --datasets has")
     found: dict[str, Path] = {}
     for path in sorted(place.iterdir()):
@@ -148,8 +141,7 @@ def read_map(path: Path, scale: tuple[float, float] = (0.0, 1.0)) -> Float32[np.
     """Read one score map, finite; (low, high) of `scale` are the scores of 0 and 65535 in PNG files."""
     values = _READERS[path.suffix.lower()](path)
     if path.suffix.lower() == ".png":
-        low, high = scale
-        values = low + (high - low) * (values.astype(np.float64) / 65535)
+        values = scale[0] + (scale[1] - scale[0]) * (values.astype(np.float64) / 65535)
     if values.ndim != 2 or not np.issubdtype(values.dtype, np.floating):
         raise InputError(f"{path}: {values.dtype} of shape {values.shape}; expected floating-point (H, W)")
     values = values.astype(np.float32)
@@ -172,27 +164,19 @@ def _read_hdf5(path: Path) -> np.ndarray:
             name = "value" if "value" in names or len(names) != 1 else names[0]
             if name not in names:
                 raise InputError(f"{path}: holds {', '.join(names) or 'nothing'}; expected the dataset value")
-            if np.prod(file[name].shape) > MAX_PIXELS:
-                raise InputError(
-                    f"{path}: {name} has shape {file[name].shape}; at most {MAX_PIXELS:,} are read"
-                )
-            return file[name][()]
+            values = file[name]
+            if np.prod(values.shape) > MAX_PIXELS:
+                raise InputError(f"{path}: {name} has shape {values.shape}; at most {MAX_PIXELS:,} are read")
+            return values[()]
     except (OSError, RuntimeError, AttributeError) as error:
         raise InputError(f"{path}: cannot be read as HDF5: {error}") from None
 
 
 def _read_png(path: Path) -> np.ndarray:
-    content = path.read_bytes()
-    size = picture_size(content)
-    if size is not None:
-        require_sane_size(size, str(path))
-    picture = None if size is None else cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    if picture is None:
-        raise InputError(f"{path}: cannot be read as a picture")
+    picture = decode_bytes(path.read_bytes(), str(path))
     if picture.dtype != np.uint16:
-        raise InputError(
-            f"{path}: {picture.dtype}; a PNG map has 16 bits, since 256 levels tie whole regions of an image"
-        )
+        rule = "a PNG map has 16 bits, since 256 levels tie whole regions of an image"
+        raise InputError(f"{path}: {picture.dtype}; {rule}")
     return picture
 
 

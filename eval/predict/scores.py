@@ -185,10 +185,8 @@ def min_distance(queries: QueryOutputs, size: tuple[int, int] | None = None) -> 
     assert queries.class_distances is not None
     with torch.autocast(queries.mask_logits.device.type, enabled=False):
         nearest = queries.class_distances.float()[..., : queries.num_classes].amin(dim=-1)  # (B, Q)
-        closeness = (queries.farthest - nearest)[..., None, None] * resize_masks(
-            queries.mask_logits, size
-        ).sigmoid()
-        return queries.farthest - closeness.amax(dim=1)
+        masks = resize_masks(queries.mask_logits, size).sigmoid()
+        return queries.farthest - ((queries.farthest - nearest)[..., None, None] * masks).amax(dim=1)
 
 
 class ClaimCount(NamedTuple):

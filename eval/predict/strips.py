@@ -44,11 +44,9 @@ def predict_pixels(class_scores: Float[Tensor, "N H W"], names: Sequence[str]) -
     read_from_maps = [name for name in names if name not in SCORES]
     num_classes = len(class_scores) - len(read_from_maps)
     maps = dict(zip(read_from_maps, class_scores[num_classes:], strict=True))
-    class_scores = class_scores[:num_classes]
-    scores = {
-        name: torch.empty(height, width, device=class_scores.device) for name in names if name in SCORES
-    }
-    classes = torch.full((height, width), VOID_ID, dtype=torch.uint8, device=class_scores.device)
+    class_scores, device = class_scores[:num_classes], class_scores.device
+    scores = {name: torch.empty(height, width, device=device) for name in names if name in SCORES}
+    classes = torch.full((height, width), VOID_ID, dtype=torch.uint8, device=device)
     for rows in strips_of(height if num_classes else 0, width):
         strip = class_scores[None, :, rows]
         classes[rows] = predict_classes(strip[0])
@@ -121,20 +119,15 @@ def read_queries(
         whole: do without strips, for an exporter that follows no loops and no writing into slices.
     """
     readers = [QUERY_SCORES[name].read for name in names if name in QUERY_SCORES]
+    masks, classes, num_classes = queries.mask_logits, queries.class_logits, queries.num_classes
     if whole:
-        class_scores = pixel_class_scores(
-            queries.mask_logits, queries.class_logits, size, queries.num_classes
-        )
+        class_scores = pixel_class_scores(masks, classes, size, num_classes)
         return torch.cat([class_scores, *(read(queries, size)[:, None] for read in readers)], dim=1)
-    batch, num_maps = len(queries.mask_logits), queries.num_classes + len(readers)
-    answer = torch.empty(batch, num_maps, *size, device=queries.mask_logits.device)
-    for rows, masks in resize_in_strips(queries.mask_logits, size):
-        answer[:, : queries.num_classes, rows] = pixel_class_scores(
-            masks, queries.class_logits, num_classes=queries.num_classes
-        )
-        strip = queries._replace(mask_logits=masks)
-        for i, read in enumerate(readers, start=queries.num_classes):
-            answer[:, i, rows] = read(strip, None)
+    answer = torch.empty(len(masks), num_classes + len(readers), *size, device=masks.device)
+    for rows, strip in resize_in_strips(masks, size):
+        answer[:, :num_classes, rows] = pixel_class_scores(strip, classes, num_classes=num_classes)
+        for i, read in enumerate(readers, start=num_classes):
+            answer[:, i, rows] = read(queries._replace(mask_logits=strip), None)
     return answer
 
 

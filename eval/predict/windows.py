@@ -66,10 +66,7 @@ def resize_image(image: UInt8[Tensor, "3 _H _W"], size: tuple[int, int]) -> UInt
 
 @torch.no_grad()
 def predict_in_windows(
-    image: UInt8[Tensor, "3 H W"],
-    predict: WindowPredictor,
-    window: tuple[int, int],
-    windows_at_once: int = 4,
+    image: UInt8[Tensor, "3 H W"], predict: WindowPredictor, window: tuple[int, int], windows_at_once: int = 4
 ) -> Float[Tensor, "N H W"]:
     """Return the maps of an image at its own resolution.
 
@@ -109,8 +106,4 @@ def predict_in_windows(
 
 def slide(predict: WindowPredictor, window: tuple[int, int], windows_at_once: int = 4) -> Predictor:
     """Make a predictor of images of a network that sees windows; arguments as of `predict_in_windows`."""
-
-    def predict_image(image: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "N H W"]:
-        return predict_in_windows(to_tensor(image), predict, window, windows_at_once)
-
-    return predict_image
+    return lambda image: predict_in_windows(to_tensor(image), predict, window, windows_at_once)

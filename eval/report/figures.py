@@ -93,8 +93,7 @@ def draw_panels(examples: Sequence[Example]) -> UInt8[np.ndarray, "H W 3"]:
         panels = [_put_text(outlined, example.title, (5, 15), (255, 255, 255))]
         panels += [draw_target(example.image, example.target) if truth is None else color_classes(truth)]
         panels += [color_scores(example.scores[name], *ends[name]) for name in names]
-        panels += [color_classes(example.prediction)]
-        rows.append(_join(panels, axis=1))
+        rows.append(_join([*panels, color_classes(example.prediction)], axis=1))
     return _join(rows, axis=0)
 
 

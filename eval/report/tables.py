@@ -96,8 +96,7 @@ def list_columns(records: Sequence[Record]) -> list[Column]:
 def build_tables(records: Sequence[Record]) -> list[Table]:
     """Lay records out as one table per protocol; a row is one checkpoint and score (and temperature).
 
-    Raises:
-        InputError: two different records claim one entry.
+    Two different records of one entry are an InputError.
     """
     tables = []
     for protocol in dict.fromkeys(record.protocol for record in records):
@@ -107,10 +106,9 @@ def build_tables(records: Sequence[Record]) -> list[Table]:
             key = (r.model, r.checkpoint, r.score, r.temperature, r.temperature_from)
             of_row = grouped.setdefault(key, {})
             if of_row.setdefault(r.dataset, r) != r:
-                raise InputError(
-                    f"results: two different records for {r.model}, {r.score}, {r.dataset}, "
-                    f"protocol {protocol}; their checkpoint is {r.checkpoint}"
-                )
+                entry = f"{r.model}, {r.score}, {r.dataset}, protocol {protocol}"
+                told = f"two different records for {entry}; their checkpoint is {r.checkpoint}"
+                raise InputError(f"results: {told}")
         columns, rows = list_columns(chosen), []
         for of_row in grouped.values():
             row = list(of_row.values())

@@ -90,10 +90,8 @@ class TemperatureReport:
             name = self.validation.name
             parts.append(f"Best temperatures were chosen by AP on {name}, which is no test set.\n")
         if self.calibration is not None:
-            value = f"{self.calibration:.3g}"
-            parts.append(
-                f"Calibration temperature (least NLL of the closed set on Cityscapes val): {value}.\n"
-            )
+            criterion = "least NLL of the closed set on Cityscapes val"
+            parts.append(f"Calibration temperature ({criterion}): {self.calibration:.3g}.\n")
         if self.oracle:
             parts.append(_ORACLE + "".join(self._oracle_row(*key) + "\n" for key in self.oracle))
         return "\n".join(parts)

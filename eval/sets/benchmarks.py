@@ -49,20 +49,15 @@ def find_benchmark(path: Path) -> str | None:
     if path.is_dir():
         names += sorted(entry.name for entry in path.iterdir())
     benchmarks = (*TEST_SETS, *EXTRA_SETS, *official_places(), *_UNREAD_BENCHMARKS)
-    for name in map(_plain, names):
-        for benchmark in benchmarks:
-            if name.startswith(_plain(benchmark)):
-                return benchmark
-    return None
+    found = (b for name in map(_plain, names) for b in benchmarks if name.startswith(_plain(b)))
+    return next(found, None)
 
 
 def require_no_benchmark(place: str, setting: str) -> None:
     """Check that a validation set (path, pattern or URL) is none of the benchmarks, as far as names tell."""
     if benchmark := find_benchmark(Path(place)):
-        raise InputError(
-            f"{setting} {place}: {benchmark} is a benchmark, on which nothing may be chosen; validation "
-            f"takes Cityscapes val, or what jobs.paste_validation wrote"
-        )
+        told = f"{setting} {place}: {benchmark} is a benchmark, on which nothing may be chosen"
+        raise InputError(f"{told}; validation takes Cityscapes val, or what jobs.paste_validation wrote")
 
 
 def read_own_sets(path: Path, setting: str = "--sets") -> tuple[Convention, ...]:
@@ -74,9 +69,8 @@ def read_own_sets(path: Path, setting: str = "--sets") -> tuple[Convention, ...]
         raise InputError(f"{setting} {path}: cannot be read as YAML: {reason}") from None
     if not isinstance(entries, dict) or not entries:
         raise InputError(f"{setting} {path}: expected folders and what is known of each, got {entries!r}")
-    return tuple(
-        _parse(str(folder), entry or {}, f"{setting} {path}: {folder}") for folder, entry in entries.items()
-    )
+    where = f"{setting} {path}"
+    return tuple(_parse(str(name), entry or {}, f"{where}: {name}") for name, entry in entries.items())
 
 
 def _parse(folder: str, entry: Any, where: str) -> Convention:

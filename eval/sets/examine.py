@@ -95,10 +95,8 @@ def report_dataset(root: Path, limit: int, *, strict: bool) -> None:
     """
     found = list(examine_datasets(root, limit))
     if not found:
-        raise InputError(
-            f"{root}: neither Cityscapes (leftImg8bit and gtFine), COCO (annotations) nor an anomaly set "
-            f"({', '.join(TEST_SETS)}, or as published) is in it"
-        )
+        sets = f"nor an anomaly set ({', '.join(TEST_SETS)}, or as published) is in it"
+        raise InputError(f"{root}: neither Cityscapes (leftImg8bit and gtFine), COCO (annotations) {sets}")
     print(root)
     for findings in found:
         lines = [*findings.lines, *(f"differs: {line}" for line in findings.differences)]
@@ -221,9 +219,8 @@ def _examine_test_set(test_set: TestSet, limit: int) -> Findings:
         require_same_size(frame, image, target)
         return target
 
-    frames, counts = findings.read(
-        test_set.frames[: limit or None], read, "sizes", known.size if known else None
-    )
+    size = known.size if known else None
+    frames, counts = findings.read(test_set.frames[: limit or None], read, "sizes", size)
     shares = counts.sum(0) / max(1, counts.sum())
     published = (known.anomalous, known.normal) if known else (None, None)
     for name, value, expected in zip(("anomalous", "normal"), (ANOMALY, NORMAL), published, strict=True):

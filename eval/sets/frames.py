@@ -59,10 +59,8 @@ def pair_masks(
 ) -> tuple[Frame, ...]:
     """Give each mask its image, in numeric order; a HiddenLabelsError says that there is no mask."""
     if not masks:
-        raise HiddenLabelsError(
-            f"{folder}: no mask in it; the labels of a hidden test split are not published, so jobs.export "
-            f"predicts it and nothing scores it"
-        )
+        reason = "no mask in it; the labels of a hidden test split are not published"
+        raise HiddenLabelsError(f"{folder}: {reason}, so jobs.export predicts it and nothing scores it")
     frames = []
     for stem in sorted(masks, key=numeric_key):
         image = find_image(stem)
@@ -122,13 +120,19 @@ def decode_file(path: Path, flags: int) -> np.ndarray:
 
     From memory, which refuses a truncated JPEG; from a file, OpenCV fills its rest with grey.
     """
-    content = read_file(path)
+    return decode_bytes(read_file(path), str(path), flags, "an image")
+
+
+def decode_bytes(
+    content: bytes, where: str, flags: int = cv2.IMREAD_UNCHANGED, kind: str = "a picture"
+) -> np.ndarray:
+    """Decode the content of such a file; `where` and `kind` name it in messages."""
     size = picture_size(content)
     if size is not None:
-        require_sane_size(size, str(path))
+        require_sane_size(size, where)
     image = None if size is None else cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     if image is None:
-        raise InputError(f"{path}: cannot be read as an image")
+        raise InputError(f"{where}: cannot be read as {kind}")
     return image
 
 

@@ -85,8 +85,7 @@ def list_fishyscapes_lost_and_found(folder: Path) -> tuple[Frame, ...]:
 
     def find(stem: str) -> Path | None:
         frame = stem.partition("_")[2]
-        sequence = frame.rsplit("_", 2)[0]
-        return next(images.glob(f"*/{sequence}/{frame}_leftImg8bit.png"), None)
+        return next(images.glob(f"*/{frame.rsplit('_', 2)[0]}/{frame}_leftImg8bit.png"), None)
 
     return pair_masks(folder, files_by_ending(folder, "_labels.png"), find)
 
@@ -94,8 +93,7 @@ def list_fishyscapes_lost_and_found(folder: Path) -> tuple[Frame, ...]:
 def list_fishyscapes_static(place: Path) -> tuple[Frame, ...]:
     """List the frames of one version: overlays, to be added to images of Cityscapes val.
 
-    Args:
-        place: the unpacked folder, or the zip file as it came.
+    `place` is the unpacked folder, or the zip file as it came.
     """
     bases = [place.parent / name / "leftImg8bit" / "val" for name in ("", "cityscapes")]
     base = next((folder for folder in bases if folder.is_dir()), None)
@@ -141,10 +139,9 @@ def list_lost_and_found(folder: Path) -> tuple[Frame, ...]:
     stems = sorted(images.keys() | masks.keys())
     skipped = {stems[i] for i in _LAF_UNLABELLED} if len(stems) == LAF_TEST_FRAMES else set()
     kept = [s for s in stems if s not in skipped and not s.startswith(_LAF_KNOWN)]
-    for stem in kept:
-        if stem not in masks:
-            expected = f"expected {stem}{_LAF_MASK} in gtCoarse/test"
-            raise InputError(f"{images[stem]}: image without mask; {expected}")
+    if lacking := [stem for stem in kept if stem not in masks]:
+        expected = f"expected {lacking[0]}{_LAF_MASK} in gtCoarse/test"
+        raise InputError(f"{images[lacking[0]]}: image without mask; {expected}")
     return pair_masks(folder, {stem: masks[stem] for stem in kept}, images.get)
 
 

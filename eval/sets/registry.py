@@ -177,7 +177,6 @@ def find_test_sets(
     """List the test sets that are present below `root`, in the order of the tables.
 
     Args:
-        root: folder that holds the sets' folders.
         limit: use the first frames only, for a quick look; None is all.
         own: the user's own sets, which must be there; in the course's layout.
     """

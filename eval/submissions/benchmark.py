@@ -88,8 +88,6 @@ def choose_pictures(
             raise InputError(f"--parts: got {part!r}; below {root} are {', '.join(there) or 'none'}")
     chosen = parts or present
     if len(chosen) > 1 and not benchmark.together:
-        raise InputError(
-            f"--parts: {', '.join(chosen)} number their images alike; name one of them for a package of "
-            f"{benchmark.name}"
-        )
+        expected = f"name one of them for a package of {benchmark.name}"
+        raise InputError(f"--parts: {', '.join(chosen)} number their images alike; {expected}")
     return tuple(picture for picture in pictures if picture.part in chosen)

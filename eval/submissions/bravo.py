@@ -22,10 +22,9 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt16
 
-from eval.sets.frames import IMAGE_SUFFIXES
+from eval.sets.frames import IMAGE_SUFFIXES, decode_bytes
 from eval.submissions.picture import BenchmarkImage, PictureAnswer, Stored
 from shards.errors import InputError
-from shards.picture import picture_size, require_sane_size
 from shards.schema import NUM_CLASSES
 
 NAME = "bravo"
@@ -75,12 +74,7 @@ def decode(contents: Sequence[bytes], names: Sequence[str]) -> Stored:
     """Read an image's files back; one that is not as the benchmark needs it is an InputError."""
     pictures = []
     for content, name, kind in zip(contents, names, (np.uint8, np.uint16), strict=True):
-        picture, size = None, picture_size(content)
-        if size is not None:
-            require_sane_size(size, name)
-            picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-        if picture is None:
-            raise InputError(f"{name}: cannot be read as a picture")
+        picture = decode_bytes(content, name)
         if picture.ndim != 2 or picture.dtype != kind:
             expected = f"expected one channel of {8 * np.dtype(kind).itemsize} bits"
             raise InputError(f"{name}: {picture.dtype} of shape {picture.shape}; {expected}")

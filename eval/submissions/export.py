@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import UInt8
-
 from eval.predict.windows import ModelSource
 from eval.sets.frames import image_size
 from eval.submissions import smiyc
 from eval.submissions.benchmark import BENCHMARKS, choose_pictures
 from eval.submissions.package import Description
-from eval.submissions.picture import BenchmarkImage, PictureAnswer, predict_from_class_scores, require_method
+from eval.submissions.picture import BenchmarkImage, predict_from_class_scores, require_method
 from eval.submissions.verify import PackageFindings, verify_package
 from eval.submissions.writing import write_package
 from shards.errors import InputError
@@ -35,9 +32,7 @@ def write_predictions(
     Args:
         open_model: called with the first picture, when everything else was checked; built for the score.
         out: new or empty folder.
-        datasets: folder with the images.
         parts: parts of the benchmark; none named: all that are there.
-        method: name of the method in the package.
     """
     require_free(out)
     require_method(method, "--method")
@@ -54,11 +49,10 @@ def write_predictions(
         frames={picture.key: image_size(picture.image) for picture in pictures},
     )
     predictor = model.load()
-
-    def predict(image: UInt8[np.ndarray, "H W 3"]) -> PictureAnswer:
-        return predict_from_class_scores(predictor(image), score)
-
-    return render_findings(out, write_package(out, description, pictures, predict))
+    findings = write_package(
+        out, description, pictures, lambda image: predict_from_class_scores(predictor(image), score)
+    )
+    return render_findings(out, findings)
 
 
 def report_package(path: Path, datasets: Path | None, parts: Sequence[str]) -> None:

@@ -43,8 +43,7 @@ class Package:
 def open_package(path: Path) -> Iterator[Package]:
     """Open what a user hands in, hidden files left out; no member may leave the folder."""
     if path.is_dir():
-        found = (entry for entry in path.rglob("*") if entry.is_file())
-        names = (entry.relative_to(path).as_posix() for entry in found)
+        names = (entry.relative_to(path).as_posix() for entry in path.rglob("*") if entry.is_file())
         yield Package(path, _visible(names), FolderSource(path).read)
     elif path.suffix == ".zip" and path.is_file():
         source = ZipSource(path)

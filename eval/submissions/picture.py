@@ -45,11 +45,7 @@ class PictureAnswer(NamedTuple):
 
 @torch.no_grad()
 def predict_from_class_scores(class_scores: Float[Tensor, "N H W"], score: str) -> PictureAnswer:
-    """Compute one score and the predicted classes.
-
-    Args:
-        class_scores: as a `Segment` that was built for `score` alone returns it.
-    """
+    """Compute one score and the predicted classes of what a `Predictor` built for `score` alone returns."""
     has_map = score not in SCORES
     classes = class_scores[: len(class_scores) - has_map]
     height, width = class_scores.shape[1:]

@@ -57,10 +57,8 @@ def find_pictures(root: Path, _parts: Sequence[str] = ()) -> tuple[BenchmarkImag
         if not (root / name / "gtCoarse").is_dir():
             continue
         for split in ("test", "train"):
-            images, masks = (
-                lost_and_found_images(root / name, split),
-                lost_and_found_masks(root / name, split),
-            )
+            images = lost_and_found_images(root / name, split)
+            masks = lost_and_found_masks(root / name, split)
             found += _list_part(f"LostAndFound-{split}", images, masks, EXTRA_SETS["lost_and_found_test"])
     return tuple(found)
 

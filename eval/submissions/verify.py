@@ -65,7 +65,8 @@ def verify_package(
             if missing := [name for name in names if name not in package.names]:
                 findings.problems.append(f"{missing[0]}: is missing")
                 continue
-            findings.counts[_part_of(key, by_key)] += 1
+            folder = key.split("/")[0] if "/" in key else "images"
+            findings.counts[by_key[key].part if key in by_key else folder] += 1
             try:
                 stored = benchmark.decode([package.read(name) for name in names], names)
             except InputError as error:
@@ -88,8 +89,7 @@ def examine_files(stored: Stored, names: Sequence[str], size: tuple[int, int] | 
             (rows, columns), (height, width) = array.shape, size or values.shape
             problems.append(f"{name}: is {columns} x {rows}, its image {width} x {height}")
     if not np.isfinite(values).all():
-        kind = "NaN" if np.isnan(values).any() else "infinity"
-        problems.append(f"{names[0]}: holds {kind}")
+        problems.append(f"{names[0]}: holds {'NaN' if np.isnan(values).any() else 'infinity'}")
     elif values.size and values.min() == values.max():
         problems.append(f"{names[0]}: the same value {values.min()} at every pixel")
     return problems
@@ -145,10 +145,6 @@ def _expected_sizes(
     return sizes
 
 
-def _part_of(key: str, pictures: dict[str, BenchmarkImage]) -> str:
-    return pictures[key].part if key in pictures else (key.split("/")[0] if "/" in key else "images")
-
-
 @dataclass
 class _Examined:
     """Measures per image, from which warnings about all images follow."""
@@ -179,10 +175,9 @@ class _Examined:
                 f"{100 * max(self.ties):.1f} % at most; FPR95 says little where its threshold falls there"
             )
         if self.aurocs and float(np.mean(self.aurocs)) < 0.5:
-            found.append(
-                f"upside down: over {len(self.aurocs)} labelled images AUROC is {np.mean(self.aurocs):.2f}; "
-                f"anomalous pixels must have the higher score (or lower confidence)"
-            )
+            area = f"over {len(self.aurocs)} labelled images AUROC is {np.mean(self.aurocs):.2f}"
+            rule = "anomalous pixels must have the higher score (or lower confidence)"
+            found.append(f"upside down: {area}; {rule}")
         elif not self.aurocs and self.heights and float(np.median(self.heights)) > 0.5:
             found.append(
                 "upside down? most pixels score nearer to the largest than to the smallest score of their "

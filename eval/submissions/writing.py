@@ -77,10 +77,8 @@ def _begin(growing: Path, description: Description) -> None:
         return
     begun = asdict(read_json(Description, path))
     if differing := [name for name, value in asdict(description).items() if value != begun[name]]:
-        raise InputError(
-            f"{growing}: holds an unfinished package that differs in {', '.join(differing)}; delete it or "
-            f"choose another --out"
-        )
+        held = f"holds an unfinished package that differs in {', '.join(differing)}"
+        raise InputError(f"{growing}: {held}; delete it or choose another --out")
 
 
 def _is_finished(growing: Path, benchmark: Benchmark, names: Sequence[str], size: tuple[int, int]) -> bool:
