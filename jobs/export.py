@@ -111,12 +111,10 @@ def _export_package(options: ExportOptions) -> str:
     source = parse_model_file(own)[0] if own else _require_checkpoint(options)
 
     def open_model(first: BenchmarkImage) -> ModelSource:
-        scores = (options.score,)
+        scores, limit = (options.score,), options.windows_at_once
         if not own:
-            device, at_once = choose_device(options.device), options.windows_at_once
-            return open_predictor(
-                source, scores, device, options.precision, windows_at_once=at_once, setting="--score"
-            )
+            device, precision = choose_device(options.device), options.precision
+            return open_predictor(source, scores, device, precision, windows_at_once=limit, setting="--score")
         model, num_classes = open_own_model(own, read_picture(first.image, first.overlay), scores, "--score")
         if BENCHMARKS[options.to].needs_classes and num_classes != NUM_CLASSES:
             wanted = f"the benchmark wants the {NUM_CLASSES} classes of Cityscapes too"
@@ -176,10 +174,8 @@ def _export_onnx(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
     require_readable(model, (options.score,), f"--score: {checkpoint}")
     difference = write_onnx(model, options.score, folder / "model.onnx")
     height, width = model.image_size
-    return (
-        f"model.onnx, windows of {height}x{width} to evidence and {options.score}; "
-        f"onnxruntime differs from torch by {difference:.1e} at most"
-    )
+    graph = f"model.onnx, windows of {height}x{width} to evidence and {options.score}"
+    return f"{graph}; onnxruntime differs from torch by {difference:.1e} at most"
 
 
 def _millions(model: EoMT) -> str:

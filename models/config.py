@@ -59,13 +59,11 @@ class ModelConfig:
             raise InputError(f"model.patch_size must be at least 4, got {self.patch_size}")
         (height, width), patch = self.image_size, self.patch_size or DEFAULT_PATCH_SIZE
         if (height or width) and (min(height, width) <= 0 or height % patch or width % patch):
-            raise InputError(
-                f"model.image_size: {height}x{width} is not divisible by model.patch_size {patch}"
-            )
+            wrong = f"{height}x{width} is not divisible by model.patch_size {patch}"
+            raise InputError(f"model.image_size: {wrong}")
         if self.entropic_scale < 0:
-            raise InputError(
-                f"model.entropic_scale must be above 0, or 0 to follow the weights, got {self.entropic_scale}"
-            )
+            allowed = "above 0, or 0 to follow the weights"
+            raise InputError(f"model.entropic_scale must be {allowed}, got {self.entropic_scale}")
         for name in ("num_queries", "num_classes", "num_blocks"):
             if (number := getattr(self, name)) < 0:
                 raise InputError(f"model.{name} must be at least 1, or 0 to follow the weights, got {number}")

@@ -50,11 +50,7 @@ class Prediction(NamedTuple):
 
 
 class EoMT(nn.Module):
-    """Encoder-only Mask Transformer.
-
-    Args:
-        config: sizes, completed with the defaults; `weights` is not read here.
-    """
+    """Encoder-only Mask Transformer of the sizes in a configuration, whose `weights` is not read here."""
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -172,9 +168,8 @@ class EoMT(nn.Module):
 
         Other queries and the prefix tokens always; a patch if the query's mask covers it.
         """
-        on_patches = F.interpolate(
-            mask_logits.detach().float(), self.backbone.patch_embed.grid_size, mode="bilinear"
-        )
+        grid_size = self.backbone.patch_embed.grid_size
+        on_patches = F.interpolate(mask_logits.detach().float(), grid_size, mode="bilinear")
         covered = (on_patches > 0).flatten(2) | unmasked[..., None]  # (B, Q, P)
         always = covered.new_ones(*covered.shape[:2], self.num_queries + self.backbone.num_prefix_tokens)
         return torch.cat((always, covered), dim=2)[:, None]

@@ -111,11 +111,7 @@ class Decoder(nn.Module):
 
 
 class ERFNet(nn.Module):
-    """Per-pixel classifier.
-
-    Args:
-        num_channels: 19 classes, or 20 with the published void channel last.
-    """
+    """Per-pixel classifier of 19 classes, or of 20 channels with the published void channel last."""
 
     def __init__(self, num_channels: int = NUM_CLASSES + 1) -> None:
         super().__init__()
@@ -128,16 +124,14 @@ class ERFNet(nn.Module):
         return IMAGE_SIZE
 
     def forward(self, image: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B C H W"]:
-        """Predict logits, the void channel included if there is one.
+        """Predict logits, the void channel included if there is one, from sRGB in [0, 255].
 
-        Args:
-            image: sRGB in [0, 255]; divided by 255 and not normalised otherwise, as it was trained.
+        It is divided by 255 and not normalised otherwise, as it was trained.
         """
         height, width = image.shape[-2:]
         if height % STRIDE or width % STRIDE:
-            raise InputError(
-                f"ERFNet: an image of {height}x{width}; both sides must be multiples of {STRIDE}"
-            )
+            needed = f"both sides must be multiples of {STRIDE}"
+            raise InputError(f"ERFNet: an image of {height}x{width}; {needed}")
         return self.decoder(self.encoder(image.float() / 255))
 
 

@@ -26,7 +26,6 @@ class IsoMaxHead(nn.Module):
     Computed in float32 whatever the autocast state; gradients stay finite where a query meets a prototype.
 
     Args:
-        width: D, numbers per query.
         num_logits: C + 1, or C + 2 with an outlier class.
         entropic_scale: E, above 0; 10 as published.
 
@@ -45,9 +44,8 @@ class IsoMaxHead(nn.Module):
         """Return the scaled distance of each query to each prototype."""
         with torch.autocast(queries.device.type, enabled=False):
             features = F.normalize(queries.float(), dim=-1, eps=NORM_FLOOR)
-            prototypes = F.normalize(self.prototypes.float(), dim=-1, eps=NORM_FLOOR).expand(
-                features.shape[0], -1, -1
-            )
+            prototypes = F.normalize(self.prototypes.float(), dim=-1, eps=NORM_FLOOR)
+            prototypes = prototypes.expand(features.shape[0], -1, -1)
             # by differences: 2 − 2 cos loses what is left of a small distance
             distance = torch.cdist(features, prototypes, compute_mode="donot_use_mm_for_euclid_dist")
             return self.distance_scale.float().abs() * distance.clamp(min=DISTANCE_FLOOR)

@@ -84,10 +84,8 @@ def adapter_norms(model: EoMT) -> dict[str, float]:
 def merge_weights(weights: Mapping[str, Tensor], settings: LoraSettings, where: str) -> dict[str, Tensor]:
     """Turn the weights of an adapted model into those of a plain one.
 
-    Args:
-        weights: under the names of the adapted model (`….base_layer.weight`, `….lora_A.default.weight`, …).
-        settings: of the adapters, which must be complete and on exactly these layers.
-        where: origin of the weights, for the message.
+    They have the adapted model's names (`….base_layer.weight`, `….lora_A.default.weight`, …). The adapters
+    must be complete and on exactly the layers of `settings`; `where` opens messages.
     """
     plain = {n.replace(".base_layer.", "."): value for n, value in weights.items() if ".lora_" not in n}
     found = {name.partition(".lora_")[0] for name in weights if ".lora_" in name}
@@ -104,10 +102,9 @@ def merge_weights(weights: Mapping[str, Tensor], settings: LoraSettings, where: 
             raise InputError(f"{where}: a LoRA adapter on {layer}, {lacking}")
         rank = settings.rank
         if (down.shape, up.shape) != ((rank, base.shape[-1]), (base.shape[0], rank)):
-            raise InputError(
-                f"{where}: the LoRA adapter of {layer} has shapes {tuple(down.shape)} and {tuple(up.shape)}; "
-                f"rank {rank} over {tuple(base.shape)} was described"
-            )
+            shapes = f"shapes {tuple(down.shape)} and {tuple(up.shape)}"
+            described = f"rank {rank} over {tuple(base.shape)} was described"
+            raise InputError(f"{where}: the LoRA adapter of {layer} has {shapes}; {described}")
         plain[f"{layer}.weight"] = base + (settings.scale * (up.float() @ down.float())).to(base.dtype)
     return plain
 

@@ -66,9 +66,8 @@ class Best:
 
     def explain(self) -> str:
         """Describe the best validation in a line."""
-        return (
-            f"best {self.metric} {self.value:.4f} at step {self.step}, {self.waited} validations before now"
-        )
+        when = f"at step {self.step}, {self.waited} validations before now"
+        return f"best {self.metric} {self.value:.4f} {when}"
 
     def scalars(self) -> dict[str, float]:
         """Return the best value by TensorBoard tag; none before the first."""

@@ -25,17 +25,13 @@ def raise_together(accelerator: Accelerator, error: ReportedError | None) -> Non
     A rank that left alone would have the others wait for it in their next exchange. The first rank with an
     error raises it; the others leave with its exit code and without a word, so that it is said once.
     """
-    if accelerator.num_processes == 1:
-        if error is not None:
-            raise error
-        return
-    codes: list[int] = gather_object([0 if error is None else error.exit_code])
+    own = [0 if error is None else error.exit_code]
+    codes: list[int] = gather_object(own) if accelerator.num_processes > 1 else own
     first = next((rank for rank, code in enumerate(codes) if code), None)
-    if first is None:
-        return
     if error is not None and first == accelerator.process_index:
         raise error
-    raise SystemExit(codes[first])
+    if first is not None:
+        raise SystemExit(codes[first])
 
 
 def require_agreement(accelerator: Accelerator, what: str, value: str) -> None:

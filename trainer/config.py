@@ -59,25 +59,21 @@ class FinetuneConfig:
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed must be in 0..{2**32 - 1}, got {self.seed}")
         if self.model.num_classes not in (0, NUM_CLASSES):
-            raise InputError(
-                f"model.num_classes must be {NUM_CLASSES}, as many as the shards have, "
-                f"got {self.model.num_classes}; weights of another label set can start with "
-                f"--model.num_classes {NUM_CLASSES} --init.skip class_head"
-            )
+            given = f"{NUM_CLASSES}, as many as the shards have, got {self.model.num_classes}"
+            remedy = f"--model.num_classes {NUM_CLASSES} --init.skip class_head"
+            start = f"weights of another label set can start with {remedy}"
+            raise InputError(f"model.num_classes must be {given}; {start}")
         if self.loss.outlier and self.paste.probability == 0:
-            raise InputError(
-                f"loss.outlier: there are no outliers for {', '.join(self.loss.outlier)}; set paste.bank and "
-                f"paste.probability, or leave loss.outlier empty"
-            )
+            remedy = "set paste.bank and paste.probability, or leave loss.outlier empty"
+            terms = ", ".join(self.loss.outlier)
+            raise InputError(f"loss.outlier: there are no outliers for {terms}; {remedy}")
         if self.validation.select and not self.loop.eval_every:
             raise InputError("validation.select: loop.eval_every is 0, so that nothing is ever measured")
         self._check_model_of_loss()
         if any(self.model.image_size) and self.data.crop != self.model.image_size:
-            raise InputError(
-                f"data.crop {list(self.data.crop)} and model.image_size {list(self.model.image_size)} "
-                f"differ; the model takes crops of its own size, and weights of another size are resampled "
-                f"if model.image_size says so"
-            )
+            sizes = f"data.crop {list(self.data.crop)} and model.image_size {list(self.model.image_size)}"
+            remedy = "weights of another size are resampled if model.image_size says so"
+            raise InputError(f"{sizes} differ; the model takes crops of its own size, and {remedy}")
 
     def _check_model_of_loss(self) -> None:
         """Check that the model has the class head and the outlier class that the loss speaks of.
@@ -89,12 +85,9 @@ class FinetuneConfig:
         head = model.class_head or ("" if model.weights else "linear")
         if head not in ("", needed):
             fitting = "isomax_plus" if head == "isomax" else "cross_entropy or logit_norm"
-            raise InputError(
-                f"loss.classification: {loss.classification} needs model.class_head {needed}, not {head}; "
-                f"with {head} take {fitting}"
-            )
+            wrong = f"{loss.classification} needs model.class_head {needed}, not {head}"
+            raise InputError(f"loss.classification: {wrong}; with {head} take {fitting}")
         outlier_class = model.outlier_class or ("" if model.weights else "none")
         if OUTLIER_CLASS_TERM in loss.outlier and outlier_class == "none":
-            raise InputError(
-                f"loss.outlier: {OUTLIER_CLASS_TERM} needs model.outlier_class trained, not none"
-            )
+            wanted = "model.outlier_class trained, not none"
+            raise InputError(f"loss.outlier: {OUTLIER_CLASS_TERM} needs {wanted}")

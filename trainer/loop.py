@@ -82,9 +82,8 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         if self.sharding == "fsdp2" and (self.precision == "fp16" or self.compile):
-            raise InputError(
-                "loop.sharding: fsdp2 goes with loop.precision float32 or bf16 and without loop.compile"
-            )
+            allowed = "loop.precision float32 or bf16 and without loop.compile"
+            raise InputError(f"loop.sharding: fsdp2 goes with {allowed}")
         for name in ("steps", "grad_accum", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"loop.{name} must be at least 1, got {getattr(self, name)}")
@@ -198,8 +197,7 @@ def train(run: Run, config: LoopConfig) -> TrainState:
         fill_gradients(run.model)
         trained = [p for p in run.model.parameters() if p.requires_grad]
         grad_norm = float(whole(accelerator.clip_grad_norm_(trained, config.max_grad_norm or math.inf)))
-        bad = find_bad_step(accelerator, sums, grad_norm)
-        if bad:
+        if bad := find_bad_step(accelerator, sums, grad_norm):
             _skip(run, bad, batches, config.skip_bad_steps)
             continue
         logs = is_due(state.step + 1, config.log_every, config.steps)
@@ -289,9 +287,6 @@ class _Clock:
     def rates(self, samples_seen: int) -> dict[str, float]:
         now = time.perf_counter()
         elapsed = max(now - self._since, 1e-9)
-        rates = {
-            "speed/images_per_s": (samples_seen - self._samples) / elapsed,
-            "speed/data_wait_share": self._waited / elapsed,
-        }
+        speed, share = (samples_seen - self._samples) / elapsed, self._waited / elapsed
         self._since, self._waited, self._samples = now, 0.0, samples_seen
-        return rates
+        return {"speed/images_per_s": speed, "speed/data_wait_share": share}

@@ -71,10 +71,9 @@ def fit_micro_batch(accelerator: Accelerator, batch_size: int, attempt: Callable
         if not accelerator.reduce(flag, reduction="sum").item():  # type: ignore[union-attr]
             return size
         if size == 1:
-            raise InputError(
-                "data.batch_size: the memory is too small for one image; take a smaller model.image_size, "
-                "loop.activation_checkpointing, or an adapt.mode that trains less"
-            )
+            less = "loop.activation_checkpointing, or an adapt.mode that trains less"
+            needed = f"take a smaller model.image_size, {less}"
+            raise InputError(f"data.batch_size: the memory is too small for one image; {needed}")
         smaller = next(n for n in range(size // 2, 0, -1) if size % n == 0)
         logger.info("out of memory with %d images per micro-batch, trying %d", size, smaller)
         size = smaller

@@ -84,9 +84,8 @@ def _fit_memory(config: FinetuneConfig, model: EoMT, accelerator: Accelerator) -
     size = fit_micro_batch(accelerator, config.data.batch_size, attempt)
     grad_accum = config.loop.grad_accum * config.data.batch_size // size
     data = dataclasses.replace(config.data, batch_size=size)
-    return dataclasses.replace(
-        config, data=data, loop=dataclasses.replace(config.loop, grad_accum=grad_accum)
-    )
+    loop = dataclasses.replace(config.loop, grad_accum=grad_accum)
+    return dataclasses.replace(config, data=data, loop=loop)
 
 
 def _build(

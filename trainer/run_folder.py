@@ -116,10 +116,8 @@ def _require_same_settings(config: FinetuneConfig, saved: FinetuneConfig, path: 
     fixed = MEASURED_ON if config.validation.select else ()
     for name in sorted(before.keys() | now.keys()):
         if (name not in MAY_CHANGE or name in fixed) and before.get(name) != now.get(name):
-            raise InputError(
-                f"--resume: {name} is {now.get(name)} but {path} has {before.get(name)}; "
-                f"a resumed run keeps its settings"
-            )
+            differ = f"{name} is {now.get(name)} but {path} has {before.get(name)}"
+            raise InputError(f"--resume: {differ}; a resumed run keeps its settings")
 
 
 def _require_same_data(config: FinetuneConfig, path: Path) -> None:
@@ -127,17 +125,12 @@ def _require_same_data(config: FinetuneConfig, path: Path) -> None:
     recorded = [entry["manifests"] for entry in _read_entries(path)][-1:] or [{}]
     for folder, now in _hash_manifests(config).items():
         if recorded[0].get(folder, now) != now:
-            raise InputError(
-                f"--resume: {folder}/{MANIFEST_NAME} has changed since the run was started ({path}); "
-                f"a resumed run keeps its data"
-            )
+            changed = f"{folder}/{MANIFEST_NAME} has changed since the run was started ({path})"
+            raise InputError(f"--resume: {changed}; a resumed run keeps its data")
 
 
 def _is_barely_begun(folder: Path) -> bool:
-    """Say whether a run was killed there before it had written anything whole.
-
-    That leaves its lock, and what `write_atomically` had not given its name yet.
-    """
+    """Say whether a run was killed there before it had written anything whole beside its lock."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     return LOCK_NAME in names and all(name == LOCK_NAME or name.startswith(".config.") for name in names)
 
@@ -154,9 +147,8 @@ def hold_run(start: Start, accelerator: Accelerator) -> Iterator[None]:
                 _take_lock(start.folder, held)
                 is_there = (start.folder / CONFIG_NAME).exists()
                 if (is_there, newest_checkpoint(start.folder)) != (start.is_there, start.checkpoint):
-                    raise InputError(
-                        f"{start.folder}: another run wrote there while this one was starting; start it again"
-                    )
+                    taken = "another run wrote there while this one was starting"
+                    raise InputError(f"{start.folder}: {taken}; start it again")
         yield
 
 
@@ -164,9 +156,8 @@ def _take_lock(folder: Path, held: contextlib.ExitStack) -> None:
     try:
         held.enter_context(hold_lock(folder / LOCK_NAME, wait_s=WAIT_S, owner=this_process()))
     except LockTaken as error:
-        raise InputError(
-            f"{folder}: another run is writing there: {error}; wait for its end, or --name starts another"
-        ) from None
+        taken = f"another run is writing there: {error}"
+        raise InputError(f"{folder}: {taken}; wait for its end, or --name starts another") from None
     except OSError as error:
         if error.errno not in LOCKS_NOTHING:
             raise
@@ -179,24 +170,20 @@ def restore(accelerator: Accelerator, checkpoint: Path) -> None:
         accelerator.load_state(str(checkpoint))
     except Exception as error:  # torch, safetensors, zipfile and pickle each raise their own
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(
-            f"--resume: {checkpoint} cannot be restored; remove it to continue from the one before: {reason}"
-        ) from None
+        remedy = "remove it to continue from the one before"
+        raise InputError(f"--resume: {checkpoint} cannot be restored; {remedy}: {reason}") from None
 
 
 def require_same_samples(state: TrainState, stream: Stream, global_batch: int, num_processes: int) -> None:
     """Check that the sequence of samples goes on, in steps of the same size, and note which it is."""
     if state.samples_seen != state.batches_seen * global_batch:
-        raise InputError(
-            f"--resume: the run took {state.samples_seen // state.batches_seen} samples per step, this start "
-            f"would take {global_batch} (data.batch_size x loop.grad_accum x {num_processes} processes)"
-        )
+        took = f"the run took {state.samples_seen // state.batches_seen} samples per step"
+        factors = f"data.batch_size x loop.grad_accum x {num_processes} processes"
+        raise InputError(f"--resume: {took}, this start would take {global_batch} ({factors})")
     reader = stream.dataset.reader
     if state.data and state.data != reader.fingerprint():
-        raise InputError(
-            f"--resume: data.shards hold {len(reader)} samples, but not those that the run was started with, "
-            f"or in another order; a resumed run keeps its data"
-        )
+        others = "not those that the run was started with, or in another order; a resumed run keeps its data"
+        raise InputError(f"--resume: data.shards hold {len(reader)} samples, but {others}")
     state.data = reader.fingerprint()
 
 

@@ -67,10 +67,8 @@ def find_end(setting: str, started: float, environment: Mapping[str, str] = os.e
     if setting == "slurm":
         end = environment.get(SLURM_END, "")
         if not end.isdigit():
-            raise InputError(
-                f"loop.time_limit: slurm was given, but {SLURM_END} is {end or 'not set'}; "
-                f"give minutes or H:MM:SS instead"
-            )
+            lacking = f"slurm was given, but {SLURM_END} is {end or 'not set'}"
+            raise InputError(f"loop.time_limit: {lacking}; give minutes or H:MM:SS instead")
         return float(end)
     limit = parse_limit(setting)
     return started + limit if limit else None
@@ -87,9 +85,8 @@ def parse_limit(setting: str) -> float:
     else:
         limit = 60 * float(setting) if re.fullmatch(r"\d+(\.\d+)?", setting) else 0.0
     if limit <= 0:
-        raise InputError(
-            f"loop.time_limit: got {setting!r}; minutes above 0, H:MM:SS, days-H:MM:SS or slurm are allowed"
-        )
+        allowed = "minutes above 0, H:MM:SS, days-H:MM:SS or slurm are allowed"
+        raise InputError(f"loop.time_limit: got {setting!r}; {allowed}")
     return limit
 
 
@@ -101,9 +98,8 @@ def make_accelerator(precision: Precision, run_folder: Path) -> Accelerator:
     be two silent trainings, are an InputError.
     """
     if precision == "fp16" and not torch.cuda.is_available():
-        raise InputError(
-            "loop.precision: fp16 needs a GPU, which this machine lacks; allowed are float32 and bf16"
-        )
+        lacking = "fp16 needs a GPU, which this machine lacks"
+        raise InputError(f"loop.precision: {lacking}; allowed are float32 and bf16")
     announced = int(os.environ.get("WORLD_SIZE", "1"))
     logging.getLogger("accelerate").setLevel(logging.WARNING)  # seven lines per checkpoint otherwise
     try:
@@ -117,10 +113,9 @@ def make_accelerator(precision: Precision, run_folder: Path) -> Accelerator:
     except ValueError as error:  # an incomplete rendezvous, or a precision this machine lacks
         raise InputError(f"launch of {announced} processes in {precision}: {error}") from None
     if accelerator.num_processes != announced:
-        raise InputError(
-            f"the launcher announced {announced} processes, but {accelerator.num_processes} found each "
-            f"other; on CPU, use torchrun, or `ACCELERATE_USE_CPU=true accelerate launch --multi_gpu`"
-        )
+        found = f"announced {announced} processes, but {accelerator.num_processes} found each other"
+        remedy = "use torchrun, or `ACCELERATE_USE_CPU=true accelerate launch --multi_gpu`"
+        raise InputError(f"the launcher {found}; on CPU, {remedy}")
     return accelerator
 
 

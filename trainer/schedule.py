@@ -50,19 +50,16 @@ class ScheduleConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"schedule.{name} must be in [0, 1), got {getattr(self, name)}")
         if self.head_warmup + self.backbone_warmup > 1:
-            raise InputError(
-                f"schedule.head_warmup + schedule.backbone_warmup must be at most 1, "
-                f"got {self.head_warmup} + {self.backbone_warmup}"
-            )
+            given = f"must be at most 1, got {self.head_warmup} + {self.backbone_warmup}"
+            raise InputError(f"schedule.head_warmup + schedule.backbone_warmup {given}")
         if self.poly_power <= 0:
             raise InputError(f"schedule.poly_power must be above 0, got {self.poly_power}")
         fixed = ("head_warmup", "backbone_warmup", "poly_power", "annealing") if self.preset else ()
         for name in fixed:
             value = getattr(self, name)
             if value != type(self).__dataclass_fields__[name].default:
-                raise InputError(
-                    f"schedule.{name}: got {value}, but schedule.preset {self.preset} fixes it; leave one out"
-                )
+                fixed_by = f"schedule.preset {self.preset} fixes it; leave one out"
+                raise InputError(f"schedule.{name}: got {value}, but {fixed_by}")
 
     def resolved(self, total_steps: int, global_batch: int) -> ScheduleConfig:
         """Turn a preset's numbers into fractions of a run, whose steps are `global_batch` images."""
@@ -70,10 +67,9 @@ class ScheduleConfig:
             return self
         head, backbone = (steps * EOMT_BATCH / global_batch for steps in EOMT_WARMUPS)
         if head + backbone > total_steps:
-            raise InputError(
-                f"schedule.preset: {self.preset} takes {head + backbone:g} steps of {global_batch} images to "
-                f"warm up, loop.steps is {total_steps}; without it, warm-ups are fractions of any run"
-            )
+            takes = f"takes {head + backbone:g} steps of {global_batch} images to warm up"
+            remedy = "without it, warm-ups are fractions of any run"
+            raise InputError(f"schedule.preset: {self.preset} {takes}, loop.steps is {total_steps}; {remedy}")
         head, backbone = head / total_steps, backbone / total_steps
         return replace(self, preset="", annealing="eomt", head_warmup=head, backbone_warmup=backbone)
 

@@ -37,9 +37,8 @@ def shard_model(model: EoMT, accelerator: Accelerator) -> None:
     try:
         from torch.distributed.fsdp import fully_shard  # public since 2.6
     except ImportError:
-        raise InputError(
-            f"loop.sharding: fsdp2 needs torch 2.6 or newer, this is {torch.__version__}"
-        ) from None
+        needed = f"torch 2.6 or newer, this is {torch.__version__}"
+        raise InputError(f"loop.sharding: fsdp2 needs {needed}") from None
     # of in-place changes to the output, which losses do not make
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = distributed.device_mesh.init_device_mesh(accelerator.device.type, (accelerator.num_processes,))

@@ -146,9 +146,8 @@ def _forgiving(accelerator: Accelerator) -> Iterator[None]:
     except OSError as error:
         folder = accelerator.trackers[0].writer.get_logdir()
         accelerator.trackers.clear()
-        logger.warning(
-            "%s: cannot be written; the run goes on without TensorBoard: %s", folder, explain_failure(error)
-        )
+        why = explain_failure(error)
+        logger.warning("%s: cannot be written; the run goes on without TensorBoard: %s", folder, why)
 
 
 def describe_groups(

@@ -180,9 +180,9 @@ def open_validation(
 ) -> tuple[ShardReader | None, TestSet | None]:
     """Open the scenes for the mIoU and the pasted objects that `config` names."""
     scenes, pasted = None, None
+    for place in config.shards:
+        require_no_benchmark(place, "validation.shards")
     if config.shards:
-        for place in config.shards:
-            require_no_benchmark(place, "validation.shards")
         scenes = open_shards(config.shards, config.split)
         require_scenes(scenes)
     if config.pasted:

@@ -30,11 +30,9 @@ BASE_KEY = "base_sha256"
 
 
 def write_adapter(folder: Path, checkpoint: Path, base: Checkpoint) -> int:
-    """Write the adapter of a checkpoint into an empty folder; return how many numbers it holds.
+    """Write the adapter of a LoRA run's checkpoint into an empty folder; return how many numbers it holds.
 
-    Args:
-        checkpoint: checkpoint folder of a run with `adapt.mode lora`.
-        base: start of the run; its frozen weights must be those of the checkpoint.
+    The frozen weights of `base`, the start of the run, must be those of the checkpoint.
     """
     import peft  # here, as in models.lora
 

@@ -113,10 +113,8 @@ def initialise_model(
 
     What the configuration leaves out comes from the weights; where both speak they must agree, except that
     another image size resamples the position embedding, that an isomax head starts from a linear one, that a
-    class head may gain an outlier class, and that what `init.skip` names may differ.
-
-    Args:
-        image_size: height and width of the model where neither the configuration nor an EoMT's weights say.
+    class head may gain an outlier class, and that what `init.skip` names may differ. `image_size` (height,
+    width) is the model's where neither the configuration nor an EoMT's weights say.
     """
     skip = init.skip if init else ()
     if not config.weights:
@@ -161,10 +159,9 @@ def complete_config(config: ModelConfig, checkpoint: Checkpoint, skip: Sequence[
         if name not in free and ours != getattr(saved, name)
     ]
     if differing:
-        raise InputError(
-            f"{where}: the configuration differs from the checkpoint: {', '.join(differing)}; leave it out, "
-            f"or name what to start anew with --init.skip queries or class_head"
-        )
+        wrong = f"the configuration differs from the checkpoint: {', '.join(differing)}"
+        remedy = "leave it out, or name what to start anew with --init.skip queries or class_head"
+        raise InputError(f"{where}: {wrong}; {remedy}")
     return completed
 
 
@@ -176,9 +173,8 @@ def fill_model(model: EoMT, checkpoint: Checkpoint, skip: Sequence[str] = ()) ->
     names = list(model.state_dict())
     for prefix in skip:
         if not any(is_under(name, [prefix]) for name in names):
-            raise InputError(
-                f"init.skip: the model has no weight {prefix!r}; its parts are {_parts_of(names)}"
-            )
+            known = f"its parts are {_parts_of(names)}"
+            raise InputError(f"init.skip: the model has no weight {prefix!r}; {known}")
     where = f"model.weights {checkpoint.path}"
     if checkpoint.kind == "backbone":
         return _fill_backbone(model, checkpoint, skip, where)

@@ -65,11 +65,9 @@ def _describe(checkpoint: Checkpoint, report: LoadReport) -> Iterator[str]:
     if config := checkpoint.config:
         height, width = config.image_size
         outliers = " and one of outliers" if config.outlier_class == "trained" else ""
-        yield (
-            f"  model    {config.size}, image {height}x{width}, patch {config.patch_size}, "
-            f"{config.num_queries} queries, {config.num_blocks} joint blocks, {config.num_classes} classes"
-            f"{outliers}"
-        )
+        sizes = f"image {height}x{width}, patch {config.patch_size}, {config.num_queries} queries"
+        heads = f"{config.num_blocks} joint blocks, {config.num_classes} classes{outliers}"
+        yield f"  model    {config.size}, {sizes}, {heads}"
     total = sum(value.numel() for value in weights.values())
     dtypes = sorted({str(value.dtype).removeprefix("torch.") for value in weights.values()})
     yield f"  weights  {len(weights)} tensors, {total:,} parameters, {', '.join(dtypes)}"

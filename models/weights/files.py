@@ -50,10 +50,8 @@ def read_weight_file(path: Path) -> dict[str, Tensor]:
         if not (is_weight and value.layout == torch.strided and value.device.type == "cpu"):
             layout = "" if value.layout == torch.strided else f", {value.layout}"
             numbers = f"{value.dtype}{layout}".replace("torch.", "")
-            raise InputError(
-                f"{path}: {name} holds {numbers} on {value.device}; only weights of float32, float16, "
-                f"bfloat16 or float64 are read"
-            )
+            allowed = "only weights of float32, float16, bfloat16 or float64 are read"
+            raise InputError(f"{path}: {name} holds {numbers} on {value.device}; {allowed}")
     return content
 
 
@@ -85,11 +83,10 @@ def _read(path: Path) -> Any:
         if isinstance(error, pickle.UnpicklingError) and saved_by_torch:
             found = re.search(r"GLOBAL (\S+)", str(error))
             what = f" ({found[1]})" if found else ""
-            raise InputError(
-                f"{path}: a pickle with more than tensors in it{what}, which could run code, is not loaded; "
-                f"where you trust it, save its state_dict alone: "
-                f"torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
-            ) from None
+            wrong = f"a pickle with more than tensors in it{what}, which could run code, is not loaded"
+            remedy = "torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
+            trusted = f"where you trust it, save its state_dict alone: {remedy}"
+            raise InputError(f"{path}: {wrong}; {trusted}") from None
         reason = f"truncated, or no {kind} file{_looks_like(path, head)}: {_first_line(error)}"
         raise InputError(f"{path}: {reason}") from None
 
@@ -108,10 +105,7 @@ def _looks_like(path: Path, head: bytes) -> str:
 
 
 def list_parts(path: Path) -> list[Path]:
-    """List the files that hold the weights of `path`: itself, or what it is the index of.
-
-    An index may name files of its own folder only.
-    """
+    """List the files that hold the weights of `path`: itself, or what it indexes, in its own folder only."""
     if not path.name.endswith(INDEX_SUFFIX):
         return [path]
     parts = sorted(set(_read_index(path).values()))
@@ -171,8 +165,7 @@ class LoadReport:
 def compare_weights(module: nn.Module, weights: Mapping[str, Tensor], skip: Sequence[str] = ()) -> LoadReport:
     """Say what loading `weights` into `module` would do, name by name.
 
-    Args:
-        skip: weights that are not loaded: full names, or their first words up to a dot.
+    What `skip` names is not loaded: full names, or their first words up to a dot.
     """
     expected = module.state_dict()
     wanted = [name for name in expected if not is_under(name, skip)]
@@ -192,10 +185,8 @@ def load_strictly(
 ) -> LoadReport:
     """Fill `module` from `weights`, which must have exactly its names and shapes, but for `skip`.
 
-    Args:
-        where: origin of the weights, for the InputError that leaves the module unchanged where something is
-            missing, left over, of another shape, or not finite.
-        skip: as for `compare_weights`.
+    What is missing, left over, of another shape, or not finite is an InputError, which names `where` they are
+    from and leaves the module unchanged; `skip` is as for `compare_weights`.
     """
     report = compare_weights(module, weights, skip)
     if not report.fits:

@@ -155,10 +155,8 @@ def _read_config_off(weights: Mapping[str, Tensor], where: Path, *, num_blocks: 
     """Tell sizes from the shapes of an EoMT's weights (our names).
 
     The image size is the position grid times the patch size. What the weights do not say is taken to be as in
-    published checkpoints: a square grid, an entropic scale of 10, and no trained outlier class.
-
-    Args:
-        num_blocks: joint blocks, which no shape tells; 0 takes the size's own.
+    published checkpoints: a square grid, an entropic scale of 10, no trained outlier class, and, where
+    `num_blocks` is 0, the size's own joint blocks.
     """
     isomax = "class_head.prototypes" in weights
     head = "class_head.prototypes" if isomax else "class_head.weight"
@@ -206,9 +204,8 @@ def _unwrap_all(weights: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]
         while bare.startswith(WRAPPERS):
             bare = bare.partition(".")[2]
         if bare in plain:
-            raise InputError(
-                f"{where}: holds {bare} twice, under other prefixes; which one counts is unknown"
-            )
+            twice = f"holds {bare} twice, under other prefixes"
+            raise InputError(f"{where}: {twice}; which one counts is unknown")
         plain[bare] = value
     return plain
 
@@ -220,15 +217,11 @@ def _recognise(weights: Mapping[str, Tensor], where: Path) -> str:
     for kind, row in KINDS.items():
         if all(map(has, row.marks)):
             if kind == "upstream" and not has("encoder.backbone.blocks.0.attn."):
-                raise InputError(
-                    f"{where}: an EoMT over DINOv3, published as differences to DINOv3's weights; "
-                    f"only EoMT over DINOv2 is supported"
-                )
+                other = "an EoMT over DINOv3, published as differences to DINOv3's weights"
+                raise InputError(f"{where}: {other}; only EoMT over DINOv2 is supported")
             return kind
-    raise InputError(
-        f"{where}: weights of no known kind (first names: {', '.join(list(weights)[:3])}); known kinds: "
-        f"{', '.join(row.title for row in KINDS.values())}"
-    )
+    first, known = ", ".join(list(weights)[:3]), ", ".join(row.title for row in KINDS.values())
+    raise InputError(f"{where}: weights of no known kind (first names: {first}); known kinds: {known}")
 
 
 def _read_settings(file: Path, kind: str) -> tuple[ModelConfig | None, LoraSettings | None]:

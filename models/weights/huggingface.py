@@ -50,12 +50,7 @@ IN_UPSCALE = {"conv1": "conv1", "conv2": "conv2", "norm": "layernorm2d"}
 
 
 def huggingface_config(config: ModelConfig, class_names: Sequence[str]) -> dict[str, Any]:
-    """Return what stands in `config.json`.
-
-    Args:
-        config: completed; class head linear.
-        class_names: by train id.
-    """
+    """Return what stands in `config.json`, for a completed config, linear class head, names by train id."""
     size = SIZES[config.size]
     height, width = config.image_size
     return {

@@ -94,10 +94,8 @@ class LossConfig:
         for part in dataclasses.fields(self.options):
             value = getattr(self.options, part.name)
             if part.name not in active and value != type(value)():
-                raise InputError(
-                    f"loss.options.{part.name}: nothing here reads it; this loss consists of "
-                    f"{', '.join(active)}"
-                )
+                consists = f"this loss consists of {', '.join(active)}"
+                raise InputError(f"loss.options.{part.name}: nothing here reads it; {consists}")
         self._check_weights()
 
     def _check_weights(self) -> None:

@@ -42,9 +42,8 @@ class MaskOptions:
         if self.num_points < 1:
             raise InputError(f"loss.options.mask.num_points must be at least 1, got {self.num_points}")
         if not 0 < self.no_object_weight <= 1:
-            raise InputError(
-                f"loss.options.mask.no_object_weight must be in (0, 1], got {self.no_object_weight}"
-            )
+            given = f"must be in (0, 1], got {self.no_object_weight}"
+            raise InputError(f"loss.options.mask.no_object_weight {given}")
 
 
 class MaskLoss:
@@ -53,11 +52,8 @@ class MaskLoss:
     Terms: `mask`, `dice`, `class`, each summed over the supervised depths, and one per outlier term, under
     its name. They are computed in float32 inside autocast and stay connected to the graph when a batch holds
     no class at all. The matcher reads the plain class logits, whatever the classification loss makes of them.
-
-    Args:
-        class_term: what `class` is: the weighted mean of its losses of all queries.
-        outlier_class: whether outliers are segments like any other, of class `NUM_CLASSES` (UNO); otherwise
-            their pixels belong to no segment, and masks should leave them out.
+    `class` is the weighted mean of `class_term`'s losses of all queries. With `outlier_class` outliers are
+    segments of class `NUM_CLASSES` (UNO); otherwise of none, and masks should leave their pixels out.
 
     Source: Mask2Former, Cheng et al., CVPR 2022; weights and points as EoMT. We differ: normalisers are the
     totals of the whole step (see `StepTotals`), not of a micro-batch; masks are read off the label map.

@@ -44,17 +44,13 @@ def match_depths(
 ) -> Matching:
     """Assign, at each depth, to each segment the query that fits it best, each query at most once.
 
-    cost = mask · BCE + dice · Dice − class · softmax(class_logits)[class], the first two over random points
-    of the image, which all its pairs share. Computed in float32; a cost that is not finite counts as very
-    high, so that a diverging run fails in its loss and not in here. An image with more segments than queries
-    leaves the costliest segments without a query.
+    cost = mask · BCE + dice · Dice − class · softmax(class_logits)[class], the first two over random `points`
+    of the image, (x, y) in [0, 1], which all its pairs share. Computed in float32; a cost that is not finite
+    counts as very high, so that a diverging run fails in its loss and not in here. An image with more
+    segments than queries leaves the costliest segments without a query.
 
     All images of a depth are computed at once, those with fewer segments filled up, and the costs of all
     depths reach the CPU in one transfer: a GPU would else wait for the CPU to name each small operation.
-
-    Args:
-        depths: mask logits and class logits of each depth.
-        points: per depth, (x, y) in [0, 1].
 
     Source: Mask2Former, Cheng et al., CVPR 2022.
     """

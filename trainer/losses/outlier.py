@@ -23,6 +23,8 @@ RBA_PRESETS: dict[str, tuple[float, float]] = {
     "code": (-1.0, -0.1),
 }
 """Name -> (inlier_upper, outlier_lower)."""
+PixelCosts = tuple[Float[Tensor, "B H W"], Float[Tensor, "B H W"]]
+"""What each pixel would cost as an inlier and as an outlier."""
 
 
 class OutlierTerm(ABC):
@@ -62,9 +64,7 @@ class OutlierTerm(ABC):
             return 0.5 * (inlier / max(totals.inlier_pixels, 1.0) + outlier / max(totals.outlier_pixels, 1.0))
 
     @abstractmethod
-    def costs(
-        self, queries: QueryOutputs, size: tuple[int, int]
-    ) -> tuple[Float[Tensor, "B H W"], Float[Tensor, "B H W"]]:
+    def costs(self, queries: QueryOutputs, size: tuple[int, int]) -> PixelCosts:
         """Return what each pixel would cost as an inlier and as an outlier, finite, at `size` (H, W)."""
 
 
@@ -92,9 +92,7 @@ class PixelTerm(OutlierTerm):
         """Return what a score costs an outlier."""
         return F.relu(self.thresholds[1] - score).square()
 
-    def costs(
-        self, queries: QueryOutputs, size: tuple[int, int]
-    ) -> tuple[Float[Tensor, "B H W"], Float[Tensor, "B H W"]]:
+    def costs(self, queries: QueryOutputs, size: tuple[int, int]) -> PixelCosts:
         score = F.interpolate(self.score(queries)[:, None], size=size, mode="bilinear")[:, 0]
         return self.inlier(score), self.outlier(score)
 
@@ -136,10 +134,8 @@ class Rba(PixelTerm):
     @property
     def thresholds(self) -> tuple[float, float]:
         upper, lower = RBA_PRESETS[self.preset]
-        return (
-            upper if self.inlier_upper is None else self.inlier_upper,
-            lower if self.outlier_lower is None else self.outlier_lower,
-        )
+        upper = upper if self.inlier_upper is None else self.inlier_upper
+        return upper, lower if self.outlier_lower is None else self.outlier_lower
 
     def score(self, queries: QueryOutputs) -> Float[Tensor, "B h w"]:
         return rba(pixel_class_scores(queries.mask_logits, queries.class_logits, num_classes=NUM_CLASSES))
@@ -234,9 +230,7 @@ class SoleClaim(OutlierTerm):
     layers: int = 0
     """Number of supervised depths, from the last, that the term sums over; 0: all."""
 
-    def costs(
-        self, queries: QueryOutputs, size: tuple[int, int]
-    ) -> tuple[Float[Tensor, "B H W"], Float[Tensor, "B H W"]]:
+    def costs(self, queries: QueryOutputs, size: tuple[int, int]) -> PixelCosts:
         claims = count_claims(queries)
         costs = F.interpolate(-torch.stack((claims.one, claims.none), dim=1), size=size, mode="bilinear")
         return costs[:, 0], costs[:, 1]

@@ -78,11 +78,8 @@ def read_shares(
     """Return how much of each point belongs to each of K classes, bilinearly, in [0, 1].
 
     Equal to `grid_sample` of the class's boolean mask (align_corners=False, zeros outside), but four labels
-    per point are read instead of building masks.
-
-    Args:
-        image_index: which image each row of points lies in.
-        points: (x, y) in [0, 1], the image's corners at 0 and 1.
+    per point are read instead of building masks. Row i of `points`, (x, y) with the image's corners at 0 and
+    1, lies in image `image_index[i]`.
     """
     height, width = label.shape[-2:]
     flat = F.pad(label, (1, 1, 1, 1), value=VOID_ID).flatten(1)  # a frame of void, so no point is outside
