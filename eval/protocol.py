@@ -29,7 +29,7 @@ class Protocol:
     ground_truth_size: Literal["native", "512 x 1024 by nearest pixel"]
     """Size at which pixels are compared: class scores are resized to it, not the other way round."""
     ap_rule: Literal["step sum", "step sum over thresholds from 768 percentiles of each image"]
-    """Area under precision over recall; see `eval/metrics/curve.py` and `eval/metrics/smiyc.py`."""
+    """Area under precision over recall; see `eval/metrics/curve.py` and `measure.py`."""
     fpr_rule: Literal["first-at-least", "first-above", "interpolated"]
     """Reading of FPR at 95 % TPR; see `eval/metrics/curve.py`."""
     pooling: Literal["all pixels of the set", "all pixels of the first 1300 images"]

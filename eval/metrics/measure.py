@@ -7,7 +7,8 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float16, Float32, UInt8
+from numpy.typing import NDArray
 
 from eval.metrics.binned import (
     BinnedMetrics,
@@ -30,8 +31,12 @@ from eval.metrics.curve import (
     count_half,
     exact_curve,
 )
-from eval.metrics.smiyc import curve_metrics, image_curve
 from eval.protocol import Protocol
+from shards.errors import InputError
+
+NUM_QUANTILES = 768
+Steps = tuple[NDArray[np.number], NDArray[np.int64], NDArray[np.int64]]
+"""Thresholds of an image, from the highest down, and its anomalous and its normal pixels at each."""
 
 
 class ImageMetrics(NamedTuple):
@@ -120,10 +125,10 @@ def _measure_half(
     for image in images:
         p, n = (round_scores(scores, protocol).astype(np.float16) for scores in image)
         if protocol.is_binned and p.size + n.size:
-            curves.append(image_curve(p, n))
+            curves.append(_percentile_steps(p, n))
         half += [count_half(p), count_half(n)]
     if protocol.is_binned:
-        metrics = curve_metrics(curves)
+        metrics = _percentile_metrics(curves)
     else:
         metrics = Curve.from_counts(HALF_VALUES, *half).metrics(protocol.fpr_rule)
     rounded = (ImageScores(*(round_scores(scores, protocol) for scores in image)) for image in images)
@@ -185,3 +190,55 @@ def round_scores(scores: Float32[np.ndarray, "..."], protocol: Protocol) -> Floa
         return scores
     with np.errstate(over="ignore"):  # infinity is refused where it is used
         return scores.astype(np.float16).astype(np.float32)
+
+
+def _percentile_steps(positives: Float16[np.ndarray, " P"], negatives: Float16[np.ndarray, " N"]) -> Steps:
+    """Choose the thresholds of an image as SMIYC's toolkit does, and count its pixels at each.
+
+    Every image brings 384 quantiles of its anomalous and 384 of its normal scores; either class may be empty.
+
+    Raises:
+        InputError: a score is not finite in half precision.
+
+    Source: `PixBinaryClass` in road-anomaly-benchmark, as of its step-sum AP. Numbers agree to rounding.
+    """
+    scores = np.concatenate([positives, negatives])
+    if not np.isfinite(scores).all():
+        raise InputError(
+            "protocol smiyc: a score is NaN or beyond 65504, the end of the float16 it is stored in"
+        )
+    low, high = scores.min(), scores.max()
+    margin = np.maximum((high - low) * np.float16(1e-2), np.float16(1e-2))
+    edges = [np.array([low - margin, high + margin])]
+    for part in (positives, negatives):
+        if part.size:
+            edges.append(np.quantile(part, np.linspace(0, 1, min(NUM_QUANTILES // 2, part.size))))
+    bins = np.unique(np.concatenate(edges))
+    true, false = (np.histogram(part, bins)[0][::-1].astype(np.int64) for part in (positives, negatives))
+    return bins[-2::-1], true, false
+
+
+def _percentile_metrics(curves: Sequence[Steps]) -> PixelMetrics:
+    """Join the curves of all images and read the metrics off, as SMIYC's toolkit does.
+
+    The curve runs over the thresholds of all images from the highest down; an image's pixels count when the
+    lower end of their bin is passed. `f1_threshold` is such a lower end, which the toolkit compares with `>`.
+
+    Raises:
+        InputError: a class has no pixel.
+    """
+    thresholds, positives, negatives = (np.concatenate(parts) for parts in zip(*curves, strict=True))
+    order = np.argsort(thresholds)
+    joined = Curve.from_counts(thresholds[order], positives[order], negatives[order])
+    # Equal thresholds of several images are one point, the last; the toolkit keeps the very first besides.
+    kept = np.append(joined.thresholds[:-1] != joined.thresholds[1:], True)
+    kept[0] = True
+    true, false = joined.true[kept], joined.false[kept]
+    curve = Curve(joined.thresholds[kept], true, false, np.append(0, false[:-1]), joined.num_negatives)
+    metrics = curve.metrics()
+    origin = [0] if true[0] or false[0] else []  # begin at recall 0
+    recall, fpr, precision = (np.append(origin, r) for r in (curve.recall, curve.fpr, curve.precision))
+    return metrics._replace(  # to the rounding of the toolkit's sums
+        ap=float(np.sum(np.diff(recall) * precision[1:])),
+        auroc=float((np.diff(fpr) * (recall[1:] + recall[:-1])).sum() / 2),
+    )

@@ -47,7 +47,7 @@ def test_weights_that_do_not_fit_are_counted(tmp_path: Path) -> None:
     [
         ("{", "is no valid JSON"),
         ('{"size": "tiny"}', "has no field 'image_size'"),
-        ({"sise": 1}, "has an unknown field 'sise'; known are size, image_size, "),
+        ({"sise": 1}, "sise: unknown field; perhaps you meant size; known here: size, image_size, "),
         ({"image_size": [64]}, r"image_size is \[64\]; tuple\[int, int\] is needed"),
         ({"image_size": [1, 1]}, "model.image_size: 1x1 is not divisible by model.patch_size 16"),
         ({"num_blocks": 2.5}, "num_blocks is 2.5; int is needed"),
