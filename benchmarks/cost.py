@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.machine import ReportOptions, publish, table
+from benchmarks.machine import ReportOptions, table
 from models.adapt import AdaptConfig, apply_adaptation
 from models.config import ModelConfig
 from models.eomt import EoMT
@@ -63,8 +63,6 @@ def main(arguments: Sequence[str]) -> None:
     """Compute, and print a report in Markdown."""
     options: CostOptions = parse_options(CostOptions, arguments, program="benchmarks.cost")
     lines = [
-        "# Cost of a fine-tuning step, computed",
-        "",
         f"torch {torch.__version__}, meta device: nothing was run. Crops of {options.image_size}², bf16; "
         f"{'with' if options.masked else 'without'} masked attention. Seconds per step of "
         f"{options.batch_size} images, model alone, at sustained rates.",
@@ -81,7 +79,7 @@ def main(arguments: Sequence[str]) -> None:
             rows.append(row + [f"{tera / rate:.2f}" for rate in options.tflops])
     header = "model | adapt.mode | trains | TFLOP/image | saves | activations, GB/image | state, GB"
     header += "".join(f" | {rate:g} TFLOP/s" for rate in options.tflops)
-    publish([*lines, *table(header, rows, text_columns=2)], options.out)
+    options.publish("Cost of a fine-tuning step, computed", [*lines, *table(header, rows, text_columns=2)])
 
 
 def compute_cost(size: str, adapt: AdaptConfig, options: CostOptions) -> Cost:
@@ -107,9 +105,8 @@ class _Kept:
     """Sums the storages that autograd keeps, each once, without parameters and attention matrices."""
 
     def __init__(self, model: EoMT) -> None:
-        own = [*model.parameters(), *model.buffers()]
         self.num_bytes = 0
-        self._storages = [tensor.untyped_storage() for tensor in own]
+        self._storages = [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]
         self._seen = {storage._cdata for storage in self._storages}
 
     def add(self, tensor: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import average_precision_score, roc_curve
 
-from benchmarks.machine import ThreadedOptions, describe_machine, publish, table
+from benchmarks.machine import ThreadedOptions, describe_machine, table
 from eval.metrics.binned import count_images
 from eval.metrics.curve import exact_curve
 from eval.predict.scores import DEFAULT_SCORES
@@ -59,8 +59,6 @@ def main(arguments: Sequence[str]) -> None:
     seconds["all"] = (sum(usual_s), sum(ours_s))
     rows = [(name, f"{a:.2f}", f"{b:.2f}", f"{a / b:.1f}") for name, (a, b) in seconds.items()]
     lines = [
-        "# Evaluation after the network",
-        "",
         describe_machine(options.threads, (np, sklearn, torch, cv2)),
         "",
         f"## From class scores to AP and FPR95 of four scores, {options.frames} frames of "
@@ -70,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
         f"Largest difference of the eight numbers: {difference:.1e}. Sketches for intervals, which the usual",
         f"script has not, take {max(0.0, sketch_s):.2f} s more.",
     ]
-    publish(lines, options.out)
+    options.publish("Evaluation after the network", lines)
 
 
 def draw_frame(options: EvaluationOptions, index: int) -> tuple[torch.Tensor, np.ndarray]:

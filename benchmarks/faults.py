@@ -13,7 +13,6 @@ import logging
 import os
 import re
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -21,13 +20,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from signal import SIGKILL, SIGTERM, SIGUSR1
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.machine import ReportOptions, describe_machine, publish, table
+from benchmarks.machine import ReportOptions, describe_machine, table
 from jobs import finetune
 from models.weights.checkpoint import list_checkpoints
 from shards.settings import parse_options, run_program
@@ -66,17 +66,15 @@ class Fault:
 
 
 FAULTS: dict[str, Fault] = {
-    "kill -9": Fault((signal.SIGKILL,)),
-    "kill -9 in a save": Fault((signal.SIGKILL,), in_save=True),
-    "SIGTERM": Fault((signal.SIGTERM,)),
-    "SIGUSR1": Fault((signal.SIGUSR1,)),
-    "SIGTERM twice": Fault((signal.SIGTERM, signal.SIGTERM)),
-    "SIGUSR1, SIGTERM in a save": Fault((signal.SIGUSR1, signal.SIGTERM), in_save=True),
-    "two processes: kill -9 of one": Fault((signal.SIGKILL,), ranks=2, targets=(1,)),
-    "two processes: kill -9 of both in a save": Fault(
-        (signal.SIGKILL,), in_save=True, ranks=2, targets=(0, 1)
-    ),
-    "two processes: SIGTERM to one": Fault((signal.SIGTERM,), ranks=2, targets=(1,)),
+    "kill -9": Fault((SIGKILL,)),
+    "kill -9 in a save": Fault((SIGKILL,), in_save=True),
+    "SIGTERM": Fault((SIGTERM,)),
+    "SIGUSR1": Fault((SIGUSR1,)),
+    "SIGTERM twice": Fault((SIGTERM, SIGTERM)),
+    "SIGUSR1, SIGTERM in a save": Fault((SIGUSR1, SIGTERM), in_save=True),
+    "two processes: kill -9 of one": Fault((SIGKILL,), ranks=2, targets=(1,)),
+    "two processes: kill -9 of both in a save": Fault((SIGKILL,), in_save=True, ranks=2, targets=(0, 1)),
+    "two processes: SIGTERM to one": Fault((SIGTERM,), ranks=2, targets=(1,)),
 }
 State = Mapping[str, torch.Tensor]
 """Weights and optimizer of a checkpoint by name."""
@@ -105,8 +103,6 @@ def main(arguments: Sequence[str]) -> None:
         scenes = write_scenes(Path(folder))
         outcomes = run_trials(Path(folder), scenes, trials=options.trials, seed=options.seed)
     lines = [
-        "# Faults at random moments",
-        "",
         describe_machine(1, [torch]),
         "",
         f"Runs of {STEPS} steps with a checkpoint every {SAVE_EVERY}, EoMT-tiny with LoRA and dropout, "
@@ -116,7 +112,7 @@ def main(arguments: Sequence[str]) -> None:
         "Exit code -n is death by signal n. Steps lost: in the log, and not in the newest checkpoint.",
         *report(outcomes),
     ]
-    publish(lines, options.out)
+    options.publish("Faults at random moments", lines)
     if any(outcome.failure for taken in outcomes.values() for outcome in taken):
         sys.exit(1)
 
@@ -139,35 +135,25 @@ def report(outcomes: Mapping[str, Sequence[Outcome]]) -> list[str]:
 def run_trials(
     folder: Path, scenes: str, *, trials: int, seed: int, kinds: Sequence[str] = tuple(FAULTS)
 ) -> dict[str, list[Outcome]]:
-    """Take trials of some kinds in turn.
-
-    Args:
-        folder: for everything that is written.
-        scenes: shards, as a pattern.
-        seed: of the moments.
-    """
+    """Take trials of some kinds in turn, writing to `folder`; `scenes` is a pattern of shards."""
     outcomes: dict[str, list[Outcome]] = {kind: [] for kind in kinds}
     whole: dict[int, tuple[State, float]] = {}
     draw = np.random.default_rng(seed)
     for index in range(trials):
         kind = kinds[index % len(kinds)]
-        ranks = FAULTS[kind].ranks
-        if ranks not in whole:
-            whole[ranks] = train_whole(folder, scenes, ranks)
-        outcomes[kind].append(
-            take_trial(FAULTS[kind], folder / f"trial-{index}", scenes, *whole[ranks], draw)
-        )
+        fault = FAULTS[kind]
+        if fault.ranks not in whole:
+            whole[fault.ranks] = train_whole(folder, scenes, fault.ranks)
+        outcome = take_trial(fault, folder / f"trial-{index}", scenes, *whole[fault.ranks], draw)
+        outcomes[kind].append(outcome)
         failures = sum(bool(outcome.failure) for outcome in outcomes[kind])
         logging.info("%d of %d: %s; failures %d", index + 1, trials, kind, failures)
     return outcomes
 
 
 def train_whole(folder: Path, scenes: str, ranks: int) -> tuple[State, float]:
-    """Run without interruption; return the end, and the seconds it took.
-
-    Twice: the first one loads what is loaded late.
-    """
-    for name in ("first", "whole"):
+    """Run without interruption; return the end, and the seconds it took."""
+    for name in ("first", "whole"):  # the first one loads what is loaded late
         run = folder / f"{name}-{ranks}"
         started = time.perf_counter()
         codes = join(start(run, scenes, ranks), PATIENCE_S)
@@ -243,9 +229,7 @@ def find_damage(checkpoints: Sequence[Path]) -> str:
 
 def find_wrong_codes(fault: Fault, codes: Sequence[int], step: int, saved: int) -> str:
     """Say if a run that was asked to stop, once, left otherwise than promised."""
-    if signal.SIGKILL in fault.signals or len(fault.signals) > 1:
-        return ""
-    if saved == STEPS and not any(codes):
+    if SIGKILL in fault.signals or len(fault.signals) > 1 or (saved == STEPS and not any(codes)):
         return ""
     if set(codes) == {finetune.STOPPED}:
         return "" if step == saved else "left with 75 and without its last step"

@@ -29,14 +29,7 @@ import torch
 import torchvision
 
 from benchmarks.frames import make_bank, make_scenes, write_frames
-from benchmarks.machine import (
-    ReportOptions,
-    command_upstream,
-    describe_machine,
-    publish,
-    table,
-    time_in_turns,
-)
+from benchmarks.machine import ReportOptions, command_upstream, describe_machine, table, time_in_turns
 from benchmarks.usual_loader import UsualLoader
 from outlier_paste.config import PasteConfig
 from outlier_paste.paste import build_paste
@@ -80,12 +73,12 @@ def main(arguments: Sequence[str]) -> None:
     options: LoaderOptions = parse_options(LoaderOptions, arguments, program="benchmarks.loader")
     keep_freed_memory()  # as our workers do; the usual side in this process gains from it, too
     with open_frames(options) as (root, folder):
-        lines = ["# Loader", *describe(options), *compare_loaders(options, root, folder)]
+        lines = [describe(options), *compare_loaders(options, root, folder)]
         if options.scaling:
             lines += ["", f"## Workers, tiles, batches of 2, {options.scenes} scenes"]
             header = "workers | images/s | memory of a worker at most, MB | of it not shared, MB"
             lines += table(header, [time_workers(workers, options, folder) for workers in options.scaling])
-    publish(lines, options.out)
+    options.publish("Loader", lines)
 
 
 @contextlib.contextmanager
@@ -114,12 +107,11 @@ def open_frames(options: FrameOptions) -> Iterator[tuple[Path, Path]]:
         yield root, folder
 
 
-def describe(options: FrameOptions) -> list[str]:
+def describe(options: FrameOptions) -> str:
     """Return machine and data as Markdown."""
     machine = describe_machine(1, (np, cv2, torch, torchvision))
     kind = "drawn" if options.real is None else "real"
-    frames = f"{kind} frames of {2 * CROP} x {CROP}, crops of {CROP} x {CROP}"
-    return ["", f"{machine}; processor time; {frames}"]
+    return f"{machine}; processor time; {kind} frames of {2 * CROP} x {CROP}, crops of {CROP} x {CROP}"
 
 
 def compare_loaders(options: LoaderOptions, root: Path, folder: Path) -> list[str]:
@@ -129,11 +121,14 @@ def compare_loaders(options: LoaderOptions, root: Path, folder: Path) -> list[st
     sides: dict[str, Callable[[], object]] = {"usual": lambda: usual.load(next(numbers) % len(usual.images))}
     if options.upstream is not None:
         sides["upstream, without objects"] = open_upstream(options.upstream, folder)
-    baselines = tuple(sides)
+    baselines, sizes = tuple(sides), []
     for encoding in ENCODINGS:
         sides[f"ours, {encoding} frames"] = open_ours(folder, encoding, AugmentConfig())
         upstream = AugmentConfig(recipe="upstream")
         sides[f"ours, {encoding} frames, upstream's recipe"] = open_ours(folder, encoding, upstream)
+        manifest = read_manifest(folder / encoding)  # whose bytes include label and tar headers
+        mean = sum(entry.num_bytes for entry in manifest.shards) / manifest.num_samples
+        sizes.append(f"- {encoding}: {mean / 1e6:.2f} MB/frame")
     calls = {name: 1 if name in baselines else options.ours_per_round for name in sides}
     times = time_in_turns(sides, options.rounds, calls)
     header = "side | ms/image | images/s"
@@ -143,14 +138,7 @@ def compare_loaders(options: LoaderOptions, root: Path, folder: Path) -> list[st
         + [f"{times[baseline] / seconds:.1f}" for baseline in baselines]
         for name, seconds in times.items()
     ]
-    sizes = [f"- {encoding}: {size_of(folder, encoding):.2f} MB/frame" for encoding in ENCODINGS]
     return ["", "## Whole scenes, objects on half of them", *table(header, rows), "", *sizes]
-
-
-def size_of(folder: Path, encoding: str) -> float:
-    """Return the mean size of a sample in MB, label and tar headers included."""
-    manifest = read_manifest(folder / encoding)
-    return sum(entry.num_bytes for entry in manifest.shards) / manifest.num_samples / 1e6
 
 
 def time_workers(workers: int, options: LoaderOptions, folder: Path) -> list[str]:
@@ -173,13 +161,8 @@ def time_workers(workers: int, options: LoaderOptions, folder: Path) -> list[str
 
 def open_upstream(upstream: Path, folder: Path) -> Callable[[], float]:
     """Start upstream's own loader, and return what makes it load one scene and returns the seconds."""
-    process = subprocess.Popen(
-        command_upstream("load", upstream, folder, 1, {"crop": CROP}),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=folder,
-    )
+    command = command_upstream("load", upstream, folder, 1, {"crop": CROP})
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder)
     ask, answer = process.stdin, process.stdout
     assert ask is not None
     assert answer is not None
@@ -211,17 +194,12 @@ def open_stream(
     folder: Path, encoding: str, augment: AugmentConfig, batch_size: int, workers: int
 ) -> Iterator[Batch]:
     """Open our stream; one object is pasted on half of the scenes, as the other side does."""
-    paste = build_paste(
-        PasteConfig(bank=str(folder / "cutouts"), probability=0.5, max_objects=1, min_pixels=0)
-    )
+    objects = PasteConfig(bank=str(folder / "cutouts"), probability=0.5, max_objects=1, min_pixels=0)
+    shards = (str(folder / encoding),)
     config = StreamConfig(
-        shards=(str(folder / encoding),),
-        crop=(CROP, CROP),
-        batch_size=batch_size,
-        workers=workers,
-        augment=augment,
+        shards=shards, crop=(CROP, CROP), batch_size=batch_size, workers=workers, augment=augment
     )
-    return iter(build_stream(config, seed=0, rank=0, world_size=1, transform=paste))
+    return iter(build_stream(config, seed=0, rank=0, world_size=1, transform=build_paste(objects)))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,13 @@ class ReportOptions:
     out: Path | None = None
     """File to write the report to as well."""
 
+    def publish(self, title: str, lines: Iterable[str]) -> None:
+        """Print a report of Markdown lines below its title, and write it to `out` as well."""
+        text = "\n".join([f"# {title}", "", *lines]) + "\n"
+        print(text, end="")
+        if self.out is not None:
+            self.out.write_text(text, encoding="utf-8")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ThreadedOptions(ReportOptions):
@@ -38,10 +45,14 @@ class ThreadedOptions(ReportOptions):
 
 def describe_machine(threads: int, modules: Iterable[Any]) -> str:
     """Return date, processor, threads and versions as one line."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
+    processor = names[0] if names else platform.processor() or platform.machine()
     versions = ", ".join(f"{module.__name__} {module.__version__}" for module in modules)
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())
     return (
-        f"{datetime.date.today()}; {processor_name()}, {os.cpu_count()} cores, {threads} thread(s) used; "
+        f"{datetime.date.today()}; {processor}, {os.cpu_count()} cores, {threads} thread(s) used; "
         f"load average {load} (1, 5 and 15 minutes; other work counts); "
         f"Python {platform.python_version()}, {versions}"
     )
@@ -54,22 +65,6 @@ def table(header: str, rows: Iterable[Sequence[object]], text_columns: int = 1) 
     return ["", f"| {header} |", f"|{rules}|", *(f"| {' | '.join(map(str, row))} |" for row in rows)]
 
 
-def publish(lines: Iterable[str], out: Path | None) -> None:
-    """Print a report of Markdown lines, and write it to `out` as well."""
-    text = "\n".join(lines) + "\n"
-    print(text, end="")
-    if out is not None:
-        out.write_text(text, encoding="utf-8")
-
-
-def processor_name() -> str:
-    """Return the name that the processor gives itself."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def time_in_turns(
     sides: Mapping[str, Callable[[], object]], rounds: int, calls: Mapping[str, int]
 ) -> dict[str, float]:
@@ -77,12 +72,8 @@ def time_in_turns(
 
     In turns, so that what else the machine does slows all sides; processor time, so that it disturbs less.
     The mean, because it is what a worker delivers: calls with and without object, jitter or mirroring cost
-    different amounts.
-
-    Args:
-        sides: a side that returns a float measured itself, in another process or less than the whole call.
-        rounds: turns of every side.
-        calls: of each side in one turn.
+    different amounts. A side that returns a float measured itself, in another process or less than the whole
+    call. `calls` are those of each side in one turn.
     """
     times: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(rounds + 1):
@@ -105,11 +96,9 @@ def read_clocks(synchronize: Callable[[], object]) -> tuple[float, float]:
 def measure_peak(run: Callable[[], object], *, kind: str = "VmRSS") -> int:
     """Return by how many bytes the memory of this process rises while `run` runs; Linux only.
 
-    Peak counters of the system would include what came before.
-
-    Args:
-        kind: line of `/proc/self/status`: VmRSS is what is resident, RssAnon what is this process's alone;
-            pages of a mapped file are the system's to drop.
+    Peak counters of the system would include what came before. `kind` is a line of `/proc/self/status`:
+    VmRSS is what is resident, RssAnon what is this process's alone; pages of a mapped file are the system's
+    to drop.
     """
     before = peak = _memory_bytes(kind)
     done = threading.Event()

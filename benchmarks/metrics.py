@@ -26,7 +26,7 @@ import torchmetrics
 from numpy.typing import NDArray
 from sklearn.metrics import auc, average_precision_score, roc_curve
 
-from benchmarks.machine import ThreadedOptions, describe_machine, measure_peak, publish, table
+from benchmarks.machine import ThreadedOptions, describe_machine, measure_peak, table
 from eval.metrics.closed_set import count_classes, mean_iou
 from eval.metrics.curve import HALF_VALUES, Curve, count_half, pixel_metrics
 from eval.store import ImageStore, score_arrays
@@ -35,6 +35,7 @@ from shards.settings import parse_options, run_program
 Measured = TypeVar("Measured")
 Pools = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Scores of anomalous and of normal pixels."""
+Images = Iterator[NDArray[np.float32]]
 Numbers = tuple[float, float, float]
 """AP, FPR95, AUROC."""
 
@@ -61,15 +62,13 @@ def main(arguments: Sequence[str]) -> None:
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(options.threads)
     lines = [
-        "# Metrics",
-        "",
         describe_machine(options.threads, (np, sklearn, torch, torchmetrics, cv2)),
         *(compare_pixel_metrics(options) if options.usual else []),
         *compare_half(options),
         *compare_stored(options),
         *compare_miou(options),
     ]
-    publish(lines, options.out)
+    options.publish("Metrics", lines)
 
 
 def compare_pixel_metrics(options: MetricsOptions) -> list[str]:
@@ -83,12 +82,11 @@ def compare_pixel_metrics(options: MetricsOptions) -> list[str]:
         memory = [run_apart(extra_memory, side, options, kind) / options.pixels for side in sides]
         beside = set_beside(reference, (ours_s, metrics[:3]))
         rows.append([kind, *beside, *(f"{value:.1f} B/pixel" for value in memory)])
+    header = "scores | sklearn, s | ours, s | ratio | largest difference | extra memory, sklearn | ours"
     return [
         "",
         f"## AP + FPR95 + AUROC, exact, {options.pixels:,} float32 pixels, {options.anomalous:.1%} anomalous",
-        *table(
-            "scores | sklearn, s | ours, s | ratio | largest difference | extra memory, sklearn | ours", rows
-        ),
+        *table(header, rows),
     ]
 
 
@@ -131,8 +129,7 @@ def compare_stored(options: MetricsOptions) -> list[str]:
 
 
 def measure_collection(
-    collect: Callable[[Iterator[NDArray[np.float32]], NDArray[np.uint8], int], Numbers],
-    options: MetricsOptions,
+    collect: Callable[[Images, NDArray[np.uint8], int], Numbers], options: MetricsOptions
 ) -> tuple[tuple[float, Numbers], int]:
     """Collect images and compute the metrics; return seconds and metrics, and bytes."""
     size = options.pixels // options.images
@@ -148,17 +145,13 @@ def measure_collection(
     return found[0], peak
 
 
-def collect_lists(
-    images: Iterator[NDArray[np.float32]], target: NDArray[np.uint8], num_images: int
-) -> Numbers:
+def collect_lists(images: Images, target: NDArray[np.uint8], num_images: int) -> Numbers:
     """Keep all scores, and call scikit-learn."""
     scores, truth = np.concatenate(list(images)), np.tile(target, num_images)
     return sklearn_metrics(scores[truth == 1], scores[truth == 0])
 
 
-def collect_in_store(
-    images: Iterator[NDArray[np.float32]], target: NDArray[np.uint8], num_images: int
-) -> Numbers:
+def collect_in_store(images: Images, target: NDArray[np.uint8], num_images: int) -> Numbers:
     """Write the maps of each image to a store, and let that measure."""
     with tempfile.TemporaryDirectory() as folder:
         store = ImageStore(Path(folder), [{}] * num_images)

@@ -28,14 +28,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.machine import (
-    ThreadedOptions,
-    command_upstream,
-    describe_machine,
-    publish,
-    table,
-    upstream_commit,
-)
+from benchmarks.machine import ThreadedOptions, command_upstream, describe_machine, table, upstream_commit
 from models.backbone import SIZES
 from models.config import DEFAULT_NUM_QUERIES, DEFAULT_PATCH_SIZE, ModelConfig
 from models.eomt import EoMT, Prediction
@@ -97,7 +90,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.full_size:
         title = f"{FULL_SIZE[0]} x {FULL_SIZE[1]}, "
         rows += compare(options, options.full_size, title, MASKED, image_size=FULL_SIZE)
-    publish(render(options, rows), options.out)
+    options.publish("Parity with tue-mps/eomt", render(options, rows))
     if not all(difference <= options.tolerance for difference, _ in rows):
         sys.exit(1)
 
@@ -114,11 +107,9 @@ def compare(
 ) -> list[Row]:
     """Let upstream answer, read its weights with ours, and set the answers side by side.
 
-    Args:
-        title: what the names of the cases begin with.
-        image_size: height and width that the weights are for; None: those of the options.
-        moved_to: height and width that the network is moved to.
-        from_dinov2: whether its backbone comes from a file in DINOv2's layout.
+    The names of the cases begin with `title`. The weights are for `image_size`, height and width; None: that
+    of the options. The network is then moved to `moved_to`; `from_dinov2`: its backbone comes from a file in
+    DINOv2's layout.
     """
     request = request_eomt(size, image_size or options.image_size, from_dinov2)
     request |= {"moved_to": moved_to, "cases": cases}
@@ -192,9 +183,8 @@ def set_beside(
     grid = model.backbone.patch_embed.grid_size
     for depth, logits in enumerate(zip(prediction.mask_logits, prediction.class_logits, strict=True)):
         their_masks, their_classes = answers[f"{case}/{depth}/masks"], answers[f"{case}/{depth}/classes"]
-        covered, theirs_covered = (
-            F.interpolate(masks, grid, mode="bilinear") > 0 for masks in (logits[0], their_masks)
-        )
+        both = (logits[0], their_masks)
+        covered, theirs_covered = (F.interpolate(masks, grid, mode="bilinear") > 0 for masks in both)
         is_last = depth == len(theirs) - 1
         effect = "" if unmasked is None or not is_last else f"{(their_masks - unmasked).abs().max():.2f}"
         cells: list[object] = [depth, f"{theirs_covered.float().mean():.0%}"]
@@ -213,8 +203,6 @@ def render(options: ParityOptions, rows: Sequence[Row]) -> list[str]:
     differences = torch.tensor([difference for difference, _ in rows])
     passes = bool((differences <= options.tolerance).all())
     return [
-        "# Parity with tue-mps/eomt",
-        "",
         f"{machine}; upstream {upstream_commit(options.upstream)}",
         "",
         f"Two random images of {sides}, {DEFAULT_NUM_QUERIES} queries, {NUM_CLASSES} classes, float32; "

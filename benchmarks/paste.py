@@ -15,11 +15,12 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks.loader import CROP, FrameOptions, describe, open_frames, open_usual
-from benchmarks.machine import publish, table, time_in_turns
+from benchmarks.machine import table, time_in_turns
 from outlier_paste.bank import SHRINKS
 from outlier_paste.config import PasteConfig
 from outlier_paste.paste import build_paste
@@ -39,10 +40,9 @@ def main(arguments: Sequence[str]) -> None:
     """Measure, and print a report in Markdown."""
     options: FrameOptions = parse_options(FrameOptions, arguments, program="benchmarks.paste")
     with open_frames(options) as (root, folder):
-        lines = ["# Paste", *describe(options), *compare_sides(options, root, folder)]
-        lines += measure_share(options, folder)
-        lines += measure_steps(options, folder)
-    publish(lines, options.out)
+        lines = [describe(options), *compare_sides(options, root, folder)]
+        lines += measure_share(options, folder) + measure_steps(options, folder)
+    options.publish("Paste", lines)
 
 
 def compare_sides(options: FrameOptions, root: Path, folder: Path) -> list[str]:
@@ -96,14 +96,9 @@ def measure_steps(options: FrameOptions, folder: Path) -> list[str]:
     return ["", "## One object with an appearance step, from the pool", *table("step | ms of one core", rows)]
 
 
-def open_paste(folder: Path, cache_mb: int, **settings: object) -> Callable[[Sample], object]:
+def open_paste(folder: Path, cache_mb: int, **settings: Any) -> Callable[[Sample], object]:
     """Return what pastes objects of the prepared bank; with a memory, everything is in it."""
-    config = PasteConfig(
-        bank=str(folder / "cutouts"),
-        probability=1.0,
-        cache_mb=cache_mb,
-        **settings,  # type: ignore[arg-type]
-    )
+    config = PasteConfig(bank=str(folder / "cutouts"), probability=1.0, cache_mb=cache_mb, **settings)
     paste = build_paste(config)
     assert paste is not None
     if cache_mb:

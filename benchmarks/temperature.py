@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -28,26 +28,18 @@ import sklearn
 import torch
 
 from benchmarks.evaluate import usual_metrics, usual_scores
-from benchmarks.machine import ThreadedOptions, describe_machine, publish, table
+from benchmarks.machine import ThreadedOptions, describe_machine, table
 from eval.predict.predictions import CachedSet, WindowPredictions, read_frames, write_frame
 from eval.predict.scores import DEFAULT_SCORES
 from eval.temperature import Sweep, Variant
 from shards.settings import parse_options, run_program
 
+FRAME = (1024, 2048)
 WINDOW = (1024, 1024)
 LOW = (256, 256)
 QUERIES = 100
 Numbers = dict[tuple[str, float], tuple[float, float]]
 """Score and temperature -> AP and FPR95."""
-
-
-class Side(NamedTuple):
-    """What ours took, and found."""
-
-    class_scores_s: float
-    further_s: float
-    """Of all temperatures."""
-    numbers: Numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,16 +65,14 @@ def main(arguments: Sequence[str]) -> None:
     rows = [["class scores, once", "not counted"], ["per temperature", f"{usual_s / count:.2f}"]]
     rows.append(["all, class scores included", f"{usual_s:.2f}"])
     differences = []
-    for label, side in zip(("counted", "exact"), sides, strict=True):
-        all_s = side.class_scores_s + side.further_s
-        rows[0] += [f"{side.class_scores_s:.2f}", ""]
-        rows[1] += [f"{side.further_s / count:.3f}", f"{usual_s / side.further_s:.1f}"]
+    for label, (class_scores_s, further_s, numbers) in zip(("counted", "exact"), sides, strict=True):
+        all_s = class_scores_s + further_s
+        rows[0] += [f"{class_scores_s:.2f}", ""]
+        rows[1] += [f"{further_s / count:.3f}", f"{usual_s / further_s:.1f}"]
         rows[2] += [f"{all_s:.3f}", f"{usual_s / all_s:.1f}"]
-        errors = np.abs([np.subtract(side.numbers[key], expected[key]) for key in expected])
+        errors = np.abs([np.subtract(numbers[key], expected[key]) for key in expected])
         differences.append([label, *(f"{largest:.1e}" for largest in errors.max(axis=0))])
     lines = [
-        "# Temperature sweep from saved predictions",
-        "",
         describe_machine(options.threads, (np, sklearn, torch, cv2)),
         "",
         f"{options.frames} frames of 2048 x 1024, {count} temperatures, AP and FPR95 of four scores; "
@@ -92,7 +82,7 @@ def main(arguments: Sequence[str]) -> None:
         "Largest difference to the usual script's numbers:",
         *table(" | AP | FPR95", differences),
     ]
-    publish(lines, options.out)
+    options.publish("Temperature sweep from saved predictions", lines)
 
 
 def write_cache(folder: Path, options: SweepOptions) -> CachedSet:
@@ -103,7 +93,7 @@ def write_cache(folder: Path, options: SweepOptions) -> CachedSet:
         masks = 4 * torch.nn.functional.interpolate(coarse, LOW, mode="bicubic") - 4
         classes = torch.randn(3, QUERIES, 20, generator=generator)
         classes[..., torch.arange(QUERIES), torch.arange(QUERIES) % 20] += 6
-        target = np.zeros((1024, 2048), np.uint8)
+        target = np.zeros(FRAME, np.uint8)
         target[500:700, 200:400], target[-128:] = 1, 255
         masks[..., 125:175, :] -= 2
         write_frame(folder / "set", index, target, WindowPredictions(masks, classes, None, 19))
@@ -113,9 +103,7 @@ def write_cache(folder: Path, options: SweepOptions) -> CachedSet:
 
 def usual_script(cache: Path, cached: CachedSet, options: SweepOptions) -> tuple[float, Numbers]:
     """Score whole frames, keep lists, call scikit-learn; once per temperature."""
-    frames = [
-        (target, found.class_scores((1024, 2048), WINDOW)) for target, found in read_frames(cache, cached)
-    ]
+    frames = [(target, found.class_scores(FRAME, WINDOW)) for target, found in read_frames(cache, cached)]
     begin = time.process_time()
     numbers: Numbers = {}
     for temperature in options.temperatures:
@@ -128,11 +116,13 @@ def usual_script(cache: Path, cached: CachedSet, options: SweepOptions) -> tuple
     return time.process_time() - begin, numbers
 
 
-def our_sweep(cache: Path, cached: CachedSet, options: SweepOptions, use: Literal["scan", "measure"]) -> Side:
-    """Sweep, with the time of the class scores taken apart."""
+def our_sweep(
+    cache: Path, cached: CachedSet, options: SweepOptions, use: Literal["scan", "measure"]
+) -> tuple[float, float, Numbers]:
+    """Sweep; return the seconds of the class scores, those of all temperatures, and the numbers."""
     begin = time.process_time()
     for _, predictions in read_frames(cache, cached):
-        predictions.class_scores((1024, 2048), WINDOW)
+        predictions.class_scores(FRAME, WINDOW)
     class_scores_s = time.process_time() - begin
     sweep = Sweep(cache, cached)
     variants = [Variant(name, "pixel", t) for name in DEFAULT_SCORES for t in options.temperatures]
@@ -142,7 +132,7 @@ def our_sweep(cache: Path, cached: CachedSet, options: SweepOptions, use: Litera
     passes = 1 if use == "scan" else math.ceil(len(variants) / 16)
     found = sweep.scanned if use == "scan" else sweep.metrics
     numbers = {(v.score, v.temperature): (metrics.ap, metrics.fpr95) for v, metrics in found.items()}
-    return Side(passes * class_scores_s, seconds - passes * class_scores_s, numbers)
+    return passes * class_scores_s, seconds - passes * class_scores_s, numbers
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from benchmarks.cost import CostOptions, compute_cost
 from benchmarks.frames import make_bank, make_scenes, write_frames
-from benchmarks.machine import ReportOptions, describe_machine, publish, table
+from benchmarks.machine import ReportOptions, describe_machine, table
 from benchmarks.train_step import MODES
 from models.backbone import SIZES
 from shards.errors import InputError
@@ -74,8 +74,6 @@ def main(arguments: Sequence[str]) -> None:
     options: ThroughputOptions = parse_options(ThroughputOptions, arguments, program="benchmarks.throughput")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     lines = [
-        "# Throughput of whole runs",
-        "",
         f"{describe_machine(torch.get_num_threads(), (torch, timm, accelerate))}; {device}",
         "",
         f"{options.batch_size} crops of {options.crop}² per step, {options.precision}, {options.workers} "
@@ -94,7 +92,7 @@ def main(arguments: Sequence[str]) -> None:
                 rows.append(render_row(size, mode, options, time_run(size, mode, options, data, folder)))
                 print(*rows[-1], sep=", ", file=sys.stderr, flush=True)
     header = "model | trains | images/s | waiting for data | peak memory, GB | TFLOP/s | MFU"
-    publish([*lines, *table(header, rows, text_columns=2)], options.out)
+    options.publish("Throughput of whole runs", [*lines, *table(header, rows, text_columns=2)])
 
 
 def prepare_data(folder: Path) -> None:

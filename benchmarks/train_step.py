@@ -36,7 +36,6 @@ from benchmarks.machine import (
     command_upstream,
     describe_machine,
     measure_peak,
-    publish,
     read_clocks,
     table,
     upstream_commit,
@@ -123,7 +122,7 @@ def main(arguments: Sequence[str]) -> None:
             measured[side].append(measure(side, options, Path(name)))
             seconds = _step_times(measured[side][-1])[:, 0]
             print(f"{side}: {' '.join(f'{value:.3g}' for value in seconds)} s", file=sys.stderr, flush=True)
-    publish(render(options, measured), options.out)
+    options.publish("Training step", render(options, measured))
 
 
 def measure(side: str, options: StepOptions, folder: Path) -> dict[str, Any]:
@@ -180,10 +179,9 @@ def build_run(
     optimizer = build_optimizer(model, OptimConfig(), fused=accelerator.device.type == "cuda")
     if options.compile:
         compile_model(model, accelerator.device, "--compile")
-    schedule = ScheduleConfig()
+    schedule, config = ScheduleConfig(), LossConfig().completed()
     lr_schedule = build_lr_schedule(optimizer, schedule, LONG)
     prepared, optimizer = accelerator.prepare(model, optimizer)
-    config = LossConfig().completed()
     loss, losses = build_loss(config), list[Tensor]()
 
     def note(*inputs: Any) -> dict[str, Tensor]:
@@ -235,16 +233,13 @@ def render(options: StepOptions, measured: Mapping[str, list[dict[str, Any]]]) -
         for side, ours in medians.items()
     ]
     return [
-        "# Training step",
-        "",
         f"{machine}; {device}{upstream}",
         "",
         f"EoMT-{options.size}, {options.batch_size} image(s) of {height} x {width}, {options.precision}, "
         f"{'compiled, ' if options.compile else ''}masked attention, every depth supervised, "
-        f"{DEFAULT_NUM_QUERIES} queries; median of "
-        f"{options.rounds} turns of {options.steps} steps after one to warm up. "
-        f"Ratios to: {reference}. The first loss shows that both sides "
-        f"do the same work; they draw other points.",
+        f"{DEFAULT_NUM_QUERIES} queries; median of {options.rounds} turns of {options.steps} steps after one "
+        f"to warm up. Ratios to: {reference}. The first loss shows that both sides do the same work; they "
+        "draw other points.",
         *table(HEADER, rows),
     ]
 

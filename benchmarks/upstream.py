@@ -29,15 +29,9 @@ from torch import Tensor, nn
 DINOV2_SIDE, DINOV2_PATCH = 518, 14
 BATCH = 2
 MAX_GRAD_NORM, LR, WEIGHT_DECAY = 0.01, 1e-4, 0.05
-LOSS = {
-    "num_points": 12544,
-    "oversample_ratio": 3.0,
-    "importance_sample_ratio": 0.75,
-    "no_object_coefficient": 0.1,
-    "mask_coefficient": 5.0,
-    "dice_coefficient": 5.0,
-    "class_coefficient": 2.0,
-}
+LOSS = {"num_points": 12544, "oversample_ratio": 3.0, "importance_sample_ratio": 0.75}
+LOSS |= {"no_object_coefficient": 0.1, "mask_coefficient": 5.0}
+LOSS |= {"dice_coefficient": 5.0, "class_coefficient": 2.0}
 CLASSES_IN_SCENE = 12
 
 
@@ -100,8 +94,7 @@ def train(
 ) -> dict[str, Any]:
     """Take steps over the same batch; return marks of time, one more than steps, and losses.
 
-    The loop is ours; network, losses and matching are upstream's. Left out is what Lightning does around a
-    step.
+    The loop is ours, without what Lightning does around a step; network, losses and matching are upstream's.
     """
     device = images.device
     loss_class = importlib.import_module("training.mask_classification_loss").MaskClassificationLoss
@@ -179,11 +172,8 @@ def build_network(request: dict[str, Any], folder: Path, generator: torch.Genera
     """Build upstream's EoMT with random weights; the backbone's from a 14-pixel file where that is asked."""
     make_vit = importlib.import_module("models.vit").ViT
     make_eomt = importlib.import_module("models.eomt").EoMT
-    kwargs = {
-        "img_size": tuple(request["image_size"]),
-        "patch_size": request["patch_size"],
-        "backbone_name": request["backbone"],
-    }
+    kwargs = {"img_size": tuple(request["image_size"]), "patch_size": request["patch_size"]}
+    kwargs["backbone_name"] = request["backbone"]
     if request["from_dinov2"]:
         path = folder / "dinov2.pth"
         torch.save(draw_dinov2(request["backbone"], generator), path)
@@ -237,17 +227,11 @@ def save_checkpoints(network: nn.Module, request: dict[str, Any], folder: Path) 
     state = {f"network.{name}": value for name, value in network.state_dict().items()}
     state["criterion.empty_weight"] = torch.ones(request["num_classes"] + 1)
     torch.save(state, folder / "eomt.bin")
-    lightning = {
-        "epoch": 1,
-        "global_step": 2,
-        "pytorch-lightning_version": "2.5.1.post0",
-        "state_dict": state,
-        "loops": {},
-        "callbacks": {},
-        "optimizer_states": [{"state": {0: {"step": torch.tensor(2.0)}}, "param_groups": [{"lr": 1e-4}]}],
-        "lr_schedulers": [{"last_epoch": 2}],
-    }
-    torch.save(lightning, folder / "eomt.ckpt")
+    optimizer = {"state": {0: {"step": torch.tensor(2.0)}}, "param_groups": [{"lr": 1e-4}]}
+    progress = {"epoch": 1, "global_step": 2, "pytorch-lightning_version": "2.5.1.post0"}
+    others = {"loops": {}, "callbacks": {}, "lr_schedulers": [{"last_epoch": 2}]}
+    checkpoint = {**progress, "state_dict": state, **others, "optimizer_states": [optimizer]}
+    torch.save(checkpoint, folder / "eomt.ckpt")
 
 
 def main(task: str, upstream: str, folder: Path, threads: int) -> None:

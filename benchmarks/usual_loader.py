@@ -47,9 +47,8 @@ class UsualLoader:
         self.objects = sorted(self.coco.getAnnIds(iscrowd=False))
         self.probability = probability
         self.crop = crop
-        self.geometry = v2.Compose(
-            [v2.RandomHorizontalFlip(), v2.ScaleJitter((crop, crop), scale_range=(0.5, 2.0), antialias=True)]
-        )
+        scale = v2.ScaleJitter((crop, crop), scale_range=(0.5, 2.0), antialias=True)
+        self.geometry = v2.Compose([v2.RandomHorizontalFlip(), scale])
         self.random_crop = v2.RandomCrop((crop, crop))
 
     def load(self, index: int) -> Scene:
