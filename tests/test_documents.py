@@ -53,6 +53,14 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert target.startswith("http") or (path.parent / target).exists(), f"{path}: {target}"
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
+def test_named_modules_exist(path: Path) -> None:
+    """Benchmarks apart, whose results outlive them."""
+    packages = "shards|eval|models|trainer|outlier_paste|slurm|jobs|tests"
+    for name in re.findall(rf"(?<![\w/])((?:{packages})(?:/\w+)+\.py)\b", path.read_text()):
+        assert (ROOT / name).is_file(), name
+
+
 def test_the_readme_lists_every_program() -> None:
     programs = {path.stem for path in (ROOT / "jobs").glob("*.py") if "run_program(main)" in path.read_text()}
     table = re.findall(r"^\| (`[a-z_`, ]+`) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
