@@ -281,7 +281,7 @@ class Builder:
             return f"{place}: is a {type(value).__name__}; a JSON object is needed"
         needed = str(kind) if origin else kind.__name__
         if origin is typing.Literal:
-            needed = f"one of {', '.join(typing.get_args(kind))}"
+            needed = f"one of {', '.join(map(str, typing.get_args(kind)))}"
         return f"{place} is {value!r:.80}; {needed} is needed"
 
 

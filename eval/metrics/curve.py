@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -60,7 +60,6 @@ FPR_RULES = ("first-at-least", "first-above", "interpolated")
 - `interpolated`: linear between the points around 0.95 (`ood_metrics`, the course's script); such a point
   belongs to no threshold, and with many equal scores it can be far from both others.
 """
-FprRule = Literal["first-at-least", "first-above", "interpolated"]
 
 
 class Curve(NamedTuple):
