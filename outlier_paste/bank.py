@@ -26,9 +26,12 @@ from shards.cutout import (
 )
 from shards.errors import InputError
 from shards.manifest import MANIFEST_NAME
+from shards.picture import COLOUR_ALPHA, GREY_ALPHA, decode_numbers, require_kind
 from shards.reader import ShardReader, open_shards
+from shards.source import is_hidden
 
 BYTES_PER_MB = 2**20
+_WITH_ALPHA = (COLOUR_ALPHA, GREY_ALPHA)
 
 
 class ShardStore:
@@ -74,12 +77,13 @@ class PngFolder:
 
     def __init__(self, folder: Path) -> None:
         found = [path for pattern in ("*.png", "*/*.png") for path in folder.glob(pattern)]
-        self.paths = sorted(path for path in found if not path.name.startswith("."))
+        self.paths = sorted(path for path in found if not is_hidden(path.relative_to(folder)))
         if not self.paths:
             lacks = "holds neither manifest.json, which jobs.prepare writes, nor PNG files"
             raise InputError(f"paste.bank: {folder}: {lacks}")
         for path in self.paths:
-            _require_alpha(path)
+            with path.open("rb") as file:
+                require_kind(file.read(4096), f"paste.bank: {path}", _WITH_ALPHA)
         self.keys = tuple(path.relative_to(folder).with_suffix("").as_posix() for path in self.paths)
 
     def category(self, index: int) -> str:
@@ -101,20 +105,9 @@ Store = ShardStore | PngFolder
 """Origin of objects: names, and by number a category, a shape and a picture."""
 
 
-def _require_alpha(path: Path) -> None:
-    with path.open("rb") as file:
-        start = file.read(33)
-    kind = (start[24], start[25]) if len(start) == 33 and start[:4] == b"\x89PNG" else None
-    if kind not in ((8, 6), (8, 4)):  # 8 bits of RGBA, or of grey with alpha
-        given = "is no PNG" if kind is None else f"has {kind[0]} bits per channel and colour type {kind[1]}"
-        raise InputError(f"paste.bank: {path}: {given}; a PNG of 8 bits with an alpha channel is needed")
-
-
 @lru_cache(maxsize=8)
 def _load_png(key: str, path: Path) -> Cutout:
-    picture = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
-    if picture is None or picture.ndim != 3 or picture.shape[2] != 4:
-        raise InputError(f"cut-out {key}: {path} cannot be decoded as a picture with alpha channel")
+    picture = decode_numbers(path.read_bytes(), f"paste.bank: {path}", _WITH_ALPHA)
     cropped = crop_to_mask(cv2.cvtColor(picture, cv2.COLOR_BGRA2RGB), picture[..., 3].copy())
     if cropped is None:
         raise InputError(f"cut-out {key}: {path} is transparent everywhere")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
 from shards.errors import InputError
-from shards.picture import decode_bounded, picture_size
+from shards.files import from_json, to_json
+from shards.picture import COLOR, OPACITIES, decode_numbers, decode_picture, picture_size
 
 OBJECT_SUFFIX = "object.jpg"
 MASK_SUFFIX = "mask.png"
@@ -46,13 +47,14 @@ def encode_cutout(cutout: Cutout, *, jpeg_quality: int = 95) -> dict[str, bytes]
     _, picture = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])
     is_soft = cv2.countNonZero(cv2.inRange(cutout.mask, (1,), (254,))) > 0
     _, mask = cv2.imencode(".png", cutout.mask, [] if is_soft else [cv2.IMWRITE_PNG_BILEVEL, 1])
-    meta = {"category": cutout.category, "source_size": list(cutout.source_size)}
-    contents = (picture.tobytes(), mask.tobytes(), json.dumps(meta, sort_keys=True).encode())
+    meta = to_json(_Meta(cutout.category, cutout.source_size), indent=None, sort_keys=True).rstrip()
+    contents = (picture.tobytes(), mask.tobytes(), meta.encode())
     return dict(zip(CUTOUT_SUFFIXES, contents, strict=True))
 
 
-_COLOR_FLAGS = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2}
-_COLOR_FLAGS |= {4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+_COLOR_FLAGS = {1: COLOR, 2: COLOR | cv2.IMREAD_REDUCED_COLOR_2}
+_COLOR_FLAGS |= {4: COLOR | cv2.IMREAD_REDUCED_COLOR_4, 8: COLOR | cv2.IMREAD_REDUCED_COLOR_8}
+_OPACITY_FLAGS = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
 SHRINKS = tuple(_COLOR_FLAGS)
 """Factors by which a picture can be smaller than its file says; a JPEG decodes faster then."""
 
@@ -63,11 +65,9 @@ def decode_cutout(key: str, members: Mapping[str, bytes], *, shrink: int = 1) ->
     `shrink` is one of `SHRINKS`.
     """
     _require_members(key, members)
-    picture = decode_bounded(members[OBJECT_SUFFIX], f"cut-out {key}: {OBJECT_SUFFIX}", _COLOR_FLAGS[shrink])
-    mask = decode_bounded(members[MASK_SUFFIX], f"cut-out {key}: {MASK_SUFFIX}", cv2.IMREAD_GRAYSCALE)
-    if picture is None or mask is None:
-        broken = OBJECT_SUFFIX if picture is None else MASK_SUFFIX
-        raise InputError(f"cut-out {key}: {broken} cannot be decoded")
+    picture = decode_picture(members[OBJECT_SUFFIX], f"cut-out {key}: {OBJECT_SUFFIX}", _COLOR_FLAGS[shrink])
+    where = f"cut-out {key}: {MASK_SUFFIX}"
+    mask = decode_numbers(members[MASK_SUFFIX], where, OPACITIES, _OPACITY_FLAGS)
     if picture.shape[:2] != tuple(-(-side // shrink) for side in mask.shape):
         size = tuple(side * shrink for side in picture.shape[:2])
         raise InputError(f"cut-out {key}: picture is {size} but mask is {mask.shape} (height, width)")
@@ -111,11 +111,17 @@ def crop_to_mask(
     return np.ascontiguousarray(image[box]), np.ascontiguousarray(mask[box])
 
 
+@dataclass(frozen=True)
+class _Meta:
+    category: str
+    source_size: tuple[int, int]
+
+
 def decode_description(key: str, content: bytes) -> tuple[str, tuple[int, int]]:
     """Return category and source size (height, width) of a cut-out, without decoding a picture."""
-    try:
-        meta = json.loads(content)
-        category, (height, width) = str(meta["category"]), meta["source_size"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"cut-out {key}: {META_SUFFIX} is not category and source_size: {error!r}") from None
-    return category, (int(height), int(width))
+    where = f"cut-out {key}: {META_SUFFIX}"
+    held = from_json(dict[str, Any], content, where)
+    meta = from_json(
+        _Meta, {f.name: held[f.name] for f in dataclasses.fields(_Meta) if f.name in held}, where
+    )
+    return meta.category, meta.source_size

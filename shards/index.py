@@ -1,9 +1,9 @@
 """Byte offsets of the members of a tar shard, kept in a small file beside it.
 
-A sample is a run of members that share a key. As in WebDataset, the key of `000017.image.jpg` is what
-stands before the first dot of the base name (`000017`) and its suffix is the rest (`image.jpg`); suffixes
-are compared in lower case. Any tar that WebDataset writes can be read, compressed ones cannot: a byte
-offset means nothing there.
+A sample is all members that share a key, neighbours or not. As in WebDataset, the key of `000017.image.jpg`
+is what stands before the first dot of the base name (`000017`) and its suffix is the rest (`image.jpg`);
+suffixes are compared in lower case. Any tar that WebDataset writes can be read, compressed ones cannot: a
+byte offset means nothing there.
 
 The index of `x.tar` is `x.tar.index.json`. It is a convenience, never a truth: where it is absent,
 unreadable, older than its shard or of a shard of another size, it is built anew, and written if the folder
@@ -13,7 +13,7 @@ allows; every read checks the header that stands before the member (`require_hea
 from __future__ import annotations
 
 import contextlib
-import itertools
+import io
 import json
 import tarfile
 from collections import Counter
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from shards.errors import InputError
 from shards.files import write_atomically
+from shards.source import is_hidden
 
 INDEX_ENDING = ".index.json"
 INDEX_VERSION = 1
@@ -37,7 +38,7 @@ class Member(NamedTuple):
 
 
 class IndexedSample(NamedTuple):
-    """One sample of a shard, with its members in file order."""
+    """One sample of a shard, with its members in file order; samples are in the order of their first ones."""
 
     key: str
     members: tuple[Member, ...]
@@ -84,8 +85,9 @@ def parse_index(content: bytes, num_bytes: int) -> tuple[IndexedSample, ...] | N
             if any(m.offset < tarfile.BLOCKSIZE or not 0 <= m.size <= num_bytes - m.offset for m in members):
                 return None
             samples.append(IndexedSample(str(key), members))
-        return tuple(samples)
-    except (ValueError, TypeError, KeyError):
+        are_apart = all(len({m.suffix for m in members}) == len(members) > 0 for _, members in samples)
+        return tuple(samples) if are_apart and len(dict(samples)) == len(samples) else None
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
 
 
@@ -97,19 +99,38 @@ def require_header(header: bytes, key: str, member: Member, where: str) -> None:
         raise InputError(f"{where}: {lacking}; {advice}")
 
 
+_DAMAGES = (tarfile.TarError, ValueError, OverflowError, RecursionError)
+"""What the standard library raises at headers that are none."""
+_MAX_HEADER = 2**20
+
+
+class _HeaderReader(io.BufferedReader):
+    """A tar file of which headers alone are read; one larger than any name is refused."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= _MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return super().read(size)
+
+
 def build_index(path: Path) -> tuple[IndexedSample, ...]:
     """List the samples of one shard from its headers, which costs about 20 µs per member."""
     try:
         size = path.stat().st_size
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with (
+            _HeaderReader(path.open("rb", buffering=0)) as file,
+            tarfile.open(fileobj=file, mode="r:") as tar,
+        ):
             members = [_check_member(path, info, size) for info in tar]
             end = tar.offset
             file.seek(end)
             tail = file.read(tarfile.BLOCKSIZE)
     except OSError as error:
         raise InputError(f"{path}: cannot be opened: {error.strerror or error}") from None
-    except tarfile.TarError as error:
-        raise InputError(f"{path}: is no plain tar file, or a damaged one ({size} bytes): {error}") from None
+    except _DAMAGES as error:
+        raise InputError(
+            f"{path}: is no plain tar file, or a damaged one ({size} bytes): {error!s:.200}"
+        ) from None
     # tarfile itself stops in silence at a broken header and at a cut between two members
     if tail != bytes(tarfile.BLOCKSIZE):
         lacking = f"no end-of-archive mark at byte {end}, where the last whole member ends"
@@ -133,9 +154,9 @@ def _ends_as_indexed(shard: Path, samples: tuple[IndexedSample, ...], num_bytes:
     """Say whether first and last member stand where the index says, and the end of the archive after them."""
     if not samples:
         return False
-    first, last = samples[0], samples[-1]
+    placed = [(member.offset, key, member) for key, members in samples for member in members]
     with shard.open("rb") as file:
-        for key, member in ((first.key, first.members[0]), (last.key, last.members[-1])):
+        for _, key, member in (min(placed), max(placed)):
             file.seek(member.offset - tarfile.BLOCKSIZE)
             if not _is_header_of(file.read(tarfile.BLOCKSIZE), key, member):
                 return False
@@ -144,15 +165,16 @@ def _ends_as_indexed(shard: Path, samples: tuple[IndexedSample, ...], num_bytes:
 
 
 def _check_member(path: Path, info: tarfile.TarInfo, file_size: int) -> tuple[str, Member] | None:
-    """Return the key and place of a member; None for folders and for WebDataset's own `__name__`."""
+    """Return key and place of a member; None for folders, hidden files and WebDataset's own `__name__`."""
     name = PurePosixPath(info.name)
     if name.is_absolute() or ".." in name.parts:
         raise InputError(f"{path}: refuses the member {info.name!r}: its path leaves the archive")
-    if info.isdir() or (name.name.startswith("__") and name.name.endswith("__")):
+    if info.isdir() or is_hidden(name) or (name.name.startswith("__") and name.name.endswith("__")):
         return None
     if not info.isreg() or info.issparse():
         raise InputError(f"{path}: refuses the member {info.name!r}: only plain files belong into a shard")
-    if (end := info.offset_data + info.size) > file_size:
+    end = info.offset_data + info.size
+    if not info.offset_data <= end <= file_size:
         member = f"member {info.name!r} ends at byte {end}"
         raise InputError(f"{path}: is truncated: {member}, the file has {file_size}")
     key, dot, suffix = name.name.partition(".")
@@ -163,11 +185,11 @@ def _check_member(path: Path, info: tarfile.TarInfo, file_size: int) -> tuple[st
 
 
 def _group_members(path: Path, members: list[tuple[str, Member]]) -> tuple[IndexedSample, ...]:
-    samples = []
-    for key, run in itertools.groupby(members, lambda entry: entry[0]):
-        sample = IndexedSample(key, tuple(member for _, member in run))
-        suffix, count = Counter(member.suffix for member in sample.members).most_common(1)[0]
+    samples: dict[str, list[Member]] = {}
+    for key, member in members:
+        samples.setdefault(key, []).append(member)
+    for key, of_sample in samples.items():
+        suffix, count = Counter(member.suffix for member in of_sample).most_common(1)[0]
         if count > 1:
             raise InputError(f"{path}: sample {key!r} has two members with the suffix {suffix}")
-        samples.append(sample)
-    return tuple(samples)
+    return tuple(IndexedSample(key, tuple(of_sample)) for key, of_sample in samples.items())

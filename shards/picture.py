@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 
 import cv2
 import numpy as np
@@ -13,7 +14,17 @@ from shards.tiles import decode_tiles, require_zstandard, tiles_size
 
 MAX_PIXELS = 2**26
 """64 million, 32 times a Cityscapes frame. A header that promises more is refused before memory is taken."""
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+COLOR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+"""OpenCV's flags for 8 bits of B, G and R. The EXIF orientation is ignored: labels are drawn on the stored
+pixels."""
+GREY, COLOUR, GREY_ALPHA, COLOUR_ALPHA = (8, 0), (8, 2), (8, 4), (8, 6)
+"""Kinds of PNG: bits per channel and colour type."""
+GREY16 = (16, 0)
+OPACITIES = ((1, 0), (2, 0), (4, 0), GREY)
+"""Kinds whose numbers may be scaled to 0..255: how much of a pixel an object covers."""
+_COLOR_TYPES = {0: "grey", 2: "colour", 3: "palette", 4: "grey with alpha", 6: "colour with alpha"}
+_KNOWN_KINDS = "; PNG, JPEG and WebP are read"
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """JPEG segments that hold height and width."""
 
@@ -25,7 +36,7 @@ class Picture:
         """Read the header of a PNG, JPEG or WebP file, or of tiles; `where` says in messages what it is."""
         self._content, self._where = content, where
         if (size := picture_size(content)) is None:
-            raise _undecodable(content, where)
+            raise _unreadable(content, where, _KNOWN_KINDS)
         require_sane_size(size, where)
         self.shape: tuple[int, int] = size
         """(height, width) in pixels."""
@@ -38,48 +49,78 @@ class Picture:
             try:
                 return decode_tiles(self._content, rows, columns)
             except ValueError as error:
-                raise _undecodable(self._content, self._where, f": {error}") from None
-        # The EXIF orientation is ignored: labels are drawn on the stored pixels.
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        picture = cv2.imdecode(np.frombuffer(self._content, np.uint8), flags)
-        if picture is None or picture.shape[:2] != self.shape:
-            raise _undecodable(self._content, self._where)
+                raise _unreadable(self._content, self._where, f": {error}") from None
+        picture = decode_picture(self._content, self._where)
+        if picture.shape[:2] != self.shape:
+            raise _unreadable(self._content, self._where)
         part = picture[rows, columns]
         return cv2.cvtColor(part, cv2.COLOR_BGR2RGB, dst=part if part.flags.c_contiguous else None)
 
 
-def decode_gray(content: bytes, where: str) -> UInt8[np.ndarray, "H W"]:
-    """Decode a picture of one 8-bit channel, exactly."""
-    if (label := decode_bounded(content, where, cv2.IMREAD_UNCHANGED)) is None:
-        raise _undecodable(content, where)
-    if label.ndim != 2 or label.dtype != np.uint8:
-        raise InputError(f"{where} is {label.dtype} of shape {label.shape}; one channel of 8 bits is needed")
-    return label
+def decode_picture(content: bytes, where: str, flags: int = COLOR) -> np.ndarray:
+    """Decode a PNG, JPEG or WebP file by OpenCV's `flags`; any other kind, and a bomb, is refused unread.
 
-
-def decode_bounded(content: bytes, where: str, flags: int) -> np.ndarray | None:
-    """Decode a picture by OpenCV's `flags`; None where it is broken or `picture_size` knows no such kind."""
+    Grey and CMYK pictures become colour with the default. `where` opens each message.
+    """
     if (size := picture_size(content)) is None:
-        return None
+        raise _unreadable(content, where, _KNOWN_KINDS)
     require_sane_size(size, where)
-    return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    if (picture := cv2.imdecode(np.frombuffer(content, np.uint8), flags)) is None:
+        raise _unreadable(content, where)
+    return picture
+
+
+def decode_gray(content: bytes, where: str) -> UInt8[np.ndarray, "H W"]:
+    """Decode a PNG of one 8-bit channel, exactly."""
+    return decode_numbers(content, where, (GREY,))
+
+
+def decode_numbers(
+    content: bytes, where: str, kinds: Collection[tuple[int, int]], flags: int = cv2.IMREAD_UNCHANGED
+) -> np.ndarray:
+    """Decode a PNG whose pixels are numbers (a label, a mask, a map), as the file stores them."""
+    require_kind(content, where, kinds)
+    return decode_picture(content, where, flags)
+
+
+def require_kind(content: bytes, where: str, kinds: Collection[tuple[int, int]]) -> None:
+    """Check by its first bytes that a PNG is of one of `kinds`, and that decoding changes no number of it.
+
+    Decoders scale 1, 2 and 4 bits to 8, and turn the numbers of a palette into its colours.
+    """
+    if not content.startswith(PNG_SIGNATURE) or len(content) < 26:
+        raise InputError(f"{where}: is no PNG file ({len(content)} bytes)")
+    needed = " or ".join(map(_describe, kinds))
+    if (kind := (content[24], content[25])) not in kinds:
+        raise InputError(f"{where}: is {_describe(kind)}; {needed} is needed, in which numbers stay exact")
+    place = 8
+    while place + 8 <= len(content) and (name := content[place + 4 : place + 8]) != b"IDAT":
+        if name in (b"tRNS", b"acTL"):
+            extra = "a transparent colour" if name == b"tRNS" else "several frames"
+            raise InputError(f"{where}: has {extra}; {needed} without is needed")
+        place += 12 + struct.unpack_from(">I", content, place)[0]
+
+
+def _describe(kind: tuple[int, int]) -> str:
+    return f"{_COLOR_TYPES.get(kind[1], f'colour type {kind[1]}')} of {kind[0]} bits"
 
 
 def require_sane_size(size: tuple[int, int], where: str) -> None:
     """Check that decoding takes a bounded amount of memory."""
     if size[0] * size[1] > MAX_PIXELS:
         promised = f"{size[1]} x {size[0]} pixels"
-        raise InputError(f"{where} says that it has {promised}; at most {MAX_PIXELS:,} are decoded")
+        raise InputError(f"{where}: says that it has {promised}; at most {MAX_PIXELS:,} are decoded")
 
 
-def _undecodable(content: bytes, where: str, reason: str = "") -> InputError:
-    return InputError(f"{where} ({len(content)} bytes) cannot be decoded{reason}")
+def _unreadable(content: bytes, where: str, reason: str = "") -> InputError:
+    return InputError(f"{where}: cannot be decoded as a picture ({len(content)} bytes){reason}")
 
 
 def picture_size(content: bytes) -> tuple[int, int] | None:
     """Return (height, width) as the header of a PNG, JPEG or WebP file or of tiles says; None: it is none."""
-    if content.startswith(_PNG_SIGNATURE):
-        width, height = struct.unpack_from(">II", content, 16) if len(content) >= 24 else (0, 0)
+    if content.startswith(PNG_SIGNATURE):
+        is_whole = len(content) >= 24 and content[12:16] == b"IHDR"
+        width, height = struct.unpack_from(">II", content, 16) if is_whole else (0, 0)
         return (height, width) if height and width else None
     if content.startswith(b"\xff\xd8"):
         return _jpeg_size(content)

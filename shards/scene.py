@@ -24,6 +24,8 @@ LABEL_ID_NAMES = ("labelids", "gtfine_labelids")
 """Labels that hold Cityscapes' own numbers (-1..33); they become train ids on the way in."""
 FOREIGN_TRAIN_IDS = ("gtfine_labeltrainids",)
 
+_RARE_LABEL_IDS = (4, 5, 6, 9, 10, 14, 15, 16, 18)
+
 IMAGES = frozenset(f"{name}.{ending}".lstrip(".") for name in IMAGE_NAMES for ending in IMAGE_ENDINGS)
 TRAIN_ID_LABELS = frozenset(f"{name}.png" for name in TRAIN_ID_NAMES + FOREIGN_TRAIN_IDS)
 LABEL_ID_LABELS = frozenset(f"{name}.png" for name in LABEL_ID_NAMES)
@@ -95,13 +97,31 @@ def decode_scene(reader: ShardReader, index: int) -> Sample:
 
 
 def _decode_label(where: str, content: bytes, suffix: str) -> UInt8[np.ndarray, "H W"]:
-    label = decode_gray(content, where)
     if suffix in LABEL_ID_LABELS:
-        _require_values(label, MAX_LABEL_ID + 1, VOID_ID - 1, where, f"label ids 0..{MAX_LABEL_ID} and 255")
-        return train_id_table()[label]
+        return decode_label_ids(content, where)
+    label = decode_gray(content, where)
     allowed = f"train ids 0..{NUM_CLASSES - 1}, {OUTLIER_ID} (outlier) and {VOID_ID} (void)"
     _require_values(label, NUM_CLASSES, OUTLIER_ID - 1, where, allowed)
     return label
+
+
+def decode_label_ids(content: bytes, where: str) -> UInt8[np.ndarray, "H W"]:
+    """Decode a `gtFine_labelIds` file, which holds 0..33 and 255 (-1, the license plate), to train ids.
+
+    A file that holds train ids is refused: most of it would be void, of three kinds or more that are rare in
+    Cityscapes (4 to 6, 9, 10, 14 to 16, 18), and nothing a light, sign, plant, person, vehicle or sky
+    (19..33), which every one of its frames shows. Withheld labels (split test) hold 0..3 and are none.
+    """
+    label = decode_gray(content, where)
+    allowed = f"label ids 0..{MAX_LABEL_ID} and {VOID_ID} (which stands for -1)"
+    _require_values(label, MAX_LABEL_ID + 1, VOID_ID - 1, where, allowed)
+    counts = cv2.calcHist([label], [0], None, [256], [0, 256]).ravel()
+    void = counts[:VOID_ID][train_id_table()[:VOID_ID] == VOID_ID].sum() / label.size
+    shows_rest = counts[NUM_CLASSES : MAX_LABEL_ID + 1].any()
+    if void > 0.5 and not shows_rest and np.count_nonzero(counts[list(_RARE_LABEL_IDS)]) >= 3:
+        effect = f"read as label ids, {void:.0%} of it would be void"
+        raise InputError(f"{where}: holds train ids, not label ids ({effect}); restore the file as published")
+    return train_id_table()[label]
 
 
 def _require_values(label: UInt8[np.ndarray, "H W"], low: int, high: int, where: str, allowed: str) -> None:

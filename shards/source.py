@@ -7,17 +7,15 @@ import zlib
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
-
-import cv2
-import numpy as np
-from jaxtyping import UInt8
+from pathlib import Path, PurePath, PurePosixPath
 
 from shards.errors import InputError
-from shards.picture import picture_size, require_sane_size
 
 MAX_MEMBER_BYTES = 2**31
 """Largest member of a zip file, decompressed; the largest official one has 0.45 GB, COCO's annotations."""
+
+_HIDDEN = frozenset({"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin"})
+"""What macOS, a Synology and Windows leave in folders and archives, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class FolderSource:
         Names are relative and use forward slashes; hidden files (`._x.png`, `.DS_Store`) are left out.
         """
         found = (entry.relative_to(self.path).as_posix() for entry in self.path.glob(pattern))
-        return sorted(name for name in found if not _is_hidden(name))
+        return sorted(name for name in found if not is_hidden(name))
 
     def read(self, name: str) -> bytes:
         """Return the content of one file."""
@@ -55,7 +53,7 @@ class ZipSource:
     def match(self, pattern: str) -> list[str]:
         """Return the sorted names of members that fit `pattern`, as `FolderSource.match` does."""
         parts = pattern.split("/")
-        return sorted(name for name in self.names() if _fits(name.split("/"), parts) and not _is_hidden(name))
+        return sorted(name for name in self.names() if _fits(name.split("/"), parts) and not is_hidden(name))
 
     def read(self, name: str) -> bytes:
         """Return the content of one member."""
@@ -114,24 +112,10 @@ def open_source(path: Path, setting: str) -> Source:
     return ZipSource(path)
 
 
-def decode_bgr(data: bytes, where: str) -> UInt8[np.ndarray, "H W 3"]:
-    """Decode a picture to 8-bit colour, channels in OpenCV's order B, G, R.
-
-    Grey and CMYK pictures become colour. The EXIF orientation is ignored: labels and polygons were drawn
-    on the stored pixels.
-    """
-    if (size := picture_size(data)) is not None:
-        require_sane_size(size, where)
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    if picture is None:
-        raise InputError(f"{where}: cannot be decoded as a picture ({len(data)} bytes)")
-    return picture
-
-
 def _fits(parts: list[str], patterns: list[str]) -> bool:
     return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
 
 
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))
+def is_hidden(path: PurePath | str) -> bool:
+    """Say whether a relative path goes through what systems leave behind (`._x.png`, `.DS_Store`)."""
+    return any(part.startswith(".") or part.lower() in _HIDDEN for part in PurePath(path).parts)

@@ -15,6 +15,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
@@ -22,11 +23,12 @@ from torch import Tensor
 
 from eval.predict.scores import DEFAULT_SCORES, SCORES
 from eval.predict.windows import ModelSource
-from eval.sets.frames import Frame, decode_bytes
+from eval.sets.frames import Frame
 from eval.sets.registry import TestSet, read_image
 from eval.submissions.smiyc import require_h5py
 from shards.errors import InputError
-from shards.picture import MAX_PIXELS
+from shards.picture import MAX_PIXELS, decode_picture
+from shards.source import is_hidden
 
 SUFFIXES = (".npy", ".hdf5", ".h5", ".png")
 
@@ -123,7 +125,7 @@ def _match(folder: Path, test_set: TestSet, is_limited: bool) -> list[tuple[Fram
         raise InputError(f"--score_maps {folder}: no folder {name} in it, which --datasets has")
     found: dict[str, Path] = {}
     for path in sorted(place.iterdir()):
-        if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+        if is_hidden(path.name) or path.suffix.lower() not in SUFFIXES:
             continue
         if path.stem in found:
             raise InputError(f"{path}: two maps for one image; the other is {found[path.stem].name}")
@@ -173,7 +175,7 @@ def _read_hdf5(path: Path) -> np.ndarray:
 
 
 def _read_png(path: Path) -> np.ndarray:
-    picture = decode_bytes(path.read_bytes(), str(path))
+    picture = decode_picture(path.read_bytes(), str(path), cv2.IMREAD_UNCHANGED)
     if picture.dtype != np.uint16:
         rule = "a PNG map has 16 bits, since 256 levels tie whole regions of an image"
         raise InputError(f"{path}: {picture.dtype}; {rule}")

@@ -18,16 +18,17 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Int64
 
-from eval.sets.frames import Frame, HiddenLabelsError, read_picture
+from eval.sets.frames import Frame, HiddenLabelsError, list_visible, read_picture
 from eval.sets.registry import TEST_SETS, TestSet, find_test_sets, read_image, read_target, require_same_size
 from eval.submissions import bravo
 from eval.submissions.benchmark import BENCHMARKS
 from shards.errors import InputError
-from shards.picture import picture_size
+from shards.picture import decode_picture
 from shards.prepare import cityscapes
-from shards.prepare.cityscapes import Split, decode_label, list_frames, open_cityscapes
+from shards.prepare.cityscapes import Split, list_frames, open_cityscapes
+from shards.scene import decode_label_ids
 from shards.schema import ANOMALY, CITYSCAPES_CLASSES, NORMAL, VOID_ID
-from shards.source import decode_bgr, open_source
+from shards.source import open_source
 
 T = TypeVar("T")
 Size = tuple[int, int]
@@ -115,7 +116,7 @@ def examine_datasets(root: Path, limit: int = 0) -> Iterable[Findings]:
         raise InputError(f"{root}: is no folder")
     if any((root / name).exists() for name in ("leftImg8bit", "leftImg8bit_trainvaltest.zip")):
         yield _examine_cityscapes(root, limit)
-    for path in sorted((root / "annotations").glob("instances_*.json")):
+    for path in list_visible(root / "annotations", "instances_*.json"):
         yield _examine_coco(root, path, limit)
     try:
         for test_set in find_test_sets(root):
@@ -153,9 +154,9 @@ def _examine_cityscapes(root: Path, limit: int) -> Findings:
     findings = Findings("Cityscapes")
 
     def read(frame: cityscapes.CityscapesFrame) -> np.ndarray:
-        picture = decode_bgr(files.images.read(frame.image), files.images.locate(frame.image))
+        picture = decode_picture(files.images.read(frame.image), files.images.locate(frame.image))
         where = files.labels.locate(frame.label)
-        label = decode_label(files.labels.read(frame.label), where)
+        label = decode_label_ids(files.labels.read(frame.label), where)
         if picture.shape[:2] != label.shape:
             raise InputError(f"{where}: differs in size from its picture")
         return label
@@ -199,8 +200,8 @@ def _examine_coco(root: Path, annotations: Path, limit: int) -> Findings:
 
         def read(file: str) -> np.ndarray:
             data, where = source.read(here[file]), source.locate(here[file])
-            picture = decode_bgr(data, where)
-            if picture_size(data) not in (entries[file], None):
+            picture = decode_picture(data, where)
+            if picture.shape[:2] != entries[file]:
                 raise InputError(f"{where}: has another size than the annotations say")
             return picture
 

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from shards.errors import InputError
-from shards.picture import MAX_PIXELS, picture_size, require_sane_size
-from shards.source import ZipSource
+from shards.picture import MAX_PIXELS, decode_picture, picture_size
+from shards.source import ZipSource, is_hidden
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -41,7 +41,7 @@ def files_by_stem(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dic
         raise InputError(f"{folder}: no such folder; a test set holds images/ and labels_masks/")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.suffix.lower() not in suffixes:
+        if is_hidden(path.name) or path.suffix.lower() not in suffixes:
             continue
         if path.stem in found:
             raise InputError(f"{path}: two files for one frame; the other is {found[path.stem].name}")
@@ -51,7 +51,12 @@ def files_by_stem(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dic
 
 def files_by_ending(folder: Path, ending: str) -> dict[str, Path]:
     """List the files of a folder whose names have this ending, by what stands before it."""
-    return {path.name.removesuffix(ending): path for path in folder.glob(f"*{ending}")}
+    return {path.name.removesuffix(ending): path for path in list_visible(folder, f"*{ending}")}
+
+
+def list_visible(folder: Path, pattern: str) -> list[Path]:
+    """List what fits a pattern, sorted, without what is hidden (`._x.png`, `@eaDir`)."""
+    return sorted(path for path in folder.glob(pattern) if not is_hidden(path.relative_to(folder)))
 
 
 def pair_masks(
@@ -78,9 +83,8 @@ def numeric_key(stem: str) -> tuple[tuple[int, str], ...]:
 
 def read_picture(path: Path, overlay: Path | None = None) -> UInt8[np.ndarray, "H W 3"]:
     """Decode an image to RGB and add its overlay, which has the same size, clipped to [0, 255]."""
-    # The mask is not turned by the image's EXIF tag, so the image must not be either.
-    bgr = decode_file(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    image = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    # From memory, which refuses a truncated JPEG; from a file, OpenCV fills its rest with grey.
+    image = cv2.cvtColor(decode_picture(read_file(path), str(path)), cv2.COLOR_BGR2RGB)
     if overlay is None:
         return image
     added = _read_overlay(overlay)
@@ -113,27 +117,6 @@ def read_file(path: Path) -> bytes:
         if archive is None:
             raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     return ZipSource(archive).read(path.relative_to(archive).as_posix())
-
-
-def decode_file(path: Path, flags: int) -> np.ndarray:
-    """Decode a PNG, JPEG or WebP file, whatever its name says, unless it promises too many pixels.
-
-    From memory, which refuses a truncated JPEG; from a file, OpenCV fills its rest with grey.
-    """
-    return decode_bytes(read_file(path), str(path), flags, "an image")
-
-
-def decode_bytes(
-    content: bytes, where: str, flags: int = cv2.IMREAD_UNCHANGED, kind: str = "a picture"
-) -> np.ndarray:
-    """Decode the content of such a file; `where` and `kind` name it in messages."""
-    size = picture_size(content)
-    if size is not None:
-        require_sane_size(size, where)
-    image = None if size is None else cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    if image is None:
-        raise InputError(f"{where}: cannot be read as {kind}")
-    return image
 
 
 def image_size(path: Path) -> tuple[int, int]:

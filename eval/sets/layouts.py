@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.sets.frames import IMAGE_SUFFIXES, Frame, files_by_ending, files_by_stem, pair_masks
+from eval.sets.frames import IMAGE_SUFFIXES, Frame, files_by_ending, files_by_stem, list_visible, pair_masks
 from shards.errors import InputError
 from shards.source import ZipSource
 
@@ -72,7 +72,7 @@ def list_smiyc(folder: Path) -> tuple[Frame, ...]:
 def list_road_anomaly(folder: Path) -> tuple[Frame, ...]:
     """List the frames of Road Anomaly."""
     images = files_by_stem(folder / "frames")
-    masks = folder.glob("frames/*.labels/labels_semantic.png")
+    masks = list_visible(folder, "frames/*.labels/labels_semantic.png")
     return pair_masks(folder, {p.parent.name.removesuffix(".labels"): p for p in masks}, images.get)
 
 
@@ -85,7 +85,7 @@ def list_fishyscapes_lost_and_found(folder: Path) -> tuple[Frame, ...]:
 
     def find(stem: str) -> Path | None:
         frame = stem.partition("_")[2]
-        return next(images.glob(f"*/{frame.rsplit('_', 2)[0]}/{frame}_leftImg8bit.png"), None)
+        return next(iter(list_visible(images, f"*/{frame.rsplit('_', 2)[0]}/{frame}_leftImg8bit.png")), None)
 
     return pair_masks(folder, files_by_ending(folder, "_labels.png"), find)
 
@@ -120,7 +120,7 @@ def list_fishyscapes_static(place: Path) -> tuple[Frame, ...]:
 def _files_of(place: Path) -> dict[str, Path]:
     """List the files of a folder or zip file by name; the zip's own top folder, if any, is passed over."""
     if place.is_dir():
-        return {path.name: path for path in place.iterdir()}
+        return {path.name: path for path in list_visible(place, "*")}
     source = ZipSource(place)
     names = [*source.match("*"), *source.match("*/*")]
     return {name.rpartition("/")[2]: place / name for name in names}
@@ -149,14 +149,14 @@ def lost_and_found_images(folder: Path, split: str) -> dict[str, Path]:
     """List the images of a split of Lost and Found by the name of the frame."""
     return {
         path.stem.removesuffix(_LAF_IMAGE): path
-        for path in sorted(folder.glob(f"leftImg8bit/{split}/*/*{_LAF_IMAGE}.*"))
+        for path in list_visible(folder, f"leftImg8bit/{split}/*/*{_LAF_IMAGE}.*")
         if path.suffix in IMAGE_SUFFIXES
     }
 
 
 def lost_and_found_masks(folder: Path, split: str) -> dict[str, Path]:
     """List the masks of a split of Lost and Found by the name of the frame."""
-    found = folder.glob(f"gtCoarse/{split}/*/*{_LAF_MASK}")
+    found = list_visible(folder, f"gtCoarse/{split}/*/*{_LAF_MASK}")
     return {path.name.removesuffix(_LAF_MASK): path for path in found}
 
 

@@ -23,9 +23,9 @@ from eval.sets.frames import (
     IMAGE_SUFFIXES,
     Frame,
     HiddenLabelsError,
-    decode_file,
     files_by_stem,
     numeric_key,
+    read_file,
     read_picture,
 )
 from eval.sets.layouts import (
@@ -38,6 +38,7 @@ from eval.sets.layouts import (
     list_smiyc,
 )
 from shards.errors import InputError
+from shards.picture import COLOUR, COLOUR_ALPHA, GREY, GREY_ALPHA, decode_numbers
 from shards.schema import ANOMALY, NORMAL, VOID
 
 logger = logging.getLogger(__name__)
@@ -230,12 +231,12 @@ def read_image(frame: Frame) -> UInt8[np.ndarray, "H W 3"]:
 
 def read_target(frame: Frame, convention: Convention) -> UInt8[np.ndarray, "H W"]:
     """Decode the mask to `NORMAL`, `ANOMALY` and `VOID`; a value outside the convention is an InputError."""
-    mask = decode_file(frame.mask, cv2.IMREAD_UNCHANGED)
-    if mask.ndim == 3 and (mask[..., :3] == mask[..., :1]).all():
+    mask = decode_numbers(read_file(frame.mask), str(frame.mask), (GREY, COLOUR, GREY_ALPHA, COLOUR_ALPHA))
+    if mask.ndim == 3:
+        is_gray = (mask[..., :3] == mask[..., :1]).all() and (mask[..., 3:] == 255).all()
+        if not is_gray:
+            raise InputError(f"{frame.mask}: a mask in colour, or transparent; expected one 8-bit channel")
         mask = mask[..., 0]  # grey saved as RGB
-    if mask.ndim != 2 or mask.dtype != np.uint8:
-        given = f"a mask of shape {mask.shape}, {mask.dtype}"
-        raise InputError(f"{frame.mask}: {given}; expected one 8-bit channel")
     present = np.flatnonzero(cv2.calcHist([mask], [0], None, [256], [0, 256])).tolist()
     if unknown := [value for value in present if value not in convention.values]:
         allowed = ", ".join(map(str, convention.values))

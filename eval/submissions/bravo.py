@@ -22,10 +22,12 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt16
 
-from eval.sets.frames import IMAGE_SUFFIXES, decode_bytes
+from eval.sets.frames import IMAGE_SUFFIXES
 from eval.submissions.picture import BenchmarkImage, PictureAnswer, Stored
 from shards.errors import InputError
+from shards.picture import GREY, GREY16, decode_numbers
 from shards.schema import NUM_CLASSES
+from shards.source import is_hidden
 
 NAME = "bravo"
 SUBSETS = ("ACDC", "SMIYC", "outofcontext", "synflare", "synobjs", "synrain")
@@ -44,7 +46,7 @@ def find_pictures(root: Path, _parts: Sequence[str] = ()) -> tuple[BenchmarkImag
     for subset in SUBSETS:
         part = f"bravo_{subset}"
         for path in sorted((root / part).rglob("*")):
-            if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+            if path.suffix.lower() not in IMAGE_SUFFIXES or is_hidden(path.relative_to(root)):
                 continue
             key = path.relative_to(root).with_suffix("").as_posix()
             if key in found:
@@ -72,14 +74,8 @@ def encode(score: str, answer: PictureAnswer) -> tuple[bytes, ...]:
 
 def decode(contents: Sequence[bytes], names: Sequence[str]) -> Stored:
     """Read an image's files back; one that is not as the benchmark needs it is an InputError."""
-    pictures = []
-    for content, name, kind in zip(contents, names, (np.uint8, np.uint16), strict=True):
-        picture = decode_bytes(content, name)
-        if picture.ndim != 2 or picture.dtype != kind:
-            expected = f"expected one channel of {8 * np.dtype(kind).itemsize} bits"
-            raise InputError(f"{name}: {picture.dtype} of shape {picture.shape}; {expected}")
-        pictures.append(picture)
-    classes, sure = pictures
+    files = zip(contents, names, (GREY, GREY16), strict=True)
+    classes, sure = (decode_numbers(content, name, (kind,)) for content, name, kind in files)
     if classes.max() >= NUM_CLASSES:
         raise InputError(f"{names[0]}: class {classes.max()}; allowed are 0 to {NUM_CLASSES - 1}")
     return Stored(65535 - sure, classes)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from shards.errors import InputError
-from shards.source import MAX_MEMBER_BYTES, FolderSource, ZipSource
+from shards.source import MAX_MEMBER_BYTES, FolderSource, ZipSource, is_hidden
 
 DESCRIPTION_NAME = "submission.json"
 
@@ -75,6 +75,4 @@ def _of_tar(path: Path, archive: tarfile.TarFile) -> Package:
 
 
 def _visible(names: Iterable[str]) -> frozenset[str]:
-    return frozenset(
-        name for name in names if not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
-    )
+    return frozenset(name for name in names if not is_hidden(name))

@@ -13,9 +13,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from shards.errors import InputError
+from shards.picture import PNG_SIGNATURE, decode_picture
 from shards.prepare.plan import EncodedSample, FolderPlan, ShardPlan, split_into_shards
-from shards.schema import IMAGE_SUFFIXES, LABEL_ENCODING, LABEL_SUFFIX, MAX_LABEL_ID, VOID_ID, train_id_table
-from shards.source import FolderSource, Source, ZipSource, decode_bgr
+from shards.scene import decode_label_ids
+from shards.schema import IMAGE_SUFFIXES, LABEL_ENCODING, LABEL_SUFFIX
+from shards.source import FolderSource, Source, ZipSource
 from shards.tiles import encode_tiles, zstd_version
 
 ImageEncoding = Literal["jpeg", "png", "tiles"]
@@ -26,7 +28,6 @@ JPEG_QUALITY = 95
 _IMAGE_END = "_leftImg8bit.png"
 _LABEL_END = "_gtFine_labelIds.png"
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")  # no dot: webdataset cuts a key at the first one
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 class CityscapesFrame(NamedTuple):
@@ -112,8 +113,8 @@ def _encode_frames(
     for frame in frames:
         image_path, label_path = files.images.locate(frame.image), files.labels.locate(frame.label)
         content = files.images.read(frame.image)
-        picture = decode_bgr(content, image_path)
-        label = decode_label(files.labels.read(frame.label), label_path)
+        picture = decode_picture(content, image_path)
+        label = decode_label_ids(files.labels.read(frame.label), label_path)
         if label.shape != picture.shape[:2]:
             sizes = f"{_size(label)} pixels, but {image_path} is {_size(picture)}"
             raise InputError(f"{label_path} is {sizes}; they must be equal")
@@ -121,30 +122,9 @@ def _encode_frames(
             content = _encode_jpeg(picture, jpeg_quality)
         elif encoding == "tiles":
             content = encode_tiles(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
-        elif not content.startswith(_PNG_SIGNATURE):
+        elif not content.startswith(PNG_SIGNATURE):
             raise InputError(f"{image_path}: is no PNG file inside; --image_encoding jpeg converts it")
         yield frame.key, {IMAGE_SUFFIXES[encoding]: content, LABEL_SUFFIX: _encode_label(label)}
-
-
-def decode_label(data: bytes, where: str) -> UInt8[np.ndarray, "H W"]:
-    """Decode a `gtFine_labelIds` file, which holds 0..33 and 255 (-1, the license plate), to train ids."""
-    # Bit depth and colour type stand at fixed places; the decoder would silently scale 1 to 4 bits to 8.
-    if not data.startswith(_PNG_SIGNATURE) or len(data) < 26:
-        raise InputError(f"{where}: is no PNG file ({len(data)} bytes)")
-    depth, color_type = data[24], data[25]
-    if (depth, color_type) != (8, 0):
-        kinds = {0: "grey", 2: "colour", 3: "palette", 4: "grey with alpha", 6: "colour with alpha"}
-        kind = kinds.get(color_type, f"colour type {color_type}")
-        raise InputError(f"{where}: is {kind} of {depth} bits; a label file has one grey channel of 8 bits")
-    label = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if label is None:
-        raise InputError(f"{where}: cannot be decoded as a picture ({len(data)} bytes)")
-    counts = np.bincount(label.ravel(), minlength=256)
-    if unknown := [value for value in range(MAX_LABEL_ID + 1, VOID_ID) if counts[value]]:
-        held = f"holds the label value {unknown[0]} in {counts[unknown[0]]} pixels"
-        allowed = f"allowed are 0..{MAX_LABEL_ID} and {VOID_ID} (which stands for -1)"
-        raise InputError(f"{where}: {held}; {allowed}")
-    return train_id_table()[label]
 
 
 def _encode_jpeg(picture: UInt8[np.ndarray, "H W 3"], quality: int) -> bytes:

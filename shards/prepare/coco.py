@@ -11,6 +11,7 @@ import numpy as np
 
 from shards.cutout import Cutout, crop_to_mask, encode_cutout
 from shards.errors import InputError
+from shards.picture import decode_picture
 from shards.prepare.annotations import decode_mask, read_instances
 from shards.prepare.objects import (
     CocoObject,
@@ -21,7 +22,7 @@ from shards.prepare.objects import (
     select_objects,
 )
 from shards.prepare.plan import EncodedSample, FolderPlan, split_into_shards
-from shards.source import Source, decode_bgr, open_source
+from shards.source import Source, open_source
 
 
 class Photo(NamedTuple):
@@ -66,7 +67,7 @@ def plan_cutouts(
 def _cut_objects(images: Source, photos: Sequence[Photo]) -> Iterator[EncodedSample]:
     for photo in photos:
         where = images.locate(photo.file)
-        picture = decode_bgr(images.read(photo.file), where)[..., ::-1]
+        picture = decode_picture(images.read(photo.file), where)[..., ::-1]
         height, width = picture.shape[:2]
         if (height, width) != photo.size:
             said = f"but the annotations say {photo.size[1]}x{photo.size[0]}"

@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from shards.cutout import Cutout, encode_cutout
 from shards.errors import InputError
+from shards.picture import COLOUR, GREY, GREY16, decode_numbers, decode_picture
 from shards.prepare.objects import FilterReport, ObjectSize, plan_bank
 from shards.prepare.plan import EncodedSample, FolderPlan, split_into_shards
-from shards.source import Source, decode_bgr, open_source
+from shards.source import Source, open_source
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -112,7 +113,7 @@ def _cut_segments(
 ) -> Iterator[EncodedSample]:
     for entry in entries:
         where, of_map = pictures.locate(entry.picture), maps.locate(entry.map)
-        image = cv2.cvtColor(decode_bgr(pictures.read(entry.picture), where), cv2.COLOR_BGR2RGB)
+        image = cv2.cvtColor(decode_picture(pictures.read(entry.picture), where), cv2.COLOR_BGR2RGB)
         ids = read_ids(maps.read(entry.map), of_map)
         size = (image.shape[0], image.shape[1])
         if size != ids.shape:
@@ -127,16 +128,11 @@ def _cut_segments(
 
 def read_ids(content: bytes, where: str) -> Int32[np.ndarray, "H W"]:
     """Decode a map."""
-    coded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED) if content else None
-    if coded is None:
-        raise InputError(f"{where}: cannot be decoded as a picture ({len(content)} bytes)")
+    coded = decode_numbers(content, where, (GREY, GREY16, COLOUR))
     if coded.ndim == 2:
         return coded.astype(np.int32)
-    if coded.ndim == 3 and coded.shape[2] == 3 and coded.dtype == np.uint8:
-        blue, green, red = (coded[..., i].astype(np.int32) for i in range(3))  # OpenCV's order
-        return red + 256 * green + 65536 * blue
-    found = f"{coded.shape[2]} channels of {coded.dtype}"
-    raise InputError(f"{where}: has {found}; a map has one, or three of 8 bits")
+    blue, green, red = (coded[..., i].astype(np.int32) for i in range(3))  # OpenCV's order
+    return red + 256 * green + 65536 * blue
 
 
 def find_segments(ids: Int32[np.ndarray, "H W"], rule: SegmentFilter) -> list[Segment]:

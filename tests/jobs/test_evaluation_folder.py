@@ -92,7 +92,7 @@ def test_an_evaluation_that_failed_goes_on_to_equal_files(done, passes):
     photograph = options.datasets / "RoadAnomaly/images/1.png"
     content = spoil(photograph, "cut")
     passes()
-    with pytest.raises(InputError, match="cannot be read as an image"):
+    with pytest.raises(InputError, match="cannot be decoded as a picture"):
         evaluate(options)
     assert passes() == BOTH
     assert [path.name for path in options.out.iterdir()] == ["cells"]
@@ -193,7 +193,7 @@ def test_earlier_results_can_be_ignored(done, passes):
 
 def test_results_that_are_being_replaced_are_gone_until_the_new_ones_are_there(done):
     spoil(done.datasets / "RoadAnomaly/images/1.png", "cut")
-    with pytest.raises(InputError, match="cannot be read as an image"):
+    with pytest.raises(InputError, match="cannot be decoded as a picture"):
         evaluate(dataclasses.replace(done, cache=None, scores=("RbA",), earlier="replace"))
     assert not (done.out / "results.json").exists()
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from shards.cutout import Cutout, decode_cutout, encode_cutout
 from tests.support.refused import refused
@@ -43,6 +45,12 @@ def test_a_lower_quality_makes_a_smaller_file() -> None:
     assert len(small) < len(large)
 
 
+def as_png(mode: str) -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, (30, 40)).save(file, "PNG")
+    return file.getvalue()
+
+
 BOMB = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4s2I5B", 13, b"IHDR", 100_000, 100_000, 8, 0, 0, 0, 0)
 PICTURES = ("object.jpg", "mask.png")
 PROMISE = "says that it has 100000 x 100000 pixels; at most"
@@ -53,11 +61,11 @@ PROMISE = "says that it has 100000 x 100000 pixels; at most"
     [
         ("mask.png", None, r"has no mask\.png; its members are meta\.json, object\.jpg"),
         *[
-            (suffix, BOMB, f"{suffix} says that it has 100000 x 100000 pixels; at most")
+            (suffix, BOMB, f"{suffix}: says that it has 100000 x 100000 pixels; at most")
             for suffix in PICTURES
         ],
         *[
-            (suffix, bad, f"{suffix} cannot be decoded")
+            (suffix, bad, f"{suffix}: {'is no PNG' if suffix == 'mask.png' else 'cannot be decoded'}")
             for suffix in PICTURES
             for bad in (b"", b"no picture")
         ],
@@ -66,10 +74,14 @@ PROMISE = "says that it has 100000 x 100000 pixels; at most"
             cv2.imencode(".png", np.zeros((7, 5), np.uint8))[1].tobytes(),
             r"picture is \(40, 30\) but mask is \(7, 5\) \(height, width\)",
         ),
-        *[
-            ("meta.json", meta, r"meta.json is not category and source_size")
-            for meta in (b"{", b"{}", b"[]", b'{"category": "zebra", "source_size": [1]}')
-        ],
+        ("mask.png", as_png("P"), "mask.png: is palette of 1 bits; grey of 1 bits or"),
+        ("mask.png", as_png("RGB"), "mask.png: is colour of 8 bits; grey of 1 bits or"),
+        ("object.jpg", b"BM" + bytes(60), r"object\.jpg: cannot be decoded .*; PNG, JPEG and WebP are read"),
+        ("meta.json", b"{", "meta.json: is no valid JSON"),
+        ("meta.json", b"{}", "meta.json: has no field 'category'"),
+        ("meta.json", b"[]", "meta.json: is a list"),
+        ("meta.json", b'{"category": "zebra", "source_size": [1]}', r"meta.json: source_size is \[1\]"),
+        ("meta.json", b'{"category": "a", "source_size": [1e999, 1]}', r"meta.json: source_size\[0\] is inf"),
     ],
 )
 def test_an_unfit_member_is_named(suffix: str, content: bytes | None, message: str) -> None:

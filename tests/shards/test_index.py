@@ -46,7 +46,22 @@ def test_offsets_are_those_of_the_standard_library(shard: Path) -> None:
     assert ours == theirs
 
 
-@pytest.mark.parametrize("damage", ["older", "no JSON", "a list", "version", "size", "outside", "empty"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "older",
+        "no JSON",
+        "a list",
+        "version",
+        "size",
+        "outside",
+        "empty",
+        "infinite",
+        "deep",
+        "bare",
+        "twice",
+    ],
+)
 def test_an_index_that_does_not_fit_is_built_anew(shard: Path, damage: str) -> None:
     right = load_index(shard)
     content = json.loads(index_path(shard).read_bytes())
@@ -61,7 +76,13 @@ def test_an_index_that_does_not_fit_is_built_anew(shard: Path, damage: str) -> N
         content["samples"][1][1][0][1] = 10**12
     elif damage == "empty":
         content["samples"] = []
-    text = {"no JSON": "{", "a list": "[]"}.get(damage, json.dumps(content))
+    elif damage == "infinite":
+        content["samples"][1][1][0][1] = float("inf")
+    elif damage == "bare":
+        content["samples"][1][1] = []
+    elif damage == "twice":
+        content["samples"][1][0] = "a"
+    text = {"no JSON": "{", "a list": "[]", "deep": "[" * 100_000}.get(damage, json.dumps(content))
     index_path(shard).write_text(text)
     if damage == "older":
         make_newer(shard, than=index_path(shard))
@@ -103,3 +124,50 @@ def test_long_and_foreign_names_survive_index_and_read(tmp_path: Path, kind: int
     for _ in range(2):  # the second time from the index file
         reader = open_shards([str(path)], None)
         assert [next(iter(reader.read(i).values())).decode() for i in range(len(reader))] == names
+
+
+def test_members_that_are_no_neighbours_and_hidden_ones_are_read_as_if_sorted(tmp_path: Path) -> None:
+    """`tar cf x.tar *.jpg *.png` on a Mac."""
+    names = ["0.jpg", "._0.jpg", "1.jpg", "0.png", "1.png", "1.txt", "__MACOSX/0.txt", "@eaDir/1.cls"]
+    path = write_tar(tmp_path / "s.tar", {name: name.encode() for name in names})
+    for _ in range(2):  # the second time from the index file
+        reader = open_shards([str(path)], None)
+        assert reader.keys == ("0", "1")
+        assert reader.read(0) == {"jpg": b"0.jpg", "png": b"0.png"}
+        assert reader.read(1) == {"jpg": b"1.jpg", "png": b"1.png", "txt": b"1.txt"}
+    sorted_path = write_tar(tmp_path / "t.tar", {n: n.encode() for n in ("0.jpg", "0.png", "1.jpg", "1.png")})
+    assert reader.fingerprint() == open_shards([str(sorted_path)], None).fingerprint()
+
+
+def header(kind: bytes, size: int, body: bytes = b"", name: str = "x") -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT) + body + bytes(-len(body) % 512)
+
+
+def pax(text: bytes) -> bytes:
+    line = b"%d " % (len(text) + 4) + text + b"\n"
+    return header(tarfile.XHDTYPE, len(line), line)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header(tarfile.GNUTYPE_LONGNAME, 2**40),
+        header(tarfile.GNUTYPE_LONGNAME, -(2**40)),
+        header(tarfile.XHDTYPE, 2**40),
+        header(tarfile.REGTYPE, -512, name="a.x"),
+        pax(b"path=a.x") * 20_000,
+        header(tarfile.GNUTYPE_LONGNAME, 4, b"a.x\0") * 20_000,
+        pax(b"GNU.sparse.size=x") + header(tarfile.REGTYPE, 0, name="a.x"),
+        pax(b"GNU.sparse.map=1,x") + header(tarfile.REGTYPE, 0, name="a.x"),
+        pax(b"size=-1024") + header(tarfile.REGTYPE, 512, bytes(512), name="a.x"),
+    ],
+    ids=range(9),
+)
+def test_a_hostile_header_is_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "s.tar"
+    path.write_bytes(content + bytes(1024))
+    with refused(r"s\.tar: (is no plain tar|is truncated|refuses)") as error:
+        load_index(path)
+    assert len(str(error.value)) < 500

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from shards import source as source_module
-from shards.source import FolderSource, ZipSource, decode_bgr, open_source
+from shards.picture import decode_picture
+from shards.source import FolderSource, ZipSource, open_source
 from tests.support.refused import refused
 
 FILES = {
@@ -98,7 +99,7 @@ def test_pictures_of_any_colour_space_become_colour(mode: str) -> None:
     exif[0x0112] = 6  # rotate by 90 degrees, which is ignored
     file = as_file(picture.convert(mode), "JPEG", quality=100, subsampling=0, exif=exif)
     expected = np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
-    ours = decode_bgr(file, "x.jpg")[..., ::-1]
+    ours = decode_picture(file, "x.jpg")[..., ::-1]
     # Two decoders and two roundings of the colour conversion; a swapped or inverted channel differs by 100.
     np.testing.assert_allclose(ours.astype(int), expected.astype(int), atol=3)
 
@@ -109,11 +110,11 @@ def test_a_truncated_picture_is_named(kind: str, share: float) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
     file = cv2.imencode(kind, noise)[1].tobytes()
     with refused(r"a/x: cannot be decoded as a picture \(\d+ bytes\)"):
-        decode_bgr(file[: int(share * len(file))], "a/x")
+        decode_picture(file[: int(share * len(file))], "a/x")
     bomb = bytearray(cv2.imencode(".png", noise)[1].tobytes())
     bomb[16:24] = (60_000).to_bytes(4, "big") * 2
-    with refused("x says that it has 60000 x 60000 pixels; at most 67,108,864 are decoded"):
-        decode_bgr(bytes(bomb), "x")
+    with refused("x: says that it has 60000 x 60000 pixels; at most 67,108,864 are decoded"):
+        decode_picture(bytes(bomb), "x")
 
 
 def test_a_member_that_would_fill_the_memory_is_refused(

@@ -60,7 +60,7 @@ def test_only_the_tiles_of_a_part_are_decoded() -> None:
     broken[-50:] = bytes(50)  # in the last tile
     rows, columns = slice(0, 100), slice(0, 200)
     np.testing.assert_array_equal(decode_tiles(bytes(broken), rows, columns), PICTURE[rows, columns])
-    with refused(r"sample k: image\.tiles \(\d+ bytes\) cannot be decoded: "):
+    with refused(r"sample k: image\.tiles: cannot be decoded as a picture \(\d+ bytes\): "):
         Picture(bytes(broken), "sample k: image.tiles").decode()
 
 
@@ -80,5 +80,5 @@ BOMB = MAGIC + struct.pack("<5I", 4, 4, 128, 256, len(BOMB)) + BOMB
     ],
 )
 def test_damaged_tiles_are_named(content: bytes, reason: str) -> None:
-    with refused(rf"x \(\d+ bytes\) cannot be decoded{reason}"):
+    with refused(rf"x: cannot be decoded as a picture \(\d+ bytes\){reason}"):
         Picture(content, "x").decode()

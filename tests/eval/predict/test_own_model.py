@@ -209,7 +209,7 @@ def test_files_of_other_kinds_than_their_names_say_are_named(tmp_path: Path) -> 
         file["a"], file["b"] = 1.0, 2.0
     texts = {
         "a.png": "uint8; a PNG map has 16 bits, since 256 levels tie",
-        "b.png": "cannot be read as a picture",
+        "b.png": "cannot be decoded as a picture",
         "c.h5": "cannot be read as HDF5",
         "d.h5": "holds a, b; expected the dataset value",
     }

@@ -86,7 +86,7 @@ def test_known_shares_are_compared(tmp_path: Path) -> None:
 
 def test_damage_is_named_and_is_an_error(tmp_path: Path) -> None:
     root = write_frame(tmp_path / "sets/fs_static", np.zeros((4, 4), np.uint8))
-    with pytest.raises(InputError, match=r"sets: .*0\.jpg: cannot be read as an image"):
+    with pytest.raises(InputError, match=r"sets: .*0\.jpg: cannot be decoded as a picture"):
         main(["dataset", str(tmp_path / "sets")])
     (root / "images/1.jpg").write_bytes(b"junk")
     assert "image without mask" in examine(tmp_path / "sets")["anomaly sets"][2][0]
@@ -142,4 +142,5 @@ def test_a_hidden_split_alone_is_looked_at(tmp_path: Path) -> None:
     (folder / "curvy-street_1.webp").write_bytes(b"no picture")
     ((name, (_, _, problems)),) = examine(tmp_path).items()
     assert name.startswith("ObstacleTrack-all (smiyc, images to predict")
-    assert problems == [f"{folder}/curvy-street_1.webp: cannot be read as an image"]
+    text = "cannot be decoded as a picture (10 bytes); PNG, JPEG and WebP are read"
+    assert problems == [f"{folder}/curvy-street_1.webp: {text}"]

@@ -35,6 +35,16 @@ def write_static(root: Path, overlay: np.ndarray, name: str = "fs_val_v3") -> Pa
     return root / name
 
 
+def leave_traces(root: Path) -> None:
+    """Leave what macOS, a Synology and Windows leave beside every file."""
+    for path in sorted(root.rglob("*")):
+        if path.is_file():
+            (path.parent / f"._{path.name}").write_bytes(b"\0\5\26\7")
+            (path.parent / "@eaDir" / path.name).mkdir(parents=True, exist_ok=True)
+            (path.parent / "Thumbs.db").write_bytes(b"x")
+            (path.parent / ".DS_Store").write_bytes(b"x")
+
+
 def overlay_of(*rgb: int) -> np.ndarray:
     overlay = np.zeros((2, 3, 3), dtype=np.int16)
     overlay[:, 1] = rgb
@@ -203,3 +213,21 @@ def test_fishyscapes_without_lost_and_found_says_what_is_missing(tmp_path: Path)
     text = "leftImg8bit: no such folder; fishyscapes_lostandfound holds masks only"
     with pytest.raises(InputError, match=text):
         find_test_sets(tmp_path)
+
+
+def test_hidden_files_change_no_layout(tmp_path: Path) -> None:
+    write_static(tmp_path, overlay_of(9, 9, 9))
+    stem, sequence = "04_Maurener_Weg_8_000000_000010", "04_Maurener_Weg_8"
+    write_files(
+        tmp_path,
+        "RoadAnomaly21/images/a.png", "RoadAnomaly21/labels_masks/a.png",
+        "dataset_ObstacleTrack/images/b.png", "dataset_ObstacleTrack/labels_masks/b_labels_semantic.png",
+        "RoadAnomaly_jpg/frames/c.png", "RoadAnomaly_jpg/frames/c.labels/labels_semantic.png",
+        f"fishyscapes_lostandfound/0000_{stem}_labels.png",
+        f"LostAndFound/leftImg8bit/test/{sequence}/{stem}_leftImg8bit.png",
+        f"LostAndFound/gtCoarse/test/{sequence}/{stem}_gtCoarse_labelIds.png",
+    )  # fmt: skip
+    clean = [found.frames for found in find_test_sets(tmp_path)]
+    assert [len(frames) for frames in clean] == [1] * 6
+    leave_traces(tmp_path)
+    assert [found.frames for found in find_test_sets(tmp_path)] == clean

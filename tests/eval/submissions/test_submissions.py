@@ -252,9 +252,9 @@ FAULTS = [
     ("fishyscapes", CLASS_MAP, CLASSES + 19, "classes 19 to 19; allowed are 0 to 18"),
     ("fishyscapes", CLASS_MAP, None, "0007_segmentation.npy: is missing"),
     ("fishyscapes", CLASS_MAP, CLASSES[:2], "0007_segmentation.npy: is 8 x 2, its image 8 x 6"),
-    ("bravo", f"{BRAVO}_conf.png", CLASSES, "uint8 of shape (6, 8); expected one channel of 16 bits"),
+    ("bravo", f"{BRAVO}_conf.png", CLASSES, "is grey of 8 bits; grey of 16 bits is needed"),
     ("bravo", f"{BRAVO}_pred.png", CLASSES + 255, "class 255; allowed are 0 to 18"),
-    ("bravo", f"{BRAVO}_pred.png", b"no", "cannot be read as a picture"),
+    ("bravo", f"{BRAVO}_pred.png", b"no", "is no PNG file (2 bytes)"),
 ]
 
 

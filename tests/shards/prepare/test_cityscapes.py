@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from shards.prepare.cityscapes import decode_label, list_frames, open_cityscapes, plan_cityscapes
+from shards.prepare.cityscapes import list_frames, open_cityscapes, plan_cityscapes
 from shards.prepare.plan import FolderPlan
+from shards.scene import decode_label_ids
 from shards.schema import CITYSCAPES_CLASSES, VOID_ID
 from tests.support.refused import refused
 
@@ -184,15 +185,15 @@ def test_a_jpeg_that_is_called_png_is_converted_but_not_copied(root: Path) -> No
 def test_an_unknown_label_value_is_refused(value: int) -> None:
     label = np.zeros(SIZE, np.uint8)
     label[0, :3] = value
-    text = rf"x\.png: holds the label value {value} in 3 pixels; allowed are 0\.\.33 and 255 \("
+    text = rf"x\.png holds {value}; allowed are label ids 0\.\.33 and 255 \("
     with refused(text):
-        decode_label(png(label), "x.png")
+        decode_label_ids(png(label), "x.png")
 
 
 @pytest.mark.parametrize(
     ("label", "message"),
     [
-        (png(np.zeros(SIZE, np.uint16)), "is grey of 16 bits; a label file has one grey channel of 8 bits"),
+        (png(np.zeros(SIZE, np.uint16)), "is grey of 16 bits; grey of 8 bits is needed"),
         (png(np.zeros((*SIZE, 3), np.uint8)), "is colour of 8 bits"),
         (png(np.zeros((*SIZE, 4), np.uint8)), "is colour with alpha of 8 bits"),
         (
@@ -207,4 +208,29 @@ def test_an_unknown_label_value_is_refused(value: int) -> None:
 )
 def test_a_label_of_another_kind_is_refused(label: bytes, message: str) -> None:
     with refused(rf"x\.png: {message}"):
-        decode_label(label, "x.png")
+        decode_label_ids(label, "x.png")
+
+
+TRAIN_IDS = {0: 30, 1: 8, 2: 20, 5: 3, 8: 15, 9: 2, 10: 12, 13: 7, 255: 3}
+"""Shares in percent of train ids in a street: road, sidewalk, building, pole, ..."""
+
+
+@pytest.mark.parametrize(
+    ("shares", "is_refused"),
+    [
+        (TRAIN_IDS, True),
+        ({**TRAIN_IDS, 24: 1}, False),
+        ({0: 40, 1: 20, 2: 5, 3: 35}, False),
+        ({0: 70, 7: 30}, False),
+        ({3: 5, 4: 10, 7: 20, 16: 65}, False),
+        ({0: 20, 5: 5, 6: 5, 9: 5, 7: 30, 11: 35}, False),
+    ],
+    ids=["train ids", "a person", "withheld", "road alone", "tunnel", "little void"],
+)
+def test_a_labelids_file_of_train_ids_is_refused(shares: dict[int, int], is_refused: bool) -> None:
+    content = png(np.repeat(list(shares), list(shares.values())).astype(np.uint8).reshape(1, -1))
+    if is_refused:
+        with refused(r"x: holds train ids, not label ids \(read as label ids, \d+% of it would be void\)"):
+            decode_label_ids(content, "x")
+    else:
+        decode_label_ids(content, "x")

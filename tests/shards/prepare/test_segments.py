@@ -104,10 +104,10 @@ def test_mistakes_are_named(download: Download) -> None:
     with refused(r"b\.png: is 9x9 pixels, its map .*b\.png 40x30"):
         download.cutouts()
     (download.maps / "b.png").write_bytes(b"no map")
-    with refused(r"maps/b\.png: cannot be decoded as a picture \(6 bytes\)"):
+    with refused(r"maps/b\.png: is no PNG file \(6 bytes\)"):
         download.cutouts()
     cv2.imwrite(str(download.maps / "b.png"), np.zeros((9, 9, 4), np.uint8))
-    with refused(r"b\.png: has 4 channels of uint8; a map has one, or three"):
+    with refused(r"b\.png: is colour with alpha of 8 bits; grey of 8 bits or grey of 16"):
         download.cutouts()
     with refused("min_area: is -1"):
         SegmentFilter(min_area=-1)
