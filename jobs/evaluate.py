@@ -34,6 +34,7 @@ from eval.store import ALONE, Worker, launched_worker
 from models.segmenter import choose_device, open_predictor
 from models.weights.checkpoint import find_checkpoint, run_of
 from shards.errors import InputError
+from shards.files import Location
 from shards.reader import open_shards
 from shards.schema import NUM_CLASSES
 from shards.settings import parse_options, run_program
@@ -49,7 +50,7 @@ class EvaluateOptions:
     origin: a file of tue-mps/eomt, a Hugging Face folder of EoMT, an ERFNet `.pth` (`jobs.doctor checkpoint`
     tells). Where a checkpoint has averaged weights (ema.decay), they are read; its model.safetensors, given
     as a file, has the others."""
-    model_file: str = ""
+    model_file: Location = ""
     """In place of --checkpoint: your own model, as FILE.py:FUNCTION (FUNCTION is build where it is left out).
     It runs your code. See docs/own-models.md."""
     score_maps: Path | None = None

@@ -28,7 +28,7 @@ from models.weights.adapter import write_adapter
 from models.weights.checkpoint import find_checkpoint, load_model, load_segmenter, open_checkpoint, run_of
 from models.weights.huggingface import huggingface_config, huggingface_preprocessor, to_huggingface
 from shards.errors import InputError
-from shards.files import staged_folder, to_json
+from shards.files import Location, staged_folder, to_json
 from shards.schema import CITYSCAPES_CLASSES, NUM_CLASSES
 from shards.settings import parse_options, run_program
 
@@ -39,7 +39,7 @@ class ExportOptions:
 
     checkpoint: Path | None = None
     """A run or checkpoint folder, or weights of another origin (`jobs.doctor checkpoint` tells)."""
-    model_file: str = ""
+    model_file: Location = ""
     """For benchmarks, in place of --checkpoint: your own model, as FILE.py:FUNCTION. It runs your code. See
     docs/own-models.md."""
     to: Literal["safetensors", "adapter", "huggingface", "onnx", "smiyc", "fishyscapes", "bravo"]

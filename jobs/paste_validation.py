@@ -11,7 +11,7 @@ from pathlib import Path
 from outlier_paste.paste import OutlierPaste
 from outlier_paste.validation_set import FOLDER, RECORD_NAME, open_held_out, paste_frames, write_set
 from shards.errors import InputError
-from shards.files import require_free, staged_folder, to_json, write_atomically
+from shards.files import Location, require_free, staged_folder, to_json, write_atomically
 from shards.reader import open_shards
 from shards.scene import require_scenes
 from shards.settings import load_config, parse_options, run_program, split_arguments
@@ -35,7 +35,7 @@ class PasteValidationOptions:
     """New or empty folder for PastedVal/ and a record of how it was made."""
     frames: int = 100
     """Number of frames, evenly spread over the split; 0 takes all."""
-    bank: str = ""
+    bank: Location = ""
     """A bank of its own, such as one of COCO val2017; it must share no photograph with paste.bank. Empty:
     the held-out part of paste.bank."""
     variant: int = 0

@@ -9,7 +9,7 @@ from typing import Literal
 
 from models.backbone import SIZES
 from shards.errors import InputError
-from shards.files import from_json, read_json, to_json
+from shards.files import Location, from_json, read_json, to_json
 from shards.schema import NUM_CLASSES
 
 DEFAULT_IMAGE_SIZE = (1024, 1024)
@@ -47,7 +47,7 @@ class ModelConfig:
     outlier_class: Literal["", "none", "trained"] = ""
     """trained: one more class, of outliers, for loss term uno. Empty: as the weights; none without any. With
     weights that have none, its row of a linear class head starts as zeros, its prototype anywhere."""
-    weights: str = ""
+    weights: Location = ""
     """The start: a run or checkpoint folder of this suite, a file of tue-mps/eomt, a Hugging Face
     folder, or a DINOv2 backbone file (`jobs.doctor checkpoint` says what a file is). Empty: random
     weights."""

@@ -11,6 +11,7 @@ from outlier_paste.appearance import APPEARANCES
 from outlier_paste.blend import BLENDS
 from outlier_paste.placement import PLACEMENTS, SIZINGS
 from shards.errors import InputError
+from shards.files import Location
 
 CHOICES: dict[str, Collection[str]] = {
     "placement": PLACEMENTS, "sizing": SIZINGS, "blend": BLENDS,
@@ -40,7 +41,7 @@ from which RbA's is adapted: one law; RPL, Liu et al., ICCV 2023, https://github
 class PasteConfig:
     """Which scenes get outliers, which, where and how."""
 
-    bank: str = ""
+    bank: Location = ""
     """Folder of cut-outs written by `jobs.prepare`, or a folder of RGBA PNG files; empty is none."""
     probability: float = 0.0
     """Share of the scenes that get outliers, 0 to 1; 0 switches pasting off."""

@@ -6,7 +6,6 @@ Only the standard library is imported: `slurm.cell` needs this module and has to
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import fcntl
 import functools
 import hashlib
@@ -18,16 +17,19 @@ import tempfile
 import time
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
-from shards.errors import InputError
+from shards.errors import InputError, shorten, suggest
 
 PARTIAL = ".partial-"
 """Part of every temporary name, `.NAME.partial-*`: files and folders of a process that was killed."""
 Kind = TypeVar("Kind")
+Location = typing.Annotated[str, "location"]
+"""Type of a setting that is a path, a pattern or a URL: `~`, `$DATA` and `${DATA}` in it are filled in."""
 
 
 def require_free(folder: Path, setting: str = "--out") -> None:
@@ -200,26 +202,31 @@ def from_json(kind: Callable[..., Kind], content: Any, where: str) -> Kind:
     is no JSON, or that a value is of another type: `WHERE: shards[0]: num_bytes is '10'; int is needed`.
     """
     try:
-        content = json.loads(content) if isinstance(content, str | bytes) else content
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        raise InputError(f"{where}: is no valid JSON ({error})") from None
-    try:
+        if isinstance(content, str | bytes):
+            content = json.loads(content, object_pairs_hook=_once)
         return typing.cast(Kind, Builder().build(kind, content))
     except InputError as error:
         raise InputError(f"{where}: {str(error).lstrip(': ')}") from None
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        raise InputError(f"{where}: is no valid JSON ({error!s:.200})") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of JSON, whose names stand once."""
+    if len(content := dict(pairs)) < len(pairs):
+        raise InputError(f"{Counter(name for name, _ in pairs).most_common(1)[0][0]!r:.80} is given twice")
+    return content
 
 
 class Builder:
     """Builder of typed objects from what JSON holds; `shards.settings` derives one for settings.
 
-    It understands dataclasses, their fields annotated with one another, `list`, `tuple`, `dict`, `Mapping`,
-    `Sequence`, `Literal`, `X | None`, `Path`, `Any` and the plain types of JSON. A field with a default may
-    be absent; an unknown one is refused. An integer is also a float; true and false are no integers.
+    It understands dataclasses, `list`, `tuple`, `dict`, `Mapping`, `Sequence`, `Literal`, `X | None`, `Path`,
+    `Any`, and the plain types of JSON. A field with a default may be absent; an unknown one is refused. An
+    integer is also a float; true and false are no integers.
     """
 
-    dot, noun = ": ", "field"
-    missing = "{place}: has no field {name!r}"
-    own_error = "{place}: {error}"
+    dot, noun, missing, own_error = ": ", "field", "{place}: has no field {name!r}", "{place}: {error}"
     """Parts of messages: text between place and field, a field's name, the two texts about a whole object."""
 
     def build(self, kind: Any, value: Any, place: str = "") -> Any:
@@ -227,7 +234,7 @@ class Builder:
         origin, inner = typing.get_origin(kind), typing.get_args(kind)
         if kind is Any or (value is None and type(None) in inner):
             return value
-        if origin in (typing.Union, types.UnionType):
+        if origin in (typing.Annotated, typing.Union, types.UnionType):
             return self.build(inner[0], value, place)
         if isinstance(value, Mapping):
             if dataclasses.is_dataclass(kind):
@@ -247,8 +254,8 @@ class Builder:
             raise InputError(self.refuse(kind, value, place)) from None
 
     def _build_dataclass(self, kind: Any, content: Mapping[Any, Any], place: str) -> Any:
-        fields, dot = _fields_of(kind), self.dot if place.strip("-") else ""
-        places = {name: f"{place}{dot}{name}" for name in (*fields, *content)}
+        fields, start = _fields_of(kind), place + (self.dot if place.strip("-") else "")
+        places = {name: f"{start}{name}" for name in (*fields, *content)}
         if unknown := [name for name in content if name not in fields]:
             known = f"{suggest(str(unknown[0]), fields)}; known here: {', '.join(fields)}"
             raise InputError(f"{places[unknown[0]]}: unknown {self.noun}{known}")
@@ -268,9 +275,9 @@ class Builder:
         if kind is Path and isinstance(value, str):
             return Path(value)
         origin = typing.get_origin(kind)
-        is_class = isinstance(kind, type) and not origin
-        of_class = is_class and isinstance(value, kind) and isinstance(value, bool) is (kind is bool)
-        if of_class or (origin is typing.Literal and value in typing.get_args(kind)):
+        of_class = not origin and isinstance(kind, type) and isinstance(value, kind)
+        is_exact = of_class and isinstance(value, bool) is (kind is bool)
+        if is_exact or (origin is typing.Literal and value in typing.get_args(kind)):
             return value
         raise TypeError
 
@@ -282,18 +289,12 @@ class Builder:
         needed = str(kind) if origin else kind.__name__
         if origin is typing.Literal:
             needed = f"one of {', '.join(map(str, typing.get_args(kind)))}"
-        return f"{place} is {value!r:.80}; {needed} is needed"
+        return f"{place} is {shorten(value)}; {needed} is needed"
 
 
 @functools.cache
 def _fields_of(kind: Any) -> dict[str, tuple[Any, bool]]:
     """Return type and "has no default" of each field that the constructor takes."""
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     fields = [field for field in dataclasses.fields(kind) if field.init]
     return {f.name: (hints[f.name], f.default is f.default_factory is dataclasses.MISSING) for f in fields}
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Return `; perhaps you meant NAME` where one is alike."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; perhaps you meant {close[0]}" if close else ""

@@ -12,6 +12,8 @@ import itertools
 import json
 import logging
 import math
+import os
+import re
 import signal
 import sys
 import typing
@@ -24,8 +26,9 @@ import tyro
 import yaml
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from shards.errors import InputError, ReportedError
-from shards.files import Builder, suggest, to_json, write_atomically
+from shards.errors import InputError, ReportedError, shorten, suggest
+from shards.files import Builder, Location, to_json, write_atomically
+from shards.yaml_file import read_yaml
 
 Config = TypeVar("Config")
 
@@ -107,27 +110,11 @@ def read_config(config_type: type[Config], path: Path) -> Config:
     return build_config(config_type, read_settings(path), str(path))
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads YAML, and refuses a key that is given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        lines: dict[str, int] = {}
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            line = key.start_mark.line + 1
-            if key.value in lines:
-                raise yaml.YAMLError(f"line {line}: {key.value} is given in line {lines[key.value]} already")
-            lines[key.value] = line
-        return super().construct_mapping(node, deep)
-
-
 def read_settings(path: Path) -> Any:
     """Read a YAML file as it is, unchecked; an empty one is an empty mapping."""
     if not path.is_file():
         raise InputError(f"{path}: no such configuration file")
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
+    return read_yaml(path) or {}
 
 
 def build_config(config_type: type[Config], settings: Any, where: str) -> Config:
@@ -247,6 +234,8 @@ class _SettingsBuilder(Builder):
     dot, noun, missing, own_error = ".", "setting", "missing {names}", "{error}"
 
     def build(self, kind: Any, value: Any, place: str = "") -> Any:
+        if isinstance(value, str) and (kind is Path or kind == Location):
+            value = _fill_in(value, place)
         built = super().build(kind, value, place)
         if kind is float and not math.isfinite(built):
             raise InputError(f"{place}: got {built}; a finite number is needed")
@@ -268,13 +257,26 @@ class _SettingsBuilder(Builder):
             option = place.partition("[")[0]
             return f"invalid choice {value!r} for argument '{option}'. Expected one of {choices}"
         if origin is Literal:
-            return f"{place}: got {value!r}; allowed: {', '.join(choices)}"
+            return f"{place}: got {shorten(value)}; allowed: {', '.join(choices)}"
         needed = "values by name" if origin is dict else "a list" if origin else kind.__name__
+        needed = "true or false" if kind is bool else needed
         if dataclasses.is_dataclass(kind):
             needed = "settings by name"
         elif origin is tuple and isinstance(value, list | tuple):
             needed = f"{len(choices)} values"
-        return f"{place or 'the file'}: expected {needed}, got {value!r}"
+        return f"{place or 'the file'}: expected {needed}, got {shorten(value)}"
+
+
+def _fill_in(text: str, place: str) -> str:
+    """Fill in the home folder and variables of the environment, as a shell does."""
+
+    def value_of(variable: re.Match[str]) -> str:
+        name = variable[1] or variable[2]
+        if name not in os.environ:
+            raise InputError(f"{place}: {text}: the variable {name} of the environment is not set")
+        return os.environ[name]
+
+    return os.path.expanduser(re.sub(r"\$(?:\{(\w+)\}|(\w+))", value_of, text))  # noqa: PTH111 - may be a URL
 
 
 def _choices(kind: Any) -> tuple[Any, ...]:

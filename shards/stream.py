@@ -20,6 +20,7 @@ from shards.augment import AugmentConfig, choose_crop, recolor_inside, resize_cr
 from shards.batch import Batch, stack_samples
 from shards.color import jitter_as_upstream, jitter_color
 from shards.errors import InputError
+from shards.files import Location
 from shards.order import BatchPositions, SampleOrder, sample_generator
 from shards.reader import ShardReader, open_shards
 from shards.scene import read_scene, require_scenes
@@ -56,7 +57,7 @@ AnyTransform = Transform | StagedTransform
 class StreamConfig:
     """Which scenes are read, and how they become batches."""
 
-    shards: tuple[str, ...] = ()
+    shards: tuple[Location, ...] = ()
     """Folders written by `jobs.prepare`, tar files, or patterns such as `data/train-{000000..000031}.tar`; or
     URLs of these (`https://`, `s3://`, ...), whose shards are copied into `cache` when first read."""
     split: str = "train"
@@ -68,7 +69,7 @@ class StreamConfig:
     workers: int = 2
     """Loader processes per training process; 0 decodes in the training process itself."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    cache: str = ""
+    cache: Location = ""
     """Folder for copies of remote shards, which many processes may share; empty: ~/.cache/eomt-anomaly."""
     max_errors: int = 0
     """How many unreadable shards, and then how many unreadable samples, a process tolerates. Each is told in

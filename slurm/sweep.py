@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import InputError
+from shards.files import Location
 from slurm.array import array_expression
 from slurm.resources import Resources
 from slurm.sbatch import Workspace, render_array, render_job
@@ -26,7 +27,7 @@ FINETUNE, EVALUATE, COLLECT, PREPARE = "finetune", "evaluate", "collect", "prepa
 class EvaluationStage:
     """What `jobs.evaluate` does with each run that is through."""
 
-    datasets: str = ""
+    datasets: Location = ""
     """Folder of the test sets; empty: the runs are not evaluated."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further options of jobs.evaluate, such as cityscapes: data/cityscapes."""
@@ -60,9 +61,9 @@ class SweepConfig:
 
     name: str
     """Name of the sweep, of its folder and of its jobs."""
-    out: str = "sweeps"
+    out: Location = "sweeps"
     """Folder that holds sweeps. Every machine of the cluster must see it under this name."""
-    config: str = ""
+    config: Location = ""
     """Configuration of jobs.finetune that every cell starts from."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Settings that every cell has instead of those in `config`, by dotted name."""

@@ -9,6 +9,7 @@ from models.config import ModelConfig
 from models.weights.checkpoint import InitConfig
 from outlier_paste.config import PasteConfig
 from shards.errors import InputError
+from shards.files import Location
 from shards.schema import NUM_CLASSES
 from shards.stream import StreamConfig
 from trainer.ema import EmaConfig
@@ -36,7 +37,7 @@ class FinetuneConfig:
 
     name: str = "eomt"
     """Name of the run and of its folder."""
-    out: str = "runs"
+    out: Location = "runs"
     """Folder that holds runs."""
     seed: int = 0
     """Initial weights, order of the data, augmentation, paste and sampled points all follow from it."""

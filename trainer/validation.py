@@ -26,6 +26,7 @@ from models.segmenter import make_predictor, require_readable
 from outlier_paste.config import PasteConfig
 from outlier_paste.validation_set import require_unseen
 from shards.errors import InputError
+from shards.files import Location
 from shards.reader import ShardReader, open_shards
 from shards.scene import decode_scene, require_scenes
 from shards.schema import NORMAL, VOID, VOID_ID
@@ -40,11 +41,11 @@ PROTOCOL = "native"
 class ValidationConfig:
     """Validation while training, on Cityscapes val and on objects pasted onto it; never on a benchmark."""
 
-    shards: tuple[str, ...] = ()
+    shards: tuple[Location, ...] = ()
     """Prepared Cityscapes whose `split` is measured by mIoU; empty: no mIoU."""
     split: str = "val"
     """Split of the shards."""
-    pasted: str = ""
+    pasted: Location = ""
     """Folder that `jobs.paste_validation` wrote, measured by AP and FPR95 of `scores`; empty: none. Score
     maps lie in the run's folder meanwhile, 4 bytes per pixel and score."""
     scores: tuple[str, ...] = ("MSP", "RbA")

@@ -17,6 +17,7 @@ from eval.report.record import Record
 from eval.report.tables import Column, Estimate, Table, build_table, list_columns
 from shards.errors import InputError
 from shards.files import read_json
+from shards.yaml_file import read_yaml
 
 OWN_SETTINGS = ("name", "out", "seed")
 """Settings in which runs of one group may differ."""
@@ -75,11 +76,11 @@ def read_run(results: Path) -> SeedRun:
     path = folder / "config.yaml"
     if not path.is_file():
         return SeedRun(records, None, results.parent, f"folder {folder.absolute()}")
+    settings: Any = read_yaml(path)
     try:
-        settings: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         kept = {name: value for name, value in settings.items() if name not in OWN_SETTINGS}
         return SeedRun(records, settings.get("seed"), results.parent, yaml.safe_dump(kept, sort_keys=True))
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError):
+    except AttributeError:
         raise InputError(f"{path}: is no configuration of a run") from None
 
 

@@ -14,11 +14,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from eval.sets.registry import EXTRA_SETS, TEST_SETS, Convention, official_places
-from shards.errors import InputError
+from shards.errors import InputError, shorten
 from shards.schema import ANOMALY, NORMAL, VOID
+from shards.yaml_file import read_yaml
 
 _UNREAD_BENCHMARKS = (
     "LostAndFound",
@@ -62,13 +61,11 @@ def require_no_benchmark(place: str, setting: str) -> None:
 
 def read_own_sets(path: Path, setting: str = "--sets") -> tuple[Convention, ...]:
     """Read the user's own sets from a YAML file."""
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{setting} {path}: cannot be read as YAML: {reason}") from None
+    entries = read_yaml(path, setting)
     if not isinstance(entries, dict) or not entries:
-        raise InputError(f"{setting} {path}: expected folders and what is known of each, got {entries!r}")
+        raise InputError(
+            f"{setting} {path}: expected folders and what is known of each, got {shorten(entries)}"
+        )
     where = f"{setting} {path}"
     return tuple(_parse(str(name), entry or {}, f"{where}: {name}") for name, entry in entries.items())
 
@@ -77,17 +74,17 @@ def _parse(folder: str, entry: Any, where: str) -> Convention:
     if folder in TEST_SETS or folder in EXTRA_SETS:
         raise InputError(f"{where}: is the name of a known test set; rename the folder")
     if not isinstance(entry, dict) or not set(entry) <= set(_KEYS):
-        given = ", ".join(map(str, entry)) if isinstance(entry, dict) else repr(entry)
+        given = ", ".join(map(str, entry)) if isinstance(entry, dict) else shorten(entry)
         raise InputError(f"{where}: got {given}; allowed keys are {', '.join(_KEYS)}")
     use = entry.get("use", "benchmark")
     if use not in _USES:
-        raise InputError(f"{where}: use: got {use!r}; allowed are {', '.join(_USES)}")
+        raise InputError(f"{where}: use: got {shorten(use)}; allowed are {', '.join(_USES)}")
     values = entry.get("values", {0: "normal", 1: "anomaly", 255: "void"})
     is_mapping = isinstance(values, dict) and all(
         isinstance(v, int) and 0 <= v <= 255 and m in _MEANINGS for v, m in values.items()
     )
     if not is_mapping or not {"normal", "anomaly"} <= set(values.values()):
         expected = f"expected 0..255 to {', '.join(_MEANINGS)}, with at least one normal and one anomaly"
-        raise InputError(f"{where}: values: got {values!r}; {expected}")
+        raise InputError(f"{where}: values: got {shorten(values)}; {expected}")
     meanings = {int(value): _MEANINGS[meaning] for value, meaning in values.items()}
     return Convention(folder, str(entry.get("name", folder)), meanings, is_benchmark=use == "benchmark")

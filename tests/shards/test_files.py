@@ -24,6 +24,7 @@ from shards.files import (
     to_json,
     write_atomically,
 )
+from tests.support.refused import refused
 
 
 @dataclass(frozen=True)
@@ -139,3 +140,22 @@ def test_the_module_loads_nothing_but_the_standard_library() -> None:
     script = "import sys; import shards.files; print({'numpy', 'torch', 'yaml', 'cv2'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, r"x: is no valid JSON \("),
+        ('{"a":' * 100_000, r"x: is no valid JSON \("),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "x: 'c' is given twice"),
+        ("9" * 10_000, r"x: is no valid JSON \(Exceeds"),
+        (b"\xff", r"x: is no valid JSON \("),
+        ('{"a": "\\n\\u001b[31merror"}', r"x.*\.?a is '\\n\\x1b\[31merror'; int is needed"),
+    ],
+    ids=lambda text: str(text)[:12],
+)
+def test_json_that_would_break_its_reader_is_one_short_line(text: str | bytes, message: str) -> None:
+    with refused(message) as error:
+        from_json(dict[str, int], text, "x")
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 300

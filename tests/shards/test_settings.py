@@ -10,6 +10,7 @@ import tyro
 
 from shards.errors import InputError
 from shards.settings import flat_settings, load_config, parse_options, read_config, write_config
+from shards.yaml_file import read_yaml
 from trainer.config import FinetuneConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,7 +108,7 @@ def test_every_shipped_configuration_loads_and_says_how_to_run_it(path: Path) ->
         ("a: " + "[" * 3000, "not a YAML file"),
         ("- 1", "the file: expected settings by name, got [1]"),
         ("a: [", "not a YAML file"),
-        ("seed: 1\noptim:\n  lr: 1\n  lr: 2\n", "line 4: lr is given in line 3 already"),
+        ("seed: 1\noptim:\n  lr: 1\n  lr: 2\n", "optim.lr: given twice, in line 3 and in line 4"),
         ("optim: {lr: .inf}", "optim.lr: got inf; a finite number is needed"),
     ],
     ids=lambda text: str(text)[:30],
@@ -208,3 +209,74 @@ def test_settings_flatten_to_dotted_plain_values() -> None:
     assert flat["loop.steps"] == 20000
     assert flat["data.crop"] == "[1024, 1024]"
     assert all(isinstance(value, str | int | float | bool) for value in flat.values())
+
+
+YAML_1_1 = {
+    "loop: {steps: 1:30}": "loop.steps: expected int, got '1:30'",
+    "loop: {steps: 010}": "loop.steps: expected int, got '010'",
+    "loop: {compile: yes}": "loop.compile: expected true or false, got 'yes'",
+    "loop: {compile: off}": "loop.compile: expected true or false, got 'off'",
+    "seed: 2026-11-28": "seed: expected int, got '2026-11-28'",
+    "optim: {lr: 1}\noptim: {lr: 2}": "optim: given twice, in line 1 and in line 2",
+    "optim: {lr: 1, 'lr': 2}": "optim.lr: given twice, in line 1 and in line 1",
+    "loss: {weights: {dice: 1,\n dice: 2}}": "loss.weights.dice: given twice, in line 1 and in line 2",
+    "a: &a [1, *a]": "an alias stands within what it repeats",
+    "a: &a {<<: *a}": "an alias stands within what it repeats",
+    "a: !!python/object/apply:os.system [x]": "not a YAML file: could not determine a constructor",
+    f"seed: {'9' * 5000}": "not a YAML file: Exceeds the limit",
+    "{" * 100_000: "not a YAML file: ",
+    "- " * 100_000: "not a YAML file: ",
+    'name: "a/\\e[31m\\nerror: forged"': r"name: got 'a/\x1b[31m\nerror: forged'",
+    f"loop: {{steps: {'x' * 10_000}}}": "loop.steps: expected int, got 'xxx",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), YAML_1_1.items(), ids=lambda text: text[:30])
+def test_what_a_reader_of_yaml_would_take_differently_is_one_short_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(InputError, match=re.escape(f"c.yaml: {message}")) as error:
+        load(str(tmp_path / "c.yaml"))
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize("name", ["no", "on", "010", "1:30", "2026-11-28", "1_2", "=", "0b1"])
+def test_names_stay_names_through_a_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / "c.yaml").write_text(f"name: {name}\noptim: {{lr: 1e-3}}\nloop: {{steps: 10_000}}\n")
+    config = load(str(tmp_path / "c.yaml"))
+    assert (config.name, config.optim.lr, config.loop.steps) == (name, 1e-3, 10_000)
+    write_config(config, tmp_path / "d.yaml")
+    assert read_config(FinetuneConfig, tmp_path / "d.yaml") == config
+
+
+def test_an_anchor_bomb_is_refused_and_an_anchor_is_read(tmp_path: Path) -> None:
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+    bomb += "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10))
+    (tmp_path / "c.yaml").write_text(bomb)
+    with pytest.raises(InputError, match=r"c\.yaml: its values have more than 4,194,304 characters"):
+        load(str(tmp_path / "c.yaml"))
+    merged = "optim: &o {lr: 1}\nloss: {options: {mask: &m {num_points: 5}}}\n"
+    (tmp_path / "c.yaml").write_text(merged)
+    assert load(str(tmp_path / "c.yaml")).optim.lr == 1
+    (tmp_path / "c.yaml").write_text("{1: &a {x: 1, y: 2}, 2: {<<: *a, y: 3}}")
+    assert read_yaml(tmp_path / "c.yaml") == {1: {"x": 1, "y": 2}, 2: {"x": 1, "y": 3}}
+
+
+def test_home_and_variables_are_filled_into_places_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("DATA", "/data")
+    monkeypatch.delenv("NOWHERE", raising=False)
+    text = "data: {shards: [$DATA/a, '${DATA}/b-{0..3}.tar', ~/c, 's3://x/~'], cache: ~}\nname: $DATA\n"
+    (tmp_path / "c.yaml").write_text(text.replace("cache: ~", "cache: '~'"))
+    config = load(str(tmp_path / "c.yaml"), "--paste.bank", "$DATA/bank", "--out=~/runs")
+    assert config.data.shards == ("/data/a", "/data/b-{0..3}.tar", "/home/me/c", "s3://x/~")
+    assert (config.data.cache, config.paste.bank, config.out) == ("/home/me", "/data/bank", "/home/me/runs")
+    assert config.name == "$DATA"
+    options = parse_options(ProgramOptions, ["~/a", "--out", "${DATA}/o"], program="jobs.x")
+    assert (options.files, options.out) == ((Path("/home/me/a"),), Path("/data/o"))
+    with pytest.raises(InputError, match=r"--paste\.bank: \$NOWHERE/a: the variable NOWHERE of the env"):
+        load("--paste.bank", "$NOWHERE/a")

@@ -195,7 +195,7 @@ def test_values_and_use_of_a_set_of_ones_own_may_be_left_out(tmp_path):
         ("a: {values: {0: normal, 300: anomaly}}", "a: values: got"),
         ("RoadAnomaly: {}", "RoadAnomaly: is the name of a known test set"),
         ("- a", r"expected folders and what is known of each, got \['a'\]"),
-        ("a: [", "cannot be read as YAML"),
+        ("a: [", "not a YAML file"),
     ],
     ids=["key", "use", "no anomaly", "value", "known", "list", "syntax"],
 )
