@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 
 from shards.errors import InputError
 from shards.files import from_json, to_json
-from shards.picture import COLOR, OPACITIES, decode_numbers, decode_picture, picture_size
+from shards.picture import COLOR, OPACITIES, decode_numbers, decode_picture, picture_size, require_sane_size
 
 OBJECT_SUFFIX = "object.jpg"
 MASK_SUFFIX = "mask.png"
@@ -83,6 +83,7 @@ def read_shape(key: str, members: Mapping[str, bytes]) -> tuple[int, int]:
     _require_members(key, members)
     if (size := picture_size(members[MASK_SUFFIX])) is None:
         raise InputError(f"cut-out {key}: {MASK_SUFFIX} cannot be decoded")
+    require_sane_size(size, f"cut-out {key}: {MASK_SUFFIX}")
     return size
 
 
@@ -124,4 +125,7 @@ def decode_description(key: str, content: bytes) -> tuple[str, tuple[int, int]]:
     meta = from_json(
         _Meta, {f.name: held[f.name] for f in dataclasses.fields(_Meta) if f.name in held}, where
     )
+    if min(meta.source_size) < 1:
+        raise InputError(f"{where}: source_size is {list(meta.source_size)}; 1 or more are needed")
+    require_sane_size(meta.source_size, where)
     return meta.category, meta.source_size

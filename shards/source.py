@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -32,6 +33,11 @@ class FolderSource:
         found = (entry.relative_to(self.path).as_posix() for entry in self.path.glob(pattern))
         return sorted(name for name in found if not is_hidden(name))
 
+    def find(self, name: str) -> str | None:
+        """Return `name` where there is such a file below the folder."""
+        is_inside = not name.startswith("/") and ".." not in name.split("/")
+        return name if is_inside and os.path.isfile(self.path / name) else None  # noqa: PTH113 - never raises
+
     def read(self, name: str) -> bytes:
         """Return the content of one file."""
         try:
@@ -51,9 +57,22 @@ class ZipSource:
     path: Path
 
     def match(self, pattern: str) -> list[str]:
-        """Return the sorted names of members that fit `pattern`, as `FolderSource.match` does."""
-        parts = pattern.split("/")
-        return sorted(name for name in self.names() if _fits(name.split("/"), parts) and not is_hidden(name))
+        """Return the sorted names of members that fit `pattern`, as `FolderSource.match` does.
+
+        Where a folder holds everything in the archive, it may be left out of the pattern.
+        """
+        parts, names = pattern.split("/"), [name for name in self.names() if not is_hidden(name)]
+        top = _top_folder(self._archive())
+        stripped = [(name, name.removeprefix(top).split("/")) for name in names]
+        return sorted(name for name, rest in stripped if _fits(name.split("/"), parts) or _fits(rest, parts))
+
+    def find(self, name: str) -> str | None:
+        """Return the name of a member as the archive has it; its top folder may be left out."""
+        archive = self._archive()
+        if name in archive.NameToInfo:
+            return name
+        inside = _top_folder(archive) + name
+        return inside if inside in archive.NameToInfo else None
 
     def read(self, name: str) -> bytes:
         """Return the content of one member."""
@@ -110,6 +129,19 @@ def open_source(path: Path, setting: str) -> Source:
     if not zipfile.is_zipfile(path):
         raise InputError(f"{setting} {path}: is neither a folder nor a complete zip file")
     return ZipSource(path)
+
+
+def list_near(source: Source) -> list[str]:
+    """Return the names of the files that lie directly in a source or one folder below."""
+    return sorted({*source.match("*"), *source.match("*/*")})
+
+
+@lru_cache(maxsize=4)
+def _top_folder(archive: zipfile.ZipFile) -> str:
+    """Return the folder, with its slash, that everything in an archive lies in; empty: there is none."""
+    names = [name for name in archive.NameToInfo if not is_hidden(name)]
+    top = next(iter(names), "").partition("/")[0] + "/"
+    return top if all(name.startswith(top) for name in names) else ""
 
 
 def _fits(parts: list[str], patterns: list[str]) -> bool:

@@ -7,7 +7,6 @@ the archive of the Mask2Anomaly authors holds them (counts, sizes and shares of 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -25,7 +24,9 @@ from eval.submissions.benchmark import BENCHMARKS
 from shards.errors import InputError
 from shards.picture import decode_picture
 from shards.prepare import cityscapes
+from shards.prepare.annotations import read_instances
 from shards.prepare.cityscapes import Split, list_frames, open_cityscapes
+from shards.prepare.coco import find_picture
 from shards.scene import decode_label_ids
 from shards.schema import ANOMALY, CITYSCAPES_CLASSES, NORMAL, VOID_ID
 from shards.source import open_source
@@ -182,30 +183,29 @@ def _examine_coco(root: Path, annotations: Path, limit: int) -> Findings:
     name = annotations.stem.removeprefix("instances_")
     findings = Findings(f"COCO {name}")
     try:
-        content = json.loads(annotations.read_bytes())
-        images, objects, categories = (content[key] for key in ("images", "annotations", "categories"))
-        entries = {str(entry["file_name"]): (int(entry["height"]), int(entry["width"])) for entry in images}
-    except (ValueError, KeyError, TypeError) as error:
-        findings.problems.append(f"{annotations}: is no COCO annotation file ({error!r})")
+        content = read_instances(annotations)
+    except InputError as error:
+        findings.problems.append(str(error))
         return findings
+    images = {image["file_name"]: (image["height"], image["width"]) for image in content.images}
     known_images, known_objects = COCO_COUNTS.get(name, (0, 0))
-    findings.compare("photographs", len(images), known_images)
-    findings.compare("objects", len(objects), known_objects)
-    findings.compare("categories", len(categories), COCO_CATEGORIES)
+    findings.compare("photographs", len(content.images), known_images)
+    findings.compare("objects", sum(map(len, content.annotations.values())), known_objects)
+    findings.compare("categories", len(content.categories), COCO_CATEGORIES)
     with findings.noting_problems():
         source = open_source(root / name if (root / name).is_dir() else root / f"{name}.zip", "dataset")
-        here = {path.rpartition("/")[2]: path for path in [*source.match("*"), *source.match("*/*")]}
-        if missing := sorted(entries.keys() - here.keys()):
+        here = {name: files[0] for name in images if (files := find_picture(source, name))}
+        if missing := sorted(images.keys() - here.keys()):
             findings.problems.append(f"{len(missing)} photographs are missing, such as {missing[0]}")
 
         def read(file: str) -> np.ndarray:
             data, where = source.read(here[file]), source.locate(here[file])
             picture = decode_picture(data, where)
-            if picture.shape[:2] != entries[file]:
+            if picture.shape[:2] != images[file]:
                 raise InputError(f"{where}: has another size than the annotations say")
             return picture
 
-        findings.read([file for file in list(entries)[: limit or None] if file in here], read)
+        findings.read([file for file in list(images)[: limit or None] if file in here], read)
     return findings
 
 

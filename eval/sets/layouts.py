@@ -22,7 +22,7 @@ from pathlib import Path
 
 from eval.sets.frames import IMAGE_SUFFIXES, Frame, files_by_ending, files_by_stem, list_visible, pair_masks
 from shards.errors import InputError
-from shards.source import ZipSource
+from shards.source import ZipSource, list_near
 
 LOST_AND_FOUND = ("LostAndFound", "dataset_LostAndFound")
 _LAF_IMAGE = "_leftImg8bit"
@@ -121,9 +121,7 @@ def _files_of(place: Path) -> dict[str, Path]:
     """List the files of a folder or zip file by name; the zip's own top folder, if any, is passed over."""
     if place.is_dir():
         return {path.name: path for path in list_visible(place, "*")}
-    source = ZipSource(place)
-    names = [*source.match("*"), *source.match("*/*")]
-    return {name.rpartition("/")[2]: place / name for name in names}
+    return {name.rpartition("/")[2]: place / name for name in list_near(ZipSource(place))}
 
 
 def list_lost_and_found(folder: Path) -> tuple[Frame, ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,14 +14,20 @@ import numpy as np
 from jaxtyping import UInt8
 from pycocotools import mask as coco_mask
 
-from shards.errors import InputError
+from shards.errors import InputError, shorten
+from shards.files import from_json
+from shards.picture import require_sane_size
 from shards.source import open_source
 
 ANNOTATION_FILE = "instances_train2017.json"
 
-_IMAGE_FIELDS = {"id": int, "file_name": str, "height": int, "width": int}
-_ANNOTATION_FIELDS = {"id": int, "image_id": int, "category_id": int, "segmentation": (list, dict)}
-_CATEGORY_FIELDS = {"id": int, "name": str}
+MAX_OUTLINE = 2**20
+"""Longest outline of an object, in pixels; pycocotools takes 50 to 100 bytes for each."""
+_INTEGER, _TEXT, _PARTS, _FLAG = "an integer", "a string", "a list or an object", "0 or 1"
+_IMAGE_FIELDS = {"id": _INTEGER, "file_name": _TEXT, "height": _INTEGER, "width": _INTEGER}
+_ANNOTATION_FIELDS = {"id": _INTEGER, "image_id": _INTEGER, "category_id": _INTEGER, "segmentation": _PARTS}
+_ANNOTATION_FIELDS |= {"iscrowd": _FLAG}
+_CATEGORY_FIELDS = {"id": _INTEGER, "name": _TEXT}
 
 
 class Rle(TypedDict):
@@ -51,11 +58,13 @@ def read_instances(path: Path) -> Instances:
     There it lies directly inside or in `annotations/`.
     """
     where, data = _find_file(path)
-    try:
-        content = json.loads(data)
-    except ValueError as error:
-        raise InputError(f"{where}: is no valid JSON ({error})") from None
+    content = from_json(dict[str, Any], data, where)
     images = _records(content, "images", _IMAGE_FIELDS, where)
+    for image in images:
+        of_image = f"{where}: image {image['id']}"
+        if min(size := (image["height"], image["width"])) < 1:
+            raise InputError(f"{of_image}: height and width are {size}; 1 or more are needed")
+        require_sane_size(size, of_image)  # pycocotools overruns its memory from 2**32 pixels on
     annotations = _records(content, "annotations", _ANNOTATION_FIELDS, where)
     categories = {e["id"]: e["name"] for e in _records(content, "categories", _CATEGORY_FIELDS, where)}
     by_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in images}
@@ -73,10 +82,12 @@ def encode_mask(segmentation: list[Any] | dict[str, Any], height: int, width: in
 
     Returns:
         None where it is malformed: no polygon, one with fewer than 3 points, an odd number of coordinates, a
-        point further outside than the picture is large, or run lengths that do not fit the picture.
+        point further outside than the picture is large, outlines longer than `MAX_OUTLINE`, or run lengths
+        that do not fit the picture.
     """
     if isinstance(segmentation, list):
-        if not segmentation or not all(_is_polygon(polygon, height, width) for polygon in segmentation):
+        outlines = (_measure_outline(polygon, height, width) for polygon in segmentation)
+        if not segmentation or not sum(outlines) <= MAX_OUTLINE:
             return None
         return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
     if segmentation.get("size") != [height, width]:
@@ -84,11 +95,13 @@ def encode_mask(segmentation: list[Any] | dict[str, Any], height: int, width: in
     counts = segmentation.get("counts")
     try:
         runs = read_runs(counts) if isinstance(counts, str) else counts
-        if not isinstance(runs, list) or sum(runs) != height * width or min(runs) < 0:
+        if not isinstance(runs, list) or not all(type(run) is int and run >= 0 for run in runs):
+            return None
+        if sum(runs) != height * width:
             return None  # pycocotools writes beyond its memory where runs overflow the picture
         if isinstance(counts, str):
             return Rle(size=[height, width], counts=counts.encode())
-        return coco_mask.frPyObjects(segmentation, height, width)
+        return coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
     except (TypeError, ValueError):
         return None
 
@@ -129,14 +142,18 @@ def decode_mask(mask: Rle) -> UInt8[np.ndarray, "H W"]:
         return coco_mask.decode(mask)
 
 
-def _is_polygon(polygon: Any, height: int, width: int) -> bool:
+def _measure_outline(polygon: Any, height: int, width: int) -> float:
+    """Return the length of a polygon in pixels, along the longer axis of each side; infinity: it is none."""
     # pycocotools would read a list of 4 numbers as a box, and need memory in proportion to a far point.
     if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-        return False
-    if not all(isinstance(value, (int, float)) for value in polygon):
-        return False
-    inside_x = all(-width <= x <= 2 * width for x in polygon[0::2])  # false for NaN
-    return inside_x and all(-height <= y <= 2 * height for y in polygon[1::2])
+        return math.inf
+    if not all(type(value) in (int, float) for value in polygon):
+        return math.inf
+    is_near = all(-width <= x <= 2 * width for x in polygon[0::2])  # false for NaN
+    if not is_near or not all(-height <= y <= 2 * height for y in polygon[1::2]):
+        return math.inf
+    points = np.array(polygon, np.float64).reshape(-1, 2)
+    return float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
 
 
 def _find_file(path: Path) -> tuple[str, bytes]:
@@ -144,23 +161,21 @@ def _find_file(path: Path) -> tuple[str, bytes]:
         return str(path), path.read_bytes()
     source = open_source(path, "--annotations")
     names = (ANNOTATION_FILE, f"annotations/{ANNOTATION_FILE}")
-    for name in names:
-        if source.match(name):
-            return source.locate(name), source.read(name)
+    for name in filter(None, map(source.find, names)):
+        return source.locate(name), source.read(name)
     raise InputError(f"--annotations {path}: holds neither {' nor '.join(names)}")
 
 
-def _records(content: Any, name: str, fields: dict[str, Any], where: str) -> list[dict[str, Any]]:
+def _records(content: dict[str, Any], name: str, fields: dict[str, str], where: str) -> list[dict[str, Any]]:
     """Return a checked list of the file, sorted by id."""
-    if not isinstance(content, dict) or not isinstance(content.get(name), list):
+    if not isinstance(content.get(name), list):
         raise InputError(f"{where}: has no list {name!r}; COCO's instance format is needed")
     for i, entry in enumerate(content[name]):
         if not isinstance(entry, dict):
-            raise InputError(f"{where}: {name}[{i}] is {str(entry)[:60]!r}; a JSON object is needed")
+            raise InputError(f"{where}: {name}[{i}] is {shorten(entry)}; a JSON object is needed")
         for field, kind in fields.items():
-            if not isinstance(entry.get(field), kind):
-                given = repr(entry.get(field))[:60]
-                raise InputError(f"{where}: {name}[{i}].{field} is {given}; {_KIND_NAMES[kind]} is needed")
+            if not _IS_OF_KIND[kind](value := entry.get(field, 0 if kind is _FLAG else None)):
+                raise InputError(f"{where}: {name}[{i}].{field} is {shorten(value)}; {kind} is needed")
     entries = sorted(content[name], key=lambda entry: entry["id"])
     for before, entry in pairwise(entries):
         if before["id"] == entry["id"]:
@@ -168,4 +183,9 @@ def _records(content: Any, name: str, fields: dict[str, Any], where: str) -> lis
     return entries
 
 
-_KIND_NAMES: dict[Any, str] = {int: "an integer", str: "a string", (list, dict): "a list or an object"}
+_IS_OF_KIND: dict[str, Callable[[Any], bool]] = {
+    _INTEGER: lambda value: type(value) is int,
+    _TEXT: lambda value: isinstance(value, str),
+    _PARTS: lambda value: isinstance(value, list | dict),
+    _FLAG: lambda value: isinstance(value, int) and value in (0, 1),
+}

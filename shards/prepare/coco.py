@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from shards.prepare.objects import (
     select_objects,
 )
 from shards.prepare.plan import EncodedSample, FolderPlan, split_into_shards
-from shards.source import Source, open_source
+from shards.source import Source, list_near, open_source
 
 
 class Photo(NamedTuple):
@@ -43,7 +43,7 @@ def plan_cutouts(
     All objects of a picture go to one shard, so that it is decoded once.
 
     Args:
-        images: folder or zip file of pictures, directly inside or one folder below.
+        images: folder or zip file of pictures: under their `file_name`, or one folder below.
         annotations: `instances_train2017.json`, or a folder or zip file that holds it.
         samples_per_shard: about the most objects in a shard.
     """
@@ -79,15 +79,32 @@ def _cut_objects(images: Source, photos: Sequence[Photo]) -> Iterator[EncodedSam
             yield cutout.key, encode_cutout(cutout)
 
 
-def _find_pictures(source: Source, file_names: Sequence[str], where: str) -> Iterator[str]:
-    """Yield the source's names of pictures; only names that the source lists are opened."""
+def find_picture(source: Source, name: str) -> list[str]:
+    """Return the files that an annotation's `file_name` may mean; only names that the source lists.
+
+    `sub/a.jpg` is that below the source; where there is none, one folder below, or in the source itself if
+    it is the folder `sub`.
+    """
+    if (exact := source.find(name)) is not None:
+        return [exact]
+    near = _near_by_base(source).get(name.rpartition("/")[2], [])
+    return [file for file in near if f"/{file}".endswith(f"/{name}") or f"/{name}".endswith(f"/{file}")]
+
+
+@lru_cache(maxsize=4)
+def _near_by_base(source: Source) -> dict[str, list[str]]:
     files: dict[str, list[str]] = {}
-    for name in [*source.match("*"), *source.match("*/*")]:
-        files.setdefault(name.rsplit("/", 1)[-1], []).append(name)
+    for name in list_near(source):
+        files.setdefault(name.rpartition("/")[2], []).append(name)
+    return files
+
+
+def _find_pictures(source: Source, file_names: Sequence[str], where: str) -> Iterator[str]:
+    """Yield the source's names of pictures."""
     for name in file_names:
-        base = name.rsplit("/", 1)[-1]
-        if not (found := files.get(base, [])):
-            raise InputError(f"{where}: names the picture {name!r}, but there is no {source.locate(base)}")
+        found = find_picture(source, name)
+        if not found:
+            raise InputError(f"{where}: names the picture {name!r}, but there is no {source.locate(name)}")
         if len(found) > 1:
             raise InputError(f"{where}: the picture {name!r} is there twice, as {' and '.join(found[:2])}")
         yield found[0]

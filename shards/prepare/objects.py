@@ -11,7 +11,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from shards.errors import InputError
+from shards.errors import InputError, printable
 from shards.prepare.annotations import Instances, Rle, encode_mask
 from shards.prepare.plan import FolderPlan, ShardPlan
 
@@ -173,7 +173,7 @@ def select_objects(
         if (mask := encode_mask(entry["segmentation"], *sizes[entry["image_id"]])) is not None:
             category = names[entry["category_id"]]
             objects.append(CocoObject(entry["image_id"], str(entry["id"]), category, mask))
-    report.note(objects, "a broken polygon or run lengths that do not fit the picture")
+    report.note(objects, "a broken or far too long polygon, or run lengths that do not fit the picture")
     objects = report.keep(objects, lambda item: item.area > 0, "an empty mask")
     if rule.unit == "image":
         objects = report.note(_merge_objects(objects), "merged with the others of its picture (unit image)")
@@ -247,5 +247,5 @@ def _render_report(report: Sequence[str], sizes: Sequence[ObjectSize]) -> str:
     counts = Counter(category for category, *_ in sizes)
     lines += ["", f"## Categories: {len(counts)}", "", "| category | cut-outs | share |", "|---|---:|---:|"]
     for name, count in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])):
-        lines.append(f"| {name} | {count} | {100 * count / len(sizes):.1f} % |")
+        lines.append(f"| {printable(name)} | {count} | {100 * count / len(sizes):.1f} % |")
     return "\n".join(lines) + "\n"

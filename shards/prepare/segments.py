@@ -22,7 +22,7 @@ from shards.errors import InputError
 from shards.picture import COLOUR, GREY, GREY16, decode_numbers, decode_picture
 from shards.prepare.objects import FilterReport, ObjectSize, plan_bank
 from shards.prepare.plan import EncodedSample, FolderPlan, split_into_shards
-from shards.source import Source, open_source
+from shards.source import Source, list_near, open_source
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -157,7 +157,7 @@ def find_segments(ids: Int32[np.ndarray, "H W"], rule: SegmentFilter) -> list[Se
 
 def _pair(pictures: Source, maps: Source) -> list[SegmentedPicture]:
     by_stem: dict[str, str] = {}
-    for name in [*pictures.match("*"), *pictures.match("*/*")]:
+    for name in list_near(pictures):
         if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES:
             stem = PurePosixPath(name).stem
             if stem in by_stem:
@@ -165,7 +165,7 @@ def _pair(pictures: Source, maps: Source) -> list[SegmentedPicture]:
                 raise InputError(f"{pictures.locate(name)}: {twice}")
             by_stem[stem] = name
     entries = []
-    for name in sorted(n for n in [*maps.match("*"), *maps.match("*/*")] if n.lower().endswith(".png")):
+    for name in (name for name in list_near(maps) if name.lower().endswith(".png")):
         stem = PurePosixPath(name).stem
         if stem not in by_stem:
             raise InputError(f"{maps.locate(name)}: map without picture; no {stem}.jpg or .png is there")

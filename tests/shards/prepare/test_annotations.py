@@ -97,6 +97,14 @@ def test_every_form_gives_the_mask_that_pycocotools_gives() -> None:
         [[1, 1, 5, 1, 5, float("nan")]],
         [[1, 1, 5, 1, 5, 1e9]],
         [[1, 1, 5, 1, 10**400, 5]],
+        [[1, 1, 5, 1, -20, 5]],
+        [[1, 1, 5, 1, float("-inf"), 5]],
+        [[1, 1, 5, 1, 5, True]],
+        [[0, 0, 9, 0] * 50_000] * 3,
+        {"size": [8, 10], "counts": [40.5, 39.5]},
+        {"size": [8, 10], "counts": [79, True]},
+        {"size": [8, 10], "counts": [float("nan")]},
+        {"size": [8, 10], "counts": {"a": 80}},
         [{"x": 1}],
         {},
         {"size": [8, 11], "counts": [88]},
@@ -132,7 +140,22 @@ def test_compressed_runs_are_read_as_pycocotools_writes_them() -> None:
     [
         (("images",), None, "has no list 'images'; COCO's instance format is needed"),
         (("annotations",), {}, "has no list 'annotations'"),
-        (("images", 0), 5, r"images\[0\] is '5'; a JSON object is needed"),
+        (("images", 0), 5, r"images\[0\] is 5; a JSON object is needed"),
+        (("images", 0, "height"), float("inf"), r"images\[0\]\.height is inf; an integer is needed"),
+        (("images", 0, "height"), True, r"images\[0\]\.height is True; an integer is needed"),
+        (("images", 0, "height"), -1, r"image 9: height and width are \(-1, 10\); 1 or more are needed"),
+        (("images", 0, "width"), 0, r"image 9: height and width are \(8, 0\); 1 or more are needed"),
+        (("images", 0, "width"), 2**31, "image 9: says that it has 2147483648 x 8 pixels; at most"),
+        *[
+            (
+                ("annotations", 1, "iscrowd"),
+                value,
+                rf"annotations\[1\]\.iscrowd is {value!r}; 0 or 1 is needed",
+            )
+            for value in ("0", "1", 2, None, 0.0)
+        ],
+        (("categories", 0, "name"), 3, r"categories\[0\]\.name is 3; a string is needed"),
+        (("annotations", 0, "category_id"), [3], r"\.category_id is \[3\]; an integer is needed"),
         (("images", 1, "height"), "8", r"images\[1\]\.height is '8'; an integer is needed"),
         (("images", 1, "file_name"), 4, r"images\[1\]\.file_name is 4; a string is needed"),
         (("annotations", 0, "segmentation"), None, r"\.segmentation is None; a list or an object is needed"),
@@ -159,7 +182,15 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         read_instances(tmp_path)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "is no valid JSON"), ("[]", "has no list 'images'")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is no valid JSON"),
+        ("[]", "is a list; a JSON object is needed"),
+        ("[" * 100_000, "is no valid JSON"),
+        ('{"images": [], "images": []}', "'images' is given twice"),
+    ],
+)
 def test_text_that_is_no_annotation_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with refused(rf"a\.json: {message}"):

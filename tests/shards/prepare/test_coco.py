@@ -158,7 +158,9 @@ def test_broken_and_empty_masks_are_counted_and_skipped(coco: Coco) -> None:
     coco.add(1, (24, square(0, 0, 10)), (24, [[1, 1, 2, 2]]), (24, []), (24, empty))
     shards, report = coco.plan()
     assert [shard.num_samples for shard in shards] == [1]
-    assert "2 dropped: a broken polygon or run lengths that do not fit the picture" in report[1]
+    assert (
+        "2 dropped: a broken or far too long polygon, or run lengths that do not fit the picture" in report[1]
+    )
     assert "1 dropped: an empty mask" in report[1]
 
 
@@ -179,18 +181,29 @@ NAME = "000000000005.jpg"
     [
         (None, {}, f"names the picture '{NAME}', but there is no .*{NAME}"),
         (b"unchanged", {"file_name": "../secret.jpg"}, "names the picture '../secret.jpg', but there is no"),
-        (b"unchanged", {"file_name": "twin.jpg"}, "'twin.jpg' is there twice, as twin.jpg and copy/twin.jpg"),
+        (
+            b"unchanged",
+            {"file_name": "twin.jpg"},
+            "'twin.jpg' is there twice, as copy/twin.jpg and more",
+        ),
+        (
+            b"unchanged",
+            {"file_name": "other/twin.jpg"},
+            "names the picture 'other/twin.jpg', but",
+        ),
+        (b"BM" + bytes(60), {}, rf"{NAME}: cannot be decoded .*; PNG, JPEG and WebP are read"),
+        (b"unchanged", {"height": 65_536, "width": 65_536}, "image 5: says that it has 65536 x 65536 pixels"),
         (b"no picture", {}, rf"{NAME}: cannot be decoded as a picture \(10 bytes\)"),
         (b"unchanged", {"width": 80}, rf"{NAME}: is 60x40 pixels, but the annotations say 80x40"),
     ],
-    ids=["missing", "outside", "twice", "unreadable", "size"],
+    ids=["missing", "outside", "twice", "elsewhere", "another kind", "bomb", "unreadable", "size"],
 )
 def test_an_unfit_picture_is_named(coco: Coco, content: bytes | None, change: dict, message: str) -> None:
     coco.add(5, (24, square(0, 0, 9)))
     (coco.pictures.parent / "secret.jpg").write_bytes(b"secret")
-    (coco.pictures / "copy").mkdir()
-    for folder in ("", "copy/"):
-        (coco.pictures / f"{folder}twin.jpg").write_bytes(b"")
+    for folder in ("copy", "more"):
+        (coco.pictures / folder).mkdir()
+        (coco.pictures / folder / "twin.jpg").write_bytes(b"")
     coco.content["images"][0] |= change
     if content is None:
         (coco.pictures / NAME).unlink()
@@ -314,3 +327,34 @@ def test_the_filter_that_leaves_nothing_is_named(
         coco.add(1)
     with refused(message):
         coco.plan(rule)
+
+
+@pytest.mark.parametrize("is_zip", [False, True])
+def test_pictures_in_folders_are_told_apart(coco: Coco, tmp_path: Path, is_zip: bool) -> None:
+    """By their whole name, however deep; hidden files beside them are none."""
+    names = ("a.jpg", "x/a.jpg", "x/y/a.jpg")
+    for number, name in enumerate(names):
+        coco.add(number + 1, (24, square(0, 0, 9)))
+        place = coco.pictures / name
+        place.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(place), np.full((40, 60, 3), 80 * number, np.uint8))
+        (place.parent / "._a.jpg").write_bytes(b"mac")
+        coco.content["images"][number]["file_name"] = name
+    source = coco.pictures
+    if is_zip:
+        source = tmp_path / "images.zip"
+        with zipfile.ZipFile(source, "w") as archive:
+            for path in sorted(coco.pictures.rglob("*.jpg")):
+                archive.write(path, f"images/{path.relative_to(coco.pictures)}")
+            archive.writestr("__MACOSX/images/._a.jpg", b"mac")
+    coco.file.write_text(json.dumps(coco.content))
+    samples = [
+        sample for shard in plan_cutouts(source, coco.file, rule=ANY).shards for sample in shard.samples()
+    ]
+    assert [round(decode_cutout(*sample).image.mean() / 80) for sample in samples] == [0, 1, 2]
+
+
+def test_a_folder_in_the_name_may_be_the_one_that_is_given(coco: Coco) -> None:
+    coco.add(1, (24, square(0, 0, 9)))
+    coco.content["images"][0]["file_name"] = "train2017/000000000001.jpg"
+    assert coco.keys() == ["000000000001-100"]
