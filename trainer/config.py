@@ -64,10 +64,6 @@ class FinetuneConfig:
             remedy = f"--model.num_classes {NUM_CLASSES} --init.skip class_head"
             start = f"weights of another label set can start with {remedy}"
             raise InputError(f"model.num_classes must be {given}; {start}")
-        if self.loss.outlier and self.paste.probability == 0:
-            remedy = "set paste.bank and paste.probability, or leave loss.outlier empty"
-            terms = ", ".join(self.loss.outlier)
-            raise InputError(f"loss.outlier: there are no outliers for {terms}; {remedy}")
         if self.validation.select and not self.loop.eval_every:
             raise InputError("validation.select: loop.eval_every is 0, so that nothing is ever measured")
         self._check_model_of_loss()

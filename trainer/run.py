@@ -16,7 +16,11 @@ from models.eomt import EoMT
 from models.segmenter import compile_model
 from models.weights.checkpoint import initialise_model
 from outlier_paste.paste import build_paste
+from shards.errors import InputError
 from shards.files import make_folder
+from shards.reader import ShardReader
+from shards.scene import read_scene
+from shards.schema import OUTLIER_ID
 from shards.stream import Stream, build_stream
 from trainer.checkpoint import Best
 from trainer.collective import require_agreement
@@ -133,7 +137,21 @@ def _open_stream(config: FinetuneConfig, accelerator: Accelerator, start: int) -
     """Open this process's share of the samples, from the position on at which the run stands."""
     ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
     paste = build_paste(config.paste)
-    return build_stream(config.data, seed=config.seed, **ranks, start_position=start, transform=paste)
+    stream = build_stream(config.data, seed=config.seed, **ranks, start_position=start, transform=paste)
+    if config.loss.outlier and paste is None:
+        _require_outliers(stream.dataset.reader, ", ".join(config.loss.outlier))
+    return stream
+
+
+def _require_outliers(reader: ShardReader, terms: str) -> None:
+    """Check that some label holds outliers; those of shards that do are found at once."""
+    for index in range(len(reader)):
+        with contextlib.suppress(InputError):  # data.max_errors says what becomes of unreadable samples
+            if (read_scene(reader, index).label == OUTLIER_ID).any():
+                return
+    told = f"none is pasted, and no label of {len(reader)} holds {OUTLIER_ID}"
+    remedy = "set paste.bank and paste.probability, or leave loss.outlier empty"
+    raise InputError(f"loss.outlier: there are no outliers for {terms}: {told}; {remedy}")
 
 
 def _shard_and_compile(config: FinetuneConfig, model: EoMT, accelerator: Accelerator) -> None:

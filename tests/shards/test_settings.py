@@ -89,7 +89,6 @@ def test_every_shipped_configuration_loads_and_says_how_to_run_it(path: Path) ->
         ("name: a/b", "name: got 'a/b'; a folder name without /"),
         ("seed: 4294967296", "seed must be in 0..4294967295, got 4294967296"),
         ("model: {num_classes: 5}", "model.num_classes must be 19, as many as the shards have, got 5"),
-        ("loss: {outlier: [rba]}", "loss.outlier: there are no outliers for rba; set paste.bank and paste.p"),
         (
             "loss: {classification: isomax_plus}",
             "isomax_plus needs model.class_head isomax, not linear; with",

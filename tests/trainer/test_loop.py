@@ -30,6 +30,7 @@ from tests.trainer.small_run import (
     at_step,
     make_config,
     read_events,
+    read_scalars,
     train,
     weights,
     with_paste,
@@ -246,3 +247,17 @@ def test_log_and_tensorboard_show_speed_waiting_and_decode_errors(tmp_path: Path
     assert errors[-1] == 1
     assert all(0 <= point.value <= 1 for point in events.Scalars("speed/data_wait_share"))
     assert all(point.value > 0 for point in events.Scalars("speed/images_per_s"))
+
+
+def test_labels_that_hold_outliers_need_no_bank(tmp_path: Path, scene_shards: str) -> None:
+    outlier = ("--loss.outlier", "rba", "--loop.steps", "1")
+    told = r"no outliers for rba: none is pasted, and no label of \d+ holds 254; set paste\.bank"
+    with pytest.raises(InputError, match=told):
+        train(tmp_path / "without", scene_shards, *outlier)
+    label = np.zeros((48, 48), np.uint8)
+    label[10:40, 10:40] = 254
+    pictures = {"image.png": np.full((48, 48, 3), 90, np.uint8), "label.png": label}
+    members = {name: cv2.imencode(".png", picture)[1].tobytes() for name, picture in pictures.items()}
+    write_tar(tmp_path / "own.tar", {f"{i}.{name}": members[name] for i in "01" for name in members})
+    assert train(tmp_path, str(tmp_path / "own.tar"), *outlier).step == 1
+    assert all(value > 0 for _, value in read_scalars(tmp_path / "run")["loss/rba"])

@@ -60,7 +60,7 @@ def _make_options() -> Any:
 LossOptions = _make_options()
 OUTLIER_HELP = f"""Outlier terms, any number of: {", ".join(OUTLIER_TERMS)}; and {OUTLIER_CLASS_TERM},
 which makes outliers a class of the base objective (with model.outlier_class trained) and has no weight. All
-need pasted outliers (paste.probability above 0)."""
+need outliers: pasted ones (paste.probability above 0), or labels that hold 254."""
 
 
 @dataclass(frozen=True, kw_only=True)
