@@ -118,8 +118,8 @@ def this_process() -> str:
 
 
 @contextmanager
-def hold_lock(path: Path, *, wait_s: float | int, owner: str) -> Iterator[int]:
-    """Hold the lock of file `path`, and yield its descriptor.
+def hold_lock(path: Path, *, wait_s: float | int, owner: str, shared: bool = False) -> Iterator[int]:
+    """Hold the lock of file `path`, with others or alone, and yield its descriptor.
 
     The kernel frees the lock when the last process that has the descriptor open is gone, however it went.
     Give the descriptor to child processes that must not be doubled either. The file stays; only the lock
@@ -135,7 +135,7 @@ def hold_lock(path: Path, *, wait_s: float | int, owner: str) -> Iterator[int]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         deadline = time.monotonic() + wait_s
-        while not _try_lock(descriptor, fcntl.LOCK_EX):
+        while not _try_lock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
             if time.monotonic() >= deadline:
                 holder = path.read_text(encoding="utf-8", errors="replace").strip()
                 raise LockTaken(f"{path} is held by {holder or 'another process'}")

@@ -24,7 +24,7 @@ import fsspec
 from braceexpand import braceexpand
 
 from shards.errors import InputError
-from shards.files import hash_file, hold_lock, partial_file, this_process
+from shards.files import hash_file, hold_lock, partial_file, remove_partials, this_process
 from shards.index import INDEX_ENDING, IndexedSample, load_index, parse_index
 from shards.manifest import MANIFEST_NAME, Manifest, parse_manifest, read_manifest
 
@@ -77,6 +77,7 @@ class Shard:
                 with contextlib.suppress(OSError):  # no locks here: see the module's first lines
                     lock = copy.with_name(copy.name + ".lock")
                     held.enter_context(hold_lock(lock, wait_s=math.inf, owner=this_process()))
+                    remove_partials(copy.parent)  # of downloads that were killed
                 if not copy.is_file():
                     self._download(copy)
         except OSError as error:

@@ -76,7 +76,6 @@ def write_folder(plan: FolderPlan, out: Path, *, workers: int = 0, task: Task | 
     """
     began = time.monotonic()
     workers = workers or _default_workers(plan.shards)
-    manifest: Manifest | None
     if task is not None:
         manifest = _write_share(plan, out, workers, task)
     else:
@@ -90,21 +89,23 @@ def write_folder(plan: FolderPlan, out: Path, *, workers: int = 0, task: Task | 
 
 
 def _write_share(plan: FolderPlan, out: Path, workers: int, task: Task) -> Manifest | None:
-    """Write a task's share; return the manifest where it completes the folder."""
-    if _is_complete(plan, out):
-        logger.info("%s: is complete already", out)
-        return None
-    require_free(out)
+    """Write a task's share, with others; return the manifest where it, alone, completes the folder."""
     folder = out.absolute().with_name(f".{out.name}.parts")
-    make_folder(folder)
-    _require_same_plan(folder, plan)
-    _write_missing(plan.shards[task.number :: task.count], folder, workers, plan.kind)
-    if missing := [shard.name for shard in plan.shards if not _is_done(folder, shard)]:
-        rest = f"{len(missing)} shards of other tasks are missing yet"
-    elif manifest := _complete_parts(plan, folder, out):
+    lock = folder.with_name(folder.name + ".lock")
+    make_folder(folder.parent)
+    with hold_lock(lock, wait_s=math.inf, owner=this_process(), shared=True):
+        if _is_complete(plan, out):
+            lock.unlink(missing_ok=True)  # nobody needs it any more
+            logger.info("%s: is complete already", out)
+            return None
+        require_free(out)
+        make_folder(folder)
+        _require_same_plan(folder, plan)
+        _write_missing(plan.shards[task.number :: task.count], folder, workers, plan.kind)
+        missing = [shard.name for shard in plan.shards if not _is_done(folder, shard)]
+    if not missing and (manifest := _complete_parts(plan, folder, out, lock)):
         return manifest
-    else:
-        rest = "all are complete"
+    rest = f"{len(missing)} shards of other tasks are missing yet" if missing else "all are complete"
     logger.info("%s: task %s has written its share; %s", out, task, rest)
     return None
 
@@ -164,9 +165,8 @@ def _complete(plan: FolderPlan, folder: Path) -> Manifest:
     return manifest
 
 
-def _complete_parts(plan: FolderPlan, folder: Path, out: Path) -> Manifest | None:
+def _complete_parts(plan: FolderPlan, folder: Path, out: Path, lock: Path) -> Manifest | None:
     """Make `out` of the parts; None where another task was first."""
-    lock = folder.with_name(folder.name + ".lock")
     with hold_lock(lock, wait_s=math.inf, owner=this_process()):
         manifest = None
         if folder.is_dir():
@@ -223,6 +223,8 @@ def _write_with_entry(shard: ShardPlan, folder: Path, after_sample: Callable[[],
             yield sample
             after_sample()
 
+    if _is_done(folder, shard):
+        return shard.num_samples  # another process with the same share was faster
     path = folder / shard.name
     with partial_file(path) as partial_path:
         keys = write_shard(partial_path, samples())

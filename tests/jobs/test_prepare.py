@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ import webdataset
 
 from jobs.prepare import main
 from shards.cutout import decode_cutout
+from shards.files import hold_lock
 from shards.manifest import read_manifest
 from shards.reader import ShardReader, open_shards
 from shards.scene import decode_scene
@@ -218,6 +220,33 @@ def test_two_tasks_at_once_complete_one_folder(root: Path, whole: dict[str, byte
         tasks.append(subprocess.Popen(command, cwd=REPOSITORY, env={**os.environ, **array}))
     assert [task.wait(120) for task in tasks] == [0, 0]
     assert contents(tmp_path / "S") == whole
+
+
+@pytest.mark.slow
+def test_three_with_the_same_share_at_once_leave_one_whole_folder(
+    root: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "jobs.prepare", "cityscapes", "--root", str(root)]
+    command += ["--out", str(tmp_path / "out/S"), "--resume", "True", "--workers", "1"]
+    programs = [subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE) for _ in range(3)]
+    told = [program.communicate(timeout=120)[1].decode() for program in programs]
+    assert [program.returncode for program in programs] == [0, 0, 0], told
+    assert contents(tmp_path / "out/S") == whole
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["S"]
+
+
+def test_the_folder_is_completed_when_no_other_task_writes(
+    root: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    task = threading.Thread(target=cityscapes, args=(root, tmp_path / "S", "--task", "0/1"))
+    with hold_lock(tmp_path / ".S.parts.lock", wait_s=0, owner="another task", shared=True):
+        task.start()
+        task.join(2)
+        assert task.is_alive()
+        assert not (tmp_path / "S").exists()
+    task.join()
+    assert contents(tmp_path / "S") == whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["R", "S", "whole"]
 
 
 @pytest.mark.parametrize("encoding", ["png", "tiles", "jpeg"])

@@ -171,3 +171,11 @@ def test_a_hostile_header_is_one_line(tmp_path: Path, content: bytes) -> None:
     with refused(r"s\.tar: (is no plain tar|is truncated|refuses)") as error:
         load_index(path)
     assert len(str(error.value)) < 500
+
+
+def test_an_index_leaves_nothing_of_a_process_that_was_killed_while_it_wrote_one(shard: Path) -> None:
+    (shard.parent / ".s.tar.index.json.partial-1").write_text("half")
+    (shard.parent / ".t.tar.index.json.partial-1").write_text("of another shard")
+    load_index(shard)
+    names = sorted(path.name for path in shard.parent.iterdir())
+    assert names == [".t.tar.index.json.partial-1", "s.tar", "s.tar.index.json"]

@@ -147,6 +147,7 @@ def test_a_process_killed_while_downloading_blocks_nobody(server: Server, cache:
     assert child.exitcode == 9
     assert len(list(Path(cache).rglob("*partial*"))) == 1
     assert shard.fetch().stat().st_size == shard.num_bytes
+    assert not list(Path(cache).rglob("*partial*"))
 
 
 @pytest.mark.parametrize(
