@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from shards.cutout import CUTOUT_SUFFIXES, decode_cutout
-from shards.errors import InputError
+from shards.errors import InputError, printable
 from shards.files import hash_file
 from shards.location import Shard, find_shards
 from shards.manifest import MANIFEST_NAME, read_manifest
@@ -117,6 +117,8 @@ def _examine_cutout(key: str, members: dict[str, bytes], findings: ShardFindings
     findings.sizes[(cutout.mask.shape[0], cutout.mask.shape[1])] += 1
 
 
+CLASS_OF_ID_17 = 5
+"""Train id of the last class whose label id is below 19: what train ids read as label ids can become."""
 MOST_LINES = 20
 """Problems that are printed one by one; the rest is counted."""
 
@@ -146,10 +148,25 @@ def render_findings(path: str, found: Mapping[str, ShardFindings]) -> str:
         if part.categories:
             common = [f"{count:,} {name}" for name, count in part.categories.most_common(10)]
             lines.append(f"    categories {len(part.categories)}: {', '.join(common)}")
+        lines += [f"    warning  {warning}" for warning in _suspect_labels(part)]
         lines += [f"    problem  {problem}" for problem in part.problems[:MOST_LINES]]
         if len(part.problems) > MOST_LINES:
             lines.append(f"    problem  and {len(part.problems) - MOST_LINES} more")
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(printable, lines)) + "\n"
+
+
+def _suspect_labels(findings: ShardFindings) -> list[str]:
+    """Name what is allowed, and yet is a mistake as a rule."""
+    shown, warnings = np.flatnonzero(findings.pixels).tolist(), []
+    void = findings.pixels[VOID_ID] / max(1, findings.pixels.sum())
+    classes = [value for value in shown if value < len(CITYSCAPES_CLASSES)]
+    if void > 0.5 and len(classes) >= 3 and max(classes) <= CLASS_OF_ID_17:
+        lacking = f"no class from {CITYSCAPES_CLASSES[CLASS_OF_ID_17 + 1].name} on, and {void:.0%} void"
+        warnings.append(f"{lacking}: were these labels made of labelIds files that held train ids?")
+    if shown == [0, VOID_ID]:
+        rule = f"an outlier is {OUTLIER_ID} in a label, 0 is road"
+        warnings.append(f"the labels hold 0 and {VOID_ID} alone: if they are masks, {rule}")
+    return warnings
 
 
 def _render_classes(findings: ShardFindings) -> list[str]:

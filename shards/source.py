@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from shards.errors import InputError
 MAX_MEMBER_BYTES = 2**31
 """Largest member of a zip file, decompressed; the largest official one has 0.45 GB, COCO's annotations."""
 
+_DAMAGES = (zipfile.BadZipFile, OSError, ValueError, struct.error)
 _HIDDEN = frozenset({"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin"})
 """What macOS, a Synology and Windows leave in folders and archives, in lower case."""
 
@@ -83,7 +85,7 @@ class ZipSource:
                 where, limit = self.locate(name), f"{MAX_MEMBER_BYTES:,}"
                 raise InputError(f"{where}: says that it has {size:,} bytes; at most {limit} are read")
             return archive.read(name)
-        except (zipfile.BadZipFile, zlib.error, RuntimeError, OSError, EOFError, KeyError) as error:
+        except (*_DAMAGES, zlib.error, RuntimeError, EOFError, KeyError) as error:
             raise InputError(f"{self.locate(name)}: cannot be read ({error})") from None
 
     def locate(self, name: str) -> str:
@@ -103,7 +105,7 @@ class ZipSource:
         try:
             status = self.path.stat()
             return _open_archive(self.path, status.st_mtime_ns, status.st_size)
-        except (zipfile.BadZipFile, OSError) as error:
+        except (*_DAMAGES, NotImplementedError) as error:
             raise InputError(f"{self.path}: is no complete zip file ({error})") from None
 
 

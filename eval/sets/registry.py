@@ -275,7 +275,13 @@ def check_masks(test_set: TestSet) -> None:
         seen[np.unique(read_target(frame, test_set.convention))] = True
     for value, name in ((ANOMALY, "anomalous"), (NORMAL, "normal")):
         if not seen[value]:
-            raise InputError(f"{test_set.convention.folder}: no {name} pixel in any of {len(test_set)} masks")
+            lacking = f"{test_set.convention.folder}: no {name} pixel in any of {len(test_set)} masks"
+            if value == ANOMALY and test_set.convention.values.get(255) == VOID:
+                lacking += (
+                    "; 255 is void here: where it marks anomalies, describe a folder of your own to --sets"
+                )
+                lacking += " with values: {0: normal, 255: anomaly}"
+            raise InputError(lacking)
 
 
 def official_places(*, first: bool = False) -> list[str]:

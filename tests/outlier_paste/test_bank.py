@@ -204,3 +204,11 @@ def test_what_is_no_bank_is_refused(tmp_path: Path) -> None:
     scene = write_tar(tmp_path / "t.tar", {"k.image.png": b"", "k.label.png": b""})
     with refused(r"paste\.bank: sample k is no cut-out: it has image\.png, label\.png; needed are object"):
         open_bank(str(scene))
+
+
+def test_hidden_files_beside_objects_are_no_objects(tmp_path: Path) -> None:
+    write_png(tmp_path / "cone.png")
+    (tmp_path / "._cone.png").write_bytes(b"mac")
+    (tmp_path / "@eaDir").mkdir()
+    (tmp_path / "@eaDir" / "cone.png").write_bytes(b"thumbnail")
+    assert open_bank(str(tmp_path)).keys == ("cone",)

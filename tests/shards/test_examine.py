@@ -8,7 +8,7 @@ import pytest
 
 from jobs.doctor import main
 from shards.cutout import Cutout, encode_cutout
-from shards.examine import examine_folder
+from shards.examine import examine_folder, render_findings
 from shards.files import hash_file
 from shards.index import build_index, write_index
 from shards.manifest import Manifest, ShardEntry, write_manifest
@@ -16,6 +16,7 @@ from shards.prepare.plan import EncodedSample
 from shards.prepare.writer import write_shard
 from shards.tiles import encode_tiles
 from tests.support.refused import refused
+from tests.support.tars import write_tar
 
 
 def png(array: np.ndarray) -> bytes:
@@ -104,3 +105,31 @@ def test_bare_tar_files_and_cutouts_are_examined(tmp_path: Path, capsys: pytest.
     write_shard(tmp_path / "bad.tar", [(empty.key, encode_cutout(empty))])
     with refused(r"bad\.tar: cut-out 000000000001-2: the mask is empty"):
         main(["shards", str(tmp_path / "bad.tar")])
+
+
+@pytest.mark.parametrize(
+    ("values", "warning"),
+    [
+        ([0, 1, 2, 5, 255, 255, 255, 255, 255], "no class from traffic light on, and 56% void: were these"),
+        ([0, 255, 255, 255], "the labels hold 0 and 255 alone: if they are masks, an outlier is 254"),
+        ([0, 1, 255, 255, 255], ""),
+        ([0, 1, 2, 13, 255, 255, 255, 255, 255], ""),
+    ],
+)
+def test_labels_that_are_a_mistake_as_a_rule_are_warned_of(
+    tmp_path: Path, values: list[int], warning: str
+) -> None:
+    label = np.array([values], np.uint8)
+    pictures = {"0.image.png": np.zeros((1, len(values), 3), np.uint8), "0.label.png": label}
+    content = {name: cv2.imencode(".png", picture)[1].tobytes() for name, picture in pictures.items()}
+    path = str(write_tar(tmp_path / "s.tar", content))
+    text = render_findings(path, examine_folder(path, 1))
+    assert ("warning" in text) is bool(warning)
+    assert warning in text
+
+
+def test_names_in_a_shard_cannot_forge_lines_of_the_report(tmp_path: Path) -> None:
+    path = str(write_tar(tmp_path / "s.tar", {"a.x\n  no problem\x1b[2J": b""}))
+    text = render_findings(path, examine_folder(path, 1))
+    assert r"1 x\n  no problem\x1b[2j" in text
+    assert all(line.isprintable() for line in text.splitlines())

@@ -14,7 +14,7 @@ from PIL import Image
 
 from shards import source as source_module
 from shards.picture import decode_picture
-from shards.source import FolderSource, ZipSource, open_source
+from shards.source import FolderSource, ZipSource, is_hidden, list_near, open_source
 from tests.support.refused import refused
 
 FILES = {
@@ -126,3 +126,30 @@ def test_a_member_that_would_fill_the_memory_is_refused(
     monkeypatch.setattr(source_module, "MAX_MEMBER_BYTES", 10**5)
     with refused(r"bomb\.zip:a\.png: says that it has 1,000,000 bytes; at most 100,000"):
         ZipSource(tmp_path / "bomb.zip").read("a.png")
+
+
+def test_a_folder_that_holds_everything_in_a_zip_may_be_left_out(tmp_path: Path) -> None:
+    names = ["top/gtFine/val/a.png", "top/gtFine/val/deep/b.png", "top/README", "__MACOSX/top/._README"]
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, name)
+    source = ZipSource(tmp_path / "x.zip")
+    assert source.match("gtFine/val/*.png") == source.match("top/gtFine/val/*.png") == names[:1]
+    assert source.find("gtFine/val/deep/b.png") == source.find("top/gtFine/val/deep/b.png") == names[1]
+    assert source.find("val/a.png") is None
+    assert list_near(source) == ["top/README"]
+
+
+@pytest.mark.parametrize("name", ["../s", "/etc/passwd", "gone", "a" * 5000, "a\0b", ""])
+def test_only_files_below_a_folder_are_found(tmp_path: Path, name: str) -> None:
+    (tmp_path / "f").mkdir()
+    (tmp_path / "s").write_text("secret")
+    assert FolderSource(tmp_path / "f").find(name) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["._a.png", "x/.DS_Store", "x/Thumbs.db", "__MACOSX/a.png", "x/@eaDir/a.png"]
+)
+def test_what_systems_leave_behind_is_hidden(name: str) -> None:
+    assert is_hidden(name)
+    assert not is_hidden(name.replace(".", "").replace("__", "").replace("@", "").replace("Th", "t"))

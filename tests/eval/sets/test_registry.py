@@ -131,11 +131,14 @@ def test_an_empty_set_and_a_set_without_folders_are_refused(tmp_path):
         find_test_sets(tmp_path)
 
 
-@pytest.mark.parametrize(("values", "name"), [((0, 255), "anomalous"), ((1, 255), "normal")])
+@pytest.mark.parametrize(
+    ("values", "name"), [((0, 255), "anomalous"), ((1, 255), "normal"), ((0, 0), "anomalous")]
+)
 def test_a_set_of_one_class_is_refused(tmp_path, values, name):
     write_set(tmp_path, "fs_static", {"0": mask_of(*values), "1": mask_of(*values)})
-    with pytest.raises(InputError, match=f"fs_static: no {name} pixel in any of 2 masks"):
+    with pytest.raises(InputError, match=f"fs_static: no {name} pixel in any of 2 masks") as error:
         check_masks(find_test_sets(tmp_path)[0])
+    assert ("with values: {0: normal, 255: anomaly}" in str(error.value)) is (name == "anomalous")
 
 
 def test_a_broken_image_and_a_mask_of_another_size_are_named(tmp_path):
