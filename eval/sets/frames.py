@@ -103,7 +103,7 @@ def _read_overlay(path: Path) -> np.ndarray:
             content.seek(0)
             with np.load(content, allow_pickle=False) as file:
                 return file["rgb"].astype(np.int32)
-    except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, EOFError, OSError, MemoryError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: cannot be read as an overlay, an npz file with rgb: {error}") from None
     raise InputError(f"{path}: says that rgb has {num_bytes:,} bytes; at most 64 million pixels are read")
 
