@@ -34,9 +34,10 @@ from eval.store import ALONE, Worker, launched_worker
 from models.segmenter import choose_device, open_predictor
 from models.weights.checkpoint import find_checkpoint, run_of
 from shards.errors import InputError
+from shards.program import run_program
 from shards.reader import open_shards
 from shards.schema import NUM_CLASSES
-from shards.settings import parse_options, run_program
+from shards.settings import parse_options
 from shards.task import parse_task
 
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from outlier_paste.paste import OutlierPaste
 from outlier_paste.validation_set import FOLDER, RECORD_NAME, open_held_out, paste_frames, write_set
 from shards.errors import InputError
-from shards.files import require_free, staged_folder, to_json, write_atomically
+from shards.files import to_json, write_atomically
+from shards.output import require_free, staged_folder
+from shards.program import run_program
 from shards.reader import open_shards
 from shards.scene import require_scenes
-from shards.settings import load_config, parse_options, run_program, split_arguments
+from shards.settings import load_config, parse_options, split_arguments
 from trainer.config import FinetuneConfig
 
 logger = logging.getLogger(__name__)

@@ -30,8 +30,10 @@ from eval.temperature import (
     require_selection_split,
 )
 from shards.errors import InputError
-from shards.files import require_free, staged_folder, write_atomically
-from shards.settings import parse_options, run_program
+from shards.files import write_atomically
+from shards.output import require_free, staged_folder
+from shards.program import run_program
+from shards.settings import parse_options
 
 logger = logging.getLogger(__name__)
 

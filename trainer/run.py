@@ -16,7 +16,7 @@ from models.eomt import EoMT
 from models.segmenter import compile_model
 from models.weights.checkpoint import initialise_model
 from outlier_paste.paste import build_paste
-from shards.files import make_folder
+from shards.output import make_folder
 from shards.stream import Stream, build_stream
 from trainer.checkpoint import Best
 from trainer.collective import require_agreement

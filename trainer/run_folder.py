@@ -21,17 +21,9 @@ from typing import Any
 from accelerate import Accelerator
 
 from shards.errors import InputError
-from shards.files import (
-    LockTaken,
-    hash_file,
-    hold_lock,
-    read_json,
-    require_free,
-    this_process,
-    to_json,
-    write_atomically,
-)
+from shards.files import LockTaken, hash_file, hold_lock, read_json, this_process, to_json, write_atomically
 from shards.manifest import MANIFEST_NAME
+from shards.output import require_free
 from shards.settings import flat_settings, read_config, write_config
 from shards.stream import Stream
 from trainer.checkpoint import newest_checkpoint

@@ -275,7 +275,7 @@ def test_a_wrong_task_is_named(world, changes, ranks, message):
 def test_two_evaluations_do_not_share_a_folder(done):
     with (
         hold_lock(done.out / "cells" / ".lock", wait_s=0.0, owner="a test"),
-        pytest.raises(InputError, match="--out .*out: another evaluation is writing to it"),
+        pytest.raises(InputError, match="out: another program is writing there: .*lock is held by a test"),
     ):
         evaluate(done)
     assert (done.out / "results.json").is_file()
