@@ -79,6 +79,12 @@ def require_name(name: str, setting: str) -> None:
         raise InputError(f"{setting}: got {name!r:.60}; {allowed}")
 
 
+def require_title(title: Any, setting: str) -> None:
+    """Check that `title` is a text for one cell of a table."""
+    if not isinstance(title, str) or not 0 < len(title.strip()) <= 120 or not title.isprintable():
+        raise InputError(f"{setting}: got {title!r:.80}; one line of 1 to 120 printable characters is needed")
+
+
 class LockTaken(RuntimeError):
     """Somebody else holds the lock; the text says who."""
 

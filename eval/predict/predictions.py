@@ -134,6 +134,16 @@ def read_frame(folder: Path, position: int) -> tuple[UInt8[np.ndarray, "H W"], W
         raise InputError(f"{path}: no cached prediction: {error}") from None
 
 
+def read_target(folder: Path, position: int) -> UInt8[np.ndarray, "H W"]:
+    """Read the target of one frame of a set alone."""
+    path = folder / f"{position}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return np.ascontiguousarray(file["target"])
+    except Exception as error:
+        raise InputError(f"{path}: no cached prediction: {error}") from None
+
+
 def write_index(cache: Path, cached: CachedSet) -> None:
     """Write a set's index, when all its frames are there: a set without one is not finished."""
     write_atomically(cache / cached.folder / "index.json", to_json(cached))

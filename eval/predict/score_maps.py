@@ -25,6 +25,7 @@ from eval.sets.frames import Frame, decode_bytes
 from eval.sets.registry import TestSet, read_image
 from eval.submissions.smiyc import read_hdf5
 from shards.errors import InputError
+from shards.files import require_name
 from shards.picture import MAX_PIXELS
 
 _MOST_BYTES = 8 * MAX_PIXELS + 2**20
@@ -88,6 +89,7 @@ def _name_score(scores: tuple[str, ...]) -> str:
     if len(scores) != 1 or scores[0] in SCORES:
         given = f"got {', '.join(scores) or 'nothing'}; maps hold one score, of a name of your own"
         raise InputError(f"--scores: {given} (not {', '.join(SCORES)}, which are computed here)")
+    require_name(scores[0], "--scores")
     return scores[0]
 
 
