@@ -70,7 +70,8 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError(f"--out {options.out}: is a folder; the name of a PNG file is needed")
     config = load_config(FinetuneConfig, of_run, program="jobs.preview_paste")
     with claimed(options.out):
-        if options.out.exists() and not options.overwrite:
+        is_there = options.out.exists() or options.out.is_symlink()  # which may lead to nothing
+        if is_there and not options.overwrite:
             raise InputError(f"--out {options.out}: the file is already there; --overwrite True replaces it")
         scenes = paste_scenes(config, options.scenes)
         log_bank(config.paste)

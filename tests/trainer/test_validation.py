@@ -99,6 +99,19 @@ def test_a_benchmark_under_another_name_is_refused_too(tmp_path: Path) -> None:
         require_unseen(tmp_path / "other", PasteConfig(), "validation.pasted")
 
 
+@pytest.mark.parametrize("change", ["changed", "added", "removed"])
+def test_a_pasted_set_is_bound_to_its_files(tmp_path: Path, change: str) -> None:
+    pasted = write_pasted(tmp_path / "val")
+    images = pasted / "PastedVal" / "images"
+    if change == "removed":
+        (images / "1.png").unlink()
+    else:
+        name = "1.png" if change == "changed" else "7.png"
+        (images / name).write_bytes((images / "2.png").read_bytes())
+    with pytest.raises(InputError, match=r"PastedVal/images/[17].png is not the file that paste_valid"):
+        require_unseen(pasted, PasteConfig(), "validation.pasted")
+
+
 def test_objects_that_training_pastes_measure_nothing(tmp_path: Path) -> None:
     pasted = write_pasted(tmp_path / "val", bank=str(tmp_path / "bank"), held_out=0.2)
     paste = PasteConfig(bank=str(tmp_path / "bank"), probability=0.5, held_out=0.1)
