@@ -29,7 +29,7 @@ from eval.report.slices import ErrorAnalysis, Slice
 from eval.store import SUFFIX, Cached, Key, Worker, read_cached
 from shards.errors import InputError
 from shards.files import from_json, hold_lock, remove_partials, this_process
-from shards.output import claimed, held, make_folder, naming_faults, require_free
+from shards.output import claimed, held, make_folder, naming_faults, require_free, require_no_parts
 
 logger = logging.getLogger(__name__)
 
@@ -234,6 +234,7 @@ def open_folder(out: Path, earlier: Earlier, worker: Worker) -> Iterator[ResultF
         make_folder(folder.path / CELLS)
         if worker.leads:
             stack.enter_context(held(folder.path / CELLS / LOCK, where))
+            require_no_parts(out, where)
             remove_partials(folder.path)
             _remove(folder.path / SCRATCH)
         try:

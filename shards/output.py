@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shards.errors import InputError, ReportedError, StorageError, as_reported
-from shards.files import PARTIAL, LockTaken, hold_lock, remove_partials, this_process
+from shards.files import PARTIAL, LockTaken, hold_lock, is_held, remove_partials, this_process
 
 
 def require_free(folder: Path, setting: str = "--out") -> None:
@@ -94,6 +94,7 @@ def claimed(place: Path, setting: str = "--out", part: str = "") -> Iterator[Non
     try:
         with held(lock, where, is_kept=False), naming_faults(where):
             if not part:
+                require_no_parts(place, where)
                 remove_partials(place.parent, place.name)
             yield
     except BaseException:
@@ -101,6 +102,17 @@ def claimed(place: Path, setting: str = "--out", part: str = "") -> Iterator[Non
             with contextlib.suppress(OSError):
                 folder.rmdir()  # of empty ones
         raise
+
+
+def require_no_parts(place: Path, where: str) -> None:
+    """Check that nobody claims a part of `place`, and remove the locks of those who were killed."""
+    place = place.absolute()
+    start, end = f".{place.name}.", ".lock"
+    for lock in list(place.parent.iterdir()):
+        if lock.name.startswith(start) and lock.name.endswith(end) and "-of-" in lock.name[len(start) :]:
+            if is_held(lock):
+                raise InputError(f"{where}: another program is writing there: it holds {lock}")
+            lock.unlink(missing_ok=True)
 
 
 @contextmanager

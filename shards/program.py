@@ -67,7 +67,8 @@ class _PrintableFormatter(logging.Formatter):
 
 def _report_thread(raised: threading.ExceptHookArgs) -> None:
     """Say a fault of storage in one line; whoever waits for the thread is told by its exception."""
-    reported = as_reported(raised.exc_value) if raised.exc_value else None
+    name = raised.thread.name if raised.thread else "a thread"
+    reported = as_reported(raised.exc_value, name) if raised.exc_value else None
     if reported is None:
         threading.__excepthook__(raised)
     else:

@@ -63,6 +63,11 @@ def test_the_second_program_is_told_who_writes_there(tmp_path: Path) -> None:
         claimed(out, part="0-of-2"),
     ):
         pytest.fail("it has begun to work")
+    with claimed(out, part="1-of-2"), pytest.raises(InputError, match="is writing there"), claimed(out):
+        pytest.fail("it has begun to work")
+    (tmp_path / ".out.0-of-2.lock").write_text("of one that was killed")
+    with claimed(out):
+        assert names_in(tmp_path) == [".out.lock"]
     assert names_in(tmp_path) == []
 
 
