@@ -152,7 +152,6 @@ def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
     require_place(options.out)
     source = _find_source(options)  # once: a run that still trains saves newer ones
     title = model_name(options, source)
-    require_title(title, "--name")
     device = choose_device(options.device)
     protocols = get_protocols(options.protocol)
     for name, kept in (("cache", "predictions are saved at"), ("score_maps", "maps are of")):
@@ -163,6 +162,7 @@ def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
     recorder = PredictionRecorder()
     model = _open_source(source, options, device, test_sets, recorder)
     network = network_key(model.fingerprint, options.precision, options.compile, device)
+    origin = (title, str(source), network)
     return Evaluation(
         out=options.out,
         earlier=options.earlier,
@@ -175,9 +175,7 @@ def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
         components=options.components,
         pictures=options.pictures,
         closed_set=ClosedSetPart(scenes, min(options.limit or len(scenes), len(scenes))) if scenes else None,
-        cache=PredictionCache(options.cache, title, str(source), network, recorder)
-        if options.cache
-        else None,
+        cache=PredictionCache(options.cache, *origin, recorder) if options.cache else None,
         worker=worker,
     ).run()
 
@@ -255,7 +253,9 @@ def model_name(options: EvaluateOptions, checkpoint: Path) -> str:
     """Return `--name`, or the name of the run that the checkpoint belongs to; a limited run says so."""
     of_run = run_of(checkpoint) or checkpoint.resolve().name
     limited = f" (first {options.limit} frames)" if options.limit else ""
-    return (options.name or of_run) + limited
+    title = (options.name or of_run) + limited
+    require_title(title, "--name")
+    return title
 
 
 if __name__ == "__main__":
