@@ -24,7 +24,8 @@ from benchmarks.machine import ReportOptions, table
 from models.adapt import AdaptConfig, apply_adaptation
 from models.config import ModelConfig
 from models.eomt import EoMT
-from shards.settings import parse_options, run_program
+from shards.program import run_program
+from shards.settings import parse_options
 
 MODES = ("full", "last-4", "lora", "queries+heads", "queries", "heads")
 ADAM_BYTES = 16

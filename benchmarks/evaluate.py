@@ -30,7 +30,8 @@ from eval.metrics.curve import exact_curve
 from eval.predict.scores import DEFAULT_SCORES
 from eval.predict.strips import predict_pixels
 from eval.store import ImageStore, score_arrays
-from shards.settings import parse_options, run_program
+from shards.program import run_program
+from shards.settings import parse_options
 
 Numbers = dict[str, tuple[float, float]]
 """Score -> AP and FPR95."""

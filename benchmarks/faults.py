@@ -30,7 +30,8 @@ from safetensors.torch import load_file
 from benchmarks.machine import ReportOptions, describe_machine, table
 from jobs import finetune
 from models.weights.checkpoint import list_checkpoints
-from shards.settings import parse_options, run_program
+from shards.program import run_program
+from shards.settings import parse_options
 from tests.conftest import write_scenes
 from tests.support.forked import join, read_said, start_ranks
 

@@ -37,7 +37,8 @@ from shards.augment import AugmentConfig
 from shards.batch import Batch
 from shards.errors import InputError
 from shards.manifest import read_manifest
-from shards.settings import parse_options, run_program
+from shards.program import run_program
+from shards.settings import parse_options
 from shards.stream import StreamConfig, build_stream, keep_freed_memory
 
 CROP = 1024

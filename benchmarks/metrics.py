@@ -30,7 +30,8 @@ from benchmarks.machine import ThreadedOptions, describe_machine, measure_peak, 
 from eval.metrics.closed_set import count_classes, mean_iou
 from eval.metrics.curve import HALF_VALUES, Curve, count_half, pixel_metrics
 from eval.store import ImageStore, score_arrays
-from shards.settings import parse_options, run_program
+from shards.program import run_program
+from shards.settings import parse_options
 
 Measured = TypeVar("Measured")
 Pools = tuple[NDArray[np.float32], NDArray[np.float32]]

@@ -35,8 +35,9 @@ from models.eomt import EoMT, Prediction
 from models.weights.checkpoint import initialise_model
 from models.weights.formats import read_checkpoint
 from shards.errors import InputError
+from shards.program import run_program
 from shards.schema import NUM_CLASSES
-from shards.settings import parse_options, run_program
+from shards.settings import parse_options
 
 MASKED: dict[str, float | None] = {"all masked": 1.0}
 """Name of a case -> upstream's probability that a query keeps to its mask; None: no masked attention."""

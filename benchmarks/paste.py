@@ -25,8 +25,9 @@ from outlier_paste.bank import SHRINKS
 from outlier_paste.config import PasteConfig
 from outlier_paste.paste import build_paste
 from shards.order import sample_generator
+from shards.program import run_program
 from shards.schema import Sample
-from shards.settings import parse_options, run_program
+from shards.settings import parse_options
 from shards.stream import StreamConfig, build_stream
 
 FRAME = (CROP, 2 * CROP)

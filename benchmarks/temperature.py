@@ -32,7 +32,8 @@ from benchmarks.machine import ThreadedOptions, describe_machine, table
 from eval.predict.predictions import CachedSet, WindowPredictions, read_frames, write_frame
 from eval.predict.scores import DEFAULT_SCORES
 from eval.temperature import Sweep, Variant
-from shards.settings import parse_options, run_program
+from shards.program import run_program
+from shards.settings import parse_options
 
 FRAME = (1024, 2048)
 WINDOW = (1024, 1024)

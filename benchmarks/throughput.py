@@ -29,7 +29,8 @@ from benchmarks.machine import ReportOptions, describe_machine, table
 from benchmarks.train_step import MODES
 from models.backbone import SIZES
 from shards.errors import InputError
-from shards.settings import parse_options, run_program
+from shards.program import run_program
+from shards.settings import parse_options
 
 LOG_POINTS = 4
 """Parts of a run that are logged; the first warms up and is not counted."""

@@ -49,8 +49,9 @@ from models.segmenter import compile_model
 from models.weights.checkpoint import initialise_model
 from shards.batch import Batch
 from shards.errors import InputError
+from shards.program import run_program
 from shards.schema import NUM_CLASSES
-from shards.settings import parse_options, run_program
+from shards.settings import parse_options
 from trainer.ema import EmaConfig, WeightAverage
 from trainer.loop import LoopConfig, Run, train
 from trainer.losses import Loss, LossConfig, build_loss, weighted_sum

@@ -7,8 +7,8 @@ task finds the files of all images, measures.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +30,7 @@ from eval.result import CELLS, RESULTS, Earlier, ResultFolder, SavedResults, ope
 from eval.sets.registry import TestSet
 from eval.sketch import Sketch, sketch_path, write_sketch
 from eval.store import ImageStore, Key, Worker, write_cached
+from shards.output import claimed
 
 logger = logging.getLogger(__name__)
 Part = TestSetPart | ClosedSetPart
@@ -67,14 +68,17 @@ class Evaluation:
                 prediction is no good; see `eval.part.evaluate_test_set`.
         """
         worker = self.worker
-        with open_folder(self.out, self.earlier, is_locked=worker.leads) as folder:
+        with contextlib.ExitStack() as stack:
+            if self.cache is not None and (worker.leads or worker.is_task):
+                stack.enter_context(claimed(self.cache.folder, "--cache", worker.part))
+            folder = stack.enter_context(open_folder(self.out, self.earlier, worker))
             missing = self._find_missing(folder)
             predictor = self.model.load() if missing else None
             worker.wait()  # until all have seen what is there
             if missing and (worker.leads or worker.is_task):
                 folder.start()
                 if self.cache is not None:
-                    self.cache.start()
+                    self.cache.start(is_alone=worker.leads)
             worker.wait()
             for part, store in self._list_parts(missing):
                 assert predictor is not None
@@ -174,7 +178,7 @@ class Evaluation:
 
     def _finish_as_task(self, folder: ResultFolder) -> list[Record]:
         """Measure what all tasks have scored, and write the results if that is everything."""
-        with folder.locked(wait_s=math.inf):
+        with folder.locked():
             is_whole = True
             missing = self._find_missing(folder)  # another task may have been first
             for part, store in self._list_parts(missing):

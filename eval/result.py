@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,9 +26,10 @@ from eval.metrics.measure import ImageMetrics
 from eval.report.figures import Example
 from eval.report.record import Record
 from eval.report.slices import ErrorAnalysis, Slice
-from eval.store import SUFFIX, Cached, Key, read_cached
+from eval.store import SUFFIX, Cached, Key, Worker, read_cached
 from shards.errors import InputError
-from shards.files import LockTaken, from_json, hold_lock, make_folder, require_free, this_process
+from shards.files import from_json, hold_lock, remove_partials, this_process
+from shards.output import claimed, held, make_folder, naming_faults, require_free, require_no_parts
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +124,7 @@ class ResultFolder:
             InputError: finished results would lose something that they were made from.
         """
         missing, lost = set(keys), []
-        for path in sorted((self.path / CELLS).glob(f"*{SUFFIX}")):
+        for path in sorted((self.path / CELLS).glob(f"[!.]*{SUFFIX}")):
             name = path.name.removesuffix(SUFFIX)
             cached = None if self._earlier == "ignore" else read_cached(path)
             if name not in keys:
@@ -149,9 +151,9 @@ class ResultFolder:
                 _remove(path)
 
     @contextmanager
-    def locked(self, wait_s: float) -> Iterator[None]:
-        """Be the only one to measure and to write results; LockTaken: somebody else was, all the time."""
-        with hold_lock(self.path / CELLS / LOCK, wait_s=wait_s, owner=this_process()):
+    def locked(self) -> Iterator[None]:
+        """Wait to be the only task that measures and writes results."""
+        with hold_lock(self.path / CELLS / LOCK, wait_s=math.inf, owner=this_process()):
             _remove(self.path / SCRATCH)  # of one that was killed
             yield
 
@@ -215,24 +217,29 @@ def require_place(out: Path) -> None:
 
 
 @contextmanager
-def open_folder(out: Path, earlier: Earlier, *, is_locked: bool) -> Iterator[ResultFolder]:
+def open_folder(out: Path, earlier: Earlier, worker: Worker) -> Iterator[ResultFolder]:
     """Open `out`, which `require_place` has checked.
 
-    Args:
-        is_locked: hold its lock, as the one process that writes results where all run at one time.
+    It is locked for the one process that writes results where all run at one time, and for an array task its
+    share is.
 
     Raises:
         InputError: another evaluation is writing to it.
+        StorageError: it cannot be written, at the beginning or in the block.
     """
-    folder = ResultFolder(out.absolute(), earlier)
-    make_folder(folder.path / CELLS)
+    folder, where = ResultFolder(out.absolute(), earlier), f"--out {out}"
     with contextlib.ExitStack() as stack:
+        if worker.is_task:
+            stack.enter_context(claimed(out, part=worker.part))
+        make_folder(folder.path / CELLS)
+        if worker.leads:
+            stack.enter_context(held(folder.path / CELLS / LOCK, where))
+            require_no_parts(out, where)
+            remove_partials(folder.path)
+            _remove(folder.path / SCRATCH)
         try:
-            stack.enter_context(folder.locked(wait_s=0.0) if is_locked else contextlib.nullcontext())
-        except LockTaken:
-            raise InputError(f"--out {out}: another evaluation is writing to it") from None
-        try:
-            yield folder
+            with naming_faults(where):
+                yield folder
         finally:  # leave nothing where an evaluation failed before anything was finished
-            if is_locked and not folder.list_kept() and len(list(folder.path.iterdir())) == 1:
+            if worker.leads and not folder.list_kept() and len(list(folder.path.iterdir())) == 1:
                 shutil.rmtree(folder.path)

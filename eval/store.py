@@ -88,6 +88,11 @@ class Worker:
     """Whether the others are array tasks, which may run at another time."""
 
     @property
+    def part(self) -> str:
+        """Name of an array task's share; empty where it does not share with others."""
+        return f"{self.number}-of-{self.count}" if self.is_task else ""
+
+    @property
     def leads(self) -> bool:
         """Whether this is the rank that measures and writes."""
         return self.number == 0 and not self.is_task
@@ -199,8 +204,9 @@ class ImageStore:
             for image in range(len(self)):
                 scores, target = self.scores(image, name), self.read(image, "target")
                 for value in (ANOMALY, NORMAL):
-                    np.sort(scores[target == value]).tofile(file)
+                    file.write(np.sort(scores[target == value]).data)  # a full disk is an OSError of its own
                     ends.append(file.tell() // scores.itemsize)
+            file.flush()
             whole = np.zeros(0, np.float32)
             if ends[-1]:
                 whole = np.asarray(np.memmap(file, np.float32, "r", shape=(ends[-1],)))

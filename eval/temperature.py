@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from eval.metrics.curve import HALF_VALUES, Curve, PixelMetrics, count_half
-from eval.predict.predictions import CachedSet, read_frames
+from eval.predict.predictions import CachedSet, read_frames, read_target
 from eval.predict.scores import DEFAULT_SCORES
 from eval.predict.strips import compare_at
 from eval.store import ImageStore, score_arrays
@@ -178,13 +179,23 @@ def _score_class_scores(
         yield from ((variant, scores[variant.score]) for variant in same)  # T = 1 is one for both levels
 
 
-def require_selection_split(cached: CachedSet) -> None:
-    """Refuse a benchmark: no temperature may be chosen on it."""
+def require_selection_split(cache: Path, cached: CachedSet, sets: Sequence[CachedSet]) -> None:
+    """Refuse a benchmark, and a set with masks of one of `sets`: no temperature may be chosen on it."""
+    masks = _hash_masks(cache, cached)
+    for other in sets:
+        if other.is_benchmark and not cached.is_benchmark and (shared := _hash_masks(cache, other) & masks):
+            common = f"shares {len(shared)} masks with {other.name}, a benchmark"
+            raise InputError(f"--validation {cached.folder}: {common}, on which nothing may be chosen")
     if cached.is_benchmark:
         raise InputError(
             f"--validation {cached.folder}: is a benchmark; what is chosen on it must not be reported on it. "
             f"Choose on a validation split, or see each benchmark's own best, so labelled, by --oracle True"
         )
+
+
+def _hash_masks(cache: Path, cached: CachedSet) -> set[bytes]:
+    targets = (read_target(cache / cached.folder, position) for position in range(len(cached.stems)))
+    return {hashlib.sha256(target.tobytes()).digest() for target in targets if (target == ANOMALY).any()}
 
 
 def fit_calibration(cache: Path, cached: CachedSet) -> float:

@@ -12,7 +12,8 @@ from pathlib import Path
 import tyro
 
 from jobs.status import find_sweep
-from shards.settings import parse_options, run_program
+from shards.program import run_program
+from shards.settings import parse_options
 from slurm.status import query_jobs
 from slurm.submit import SlurmError, call, read_submissions
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +17,10 @@ from eval.report.record import render_csv, render_json
 from eval.report.seeds import build_seed_tables, group_by_seed, read_run
 from eval.report.tables import latex_tables, markdown_tables
 from shards.errors import InputError
-from shards.files import make_folder, require_free, staged_folder, to_json, write_atomically
-from shards.settings import parse_options, run_program
+from shards.files import to_json, write_atomically
+from shards.output import claimed, staged_folder
+from shards.program import run_program
+from shards.settings import parse_options
 from slurm.tasks import RUNS_FOLDER, TASKS_NAME, read_tasks
 
 logger = logging.getLogger(__name__)
@@ -54,13 +55,15 @@ def main(arguments: Sequence[str]) -> None:
 def collect(options: CollectOptions) -> str:
     """Read all results, write the table and return it as Markdown."""
     is_replaced = options.replace and options.out.is_dir()
-    if is_replaced:
+    with claimed(options.out) if is_replaced else staged_folder(options.out) as staged:
+        return _collect_into(staged or options.out, options)
+
+
+def _collect_into(folder: Path, options: CollectOptions) -> str:
+    if folder == options.out:
         names = {path.name for path in options.out.iterdir() if not path.name.startswith(".")}
         if foreign := sorted(names - set(OUTPUTS)):
             raise InputError(f"--out {options.out}: holds {foreign[0]}, which is no table of jobs.collect")
-    else:
-        require_free(options.out)
-        make_folder(options.out.absolute().parent)
     found, missing = find_results(options.runs)
     if not found:
         raise InputError(f"jobs.collect: nothing is finished yet: {'; '.join(missing)}")
@@ -73,9 +76,8 @@ def collect(options: CollectOptions) -> str:
     markdown = markdown_tables(tables) + list_differences(differences) + note
     texts = [render_json(records), render_csv(records), markdown, latex_tables(tables)]
     texts.append(to_json(differences, allow_nan=False))
-    with nullcontext(options.out) if is_replaced else staged_folder(options.out) as folder:
-        for name, text in zip(OUTPUTS, texts, strict=True):
-            write_atomically(folder / name, text)
+    for name, text in zip(OUTPUTS, texts, strict=True):
+        write_atomically(folder / name, text)
     logger.info("%s: %d runs, %d missing", options.out, len(runs), len(missing))
     return markdown
 

@@ -20,8 +20,10 @@ import numpy as np
 from eval.report.record import Record, parse_json
 from eval.report.tables import render_markdown
 from shards.errors import InputError
-from shards.files import make_folder, require_free, write_atomically
-from shards.settings import parse_options, run_program
+from shards.files import write_atomically
+from shards.output import claimed, make_folder, require_free
+from shards.program import run_program
+from shards.settings import parse_options
 
 logger = logging.getLogger(__name__)
 
@@ -154,6 +156,11 @@ def main(arguments: Sequence[str]) -> None:
     """Run the demo from the command line."""
     options: DemoOptions = parse_options(DemoOptions, arguments, program="jobs.demo")
     require_free(options.out)
+    with claimed(options.out):
+        _run_chain(options)
+
+
+def _run_chain(options: DemoOptions) -> None:
     make_folder(options.out)
     started = time.monotonic()
     scale = SMOKE if options.smoke else SHORT

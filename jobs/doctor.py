@@ -19,7 +19,8 @@ from eval.sets.examine import report_dataset
 from eval.submissions.export import report_package
 from models.weights.diagnosis import report_checkpoint
 from shards.examine import report_shards
-from shards.settings import parse_options, run_program
+from shards.program import run_program
+from shards.settings import parse_options
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,16 +28,23 @@ from eval.protocol import get_protocols
 from eval.report.record import Record
 from eval.report.tables import render_markdown
 from eval.result import require_place
-from eval.sets.benchmarks import read_own_sets
+from eval.sets.benchmarks import (
+    read_own_sets,
+    require_no_benchmark,
+    require_no_benchmark_scenes,
+    require_own_sets,
+)
 from eval.sets.registry import TestSet, check_masks, find_test_sets, read_image
 from eval.store import ALONE, Worker, launched_worker
 from models.segmenter import choose_device, open_predictor
 from models.weights.checkpoint import find_checkpoint, run_of
 from shards.errors import InputError
-from shards.files import Location
-from shards.reader import open_shards
+from shards.files import Location, require_title
+from shards.program import run_program
+from shards.reader import ShardReader, open_shards
+from shards.scene import require_scenes
 from shards.schema import NUM_CLASSES
-from shards.settings import parse_options, run_program
+from shards.settings import parse_options
 from shards.task import parse_task
 
 
@@ -144,22 +151,23 @@ def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
         worker = _find_task(options, worker)
     require_place(options.out)
     source = _find_source(options)  # once: a run that still trains saves newer ones
+    title = model_name(options, source)
     device = choose_device(options.device)
     protocols = get_protocols(options.protocol)
     for name, kept in (("cache", "predictions are saved at"), ("score_maps", "maps are of")):
         if getattr(options, name) is not None and any(protocol.size is not None for protocol in protocols):
             raise InputError(f"--{name}: {kept} native size, so without protocol course-512")
     test_sets = _find_test_sets(options)
-    scenes = open_shards([str(options.cityscapes)], "val") if options.cityscapes else None
+    scenes = _open_scenes(options.cityscapes) if options.cityscapes else None
     recorder = PredictionRecorder()
     model = _open_source(source, options, device, test_sets, recorder)
     network = network_key(model.fingerprint, options.precision, options.compile, device)
-    name = model_name(options, source)
+    origin = (title, str(source), network)
     return Evaluation(
         out=options.out,
         earlier=options.earlier,
         model=model,
-        name=name,
+        name=title,
         checkpoint=str(source),
         network=network,
         test_sets=test_sets,
@@ -167,7 +175,7 @@ def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
         components=options.components,
         pictures=options.pictures,
         closed_set=ClosedSetPart(scenes, min(options.limit or len(scenes), len(scenes))) if scenes else None,
-        cache=PredictionCache(options.cache, name, str(source), network, recorder) if options.cache else None,
+        cache=PredictionCache(options.cache, *origin, recorder) if options.cache else None,
         worker=worker,
     ).run()
 
@@ -198,7 +206,17 @@ def _find_test_sets(options: EvaluateOptions) -> tuple[TestSet, ...]:
     test_sets = find_test_sets(options.datasets, options.limit, own=own)
     for test_set in test_sets:
         check_masks(test_set)
+    require_own_sets(test_sets, f"--datasets {options.datasets}")
     return test_sets
+
+
+def _open_scenes(cityscapes: Path) -> ShardReader:
+    """Open the scenes of the mIoU, to which `jobs.temperature` calibrates, too."""
+    require_no_benchmark(str(cityscapes), "--cityscapes")
+    scenes = open_shards([str(cityscapes)], "val")
+    require_scenes(scenes)
+    require_no_benchmark_scenes(scenes, f"--cityscapes {cityscapes}")
+    return scenes
 
 
 def _open_source(
@@ -235,7 +253,9 @@ def model_name(options: EvaluateOptions, checkpoint: Path) -> str:
     """Return `--name`, or the name of the run that the checkpoint belongs to; a limited run says so."""
     of_run = run_of(checkpoint) or checkpoint.resolve().name
     limited = f" (first {options.limit} frames)" if options.limit else ""
-    return (options.name or of_run) + limited
+    title = (options.name or of_run) + limited
+    require_title(title, "--name")
+    return title
 
 
 if __name__ == "__main__":

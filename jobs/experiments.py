@@ -20,8 +20,10 @@ from eval.report.record import Record
 from eval.report.seeds import compare_seeds, estimate
 from jobs.demo import BASELINE, CONTROL, METHODS, SCORES, SMOKE, Scale, make_data, train_and_evaluate
 from shards.errors import InputError
-from shards.files import make_folder, require_free, write_atomically
-from shards.settings import parse_options, read_settings, run_program
+from shards.files import write_atomically
+from shards.output import claimed, make_folder, require_free
+from shards.program import run_program
+from shards.settings import parse_options, read_settings
 
 logger = logging.getLogger(__name__)
 
@@ -59,19 +61,20 @@ class ExperimentsOptions:
 def main(arguments: Sequence[str]) -> None:
     """Run the experiments from the command line."""
     options: ExperimentsOptions = parse_options(ExperimentsOptions, arguments, program="jobs.experiments")
-    _claim_folder(options)
-    scale = SMOKE if options.smoke else Scale()
-    make_data(options.out, WORLD_SEED, scale)
-    records = {
-        seed: train_and_evaluate(options.out, options.out / f"seed-{seed}", seed, scale, tuple(METHODS))
-        for seed in options.seeds
-    }
-    report = render_report(records)
-    write_atomically(options.out / "results.md", report)
+    with claimed(options.out):
+        _require_same_experiments(options)
+        scale = SMOKE if options.smoke else Scale()
+        make_data(options.out, WORLD_SEED, scale)
+        records = {
+            seed: train_and_evaluate(options.out, options.out / f"seed-{seed}", seed, scale, tuple(METHODS))
+            for seed in options.seeds
+        }
+        report = render_report(records)
+        write_atomically(options.out / "results.md", report)
     print(report, end="")
 
 
-def _claim_folder(options: ExperimentsOptions) -> None:
+def _require_same_experiments(options: ExperimentsOptions) -> None:
     """Take a new folder, or one of the same experiments; seeds may have been added."""
     marker = options.out / "experiments.yaml"
     if marker.is_file():

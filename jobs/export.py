@@ -28,9 +28,11 @@ from models.weights.adapter import write_adapter
 from models.weights.checkpoint import find_checkpoint, load_model, load_segmenter, open_checkpoint, run_of
 from models.weights.huggingface import huggingface_config, huggingface_preprocessor, to_huggingface
 from shards.errors import InputError
-from shards.files import Location, staged_folder, to_json
+from shards.files import Location, to_json
+from shards.output import staged_folder
+from shards.program import run_program
 from shards.schema import CITYSCAPES_CLASSES, NUM_CLASSES
-from shards.settings import parse_options, run_program
+from shards.settings import parse_options
 
 
 @dataclass(frozen=True, kw_only=True)

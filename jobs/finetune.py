@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import psutil
 
 from jobs.preview_paste import draw_contact_sheet, paste_scenes
-from shards.settings import flat_settings, load_config, run_program
+from shards.program import run_program
+from shards.settings import flat_settings, load_config
 from trainer.collective import writing
 from trainer.config import FinetuneConfig
 from trainer.loop import Run, TrainState, train

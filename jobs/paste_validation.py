@@ -8,13 +8,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from eval.sets.benchmarks import require_no_benchmark, require_no_benchmark_scenes
 from outlier_paste.paste import OutlierPaste
-from outlier_paste.validation_set import FOLDER, RECORD_NAME, open_held_out, paste_frames, write_set
+from outlier_paste.validation_set import (
+    FOLDER,
+    RECORD_NAME,
+    hash_files,
+    open_held_out,
+    paste_frames,
+    write_set,
+)
 from shards.errors import InputError
-from shards.files import Location, require_free, staged_folder, to_json, write_atomically
+from shards.files import Location, to_json, write_atomically
+from shards.output import require_free, staged_folder
+from shards.program import run_program
 from shards.reader import open_shards
 from shards.scene import require_scenes
-from shards.settings import load_config, parse_options, run_program, split_arguments
+from shards.settings import load_config, parse_options, split_arguments
 from trainer.config import FinetuneConfig
 
 logger = logging.getLogger(__name__)
@@ -54,8 +64,12 @@ def main(arguments: Sequence[str]) -> None:
     options: PasteValidationOptions = parse_options(PasteValidationOptions, own, program=PROGRAM)
     require_free(options.out)
     config = load_config(FinetuneConfig, of_run, program=PROGRAM)
-    reader = open_shards(config.validation.shards or config.data.shards, config.validation.split)
+    places = config.validation.shards or config.data.shards
+    for place in places:
+        require_no_benchmark(place, "validation.shards")
+    reader = open_shards(places, config.validation.split)
     require_scenes(reader)
+    require_no_benchmark_scenes(reader, "validation.shards")
     bank = open_held_out(config.paste, options.bank)
     always = dataclasses.replace(config.paste, bank=config.paste.bank or options.bank, probability=1.0)
     with staged_folder(options.out) as folder:
@@ -65,6 +79,7 @@ def main(arguments: Sequence[str]) -> None:
         if not written:
             raise InputError(f"paste: none of {len(reader)} frames has a place for an object")
         record = {"frames": written, "variant": options.variant, "bank": options.bank or config.paste.bank}
+        record |= {"files": hash_files(folder)}
         record |= {"held_out": 0.0 if options.bank else config.paste.held_out}
         record |= {"objects": len(bank), "paste": config.paste}
         write_atomically(folder / RECORD_NAME, to_json(record))

@@ -11,15 +11,16 @@ from typing import Annotated
 import tyro
 
 from shards.errors import InputError
-from shards.files import require_free
 from shards.manifest import MANIFEST_NAME
+from shards.output import require_free
 from shards.prepare.cityscapes import JPEG_QUALITY, ImageEncoding, Split, plan_cityscapes
 from shards.prepare.coco import plan_cutouts
 from shards.prepare.objects import ObjectFilter
 from shards.prepare.plan import FolderPlan
 from shards.prepare.segments import SegmentFilter, plan_segments
 from shards.prepare.writer import write_folder
-from shards.settings import parse_options, run_program
+from shards.program import run_program
+from shards.settings import parse_options
 from shards.task import Task, parse_task
 from shards.tiles import require_zstandard
 

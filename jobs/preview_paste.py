@@ -17,9 +17,11 @@ from outlier_paste.bank import open_bank
 from outlier_paste.config import PasteConfig
 from outlier_paste.paste import build_paste
 from shards.errors import InputError
-from shards.files import make_folder, write_atomically
+from shards.files import write_atomically
+from shards.output import claimed
+from shards.program import run_program
 from shards.schema import CITYSCAPES_CLASSES, OUTLIER_ID, Sample
-from shards.settings import load_config, parse_options, run_program, split_arguments
+from shards.settings import load_config, parse_options, split_arguments
 from shards.stream import build_stream
 from trainer.config import FinetuneConfig
 
@@ -66,15 +68,16 @@ def main(arguments: Sequence[str]) -> None:
     options: PreviewOptions = parse_options(PreviewOptions, own, program="jobs.preview_paste")
     if options.out.is_dir():
         raise InputError(f"--out {options.out}: is a folder; the name of a PNG file is needed")
-    make_folder(options.out.parent)
-    if options.out.exists() and not options.overwrite:
-        raise InputError(f"--out {options.out}: the file is already there; --overwrite True replaces it")
     config = load_config(FinetuneConfig, of_run, program="jobs.preview_paste")
-    scenes = paste_scenes(config, options.scenes)
-    log_bank(config.paste)
-    sheet = draw_contact_sheet(scenes, columns=options.columns, tile_width=options.tile_width)
-    _, content = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
-    write_atomically(options.out, content.tobytes())
+    with claimed(options.out):
+        is_there = options.out.exists() or options.out.is_symlink()  # which may lead to nothing
+        if is_there and not options.overwrite:
+            raise InputError(f"--out {options.out}: the file is already there; --overwrite True replaces it")
+        scenes = paste_scenes(config, options.scenes)
+        log_bank(config.paste)
+        sheet = draw_contact_sheet(scenes, columns=options.columns, tile_width=options.tile_width)
+        _, content = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+        write_atomically(options.out, content.tobytes())
     logger.info("%s: %d scenes", options.out, len(scenes))
 
 

@@ -16,7 +16,8 @@ import tyro
 
 from shards.errors import InputError
 from shards.files import is_held
-from shards.settings import parse_options, read_config, run_program
+from shards.program import run_program
+from shards.settings import parse_options, read_config
 from slurm.status import JobState, query_jobs
 from slurm.submit import Submission, read_submissions
 from slurm.sweep import SweepConfig

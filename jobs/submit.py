@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,15 @@ from jobs.evaluate import EvaluateOptions
 from jobs.prepare import Job
 from models.weights.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER
 from shards.errors import InputError
-from shards.files import make_folder, require_free, write_atomically
+from shards.files import write_atomically
+from shards.output import claimed, make_folder, require_free
+from shards.program import run_program
 from shards.settings import (
     build_config,
     flat_settings,
     parse_options,
     read_config,
     read_settings,
-    run_program,
     with_overrides,
     write_config,
 )
@@ -44,6 +46,7 @@ from slurm.sweep import (
     PREPARE,
     SweepConfig,
     find_live_cells,
+    is_table_queued,
     job_command,
     render_scripts,
     submit_scripts,
@@ -101,7 +104,9 @@ class SweepPlan:
 def main(arguments: Sequence[str]) -> None:
     """Submit one sweep from the command line."""
     options: SubmitOptions = parse_options(SubmitOptions, arguments, program="jobs.submit")
-    submit(plan_sweep(read_config(SweepConfig, options.sweep), options.sweep), options)
+    plan = plan_sweep(read_config(SweepConfig, options.sweep), options.sweep)
+    with nullcontext() if options.dry_run else claimed(plan.config.folder, "out/name"):
+        submit(plan, options)
 
 
 def plan_sweep(config: SweepConfig, source: Path) -> SweepPlan:
@@ -167,11 +172,13 @@ def submit(plan: SweepPlan, options: SubmitOptions) -> None:
     failed = [task for task in undone if tasks.failed_stages(task)]
     waiting = [task for task in undone if task.index not in live]
     todo = [task.index for task in waiting if options.retry_failed or task not in failed]
-    scripts = render_scripts(config, todo) if todo else {}
+    is_table_wanted = EVALUATE in config.stages and (bool(todo) or len(undone) < len(tasks.cells))
+    is_table_missing = is_table_wanted and not config.table.is_dir() and not is_table_queued(config.folder)
+    scripts = render_scripts(config, todo) if todo or (is_table_missing and not live) else {}
     if options.dry_run:
         _print_plan(plan, scripts, todo)
         return
-    if todo and options.local is None and shutil.which("sbatch") is None:
+    if scripts and options.local is None and shutil.which("sbatch") is None:
         raise SlurmError(NO_SBATCH)
     machine = None if options.local is None else _find_machine(config, options.local)
     _write_folder(plan)
@@ -186,15 +193,13 @@ def submit(plan: SweepPlan, options: SubmitOptions) -> None:
     for task in failed if options.retry_failed else ():
         for stage in tasks.failed_stages(task):
             (tasks.control(task) / f"{stage}.json").unlink(missing_ok=True)
-    if not todo:
-        return
     for stage, script in scripts.items():
         write_atomically(config.folder / f"{stage}.sbatch", script)
-    if machine is None:
+    if machine is not None:
+        _run_here(plan, todo, machine, is_table_wanted)
+    elif scripts:
         submit_scripts(config, list(scripts), todo)
         logger.info("watch it: python -m jobs.status %s", shlex.quote(str(config.folder)))
-    else:
-        _run_here(plan, todo, machine)
 
 
 def _check_folder(plan: SweepPlan) -> tuple[set[int], bool]:
@@ -273,18 +278,21 @@ def _find_machine(config: SweepConfig, at_once: int) -> Machine:
     return Machine(at_once=at_once or count // ranks, ranks=ranks, gpus=gpus, environment=environment)
 
 
-def _run_here(plan: SweepPlan, todo: Sequence[int], machine: Machine) -> None:
-    """Run the cells on this machine, then make the table; exit with 1 if a cell failed."""
+def _run_here(plan: SweepPlan, todo: Sequence[int], machine: Machine, is_table_wanted: bool) -> None:
+    """Run the cells on this machine, then make the table, which a kill may have left out before.
+
+    Exit with 1 if a cell or the table failed.
+    """
     config = plan.config
     codes = run_locally(config.folder, todo, config.stages, machine)
     failed = [index for index, code in codes.items() if code]
     for index in failed:
         logger.info("%s: exit code %d", plan.tasks.cells[index].name, codes[index])
-    if EVALUATE in config.stages:
-        subprocess.run(shlex.split(config.collect_command()), check=False)
+    collect = shlex.split(config.collect_command())
+    table = subprocess.run(collect, check=False).returncode if is_table_wanted else 0
     done = len(todo) - len(failed)
     logger.info("%d of %d cells done; python -m jobs.status %s", done, len(todo), config.folder)
-    if failed:
+    if failed or table:
         sys.exit(1)
 
 

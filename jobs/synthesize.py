@@ -22,8 +22,9 @@ from jobs.world.coco_layout import ObjectPicture
 from jobs.world.official_layout import plan_official, write_frame_list
 from jobs.world.picture_files import write_preview
 from shards.errors import InputError
-from shards.files import staged_folder
-from shards.settings import parse_options, run_program
+from shards.output import staged_folder
+from shards.program import run_program
+from shards.settings import parse_options
 
 logger = logging.getLogger(__name__)
 

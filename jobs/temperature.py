@@ -30,8 +30,10 @@ from eval.temperature import (
     require_selection_split,
 )
 from shards.errors import InputError
-from shards.files import require_free, staged_folder, write_atomically
-from shards.settings import parse_options, run_program
+from shards.files import write_atomically
+from shards.output import require_free, staged_folder
+from shards.program import run_program
+from shards.settings import parse_options
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +75,7 @@ def sweep(options: TemperatureOptions) -> str:
     """Sweep, choose, write everything, and return the table."""
     require_free(options.out)
     info, sets = read_cache(options.cache)
-    validation = _find_validation(sets, options.validation)
+    validation = _find_validation(options.cache, sets, options.validation)
     scored = [cached for cached in sets if cached.folder != CLOSED_SET]
     if not scored:
         raise InputError(f"--cache {options.cache}: no anomaly test set in it")
@@ -108,13 +110,13 @@ def sweep(options: TemperatureOptions) -> str:
     return str(files["temperature.md"])
 
 
-def _find_validation(sets: Sequence[CachedSet], name: str | None) -> CachedSet | None:
+def _find_validation(cache: Path, sets: Sequence[CachedSet], name: str | None) -> CachedSet | None:
     if name is None:
         return None
     by_folder = {cached.folder: cached for cached in sets if cached.folder != CLOSED_SET}
     if name not in by_folder:
         raise InputError(f"--validation {name}: not in the cache, which holds {', '.join(by_folder)}")
-    require_selection_split(by_folder[name])
+    require_selection_split(cache, by_folder[name], sets)
     return by_folder[name]
 
 

@@ -16,7 +16,7 @@ from outlier_paste.bank import CutoutBank, open_bank, photo_of
 from outlier_paste.config import PasteConfig
 from outlier_paste.paste import OutlierPaste
 from shards.errors import InputError
-from shards.files import read_json
+from shards.files import hash_file, read_json
 from shards.order import sample_generator
 from shards.reader import ShardReader
 from shards.scene import decode_scene
@@ -85,19 +85,30 @@ def mask_of(label: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
     return table[label]
 
 
+def hash_files(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every picture and mask of the set in `folder`, by name."""
+    paths = sorted(path for path in (folder / FOLDER).glob("*/*") if not path.name.startswith("."))
+    return {path.relative_to(folder).as_posix(): hash_file(path) for path in paths}
+
+
 def require_unseen(folder: Path, paste: PasteConfig, setting: str) -> None:
-    """Check that `folder` is one of `jobs.paste_validation`, and of objects that a run never pastes.
+    """Check that `folder` is what `jobs.paste_validation` wrote, and of objects that a run never pastes.
 
     Of two banks of different paths nothing can be said here: `jobs.paste_validation` compared them.
     """
     try:
         record = read_json(dict[str, Any], folder / RECORD_NAME)
-        bank, held_out = str(record["bank"]), float(record["held_out"])
+        bank, held_out, files = str(record["bank"]), float(record["held_out"]), dict(record["files"])
     except (ValueError, KeyError, TypeError):  # an InputError is a ValueError
         needed = "a folder that jobs.paste_validation wrote is needed"
-        raise InputError(f"{setting} {folder}: no {RECORD_NAME} in it; {needed}") from None
+        lacking = f"no {RECORD_NAME} that names its files is in it"
+        raise InputError(f"{setting} {folder}: {lacking}; {needed}") from None
     if not (folder / FOLDER).is_dir():
         raise InputError(f"{setting} {folder}: no folder {FOLDER} in it, which jobs.paste_validation writes")
+    found = hash_files(folder)
+    if other := sorted(name for name in found.keys() | files.keys() if found.get(name) != files.get(name)):
+        changed = f"{other[0]} is not the file that {RECORD_NAME} names"
+        raise InputError(f"{setting} {folder}: {changed}; jobs.paste_validation writes the set anew")
     if paste.probability == 0 or not paste.bank or Path(bank).resolve() != Path(paste.bank).resolve():
         return
     if held_out == 0:

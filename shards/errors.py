@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import reprlib
 from collections.abc import Iterable
 from typing import Any
@@ -20,7 +22,7 @@ class ReportedError(Exception):
 
     The text says where, what was given and what is allowed: lower case, one line, no full stop. Names in it
     are printable, whatever a file calls its parts. Any other exception is our own mistake and keeps its
-    traceback.
+    traceback, except for those of `as_reported`.
     """
 
     exit_code = 1
@@ -53,3 +55,29 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """Return `; perhaps you meant NAME` where one is alike."""
     close = difflib.get_close_matches(name, known, n=1)
     return f"; perhaps you meant {close[0]}" if close else ""
+
+
+_FAULTS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EIO, errno.ESTALE, errno.ENODEV),
+)
+_IMPOSSIBLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
+
+
+def as_reported(error: BaseException, place: str = "") -> ReportedError | None:
+    """Return a fault of storage as a StorageError, an impossible path as an InputError; None: neither.
+
+    Libraries that are not Python's name the system's fault in their text (safetensors, HDF5, torch).
+
+    Args:
+        place: what is being read or written; empty: the path that the error names.
+    """
+    code = error.errno if isinstance(error, OSError) else None
+    if code is None:
+        code = next((fault for fault in _FAULTS if os.strerror(fault) in str(error)), None)
+    if code is None or code not in (*_FAULTS, *_IMPOSSIBLE):
+        return None
+    named = getattr(error, "filename", None)
+    reason = os.strerror(code) + (f" ({named})" if place and named and str(named) != place else "")
+    kind = StorageError if code in _FAULTS else InputError
+    return kind(f"{place or named or 'a file'}: cannot be read or written: {reason}")

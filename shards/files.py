@@ -1,4 +1,4 @@
-"""Files and folders that are complete or absent, file locks, JSON of dataclasses, hashes.
+"""Files that are complete or absent, file locks, names, JSON of dataclasses, hashes.
 
 Only the standard library is imported: `slurm.cell` needs this module and has to start fast.
 """
@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -32,50 +33,6 @@ Location = typing.Annotated[str, "location"]
 """Type of a setting that is a path, a pattern or a URL: `~`, `$DATA` and `${DATA}` in it are filled in."""
 
 
-def require_free(folder: Path, setting: str = "--out") -> None:
-    """Check that `folder` does not exist or is an empty folder; `setting` opens the message."""
-    try:
-        is_folder = folder.is_dir()
-    except OSError as error:  # such as a name that is too long
-        raise InputError(f"{setting} {folder}: {error.strerror or error}") from None
-    if is_folder:
-        if any(folder.iterdir()):
-            advice = "choose another or empty it"
-            raise InputError(f"{setting} {folder}: the folder already holds files; {advice}")
-    elif folder.exists():
-        raise InputError(f"{setting} {folder}: is a file; a new or empty folder is needed")
-
-
-def make_folder(folder: Path, setting: str = "--out") -> None:
-    """Create `folder` and its parents where they are missing; an InputError says why that fails."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{setting} {folder}: cannot be created: {error.strerror or error}") from None
-
-
-@contextmanager
-def staged_folder(folder: Path, setting: str = "--out") -> Iterator[Path]:
-    """Yield a temporary folder beside `folder` that becomes `folder` when the block ends well.
-
-    On any exception, Ctrl-C included, the temporary folder is removed and `folder` stays as it was. A
-    process killed outright leaves `.NAME.partial-*` beside it, which nothing reads and anybody may delete.
-    """
-    folder = folder.absolute()
-    require_free(folder, setting)
-    make_folder(folder.parent, setting)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}{PARTIAL}", dir=folder.parent))
-    try:
-        yield staging
-        staging.chmod(0o755)
-        if folder.is_dir():
-            folder.rmdir()  # empty, or this fails and nothing is lost
-        staging.rename(folder)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-
-
 @contextmanager
 def partial_file(path: Path) -> Iterator[Path]:
     """Yield a temporary, empty file beside `path` that replaces `path` when the block ends well."""
@@ -86,8 +43,10 @@ def partial_file(path: Path) -> Iterator[Path]:
         yield partial
         partial.chmod(0o644)
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and not error.filename:
+            error.filename = str(path)  # which a failed write does not know
         raise
 
 
@@ -99,13 +58,33 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         os.fsync(file.fileno())
 
 
-def remove_partials(folder: Path) -> None:
-    """Remove what killed processes left in `folder`; for whoever holds its lock."""
-    for path in folder.glob(f".*{PARTIAL}*"):
+def remove_partials(folder: Path, name: str = "") -> None:
+    """Remove what killed processes left of `name` in `folder`, or of all files at any depth of it.
+
+    For whoever holds the lock of what it is.
+    """
+    start, paths = (f".{name}{PARTIAL}", folder.iterdir()) if name else (".", folder.rglob(f".*{PARTIAL}*"))
+    for path in [path for path in paths if path.name.startswith(start)]:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+NAME = re.compile(r"\w[\w .,=+-]{0,119}")
+
+
+def require_name(name: str, setting: str) -> None:
+    """Check that `name` can name a folder and a column: no path, no option, no formula, no line break."""
+    if not NAME.fullmatch(name):
+        allowed = "120 letters, digits, spaces and _ . , = + - at most, a letter, digit or _ first"
+        raise InputError(f"{setting}: got {name!r:.60}; {allowed}")
+
+
+def require_title(title: Any, setting: str) -> None:
+    """Check that `title` is a text for one cell of a table."""
+    if not isinstance(title, str) or not 0 < len(title.strip()) <= 120 or not title.isprintable():
+        raise InputError(f"{setting}: got {title!r:.80}; one line of 1 to 120 printable characters is needed")
 
 
 class LockTaken(RuntimeError):
@@ -118,12 +97,14 @@ def this_process() -> str:
 
 
 @contextmanager
-def hold_lock(path: Path, *, wait_s: float | int, owner: str, shared: bool = False) -> Iterator[int]:
+def hold_lock(
+    path: Path, *, wait_s: float | int, owner: str, shared: bool = False, is_kept: bool = True
+) -> Iterator[int]:
     """Hold the lock of file `path`, with others or alone, and yield its descriptor.
 
     The kernel frees the lock when the last process that has the descriptor open is gone, however it went.
-    Give the descriptor to child processes that must not be doubled either. The file stays; only the lock
-    counts.
+    Give the descriptor to child processes that must not be doubled either. Only the lock counts: the file
+    stays or, unless `is_kept`, is removed by its holder.
 
     It is `flock`: on one machine it always holds; over NFS from version 4 on (or with lockd), which frees the
     locks of a machine that vanished after a lease of a minute or two, so wait that long; on Lustre with the
@@ -132,19 +113,37 @@ def hold_lock(path: Path, *, wait_s: float | int, owner: str, shared: bool = Fal
     `owner` is written into the file, for the message of who comes second. A LockTaken says that somebody else
     held it for all of `wait_s`.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = _open_locked(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, time.monotonic() + wait_s)
     try:
-        deadline = time.monotonic() + wait_s
-        while not _try_lock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
-            if time.monotonic() >= deadline:
-                holder = path.read_text(encoding="utf-8", errors="replace").strip()
-                raise LockTaken(f"{path} is held by {holder or 'another process'}")
-            time.sleep(0.1)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, owner.encode(), 0)
         yield descriptor
     finally:
+        if not is_kept:
+            path.unlink(missing_ok=True)  # while it is held, so that nobody else's is removed
         os.close(descriptor)
+
+
+def _open_locked(path: Path, kind: int, deadline: float) -> int:
+    """Open and lock a file that may be removed by its holder at any moment."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        is_locked = _try_lock(descriptor, kind)
+        if is_locked and _is_at(path, descriptor):
+            return descriptor
+        holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        if not is_locked:
+            if time.monotonic() >= deadline:
+                raise LockTaken(f"{path} is held by {holder or 'another process'}")
+            time.sleep(0.1)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def is_held(path: Path) -> bool:

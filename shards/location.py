@@ -9,6 +9,7 @@ file systems) a shard is downloaded more than once, and still read whole.
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import hashlib
 import itertools
@@ -23,7 +24,7 @@ from typing import Any
 import fsspec
 from braceexpand import braceexpand
 
-from shards.errors import InputError
+from shards.errors import InputError, as_reported
 from shards.files import hash_file, hold_lock, partial_file, remove_partials, this_process
 from shards.index import INDEX_ENDING, IndexedSample, load_index, parse_index
 from shards.manifest import MANIFEST_NAME, Manifest, parse_manifest, read_manifest
@@ -31,6 +32,7 @@ from shards.manifest import MANIFEST_NAME, Manifest, parse_manifest, read_manife
 ATTEMPTS = 3
 PAUSE_S = 2.0
 """Between two attempts to reach a remote file; longer each time."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,13 @@ class Shard:
                 with contextlib.suppress(OSError):  # no locks here: see the module's first lines
                     lock = copy.with_name(copy.name + ".lock")
                     held.enter_context(hold_lock(lock, wait_s=math.inf, owner=this_process()))
-                    remove_partials(copy.parent)  # of downloads that were killed
+                    remove_partials(copy.parent, copy.name)
                 if not copy.is_file():
                     self._download(copy)
         except OSError as error:
-            raise InputError(f"data.cache {self.cache}: {self.location}: {error.strerror or error}") from None
+            where = f"data.cache {self.cache}: {self.location}"
+            told = InputError(f"{where}: {error.strerror or error}")
+            raise as_reported(error, where) or told from None
         return copy
 
     def _copy(self) -> Path:
@@ -205,6 +209,8 @@ def _reach(url: str, ask: Any, attempts: int = ATTEMPTS) -> Any:
         try:
             return ask(system, path)
         except Exception as error:  # each file system has its own
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                raise
             if _is_final(error):
                 raise InputError(f"{url}: cannot be read: no such file, or no right to read it") from None
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

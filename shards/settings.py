@@ -1,4 +1,4 @@
-"""Settings of a program: YAML files and command lines to dataclasses and back; exit codes.
+"""Settings of a program: YAML files and command lines to dataclasses and back.
 
 One converter judges both sources; tyro renders `--help`. Its parser would need 0.03 s for each of the up to
 10,000 configurations of a sweep, ours takes 0.2 ms.
@@ -7,26 +7,20 @@ One converter judges both sources; tyro renders `--help`. Its parser would need 
 from __future__ import annotations
 
 import dataclasses
-import io
 import itertools
 import json
-import logging
 import math
 import os
 import re
-import signal
-import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, Literal, NoReturn, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import tyro
 import yaml
-from tqdm.contrib.logging import logging_redirect_tqdm
 
-from shards.errors import InputError, ReportedError, shorten, suggest
+from shards.errors import InputError, shorten, suggest
 from shards.files import Builder, Location, to_json, write_atomically
 from shards.yaml_file import read_yaml
 
@@ -75,34 +69,6 @@ def split_arguments(arguments: Sequence[str], options_type: type) -> tuple[list[
             target = own if _split_option(argument)[0] in names else of_run
         target.append(argument)
     return own, of_run
-
-
-def run_program(main: Callable[[Sequence[str]], None]) -> NoReturn:
-    """Run a program to its exit code.
-
-    0 done; what a `ReportedError` says, after one line with its text, such as 2 for a user's mistake;
-    130 Ctrl-C; 143 SIGTERM; what the program itself chose by `sys.exit`; 1 anything else. The codes of a
-    fine-tuning are listed in docs/training.md.
-    """
-
-    def leave(number: int, _frame: FrameType | None) -> NoReturn:
-        sys.exit(128 + number)  # an ordinary exit: half-written folders are removed on the way out
-
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows "?" for a dash
-    signal.signal(signal.SIGTERM, leave)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        with logging_redirect_tqdm():
-            main(sys.argv[1:])
-    except ReportedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(0)
 
 
 def read_config(config_type: type[Config], path: Path) -> Config:
@@ -243,6 +209,10 @@ class _SettingsBuilder(Builder):
 
     def convert(self, kind: Any, value: Any) -> Any:
         is_word, choices = isinstance(value, _Word), _choices(kind)
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError
+        if isinstance(value, str):
+            value.encode()  # or a ValueError: no table and no file could hold it
         if is_word and choices:
             value = {str(choice): choice for choice in choices}.get(value, value)
         elif is_word or (kind in (float, Path) and not isinstance(value, bool)):

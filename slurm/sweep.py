@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import InputError
-from shards.files import Location
+from shards.files import Location, require_name
 from slurm.array import array_expression
 from slurm.resources import Resources
 from slurm.sbatch import Workspace, render_array, render_job
@@ -83,8 +83,7 @@ class SweepConfig:
     preparation: PreparationStage = field(default_factory=PreparationStage)
 
     def __post_init__(self) -> None:
-        if not self.name or "/" in self.name or self.name.startswith((".", "-")) or "\n" in self.name:
-            raise InputError(f"name: got {self.name!r}; a folder name without / and leading dot is needed")
+        require_name(self.name, "name")
         if self.max_starts_without_progress < 1:
             least = f"must be at least 1, got {self.max_starts_without_progress}"
             raise InputError(f"max_starts_without_progress {least}")
@@ -106,9 +105,14 @@ class SweepConfig:
         evaluated = [EVALUATE] if self.evaluation.datasets else []
         return [PREPARE] if self.preparation.arguments else [FINETUNE, *evaluated]
 
+    @property
+    def table(self) -> Path:
+        """Folder of the table, complete or absent."""
+        return self.folder / "table"
+
     def collect_command(self) -> str:
         """Return the command that makes the table."""
-        words = [str(self.folder), "--out", str(self.folder / "table"), "--replace", "True"]
+        words = [str(self.folder), "--out", str(self.table), "--replace", "True"]
         return job_command(self.collect_resources, COLLECT, words)
 
 
@@ -119,14 +123,17 @@ def job_command(resources: Resources, job: str, words: Sequence[str]) -> str:
 
 
 def render_scripts(config: SweepConfig, indices: Sequence[int]) -> dict[str, str]:
-    """Render the script of every stage for these cells, and of the job at the end; by stage, in order."""
+    """Render the script of every stage for these cells, and of the job at the end; by stage, in order.
+
+    Without cells it is the job at the end alone.
+    """
     workspace = Workspace(sweep=config.name, folder=config.folder, root=Path.cwd(), python=sys.executable)
     scripts = {}
-    for stage in config.stages:
+    for stage in config.stages if indices else ():
         resources = config.evaluation.resources if stage == EVALUATE else config.resources
         array = array_expression(indices, resources.throttle)
         scripts[stage] = render_array(workspace, stage, resources, array, stoppable=stage == FINETUNE)
-    if EVALUATE in scripts:
+    if EVALUATE in config.stages:
         scripts[COLLECT] = render_job(workspace, COLLECT, config.collect_resources, config.collect_command())
     return scripts
 
@@ -135,6 +142,12 @@ def find_live_cells(folder: Path) -> set[int]:
     """Return the indices of the cells that Slurm runs or has in its queue."""
     jobs, _ = query_jobs([entry.job for entry in read_submissions(folder) if entry.array])
     return {int(key.partition("_")[2]) for key, job in jobs.items() if "_" in key and job.is_live}
+
+
+def is_table_queued(folder: Path) -> bool:
+    """Say whether Slurm runs the job that makes the table, or has it in its queue."""
+    jobs, _ = query_jobs([entry.job for entry in read_submissions(folder) if entry.stage == COLLECT])
+    return any(job.is_live for job in jobs.values())
 
 
 def submit_scripts(config: SweepConfig, stages: Sequence[str], indices: Sequence[int]) -> None:

@@ -9,7 +9,7 @@ from models.config import ModelConfig
 from models.weights.checkpoint import InitConfig
 from outlier_paste.config import PasteConfig
 from shards.errors import InputError
-from shards.files import Location
+from shards.files import Location, require_name
 from shards.schema import NUM_CLASSES
 from shards.stream import StreamConfig
 from trainer.ema import EmaConfig
@@ -55,8 +55,7 @@ class FinetuneConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
-        if not self.name or "/" in self.name or self.name.startswith("."):
-            raise InputError(f"name: got {self.name!r}; a folder name without / and leading dot is needed")
+        require_name(self.name, "name")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed must be in 0..{2**32 - 1}, got {self.seed}")
         if self.model.num_classes not in (0, NUM_CLASSES):

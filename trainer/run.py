@@ -17,7 +17,7 @@ from models.segmenter import compile_model
 from models.weights.checkpoint import initialise_model
 from outlier_paste.paste import build_paste
 from shards.errors import InputError
-from shards.files import make_folder
+from shards.output import make_folder
 from shards.reader import ShardReader
 from shards.scene import read_scene
 from shards.schema import OUTLIER_ID

@@ -26,12 +26,13 @@ from shards.files import (
     hash_file,
     hold_lock,
     read_json,
-    require_free,
+    remove_partials,
     this_process,
     to_json,
     write_atomically,
 )
 from shards.manifest import MANIFEST_NAME
+from shards.output import require_free
 from shards.settings import flat_settings, read_config, write_config
 from shards.stream import Stream
 from trainer.checkpoint import newest_checkpoint
@@ -188,7 +189,9 @@ def require_same_samples(state: TrainState, stream: Stream, global_batch: int, n
 
 
 def begin_folder(folder: Path, config: FinetuneConfig, num_processes: int) -> None:
-    """Write the complete settings, and one more entry of provenance."""
+    """Write the complete settings, and one more entry of provenance; what a kill left of them is removed."""
+    for name in (CONFIG_NAME, PROVENANCE_NAME, FINISHED_NAME):
+        remove_partials(folder, name)
     write_config(config, folder / CONFIG_NAME)
     path = folder / PROVENANCE_NAME
     entry = {

@@ -17,7 +17,7 @@ from eval.predict.strips import predict_pixels
 from eval.predict.windows import Predictor, slide
 from eval.protocol import get_protocol
 from eval.report.figures import Example, add_title, choose_examples, draw_panels
-from eval.sets.benchmarks import require_no_benchmark
+from eval.sets.benchmarks import require_no_benchmark, require_no_benchmark_scenes, require_own_sets
 from eval.sets.registry import TestSet, check_masks, find_test_sets
 from eval.store import Worker
 from models.eomt import EoMT
@@ -186,11 +186,13 @@ def open_validation(
     if config.shards:
         scenes = open_shards(config.shards, config.split)
         require_scenes(scenes)
+        require_no_benchmark_scenes(scenes, "validation.shards")
     if config.pasted:
         require_no_benchmark(config.pasted, "validation.pasted")
         require_unseen(Path(config.pasted), paste, "validation.pasted")
         (pasted,) = find_test_sets(Path(config.pasted), config.limit or None, "validation.pasted")
         check_masks(pasted)
+        require_own_sets((pasted,), "validation.pasted")
     return scenes, pasted
 
 

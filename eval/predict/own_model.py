@@ -29,7 +29,7 @@ from torch import Tensor
 from eval.predict.scores import DEFAULT_SCORES, SCORES
 from eval.predict.windows import ModelSource
 from shards.errors import InputError
-from shards.files import hash_file
+from shards.files import hash_file, require_name
 
 LOGITS = "logits"
 MapOrTensor = np.ndarray | Tensor
@@ -104,6 +104,8 @@ class OwnPredictor:
         named = answer if isinstance(answer, Mapping) else {LOGITS: answer}
         if not named:
             raise InputError(f"{self._where}: answers an empty mapping; expected maps by name, or logits")
+        for name in named:
+            require_name(str(name), f"{self._where}: score")
         maps = {str(name): self._read(str(name), value, image.shape[:2]) for name, value in named.items()}
         return maps.pop(LOGITS, None), maps
 

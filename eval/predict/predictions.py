@@ -27,7 +27,8 @@ from eval.predict.strips import resize_in_strips
 from eval.predict.windows import predict_in_windows
 from eval.sets.registry import Convention
 from shards.errors import InputError
-from shards.files import make_folder, read_json, require_free, to_json, write_atomically
+from shards.files import partial_file, read_json, remove_partials, to_json, write_atomically
+from shards.output import make_folder, require_free
 
 CLOSED_SET = "cityscapes"
 """Name of the set whose targets are train ids, not anomalies."""
@@ -117,7 +118,7 @@ def write_frame(
     if predictions.classes is not None:
         arrays["classes"] = predictions.classes.float().cpu().numpy()
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{position}.npz").open("wb") as file:
+    with partial_file(folder / f"{position}.npz") as partial, partial.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
@@ -130,6 +131,16 @@ def read_frame(folder: Path, position: int) -> tuple[UInt8[np.ndarray, "H W"], W
             tensors = {name: torch.from_numpy(file[name]) if name in file else None for name in names}
             return file["target"], WindowPredictions(**tensors, num_classes=int(file["num_classes"]))
     except Exception as error:  # zip, header and size each have their own
+        raise InputError(f"{path}: no cached prediction: {error}") from None
+
+
+def read_target(folder: Path, position: int) -> UInt8[np.ndarray, "H W"]:
+    """Read the target of one frame of a set alone."""
+    path = folder / f"{position}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return np.ascontiguousarray(file["target"])
+    except Exception as error:
         raise InputError(f"{path}: no cached prediction: {error}") from None
 
 
@@ -214,9 +225,11 @@ class PredictionCache:
             held = f"holds predictions of {before.checkpoint} with other weights, code or settings"
             raise InputError(f"--cache {folder}: {held}; choose another folder or empty it")
 
-    def start(self) -> None:
-        """Make the folder."""
+    def start(self, *, is_alone: bool) -> None:
+        """Make the folder; `is_alone`: nobody else writes there now, so that a killed one's files go."""
         make_folder(self.folder, "--cache")
+        if is_alone:
+            remove_partials(self.folder)
         write_atomically(self.folder / "cache.json", to_json(self._info))
 
     def has_set(self, name: str, fingerprint: str) -> bool:

@@ -11,7 +11,6 @@ names (AnomalyTrack-all, ...) are understood too, so that a package of `jobs.exp
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,11 +24,13 @@ from eval.predict.scores import DEFAULT_SCORES, SCORES
 from eval.predict.windows import ModelSource
 from eval.sets.frames import Frame
 from eval.sets.registry import TestSet, read_image
-from eval.submissions.smiyc import require_h5py
+from eval.submissions.smiyc import read_hdf5
 from shards.errors import InputError
+from shards.files import require_name
 from shards.picture import MAX_PIXELS, decode_picture
 from shards.source import is_hidden
 
+_MOST_BYTES = 8 * MAX_PIXELS + 2**20
 SUFFIXES = (".npy", ".hdf5", ".h5", ".png")
 
 
@@ -90,6 +91,7 @@ def _name_score(scores: tuple[str, ...]) -> str:
     if len(scores) != 1 or scores[0] in SCORES:
         given = f"got {', '.join(scores) or 'nothing'}; maps hold one score, of a name of your own"
         raise InputError(f"--scores: {given} (not {', '.join(SCORES)}, which are computed here)")
+    require_name(scores[0], "--scores")
     return scores[0]
 
 
@@ -141,11 +143,15 @@ def _match(folder: Path, test_set: TestSet, is_limited: bool) -> list[tuple[Fram
 
 def read_map(path: Path, scale: tuple[float, float] = (0.0, 1.0)) -> Float32[np.ndarray, "H W"]:
     """Read one score map, finite; (low, high) of `scale` are the scores of 0 and 65535 in PNG files."""
+    if not path.is_file() or path.stat().st_size > _MOST_BYTES:
+        raise InputError(f"{path}: is no file of at most {_MOST_BYTES:,} bytes")
     values = _READERS[path.suffix.lower()](path)
     if path.suffix.lower() == ".png":
         values = scale[0] + (scale[1] - scale[0]) * (values.astype(np.float64) / 65535)
-    if values.ndim != 2 or not np.issubdtype(values.dtype, np.floating):
-        raise InputError(f"{path}: {values.dtype} of shape {values.shape}; expected floating-point (H, W)")
+    is_map = values.ndim == 2 and np.issubdtype(values.dtype, np.floating)
+    if not is_map or not 0 < values.size <= MAX_PIXELS:
+        given = f"{values.dtype} of shape {values.shape}"
+        raise InputError(f"{path}: {given}; expected floating-point (H, W), {MAX_PIXELS:,} pixels at most")
     values = values.astype(np.float32)
     if not np.isfinite(values).all():
         raise InputError(f"{path}: holds {'NaN' if np.isnan(values).any() else 'infinity'}")
@@ -153,25 +159,19 @@ def read_map(path: Path, scale: tuple[float, float] = (0.0, 1.0)) -> Float32[np.
 
 
 def _read_npy(path: Path) -> np.ndarray:
+    """Map the file: no memory is taken, and a header that promises more than the file has is refused."""
     try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"{path}: cannot be read as an array: {error}") from None
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # the header is Python text, and its parsers have many errors
+        raise InputError(f"{path}: cannot be read as an array: {' '.join(str(error).split())}") from None
+    if not isinstance(values, np.ndarray):
+        values.close()
+        raise InputError(f"{path}: is an npz file; a single array is needed, as np.save writes it")
+    return values
 
 
 def _read_hdf5(path: Path) -> np.ndarray:
-    try:
-        with require_h5py().File(io.BytesIO(path.read_bytes()), "r") as file:
-            names = list(file)
-            name = "value" if "value" in names or len(names) != 1 else names[0]
-            if name not in names:
-                raise InputError(f"{path}: holds {', '.join(names) or 'nothing'}; expected the dataset value")
-            values = file[name]
-            if np.prod(values.shape) > MAX_PIXELS:
-                raise InputError(f"{path}: {name} has shape {values.shape}; at most {MAX_PIXELS:,} are read")
-            return values[()]
-    except (OSError, RuntimeError, AttributeError) as error:
-        raise InputError(f"{path}: cannot be read as HDF5: {error}") from None
+    return read_hdf5(path.read_bytes(), str(path))
 
 
 def _read_png(path: Path) -> np.ndarray:

@@ -11,6 +11,8 @@ from typing import Any
 
 from shards.files import from_json, to_json
 
+_FORMULA_STARTS = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
@@ -85,7 +87,16 @@ def render_csv(records: Sequence[Record]) -> str:
 
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:
-    """Return lines of CSV; None is empty."""
+    """Return lines of CSV; None is empty.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front (OWASP, CSV Injection).
+    """
     file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows(rows)
+    csv.writer(file, lineterminator="\n").writerows(map(_defuse, row) for row in rows)
     return file.getvalue()
+
+
+def _defuse(cell: object) -> object:
+    if isinstance(cell, str) and {cell[:1], cell.lstrip()[:1]} & _FORMULA_STARTS:
+        return f"'{cell}"
+    return cell

@@ -34,6 +34,10 @@ class Frame:
     overlay: Path | None = None
     """What is added to the image before anything else, as Fishyscapes Static publishes it."""
 
+    def __post_init__(self) -> None:
+        if not self.stem.isprintable():
+            raise InputError(f"{self.image.parent}: {self.stem!r} holds control characters or is not UTF-8")
+
 
 def files_by_stem(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[str, Path]:
     """List the files of a folder that have one of `suffixes`, hidden ones left out; stems must differ."""

@@ -70,6 +70,8 @@ class Convention:
     """Mask value -> target; any other value is an error."""
     is_benchmark: bool = True
     """Whether numbers on it are reported as results, so that nothing may be chosen on it."""
+    own_images: bool = False
+    """Whether its images are in no data set that validation may use, so that one of them gives it away."""
     official: OfficialLayout | None = None
     """Layout in which its authors publish it; the course's layout goes first."""
     smallest: tuple[int, int] = (500, 100)
@@ -91,6 +93,7 @@ TEST_SETS = _by_folder(
     Convention(
         "RoadAnomaly21",
         "SMIYC RA-21",
+        own_images=True,
         official=OfficialLayout(("dataset_AnomalyTrack",), list_smiyc),
         smiyc="AnomalyTrack-all",
         known=Known(10, (720, 1280), 0.143, 0.822),
@@ -98,6 +101,7 @@ TEST_SETS = _by_folder(
     Convention(
         "RoadObsticle21",  # misspelt so in the archive
         "SMIYC RO-21",
+        own_images=True,
         official=OfficialLayout(("dataset_ObstacleTrack",), list_smiyc),
         smallest=(50, 10),
         smiyc="ObstacleTrack-all",
@@ -106,6 +110,7 @@ TEST_SETS = _by_folder(
     Convention(
         "FS_LostFound_full",
         "FS L&F",
+        own_images=True,
         official=OfficialLayout(("fishyscapes_lostandfound",), list_fishyscapes_lost_and_found),
         known=Known(100, anomalous=0.002, normal=0.811),
     ),
@@ -119,6 +124,7 @@ TEST_SETS = _by_folder(
         "RoadAnomaly",
         "Road Anomaly",
         {0: NORMAL, 2: ANOMALY},
+        own_images=True,
         official=OfficialLayout(("RoadAnomaly_jpg",), list_road_anomaly),
         known=Known(60, (720, 1280), 0.098, 0.902),
     ),
@@ -142,6 +148,7 @@ EXTRA_SETS = _by_folder(
         "lost_and_found_test",
         "Lost & Found",
         _LAF_VALUES,
+        own_images=True,
         official=OfficialLayout(LOST_AND_FOUND, list_lost_and_found, inside="gtCoarse"),
         smallest=(50, 10),
         smiyc="LostAndFound-test",

@@ -14,7 +14,7 @@ from eval.submissions.picture import BenchmarkImage, predict_from_class_scores, 
 from eval.submissions.verify import PackageFindings, verify_package
 from eval.submissions.writing import write_package
 from shards.errors import InputError
-from shards.files import require_free
+from shards.output import claimed, require_free
 
 
 def write_predictions(
@@ -39,19 +39,20 @@ def write_predictions(
     if benchmark == smiyc.NAME:
         smiyc.require_h5py()
     pictures = choose_pictures(BENCHMARKS[benchmark], datasets, parts)
-    model = open_model(pictures[0])
-    description = Description(
-        benchmark=benchmark,
-        method=method,
-        model=model.name,
-        fingerprint=model.fingerprint,
-        score=score,
-        frames={picture.key: image_size(picture.image) for picture in pictures},
-    )
-    predictor = model.load()
-    findings = write_package(
-        out, description, pictures, lambda image: predict_from_class_scores(predictor(image), score)
-    )
+    with claimed(out):
+        model = open_model(pictures[0])
+        description = Description(
+            benchmark=benchmark,
+            method=method,
+            model=model.name,
+            fingerprint=model.fingerprint,
+            score=score,
+            frames={picture.key: image_size(picture.image) for picture in pictures},
+        )
+        predictor = model.load()
+        findings = write_package(
+            out, description, pictures, lambda image: predict_from_class_scores(predictor(image), score)
+        )
     return render_findings(out, findings)
 
 

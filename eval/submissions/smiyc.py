@@ -13,13 +13,16 @@ Source: `evaluation.py` and `datasets/` of road-anomaly-benchmark at 1c7804e (20
 from __future__ import annotations
 
 import io
+import math
+import operator
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float16, Float32
+from jaxtyping import Float, Float16, Float32
 
 from eval.sets.frames import Frame, files_by_ending, files_by_stem, numeric_key
 from eval.sets.layouts import LOST_AND_FOUND, lost_and_found_images, lost_and_found_masks
@@ -36,6 +39,10 @@ _TINY = float(np.finfo(np.float32).tiny)
 KNOWN_COUNTS = {"AnomalyTrack-all": 110, "LostAndFound-train": 1036, "LostAndFound-test": 1203}
 """Images of each split, as the toolkit expects them; of ObstacleTrack-all it names none (330 to 452)."""
 FILES = ("anomaly_p/{method}/{key}.hdf5",)
+_DEFLATE = 1
+_FILTERS = {_DEFLATE: "gzip", 2: "shuffle", 3: "fletcher32"}
+"""Numbers of HDF5's own filters that packages are stored through."""
+_MOST_CHUNKS = 10_000
 FILE_PATTERN = re.compile(r"anomaly_p/(?P<method>[^/]+)/(?P<key>[^/]+/[^/]+)\.hdf5")
 
 
@@ -82,17 +89,62 @@ def encode(score: str, answer: PictureAnswer) -> tuple[bytes, ...]:
 def decode(contents: Sequence[bytes], names: Sequence[str]) -> Stored:
     """Read an image's files back; one that is not as the toolkit needs it is an InputError."""
     (content,), (name,) = contents, names
+    return Stored(read_hdf5(content, name, np.float16), None)
+
+
+def read_hdf5(content: bytes, where: str, kind: type[np.floating] = np.floating) -> Float[np.ndarray, "H W"]:
+    """Read dataset `value`, or the only one where any floating-point `kind` will do, of an HDF5 file.
+
+    Its head is judged before HDF5 reads: by a link, external storage or a virtual dataset it would open other
+    files of the machine, and it takes whatever memory a shape, a chunk or a compressed chunk asks for.
+    """
+    h5py = require_h5py()
     try:
-        with require_h5py().File(io.BytesIO(content), "r") as file:
-            if "value" not in file:
-                raise InputError(f"{name}: holds {', '.join(file) or 'nothing'}; expected the dataset value")
-            variable = file["value"]
-            shape, kind = tuple(variable.shape), variable.dtype
-            if len(shape) != 2 or kind != np.float16 or np.prod(shape) > MAX_PIXELS:
-                raise InputError(f"{name}: value is {kind} of shape {shape}; expected float16 (H, W)")
-            return Stored(variable[:], None)
-    except (OSError, RuntimeError, AttributeError) as error:
-        raise InputError(f"{name}: cannot be read as HDF5: {error}") from None
+        with h5py.File(io.BytesIO(content), "r") as file:
+            names = list(file)
+            name = names[0] if len(names) == 1 and kind is np.floating else "value"
+            if name not in names:
+                raise InputError(
+                    f"{where}: holds {', '.join(names) or 'nothing'}; expected the dataset value"
+                )
+            is_own = isinstance(file.get(name, getlink=True), h5py.HardLink)
+            values = file[name] if is_own else None
+            if not isinstance(values, h5py.Dataset):
+                raise InputError(f"{where}: {name} is a link or a group; a dataset is needed")
+            if reason := _find_harm(values, kind):
+                raise InputError(f"{where}: {name} {reason}")
+            return np.asarray(values[()])
+    except InputError:
+        raise
+    except Exception as error:  # what the C library meets becomes one of many
+        raise InputError(f"{where}: cannot be read as HDF5: {' '.join(str(error).split())}") from None
+
+
+def _find_harm(values: Any, kind: type[np.floating]) -> str:
+    """Say why a dataset is not to be read; empty: it is."""
+    shape = values.shape or ()
+    if len(shape) != 2 or 0 in shape or not np.issubdtype(values.dtype, kind):
+        wanted = "floating-point" if kind is np.floating else np.dtype(kind).name
+        return f"is {values.dtype} of shape {shape}; expected {wanted} (H, W)"
+    if math.prod(shape) > MAX_PIXELS:
+        return f"has shape {shape}; at most {MAX_PIXELS:,} pixels are read"
+    if values.external or values.is_virtual:
+        return "lies in other files; a map holds its own numbers"
+    if values.chunks is None:
+        return ""
+    storage = values.id.get_create_plist()
+    filters = {storage.get_filter(i)[0] for i in range(storage.get_nfilters())}
+    if not filters <= _FILTERS.keys():
+        known = ", ".join(_FILTERS.values())
+        return f"is stored through filter {min(filters - _FILTERS.keys())}; {known} or none is needed"
+    if values.id.get_num_chunks() > _MOST_CHUNKS or any(map(operator.gt, values.chunks, shape)):
+        return f"has chunks of {values.chunks}; at most {_MOST_CHUNKS:,}, none larger than the map, are read"
+    num_bytes = math.prod(values.chunks) * values.dtype.itemsize
+    for i in range(values.id.get_num_chunks() if _DEFLATE in filters else 0):
+        _, packed = values.id.read_direct_chunk(values.id.get_chunk_info(i).chunk_offset)
+        if len(zlib.decompressobj().decompress(packed, num_bytes + 1)) > num_bytes:
+            return "unpacks to more than its shape says"
+    return ""
 
 
 def spread(score: str, values: Float32[np.ndarray, "H W"]) -> Float32[np.ndarray, "H W"]:

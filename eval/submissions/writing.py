@@ -17,7 +17,8 @@ from eval.submissions.package import DESCRIPTION_NAME, Description
 from eval.submissions.picture import BenchmarkImage, PictureAnswer
 from eval.submissions.verify import PackageFindings, examine_files, verify_package
 from shards.errors import InputError
-from shards.files import make_folder, read_json, require_free, to_json, write_atomically
+from shards.files import read_json, remove_partials, to_json, write_atomically
+from shards.output import make_folder, require_free
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ def write_package(
 
 def _begin(growing: Path, description: Description) -> None:
     path = growing / DESCRIPTION_NAME
+    if growing.is_dir():
+        remove_partials(growing)
     if not path.is_file():
         require_free(growing)
         make_folder(growing)

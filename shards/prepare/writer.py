@@ -32,18 +32,16 @@ from shards.files import (
     from_json,
     hash_file,
     hold_lock,
-    make_folder,
     partial_file,
     read_json,
     remove_partials,
-    require_free,
-    staged_folder,
     this_process,
     to_json,
     write_atomically,
 )
 from shards.index import build_index, write_index
 from shards.manifest import MANIFEST_NAME, Manifest, ShardEntry, read_manifest, write_manifest
+from shards.output import make_folder, require_free, staged_folder
 from shards.prepare.plan import EncodedSample, FolderPlan, ShardPlan
 from shards.task import Task
 

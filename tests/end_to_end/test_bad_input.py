@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from shards.settings import run_program
+from shards.program import run_program
 
 ROOT = Path(__file__).resolve().parents[2]
 Program = Callable[..., str]

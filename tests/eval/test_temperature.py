@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,8 @@ from sklearn.metrics import average_precision_score
 
 from eval.predict.predictions import CachedSet, PredictionRecorder, read_frame, write_frame, write_index
 from eval.predict.scores import DEFAULT_SCORES, pixel_class_scores
-from eval.temperature import Sweep, Variant, best_likelihood, list_kinds
+from eval.temperature import Sweep, Variant, best_likelihood, list_kinds, require_selection_split
+from shards.errors import InputError
 
 WINDOW = (16, 24)
 Predictions = tuple[torch.Tensor, ...]
@@ -141,3 +144,14 @@ def test_query_temperatures_that_share_masks_are_those_computed_one_by_one(tmp_p
         else:
             expected = found.logits[0].float()
         torch.testing.assert_close(class_scores, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_is_chosen_on_masks_of_a_benchmark(tmp_path):
+    benchmark = write_set(tmp_path, "pixels")
+    mine = dataclasses.replace(benchmark, folder="t", name="Mine", is_benchmark=False)
+    shutil.copytree(tmp_path / "s", tmp_path / "t")
+    with pytest.raises(
+        InputError, match="--validation t: shares 1 masks with S, a benchmark, on which nothing"
+    ):
+        require_selection_split(tmp_path, mine, [benchmark, mine])
+    require_selection_split(tmp_path, mine, [mine])

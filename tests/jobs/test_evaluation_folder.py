@@ -24,6 +24,7 @@ from eval.store import Worker
 from jobs.evaluate import EvaluateOptions, evaluate
 from shards.errors import InputError
 from shards.files import hold_lock
+from shards.output import claimed
 from tests.support.evaluation import encode, options_for, write_val_shards
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -275,10 +276,34 @@ def test_a_wrong_task_is_named(world, changes, ranks, message):
 def test_two_evaluations_do_not_share_a_folder(done):
     with (
         hold_lock(done.out / "cells" / ".lock", wait_s=0.0, owner="a test"),
-        pytest.raises(InputError, match="--out .*out: another evaluation is writing to it"),
+        pytest.raises(InputError, match="out: another program is writing there: .*lock is held by a test"),
     ):
         evaluate(done)
     assert (done.out / "results.json").is_file()
+
+
+def test_a_task_is_not_started_twice_and_a_cache_has_one_writer(done):
+    task = dataclasses.replace(done, out=done.out.with_name("tasks"), cache=None, task="0/2")
+    with (
+        claimed(task.out, part="0-of-2"),
+        pytest.raises(InputError, match="--out .*tasks, part 0-of-2: another program is writing there: "),
+    ):
+        evaluate(task)
+    assert not task.out.exists()
+    other = dataclasses.replace(done, out=done.out.with_name("other"))
+    with (
+        claimed(other.cache),
+        pytest.raises(InputError, match="--cache .*: another program is writing there: "),
+    ):
+        evaluate(other)
+
+
+def test_what_a_killed_evaluation_left_half_written_goes(done):
+    left = [done.out / ".results.json.partial-x", done.out / "cells/.RoadAnomaly.native.npz.partial-x"]
+    for path in left:
+        path.write_text("half")
+    evaluate(done)
+    assert [path for path in left if path.exists()] == []
 
 
 @pytest.mark.slow

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
+from eval.report.record import render_json
 from jobs.status import main as status
 from jobs.submit import main
 from shards.errors import InputError
+from shards.output import claimed
 from shards.settings import read_config
 from slurm.tasks import StageState, read_tasks, write_state
+from tests.support.records import make_record
 from trainer.config import FinetuneConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -196,7 +199,7 @@ def test_without_sbatch_nothing_is_written(
         ({"grid": {"optim.lr": []}}, "grid.optim.lr: the list is empty, which makes a grid of zero cells"),
         ({"grid": {}, "seeds": list(range(10_001))}, "the grid has 10001 cells; at most 10000 are allowed"),
         ({"overrides": {"out": "x"}}, "overrides.out: the sweep names its runs itself"),
-        ({"name": "a/b"}, "name: got 'a/b'; a folder name without / and leading dot is needed"),
+        ({"name": "a/b"}, "name: got 'a/b'; 120 letters, digits, "),
         ({"config": ""}, "config and preparation.arguments: exactly one of them is needed"),
         ({"config": "gone.yaml"}, "gone.yaml: no such configuration file"),
         ({"evaluation": {"datasets": "d", "options": {"sped": 3}}}, "unrecognized options: --sped"),
@@ -264,3 +267,48 @@ def test_status_tells_states_numbers_and_why_a_cell_failed(
 def test_status_of_nothing_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no sweep is in .* jobs.submit makes one"):
         status([str(tmp_path)])
+
+
+@pytest.fixture(name="evaluated")
+def _evaluated(sweep: Write, slurm: Path, tmp_path: Path) -> Path:
+    """A sweep all of whose cells are done, and which lacks its table: it was killed before the last step."""
+    main([str(sweep())])
+    tasks = read_tasks(tmp_path / "sweeps" / "lr")
+    for task in tasks.cells:
+        for stage in task.stages.values():
+            Path(stage.creates).parent.mkdir(parents=True, exist_ok=True)
+            record = make_record(model=task.name, checkpoint=task.name)
+            Path(stage.creates).write_text(render_json([record]))
+    (slurm / "queue").write_text("")
+    return tasks.folder
+
+
+def test_what_was_killed_before_the_table_makes_it(evaluated: Path, sweep: Write) -> None:
+    main([str(sweep()), "--local", "1"])
+    assert "optim.lr=0.001" in (evaluated / "table" / "results.md").read_text()
+
+
+def test_a_table_that_fails_is_told_by_the_exit_code(evaluated: Path, sweep: Write) -> None:
+    (evaluated / "table").write_text("in the way")
+    with pytest.raises(SystemExit) as left:
+        main([str(sweep()), "--local", "1"])
+    assert left.value.code == 1
+
+
+def test_slurm_is_asked_for_the_table_alone_unless_it_is_queued(
+    evaluated: Path, sweep: Write, slurm: Path
+) -> None:
+    main([str(sweep())])
+    assert asked(slurm)[3:] == [f"--parsable {evaluated}/collect.sbatch"]
+    (slurm / "queue").write_text("104|PENDING|5:00||None\n")
+    main([str(sweep())])
+    (slurm / "queue").write_text("")
+    (evaluated / "table").mkdir()
+    main([str(sweep())])
+    assert len(asked(slurm)) == 4
+
+
+def test_a_second_submission_is_told_who_is_submitting(sweep: Write, slurm: Path, tmp_path: Path) -> None:
+    with claimed(tmp_path / "sweeps" / "lr"), pytest.raises(InputError, match="out/name .* is held by proc"):
+        main([str(sweep())])
+    assert asked(slurm) == []

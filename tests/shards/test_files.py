@@ -14,16 +14,7 @@ from typing import Any, Literal
 import pytest
 
 from shards.errors import InputError
-from shards.files import (
-    from_json,
-    partial_file,
-    read_json,
-    remove_partials,
-    require_free,
-    staged_folder,
-    to_json,
-    write_atomically,
-)
+from shards.files import from_json, partial_file, read_json, remove_partials, to_json, write_atomically
 from tests.support.refused import refused
 
 
@@ -117,23 +108,14 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["a"]
 
 
-@pytest.mark.parametrize("make", ["partial_file", "staged_folder"])
-def test_what_a_killed_process_leaves_is_known_by_its_name(tmp_path: Path, make: str) -> None:
-    script = f"import os; from pathlib import Path; from shards.files import {make}\n"
-    script += f"with {make}(Path('{tmp_path}/a')): os.kill(os.getpid(), {signal.SIGKILL})"
+def test_what_a_killed_process_leaves_is_known_by_its_name(tmp_path: Path) -> None:
+    script = "import os; from pathlib import Path; from shards.files import partial_file\n"
+    script += f"with partial_file(Path('{tmp_path}/a')): os.kill(os.getpid(), {signal.SIGKILL})"
     subprocess.run([sys.executable, "-c", script], check=False)
     (tmp_path / ".hidden").write_text("of somebody else")
     assert len(names_in(tmp_path)) == 2
     remove_partials(tmp_path)
     assert names_in(tmp_path) == [".hidden"]
-
-
-def test_a_staged_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
-    with staged_folder(tmp_path / "out") as folder:
-        (folder / "a").write_text("a")
-        assert not (tmp_path / "out").exists()
-    with pytest.raises(InputError, match="out: the folder already holds files; choose another or empty it"):
-        require_free(tmp_path / "out")
 
 
 def test_the_module_loads_nothing_but_the_standard_library() -> None:

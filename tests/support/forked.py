@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from shards.settings import run_program
+from shards.program import run_program
 from slurm.launch import find_free_port, rank_variables
 
 Main = Callable[[Sequence[str]], None]

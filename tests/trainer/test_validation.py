@@ -14,7 +14,7 @@ import pytest
 from eval.sets.benchmarks import find_benchmark
 from jobs.evaluate import EvaluateOptions, evaluate
 from outlier_paste.config import PasteConfig
-from outlier_paste.validation_set import RECORD_NAME, require_unseen
+from outlier_paste.validation_set import RECORD_NAME, hash_files, require_unseen
 from shards.errors import InputError
 from tests.conftest import draw_scene
 from tests.support.evaluation import write_set
@@ -33,7 +33,8 @@ def write_pasted(root: Path, bank: str = "bank", held_out: float = 0.1, count: i
         image[10:22, 8:20], mask[10:22, 8:20] = (250, 20, 250), 1
         frames.append((image, mask))
     write_set(root / "PastedVal", frames)
-    (root / RECORD_NAME).write_text(json.dumps({"bank": bank, "held_out": held_out}))
+    record = {"bank": bank, "held_out": held_out, "files": hash_files(root)}
+    (root / RECORD_NAME).write_text(json.dumps(record))
     return root
 
 
@@ -91,11 +92,24 @@ def test_nothing_is_chosen_on_a_benchmark(tmp_path: Path) -> None:
 def test_a_benchmark_under_another_name_is_refused_too(tmp_path: Path) -> None:
     pasted = write_pasted(tmp_path / "val")
     (pasted / RECORD_NAME).unlink()
-    with pytest.raises(InputError, match="no paste_validation.json in it; a folder that jobs.paste_valid"):
+    with pytest.raises(InputError, match="no paste_validation.json that names its files is in it; a "):
         require_unseen(pasted, PasteConfig(), "validation.pasted")
     shutil.rmtree(write_pasted(tmp_path / "other") / "PastedVal")
     with pytest.raises(InputError, match="validation.pasted .*other: no folder PastedVal in it"):
         require_unseen(tmp_path / "other", PasteConfig(), "validation.pasted")
+
+
+@pytest.mark.parametrize("change", ["changed", "added", "removed"])
+def test_a_pasted_set_is_bound_to_its_files(tmp_path: Path, change: str) -> None:
+    pasted = write_pasted(tmp_path / "val")
+    images = pasted / "PastedVal" / "images"
+    if change == "removed":
+        (images / "1.png").unlink()
+    else:
+        name = "1.png" if change == "changed" else "7.png"
+        (images / name).write_bytes((images / "2.png").read_bytes())
+    with pytest.raises(InputError, match=r"PastedVal/images/[17].png is not the file that paste_valid"):
+        require_unseen(pasted, PasteConfig(), "validation.pasted")
 
 
 def test_objects_that_training_pastes_measure_nothing(tmp_path: Path) -> None:
@@ -105,7 +119,8 @@ def test_objects_that_training_pastes_measure_nothing(tmp_path: Path) -> None:
         require_unseen(pasted, paste, "validation.pasted")
     require_unseen(pasted, dataclasses.replace(paste, held_out=0.2), "validation.pasted")
     require_unseen(pasted, dataclasses.replace(paste, bank="elsewhere"), "validation.pasted")
-    (pasted / RECORD_NAME).write_text(json.dumps({"bank": str(tmp_path / "bank"), "held_out": 0}))
+    record = json.loads((pasted / RECORD_NAME).read_text())
+    (pasted / RECORD_NAME).write_text(json.dumps(record | {"held_out": 0}))
     with pytest.raises(InputError, match="its objects are those of .*bank, which this run pastes in train"):
         require_unseen(pasted, dataclasses.replace(paste, held_out=0.2), "validation.pasted")
 

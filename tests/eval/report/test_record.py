@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from eval.report.record import Record, parse_json, render_csv, render_json
+from eval.report.record import Record, csv_text, parse_json, render_csv, render_json
 from eval.report.tables import MISSING, render_latex, render_markdown
 from eval.sets.registry import TEST_SETS
 from shards.errors import InputError
@@ -18,6 +18,14 @@ from tests.support.records import EXAMPLE, make_record
 def markdown_rows(*records: Record) -> list[list[str]]:
     lines = [line for line in render_markdown(records).splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_no_name_becomes_a_formula() -> None:
+    names = ["=1+1", "+1", "-1", "@a", "\ta", " =1", "a=1", "", "7"]
+    text = csv_text([names, [-1, -0.5, None]])
+    first, second = csv.reader(io.StringIO(text))
+    assert first == ["'=1+1", "'+1", "'-1", "'@a", "'\ta", "' =1", "a=1", "", "7"]
+    assert second == ["-1", "-0.5", ""]
 
 
 def test_json_has_the_fields_of_the_format_and_null_for_missing():
