@@ -18,6 +18,7 @@ from models.weights.checkpoint import initialise_model
 from outlier_paste.paste import build_paste
 from shards.files import make_folder
 from shards.stream import Stream, build_stream
+from trainer.accelerator import make_accelerator, require_launch
 from trainer.checkpoint import Best
 from trainer.collective import require_agreement
 from trainer.config import FinetuneConfig
@@ -27,7 +28,7 @@ from trainer.losses import build_loss
 from trainer.memory import fit_micro_batch, fullest_batch, try_step
 from trainer.optim import build_optimizer
 from trainer.run_folder import Start, hold_run, plan_start, require_same_samples, restore
-from trainer.runtime import Deadline, make_accelerator
+from trainer.runtime import Deadline
 from trainer.schedule import build_lr_schedule
 from trainer.sharding import prepare, shard_model
 from trainer.tracking import describe_groups
@@ -42,6 +43,7 @@ def open_run(
 
     Yields the run, its complete configuration, and lines that say what of its model trains.
     """
+    require_launch(config.loop)
     start = plan_start(config, resume=resume)
     config = start.config
     set_seed(config.seed)
