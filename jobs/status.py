@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 
 import tyro
@@ -22,7 +21,7 @@ from slurm.submit import Submission, read_submissions
 from slurm.sweep import SweepConfig
 from slurm.tasks import RUNS_FOLDER, TASKS_NAME, StageState, SweepTask, Tasks, read_tasks
 
-STEP_LINE = re.compile(r"^(?P<time>\S+ \S+) step (?P<step>\d+)/(?P<steps>\d+)  (?P<rest>.*)$")
+STEP_LINE = re.compile(r"^\S+ \S+ step (?P<step>\d+)/(?P<steps>\d+)  (?P<rest>.*)$")
 ERROR_LINE = re.compile(
     r"^(\S*: )?error: |^[\w.]*(Error|Exception|Interrupt)\b|Killed|oom[-_]kill", re.IGNORECASE
 )
@@ -46,7 +45,7 @@ class Pace:
     loss: str = ""
     images_per_s: str = ""
     to_go: str = ""
-    """Time until the last step, at the pace of the last lines."""
+    """Time until the last step."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -114,22 +113,8 @@ def read_progress(log: Path) -> Pace:
     words = last["rest"].split()
     values = dict(zip(words[::2], words[1::2], strict=False))
     step, loss = f"{last['step']}/{last['steps']}", values.get("total", "")
-    speed = values.get("speed/images_per_s", "")
-    return Pace(step=step, loss=loss, images_per_s=speed, to_go=_to_go(found))
-
-
-def _to_go(found: Sequence[re.Match[str]]) -> str:
-    """Extend the pace since the oldest line of the tail that belongs to the same start."""
-    points = [(int(m["step"]), datetime.strptime(m["time"], "%Y-%m-%d %H:%M:%S")) for m in found]
-    first = last = points[-1]
-    for point in reversed(points):
-        if point[0] > first[0]:
-            break
-        first = point
-    steps, left = last[0] - first[0], int(found[-1]["steps"]) - last[0]
-    if not steps:
-        return ""
-    return str(timedelta(seconds=round(((last[1] - first[1]) / steps * left).total_seconds())))
+    speed, to_go = values.get("images_per_s", ""), values.get("to_go", "")
+    return Pace(step=step, loss=loss, images_per_s=speed, to_go=to_go)
 
 
 def explain(state: StageState, job: JobState | None) -> str:

@@ -25,8 +25,8 @@ from trainer.validation import ValidationConfig
 class FinetuneConfig:
     """Fine-tune EoMT on Cityscapes shards: `python -m jobs.finetune [CONFIG.yaml] [--section.setting value]`.
 
-    Everything goes to OUT/NAME/: config.yaml, provenance.json, log.txt, checkpoints/, tensorboard/. With
-    --resume a run that is there continues from its newest checkpoint (or starts, if there is none).
+    Everything goes to OUT/NAME/: config.yaml, provenance.json, log.txt, checkpoints/, TensorBoard's files.
+    With --resume a run that is there continues from its newest checkpoint (or starts, if there is none).
 
     Exit codes: 0 done; 2 a wrong setting or file, or another run writes there; 70 the loss, a gradient or
     a weight is no number; 74 the folder cannot be written; 75 asked to stop or out of time, and saved:

@@ -234,8 +234,8 @@ def test_status_tells_states_numbers_and_why_a_cell_failed(
     run = folder / "runs" / tasks.cells[1].name
     (run / "checkpoints" / "step-0000020").mkdir(parents=True)
     (run / "log.txt").write_text(
-        "2026-01-01 10:00:00 step 20/120  total 9.5  speed/images_per_s 4.2  speed/data_wait_share 0\n"
-        "2026-01-01 10:00:40 step 40/120  total 8.25  speed/images_per_s 4.5  speed/data_wait_share 0\n"
+        "2026-01-01 10:00:00 step 20/120  to_go 00:50  total 9.5  images_per_s 4.2\n"
+        "2026-01-01 10:00:40 step 40/120  to_go 00:40  total 8.25  images_per_s 4.5\n"
     )
     (folder / "logs" / "x.log").write_text(
         "[c] finetune: start 1\n[rank0]: RuntimeError: CUDA out of memory\nsrun: error: n1: task 0: Exited\n"
