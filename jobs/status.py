@@ -73,7 +73,7 @@ def render_status(tasks: Tasks, submitted: Sequence[Submission], jobs: Mapping[s
     rows, failures, counts = [], [], Counter[str]()
     for task in tasks.cells:
         stage = tasks.next_stage(task) or list(task.stages)[-1]
-        keys = [f"{entry.job}_{task.index}" for entry in submitted if entry.stage == stage]
+        keys = [entry.key(task.index) for entry in submitted if entry.stage == stage]
         job = next((jobs[key] for key in reversed(keys) if key in jobs), None)
         state = tasks.state(task, stage)
         word = "done" if tasks.is_done(task, stage) else f"{stage} {_describe(tasks, task, state, job)}"

@@ -37,7 +37,7 @@ from shards.settings import (
 )
 from slurm.array import combine_settings
 from slurm.launch import Machine, run_locally
-from slurm.submit import SUBMISSIONS_NAME, SlurmError
+from slurm.submit import SUBMISSIONS_NAME, SlurmError, read_limits
 from slurm.sweep import (
     EVALUATE,
     FINETUNE,
@@ -46,6 +46,7 @@ from slurm.sweep import (
     find_live_cells,
     job_command,
     render_scripts,
+    require_room,
     submit_scripts,
 )
 from slurm.tasks import (
@@ -167,7 +168,10 @@ def submit(plan: SweepPlan, options: SubmitOptions) -> None:
     failed = [task for task in undone if tasks.failed_stages(task)]
     waiting = [task for task in undone if task.index not in live]
     todo = [task.index for task in waiting if options.retry_failed or task not in failed]
-    scripts = render_scripts(config, todo) if todo else {}
+    limits = {} if options.local is not None else read_limits()
+    require_room(config, len(todo), limits)
+    array_size = limits.get("MaxArraySize", 0)
+    scripts = render_scripts(config, todo, array_size) if todo else {}
     if options.dry_run:
         _print_plan(plan, scripts, todo)
         return
@@ -191,7 +195,7 @@ def submit(plan: SweepPlan, options: SubmitOptions) -> None:
     for stage, script in scripts.items():
         write_atomically(config.folder / f"{stage}.sbatch", script)
     if machine is None:
-        submit_scripts(config, list(scripts), todo)
+        submit_scripts(config, list(scripts), todo, array_size)
         logger.info("watch it: python -m jobs.status %s", shlex.quote(str(config.folder)))
     else:
         _run_here(plan, todo, machine)
@@ -239,7 +243,8 @@ def _print_plan(plan: SweepPlan, scripts: dict[str, str], todo: Sequence[int]) -
     for stage, script in scripts.items():
         print(f"# ==== {plan.config.folder / stage}.sbatch ====")
         print(script)
-    print(f"# ==== {len(plan.tasks.cells)} cells, {len(todo)} to run ====")
+    arrays = len(scripts) - ("collect" in scripts)
+    print(f"# ==== {len(plan.tasks.cells)} cells, {len(todo)} to run, in {arrays} arrays ====")
     for task in plan.tasks.cells:
         mark, size = "" if task.index in todo else "  (not now: done, failed or queued)", ""
         if plan.configs:

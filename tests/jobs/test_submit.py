@@ -161,7 +161,7 @@ def test_a_sweep_may_grow_and_change_its_resources_but_not_its_cells(
         main([str(sweep(**smaller))])
     with pytest.raises(InputError, match=r"sweep: loop.steps of cell .* is 20000 there and 5 here; take"):
         main([str(sweep(**shorter))])
-    (slurm / "queue").write_text("101_3|RUNNING|5:00|n1|None\n")
+    (slurm / "queue").write_text("104_3|RUNNING|5:00|n1|None\n")
     with pytest.raises(InputError, match="cells were added or moved while jobs of .* are queued"):
         main([str(sweep(seeds=[0, 1, 2, 3]))])
     assert len(asked(slurm)) == count
@@ -223,6 +223,74 @@ def test_a_folder_of_something_else_is_left_alone(sweep: Write, slurm: Path, tmp
     with pytest.raises(InputError, match="out/name .*: the folder already holds files"):
         main([str(sweep())])
     assert asked(slurm) == []
+
+
+LARGE = {"grid": {"optim.lr": [1e-3]}, "seeds": list(range(12))}
+
+
+def limit(slurm: Path, *lines: str) -> None:
+    """Have the cluster's configuration say something."""
+    printed = "\n".join(["Configuration data as of 2026-01-01", *lines, "MpiDefault = none"])
+    (slurm / "scontrol").write_text(f"#!/bin/sh\n[ $2 = config ] && cat <<'END'\n{printed}\nEND\n")
+
+
+def test_more_cells_than_an_array_may_have_become_several_arrays_of_one_sweep(
+    sweep: Write, slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limit(slurm, "MaxArraySize            = 5", "MaxJobCount             = 10000")
+    path = sweep(**LARGE, resources={"throttle": 2})
+    main([str(path), "--dry-run"])
+    assert "# ==== 12 cells, 12 to run, in 6 arrays ====" in capsys.readouterr().out
+    main([str(path)])
+    folder = tmp_path / "sweeps" / "lr"
+    assert [line.partition("sweeps/lr/")[2] for line in asked(slurm)] == [
+        *("finetune.sbatch", "finetune-5.sbatch", "finetune-10.sbatch"),
+        *("evaluate.sbatch", "evaluate-5.sbatch", "evaluate-10.sbatch", "collect.sbatch"),
+    ]
+    assert [line.split()[1] for line in asked(slurm)[1:]] == [
+        *("--dependency=afterany:101", "--dependency=afterany:102", "--dependency=aftercorr:101"),
+        *("--dependency=aftercorr:102", "--dependency=aftercorr:103", "--dependency=afterany:104:105:106"),
+    ]
+    script = (folder / "finetune-10.sbatch").read_text()
+    assert "#SBATCH --array=0-1%2\n" in script
+    assert '-m slurm.cell "$sweep" finetune "$((SLURM_ARRAY_TASK_ID + 10))"' in script
+    (slurm / "queue").write_text(
+        "101_3|RUNNING|5:00|n1|None\n102_3|PENDING|5:00||None\n103_9|RUNNING|5:00|n1|\n"
+    )
+    capsys.readouterr()
+    status([str(folder)])
+    rows = {row.split()[0]: row.split()[1:3] for row in capsys.readouterr().out.splitlines()[1:13]}
+    states = [rows[f"optim.lr=0.001,seed={i}"][1] for i in range(12)]
+    assert [i for i, state in enumerate(states) if state != "waiting"] == [3, 8]
+    assert (states[3], states[8]) == ("starting", "pending")
+    main([str(path)])  # what is queued is left out, and the others keep their places
+    assert "#SBATCH --array=0-2,4%2\n" in (folder / "finetune.sbatch").read_text()
+    assert "#SBATCH --array=0-2,4%2\n" in (folder / "finetune-5.sbatch").read_text()
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("MaxArraySize = 0", "MaxArraySize is 0: this cluster takes no arrays; --local 1"),
+        ("MaxJobCount = 20", "24 tasks, but the cluster's MaxJobCount is 20; begin with fewer seeds"),
+    ],
+)
+def test_what_a_cluster_cannot_take_is_one_line_in_a_dry_run_too(
+    sweep: Write, slurm: Path, tmp_path: Path, line: str, text: str
+) -> None:
+    limit(slurm, line)
+    for options in (["--dry-run"], []):
+        with pytest.raises(InputError, match=text):
+            main([str(sweep(**LARGE)), *options])
+    assert asked(slurm) == []
+    assert not (tmp_path / "sweeps").exists()
+
+
+def test_a_line_break_in_the_folder_of_sweeps_is_refused(sweep: Write, slurm: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"out/name: got '.*\\n.*'; one line without control characters"):
+        main([str(sweep(out=f"{tmp_path}/a\ntouch {tmp_path}/b\n#"))])
+    assert asked(slurm) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"bin", "base.yaml", "sweep.yaml"}
 
 
 def test_status_tells_states_numbers_and_why_a_cell_failed(
