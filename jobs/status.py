@@ -1,6 +1,7 @@
-"""State of every cell of a sweep, and the reasons of those that failed.
+"""State of every cell of a sweep, and the reasons of those that failed; or of every run of a folder.
 
 python -m jobs.status SWEEP
+python -m jobs.status runs
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from slurm.status import JobState, query_jobs
 from slurm.submit import Submission, read_submissions
 from slurm.sweep import SweepConfig
 from slurm.tasks import RUNS_FOLDER, TASKS_NAME, StageState, SweepTask, Tasks, read_tasks
+from trainer.checkpoint import newest_checkpoint
+from trainer.run_folder import CONFIG_NAME, FINISHED_NAME, LOCK_NAME, list_runs
 
 STEP_LINE = re.compile(r"^\S+ \S+ step (?P<step>\d+)/(?P<steps>\d+)  (?P<rest>.*)$")
 ERROR_LINE = re.compile(
@@ -27,14 +30,15 @@ ERROR_LINE = re.compile(
 )
 RANK_MARK = re.compile(r"^\[rank\d+\]: ")
 TAIL_BYTES = 65536
+NUMBERS = ("state", "step", "images/s", "to go", "limit", "loss", "checkpoint")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatusOptions:
-    """Say what every cell of a sweep is doing."""
+    """Say what every cell of a sweep, or every run of a folder, is doing."""
 
     sweep: tyro.conf.Positional[Path]
-    """The sweep's folder, or its sweep file."""
+    """The sweep's folder, its sweep file, a folder of runs, or a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +55,10 @@ class Pace:
 def main(arguments: Sequence[str]) -> None:
     """Print the table of one sweep."""
     options: StatusOptions = parse_options(StatusOptions, arguments, program="jobs.status")
+    own = [options.sweep] if (options.sweep / CONFIG_NAME).is_file() else list_runs(options.sweep)
+    if own and not (options.sweep / TASKS_NAME).is_file():
+        print("\n".join(_columns([("run", *NUMBERS), *map(describe_run, own)])))
+        return
     folder = find_sweep(options.sweep)
     tasks, submitted = read_tasks(folder), read_submissions(folder)
     jobs, complaints = query_jobs([entry.job for entry in submitted])
@@ -67,9 +75,18 @@ def find_sweep(path: Path) -> Path:
     return folder
 
 
+def describe_run(folder: Path) -> tuple[str, ...]:
+    """Return the row of a run that no sweep knows: its state is read off its folder."""
+    running = is_held(folder / LOCK_NAME)
+    state = "running" if running else "done" if (folder / FINISHED_NAME).is_file() else "stopped"
+    progress, mark = read_progress(folder / "log.txt"), newest_checkpoint(folder)
+    numbers = (progress.step, progress.images_per_s, progress.to_go if running else "", "", progress.loss)
+    return (folder.name, state, *numbers, mark.name if mark else "")
+
+
 def render_status(tasks: Tasks, submitted: Sequence[Submission], jobs: Mapping[str, JobState]) -> str:
     """Lay out one row per cell, why cells failed, and the job that makes the table."""
-    header = ("cell", "state", "step", "images/s", "to go", "limit", "loss", "checkpoint", "host")
+    header = ("cell", *NUMBERS, "host")
     rows, failures, counts = [], [], Counter[str]()
     for task in tasks.cells:
         stage = tasks.next_stage(task) or list(task.stages)[-1]

@@ -17,14 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import tyro
+from torch.cuda import device_count as count_gpus
 
 from jobs.evaluate import EvaluateOptions
 from jobs.prepare import Job
 from models.weights.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER
 from shards.errors import InputError
 from shards.files import make_folder, require_free, write_atomically
+from shards.location import is_there
 from shards.settings import (
     build_config,
     flat_settings,
@@ -36,17 +37,17 @@ from shards.settings import (
     write_config,
 )
 from slurm.array import combine_settings
-from slurm.launch import Machine, run_locally
-from slurm.submit import SUBMISSIONS_NAME, SlurmError, read_limits
+from slurm.launch import Machine, run_locally, share_machine
+from slurm.submit import SUBMISSIONS_NAME, SlurmError
 from slurm.sweep import (
     EVALUATE,
     FINETUNE,
     PREPARE,
     SweepConfig,
+    find_array_size,
     find_live_cells,
     job_command,
     render_scripts,
-    require_room,
     submit_scripts,
 )
 from slurm.tasks import (
@@ -168,16 +169,16 @@ def submit(plan: SweepPlan, options: SubmitOptions) -> None:
     failed = [task for task in undone if tasks.failed_stages(task)]
     waiting = [task for task in undone if task.index not in live]
     todo = [task.index for task in waiting if options.retry_failed or task not in failed]
-    limits = {} if options.local is not None else read_limits()
-    require_room(config, len(todo), limits)
-    array_size = limits.get("MaxArraySize", 0)
+    array_size = find_array_size(config, len(todo)) if options.local is None else 0
     scripts = render_scripts(config, todo, array_size) if todo else {}
+    for line in find_missing(plan):
+        logger.warning("warning: %s", line)
     if options.dry_run:
         _print_plan(plan, scripts, todo)
         return
     if todo and options.local is None and shutil.which("sbatch") is None:
         raise SlurmError(NO_SBATCH)
-    machine = None if options.local is None else _find_machine(config, options.local)
+    machine = None if options.local is None else share_machine(config.resources, options.local, count_gpus())
     _write_folder(plan)
     if moved:  # the indices of earlier jobs are those of other cells now
         (config.folder / SUBMISSIONS_NAME).unlink(missing_ok=True)
@@ -239,6 +240,16 @@ def _require_same_sweep(plan: SweepPlan, before: Tasks) -> None:
                 raise InputError(f"{where}: {differs}; take another name")
 
 
+def find_missing(plan: SweepPlan) -> list[str]:
+    """List inputs of a sweep's cells that are not there, each once: data, weights, test sets."""
+    named = plan.config.inputs()
+    for config in plan.configs.values():
+        named = config.inputs() | named
+    runs = plan.config.folder / RUNS_FOLDER  # a cell may start from another's
+    missing = [place for place in named if not is_there(place) and runs not in Path(place).parents]
+    return [f"{named[place]} {place}: not there (yet)" for place in missing]
+
+
 def _print_plan(plan: SweepPlan, scripts: dict[str, str], todo: Sequence[int]) -> None:
     for stage, script in scripts.items():
         print(f"# ==== {plan.config.folder / stage}.sbatch ====")
@@ -265,17 +276,6 @@ def _write_folder(plan: SweepPlan) -> None:
             write_config(plan.configs[task.name], plan.tasks.control(task) / CONFIG_NAME)
     write_atomically(folder / "sweep.yaml", plan.source.read_bytes())
     write_tasks(plan.tasks)
-
-
-def _find_machine(config: SweepConfig, at_once: int) -> Machine:
-    ranks, count = config.resources.num_ranks, torch.cuda.device_count()
-    if at_once == 0 and count < ranks:
-        has = f"this machine has {count} GPUs, and a cell takes {ranks}"
-        raise InputError(f"--local 0: {has}; --local 1 uses the CPU")
-    if 0 < count < ranks:
-        raise InputError(f"--local: a cell has {ranks} processes, and this machine {count} GPUs")
-    gpus, environment = [str(i) for i in range(count)], config.resources.environment
-    return Machine(at_once=at_once or count // ranks, ranks=ranks, gpus=gpus, environment=environment)
 
 
 def _run_here(plan: SweepPlan, todo: Sequence[int], machine: Machine) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,20 @@ from slurm.array import array_expression, parse_array_expression, split_indices
 from slurm.resources import Resources
 from slurm.sbatch import Workspace, render_array, render_job
 from slurm.status import query_jobs
-from slurm.submit import SlurmError, Submission, add_submissions, call, read_submissions, submit_script
+from slurm.submit import (
+    SlurmError,
+    Submission,
+    add_submissions,
+    call,
+    read_limits,
+    read_submissions,
+    submit_script,
+)
 
 logger = logging.getLogger(__name__)
 
+INPUTS = ("--root", "--images", "--annotations")
+"""Options of jobs.prepare that name a file or a folder it reads."""
 FINETUNE, EVALUATE, COLLECT, PREPARE = "finetune", "evaluate", "collect", "prepare"
 
 
@@ -105,6 +116,16 @@ class SweepConfig:
         evaluated = [EVALUATE] if self.evaluation.datasets else []
         return [PREPARE] if self.preparation.arguments else [FINETUNE, *evaluated]
 
+    def inputs(self) -> dict[str, str]:
+        """Return the setting that names each file or folder that an evaluation or a preparation reads."""
+        words, evaluation = self.preparation.arguments, self.evaluation
+        named = {place: option for option, place in itertools.pairwise(words) if option in INPUTS}
+        if evaluation.datasets:
+            named[evaluation.datasets] = "evaluation.datasets"
+            if closed_set := evaluation.options.get("cityscapes"):
+                named[str(closed_set)] = "evaluation.options.cityscapes"
+        return named
+
     def collect_command(self) -> str:
         """Return the command that makes the table."""
         words = [str(self.folder), "--out", str(self.folder / "table"), "--replace", "True"]
@@ -145,14 +166,16 @@ def find_live_cells(folder: Path) -> set[int]:
     return {i for entry in arrays for i in parse_array_expression(entry.array) if entry.key(i) in live}
 
 
-def require_room(config: SweepConfig, count: int, limits: Mapping[str, int]) -> None:
-    """Check that the cluster takes arrays, and as many jobs as `count` cells are."""
+def find_array_size(config: SweepConfig, count: int) -> int:
+    """Return below what task ids must stay, 0: no limit; check that the cluster takes `count` cells."""
+    limits = read_limits()
     if count and limits.get("MaxArraySize") == 0:
         raise SlurmError("MaxArraySize is 0: this cluster takes no arrays; --local 1 runs the cells here")
     jobs, most = count * len(config.stages), limits.get("MaxJobCount", 0)
     if most and jobs > most:
         remedy = "begin with fewer seeds or values; more may be added to the file later"
         raise SlurmError(f"{jobs} tasks, but the cluster's MaxJobCount is {most}; {remedy}")
+    return limits.get("MaxArraySize", 0)
 
 
 def submit_scripts(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from models.adapt import AdaptConfig
 from models.config import ModelConfig
@@ -10,7 +10,7 @@ from models.weights.checkpoint import InitConfig
 from outlier_paste.config import PasteConfig
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES
-from shards.stream import StreamConfig
+from shards.stream import DEFAULT_CROP, StreamConfig
 from trainer.ema import EmaConfig
 from trainer.loop import LoopConfig
 from trainer.losses import OUTLIER_CLASS_TERM, LossConfig
@@ -64,16 +64,36 @@ class FinetuneConfig:
             start = f"weights of another label set can start with {remedy}"
             raise InputError(f"model.num_classes must be {given}; {start}")
         if self.loss.outlier and self.paste.probability == 0:
-            remedy = "set paste.bank and paste.probability, or leave loss.outlier empty"
+            remedy = "set paste.bank and paste.probability, or --loss.outlier none"
             terms = ", ".join(self.loss.outlier)
             raise InputError(f"loss.outlier: there are no outliers for {terms}; {remedy}")
         if self.validation.select and not self.loop.eval_every:
             raise InputError("validation.select: loop.eval_every is 0, so that nothing is ever measured")
         self._check_model_of_loss()
-        if any(self.model.image_size) and self.data.crop != self.model.image_size:
-            sizes = f"data.crop {list(self.data.crop)} and model.image_size {list(self.model.image_size)}"
-            remedy = "weights of another size are resampled if model.image_size says so"
-            raise InputError(f"{sizes} differ; the model takes crops of its own size, and {remedy}")
+        self._agree_on_size()
+
+    def _agree_on_size(self) -> None:
+        """Let crop and image size follow each other; where both are left out the weights will tell."""
+        crop, size = self.data.crop, self.model.image_size
+        if not any(crop) and not any(size) and not self.model.weights:
+            crop = DEFAULT_CROP
+        if any(crop) and any(size) and crop != size:
+            sizes = f"data.crop {list(crop)} and model.image_size {list(size)}"
+            remedy = "the model takes crops of its own size; leave one of them out, and it follows the other"
+            raise InputError(f"{sizes} differ; {remedy}")
+        object.__setattr__(self, "data", replace(self.data, crop=crop if any(crop) else size))
+        object.__setattr__(self, "model", replace(self.model, image_size=size if any(size) else crop))
+
+    def inputs(self) -> dict[str, str]:
+        """Return the setting that names each file, folder or pattern that a run reads."""
+        places = {
+            **dict.fromkeys(self.data.shards, "data.shards"),
+            **dict.fromkeys(self.validation.shards, "validation.shards"),
+            self.paste.bank: "paste.bank",
+            self.validation.pasted: "validation.pasted",
+            self.model.weights: "model.weights",
+        }
+        return {place: setting for place, setting in places.items() if place}
 
     def _check_model_of_loss(self) -> None:
         """Check that the model has the class head and the outlier class that the loss speaks of.

@@ -48,7 +48,7 @@ def open_run(
     config = start.config
     set_seed(config.seed)
     if start.checkpoint is None:
-        model = initialise_model(config.model, config.init, config.data.crop)
+        model = initialise_model(config.model, config.init)
         config = dataclasses.replace(config, model=model.config)  # complete, and checked as a whole
     else:
         model = EoMT(config.model)

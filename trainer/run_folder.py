@@ -102,6 +102,13 @@ def plan_start(config: FinetuneConfig, *, resume: bool) -> Start:
     return Start(folder, config, checkpoint, is_there=True)
 
 
+def list_runs(folder: Path) -> list[Path]:
+    """List the runs that a folder holds, by name; none where it is a run itself."""
+    if (folder / CONFIG_NAME).is_file() or not folder.is_dir():
+        return []
+    return sorted(path.parent for path in folder.glob(f"*/{CONFIG_NAME}"))
+
+
 def train_on(folder: Path) -> str:
     """Name the way to train on from a run with other settings, such as more steps."""
     return f"--name NEW --model.weights {shlex.quote(str(folder))} trains on from its weights"

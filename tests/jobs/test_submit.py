@@ -13,6 +13,7 @@ import yaml
 from jobs.status import main as status
 from jobs.submit import main
 from shards.errors import InputError
+from shards.files import hold_lock
 from shards.settings import read_config
 from slurm.tasks import StageState, read_tasks, write_state
 from trainer.config import FinetuneConfig
@@ -286,6 +287,32 @@ def test_what_a_cluster_cannot_take_is_one_line_in_a_dry_run_too(
     assert not (tmp_path / "sweeps").exists()
 
 
+def test_inputs_that_are_not_there_are_warned_of_once(
+    sweep: Write, slurm: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING")
+    for name in ("shards/a-0.tar", "sets/x", "val.tar"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    shards = [f"{tmp_path}/shards/a-{{0..3}}.tar", f"{tmp_path}/shards/b-*.tar", "s3://bucket/c.tar"]
+    missing = {"data.shards": shards, "model.weights": f"{tmp_path}/w.pth", "paste.bank": f"{tmp_path}/bank"}
+    measured = {"validation.shards": [f"{tmp_path}/val.tar"], "loop.eval_every": 5}
+    options = {"cityscapes": f"{tmp_path}/none"}
+    stage = {"datasets": f"{tmp_path}/sets", "options": options}
+    main([str(sweep(overrides={**missing, **measured}, evaluation=stage)), "--dry-run"])
+    assert sorted(caplog.messages) == [
+        f"warning: data.shards {tmp_path}/shards/b-*.tar: not there (yet)",
+        f"warning: evaluation.options.cityscapes {tmp_path}/none: not there (yet)",
+        f"warning: model.weights {tmp_path}/w.pth: not there (yet)",
+        f"warning: paste.bank {tmp_path}/bank: not there (yet)",
+    ]
+    caplog.clear()
+    words = ["cityscapes", "--root", f"{tmp_path}/downloads", "--out", f"{tmp_path}/new"]
+    none = {"config": "", "grid": {}, "evaluation": {}, "name": "p"}
+    main([str(sweep(**none, preparation={"arguments": words, "tasks": 2})), "--dry-run"])
+    assert caplog.messages == [f"warning: --root {tmp_path}/downloads: not there (yet)"]
+
+
 def test_a_line_break_in_the_folder_of_sweeps_is_refused(sweep: Write, slurm: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"out/name: got '.*\\n.*'; one line without control characters"):
         main([str(sweep(out=f"{tmp_path}/a\ntouch {tmp_path}/b\n#"))])
@@ -327,6 +354,24 @@ def test_status_tells_states_numbers_and_why_a_cell_failed(
     assert f"exit code 1; RuntimeError: CUDA out of memory ({log})" in lines[7]
     assert "Slurm says TIMEOUT" in lines[8]
     assert "collect: job 103 pending" in lines
+
+
+def test_status_reads_runs_that_no_sweep_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("done", "going", "stopped"):
+        (tmp_path / name / "checkpoints/step-0000020").mkdir(parents=True)
+        (tmp_path / name / "config.yaml").touch()
+        line = "2026-01-01 10:00:00 step 20/120  to_go 00:50  total 9.5  images_per_s 4.2\n"
+        (tmp_path / name / "log.txt").write_text(line)
+    (tmp_path / "done" / "finished.json").touch()
+    with hold_lock(tmp_path / "going" / "lock", wait_s=0.0, owner="me"):
+        status([str(tmp_path)])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["run", "state", "step", "images/s", "to", "go", "loss", "checkpoint"]
+    assert rows[1] == ["done", "done", "20/120", "4.2", "9.5", "step-0000020"]
+    assert rows[2] == ["going", "running", "20/120", "4.2", "00:50", "9.5", "step-0000020"]
+    assert rows[3] == ["stopped", "stopped", "20/120", "4.2", "9.5", "step-0000020"]
+    status([str(tmp_path / "done")])
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_status_of_nothing_is_one_line(tmp_path: Path) -> None:
