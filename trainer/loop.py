@@ -158,7 +158,7 @@ class Run:
     """Scalars for TensorBoard beside each log line, from the norm of all gradients."""
     deadline: Deadline = field(default_factory=Deadline)
     after_step: Callable[[], None] = lambda: None
-    """Called after every optimizer step (see `trainer.tracking.record_profile`)."""
+    """Called after every optimizer step (see `trainer.run_log.record_profile`)."""
     unfreeze_steps: tuple[int, ...] = ()
     """Step from which each of the first blocks trains (see `models.adapt.plan_unfreezing`)."""
 
