@@ -183,10 +183,11 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path, scene_shards: str)
 
 
 def test_a_loss_that_explodes_stops_the_run_and_names_the_samples(tmp_path: Path, scene_shards: str) -> None:
-    huge = ("--loss.weights", "mask", "1e38", "dice", "1", "class", "1e38")
+    config = make_config(tmp_path, scene_shards)
+    huge = dataclasses.replace(config.loss, weights={"mask": 1e38, "dice": 1.0, "class": 1e38})
     message = r"step \d: gradient norm is (nan|inf); .* mask .* samples scene\d, scene"
     with pytest.raises(FloatingPointError, match=message):
-        train(tmp_path, scene_shards, *huge)
+        finetune(dataclasses.replace(config, loss=huge))
 
 
 def test_something_is_due_every_so_often_and_at_the_end() -> None:
