@@ -123,7 +123,7 @@ def time_run(size: str, mode: str, options: ThroughputOptions, data: Path, folde
         "--loop.log_every", str(options.steps // LOG_POINTS), "--tracking.pasted_scenes", "0",
     ]  # fmt: skip
     subprocess.run([sys.executable, "-m", "jobs.finetune", *arguments, *options.extra], check=True)
-    events = EventAccumulator(str(folder / name / "tensorboard"))
+    events = EventAccumulator(str(folder / name))
     events.Reload()
     found = {}
     for tag in events.Tags()["scalars"]:

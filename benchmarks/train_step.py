@@ -52,11 +52,11 @@ from shards.errors import InputError
 from shards.program import run_program
 from shards.schema import NUM_CLASSES
 from shards.settings import parse_options
+from trainer.accelerator import make_accelerator
 from trainer.ema import EmaConfig, WeightAverage
 from trainer.loop import LoopConfig, Run, train
 from trainer.losses import Loss, LossConfig, build_loss, weighted_sum
 from trainer.optim import OptimConfig, build_optimizer
-from trainer.runtime import make_accelerator
 from trainer.schedule import ScheduleConfig, build_lr_schedule
 
 UPSTREAM = "upstream, full"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import tempfile
 import zipfile
@@ -27,6 +26,7 @@ from tqdm import tqdm
 from eval.metrics.curve import ImageScores, PixelMetrics, exact_curve
 from shards.errors import InputError
 from shards.files import partial_file
+from shards.rendezvous import meet, read_launch
 from shards.schema import ANOMALY, NORMAL
 
 logger = logging.getLogger(__name__)
@@ -104,14 +104,14 @@ ALONE = Worker()
 @contextmanager
 def launched_worker() -> Iterator[Worker]:
     """Join the ranks that `torchrun` or `accelerate launch` announced, over gloo; else be alone."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if read_launch()[1] == 1:
         yield ALONE
         return
 
     def wait() -> None:
         distributed.barrier()
 
-    distributed.init_process_group("gloo")
+    meet("gloo")
     try:
         yield Worker(distributed.get_rank(), distributed.get_world_size(), wait)
     finally:

@@ -22,6 +22,7 @@ from shards.output import claimed, staged_folder
 from shards.program import run_program
 from shards.settings import parse_options
 from slurm.tasks import RUNS_FOLDER, TASKS_NAME, read_tasks
+from trainer.run_folder import list_runs
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class CollectOptions:
     """Make one table of what is finished."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders (with eval/results.json), sweep folders, or results.json files."""
+    """Run folders (with eval/results.json), folders of them, sweep folders, or results.json files."""
     out: Path
     """New or empty folder for results.md and .tex (seeds merged), results.json and .csv (every run),
     differences.json (each number against the best of its column)."""
@@ -93,7 +94,8 @@ def find_results(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
         if not path.is_dir():
             raise InputError(f"jobs.collect: {path}: no such run, sweep or results file")
         is_sweep = (path / TASKS_NAME).is_file()
-        for folder, state in _list_sweep(path) if is_sweep else [(path, "no eval/results.json")]:
+        plain = [(run, "no eval/results.json") for run in list_runs(path) or [path]]
+        for folder, state in _list_sweep(path) if is_sweep else plain:
             results = [p for p in (folder / "eval" / RESULTS_NAME, folder / RESULTS_NAME) if p.is_file()]
             found += results[:1]
             missing += [] if results else [f"{folder.name} ({state})"]

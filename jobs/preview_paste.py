@@ -11,7 +11,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from tqdm import tqdm
 
 from outlier_paste.bank import open_bank
 from outlier_paste.config import PasteConfig
@@ -20,6 +19,7 @@ from shards.errors import InputError
 from shards.files import write_atomically
 from shards.output import claimed
 from shards.program import run_program
+from shards.progress import Progress
 from shards.schema import CITYSCAPES_CLASSES, OUTLIER_ID, Sample
 from shards.settings import load_config, parse_options, split_arguments
 from shards.stream import build_stream
@@ -91,7 +91,7 @@ def paste_scenes(config: FinetuneConfig, num_scenes: int) -> list[Sample]:
     )
     return [
         Sample(key=batch.keys[0], image=batch.image[0].permute(1, 2, 0).numpy(), label=batch.label[0].numpy())
-        for batch in tqdm(stream, total=num_scenes, desc="scenes", disable=None)
+        for batch in Progress(stream, total=num_scenes, desc="scenes", unit="scene")
     ]
 
 

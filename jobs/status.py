@@ -1,6 +1,7 @@
-"""State of every cell of a sweep, and the reasons of those that failed.
+"""State of every cell of a sweep, and the reasons of those that failed; or of every run of a folder.
 
 python -m jobs.status SWEEP
+python -m jobs.status runs
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 
 import tyro
@@ -22,37 +22,44 @@ from slurm.status import JobState, query_jobs
 from slurm.submit import Submission, read_submissions
 from slurm.sweep import SweepConfig
 from slurm.tasks import RUNS_FOLDER, TASKS_NAME, StageState, SweepTask, Tasks, read_tasks
+from trainer.checkpoint import newest_checkpoint
+from trainer.run_folder import CONFIG_NAME, FINISHED_NAME, LOCK_NAME, list_runs
 
-STEP_LINE = re.compile(r"^(?P<time>\S+ \S+) step (?P<step>\d+)/(?P<steps>\d+)  (?P<rest>.*)$")
+STEP_LINE = re.compile(r"^\S+ \S+ step (?P<step>\d+)/(?P<steps>\d+)  (?P<rest>.*)$")
 ERROR_LINE = re.compile(
     r"^(\S*: )?error: |^[\w.]*(Error|Exception|Interrupt)\b|Killed|oom[-_]kill", re.IGNORECASE
 )
 RANK_MARK = re.compile(r"^\[rank\d+\]: ")
 TAIL_BYTES = 65536
+NUMBERS = ("state", "step", "images/s", "to go", "limit", "loss", "checkpoint")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatusOptions:
-    """Say what every cell of a sweep is doing."""
+    """Say what every cell of a sweep, or every run of a folder, is doing."""
 
     sweep: tyro.conf.Positional[Path]
-    """The sweep's folder, or its sweep file."""
+    """The sweep's folder, its sweep file, a folder of runs, or a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class Pace:
     """Last lines of a run's log."""
 
     step: str = ""
     loss: str = ""
     images_per_s: str = ""
     to_go: str = ""
-    """Time until the last step, at the pace of the last lines."""
+    """Time until the last step."""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Print the table of one sweep."""
     options: StatusOptions = parse_options(StatusOptions, arguments, program="jobs.status")
+    own = [options.sweep] if (options.sweep / CONFIG_NAME).is_file() else list_runs(options.sweep)
+    if own and not (options.sweep / TASKS_NAME).is_file():
+        print("\n".join(_columns([("run", *NUMBERS), *map(describe_run, own)])))
+        return
     folder = find_sweep(options.sweep)
     tasks, submitted = read_tasks(folder), read_submissions(folder)
     jobs, complaints = query_jobs([entry.job for entry in submitted])
@@ -69,13 +76,22 @@ def find_sweep(path: Path) -> Path:
     return folder
 
 
+def describe_run(folder: Path) -> tuple[str, ...]:
+    """Return the row of a run that no sweep knows: its state is read off its folder."""
+    running = is_held(folder / LOCK_NAME)
+    state = "running" if running else "done" if (folder / FINISHED_NAME).is_file() else "stopped"
+    progress, mark = read_progress(folder / "log.txt"), newest_checkpoint(folder)
+    numbers = (progress.step, progress.images_per_s, progress.to_go if running else "", "", progress.loss)
+    return (folder.name, state, *numbers, mark.name if mark else "")
+
+
 def render_status(tasks: Tasks, submitted: Sequence[Submission], jobs: Mapping[str, JobState]) -> str:
     """Lay out one row per cell, why cells failed, and the job that makes the table."""
-    header = ("cell", "state", "step", "images/s", "to go", "limit", "loss", "checkpoint", "host")
+    header = ("cell", *NUMBERS, "host")
     rows, failures, counts = [], [], Counter[str]()
     for task in tasks.cells:
         stage = tasks.next_stage(task) or list(task.stages)[-1]
-        keys = [f"{entry.job}_{task.index}" for entry in submitted if entry.stage == stage]
+        keys = [entry.key(task.index) for entry in submitted if entry.stage == stage]
         job = next((jobs[key] for key in reversed(keys) if key in jobs), None)
         state = tasks.state(task, stage)
         word = "done" if tasks.is_done(task, stage) else f"{stage} {_describe(tasks, task, state, job)}"
@@ -106,31 +122,17 @@ def _describe(tasks: Tasks, task: SweepTask, state: StageState, job: JobState | 
     return "lost" if state.state == "running" else state.state  # running, but nobody holds the lock
 
 
-def read_progress(log: Path) -> Progress:
+def read_progress(log: Path) -> Pace:
     """Read step, loss, speed and time to go off the last lines of a run's `log.txt`."""
     found = [match for line in read_tail(log) if (match := STEP_LINE.match(line))]
     if not found:
-        return Progress()
+        return Pace()
     last = found[-1]
     words = last["rest"].split()
     values = dict(zip(words[::2], words[1::2], strict=False))
     step, loss = f"{last['step']}/{last['steps']}", values.get("total", "")
-    speed = values.get("speed/images_per_s", "")
-    return Progress(step=step, loss=loss, images_per_s=speed, to_go=_to_go(found))
-
-
-def _to_go(found: Sequence[re.Match[str]]) -> str:
-    """Extend the pace since the oldest line of the tail that belongs to the same start."""
-    points = [(int(m["step"]), datetime.strptime(m["time"], "%Y-%m-%d %H:%M:%S")) for m in found]
-    first = last = points[-1]
-    for point in reversed(points):
-        if point[0] > first[0]:
-            break
-        first = point
-    steps, left = last[0] - first[0], int(found[-1]["steps"]) - last[0]
-    if not steps:
-        return ""
-    return str(timedelta(seconds=round(((last[1] - first[1]) / steps * left).total_seconds())))
+    speed, to_go = values.get("images_per_s", ""), values.get("to_go", "")
+    return Pace(step=step, loss=loss, images_per_s=speed, to_go=to_go)
 
 
 def explain(state: StageState, job: JobState | None) -> str:

@@ -1,8 +1,6 @@
 """Submission of a sweep to Slurm, or its run on this machine: fine-tunings, their evaluations, one table.
 
-python -m jobs.submit SWEEP.yaml --dry-run
-python -m jobs.submit SWEEP.yaml
-python -m jobs.submit SWEEP.yaml --local 2
+python -m jobs.submit SWEEP.yaml [--dry-run] [--local 2]
 """
 
 from __future__ import annotations
@@ -18,14 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import tyro
+from torch.cuda import device_count as count_gpus
 
 from jobs.evaluate import EvaluateOptions
 from jobs.prepare import Job
 from models.weights.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER
 from shards.errors import InputError
 from shards.files import write_atomically
+from shards.location import is_there
 from shards.output import claimed, make_folder, require_free
 from shards.program import run_program
 from shards.settings import (
@@ -38,13 +37,14 @@ from shards.settings import (
     write_config,
 )
 from slurm.array import combine_settings
-from slurm.launch import Machine, run_locally
+from slurm.launch import Machine, run_locally, share_machine
 from slurm.submit import SUBMISSIONS_NAME, SlurmError
 from slurm.sweep import (
     EVALUATE,
     FINETUNE,
     PREPARE,
     SweepConfig,
+    find_array_size,
     find_live_cells,
     is_table_queued,
     job_command,
@@ -86,8 +86,9 @@ class SubmitOptions:
 
     def __post_init__(self) -> None:
         if self.local is not None and self.local < 0:
-            least = "0 (as many as there are GPUs for) or more is needed"
-            raise InputError(f"--local: got {self.local}; {least}")
+            raise InputError(
+                f"--local: got {self.local}; 0 (as many as there are GPUs for) or more is needed"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,13 +175,16 @@ def submit(plan: SweepPlan, options: SubmitOptions) -> None:
     todo = [task.index for task in waiting if options.retry_failed or task not in failed]
     is_table_wanted = EVALUATE in config.stages and (bool(todo) or len(undone) < len(tasks.cells))
     is_table_missing = is_table_wanted and not config.table.is_dir() and not is_table_queued(config.folder)
-    scripts = render_scripts(config, todo) if todo or (is_table_missing and not live) else {}
+    array_size = find_array_size(config, len(todo)) if options.local is None else 0
+    scripts = render_scripts(config, todo, array_size) if todo or (is_table_missing and not live) else {}
+    for line in find_missing(plan):
+        logger.warning("warning: %s", line)
     if options.dry_run:
         _print_plan(plan, scripts, todo)
         return
     if scripts and options.local is None and shutil.which("sbatch") is None:
         raise SlurmError(NO_SBATCH)
-    machine = None if options.local is None else _find_machine(config, options.local)
+    machine = None if options.local is None else share_machine(config.resources, options.local, count_gpus())
     _write_folder(plan)
     if moved:  # the indices of earlier jobs are those of other cells now
         (config.folder / SUBMISSIONS_NAME).unlink(missing_ok=True)
@@ -198,7 +202,7 @@ def submit(plan: SweepPlan, options: SubmitOptions) -> None:
     if machine is not None:
         _run_here(plan, todo, machine, is_table_wanted)
     elif scripts:
-        submit_scripts(config, list(scripts), todo)
+        submit_scripts(config, list(scripts), todo, array_size)
         logger.info("watch it: python -m jobs.status %s", shlex.quote(str(config.folder)))
 
 
@@ -240,11 +244,22 @@ def _require_same_sweep(plan: SweepPlan, before: Tasks) -> None:
                 raise InputError(f"{where}: {differs}; take another name")
 
 
+def find_missing(plan: SweepPlan) -> list[str]:
+    """List inputs of a sweep's cells that are not there, each once: data, weights, test sets."""
+    named = plan.config.inputs()
+    for config in plan.configs.values():
+        named = config.inputs() | named
+    runs = plan.config.folder / RUNS_FOLDER  # a cell may start from another's
+    missing = [place for place in named if not is_there(place) and runs not in Path(place).parents]
+    return [f"{named[place]} {place}: not there (yet)" for place in missing]
+
+
 def _print_plan(plan: SweepPlan, scripts: dict[str, str], todo: Sequence[int]) -> None:
     for stage, script in scripts.items():
         print(f"# ==== {plan.config.folder / stage}.sbatch ====")
         print(script)
-    print(f"# ==== {len(plan.tasks.cells)} cells, {len(todo)} to run ====")
+    arrays = len(scripts) - ("collect" in scripts)
+    print(f"# ==== {len(plan.tasks.cells)} cells, {len(todo)} to run, in {arrays} arrays ====")
     for task in plan.tasks.cells:
         mark, size = "" if task.index in todo else "  (not now: done, failed or queued)", ""
         if plan.configs:
@@ -267,22 +282,8 @@ def _write_folder(plan: SweepPlan) -> None:
     write_tasks(plan.tasks)
 
 
-def _find_machine(config: SweepConfig, at_once: int) -> Machine:
-    ranks, count = config.resources.num_ranks, torch.cuda.device_count()
-    if at_once == 0 and count < ranks:
-        has = f"this machine has {count} GPUs, and a cell takes {ranks}"
-        raise InputError(f"--local 0: {has}; --local 1 uses the CPU")
-    if 0 < count < ranks:
-        raise InputError(f"--local: a cell has {ranks} processes, and this machine {count} GPUs")
-    gpus, environment = [str(i) for i in range(count)], config.resources.environment
-    return Machine(at_once=at_once or count // ranks, ranks=ranks, gpus=gpus, environment=environment)
-
-
 def _run_here(plan: SweepPlan, todo: Sequence[int], machine: Machine, is_table_wanted: bool) -> None:
-    """Run the cells on this machine, then make the table, which a kill may have left out before.
-
-    Exit with 1 if a cell or the table failed.
-    """
+    """Run the cells here, then make the table, if only that was left out; exit with 1 if one of them failed."""
     config = plan.config
     codes = run_locally(config.folder, todo, config.stages, machine)
     failed = [index for index, code in codes.items() if code]

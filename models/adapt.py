@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import string
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -15,6 +16,18 @@ from models.lora import add_adapters
 from shards.errors import InputError
 
 MODES = ("full", "heads", "queries", "queries+heads", "last-N", "gradual", "lora")
+
+PARTS = {
+    "cls_token": "class token",
+    "reg_token": "register tokens",
+    "pos_embed": "position embedding",
+    "patch_embed": "patch embedding",
+    "norm": "final norm",
+    "upscale": "upscaling",
+    "class_head": "class head",
+    "mask_head": "mask head",
+}
+"""Parts of a model by the beginning of their parameters' names, as the log calls them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,28 +104,30 @@ def apply_adaptation(model: EoMT, config: AdaptConfig) -> ParameterCount:
 
 def count_parameters(module: nn.Module) -> ParameterCount:
     """Count a module's numbers, and those of them that train."""
-    sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
+    return count_numbers(module.parameters())
+
+
+def count_numbers(parameters: Iterable[nn.Parameter]) -> ParameterCount:
+    """Count the numbers of parameters, and those of them that train."""
+    sizes = [(p.numel(), p.requires_grad) for p in parameters]
     return ParameterCount(trainable=sum(n for n, trains in sizes if trains), total=sum(n for n, _ in sizes))
 
 
 def explain_parameters(model: EoMT) -> list[str]:
-    """Say, part by part, how many numbers train; blocks that are alike share a line."""
-    parts: dict[str, nn.Module] = {
-        "embedding": model.backbone.patch_embed,
-        **{f"block {i}": block for i, block in enumerate(model.backbone.blocks)},
-        "final norm": model.backbone.norm,
-        "upscaling": model.upscale,
-        "queries": model.queries,
-        "class head": model.class_head,
-        "mask head": model.mask_head,
-    }
-    counts = [(name, count_parameters(part)) for name, part in parts.items()]
+    """Say, part by part, how many numbers train, so that the parts add up; like blocks share a line."""
+    parts: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        *above, leaf = re.sub(r"^backbone\.", "", name).split(".")
+        is_block = above[:1] == ["blocks"]
+        part = f"block {above[1]}" if is_block else PARTS.get((above or [leaf])[0], (above or [leaf])[0])
+        parts.setdefault(part, []).append(parameter)
+    counts = [(name, count_numbers(parameters)) for name, parameters in parts.items()]
     alike = itertools.groupby(counts, lambda item: (item[0].rstrip(string.digits), item[1]))
     lines = []
     for (word, count), group in alike:
         names = [name for name, _ in group]
-        last = f"-{names[-1].removeprefix(word)}" if len(names) > 1 else ""
-        lines.append(f"{names[0] + last:<14} {count}")
+        last = f"-{names[-1].removeprefix(word)} each" if len(names) > 1 else ""
+        lines.append(f"{names[0] + last:<19} {count}")
     return lines
 
 

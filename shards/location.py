@@ -131,6 +131,11 @@ def find_shards(path: str, split: str | None, cache: str = "", *, check_files: b
     return shards
 
 
+def is_there(path: str) -> bool:
+    """Say whether a path or a pattern leads to something; a URL is believed."""
+    return "://" in path or any(glob.glob(pattern) for pattern in braceexpand(path))  # noqa: PTH207
+
+
 def default_cache() -> Path:
     """Return where remote shards are kept if `data.cache` does not say: in XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eomt-anomaly"

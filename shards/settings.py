@@ -7,9 +7,9 @@ One converter judges both sources; tyro renders `--help`. Its parser would need 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
-import math
 import os
 import re
 import typing
@@ -25,6 +25,11 @@ from shards.files import Builder, Location, to_json, write_atomically
 from shards.yaml_file import read_yaml
 
 Config = TypeVar("Config")
+
+LARGEST = 1e12
+"""Size of the largest number in a setting; products of a few of them are numbers in float32 still."""
+UNSET = ("none", "null")
+"""Words that take a setting of the file back, such as `--loss.outlier none`: its default holds."""
 
 
 def parse_options(options_type: Any, arguments: Sequence[str], *, program: str) -> Any:
@@ -45,8 +50,9 @@ def parse_options(options_type: Any, arguments: Sequence[str], *, program: str) 
 def load_config(config_type: type[Config], arguments: Sequence[str], *, program: str) -> Config:
     """Read `[CONFIG.yaml] --section.setting value ...`; what stands on the command line wins.
 
-    Of settings by name, such as loss.weights, `--loss.weights.dice 7` changes one entry of the file's, and
-    `--loss.weights mask 5 dice 5` replaces them all. An InputError says what is wrong with file or words.
+    `none` takes a setting of the file back, as in `--loss.outlier none`. Of settings by name, such as
+    loss.weights, `--loss.weights.dice 7` changes one entry of the file's, and `--loss.weights mask 5 dice 5`
+    replaces them all. An InputError says what is wrong with file or words.
     """
     settings, default = {}, None
     if arguments and not arguments[0].startswith("-"):
@@ -132,7 +138,8 @@ def _build_from_words(config_type: type[Config], settings: Any, arguments: Seque
         nested = with_overrides(settings, _read_words(config_type, arguments))
         return cast(Config, _SettingsBuilder().build(config_type, nested, "--"))
     except ValueError as error:
-        raise InputError(f"{error}; --help lists every option") from None
+        taken_back = ", and `--SETTING none` takes one of the file back" if settings else ""
+        raise InputError(f"{error}; --help lists every option{taken_back}") from None
 
 
 def _split_option(argument: str) -> tuple[str, list[_Word]]:
@@ -176,10 +183,12 @@ def _read_words(options_type: type, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _unpack(words: list[_Word], hint: Any) -> Any:
-    """Return a field's value: the list of its words, or the one where it takes one."""
+    """Return a field's value: the list of its words, or the one where it takes one; None takes it back."""
+    if len(words) == 1 and words[0].lower() in UNSET and words[0] not in _choices(hint):
+        return None
     if len(words) != 1 or typing.get_origin(hint) is tuple:
         return words
-    return None if words == ["None"] and type(None) in typing.get_args(hint) else words[0]
+    return words[0]
 
 
 def _list_fields(config_type: Any, prefix: str) -> Iterator[tuple[str, Any, bool]]:
@@ -202,9 +211,12 @@ class _SettingsBuilder(Builder):
     def build(self, kind: Any, value: Any, place: str = "") -> Any:
         if isinstance(value, str) and (kind is Path or kind == Location):
             value = _fill_in(value, place)
+        if isinstance(value, Mapping) and Any not in typing.get_args(kind):  # null: not given after all
+            kept = _takes_null(kind)
+            value = {name: inner for name, inner in value.items() if inner is not None or name in kept}
         built = super().build(kind, value, place)
-        if kind is float and not math.isfinite(built):
-            raise InputError(f"{place}: got {built}; a finite number is needed")
+        if kind in (int, float) and not abs(built) <= LARGEST:
+            raise InputError(f"{place}: got {built}; a finite number is needed, at most {LARGEST:g} in size")
         return built
 
     def convert(self, kind: Any, value: Any) -> Any:
@@ -247,6 +259,13 @@ def _fill_in(text: str, place: str) -> str:
         return os.environ[name]
 
     return os.path.expanduser(re.sub(r"\$(?:\{(\w+)\}|(\w+))", value_of, text))  # noqa: PTH111 - may be a URL
+
+
+@functools.cache
+def _takes_null(kind: Any) -> frozenset[str]:
+    """Name the fields of a dataclass of which None is a value."""
+    hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+    return frozenset(name for name, hint in hints.items() if type(None) in typing.get_args(hint))
 
 
 def _choices(kind: Any) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import cv2
@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt, from malloc.h; 32 MiB is the largest threshold that it takes everywhere."""
 
+DEFAULT_CROP = (1024, 1024)
+MOST_SCENES, MOST_WORKERS = 4096, 256
 Transform = Callable[[Sample, np.random.Generator], Sample]
 """Changes a scene, such as by pasting objects; draws from nothing but the generator. It may write into the
 scene's arrays: nobody else has them."""
@@ -62,8 +64,9 @@ class StreamConfig:
     URLs of these (`https://`, `s3://`, ...), whose shards are copied into `cache` when first read."""
     split: str = "train"
     """Which part of the folders to read."""
-    crop: tuple[int, int] = (1024, 1024)
-    """(height, width) of what the network sees, in pixels."""
+    crop: tuple[int, int] = (0, 0)
+    """(height, width) of what the network sees, in pixels. 0 0: as model.image_size, which follows the crop
+    where it is left out itself; 1024 1024 without both."""
     batch_size: int = 4
     """Scenes per process and micro-batch."""
     workers: int = 2
@@ -77,14 +80,16 @@ class StreamConfig:
     be read. 0: the first is an error."""
 
     def __post_init__(self) -> None:
-        if min(self.crop) < 1:
-            given = list(self.crop)
-            raise InputError(f"data.crop: got {given}; (height, width), both at least 1, are needed")
-        if self.batch_size < 1:
-            raise InputError(f"data.batch_size: got {self.batch_size}; at least 1 is needed")
-        for name in ("workers", "max_errors"):
-            if getattr(self, name) < 0:
-                raise InputError(f"data.{name}: got {getattr(self, name)}; 0 or more are needed")
+        if min(self.crop) < 1 and any(self.crop):
+            raise InputError(
+                f"data.crop: got {list(self.crop)}; (height, width), both at least 1, are needed"
+            )
+        if not 1 <= self.batch_size <= MOST_SCENES:
+            raise InputError(f"data.batch_size: got {self.batch_size}; 1..{MOST_SCENES} are allowed")
+        if not 0 <= self.workers <= MOST_WORKERS:
+            raise InputError(f"data.workers: got {self.workers}; 0..{MOST_WORKERS} are allowed")
+        if self.max_errors < 0:
+            raise InputError(f"data.max_errors: got {self.max_errors}; 0 or more are needed")
 
 
 Finished = tuple[Sample, tuple[str, ...]]
@@ -232,6 +237,7 @@ def build_stream(
     if not config.shards:
         advice = "give a folder of shards, a .tar file or a pattern of them"
         raise InputError(f"data.shards: the list is empty; {advice}")
+    config = config if any(config.crop) else replace(config, crop=DEFAULT_CROP)
     reader = open_shards(config.shards, config.split, cache=config.cache, max_errors=config.max_errors)
     for error in reader.errors:
         logger.warning("left out: %s", error)

@@ -76,6 +76,17 @@ def _safe(value: Any) -> str:
     return re.sub(r"[^\w.=+-]", "_", text, flags=re.ASCII).lstrip(".") or "_"
 
 
+def split_indices(indices: Iterable[int], size: int) -> dict[int, list[int]]:
+    """Part the indices of cells into arrays whose task ids, index - offset, stay below `size`, by offset.
+
+    A cell has the same offset whatever the others are. `size` 0: one array.
+    """
+    parts: dict[int, list[int]] = {}
+    for index in sorted(indices):
+        parts.setdefault(index - index % size if size else 0, []).append(index)
+    return parts
+
+
 def array_expression(indices: Iterable[int], throttle: int = 0) -> str:
     """Write indices as `sbatch --array` wants them: `0-3,7%2`; at most `throttle` run at once, 0: all."""
     runs: list[list[int]] = []

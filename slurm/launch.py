@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shards.errors import InputError
+from slurm.resources import Resources
 from slurm.tasks import LOGS_FOLDER
 
 GRACE_S = 60.0
@@ -102,6 +104,18 @@ class Machine:
         first = slot % groups * self.ranks if groups else 0
         visible = ",".join(self.gpus[first : first + self.ranks])
         return {**self.environment, **({"CUDA_VISIBLE_DEVICES": visible} if groups else {})}
+
+
+def share_machine(resources: Resources, at_once: int, count: int) -> Machine:
+    """Share this machine and its `count` GPUs among `at_once` cells at a time; 0: as many as have GPUs."""
+    ranks = resources.num_ranks
+    if at_once == 0 and count < ranks:
+        has = f"this machine has {count} GPUs, and a cell takes {ranks}"
+        raise InputError(f"--local 0: {has}; --local 1 uses the CPU")
+    if 0 < count < ranks:
+        raise InputError(f"--local: a cell has {ranks} processes, and this machine {count} GPUs")
+    gpus, environment = [str(i) for i in range(count)], resources.environment
+    return Machine(at_once=at_once or count // ranks, ranks=ranks, gpus=gpus, environment=environment)
 
 
 @dataclass

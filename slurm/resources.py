@@ -9,6 +9,22 @@ from dataclasses import dataclass, field
 from shards.errors import InputError
 
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_]\w*")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Characters that end a line somewhere, or that a terminal obeys."""
+
+
+def require_one_line(name: str, text: str) -> None:
+    """Check that a text may stand in a batch script, where a line break would begin a command."""
+    if CONTROL.search(text):
+        raise InputError(f"{name}: got {text!r}; one line without control characters is needed")
+
+
+def split_words(text: str) -> list[str]:
+    """Split options into words as a shell would, of which nothing else of them is left to a shell."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:  # a quotation mark that is not closed
+        raise InputError(f"{text!r}: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +73,14 @@ class Resources:
     sbatch_options: tuple[str, ...] = ()
     """Further options of sbatch, as they are, such as --reservation=course."""
     srun_options: tuple[str, ...] = ()
-    """Further options of srun, as they are, such as --container-image=suite.sqsh."""
+    """Further options of srun, such as --container-image=suite.sqsh; no shell reads them."""
 
     def __post_init__(self) -> None:
         words = {name: value for name, value in vars(self).items() if isinstance(value, str)}
-        for name, value in {**words, **self.environment}.items():
-            if "\n" in value:
-                raise InputError(f"{name}: got {value!r}; one line is needed")
+        several = {name: getattr(self, name) for name in ("modules", "sbatch_options", "srun_options")}
+        named = [(name, word) for name, values in several.items() for word in values]
+        for name, value in [*words.items(), *self.environment.items(), *named]:
+            require_one_line(name, value)
         for name, value in vars(self).items():
             least = 1 if name in ("nodes", "cpus_per_rank") else 0
             if isinstance(value, int) and name != "stop_before_end_s" and value < least:
@@ -80,8 +97,10 @@ class Resources:
                 raise InputError(f"environment: {name!r} is no name of a variable")
         for name in ("sbatch_options", "srun_options"):
             for option in getattr(self, name):
-                if not option.startswith("-") or "\n" in option:
+                if not option.startswith("-"):
                     raise InputError(f"{name}: {option!r} does not start with - (one line each)")
+                split_words(option)
+        split_words(self.container)
 
     @property
     def ranks_here(self) -> int:

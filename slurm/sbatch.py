@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm.resources import Resources
+from slurm.resources import Resources, require_one_line, split_words
 from slurm.tasks import LOGS_FOLDER
 
 LOCK_WAIT_S = 120
@@ -30,12 +30,18 @@ class Workspace:
     python: str
     """Interpreter of the batch script itself, outside of any container."""
 
+    def __post_init__(self) -> None:
+        places = {"out/name": self.folder, "working folder": self.root, "Python": self.python}
+        for name, value in {"name": self.sweep, **places}.items():
+            require_one_line(name, str(value))
+
 
 def render_array(
-    workspace: Workspace, stage: str, resources: Resources, array: str, *, stoppable: bool
+    workspace: Workspace, stage: str, resources: Resources, array: str, *, stoppable: bool, offset: int = 0
 ) -> str:
     """Render the script of an array, as `--array` takes it: one task per cell, one process per rank.
 
+    The cell of a task is its id plus `offset`.
     A `stoppable` command saves and leaves with 75 when it gets USR1, so it is asked before the time is up.
     """
     options = _options(workspace, stage, resources, f"{stage}-%A_%a.log")
@@ -43,6 +49,7 @@ def render_array(
     if stoppable and resources.time_limit_min and resources.stop_before_end_s:
         options.append(f"--signal=B:USR1@{resources.stop_before_end_s}")
     name = f"{stage}-${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}.log"
+    cell = f"$((SLURM_ARRAY_TASK_ID + {offset}))" if offset else "$SLURM_ARRAY_TASK_ID"
     lines = [
         *_head(workspace, f"stage {stage}: one task per cell of tasks.json", options),
         *_environment(resources),
@@ -51,7 +58,7 @@ def render_array(
         "# slurm/cell.py sees to the cell's lock, restarts and end; srun starts the ranks and passes USR1 on",
         "# to each. A task that was asked to stop is queued again, alone.",
         *(["# shellcheck disable=SC2016  # the ranks expand it"] if resources.num_ranks > 1 else []),
-        f'exec {shlex.quote(workspace.python)} -m slurm.cell "$sweep" {stage} "$SLURM_ARRAY_TASK_ID" \\',
+        f'exec {shlex.quote(workspace.python)} -m slurm.cell "$sweep" {stage} "{cell}" \\',
         f'    --log "$sweep/{LOGS_FOLDER}/{name}" --wait_for_lock_s {LOCK_WAIT_S} -- \\',
         *_srun(resources),
     ]
@@ -124,12 +131,12 @@ def _srun(resources: Resources) -> list[str]:
         f"--nodes={resources.nodes}",
         f"--ntasks-per-node={resources.ranks_here}",
         f"--cpus-per-task={resources.cpus_per_rank}",  # not inherited from sbatch since Slurm 22.05
-        *resources.srun_options,
+        *(word for option in resources.srun_options for word in split_words(option)),
     ]
     if resources.num_ranks == 1:
-        return [f"    srun {' '.join(options)}"]
+        return [f"    srun {shlex.join(options)}"]
     return [
-        f"    srun {' '.join(options)} \\",
+        f"    srun {shlex.join(options)} \\",
         "    bash -c 'export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID",
         f"             export WORLD_SIZE=$SLURM_NTASKS LOCAL_WORLD_SIZE={resources.ranks_here}",
         """             exec "$@"' rank""",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,12 @@ class Submission:
     job: str
     array: str = ""
     """Indices of the cells, such as `0-3,7`; empty for a job that is no array."""
+    offset: int = 0
+    """Index of a cell less the id of its task."""
+
+    def key(self, index: int) -> str:
+        """Return Slurm's name of the task of a cell."""
+        return f"{self.job}_{index - self.offset}"
 
 
 def call(command: Sequence[str]) -> str:
@@ -41,6 +48,16 @@ def call(command: Sequence[str]) -> str:
         said = " ".join((answer.stderr or answer.stdout).split())
         raise SlurmError(f"{command[0]} refused: {said or f'exit code {answer.returncode}'}")
     return answer.stdout
+
+
+def read_limits() -> dict[str, int]:
+    """Return the cluster's MaxArraySize (ids of tasks are below it) and MaxJobCount, if it says them."""
+    try:
+        settings = call(["scontrol", "show", "config"])
+    except SlurmError:
+        return {}
+    found = re.findall(r"^(MaxArraySize|MaxJobCount)\s*=\s*(\d+)", settings, re.MULTILINE)
+    return {name: int(number) for name, number in found}
 
 
 def submit_script(script: Path, *, dependency: str = "") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shlex
 import sys
@@ -12,14 +13,24 @@ from typing import Any
 
 from shards.errors import InputError
 from shards.files import Location, require_name
-from slurm.array import array_expression
+from slurm.array import array_expression, parse_array_expression, split_indices
 from slurm.resources import Resources
 from slurm.sbatch import Workspace, render_array, render_job
 from slurm.status import query_jobs
-from slurm.submit import SlurmError, Submission, add_submissions, call, read_submissions, submit_script
+from slurm.submit import (
+    SlurmError,
+    Submission,
+    add_submissions,
+    call,
+    read_limits,
+    read_submissions,
+    submit_script,
+)
 
 logger = logging.getLogger(__name__)
 
+INPUTS = ("--root", "--images", "--annotations")
+"""Options of jobs.prepare that name a file or a folder it reads."""
 FINETUNE, EVALUATE, COLLECT, PREPARE = "finetune", "evaluate", "collect", "prepare"
 
 
@@ -110,6 +121,16 @@ class SweepConfig:
         """Folder of the table, complete or absent."""
         return self.folder / "table"
 
+    def inputs(self) -> dict[str, str]:
+        """Return the setting that names each file or folder that an evaluation or a preparation reads."""
+        words, evaluation = self.preparation.arguments, self.evaluation
+        named = {place: option for option, place in itertools.pairwise(words) if option in INPUTS}
+        if evaluation.datasets:
+            named[evaluation.datasets] = "evaluation.datasets"
+            if closed_set := evaluation.options.get("cityscapes"):
+                named[str(closed_set)] = "evaluation.options.cityscapes"
+        return named
+
     def collect_command(self) -> str:
         """Return the command that makes the table."""
         words = [str(self.folder), "--out", str(self.table), "--replace", "True"]
@@ -122,17 +143,21 @@ def job_command(resources: Resources, job: str, words: Sequence[str]) -> str:
     return shlex.join([*shlex.split(resources.container), python, "-m", f"jobs.{job}", *words])
 
 
-def render_scripts(config: SweepConfig, indices: Sequence[int]) -> dict[str, str]:
-    """Render the script of every stage for these cells, and of the job at the end; by stage, in order.
+def render_scripts(config: SweepConfig, indices: Sequence[int], array_size: int = 0) -> dict[str, str]:
+    """Render the scripts of every stage for these cells, and of the job at the end; by name, in order.
 
-    Without cells it is the job at the end alone.
+    A stage has one array, `finetune`, or several where task ids must stay below `array_size`: `finetune-1001`
+    begins with cell 1001. Without cells it is the job at the end alone.
     """
     workspace = Workspace(sweep=config.name, folder=config.folder, root=Path.cwd(), python=sys.executable)
     scripts = {}
     for stage in config.stages if indices else ():
         resources = config.evaluation.resources if stage == EVALUATE else config.resources
-        array = array_expression(indices, resources.throttle)
-        scripts[stage] = render_array(workspace, stage, resources, array, stoppable=stage == FINETUNE)
+        for offset, part in split_indices(indices, array_size).items():
+            array = array_expression([index - offset for index in part], resources.throttle)
+            stoppable, name = stage == FINETUNE, f"{stage}-{offset}" if offset else stage
+            script = render_array(workspace, stage, resources, array, stoppable=stoppable, offset=offset)
+            scripts[name] = script
     if EVALUATE in config.stages:
         scripts[COLLECT] = render_job(workspace, COLLECT, config.collect_resources, config.collect_command())
     return scripts
@@ -140,8 +165,10 @@ def render_scripts(config: SweepConfig, indices: Sequence[int]) -> dict[str, str
 
 def find_live_cells(folder: Path) -> set[int]:
     """Return the indices of the cells that Slurm runs or has in its queue."""
-    jobs, _ = query_jobs([entry.job for entry in read_submissions(folder) if entry.array])
-    return {int(key.partition("_")[2]) for key, job in jobs.items() if "_" in key and job.is_live}
+    arrays = [entry for entry in read_submissions(folder) if entry.array]
+    jobs, _ = query_jobs([entry.job for entry in arrays])
+    live = {key for key, job in jobs.items() if job.is_live}
+    return {i for entry in arrays for i in parse_array_expression(entry.array) if entry.key(i) in live}
 
 
 def is_table_queued(folder: Path) -> bool:
@@ -150,18 +177,36 @@ def is_table_queued(folder: Path) -> bool:
     return any(job.is_live for job in jobs.values())
 
 
-def submit_scripts(config: SweepConfig, stages: Sequence[str], indices: Sequence[int]) -> None:
+def find_array_size(config: SweepConfig, count: int) -> int:
+    """Return below what task ids must stay, 0: no limit; check that the cluster takes `count` cells."""
+    limits = read_limits()
+    if count and limits.get("MaxArraySize") == 0:
+        raise SlurmError("MaxArraySize is 0: this cluster takes no arrays; --local 1 runs the cells here")
+    jobs, most = count * len(config.stages), limits.get("MaxJobCount", 0)
+    if most and jobs > most:
+        remedy = "begin with fewer seeds or values; more may be added to the file later"
+        raise SlurmError(f"{jobs} tasks, but the cluster's MaxJobCount is {most}; {remedy}")
+    return limits.get("MaxArraySize", 0)
+
+
+def submit_scripts(
+    config: SweepConfig, names: Sequence[str], indices: Sequence[int], array_size: int = 0
+) -> None:
     """Submit a sweep's scripts: each cell's evaluation behind its own fine-tuning, the table behind all.
+
+    Of the arrays of a stage that is throttled, one waits for the other.
 
     A SlurmError says that sbatch is missing or refused; nothing stays submitted then.
     """
     submitted: list[Submission] = []
     try:
-        for stage in stages:
-            kind, array = ("afterany", "") if stage == COLLECT else ("aftercorr", array_expression(indices))
-            dependency = f"{kind}:{submitted[-1].job}" if submitted else ""
-            job = submit_script(config.folder / f"{stage}.sbatch", dependency=dependency)
-            submitted.append(Submission(stage=stage, job=job, array=array))
+        for name in names:
+            stage, _, offset = name.partition("-")
+            dependency = _dependency(config, stage, int(offset or 0), submitted)
+            job = submit_script(config.folder / f"{name}.sbatch", dependency=dependency)
+            cells = [] if stage == COLLECT else split_indices(indices, array_size)[int(offset or 0)]
+            array = array_expression(cells)
+            submitted.append(Submission(stage=stage, job=job, array=array, offset=int(offset or 0)))
     except SlurmError:
         if submitted:
             call(["scancel", *(entry.job for entry in reversed(submitted))])
@@ -169,3 +214,15 @@ def submit_scripts(config: SweepConfig, stages: Sequence[str], indices: Sequence
     add_submissions(config.folder, submitted)
     for entry in submitted:
         logger.info("submitted %s as job %s %s", entry.stage, entry.job, entry.array and f"[{entry.array}]")
+
+
+def _dependency(config: SweepConfig, stage: str, offset: int, submitted: Sequence[Submission]) -> str:
+    """Say which of the jobs submitted before a job waits for, and how."""
+    earlier = [entry for entry in submitted if entry.stage != stage]
+    last = [entry for entry in earlier if entry.stage == earlier[-1].stage]
+    if stage == COLLECT:
+        return ":".join(["afterany", *(entry.job for entry in last)]) if last else ""
+    waits = [f"aftercorr:{entry.job}" for entry in last if entry.offset == offset]
+    resources = config.evaluation.resources if stage == EVALUATE else config.resources
+    same = [entry.job for entry in submitted if entry.stage == stage and resources.throttle]
+    return ",".join([*waits, *(f"afterany:{job}" for job in same[-1:])])

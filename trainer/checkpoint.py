@@ -29,6 +29,11 @@ BEST_RECORD = "best.json"
 LOWER_IS_BETTER = ("fpr95",)
 
 
+def show_metric(name: str, value: float) -> str:
+    """Write a metric of validation for a reader: fractions in percent, as in tables, others as they are."""
+    return f"{value:.4f}" if name.startswith("gap/") else f"{100 * value:.2f} %"
+
+
 @dataclass
 class Best:
     """The best validation so far; its counters are kept in checkpoints, so that a resumed run goes on."""
@@ -46,11 +51,11 @@ class Best:
     def judge(self, scalars: Mapping[str, float], step: int) -> bool:
         """Take the validation of a step; return whether it is the best so far, an equal one not.
 
-        Of the scalars, by TensorBoard tag, `validation/METRIC` is read; one that is NaN is never better.
+        Of the scalars, by TensorBoard tag, `Validation/METRIC` is read; one that is NaN is never better.
         """
         if not self.metric:
             return False
-        value = float(scalars[f"validation/{self.metric}"])
+        value = float(scalars[f"Validation/{self.metric}"])
         is_first = not self.step and not math.isnan(value)
         lower = self.metric.split("/")[0] in LOWER_IS_BETTER
         if is_first or (value < self.value if lower else value > self.value):
@@ -67,11 +72,11 @@ class Best:
     def explain(self) -> str:
         """Describe the best validation in a line."""
         when = f"at step {self.step}, {self.waited} validations before now"
-        return f"best {self.metric} {self.value:.4f} {when}"
+        return f"best {self.metric} {show_metric(self.metric, self.value)} {when}"
 
     def scalars(self) -> dict[str, float]:
         """Return the best value by TensorBoard tag; none before the first."""
-        return {f"best/{self.metric}": self.value} if self.step else {}
+        return {f"Validation/best/{self.metric}": self.value} if self.step else {}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps; patience is a setting, not a state."""
@@ -192,4 +197,5 @@ def _write_best(weights: Mapping[str, Tensor], model: EoMT, final: Path, best: B
     for old in list_checkpoints(folder):
         if old != final:
             _remove(old)
-    logger.info("best %s so far: %.4f; saved %s", best.metric, best.value, final)
+    shown = show_metric(best.metric, best.value)
+    logger.info("best %s so far: %s; saved %s", best.metric, shown, final)

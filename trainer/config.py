@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from models.adapt import AdaptConfig
 from models.config import ModelConfig
@@ -11,7 +11,7 @@ from outlier_paste.config import PasteConfig
 from shards.errors import InputError
 from shards.files import Location, require_name
 from shards.schema import NUM_CLASSES
-from shards.stream import StreamConfig
+from shards.stream import DEFAULT_CROP, StreamConfig
 from trainer.ema import EmaConfig
 from trainer.loop import LoopConfig
 from trainer.losses import OUTLIER_CLASS_TERM, LossConfig
@@ -26,8 +26,8 @@ from trainer.validation import ValidationConfig
 class FinetuneConfig:
     """Fine-tune EoMT on Cityscapes shards: `python -m jobs.finetune [CONFIG.yaml] [--section.setting value]`.
 
-    Everything goes to OUT/NAME/: config.yaml, provenance.json, log.txt, checkpoints/, tensorboard/. With
-    --resume a run that is there continues from its newest checkpoint (or starts, if there is none).
+    Everything goes to OUT/NAME/: config.yaml, provenance.json, log.txt, checkpoints/, TensorBoard's files.
+    With --resume a run that is there continues from its newest checkpoint (or starts, if there is none).
 
     Exit codes: 0 done; 2 a wrong setting or file, or another run writes there; 70 the loss, a gradient or
     a weight is no number; 74 the folder cannot be written; 75 asked to stop or out of time, and saved:
@@ -66,10 +66,30 @@ class FinetuneConfig:
         if self.validation.select and not self.loop.eval_every:
             raise InputError("validation.select: loop.eval_every is 0, so that nothing is ever measured")
         self._check_model_of_loss()
-        if any(self.model.image_size) and self.data.crop != self.model.image_size:
-            sizes = f"data.crop {list(self.data.crop)} and model.image_size {list(self.model.image_size)}"
-            remedy = "weights of another size are resampled if model.image_size says so"
-            raise InputError(f"{sizes} differ; the model takes crops of its own size, and {remedy}")
+        self._agree_on_size()
+
+    def _agree_on_size(self) -> None:
+        """Let crop and image size follow each other; where both are left out the weights will tell."""
+        crop, size = self.data.crop, self.model.image_size
+        if not any(crop) and not any(size) and not self.model.weights:
+            crop = DEFAULT_CROP
+        if any(crop) and any(size) and crop != size:
+            sizes = f"data.crop {list(crop)} and model.image_size {list(size)}"
+            remedy = "the model takes crops of its own size; leave one of them out, and it follows the other"
+            raise InputError(f"{sizes} differ; {remedy}")
+        object.__setattr__(self, "data", replace(self.data, crop=crop if any(crop) else size))
+        object.__setattr__(self, "model", replace(self.model, image_size=size if any(size) else crop))
+
+    def inputs(self) -> dict[str, str]:
+        """Return the setting that names each file, folder or pattern that a run reads."""
+        places = {
+            **dict.fromkeys(self.data.shards, "data.shards"),
+            **dict.fromkeys(self.validation.shards, "validation.shards"),
+            self.paste.bank: "paste.bank",
+            self.validation.pasted: "validation.pasted",
+            self.model.weights: "model.weights",
+        }
+        return {place: setting for place, setting in places.items() if place}
 
     def _check_model_of_loss(self) -> None:
         """Check that the model has the class head and the outlier class that the loss speaks of.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,13 +17,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from tqdm import tqdm
 
 from models.adapt import count_frozen
 from models.eomt import EoMT, Prediction
 from models.segmenter import Precision
 from shards.batch import Batch
 from shards.errors import InputError
+from shards.progress import Progress
 from trainer.checkpoint import Best, save_best, save_checkpoint
 from trainer.collective import drop_step, find_bad_step
 from trainer.ema import WeightAverage
@@ -36,6 +37,9 @@ from trainer.sharding import Sharding, fill_gradients, whole, whole_model
 from trainer.tracking import show_scalars
 
 logger = logging.getLogger(__name__)
+
+UNGROUPED = re.compile("^(Loss|speed)/")
+"""What a line of the log leaves out of a scalar's tag."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +158,7 @@ class Run:
     """Scalars for TensorBoard beside each log line, from the norm of all gradients."""
     deadline: Deadline = field(default_factory=Deadline)
     after_step: Callable[[], None] = lambda: None
-    """Called after every optimizer step (see `trainer.tracking.record_profile`)."""
+    """Called after every optimizer step (see `trainer.run_log.record_profile`)."""
     unfreeze_steps: tuple[int, ...] = ()
     """Step from which each of the first blocks trains (see `models.adapt.plan_unfreezing`)."""
 
@@ -170,8 +174,8 @@ def train(run: Run, config: LoopConfig) -> TrainState:
     accelerator, state = run.accelerator, run.state
     model: EoMT = accelerator.unwrap_model(run.model)
     share = accelerator.num_processes  # DistributedDataParallel averages over ranks
-    hidden = None if accelerator.is_main_process else True  # None: shown on a terminal only
-    progress = tqdm(total=config.steps, initial=state.step, unit="step", disable=hidden)
+    hidden = not accelerator.is_main_process
+    progress = Progress(total=config.steps, initial=state.step, unit="step", every_s=math.inf, disable=hidden)
     clock = _Clock(state.samples_seen)
     run.model.train()
 
@@ -213,8 +217,8 @@ def train(run: Run, config: LoopConfig) -> TrainState:
         if logs:
             scalars = _step_scalars(run, sums, prediction, grad_norm, clock)
             show_scalars(accelerator, {**scalars, **details}, state.step)
-            named = "  ".join(f"{tag.removeprefix('loss/')} {value:.4g}" for tag, value in scalars.items())
-            logger.info("step %d/%d  %s", state.step, config.steps, named)
+            named = "  ".join(f"{UNGROUPED.sub('', tag)} {value:.4g}" for tag, value in scalars.items())
+            logger.info("step %d/%d  to_go %s  %s", state.step, config.steps, progress.rest(), named)
         run.lr_schedule.step()  # after the log, which shows the rates of this step
         if run.evaluate is not None and is_due(state.step, config.eval_every, config.steps):
             run.model.eval()
@@ -255,14 +259,14 @@ def _step_scalars(
 ) -> dict[str, float]:
     accelerator, state = run.accelerator, run.state
     reduced = accelerator.reduce(dict(sums), reduction="sum")
-    terms = {f"loss/{name}": float(value) for name, value in reduced.items()}
+    terms = {f"Loss/{name}": float(value) for name, value in reduced.items()}
     total = sum(run.loss_weights[name] * float(value) for name, value in reduced.items())
     rates = {f"lr/{group['name']}": float(group["lr"]) for group in run.optimizer.param_groups}
     heads = {tag: value for tag, value in rates.items() if tag in ("lr/heads", "lr/lora", "lr/backbone.norm")}
-    bounds = {f"lower_bound/{name}": value for name, value in run.loss.lower_bounds(prediction).items()}
+    bounds = {f"Loss/lower_bound/{name}": value for name, value in run.loss.lower_bounds(prediction).items()}
     errors = accelerator.reduce(torch.tensor(float(clock.errors), device=accelerator.device), reduction="sum")
     return {
-        **{"loss/total": total, **terms, **bounds, "grad_norm": grad_norm, **(heads or rates)},
+        **{"Loss/total": total, **terms, **bounds, "grad_norm": grad_norm, **(heads or rates)},
         **clock.rates(state.samples_seen),
         **({"skipped_steps": state.skipped_steps} if state.skipped_steps else {}),
         **{"data/errors": float(errors), **peak_memory(accelerator)},

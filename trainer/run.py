@@ -22,6 +22,7 @@ from shards.reader import ShardReader
 from shards.scene import read_scene
 from shards.schema import OUTLIER_ID
 from shards.stream import Stream, build_stream
+from trainer.accelerator import make_accelerator, require_launch
 from trainer.checkpoint import Best
 from trainer.collective import require_agreement
 from trainer.config import FinetuneConfig
@@ -31,7 +32,7 @@ from trainer.losses import build_loss
 from trainer.memory import fit_micro_batch, fullest_batch, try_step
 from trainer.optim import build_optimizer
 from trainer.run_folder import Start, hold_run, plan_start, require_same_samples, restore
-from trainer.runtime import Deadline, make_accelerator
+from trainer.runtime import Deadline
 from trainer.schedule import build_lr_schedule
 from trainer.sharding import prepare, shard_model
 from trainer.tracking import describe_groups
@@ -46,11 +47,12 @@ def open_run(
 
     Yields the run, its complete configuration, and lines that say what of its model trains.
     """
+    require_launch(config.loop)
     start = plan_start(config, resume=resume)
     config = start.config
     set_seed(config.seed)
     if start.checkpoint is None:
-        model = initialise_model(config.model, config.init, config.data.crop)
+        model = initialise_model(config.model, config.init)
         config = dataclasses.replace(config, model=model.config)  # complete, and checked as a whole
     else:
         model = EoMT(config.model)

@@ -90,7 +90,9 @@ def plan_start(config: FinetuneConfig, *, resume: bool) -> Start:
             logger.info("%s: nothing to resume, starting", folder)
         return Start(folder, config, None, is_there=False)
     if not resume:
-        raise InputError(f"{folder}: a run is already there; --resume continues it, --name starts another")
+        ended = f"has finished; {train_on(folder)}, --name alone starts another"
+        there = "is already there; --resume continues it, --name starts another"
+        raise InputError(f"{folder}: a run {ended if (folder / FINISHED_NAME).exists() else there}")
     saved = read_config(FinetuneConfig, path)
     config = _as_started(config, saved)
     _require_same_settings(config, saved, path)
@@ -99,6 +101,18 @@ def plan_start(config: FinetuneConfig, *, resume: bool) -> Start:
     source = checkpoint.name if checkpoint else "the start, nothing was saved"
     logger.info("%s: resuming from %s", folder, source)
     return Start(folder, config, checkpoint, is_there=True)
+
+
+def list_runs(folder: Path) -> list[Path]:
+    """List the runs that a folder holds, by name; none where it is a run itself."""
+    if (folder / CONFIG_NAME).is_file() or not folder.is_dir():
+        return []
+    return sorted(path.parent for path in folder.glob(f"*/{CONFIG_NAME}"))
+
+
+def train_on(folder: Path) -> str:
+    """Name the way to train on from a run with other settings, such as more steps."""
+    return f"--name NEW --model.weights {shlex.quote(str(folder))} trains on from its weights"
 
 
 def _as_started(config: FinetuneConfig, saved: FinetuneConfig) -> FinetuneConfig:
@@ -118,7 +132,8 @@ def _require_same_settings(config: FinetuneConfig, saved: FinetuneConfig, path: 
     for name in sorted(before.keys() | now.keys()):
         if (name not in MAY_CHANGE or name in fixed) and before.get(name) != now.get(name):
             differ = f"{name} is {now.get(name)} but {path} has {before.get(name)}"
-            raise InputError(f"--resume: {differ}; a resumed run keeps its settings")
+            keeps = f"a resumed run keeps its settings; {train_on(path.parent)}"
+            raise InputError(f"--resume: {differ}; {keeps}")
 
 
 def _require_same_data(config: FinetuneConfig, path: Path) -> None:

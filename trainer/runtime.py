@@ -1,22 +1,18 @@
-"""The process around a run: accelerator, stop signals, deadline."""
+"""The end of a process: stop signals, time limit."""
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
 
-from models.segmenter import Precision
 from shards.errors import InputError
 
 SLURM_END = "SLURM_JOB_END_TIME"
@@ -88,35 +84,6 @@ def parse_limit(setting: str) -> float:
         allowed = "minutes above 0, H:MM:SS, days-H:MM:SS or slurm are allowed"
         raise InputError(f"loop.time_limit: got {setting!r}; {allowed}")
     return limit
-
-
-def make_accelerator(precision: Precision, run_folder: Path) -> Accelerator:
-    """Build the Accelerator for this process and check that the ranks found each other.
-
-    Gradient accumulation is left to the loop, which knows the totals of a whole step. Without CUDA
-    everything runs on the CPU, several processes over gloo. More processes announced than joined, which would
-    be two silent trainings, are an InputError.
-    """
-    if precision == "fp16" and not torch.cuda.is_available():
-        lacking = "fp16 needs a GPU, which this machine lacks"
-        raise InputError(f"loop.precision: {lacking}; allowed are float32 and bf16")
-    announced = int(os.environ.get("WORLD_SIZE", "1"))
-    logging.getLogger("accelerate").setLevel(logging.WARNING)  # seven lines per checkpoint otherwise
-    try:
-        accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(),
-            mixed_precision="no" if precision == "float32" else precision,
-            log_with="tensorboard",
-            project_config=ProjectConfiguration(project_dir=str(run_folder), logging_dir=str(run_folder)),
-            step_scheduler_with_optimizer=False,
-        )
-    except ValueError as error:  # an incomplete rendezvous, or a precision this machine lacks
-        raise InputError(f"launch of {announced} processes in {precision}: {error}") from None
-    if accelerator.num_processes != announced:
-        found = f"announced {announced} processes, but {accelerator.num_processes} found each other"
-        remedy = "use torchrun, or `ACCELERATE_USE_CPU=true accelerate launch --multi_gpu`"
-        raise InputError(f"the launcher {found}; on CPU, {remedy}")
-    return accelerator
 
 
 class StopSignal:

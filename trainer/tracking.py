@@ -1,10 +1,8 @@
-"""TensorBoard, log file and profile of a run."""
+"""TensorBoard of a run."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,24 +14,46 @@ import torch
 from accelerate import Accelerator
 from jaxtyping import Float64, UInt8
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile, schedule
 from torch.utils.tensorboard.summary import hparams
 
 from eval.metrics.binned import ImageCounts, ScoreDistribution
 from models.eomt import EoMT
 from models.lora import adapter_norms
 from shards.errors import InputError
-from shards.files import write_atomically
 from trainer.collective import explain_failure
 from trainer.sharding import whole
 
 logger = logging.getLogger(__name__)
 
+DESCRIPTIONS = {
+    "Loss": "One loss term, unweighted, over the whole global batch.",
+    "Loss/total": "Sum of all loss terms with their weights (`loss.weights`), over the whole global batch.",
+    "Loss/lower_bound": "What this term cannot get below, with the queries as they are.",
+    "Validation/miou": "Mean IoU of the validation scenes; a fraction.",
+    "Validation/ap": "Average precision of the pasted objects by this score; a fraction.",
+    "Validation/fpr95": "Share of normal pixels above the threshold that finds 95 % of the pasted ones.",
+    "Validation/gap": "Median score of pasted pixels minus that of normal ones, in the score's unit.",
+    "Validation/best": "The best value so far of the metric that `validation.select` declares.",
+    "grad_norm": "Norm of the gradients of a parameter group, or of all, before clipping.",
+    "lr": "Learning rate of a parameter group.",
+    "lora": "Frobenius norm of what an adapter adds to its weight.",
+    "speed/images_per_s": "Images per second since the point before, over all processes.",
+    "speed/data_wait_share": "Share of that time in which the first process waited for data.",
+    "memory": "Most memory so far, in GiB.",
+    "data/errors": "Unreadable samples that others stood in for, since the start.",
+    "skipped_steps": "Bad steps that were left out (`loop.skip_bad_steps`).",
+    "pasted scenes": "Training scenes with pasted objects, and their labels.",
+    "probes": "The same frames at every validation: image, truth, a map per score, predicted classes.",
+    "precision_recall": "Precision over recall of the pasted objects, at up to 127 thresholds.",
+    "scores": "Scores of all pixels of the pasted set.",
+    "run": "Settings and origin of the run; a card for each start.",
+}
+"""What a card shows, by the beginning of its tag. TensorBoard sorts by letter, capitals first, and opens the
+first two groups: Loss and Validation."""
+PLUGINS = {"simple_value": "scalars", "image": "images", "histo": "histograms"}
+"""Plugin of TensorBoard for a value that names none."""
 MOST_POINTS = 127
 """Points of a curve; TensorBoard takes no more."""
-PROFILE_FOLDER = "profile"
-WAIT, WARM_UP = 2, 1
-"""Steps before the recorded ones: the first are not like the rest, and the profiler's own start costs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +61,8 @@ class TrackingConfig:
     """What of a run can be watched while it trains; log.txt is always written."""
 
     tensorboard: bool = True
-    """Write to the run's tensorboard/ folder; what it shows, and what that costs: docs/monitoring.md."""
+    """Write TensorBoard's files into the run's folder; what they show, and what that costs:
+    docs/monitoring.md."""
     pasted_scenes: int = 4
     """Number of scenes of the run, all with objects, shown there when it starts; 0: none."""
     groups: bool = True
@@ -64,13 +85,42 @@ def start_tracking(
     config: TrackingConfig,
     settings: Mapping[str, str | int | float | bool],
     metrics: Sequence[str] = (),
+    *,
+    step: int = 0,
 ) -> None:
-    """Open TensorBoard's files, and enter the run into the tab HPARAMS: settings, and tags of metrics."""
+    """Open TensorBoard's files, and enter the run into the tab HPARAMS: settings, and tags of metrics.
+
+    What an earlier start of the run has written of steps after `step` is shown no more.
+    """
     if config.tensorboard:
-        accelerator.init_trackers("tensorboard")
+        accelerator.init_trackers("", init_kwargs={"tensorboard": {"purge_step": step + 1}})
         experiment, start, _ = hparams(dict(settings), dict.fromkeys(metrics, 0.0))
+        _show(accelerator, _add_descriptions)
         _show(accelerator, lambda board: board.file_writer.add_summary(experiment))
         _show(accelerator, lambda board: board.file_writer.add_summary(start))
+
+
+def _add_descriptions(board: Any) -> None:
+    """Have everything that is written to `board` carry the description of its tag, the first time."""
+    add, described = board.file_writer.add_summary, set[str]()
+
+    def add_described(summary: Any, *options: Any, **named: Any) -> None:
+        for value in summary.value:
+            if value.tag not in described:
+                value.metadata.summary_description = describe_tag(value.tag)
+                kind = PLUGINS.get(value.WhichOneof("value"), value.metadata.plugin_data.plugin_name)
+                value.metadata.plugin_data.plugin_name = kind
+                described.add(value.tag)
+        add(summary, *options, **named)
+
+    board.file_writer.add_summary = add_described
+
+
+def describe_tag(tag: str) -> str:
+    """Return the description of a card; empty for one that has none."""
+    while tag and tag not in DESCRIPTIONS:
+        tag = tag.rpartition("/")[0]
+    return DESCRIPTIONS.get(tag, "")
 
 
 def end_tracking(accelerator: Accelerator, *, has_ended: bool) -> None:
@@ -82,8 +132,12 @@ def end_tracking(accelerator: Accelerator, *, has_ended: bool) -> None:
 
 def show_scalars(accelerator: Accelerator, scalars: Mapping[str, float], step: int) -> None:
     """Show scalars by their tags."""
-    with _forgiving(accelerator):
-        accelerator.log(dict(scalars), step=step)
+
+    def write(board: Any) -> None:
+        for tag, value in scalars.items():
+            board.add_scalar(tag, value, step)
+
+    _show(accelerator, write)
 
 
 def show_picture(accelerator: Accelerator, tag: str, picture: UInt8[np.ndarray, "H W 3"], step: int) -> None:
@@ -144,7 +198,7 @@ def _forgiving(accelerator: Accelerator) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        folder = accelerator.trackers[0].writer.get_logdir()
+        folder = Path(accelerator.trackers[0].writer.get_logdir())
         accelerator.trackers.clear()
         why = explain_failure(error)
         logger.warning("%s: cannot be written; the run goes on without TensorBoard: %s", folder, why)
@@ -172,85 +226,3 @@ def describe_groups(
 def _norm(parameters: list[Tensor]) -> Tensor:
     norms = [whole(torch.linalg.vector_norm(p.grad)) for p in parameters if p.grad is not None]
     return torch.linalg.vector_norm(torch.stack(norms or [torch.zeros((), device=parameters[0].device)]))
-
-
-@contextmanager
-def log_file(path: Path | None) -> Iterator[None]:
-    """Also write log lines to `path`, appending; None writes nothing (ranks other than the main one).
-
-    A log that cannot be written is warned of once, and the run goes on without.
-    """
-    handler = None
-    try:
-        handler = _LogFile(path, encoding="utf-8") if path else None
-    except OSError as error:
-        _warn_of_log(str(path), error)
-    if handler is None:
-        yield
-        return
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
-    logging.getLogger().addHandler(handler)
-    try:
-        yield
-    finally:
-        handler.stop()
-
-
-class _LogFile(logging.FileHandler):
-    """A log file that ends with its first failure instead of printing a traceback for every line."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        error = sys.exc_info()[1]
-        if not isinstance(error, OSError):
-            super().handleError(record)
-            return
-        self.stop()
-        _warn_of_log(self.baseFilename, error)
-
-    def stop(self) -> None:
-        """Close the file, whatever of it is lost, and take no more lines."""
-        logging.getLogger().removeHandler(self)
-        with contextlib.suppress(OSError):  # what could not be written before cannot be now
-            self.close()
-
-
-def _warn_of_log(path: str, error: OSError) -> None:
-    logger.warning("%s: cannot be written; the run goes on without: %s", path, explain_failure(error))
-
-
-@contextmanager
-def record_profile(run_folder: Path, steps: int) -> Iterator[Callable[[], None]]:
-    """Yield what has to be called after each step; `steps` steps from the fourth are traced to profile/.
-
-    `steps-A-B.pt.trace.json.gz` opens in https://ui.perfetto.dev and in TensorBoard's profile plugin;
-    `operators.txt` lists the operations by their own time. A, B count this start's steps from 1. Recorded
-    steps are slower; the others are not.
-    """
-    if not steps:
-        yield lambda: None
-        return
-    first = WAIT + WARM_UP + 1
-    path = run_folder / PROFILE_FOLDER / f"steps-{first}-{first + steps - 1}.pt.trace.json.gz"
-
-    def write(recorded: profile) -> None:
-        try:
-            _write_trace(recorded, path)
-            logger.info("traced %d steps: %s", steps, path)
-        except (OSError, RuntimeError) as error:  # a trace is not worth the end of a run
-            logger.warning("%s: the trace cannot be written: %s", path, " ".join(str(error).split()))
-
-    cuda = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
-    plan = schedule(wait=WAIT, warmup=WARM_UP, active=steps, repeat=1)
-    activities = [ProfilerActivity.CPU, *cuda]
-    with profile(activities=activities, schedule=plan, on_trace_ready=write, profile_memory=True) as profiler:
-        yield profiler.step
-
-
-def _write_trace(recorded: profile, path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(f".{path.name}")  # its ending makes the profiler compress it
-    recorded.export_chrome_trace(str(partial))
-    partial.replace(path)
-    order = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-    table = recorded.key_averages().table(sort_by=order, row_limit=30)
-    write_atomically(path.parent / "operators.txt", table + "\n")

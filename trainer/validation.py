@@ -30,6 +30,7 @@ from shards.files import Location
 from shards.reader import ShardReader, open_shards
 from shards.scene import decode_scene, require_scenes
 from shards.schema import NORMAL, VOID, VOID_ID
+from trainer.checkpoint import show_metric
 from trainer.tracking import TrackingConfig, show_distribution, show_picture, show_precision_recall
 
 logger = logging.getLogger(__name__)
@@ -82,8 +83,8 @@ class ValidationConfig:
 
     def tags(self) -> list[str]:
         """Name the scalars by which TensorBoard compares runs."""
-        best = [f"best/{self.select}"] if self.select else []
-        return [*best, *(f"validation/{metric}" for metric in self.metrics())]
+        best = [f"Validation/best/{self.select}"] if self.select else []
+        return [*best, *(f"Validation/{metric}" for metric in self.metrics())]
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ class Validation:
         """
         with merged(model):
             scalars = self._measure_scenes(model, step) | self._measure_pasted(model, step)
-        named = [f"{tag.removeprefix('validation/')} {value:.4f}" for tag, value in scalars.items()]
+        metrics = {tag.removeprefix("Validation/"): value for tag, value in scalars.items()}
+        named = [f"{name} {show_metric(name, value)}" for name, value in metrics.items()]
         logger.info("validation at step %d: %s", step, "  ".join(named))
         return scalars
 
@@ -121,7 +123,7 @@ class Validation:
             chosen = sorted(choose_examples(count, self._num_probes))
             probes = [self._draw_scene(model, self.scenes, index) for index in chosen]
             self._show("scenes", f"validation scenes at step {step}", probes, step)
-        return {"validation/miou": result.miou}
+        return {"Validation/miou": result.miou}
 
     def _draw_scene(self, model: EoMT, reader: ShardReader, index: int) -> Example:
         scene, names = decode_scene(reader, index), self.config.scores
@@ -148,9 +150,9 @@ class Validation:
             assert each.distribution is not None
             assert record.ap is not None
             assert record.fpr95 is not None
-            scalars[f"validation/ap/{record.score}"] = record.ap
-            scalars[f"validation/fpr95/{record.score}"] = record.fpr95
-            scalars[f"validation/gap/{record.score}"] = each.distribution.gap
+            scalars[f"Validation/ap/{record.score}"] = record.ap
+            scalars[f"Validation/fpr95/{record.score}"] = record.fpr95
+            scalars[f"Validation/gap/{record.score}"] = each.distribution.gap
             if self.tracking.curves:
                 tag = f"precision_recall/{record.score}"
                 show_precision_recall(self.accelerator, tag, each.counts, step)

@@ -36,11 +36,11 @@ def test_two_shards_train_the_weights_of_one_process(played: Path, mode: str) ->
 @pytest.mark.parametrize("mode", ["full", "lora", "gradual"])
 def test_a_sharded_run_validates_as_one_process_does(played: Path, mode: str) -> None:
     one, two = (
-        re.findall(r"validation at step \d: miou (\d\.\d+)", (played / name / "log.txt").read_text())
+        re.findall(r"validation at step \d: miou (\d+\.\d+) %", (played / name / "log.txt").read_text())
         for name in (f"plain-{mode}", f"sharded-{mode}")
     )
     assert len(one) == 2
-    assert [float(value) for value in two] == pytest.approx([float(value) for value in one], abs=2e-3)
+    assert [float(value) for value in two] == pytest.approx([float(value) for value in one], abs=0.2)
 
 
 def test_a_sharded_optimizer_is_saved_as_a_whole_one(played: Path) -> None:

@@ -13,7 +13,7 @@ SMOKE = ("--height", 64, "--train", 16, "--val", 3, "--coco", 24, "--anomaly_ima
 """As `jobs.demo --smoke True` draws its world."""
 DEMO = ("baseline", "control", "isomax_plus", "logit_norm", "paste_only", "rba", "sole_claim")
 PASTES = ("paste_only", "rba", "sole_claim")
-CLOCKED = ("speed/", "memory/")
+CLOCKED = ("to_go", "images_per_s", "data_wait_share", "speed/", "memory/")
 """Columns and scalars that depend on the clock or the machine's memory."""
 STEP = re.compile(r"^\S+ \S+ (step \d+/\d+)  (.*)$")
 
@@ -130,7 +130,7 @@ def _note_run(bench: Bench, name: str) -> None:
     for path in sorted(folder.glob("checkpoints/*/model.safetensors")):
         found.file(f"losses/{name}/{path.parent.name}/model.safetensors", path)
     found.text(f"losses/{name}/files", "\n".join(_list_files(folder)))
-    found.text(f"losses/{name}/tensorboard", _read_events(folder / "tensorboard"))
+    found.text(f"losses/{name}/tensorboard", _read_events(folder))
 
 
 def _plain_log(text: str) -> str:

@@ -53,6 +53,17 @@ def test_runs_that_differ_in_their_seed_become_one_row(tmp_path, capsys) -> None
     assert "lora (2 seeds)" in (tmp_path / "table" / "results.tex").read_text()
 
 
+def test_a_folder_of_runs_is_all_of_them(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", "a", 0.2, seed=0)
+    make_run(tmp_path / "runs", "b", 0.4, seed=0, optim={"lr": 2.0})
+    make_run(tmp_path / "runs", "c", None)
+    (tmp_path / "runs" / "notes").mkdir()
+    main([str(tmp_path / "runs"), "--out", str(tmp_path / "table")])
+    table = (tmp_path / "table" / "results.md").read_text()
+    assert [row[0] for row in rows(table)] == ["a", "b"]
+    assert "Missing: c (no eval/results.json)." in table
+
+
 def test_a_second_run_of_one_seed_is_no_second_seed(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / part, "a", ap, seed=0) for part, ap in (("x", 0.2), ("y", 0.4))]
     main([*map(str, runs), "--out", str(tmp_path / "table")])

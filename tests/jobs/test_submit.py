@@ -14,6 +14,7 @@ from eval.report.record import render_json
 from jobs.status import main as status
 from jobs.submit import main
 from shards.errors import InputError
+from shards.files import hold_lock
 from shards.output import claimed
 from shards.settings import read_config
 from slurm.tasks import StageState, read_tasks, write_state
@@ -164,7 +165,7 @@ def test_a_sweep_may_grow_and_change_its_resources_but_not_its_cells(
         main([str(sweep(**smaller))])
     with pytest.raises(InputError, match=r"sweep: loop.steps of cell .* is 20000 there and 5 here; take"):
         main([str(sweep(**shorter))])
-    (slurm / "queue").write_text("101_3|RUNNING|5:00|n1|None\n")
+    (slurm / "queue").write_text("104_3|RUNNING|5:00|n1|None\n")
     with pytest.raises(InputError, match="cells were added or moved while jobs of .* are queued"):
         main([str(sweep(seeds=[0, 1, 2, 3]))])
     assert len(asked(slurm)) == count
@@ -228,6 +229,100 @@ def test_a_folder_of_something_else_is_left_alone(sweep: Write, slurm: Path, tmp
     assert asked(slurm) == []
 
 
+LARGE = {"grid": {"optim.lr": [1e-3]}, "seeds": list(range(12))}
+
+
+def limit(slurm: Path, *lines: str) -> None:
+    """Have the cluster's configuration say something."""
+    printed = "\n".join(["Configuration data as of 2026-01-01", *lines, "MpiDefault = none"])
+    (slurm / "scontrol").write_text(f"#!/bin/sh\n[ $2 = config ] && cat <<'END'\n{printed}\nEND\n")
+
+
+def test_more_cells_than_an_array_may_have_become_several_arrays_of_one_sweep(
+    sweep: Write, slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limit(slurm, "MaxArraySize            = 5", "MaxJobCount             = 10000")
+    path = sweep(**LARGE, resources={"throttle": 2})
+    main([str(path), "--dry-run"])
+    assert "# ==== 12 cells, 12 to run, in 6 arrays ====" in capsys.readouterr().out
+    main([str(path)])
+    folder = tmp_path / "sweeps" / "lr"
+    assert [line.partition("sweeps/lr/")[2] for line in asked(slurm)] == [
+        *("finetune.sbatch", "finetune-5.sbatch", "finetune-10.sbatch"),
+        *("evaluate.sbatch", "evaluate-5.sbatch", "evaluate-10.sbatch", "collect.sbatch"),
+    ]
+    assert [line.split()[1] for line in asked(slurm)[1:]] == [
+        *("--dependency=afterany:101", "--dependency=afterany:102", "--dependency=aftercorr:101"),
+        *("--dependency=aftercorr:102", "--dependency=aftercorr:103", "--dependency=afterany:104:105:106"),
+    ]
+    script = (folder / "finetune-10.sbatch").read_text()
+    assert "#SBATCH --array=0-1%2\n" in script
+    assert '-m slurm.cell "$sweep" finetune "$((SLURM_ARRAY_TASK_ID + 10))"' in script
+    (slurm / "queue").write_text(
+        "101_3|RUNNING|5:00|n1|None\n102_3|PENDING|5:00||None\n103_9|RUNNING|5:00|n1|\n"
+    )
+    capsys.readouterr()
+    status([str(folder)])
+    rows = {row.split()[0]: row.split()[1:3] for row in capsys.readouterr().out.splitlines()[1:13]}
+    states = [rows[f"optim.lr=0.001,seed={i}"][1] for i in range(12)]
+    assert [i for i, state in enumerate(states) if state != "waiting"] == [3, 8]
+    assert (states[3], states[8]) == ("starting", "pending")
+    main([str(path)])  # what is queued is left out, and the others keep their places
+    assert "#SBATCH --array=0-2,4%2\n" in (folder / "finetune.sbatch").read_text()
+    assert "#SBATCH --array=0-2,4%2\n" in (folder / "finetune-5.sbatch").read_text()
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("MaxArraySize = 0", "MaxArraySize is 0: this cluster takes no arrays; --local 1"),
+        ("MaxJobCount = 20", "24 tasks, but the cluster's MaxJobCount is 20; begin with fewer seeds"),
+    ],
+)
+def test_what_a_cluster_cannot_take_is_one_line_in_a_dry_run_too(
+    sweep: Write, slurm: Path, tmp_path: Path, line: str, text: str
+) -> None:
+    limit(slurm, line)
+    for options in (["--dry-run"], []):
+        with pytest.raises(InputError, match=text):
+            main([str(sweep(**LARGE)), *options])
+    assert asked(slurm) == []
+    assert not (tmp_path / "sweeps").exists()
+
+
+def test_inputs_that_are_not_there_are_warned_of_once(
+    sweep: Write, slurm: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING")
+    for name in ("shards/a-0.tar", "sets/x", "val.tar"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    shards = [f"{tmp_path}/shards/a-{{0..3}}.tar", f"{tmp_path}/shards/b-*.tar", "s3://bucket/c.tar"]
+    missing = {"data.shards": shards, "model.weights": f"{tmp_path}/w.pth", "paste.bank": f"{tmp_path}/bank"}
+    measured = {"validation.shards": [f"{tmp_path}/val.tar"], "loop.eval_every": 5}
+    options = {"cityscapes": f"{tmp_path}/none"}
+    stage = {"datasets": f"{tmp_path}/sets", "options": options}
+    main([str(sweep(overrides={**missing, **measured}, evaluation=stage)), "--dry-run"])
+    assert sorted(caplog.messages) == [
+        f"warning: data.shards {tmp_path}/shards/b-*.tar: not there (yet)",
+        f"warning: evaluation.options.cityscapes {tmp_path}/none: not there (yet)",
+        f"warning: model.weights {tmp_path}/w.pth: not there (yet)",
+        f"warning: paste.bank {tmp_path}/bank: not there (yet)",
+    ]
+    caplog.clear()
+    words = ["cityscapes", "--root", f"{tmp_path}/downloads", "--out", f"{tmp_path}/new"]
+    none = {"config": "", "grid": {}, "evaluation": {}, "name": "p"}
+    main([str(sweep(**none, preparation={"arguments": words, "tasks": 2})), "--dry-run"])
+    assert caplog.messages == [f"warning: --root {tmp_path}/downloads: not there (yet)"]
+
+
+def test_a_line_break_in_the_folder_of_sweeps_is_refused(sweep: Write, slurm: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"out/name: got '.*\\n.*'; one line without control characters"):
+        main([str(sweep(out=f"{tmp_path}/a\ntouch {tmp_path}/b\n#"))])
+    assert asked(slurm) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"bin", "base.yaml", "sweep.yaml"}
+
+
 def test_status_tells_states_numbers_and_why_a_cell_failed(
     sweep: Write, slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -237,8 +332,8 @@ def test_status_tells_states_numbers_and_why_a_cell_failed(
     run = folder / "runs" / tasks.cells[1].name
     (run / "checkpoints" / "step-0000020").mkdir(parents=True)
     (run / "log.txt").write_text(
-        "2026-01-01 10:00:00 step 20/120  total 9.5  speed/images_per_s 4.2  speed/data_wait_share 0\n"
-        "2026-01-01 10:00:40 step 40/120  total 8.25  speed/images_per_s 4.5  speed/data_wait_share 0\n"
+        "2026-01-01 10:00:00 step 20/120  to_go 00:50  total 9.5  images_per_s 4.2\n"
+        "2026-01-01 10:00:40 step 40/120  to_go 00:40  total 8.25  images_per_s 4.5\n"
     )
     (folder / "logs" / "x.log").write_text(
         "[c] finetune: start 1\n[rank0]: RuntimeError: CUDA out of memory\nsrun: error: n1: task 0: Exited\n"
@@ -262,6 +357,24 @@ def test_status_tells_states_numbers_and_why_a_cell_failed(
     assert f"exit code 1; RuntimeError: CUDA out of memory ({log})" in lines[7]
     assert "Slurm says TIMEOUT" in lines[8]
     assert "collect: job 103 pending" in lines
+
+
+def test_status_reads_runs_that_no_sweep_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("done", "going", "stopped"):
+        (tmp_path / name / "checkpoints/step-0000020").mkdir(parents=True)
+        (tmp_path / name / "config.yaml").touch()
+        line = "2026-01-01 10:00:00 step 20/120  to_go 00:50  total 9.5  images_per_s 4.2\n"
+        (tmp_path / name / "log.txt").write_text(line)
+    (tmp_path / "done" / "finished.json").touch()
+    with hold_lock(tmp_path / "going" / "lock", wait_s=0.0, owner="me"):
+        status([str(tmp_path)])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["run", "state", "step", "images/s", "to", "go", "loss", "checkpoint"]
+    assert rows[1] == ["done", "done", "20/120", "4.2", "9.5", "step-0000020"]
+    assert rows[2] == ["going", "running", "20/120", "4.2", "00:50", "9.5", "step-0000020"]
+    assert rows[3] == ["stopped", "stopped", "20/120", "4.2", "9.5", "step-0000020"]
+    status([str(tmp_path / "done")])
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_status_of_nothing_is_one_line(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -110,8 +112,24 @@ def test_parameters_are_counted_and_explained_part_by_part() -> None:
     model = make_adapted("last-2")
     block = sum(p.numel() for p in model.backbone.blocks[0].parameters())
     lines = explain_parameters(model)
-    assert f"block 0-3      0 of {block:,} parameters train (0.0%)" in lines
-    assert f"block 4-5      {block:,} of {block:,} parameters train (100.0%)" in lines
+    assert f"block 0-3 each      0 of {block:,} parameters train (0.0%)" in lines
+    assert f"block 4-5 each      {block:,} of {block:,} parameters train (100.0%)" in lines
+
+
+@pytest.mark.parametrize("mode", ["full", "last-2", "lora", "queries"])
+def test_the_parts_add_up_to_what_trains(mode: str) -> None:
+    model = make_adapted(mode)
+    sums = [0, 0]
+    for line in explain_parameters(model):
+        part = r"[a-z ]+?(?: (\d+)(?:-(\d+) each)?)?"
+        found = re.fullmatch(rf"{part} +([\d,]+) of ([\d,]+) parameters .*", line)
+        assert found, line
+        times = int(found[2]) - int(found[1]) + 1 if found[2] else 1
+        sums = [sums[i] + times * int(found[3 + i].replace(",", "")) for i in (0, 1)]
+    parameters = list(model.parameters())
+    assert sums == [sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)]
+    named = {line.split("  ")[0] for line in explain_parameters(model)}
+    assert named >= {"position embedding", "class token", "register tokens", "patch embedding", "queries"}
 
 
 def test_dropout_of_adapters_is_for_training_only() -> None:

@@ -81,7 +81,7 @@ def test_every_shipped_configuration_loads_and_says_how_to_run_it(path: Path) ->
         ("loss: {options: {rba: {margn: 1}}}", "loss.options.rba.margn: unknown setting"),
         ("loss: {options: {rbaa: {}}}", "loss.options.rbaa: unknown setting; perhaps you meant rba; known"),
         ("loss: {options: {rba: {preset: best}}}", "preset: got 'best'; allowed: reachable, released, code"),
-        ("optim: {lr: -1}", "optim.lr must be above 0, got -1.0"),
+        ("optim: {lr: -1}", "optim.lr must be above 0 and at most 100, got -1.0"),
         (
             "{data: {crop: [32, 32]}, model: {image_size: [64, 64]}}",
             "data.crop [32, 32] and model.image_size [64, 64] differ",

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from jobs import cancel as cancel_program
-from slurm.array import array_expression
+from slurm.array import array_expression, split_indices
 from slurm.resources import Resources
 from slurm.sbatch import Workspace, render_array, render_job
-from slurm.submit import Submission, add_submissions, submit_script
+from slurm.submit import Submission, add_submissions, read_limits, submit_script
+from slurm.sweep import find_live_cells
 from slurm.tasks import LOGS_FOLDER, SweepStage, SweepTask, Tasks, read_state, write_tasks
 
 pytestmark = pytest.mark.slow
@@ -148,6 +149,24 @@ def test_requeue_by_an_administrator_touches_one_task_and_is_not_done_twice(clus
     time.sleep(3)  # a cancelled task saved and left with 75, and must stay cancelled
     assert cluster.states(job)["1"] == "CANCELLED"
     assert sweep.state(1).state == "stopped"
+
+
+def test_a_sweep_larger_than_an_array_may_be_runs_in_several(cluster, folder: Path) -> None:
+    size = read_limits()["MaxArraySize"]
+    assert size == 1001
+    sweep = Sweep(folder, {"finetune": ["mkdir -p {work}; touch {work}/end"] * (size + 2)})
+    offset, part = list(split_indices([size - 1, size, size + 1], size).items())[1]
+    assert (offset, part) == (size, [size, size + 1])
+    array = array_expression([index - offset for index in part])
+    script = folder / "finetune-1001.sbatch"
+    script.write_text(
+        render_array(sweep.workspace, "finetune", Resources(), array, stoppable=True, offset=offset)
+    )
+    job = submit_script(script)
+    assert cluster.until_ended(job) == {"0": "COMPLETED", "1": "COMPLETED"}
+    assert [sweep.state(index).state for index in (0, size, size + 1)] == ["waiting", "done", "done"]
+    add_submissions(folder, [Submission(stage="finetune", job=job, array="1001-1002", offset=offset)])
+    assert find_live_cells(folder) == set()
 
 
 def test_a_cell_that_never_gets_further_is_given_up(cluster, folder: Path) -> None:

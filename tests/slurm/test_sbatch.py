@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -108,7 +109,41 @@ def test_ranks_without_gpus_talk_over_gloo_on_one_machine() -> None:
     assert "export CUDA_VISIBLE_DEVICES=''\n" in script
 
 
+def test_no_text_of_a_sweep_is_a_command_in_its_scripts(tmp_path: Path) -> None:
+    """Bash runs a script whose texts hold commands that would leave a file."""
+    bad = f"a b;touch {tmp_path}/done;$(touch {tmp_path}/done)`touch {tmp_path}/done`'\"&|#\\"
+    places = {"folder": tmp_path / bad.replace("/", "_"), "root": tmp_path, "python": bad}
+    resources = Resources(
+        partition=bad, account=bad, qos=bad, constraint=bad, gpu_type=bad, gpus_per_node=1, modules=(bad,),
+        environment={"A": bad}, sbatch_options=(f"--x=$(touch {tmp_path}/done)",),
+        srun_options=(f"--x=;touch {tmp_path}/done",),
+    )  # fmt: skip
+    script = render_array(
+        Workspace(sweep="x", **places), "finetune", resources, "0", stoppable=True, offset=7
+    )
+    (tmp_path / "script").write_text("module() { :; }\n" + script)
+    (tmp_path / "script").write_text((tmp_path / "script").read_text().replace("exec ", "echo "))
+    answer = subprocess.run(
+        ["bash", tmp_path / "script"],
+        env={"SLURM_ARRAY_TASK_ID": "3", "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert " finetune 10 --log " in answer.stdout
+    assert f" --x=;touch {tmp_path}/done\n" in answer.stdout
+    assert not (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\x00", "\x1b", "\x7f", "\x85", "\u2028"])
+def test_a_line_break_in_a_path_of_a_script_is_refused(end: str) -> None:
+    for name in ("folder", "root"):
+        with pytest.raises(ValueError, match="one line without control characters is needed"):
+            Workspace(sweep="x", python="python", **{**PLACES, name: Path(f"/data{end}touch x")})
+
+
 SCRIPTS = {
+    "second array": render_array(AWKWARD, "evaluate", RESOURCES, "0-9", stoppable=False, offset=1001),
     "two nodes": render_array(WORKSPACE, "finetune", RESOURCES, "0-5%3", stoppable=True),
     "awkward names": render_array(AWKWARD, "evaluate", Resources(time_limit_min=9), "0", stoppable=False),
     "collect": render_job(AWKWARD, "collect", Resources(), "python -m jobs.collect 'a b'"),
@@ -140,11 +175,17 @@ def test_bash_and_shellcheck_have_nothing_to_say(name: str, tmp_path: Path) -> N
         ({"time_limit_min": 3}, "stop_before_end_s is 180, which leaves nothing of time_limit_min 3"),
         ({"gpu_type": "a100"}, "gpu_type is 'a100', but gpus_per_node is 0"),
         ({"environment": {"A-B": "1"}}, "environment: 'A-B' is no name of a variable"),
-        ({"environment": {"A": "1\n2"}}, "A: got '1\\n2'; one line is needed"),
-        ({"partition": "a\nb"}, "partition: got 'a\\nb'; one line is needed"),
+        ({"environment": {"A": "1\n2"}}, "A: got '1\\n2'; one line without control characters is needed"),
+        ({"partition": "a\nb"}, "partition: got 'a\\nb'; one line without control characters is needed"),
+        ({"modules": ("a\rb",)}, "modules: got 'a\\rb'; one line without control characters is needed"),
+        ({"python": "py\x1b[2J"}, "python: got 'py\\x1b[2J'; one line without control characters is needed"),
+        ({"container": "run 'x"}, '"run \'x": No closing quotation'),
+        ({"srun_options": ("--x=\u2028y",)}, "srun_options: got '--x=\\u2028y'; one line without control"),
+        ({"srun_options": ("--x='y",)}, '"--x=\'y": No closing quotation'),
+        ({"sbatch_options": ("--a\n#x",)}, "sbatch_options: got '--a\\n#x'; one line without control"),
         ({"sbatch_options": ("r",)}, "sbatch_options: 'r' does not start with - (one line each)"),
     ],
 )
 def test_impossible_resources_are_refused(wrong, message: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         Resources(**wrong)

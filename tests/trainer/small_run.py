@@ -133,7 +133,7 @@ class PoisonedLoss:
 def read_events(run: Path) -> EventAccumulator:
     """Read everything that a run wrote for TensorBoard, nothing thinned out."""
     everything = {"images": 0, "tensors": 0, "scalars": 0}
-    return EventAccumulator(str(run / "tensorboard"), size_guidance=everything).Reload()
+    return EventAccumulator(str(run), size_guidance=everything).Reload()
 
 
 def read_scalars(run: Path) -> dict[str, list[tuple[int, float]]]:

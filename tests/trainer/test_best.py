@@ -20,7 +20,7 @@ from trainer.loop import TrainState
 
 
 def judge_all(best: Best, values: list[float]) -> list[bool]:
-    return [best.judge({f"validation/{best.metric}": v}, step) for step, v in enumerate(values, start=1)]
+    return [best.judge({f"Validation/{best.metric}": v}, step) for step, v in enumerate(values, start=1)]
 
 
 def test_higher_is_better_but_for_false_positives() -> None:
@@ -34,11 +34,11 @@ def test_patience_counts_validations_without_a_better_one() -> None:
     best = Best("miou", patience=2)
     over = []
     for step, value in enumerate([0.5, 0.4, 0.6, 0.6, 0.1], start=1):
-        best.judge({"validation/miou": value}, step)
+        best.judge({"Validation/miou": value}, step)
         over.append(best.is_over)
     assert over == [False, False, False, False, True]
     assert (best.value, best.step, best.waited) == (0.6, 3, 2)
-    assert best.explain() == "best miou 0.6000 at step 3, 2 validations before now"
+    assert best.explain() == "best miou 60.00 % at step 3, 2 validations before now"
     patient = Best("miou", patience=3)
     patient.load_state_dict(best.state_dict())
     assert not patient.is_over
@@ -57,7 +57,7 @@ def _fixed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def measure(model: torch.nn.Module, step: int) -> dict[str, float]:
         assert not model.training
-        return {"validation/miou": {2: 0.5, 4: 0.9, 6: 0.4, 8: 0.3, 10: 0.2}[step]}
+        return {"Validation/miou": {2: 0.5, 4: 0.9, 6: 0.4, 8: 0.3, 10: 0.2}[step]}
 
     monkeypatch.setattr("trainer.run.build_validation", lambda *_: measure)
 
@@ -81,7 +81,7 @@ def test_a_run_ends_early_and_keeps_its_best_apart(tmp_path: Path, scene_shards:
     record = json.loads((run / "best" / "step-0000004" / "best.json").read_text())
     assert (record["metric"], record["value"], record["step"]) == ("miou", 0.9, 4)
     assert json.loads((run / "finished.json").read_text())["early"] is True
-    message = "ended early at step 8: best miou 0.9000 at step 4, 2 validations before now"
+    message = "ended early at step 8: best miou 90.00 % at step 4, 2 validations before now"
     assert message in (run / "log.txt").read_text()
     assert find_checkpoint(run / "best") == run / "best" / "step-0000004"
     best = load_model(run / "best").state_dict()

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from shards.errors import InputError
+from shards.settings import load_config
+from shards.stream import StreamConfig
+from tests.support.refused import refused
+from trainer.config import FinetuneConfig
 from trainer.ema import EmaConfig
 from trainer.losses import LossConfig, LossOptions
 from trainer.losses.classification import LogitNorm
@@ -27,9 +32,14 @@ UNREAD = LossOptions(rba=Rba(preset="code"))
     ("config", "settings", "message"),
     [
         (EmaConfig, {"decay": 1.0}, "ema.decay must be in [0, 1), got 1.0"),
-        (OptimConfig, {"lr": 0.0}, "optim.lr must be above 0, got 0.0"),
+        (OptimConfig, {"lr": 0.0}, "optim.lr must be above 0 and at most 100, got 0.0"),
+        (OptimConfig, {"lr": 1e38}, "optim.lr must be above 0 and at most 100, got 1e+38"),
+        (OptimConfig, {"weight_decay": 1e9}, "optim.weight_decay must be in [0, 100], got 1000000000.0"),
+        (StreamConfig, {"workers": 100000}, "data.workers: got 100000; 0..256 are allowed"),
+        (StreamConfig, {"batch_size": 10**9}, "data.batch_size: got 1000000000; 1..4096 are allowed"),
+        (StreamConfig, {"crop": (0, 64)}, "data.crop: got [0, 64]; (height, width), both at least 1"),
         (OptimConfig, {"layer_decay": 1.5}, "optim.layer_decay must be in (0, 1], got 1.5"),
-        (OptimConfig, {"weight_decay": -1.0}, "optim.weight_decay must be 0 or more, got -1.0"),
+        (OptimConfig, {"weight_decay": -1.0}, "optim.weight_decay must be in [0, 100], got -1.0"),
         (OptimConfig, {"lr_batch": 0}, "optim.lr_batch must be at least 1, got 0"),
         (ScheduleConfig, {"head_warmup": 1.0}, "schedule.head_warmup must be in [0, 1), got 1.0"),
         (ScheduleConfig, {"backbone_warmup": -0.1}, "schedule.backbone_warmup must be in [0, 1), got -0.1"),
@@ -70,3 +80,56 @@ UNREAD = LossOptions(rba=Rba(preset="code"))
 def test_impossible_settings_are_refused(config: type, settings: dict, message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         config(**settings)
+
+
+RECIPE = """
+model: {image_size: [64, 32]}
+paste: {bank: b, probability: 0.5}
+loss: {outlier: [rba], options: {rba: {preset: code}}, weights: {mask: 5, dice: 5, class: 2, rba: 1}}
+optim: {lr: 1.0e-2}
+"""
+
+
+def load(path: Path, *words: str, text: str = RECIPE) -> FinetuneConfig:
+    (path / "c.yaml").write_text(text)
+    return load_config(FinetuneConfig, [str(path / "c.yaml"), *words], program="jobs.finetune")
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "size"),
+    [
+        ("seed: 1", "", (1024, 1024)),
+        ("seed: 1", "--data.crop 96 64", (96, 64)),
+        ("seed: 1", "--model.image_size 96 64", (96, 64)),
+        ("data: {crop: [64, 32]}", "", (64, 32)),
+        ("data: {crop: [64, 32]}", "--model.weights w", (64, 32)),
+        ("data: {crop: [64, 32]}", "--data.crop none --model.image_size 32 32", (32, 32)),
+        ("seed: 1", "--model.weights w", (0, 0)),  # which the weights will tell
+    ],
+)
+def test_crop_and_image_size_follow_each_other(
+    text: str, words: str, size: tuple[int, int], tmp_path: Path
+) -> None:
+    config = load(tmp_path, *words.split(), text=text)
+    assert (config.data.crop, config.model.image_size) == (size, size)
+
+
+def test_two_sizes_that_differ_are_refused(tmp_path: Path) -> None:
+    with refused(
+        r"data.crop \[96, 64\] and model.image_size \[64, 32\] differ; .*leave one of them out, and it"
+    ):
+        load(tmp_path, "--data.crop", "96", "64")
+
+
+def test_a_setting_of_the_file_is_taken_back(tmp_path: Path) -> None:
+    with refused(
+        "loss.options.rba: nothing here reads it.*, and `--SETTING none` takes one of the file back"
+    ):
+        load(tmp_path, "--loss.outlier", "none")
+    back = ("--loss.outlier", "none", "--loss.options.rba.preset", "null")
+    config = load(tmp_path, *back, "--loss.weights.rba", "none", "--optim.lr", "None")
+    assert (config.loss.outlier, config.optim.lr) == ((), 1e-4)
+    assert config.loss.weights == {"mask": 5.0, "dice": 5.0, "class": 2.0}
+    assert load(tmp_path, *back, "--loss.weights", "none").loss.weights == {}
+    assert load(tmp_path, text="optim: {lr: null}\nloss: null").optim.lr == 1e-4
+    assert load(tmp_path, "--model.outlier_class", "none").model.outlier_class == "none"  # a value of its own

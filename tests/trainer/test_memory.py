@@ -19,7 +19,7 @@ from shards.settings import read_config
 from tests.trainer.small_run import assert_equal, forget_after, make_model, read_scalars, train, weights
 from trainer.config import FinetuneConfig
 from trainer.memory import OutOfMemoryError, fit_micro_batch, fullest_batch
-from trainer.tracking import record_profile
+from trainer.run_log import record_profile
 
 
 def backward(model: EoMT, *, recompute: bool, masked: bool) -> tuple[dict[str, torch.Tensor], int]:

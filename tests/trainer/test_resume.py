@@ -126,13 +126,28 @@ def test_a_run_is_neither_overwritten_nor_bent(tmp_path: Path, scene_shards: str
     train(tmp_path, scene_shards, *TWO)
     before = written()
     for extra, resume, message in (
-        ((), False, "a run is already there; --resume continues it"),
+        ((), False, "a run has finished; --name NEW --model.weights .*/run trains on from its weights"),
         (("--optim.lr", "1e-2"), True, r"--resume: optim.lr is 0.01 but .*config.yaml has 0.001"),
+        (("--loop.steps", "8"), True, "keeps its settings; --name NEW --model.weights .*/run trains on"),
         (("--data.batch_size", "1"), True, "--resume: the run took 2 samples per step, this start would tak"),
     ):
         with pytest.raises(InputError, match=message):
             train(tmp_path, scene_shards, *TWO, *extra, resume=resume)
         assert before == written()
+
+
+def test_resuming_a_finished_run_says_so_and_writes_nothing(
+    tmp_path: Path, scene_shards: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(tmp_path, scene_shards, *TWO)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.json")}
+    caplog.clear()
+    assert train(tmp_path, scene_shards, *TWO, resume=True).step == 2
+    assert "run: finished at step 2; --name NEW --model.weights" in caplog.text
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.json")} == before
+    forget_after(0, tmp_path / "run")
+    with pytest.raises(InputError, match="a run has finished"):
+        train(tmp_path, scene_shards, *TWO)
 
 
 def test_resuming_does_not_write_into_a_foreign_folder(tmp_path: Path, scene_shards: str) -> None:

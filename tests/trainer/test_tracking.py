@@ -20,7 +20,7 @@ from tensorboard.util.tensor_util import make_ndarray
 from eval.metrics.binned import count_images
 from eval.metrics.curve import ImageScores
 from models.lora import adapter_norms
-from tests.trainer.small_run import make_model, read_events, read_scalars, train
+from tests.trainer.small_run import forget_after, make_model, read_events, read_scalars, train
 from tests.trainer.test_validation import write_pasted
 from trainer.optim import OptimConfig, build_optimizer
 from trainer.tracking import describe_groups, thin_curve
@@ -108,13 +108,13 @@ def test_curves_and_histograms_say_what_was_measured(runs: Path) -> None:
     assert len(curves) == 2
     tp, fp, tn, fn, precision, recall = curves[-1]
     steps = recall - np.append(recall[1:], 0)
-    ap = dict(read_scalars(runs / "slow")["validation/ap/RbA"])[4]
+    ap = dict(read_scalars(runs / "slow")["Validation/ap/RbA"])[4]
     assert float((precision * steps).sum()) == pytest.approx(ap, abs=0.02)  # 127 points of it
     assert (tp + fp + tn + fn).max() == (tp + fp + tn + fn).min()
     for name, total in (("normal", tn[0] + fp[0]), ("anomalous", tp[0] + fn[0])):
         histogram = events.Histograms(f"scores/RbA/{name}")[-1].histogram_value
         assert histogram.num == sum(histogram.bucket) == total
-    assert "validation/gap/RbA" in events.Tags()["scalars"]
+    assert "Validation/gap/RbA" in events.Tags()["scalars"]
 
 
 def test_the_card_says_how_the_run_is_set_and_where_it_comes_from(runs: Path) -> None:
@@ -141,13 +141,51 @@ def test_runs_are_compared_by_their_settings_and_latest_values(runs: Path) -> No
     answer = list_session_groups.Handler(request, context, "", ask).run()
     rates = sorted(group.hparams["optim.lr"].number_value for group in answer.session_groups)
     assert rates == [1e-4, 1e-2]
+    given = {*answer.session_groups[0].hparams}
+    assert given >= {"optim.lr", "adapt.mode", "data.shards", "validation.select"}
+    assert not given & {"name", "out", "optim.weight_decay", "data.augment.flip", "loss.weights.dice"}
     for group in answer.session_groups:
         name = "slow" if group.hparams["optim.lr"].number_value == 1e-4 else "fast"
         tags = {metric.name.tag for metric in group.metric_values}
-        measured = {f"validation/{metric}" for metric in ("miou", "ap/RbA", "fpr95/RbA")}
-        assert tags == measured | {"best/ap/RbA", "loss/total"}
-        (best,) = [m.value for m in group.metric_values if m.name.tag == "best/ap/RbA"]
-        assert best == read_scalars(runs / name)["best/ap/RbA"][-1][1]
+        measured = {f"Validation/{metric}" for metric in ("miou", "ap/RbA", "fpr95/RbA")}
+        assert tags == measured | {"Validation/best/ap/RbA", "Loss/total"}
+        (best,) = [m.value for m in group.metric_values if m.name.tag == "Validation/best/ap/RbA"]
+        assert best == read_scalars(runs / name)["Validation/best/ap/RbA"][-1][1]
+
+
+def test_runs_bear_their_names_and_loss_and_validation_come_first(runs: Path) -> None:
+    assert sorted(EventMultiplexer().AddRunsFromDirectory(str(runs)).Reload().Runs()) == ["fast", "slow"]
+    tags = read_events(runs / "slow").Tags()
+    groups = sorted(
+        {tag.partition("/")[0] for kind in ("scalars", "images", "tensors") for tag in tags[kind]}
+    )
+    assert groups[:2] == ["Loss", "Validation"]
+
+
+def test_every_card_has_a_description(runs: Path) -> None:
+    events = read_events(runs / "slow")
+    tags = [tag for kind in ("scalars", "images", "tensors", "histograms") for tag in events.Tags()[kind]]
+    shown = {tag: events.SummaryMetadata(tag).summary_description for tag in tags if "_hparams" not in tag}
+    assert [tag for tag, text in shown.items() if not text] == []
+    assert shown["Loss/total"].startswith("Sum of all loss terms with their weights")
+    assert shown["probes/pasted"] == shown["probes/scenes"]
+
+
+def test_each_step_appears_once_after_a_kill_and_a_resume(tmp_path: Path, scene_shards: str) -> None:
+    more = ("--validation.shards", scene_shards, "--loop.eval_every", "1", "--loop.steps", "5")
+    train(tmp_path, scene_shards, *more)
+    for step in (2, 2, 0):  # twice from one checkpoint, then from the beginning
+        forget_after(step, tmp_path / "run")
+        train(tmp_path, scene_shards, *more, resume=True)
+        found = read_scalars(tmp_path / "run")
+        for tag in ("Loss/total", "Validation/miou", "lr/heads", "speed/images_per_s"):
+            assert [at for at, _ in found[tag]] == [1, 2, 3, 4, 5], tag
+        events = read_events(tmp_path / "run")
+        assert [image.step for image in events.Images("probes/scenes")] == [1, 2, 3, 4, 5]
+        cards = (
+            EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload().Tensors("run", "run/text_summary")
+        )
+        assert [card.step for card in cards] == ([1, 3] if step else [1])
 
 
 def test_what_is_switched_off_is_not_written(tmp_path: Path, scene_shards: str) -> None:
@@ -158,7 +196,7 @@ def test_what_is_switched_off_is_not_written(tmp_path: Path, scene_shards: str) 
     assert tags["images"] == tags["histograms"] == []
     assert not any(tag.startswith("grad_norm/") for tag in tags["scalars"])
     assert not any(tag.startswith("precision_recall") for tag in tags["tensors"])
-    assert "validation/ap/RbA" in tags["scalars"]
+    assert "Validation/ap/RbA" in tags["scalars"]
     shutil.rmtree(tmp_path / "run")
     train(tmp_path, scene_shards, *pasted, "--loop.steps", "2", "--tracking.tensorboard", "False")
-    assert not (tmp_path / "run" / "tensorboard").exists()
+    assert not list((tmp_path / "run").glob("events.*"))

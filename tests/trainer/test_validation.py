@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -49,17 +50,20 @@ def test_a_run_is_measured_as_jobs_evaluate_measures_it(
         without.delattr("eval.metrics.bootstrap.draw_weights")
         train(tmp_path, scene_shards, *extra, "--loop.eval_every", "2")
     found = read_scalars(tmp_path / "run")
-    assert [step for step, _ in found["validation/miou"]] == [2, 4]
+    assert [step for step, _ in found["Validation/miou"]] == [2, 4]
     places = {"checkpoint": tmp_path / "run", "datasets": pasted, "out": tmp_path / "eval"}
     settings = {"scores": ("MSP", "RbA"), "device": "cpu", "components": False, "pictures": 0}
     for record in evaluate(EvaluateOptions(**places, **settings)):  # type: ignore[arg-type]
         assert record.ap_ci is not None
         for metric in ("ap", "fpr95"):
             expected = getattr(record, metric)
-            assert found[f"validation/{metric}/{record.score}"][-1][1] == pytest.approx(expected, abs=1e-7)
+            assert found[f"Validation/{metric}/{record.score}"][-1][1] == pytest.approx(expected, abs=1e-7)
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert "validation at step 4: miou 0." in log
-    assert "ap/RbA 0." in log
+    numbers = re.search(
+        r"validation at step 4: miou [\d.]+ %  ap/MSP ([\d.]+) %  fpr95/MSP [\d.]+ %  gap/MSP -?[\d.]+  ", log
+    )
+    assert numbers
+    assert float(numbers[1]) == pytest.approx(100 * found["Validation/ap/MSP"][-1][1], abs=0.006)
     assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
 
 
