@@ -18,11 +18,12 @@ from jobs.preview_paste import draw_contact_sheet, paste_scenes
 from shards.settings import flat_settings, load_config, run_program
 from trainer.collective import writing
 from trainer.config import FinetuneConfig
-from trainer.loop import Run, TrainState, train
+from trainer.loop import Run, train
 from trainer.optim import explain_rates
 from trainer.run import global_batch, open_run
 from trainer.run_folder import begin_folder, describe_run, end_folder
 from trainer.runtime import Deadline, StopSignal, find_end
+from trainer.state import TrainState
 from trainer.tracking import end_tracking, log_file, record_profile, show_picture, show_text, start_tracking
 
 logger = logging.getLogger(__name__)

@@ -104,7 +104,8 @@ def read_huggingface_config(path: Path) -> ModelConfig:
             raise InputError(f"{path}: {name} is {number}; at least 1 is needed")
     labels = from_json(dict[str, Any], fields.get("id2label", {"0": "", "1": ""}), f"{path}: id2label")
     size = find_size(numbers.pop("hidden_size"), numbers.pop("num_hidden_layers"), str(path))
-    return ModelConfig(size=size, image_size=sides, num_classes=len(labels), **numbers).completed()
+    fields = {"size": size, "image_size": sides, "num_classes": len(labels), **numbers}
+    return from_json(ModelConfig, fields, str(path)).completed()
 
 
 def to_huggingface(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

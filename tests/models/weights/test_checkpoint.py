@@ -154,13 +154,27 @@ def test_dinov2_weights_of_patch_14_fit_a_backbone_of_patch_16(tmp_path: Path) -
     assert backbone.pos_embed.shape == (1, 8, 384)
 
 
-def test_weights_of_another_backbone_are_refused() -> None:
-    weights = {
-        "blocks.0.norm1.weight": torch.ones(384),
-        "patch_embed.proj.weight": torch.ones(384, 3, 14, 14),
-    }
-    with pytest.raises(InputError, match="other.pth: the weights do not fit the model: .* missing"):
-        load_backbone_weights(build_backbone("small", (32, 32), 16), weights, "other.pth")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pos_embed": torch.ones(1, 1370, 128)}, "patches or positions cannot be resampled: "),
+        ({"pos_embed": torch.ones(7, 128)}, "pos_embed has 2 dimensions; 3 are needed"),
+        ({"norm.weight": torch.ones(5)}, r"1 of another shape \[norm.weight 5, model 128\]"),
+        (
+            {"norm.weight": torch.full((128,), torch.nan)},
+            r"NaN or infinite values in 1 weights \[norm.weight\]",
+        ),
+        ({"blocks.6.norm1.weight": torch.ones(128)}, "a backbone of width 128 and 7 blocks; known "),
+        ({"reg_token": None}, "a ViT without register tokens; .* four, such as .*_vits14_reg4_pretrain.pth"),
+        ({"norm.weight": None}, r"1 missing \[norm.weight\]"),
+    ],
+    ids=["grid", "flat", "shape", "NaN", "blocks", "registers", "missing"],
+)
+def test_weights_of_another_backbone_are_refused(tmp_path: Path, changes: dict, message: str) -> None:
+    state = build_backbone("tiny", (32, 32), 16).state_dict() | changes
+    torch.save({name: v for name, v in state.items() if v is not None}, tmp_path / "vit.pth")
+    with pytest.raises(InputError, match=f"vit.pth: .*{message}"):
+        initialise_model(ModelConfig(weights=str(tmp_path / "vit.pth"), image_size=(32, 32)))
 
 
 def test_the_file_that_dinov2_publishes_is_read(tmp_path: Path) -> None:

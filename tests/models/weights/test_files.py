@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from models.weights.files import compare_weights, load_strictly, read_weight_file
+from models.weights.files import read_weight_file
+from models.weights.fit import compare_weights, load_strictly
 from shards.errors import InputError
 
 WEIGHTS = {"a.weight": torch.arange(4.0), "b": torch.ones(2, 2)}
@@ -36,7 +37,12 @@ def test_weights_in_several_files_are_read_by_their_index(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"weight_map": {"a": "../a.safetensors"}}', "names a file outside its folder"),
+        ('{"weight_map": {"a": "../a.safetensors"}}', "names '../a.safetensors'; names ending in"),
+        ('{"weight_map": {"a": ".."}}', "names '..'; names ending in .* in its own folder are read"),
+        ('{"weight_map": {"a": "model.safetensors.index.json"}}', "names 'model.safetensors.index.json'"),
+        ('{"weight_map": {"a": "a\\u0000.safetensors"}}', r"names 'a\\x00.safetensors'"),
+        ('{"weight_map": {"a": "a\\n.safetensors"}}', r"names 'a\\n.safetensors'"),
+        pytest.param('{"weight_map": ' + '{"a": ' * 100_000, "is no valid JSON", id="deep"),
         ("{", "is no valid JSON"),
         ("[]", "is a list; a JSON object is needed"),
         ('{"weight_map": 3}', "weight_map: is a int; a JSON object is needed"),
@@ -85,7 +91,7 @@ def test_the_report_puts_every_name_in_one_place() -> None:
     module = nn.ModuleDict({"a": nn.Linear(2, 3), "b": nn.Linear(3, 1), "c": nn.Linear(1, 1)})
     shapes = {"a.weight": (3, 2), "a.bias": (4,), "b.weight": (1, 3), "d": (1,)}
     weights = {name: torch.zeros(shape) for name, shape in shapes.items()}
-    report = compare_weights(module, weights, skip=("c",))
+    report = compare_weights(module.state_dict(), weights, skip=("c",))
     assert report.loaded == ("a.weight", "b.weight")
     assert report.missing == ("b.bias",)
     assert report.unexpected == ("d",)

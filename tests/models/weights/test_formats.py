@@ -191,14 +191,24 @@ def test_a_wrapped_backbone_is_recognised(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["fc.weight"], r"weights of no known kind \(first names: fc.weight\); known kinds: EoMT of"),
-        (["q.weight", "module.network.q.weight"], "holds q.weight twice, under other prefixes"),
+        (
+            ["fc.weight", "fc.bias"],
+            r"weights of no known kind, with names \[fc.weight, fc.bias\]; known .*; --model_file",
+        ),
+        (
+            ["q.weight", "encoder.backbone.a", "ema.q.weight", "ema.encoder.backbone.a"],
+            "holds an EoMT of tue-mps/eomt 2 times: no prefix, ema.; keep one of them",
+        ),
+        (
+            ["a._orig_mod.q.weight", "a.q.weight"],
+            "holds a.q.weight twice, with and without what a wrapper adds to names",
+        ),
         (
             ["network.q.weight", "network.encoder.backbone.blocks.0.attention.q_proj.weight"],
             "an EoMT over DINOv3, published as differences",
         ),
     ],
-    ids=["unknown", "twice", "DINOv3"],
+    ids=["unknown", "two models", "twice", "DINOv3"],
 )
 def test_what_is_not_recognised_is_refused(tmp_path: Path, names: list[str], message: str) -> None:
     torch.save({name: torch.ones(1) for name in names}, tmp_path / "w.pth")
