@@ -20,7 +20,7 @@ from models.lora import ADAPTER, merge_weights
 from models.weights.files import list_parts, read_metadata, read_weight_file, write_weight_file
 from models.weights.formats import WEIGHTS_NAME, Checkpoint, read_checkpoint
 from shards.errors import InputError
-from shards.files import hash_file, read_json
+from shards.files import hash_file, read_json, to_json
 
 CONFIG_NAME = "adapter_config.json"
 ADAPTER_NAME = "adapter_model.safetensors"
@@ -53,6 +53,9 @@ def write_adapter(folder: Path, checkpoint: Path, base: Checkpoint) -> int:
         base_model_name_or_path=str(base.path.resolve()),
         inference_mode=True,
     ).save_pretrained(str(folder))
+    settings = read_json(dict[str, Any], folder / CONFIG_NAME)  # peft writes its sets in any order
+    ordered = {n: sorted(v) if isinstance(v, list) else v for n, v in settings.items()}
+    (folder / CONFIG_NAME).write_text(to_json(ordered, indent=2, sort_keys=True))
     return sum(value.numel() for value in state.values())
 
 

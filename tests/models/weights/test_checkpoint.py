@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import resource
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,15 @@ def test_weights_that_do_not_fit_are_counted(tmp_path: Path) -> None:
         ({"patch_size": "16"}, "patch_size is '16'; int is needed"),
         ({"class_head": "x"}, "class_head is 'x'; one of .*linear, isomax is needed"),
         ({"weights": None}, "weights is None; str is needed"),
+        (
+            {"num_queries": 10**9},
+            "model.num_queries must be 1 to 10000, or 0 to follow the weights, got 10000",
+        ),
+        ({"num_classes": 1e999}, "num_classes is inf; int is needed"),
+        (
+            {"image_size": [16 * 10**6] * 2},
+            "model.image_size: 16000000x16000000 is cut into more than 262144 pa",
+        ),
         ({"lora": {"rank": 0}}, "lora: adapt.lora.rank must be at least 1, got 0"),
     ],
     ids=str,
@@ -217,3 +227,21 @@ def test_a_checkpoint_knows_the_run_it_lies_in(tmp_path: Path) -> None:
     for folder in ("checkpoints", "best"):
         assert run_of(tmp_path / "runs/a" / folder / "step-0000004") == "a"
     assert run_of(tmp_path / "downloads/eomt.bin") is None
+
+
+def test_a_size_that_a_file_only_claims_takes_no_memory(tmp_path: Path) -> None:
+    """A giant EoMT takes 4.6 GB; its description takes none."""
+    folder = save(make_model(), tmp_path)
+    path = folder / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"size": "giant", "num_queries": 10_000}))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for start in (load_model, lambda path: initialise_model(ModelConfig(weights=str(path)))):
+        with pytest.raises(InputError, match="the weights do not fit the model: .* missing"):
+            start(folder)
+    names = build_backbone("tiny", (32, 32), 16).state_dict()
+    names |= {"patch_embed.proj.weight": torch.ones(1536, 3, 14, 14)}
+    names |= {f"blocks.{i}.norm1.weight": torch.ones(1) for i in range(40)}
+    torch.save(names, tmp_path / "vit.pth")
+    with pytest.raises(InputError, match="the weights do not fit the model: .* missing"):
+        initialise_model(ModelConfig(weights=str(tmp_path / "vit.pth"), image_size=(32, 32)))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB

@@ -1,22 +1,37 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import os
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from models.weights.files import read_weight_file
+from models.weights.files import read_metadata, read_weight_file, write_weight_file
 from models.weights.fit import compare_weights, load_strictly
 from shards.errors import InputError
 
 WEIGHTS = {"a.weight": torch.arange(4.0), "b": torch.ones(2, 2)}
 
 
-@pytest.mark.parametrize("content", [WEIGHTS, {"state_dict": WEIGHTS, "epoch": 3}, {"model": WEIGHTS}])
+FOUND_BELOW = [
+    WEIGHTS,
+    {"state_dict": WEIGHTS, "epoch": 3, "optimizer_states": [{"state": {0: WEIGHTS}}], "loops": {"a": {}}},
+    {"model": WEIGHTS},
+    {"model_state_dict": WEIGHTS, "model_ema": {"c": torch.ones(1)}},
+    {"teacher": {"backbone": WEIGHTS}, "student": {"backbone": {"c": torch.ones(1)}}},
+    {"ckpt": {"net": {"params": WEIGHTS}}, "args": {"lr": 0.1}},
+    {"callbacks": {"EMA": {"state_dict": {"c": torch.ones(1)}}}, "state_dict": WEIGHTS},
+]
+
+
+@pytest.mark.parametrize("content", FOUND_BELOW)
 @pytest.mark.parametrize("name", ["w.pth", "w.bin", "w.ckpt"])
 def test_a_pickle_of_tensors_is_read_with_or_without_wrapper(tmp_path: Path, name: str, content) -> None:
     torch.save(content, tmp_path / name)
@@ -80,11 +95,78 @@ def test_a_truncated_file_is_named(tmp_path: Path, name: str) -> None:
         read_weight_file(path)
 
 
-@pytest.mark.parametrize("content", [{}, {"a": 3}, [1], {1: torch.ones(1)}], ids=str)
-def test_a_file_without_weights_by_name_is_refused(tmp_path: Path, content: object) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, r"holds no weights by name, its keys are \[\]; save the network's state_dict\(\) alone"),
+        ({"a": 3, "b": {"lr": 1}}, r"holds no weights by name, its keys are \[a, b\]; save"),
+        ([1], "holds no weights by name, it is no dictionary; save"),
+        ({1: torch.ones(1)}, r"holds no weights by name, its keys are \[1\]"),
+        ({"a": WEIGHTS, "b": WEIGHTS}, r"holds weights 2 times, below \[a, b\]; save one of them alone"),
+        ({"a": torch.ones(1).expand(10**6, 10**6)}, "a is 1000000x1000000, and the file holds fewer numbers"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else str(value)[:20],
+)
+def test_a_file_without_weights_by_name_is_refused(tmp_path: Path, content: object, message: str) -> None:
     torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(InputError, match="w.pth: holds no weights by name"):
+    with pytest.raises(InputError, match=f"w.pth: {message}"):
         read_weight_file(tmp_path / "w.pth")
+
+
+def _npz() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, a=np.ones(2))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("m.onnx", b"\x08\x0a\x12\x07pytorch", "an ONNX graph, .* give the checkpoint it was exported from"),
+        ("m.pth", b"\x08\x0a\x12\x07pytorch", "an ONNX graph"),
+        ("m.pth", b"\x89HDF\r\n", "an HDF5 file"),
+        ("m.pth", _npz(), "a zip archive; TorchScript"),
+        ("m.pth", b"<!DOCTYPE html>", "a web page"),
+        ("m.safetensors", b"version https://git-lfs", "a Git LFS pointer"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_what_stands_in_place_of_weights_is_named(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name}: truncated, or no \w+ file \({message}"):
+        read_weight_file(tmp_path / name)
+
+
+def test_an_archive_that_unpacks_to_more_than_it_is_is_refused(tmp_path: Path) -> None:
+    torch.save(torch.zeros(10**6), tmp_path / "w.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "w.pth") as stored,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for entry in stored.infolist():
+            packed.writestr(entry.filename, stored.read(entry))
+    with pytest.raises(InputError, match=r"bomb.pth: an archive that unpacks to 4\d+ bytes"):
+        read_weight_file(tmp_path / "bomb.pth")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    save_file(WEIGHTS, tmp_path / "w.safetensors")
+    (tmp_path / "w.safetensors").chmod(0)
+    with pytest.raises(InputError, match="w.safetensors: cannot be read: Permission denied"):
+        read_weight_file(tmp_path / "w.safetensors")
+
+
+def test_equal_weights_are_equal_bytes(tmp_path: Path) -> None:
+    metadata = {name: "x" * i for i, name in enumerate("qwertyuiop")}
+    for i, ours in enumerate((metadata, dict(reversed(metadata.items())))):
+        write_weight_file(WEIGHTS, tmp_path / f"{i}.safetensors", ours)
+    first, second = ((tmp_path / f"{i}.safetensors").read_bytes() for i in range(2))
+    assert first == second
+    assert read_metadata(tmp_path / "0.safetensors") == metadata | {"format": "pt"}
+    assert torch.equal(read_weight_file(tmp_path / "0.safetensors")["b"], WEIGHTS["b"])
 
 
 def test_the_report_puts_every_name_in_one_place() -> None:

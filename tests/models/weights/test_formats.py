@@ -18,6 +18,7 @@ from models.weights.formats import read_checkpoint
 from models.weights.huggingface import from_huggingface, to_huggingface
 from shards.errors import InputError
 from tests.models.tiny import make_model
+from tests.support.refused import refused
 
 CONFIG = ModelConfig(size="tiny", image_size=(48, 48), num_queries=5, num_blocks=3, num_classes=7)
 REFERENCE_CONFIG = ModelConfig(
@@ -216,14 +217,27 @@ def test_what_is_not_recognised_is_refused(tmp_path: Path, names: list[str], mes
         read_checkpoint(tmp_path / "w.pth")
 
 
+def test_what_lies_beside_a_network_is_noted(tmp_path: Path, model: EoMT) -> None:
+    torch.save(as_upstream(model) | {"metric.count": torch.ones(1)}, tmp_path / "last.ckpt")
+    assert "left aside, as it is not below network.: [criterion.empty_weight, metric.count]" in (
+        read_checkpoint(tmp_path / "last.ckpt").notes
+    )
+
+
 def test_folders_that_hold_no_or_several_weight_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the folder holds no weight file"):
+    with refused(r"the folder holds no weight file \(.safetensors, .bin, .ckpt, .pth, .pt\)$"):
         read_checkpoint(tmp_path)
-    for name in ("a.pth", "b.pth"):
-        torch.save({"a": torch.ones(1)}, tmp_path / name)
-    with pytest.raises(InputError, match="the folder holds 2 weight files; name one of them"):
+    (tmp_path / "model.onnx").touch()
+    with refused(r"the folder holds no weight file .*; it holds \[model.onnx\]"):
         read_checkpoint(tmp_path)
-    with pytest.raises(InputError, match="nothing: no such file or folder"):
+    for i in (1, 2):
+        torch.save({"a": torch.ones(1)}, tmp_path / f"pytorch_model-0000{i}-of-00002.bin")
+    with refused("2 parts of one model without their index.json"):
+        read_checkpoint(tmp_path)
+    torch.save({"a": torch.ones(1)}, tmp_path / "b.pth")
+    with refused("the folder holds 3 weight files; name one of them"):
+        read_checkpoint(tmp_path)
+    with refused("nothing: no such file or folder"):
         read_checkpoint(tmp_path / "nothing")
 
 
