@@ -177,7 +177,7 @@ def _looks_like(path: Path, head: bytes) -> str:
     if path.suffix != ".safetensors" and head[8:9] == b"{":
         return " (a safetensors file; name it .safetensors)"
     if head.startswith(b"PK"):
-        return " (a zip archive; TorchScript and NumPy's are not read: save the network's state_dict())"
+        return " (a zip archive; TorchScript's and NumPy's are not read: save the network's state_dict())"
     return ""
 
 
