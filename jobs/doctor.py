@@ -138,7 +138,9 @@ def _describe(checkpoint: Checkpoint, report: LoadReport) -> Iterator[str]:
         parts.setdefault(_part(name), []).append(value)
     for part, values in parts.items():
         x = torch.cat([value.detach().flatten().double() for value in values])
-        statistics = f"{x.mean():>12.3g}{x.std(correction=0):>12.3g}{x.abs().max():>12.3g}"
+        statistics = ""
+        if len(x):
+            statistics = f"{x.mean():>12.3g}{x.std(correction=0):>12.3g}{x.abs().max():>12.3g}"
         yield f"  {part:<24}{len(values):>8}{len(x):>14,}{statistics}"
 
 

@@ -128,8 +128,8 @@ def try_loading(
     with torch.device("meta"):  # names and shapes are all that is needed
         if checkpoint.config is not None:
             return weights, compare_weights(EoMT(checkpoint.config).state_dict(), weights, skip)
-        patch_size = weights["patch_embed.proj.weight"].shape[-1] or DEFAULT_PATCH_SIZE
         size = find_backbone_size(weights, where)
+        patch_size = weights["patch_embed.proj.weight"].shape[-1] or DEFAULT_PATCH_SIZE
         backbone = build_backbone(size, (4 * patch_size, 4 * patch_size), patch_size)
     return fit_backbone_weights(backbone, weights, where)
 

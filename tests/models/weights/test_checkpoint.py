@@ -175,10 +175,11 @@ def test_dinov2_weights_of_patch_14_fit_a_backbone_of_patch_16(tmp_path: Path) -
             r"NaN or infinite values in 1 weights \[norm.weight\]",
         ),
         ({"blocks.6.norm1.weight": torch.ones(128)}, "a backbone of width 128 and 7 blocks; known "),
+        ({"patch_embed.proj.weight": torch.tensor(1.0)}, "a backbone of width 0 and 6 blocks; known "),
         ({"reg_token": None}, "a ViT without register tokens; .* four, such as .*_vits14_reg4_pretrain.pth"),
         ({"norm.weight": None}, r"1 missing \[norm.weight\]"),
     ],
-    ids=["grid", "flat", "shape", "NaN", "blocks", "registers", "missing"],
+    ids=["grid", "flat", "shape", "NaN", "blocks", "scalar", "registers", "missing"],
 )
 def test_weights_of_another_backbone_are_refused(tmp_path: Path, changes: dict, message: str) -> None:
     state = build_backbone("tiny", (32, 32), 16).state_dict() | changes

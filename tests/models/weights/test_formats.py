@@ -144,6 +144,15 @@ def test_names_to_hugging_face_and_back_are_the_same(model: EoMT) -> None:
     assert all(torch.equal(back[name], value) for name, value in state.items())
 
 
+@pytest.mark.parametrize("value", [torch.tensor(1.0), torch.ones(128, 5)], ids=["scalar", "columns"])
+def test_pieces_that_do_not_fit_together_are_named(tmp_path: Path, model: EoMT, value: torch.Tensor) -> None:
+    torch.save(
+        to_huggingface(model.state_dict()) | {"layers.1.attention.k_proj.weight": value}, tmp_path / "w.bin"
+    )
+    with refused(r"1 missing \[backbone.blocks.1.attn.qkv.weight\], 3 unexpected \[layers.1.attention."):
+        load_model(tmp_path / "w.bin")
+
+
 def test_giant_names_are_those_of_transformers_with_a_gated_mlp() -> None:
     with torch.device("meta"):
         ours = EoMT(ModelConfig(size="giant", image_size=(64, 64), num_queries=3)).state_dict()
