@@ -14,11 +14,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from models.adapt import AdaptConfig, apply_adaptation
 from models.config import DESCRIPTION_NAME, ModelConfig, read_description
 from models.eomt import EoMT
-from models.weights.files import read_weight_file
+from models.weights.files import hash_part, read_weight_file
 from models.weights.fit import compare_weights, load_strictly
 from models.weights.formats import WEIGHTS_NAME
 from shards.errors import InputError
-from shards.files import hash_file, read_json
+from shards.files import read_json
 from trainer.checkpoint import MOMENTS, OPTIMIZER_NAME, STATE_NAME, SavedTraining, names_of, pack_moments
 from trainer.collective import together
 from trainer.ema import WeightAverage
@@ -68,7 +68,7 @@ def require_files(checkpoint: Path) -> None:
             raise InputError(f"{checkpoint}: {name!r}, which {STATE_NAME} lists, is not there")
         if name not in hashes:
             raise InputError(f"{checkpoint / name}: is not a file of this checkpoint")
-        if hash_file(checkpoint / name) != hashes[name]:
+        if hash_part(checkpoint / name) != hashes[name]:
             raise InputError(f"{checkpoint / name}: is damaged, its SHA-256 is not the one in {STATE_NAME}")
 
 

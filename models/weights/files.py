@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from shards.errors import InputError
-from shards.files import from_json, read_json
+from shards.files import from_json, hash_file, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -179,6 +179,14 @@ def _looks_like(path: Path, head: bytes) -> str:
     if head.startswith(b"PK"):
         return " (a zip archive; TorchScript's and NumPy's are not read: save the network's state_dict())"
     return ""
+
+
+def hash_part(path: Path) -> str:
+    """Return the SHA-256 of a file of a checkpoint; an InputError says why it cannot be read."""
+    try:
+        return hash_file(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def list_parts(path: Path) -> list[Path]:
