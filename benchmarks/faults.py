@@ -30,10 +30,12 @@ from safetensors.torch import load_file
 from benchmarks.machine import ReportOptions, describe_machine, table
 from jobs import finetune
 from models.weights.checkpoint import list_checkpoints
+from shards.errors import InputError
 from shards.program import run_program
 from shards.settings import parse_options
 from tests.conftest import write_scenes
 from tests.support.forked import join, read_said, start_ranks
+from trainer.resume import require_files
 
 STEPS, SAVE_EVERY = 24, 3
 PATIENCE_S = 30.0
@@ -221,9 +223,8 @@ def find_damage(checkpoints: Sequence[Path]) -> str:
     """Say which checkpoint cannot be read."""
     for path in checkpoints:
         try:
-            load_file(path / "model.safetensors")
-            torch.load(path / "optimizer.bin", weights_only=True)
-        except Exception as error:  # whatever a reader says of half a file
+            require_files(path)
+        except InputError as error:
             return f"{path.name} is damaged: {error}"
     return ""
 
@@ -241,10 +242,7 @@ def read_end(folder: Path) -> dict[str, torch.Tensor]:
     """Read weights and optimizer of the last step."""
     last = folder / "run" / "checkpoints" / f"step-{STEPS:07d}"
     values = load_file(last / "model.safetensors")
-    states = torch.load(last / "optimizer.bin", weights_only=True)["state"]
-    for index, state in states.items():
-        values.update({f"optimizer {index} {name}": torch.as_tensor(value) for name, value in state.items()})
-    return values
+    return values | load_file(last / "optimizer.safetensors")
 
 
 def differ(expected: State, actual: State) -> str:

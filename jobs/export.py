@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from safetensors.torch import save_file
-
 from eval.predict.own_model import open_own_model, parse_model_file
 from eval.predict.scores import require_scores
 from eval.predict.windows import ModelSource
@@ -26,6 +24,8 @@ from models.onnx import write_onnx
 from models.segmenter import choose_device, open_predictor, require_readable
 from models.weights.adapter import write_adapter
 from models.weights.checkpoint import find_checkpoint, load_model, load_segmenter, open_checkpoint, run_of
+from models.weights.files import write_weight_file
+from models.weights.formats import WEIGHTS_NAME
 from models.weights.huggingface import huggingface_config, huggingface_preprocessor, to_huggingface
 from shards.errors import InputError
 from shards.files import Location, to_json
@@ -136,8 +136,8 @@ def _export_package(options: ExportOptions) -> str:
 
 def _export_safetensors(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
     model = load_model(checkpoint)
-    metadata = {"format": "pt", METADATA_KEY: describe(model.config)}
-    save_file(model.state_dict(), folder / "model.safetensors", metadata=metadata)
+    metadata = {METADATA_KEY: describe(model.config)}
+    write_weight_file(model.state_dict(), folder / WEIGHTS_NAME, metadata)
     return f"model.safetensors, {_millions(model)}"
 
 
@@ -167,7 +167,7 @@ def _export_huggingface(checkpoint: Path, options: ExportOptions, folder: Path) 
     (folder / "preprocessor_config.json").write_text(to_json(huggingface_preprocessor(config), indent=2))
     state = to_huggingface(model.state_dict())
     state["attn_mask_probs"] = model.queries.weight.new_zeros(model.num_blocks)  # inference never masks
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    write_weight_file(state, folder / WEIGHTS_NAME)
     return f"Hugging Face EoMT, {_millions(model)}"
 
 

@@ -19,12 +19,13 @@ from shards.program import run_program
 from shards.settings import flat_settings, load_config
 from trainer.collective import writing
 from trainer.config import FinetuneConfig
-from trainer.loop import Run, TrainState, train
+from trainer.loop import Run, train
 from trainer.optim import explain_rates
 from trainer.run import global_batch, open_run
 from trainer.run_folder import FINISHED_NAME, begin_folder, describe_run, end_folder, train_on
 from trainer.run_log import log_file, record_profile
 from trainer.runtime import Deadline, StopSignal, find_end
+from trainer.state import TrainState
 from trainer.tracking import end_tracking, show_picture, show_text, start_tracking
 
 logger = logging.getLogger(__name__)

@@ -283,7 +283,7 @@ def _write_folder(plan: SweepPlan) -> None:
 
 
 def _run_here(plan: SweepPlan, todo: Sequence[int], machine: Machine, is_table_wanted: bool) -> None:
-    """Run the cells here, then make the table, if only that was left out; exit with 1 if one of them failed."""
+    """Run the cells here, then make the table where it was left out; exit with 1 if one of them failed."""
     config = plan.config
     codes = run_locally(config.folder, todo, config.stages, machine)
     failed = [index for index, code in codes.items() if code]

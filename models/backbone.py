@@ -10,7 +10,7 @@ import timm
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
-from models.weights.files import LoadReport, is_under, load_strictly
+from models.weights.fit import LoadReport, Shapes, compare_weights, is_under, load_strictly
 from shards.errors import InputError
 
 
@@ -37,6 +37,8 @@ SIZES: dict[str, BackboneSize] = {
 }
 TINY: dict[str, Any] = {"embed_dim": 128, "depth": 6, "num_heads": 4, "reg_tokens": 4, "no_embed_class": True}
 
+REGISTERS = {"reg_token", "register_tokens"}
+"""Name of the register tokens with timm, and with DINOv2."""
 NOT_OURS = ("head", "mask_token", "fc_norm")
 """Parts of published backbones: classifier, mask token of the pretraining, pooling norm."""
 
@@ -84,20 +86,37 @@ def find_backbone_size(weights: Mapping[str, Tensor], where: str) -> str:
 def load_backbone_weights(
     backbone: VisionTransformer, weights: Mapping[str, Tensor], where: str
 ) -> LoadReport:
-    """Fill a backbone with DINOv2 or timm weights, resampling patch and position embeddings.
+    """Fill a backbone with what `fit_backbone_weights` makes of `weights`; everything has to fit exactly."""
+    fitted, report = fit_backbone_weights(backbone, weights, where)
+    load_strictly(backbone, fitted, where)
+    return report
+
+
+def fit_backbone_weights(
+    backbone: VisionTransformer, weights: Mapping[str, Tensor], where: str
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """Give DINOv2 or timm weights the names and shapes of a backbone, which may be on the meta device.
 
     DINOv2's 14x14 patches become 16x16, and its position grid takes the model's shape, both as timm
-    resamples them. Its classifier and mask token are left out. Everything else has to fit exactly.
+    resamples them. Its classifier and mask token are left out. The report says what does not fit.
     """
     for name, dimensions in (("patch_embed.proj.weight", 4), ("pos_embed", 3)):
         if name in weights and weights[name].ndim != dimensions:
             raise InputError(f"{where}: {name} has {weights[name].ndim} dimensions; {dimensions} are needed")
-    state = checkpoint_filter_fn(dict(weights), backbone, interpolation="bicubic", antialias=True)
+    if not REGISTERS & weights.keys():
+        letter = find_backbone_size(weights, where)[0].replace("t", "s")
+        wanted = f"such as DINOv2's dinov2_vit{letter}14_reg4_pretrain.pth"
+        raise InputError(f"{where}: a ViT without register tokens; EoMT starts from one with four, {wanted}")
+    try:
+        state = checkpoint_filter_fn(dict(weights), backbone, interpolation="bicubic", antialias=True)
+    except (RuntimeError, ValueError, KeyError, AssertionError) as error:  # of grids that are not square
+        reason = " ".join(str(error).split())
+        raise InputError(f"{where}: patches or positions cannot be resampled: {reason}") from None
     state = {name: value for name, value in state.items() if not is_under(name, NOT_OURS)}
-    report = load_strictly(backbone, state, where)
-    resized = {
+    resized: dict[str, Shapes] = {
         name: (tuple(weights[name].shape), tuple(state[name].shape))
         for name in ("patch_embed.proj.weight", "pos_embed")
-        if weights[name].shape != state[name].shape
+        if name in state and weights[name].shape != state[name].shape
     }
-    return dataclasses.replace(report, resized=resized)
+    report = compare_weights(backbone.state_dict(), state)
+    return state, dataclasses.replace(report, resized=resized)

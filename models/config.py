@@ -15,6 +15,10 @@ from shards.schema import NUM_CLASSES
 DEFAULT_IMAGE_SIZE = (1024, 1024)
 DEFAULT_PATCH_SIZE = 16
 DEFAULT_NUM_QUERIES = 100
+LARGEST_NUMBER = 10_000
+"""Of queries and of classes."""
+LARGEST_GRID = 2**18
+"""Patches of an image, such as 8192x8192 pixels in patches of 16x16."""
 LORA_TARGETS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 DESCRIPTION_NAME = "model.json"
 METADATA_KEY = "model"
@@ -64,9 +68,13 @@ class ModelConfig:
         if self.entropic_scale < 0:
             allowed = "above 0, or 0 to follow the weights"
             raise InputError(f"model.entropic_scale must be {allowed}, got {self.entropic_scale}")
+        if (height // patch) * (width // patch) > LARGEST_GRID:
+            wrong = f"{height}x{width} is cut into more than {LARGEST_GRID} patches of {patch}x{patch}"
+            raise InputError(f"model.image_size: {wrong}")
         for name in ("num_queries", "num_classes", "num_blocks"):
-            if (number := getattr(self, name)) < 0:
-                raise InputError(f"model.{name} must be at least 1, or 0 to follow the weights, got {number}")
+            if not 0 <= (number := getattr(self, name)) <= LARGEST_NUMBER:
+                allowed = f"1 to {LARGEST_NUMBER}, or 0 to follow the weights"
+                raise InputError(f"model.{name} must be {allowed}, got {number}")
 
     def completed(self, found: ModelConfig | None = None) -> ModelConfig:
         """Fill what is left out from `found`, the weights' own complete settings, or with the defaults."""

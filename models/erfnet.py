@@ -142,7 +142,7 @@ def fit_erfnet(weights: Mapping[str, Tensor], where: str) -> tuple[ERFNet, dict[
     loaded.
     """
     name = "decoder.output_conv.weight"
-    num_channels = weights[name].shape[1] if name in weights else NUM_CLASSES + 1
+    num_channels = weights[name].shape[1] if name in weights and weights[name].ndim == 4 else NUM_CLASSES + 1
     if num_channels not in (NUM_CLASSES, NUM_CLASSES + 1):
         needed = f"{NUM_CLASSES}, or {NUM_CLASSES + 1} with void, are needed"
         raise InputError(f"{where}: ERFNet with {num_channels} channels; {needed}")

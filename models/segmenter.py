@@ -23,10 +23,9 @@ from models.erfnet import ERFNet
 from models.heads import IsoMaxHead
 from models.weights.adapter import is_adapter_folder
 from models.weights.checkpoint import load_segmenter
-from models.weights.files import WEIGHT_SUFFIXES, list_parts
+from models.weights.files import WEIGHT_SUFFIXES, hash_part, list_parts
 from models.weights.formats import find_weight_file
 from shards.errors import InputError
-from shards.files import hash_file
 from shards.schema import NUM_CLASSES
 
 logger = logging.getLogger(__name__)
@@ -183,7 +182,7 @@ def hash_checkpoint(path: Path) -> str:
         files = [*files, *sorted(path.glob("*.json"))]
     digest = hashlib.sha256()
     for file in files:
-        digest.update(hashlib.sha256(f"{file.name} {hash_file(file)}".encode()).digest())
+        digest.update(hashlib.sha256(f"{file.name} {hash_part(file)}".encode()).digest())
     return digest.hexdigest()
 
 

@@ -44,20 +44,29 @@ def require_agreement(accelerator: Accelerator, what: str, value: str) -> None:
 
 
 @contextmanager
-def writing(accelerator: Accelerator, what: str) -> Iterator[None]:
-    """Run a block that writes files, then wait for all ranks; if it failed on any, all leave.
-
-    One of `WRITE_ERRORS` becomes a StorageError: `what`, and the reason.
-    """
+def together(accelerator: Accelerator) -> Iterator[None]:
+    """Run a block, then wait for all ranks; if a ReportedError ended it on any, all leave."""
     error: ReportedError | None = None
     try:
         yield
     except ReportedError as reported:
         error = reported
-    except WRITE_ERRORS as cause:
-        error = StorageError(f"{what}: {explain_failure(cause)}")
-        error.__cause__ = cause
     raise_together(accelerator, error)
+
+
+@contextmanager
+def writing(accelerator: Accelerator, what: str) -> Iterator[None]:
+    """Run a block that writes files as `together` does.
+
+    One of `WRITE_ERRORS` becomes a StorageError: `what`, and the reason.
+    """
+    with together(accelerator):
+        try:
+            yield
+        except ReportedError:
+            raise
+        except WRITE_ERRORS as error:
+            raise StorageError(f"{what}: {explain_failure(error)}") from error
 
 
 def explain_failure(error: Exception) -> str:

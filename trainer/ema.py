@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from models.weights.files import read_metadata, read_weight_file, write_weight_file
+from models.weights.fit import compare_weights
 from models.weights.formats import AVERAGE_NAME
 from shards.errors import InputError
 from trainer.sharding import is_sharded
@@ -84,26 +84,21 @@ class WeightAverage:
     def save(self, folder: Path) -> None:
         """Write the averages into a checkpoint that is being written; nothing where there are none."""
         if self:
-            tensors = {name: value.cpu().contiguous() for name, value in self._averages.items()}
-            metadata = {"format": "pt", _UPDATES: str(self.updates)}
-            save_file(tensors, folder / AVERAGE_NAME, metadata=metadata)
+            write_weight_file(self._averages, folder / AVERAGE_NAME, {_UPDATES: str(self.updates)})
 
     def load(self, folder: Path) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint; an InputError says what is wrong with its averages."""
         if not self:
             return
         path = folder / AVERAGE_NAME
-        try:
-            with safe_open(path, framework="pt") as file:
-                saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-                self.updates = int(file.metadata()[_UPDATES])
-            if saved.keys() != self._averages.keys():
-                raise KeyError("it averages other weights than this run trains")
-            for name, average in self._averages.items():
-                average.copy_(saved[name])
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"--resume: {path}: the averaged weights cannot be read: {reason}") from None
+        saved = read_weight_file(path)
+        compare_weights(self._averages, saved).require(saved, str(path))
+        updates = read_metadata(path).get(_UPDATES, "")
+        if not (updates.isascii() and updates.isdigit()):
+            raise InputError(f"{path}: {_UPDATES} is {updates!r:.80}; a number of steps is needed")
+        self.updates = int(updates[:18])
+        for name, average in self._averages.items():
+            average.copy_(saved[name])
 
     @torch.no_grad()
     def _fill(self, values: Mapping[str, Tensor]) -> None:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -24,7 +23,7 @@ from models.segmenter import Precision
 from shards.batch import Batch
 from shards.errors import InputError
 from shards.progress import Progress
-from trainer.checkpoint import Best, save_best, save_checkpoint
+from trainer.checkpoint import save_best, save_checkpoint
 from trainer.collective import drop_step, find_bad_step
 from trainer.ema import WeightAverage
 from trainer.losses import Loss, weighted_sum
@@ -34,6 +33,7 @@ from trainer.randomness import sample_generators, seed_dropout
 from trainer.runtime import Deadline, parse_limit
 from trainer.schedule import ScheduleConfig, draw_unmasked
 from trainer.sharding import Sharding, fill_gradients, whole, whole_model
+from trainer.state import TrainState
 from trainer.tracking import show_scalars
 
 logger = logging.getLogger(__name__)
@@ -95,42 +95,6 @@ class LoopConfig:
         for name in ("eval_every", "keep_checkpoints", "max_grad_norm", "skip_bad_steps", "profile"):
             if getattr(self, name) < 0:
                 raise InputError(f"loop.{name} must be 0 or more, got {getattr(self, name)}")
-
-
-@dataclass
-class TrainState:
-    """Counters that a checkpoint keeps."""
-
-    step: int = 0
-    samples_seen: int = 0
-    """Over all ranks: the position in the global sequence of samples."""
-    skipped_steps: int = 0
-    """Bad steps that were left out; each took samples, and is no step."""
-    data: str = ""
-    """Fingerprint of those samples (`shards.reader.ShardReader`)."""
-    best: Best = field(default_factory=Best)
-
-    @property
-    def batches_seen(self) -> int:
-        """Global batches that were taken, good or bad."""
-        return self.step + self.skipped_steps
-
-    def has_ended(self, steps: int) -> bool:
-        """Say whether a run of `steps` steps is over, by their number or by validation."""
-        return self.step >= steps or self.best.is_over
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
-        counters = {name: value for name, value in vars(self).items() if name != "best"}
-        return counters | ({"best": self.best.state_dict()} if self.best.metric else {})
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take counters from a checkpoint."""
-        self.step, self.samples_seen = int(state["step"]), int(state["samples_seen"])
-        self.skipped_steps = int(state.get("skipped_steps", 0))
-        self.data = str(state.get("data", ""))
-        if self.best.metric and "best" in state:
-            self.best.load_state_dict(state["best"])
 
 
 @dataclass(frozen=True)
@@ -232,7 +196,7 @@ def train(run: Run, config: LoopConfig) -> TrainState:
         if stopping or state.best.is_over or is_due(state.step, config.save_every, config.steps):
             keep = config.keep_checkpoints
             with run.deadline.saving():
-                save_checkpoint(accelerator, model, run.folder, state.step, keep=keep, ema=run.ema)
+                save_checkpoint(accelerator, model, run.optimizer, state, run.folder, keep=keep, ema=run.ema)
         if stopping:
             break
     progress.close()

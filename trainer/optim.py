@@ -13,8 +13,8 @@ from torch import nn
 from models.eomt import EoMT
 from shards.errors import InputError
 
-MOST = 100.0
-"""Largest learning rate and weight decay; far below it nothing learns any more."""
+LARGEST_RATE = 100.0
+"""Of learning and of weight decay. Larger ones, whose squares float32 may not hold, are slips of the pen."""
 LR_RULES: dict[str, Callable[[float], float]] = {
     "none": lambda ratio: 1.0,
     "linear": lambda ratio: ratio,
@@ -41,12 +41,12 @@ class OptimConfig:
     """Weight decay of every parameter, norms and biases included, as EoMT does."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.lr <= MOST:
-            raise InputError(f"optim.lr must be above 0 and at most {MOST:g}, got {self.lr}")
+        if not 0 < self.lr <= LARGEST_RATE:
+            raise InputError(f"optim.lr must be above 0 and at most {LARGEST_RATE:g}, got {self.lr}")
         if not 0 < self.layer_decay <= 1:
             raise InputError(f"optim.layer_decay must be in (0, 1], got {self.layer_decay}")
-        if not 0 <= self.weight_decay <= MOST:
-            raise InputError(f"optim.weight_decay must be in [0, {MOST:g}], got {self.weight_decay}")
+        if not 0 <= self.weight_decay <= LARGEST_RATE:
+            raise InputError(f"optim.weight_decay must be in [0, {LARGEST_RATE:g}], got {self.weight_decay}")
         if self.lr_batch < 1:
             raise InputError(f"optim.lr_batch must be at least 1, got {self.lr_batch}")
 

@@ -11,7 +11,7 @@ from functools import partial
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from models.adapt import apply_adaptation, explain_parameters, plan_unfreezing
+from models.adapt import apply_adaptation, count_parameters, explain_parameters, plan_unfreezing
 from models.eomt import EoMT
 from models.segmenter import compile_model
 from models.weights.checkpoint import initialise_model
@@ -23,18 +23,19 @@ from shards.scene import read_scene
 from shards.schema import OUTLIER_ID
 from shards.stream import Stream, build_stream
 from trainer.accelerator import make_accelerator, require_launch
-from trainer.checkpoint import Best
 from trainer.collective import require_agreement
 from trainer.config import FinetuneConfig
 from trainer.ema import WeightAverage
-from trainer.loop import Run, TrainState
+from trainer.loop import Run
 from trainer.losses import build_loss
 from trainer.memory import fit_micro_batch, fullest_batch, try_step
 from trainer.optim import build_optimizer
-from trainer.run_folder import Start, hold_run, plan_start, require_same_samples, restore
+from trainer.resume import restore_model, restore_training
+from trainer.run_folder import Start, hold_run, plan_start, require_same_samples
 from trainer.runtime import Deadline
 from trainer.schedule import build_lr_schedule
 from trainer.sharding import prepare, shard_model
+from trainer.state import TrainState
 from trainer.tracking import describe_groups
 from trainer.validation import build_validation
 
@@ -54,9 +55,7 @@ def open_run(
     if start.checkpoint is None:
         model = initialise_model(config.model, config.init)
         config = dataclasses.replace(config, model=model.config)  # complete, and checked as a whole
-    else:
-        model = EoMT(config.model)
-    count = apply_adaptation(model, config.adapt)
+        apply_adaptation(model, config.adapt)
     accelerator = make_accelerator(config.loop.precision, start.folder)
     if not accelerator.is_main_process:
         logging.getLogger().setLevel(logging.WARNING)
@@ -64,13 +63,16 @@ def open_run(
     with contextlib.ExitStack() as held:
         if start.is_there:  # before anything is read that another run may be writing
             held.enter_context(hold_run(start, accelerator))
+        if start.checkpoint is not None:
+            model = restore_model(accelerator, start.checkpoint, config.model, config.adapt)
+        what_trains = [f"{config.adapt.mode}; {count_parameters(model)}", *explain_parameters(model)]
         if config.loop.fit_memory:
             config = _fit_memory(config, model, accelerator)
         run = _build(config, model, accelerator, start, deadline)
         if not start.is_there:
             make_folder(start.folder, "out/name")
             held.enter_context(hold_run(start, accelerator))
-        yield run, config, [f"{config.adapt.mode}; {count}", *explain_parameters(model)]
+        yield run, config, what_trains
 
 
 def global_batch(config: FinetuneConfig, accelerator: Accelerator) -> int:
@@ -104,13 +106,12 @@ def _build(
     unfreeze_steps = plan_unfreezing(config.adapt, model, steps)
     schedule = config.schedule.resolved(steps, batch)
     lr_schedule = build_lr_schedule(optimizer, schedule, steps, unfreeze_steps)
-    state = TrainState(best=Best(config.validation.select, config.validation.patience))
     prepared, optimizer = prepare(accelerator, model, optimizer)  # neither the stream nor the schedule
-    accelerator.register_for_checkpointing(lr_schedule, state)
     ema = WeightAverage(accelerator.unwrap_model(prepared), config.ema)
+    state = TrainState()
     if start.checkpoint is not None:
-        restore(accelerator, start.checkpoint)
-        ema.load(start.checkpoint)
+        state = restore_training(accelerator, start.checkpoint, model, optimizer, lr_schedule, ema)
+    state.best.metric, state.best.patience = config.validation.select, config.validation.patience
     stream = _open_stream(config, accelerator, state.samples_seen)
     require_same_samples(state, stream, batch, accelerator.num_processes)
     shown, folder = config.tracking, start.folder

@@ -38,7 +38,7 @@ from shards.stream import Stream
 from trainer.checkpoint import newest_checkpoint
 from trainer.collective import writing
 from trainer.config import FinetuneConfig
-from trainer.loop import TrainState
+from trainer.state import TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -180,16 +180,6 @@ def _take_lock(folder: Path, held: contextlib.ExitStack) -> None:
         logger.warning("%s: this file system has no locks; see that no second run is started there", folder)
 
 
-def restore(accelerator: Accelerator, checkpoint: Path) -> None:
-    """Load weights, optimizer, schedule and counters; whatever fails is an InputError."""
-    try:
-        accelerator.load_state(str(checkpoint))
-    except Exception as error:  # torch, safetensors, zipfile and pickle each raise their own
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        remedy = "remove it to continue from the one before"
-        raise InputError(f"--resume: {checkpoint} cannot be restored; {remedy}: {reason}") from None
-
-
 def require_same_samples(state: TrainState, stream: Stream, global_batch: int, num_processes: int) -> None:
     """Check that the sequence of samples goes on, in steps of the same size, and note which it is."""
     if state.samples_seen != state.batches_seen * global_batch:
@@ -228,7 +218,7 @@ def begin_folder(folder: Path, config: FinetuneConfig, num_processes: int) -> No
 
 def end_folder(folder: Path, state: TrainState) -> None:
     """Note that a run has come to its end."""
-    end = {"step": state.step, "early": state.best.is_over, "best": state.best.state_dict()}
+    end = {"step": state.step, "early": state.best.is_over, "best": state.best}
     write_atomically(folder / FINISHED_NAME, to_json(end))
 
 

@@ -4,12 +4,13 @@ Each block before the joint ones is a unit: its weights are gathered when it run
 blocks, whose parts EoMT calls one by one, the heads and the embedding are gathered once per step.
 
 Through hooks of torch, `state_dict()` of a sharded model or optimizer gives whole tensors, under the names
-and in the order of an unsharded one, and `load_state_dict()` takes them. So a checkpoint does not depend on
-how a run was spread: one process resumes or evaluates what eight shards wrote, and the other way round.
+and in the order of an unsharded one, and the optimizer's `load_state_dict()` takes them; weights are loaded
+before a model is cut. So a checkpoint does not depend on how a run was spread: one process resumes or
+evaluates what eight shards wrote, and the other way round.
 
 Source: torch.distributed.fsdp.fully_shard. We differ from Accelerate's own FSDP2, which refuses CPUs (so
 nothing of it could be tested without GPUs) and writes checkpoints of another format: Accelerate launches,
-casts, clips and saves, but does not shard.
+casts and clips, but does not shard.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import Tensor, distributed, nn
 
 from models.eomt import EoMT
 from models.lora import merge_weights
-from models.weights.files import load_strictly
+from models.weights.fit import load_strictly
 from shards.errors import InputError
 
 Sharding = Literal["none", "fsdp2"]
@@ -46,7 +47,6 @@ def shard_model(model: EoMT, accelerator: Accelerator) -> None:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     model.register_state_dict_post_hook(_gather_weights)
-    model.register_load_state_dict_pre_hook(_cut_weights)
 
 
 def prepare(accelerator: Accelerator, model: EoMT, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
@@ -115,13 +115,6 @@ def _gather_weights(_module: nn.Module, state: dict[str, Any], prefix: str, _met
     if not prefix:
         for name, value in state.items():
             state[name] = _to_cpu(value)
-
-
-def _cut_weights(module: nn.Module, state: dict[str, Any], *_: Any) -> None:
-    parameters = dict(module.named_parameters())
-    for name, value in state.items():
-        if name in parameters and is_sharded(parameters[name]) and not is_sharded(value):
-            state[name] = _cut_like(value, parameters[name])
 
 
 def _gather_state(_optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from shards.files import Location
 from shards.reader import ShardReader, open_shards
 from shards.scene import decode_scene, require_scenes
 from shards.schema import NORMAL, VOID, VOID_ID
-from trainer.checkpoint import show_metric
+from trainer.state import show_metric
 from trainer.tracking import TrackingConfig, show_distribution, show_picture, show_precision_recall
 
 logger = logging.getLogger(__name__)

@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from models.config import METADATA_KEY, describe, parse_description, read_description
 from models.lora import ADAPTER, merge_weights
-from models.weights.files import list_parts, read_metadata, read_weight_file
+from models.weights.files import list_parts, read_metadata, read_weight_file, write_weight_file
 from models.weights.formats import WEIGHTS_NAME, Checkpoint, read_checkpoint
 from shards.errors import InputError
-from shards.files import hash_file, read_json
+from shards.files import hash_file, read_json, to_json
 
 CONFIG_NAME = "adapter_config.json"
 ADAPTER_NAME = "adapter_model.safetensors"
@@ -42,9 +41,9 @@ def write_adapter(folder: Path, checkpoint: Path, base: Checkpoint) -> int:
     if base.config is None:
         raise InputError(f"{base.path}: {base.title}; an adapter needs a whole EoMT as its base")
     changed = _changed_weights(read_weight_file(checkpoint / WEIGHTS_NAME), base, checkpoint)
-    state = {PREFIX + name.replace(f".{ADAPTER}.", "."): v.contiguous() for name, v in changed.items()}
-    metadata = {"format": "pt", METADATA_KEY: describe(config, lora), BASE_KEY: _hash_base(base.path)}
-    save_file(state, folder / ADAPTER_NAME, metadata=metadata)
+    state = {PREFIX + name.replace(f".{ADAPTER}.", "."): value for name, value in changed.items()}
+    metadata = {METADATA_KEY: describe(config, lora), BASE_KEY: _hash_base(base.path)}
+    write_weight_file(state, folder / ADAPTER_NAME, metadata)
     peft.LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]
@@ -54,6 +53,9 @@ def write_adapter(folder: Path, checkpoint: Path, base: Checkpoint) -> int:
         base_model_name_or_path=str(base.path.resolve()),
         inference_mode=True,
     ).save_pretrained(str(folder))
+    settings = read_json(dict[str, Any], folder / CONFIG_NAME)  # peft writes its sets in any order
+    ordered = {n: sorted(v) if isinstance(v, list) else v for n, v in settings.items()}
+    (folder / CONFIG_NAME).write_text(to_json(ordered, indent=2, sort_keys=True))
     return sum(value.numel() for value in state.values())
 
 
@@ -70,7 +72,8 @@ def read_adapter(folder: Path) -> Checkpoint:
     if METADATA_KEY not in metadata or BASE_KEY not in metadata:
         raise InputError(f"{path}: a LoRA adapter that this suite did not write; its model is unknown")
     config, lora = parse_description(metadata[METADATA_KEY], str(path))
-    assert lora is not None
+    if lora is None:
+        raise InputError(f"{path}: its header describes a model without LoRA adapters")
     base = _find_base(folder, metadata[BASE_KEY])
     kept = base.weights
     if base.config is None or config.class_head != base.config.class_head:

@@ -12,13 +12,19 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
-from models.backbone import find_backbone_size, load_backbone_weights
-from models.config import DEFAULT_IMAGE_SIZE, DESCRIPTION_NAME, ModelConfig, describe
+from models.backbone import (
+    build_backbone,
+    find_backbone_size,
+    fit_backbone_weights,
+    load_backbone_weights,
+)
+from models.config import DEFAULT_IMAGE_SIZE, DEFAULT_PATCH_SIZE, DESCRIPTION_NAME, ModelConfig, describe
 from models.eomt import EoMT
 from models.erfnet import ERFNet, fit_erfnet
 from models.heads import IsoMaxHead
 from models.weights.adapter import is_adapter_folder, read_adapter
-from models.weights.files import LoadReport, Shapes, is_under, load_strictly, render_shape
+from models.weights.files import render_shape
+from models.weights.fit import LoadReport, Shapes, compare_weights, is_under, load_strictly
 from models.weights.formats import Checkpoint, find_weight_file, read_checkpoint
 from shards.errors import InputError
 from shards.files import write_atomically
@@ -101,9 +107,31 @@ def load_segmenter(path: Path) -> EoMT | ERFNet:
 def _build_eomt(checkpoint: Checkpoint) -> EoMT:
     if checkpoint.config is None:
         raise InputError(f"{checkpoint.path}: {checkpoint.title}, no EoMT")
+    weights, report = try_loading(checkpoint, str(checkpoint.path))
+    report.require(weights, str(checkpoint.path))
     model = EoMT(checkpoint.config)
     load_strictly(model, checkpoint.weights, str(checkpoint.path))
     return model.eval()
+
+
+def try_loading(
+    checkpoint: Checkpoint, where: str, skip: Sequence[str] = ()
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """Say what loading would take into the model that the weights say they are, and what it would do.
+
+    An EoMT or a backbone takes no memory for it, whatever size a file says it has.
+    """
+    weights = checkpoint.weights
+    if checkpoint.kind == "erfnet":
+        model, weights = fit_erfnet(weights, where)
+        return weights, compare_weights(model.state_dict(), weights)
+    with torch.device("meta"):  # names and shapes are all that is needed
+        if checkpoint.config is not None:
+            return weights, compare_weights(EoMT(checkpoint.config).state_dict(), weights, skip)
+        size = find_backbone_size(weights, where)
+        patch_size = weights["patch_embed.proj.weight"].shape[-1] or DEFAULT_PATCH_SIZE
+        backbone = build_backbone(size, (4 * patch_size, 4 * patch_size), patch_size)
+    return fit_backbone_weights(backbone, weights, where)
 
 
 def initialise_model(
@@ -124,7 +152,10 @@ def initialise_model(
     checkpoint = open_checkpoint(Path(config.weights))
     if checkpoint.config is None and not any(config.image_size):
         config = replace(config, image_size=image_size)
-    model = EoMT(complete_config(config, checkpoint, skip))
+    config = complete_config(config, checkpoint, skip)
+    weights, report = try_loading(checkpoint, where := f"model.weights {checkpoint.path}", skip)
+    report.require(weights, where)
+    model = EoMT(config)
     report = fill_model(model, checkpoint, skip)
     logger.info("weights: %s, %s: %s", checkpoint.path, checkpoint.title, report)
     for line in (*checkpoint.notes, *explain_report(report)):

@@ -1,49 +1,63 @@
-"""Weight files, read safely, and modules filled from them with a report."""
+"""Weight files: pickles and safetensors, read without running code, and written to the same bytes twice."""
 
 from __future__ import annotations
 
-import contextlib
+import json
 import logging
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from shards.errors import InputError
-from shards.files import from_json, read_json
+from shards.files import from_json, hash_file, read_json
 
 logger = logging.getLogger(__name__)
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pth", ".pt")
-INDEX_SUFFIX = ".safetensors.index.json"
+INDEX_SUFFIX = ".index.json"
+"""End of the name of a file that lists the files of one model, `.safetensors` or `.bin`."""
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "teacher", "student")
+"""Keys below which programs put weights. Where a file has several of them, the first one counts."""
+_RANKS = {key: rank for rank, key in enumerate(WRAPPERS)}
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-def read_weight_file(path: Path) -> dict[str, Tensor]:
-    """Read a `.safetensors` file (or its index of several), or a pickle that holds tensors by name.
+def write_weight_file(
+    weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a `.safetensors` file: equal weights and `metadata` give equal bytes, in every process."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    save_file(tensors, path, metadata={"format": "pt", **(metadata or {})})
+    with path.open("r+b") as file:  # the library sorts tensors, but not metadata
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        content = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+        if len(content) != length:
+            raise ValueError(f"{path}: the header changed its length")
+        file.seek(8)
+        file.write(content)
 
-    Weights inside `state_dict` (Lightning) or `model` (DINOv2, MAE) are found there. Files that hold code, or
-    numbers that are no plain weights (quantised, complex, sparse), are refused with an InputError.
+
+def read_weight_file(path: Path) -> dict[str, Tensor]:
+    """Read a `.safetensors` file, a pickle that holds tensors by name, or the index of several of them.
+
+    Weights below other keys, such as those of `WRAPPERS`, are found there. Files that hold code, or numbers
+    that are no plain weights (quantised, complex, sparse), are refused with an InputError.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such weight file")
     if path.name.endswith(INDEX_SUFFIX):
         return _read_parts(path)
-    content = _read(path)
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    is_named = isinstance(content, dict) and all(isinstance(name, str) for name in content)
-    if not is_named or not content or not all(isinstance(value, Tensor) for value in content.values()):
-        raise InputError(f"{path}: holds no weights by name")
+    content = _unwrap(_read(path), path)
     for name, value in content.items():
         # numbers as they are used; a counter of one integer is let through
         is_weight = value.dtype in FLOATS or (value.ndim == 0 and not value.dtype.is_complex)
@@ -52,13 +66,50 @@ def read_weight_file(path: Path) -> dict[str, Tensor]:
             numbers = f"{value.dtype}{layout}".replace("torch.", "")
             allowed = "only weights of float32, float16, bfloat16 or float64 are read"
             raise InputError(f"{path}: {name} holds {numbers} on {value.device}; {allowed}")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            repeated = f"is {render_shape(value.shape)}, and the file holds fewer numbers"
+            raise InputError(f"{path}: {name} {repeated}; save it with .contiguous()")
     return content
+
+
+def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
+    """Return the tensors by name that `content` is, or holds below its keys."""
+    found = dict(_find_named_tensors(content))
+    ranks = {place: [_RANKS.get(key, len(_RANKS)) for key in place.split(".")] for place in found}
+    places = [place for place, rank in ranks.items() if rank == min(ranks.values())]
+    if len(places) == 1:
+        if others := [place for place in found if place not in places]:
+            logger.info("%s: weights are taken from %s, not from %s", path, places[0], some(others))
+        return found[places[0]]
+    keys = (
+        f"its keys are {some(list(map(str, content)))}"
+        if isinstance(content, dict)
+        else "it is no dictionary"
+    )
+    if places:
+        several = f"holds weights {len(places)} times, below {some(places)}"
+        raise InputError(f"{path}: {several}; save one of them alone with torch.save")
+    remedy = "save the network's state_dict() alone with torch.save"
+    raise InputError(f"{path}: holds no weights by name, {keys}; {remedy}")
+
+
+def _find_named_tensors(
+    content: Any, place: str = "", depth: int = 4
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield each dictionary of nothing but tensors by name, and the keys that lead there."""
+    if not isinstance(content, dict) or not content or not all(isinstance(key, str) for key in content):
+        return
+    if all(isinstance(value, Tensor) for value in content.values()):
+        yield place, content
+    elif depth:
+        for key, value in content.items():
+            yield from _find_named_tensors(value, f"{place}.{key}".lstrip("."), depth - 1)
 
 
 def _read_parts(index: Path) -> dict[str, Tensor]:
     content = {name: value for part in list_parts(index) for name, value in read_weight_file(part).items()}
     if lost := sorted(_read_index(index).keys() - content.keys()):
-        raise InputError(f"{index}: lists {len(lost)} weights that no part has {_some(lost)}")
+        raise InputError(f"{index}: lists {len(lost)} weights that no part has {some(lost)}")
     return content
 
 
@@ -73,11 +124,19 @@ def read_metadata(path: Path) -> dict[str, str]:
 def _read(path: Path) -> Any:
     kind = "safetensors" if path.suffix == ".safetensors" else "weight"
     try:
-        return load_file(path) if kind == "safetensors" else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # zip reader, archive reader and unpickler each raise their own
-        head = b""
-        with contextlib.suppress(OSError), path.open("rb") as file:
+        with path.open("rb") as file:
             head = file.read(64)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    try:
+        if kind == "safetensors":
+            return load_file(path)
+        if zipfile.is_zipfile(path):
+            _require_stored(path)
+        return torch.load(path, "cpu", weights_only=True)
+    except InputError:
+        raise
+    except Exception as error:  # zip reader, archive reader and unpickler each raise their own
         # as torch.save writes it: an archive, or a pickle of protocol 2 or later
         saved_by_torch = zipfile.is_zipfile(path) or head.startswith(b"\x80")
         if isinstance(error, pickle.UnpicklingError) and saved_by_torch:
@@ -91,17 +150,43 @@ def _read(path: Path) -> Any:
         raise InputError(f"{path}: {reason}") from None
 
 
+def _require_stored(path: Path) -> None:
+    """Check that an archive does not unpack to more than it is; torch.save compresses nothing."""
+    with zipfile.ZipFile(path) as archive:
+        total = sum(entry.file_size for entry in archive.infolist())
+    if total > path.stat().st_size:
+        raise InputError(
+            f"{path}: an archive that unpacks to {total} bytes; as torch.save writes it, it is larger"
+        )
+
+
 def _looks_like(path: Path, head: bytes) -> str:
     """Name what is often found in place of weights."""
     if head.startswith(b"version https://git-lfs"):
         return " (a Git LFS pointer; `git lfs pull` fetches the file it stands for)"
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return " (a web page)"
+    if path.suffix == ".onnx" or (head[:1] == b"\x08" and head[2:3] == b"\x12"):
+        return (
+            " (an ONNX graph, whose weights cannot be told apart; give the checkpoint it was exported from)"
+        )
+    if head.startswith(b"\x89HDF"):
+        return " (an HDF5 file, such as Keras writes)"
     if path.suffix == ".safetensors" and head.startswith(b"PK"):
         return " (an archive as torch.save writes it; name it .bin)"
     if path.suffix != ".safetensors" and head[8:9] == b"{":
         return " (a safetensors file; name it .safetensors)"
+    if head.startswith(b"PK"):
+        return " (a zip archive; TorchScript's and NumPy's are not read: save the network's state_dict())"
     return ""
+
+
+def hash_part(path: Path) -> str:
+    """Return the SHA-256 of a file of a checkpoint; an InputError says why it cannot be read."""
+    try:
+        return hash_file(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def list_parts(path: Path) -> list[Path]:
@@ -109,8 +194,10 @@ def list_parts(path: Path) -> list[Path]:
     if not path.name.endswith(INDEX_SUFFIX):
         return [path]
     parts = sorted(set(_read_index(path).values()))
-    if any(Path(part).name != part for part in parts):
-        raise InputError(f"{path}: names a file outside its folder")
+    for part in parts:
+        if Path(part).name != part or not part.isprintable() or not part.endswith(WEIGHT_SUFFIXES):
+            allowed = f"names ending in {', '.join(WEIGHT_SUFFIXES)} in its own folder are read"
+            raise InputError(f"{path}: names {part!r:.80}; {allowed}")
     return [path.parent / part for part in parts]
 
 
@@ -125,97 +212,8 @@ def _first_line(error: Exception) -> str:
     return line[:200] or type(error).__name__
 
 
-Shapes = tuple[tuple[int, ...], tuple[int, ...]]
-"""Shapes of one weight in the file and in the model."""
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """Fate of every weight of a file and of every weight of the model it is loaded into."""
-
-    loaded: tuple[str, ...] = ()
-    """Model weights that were filled."""
-    missing: tuple[str, ...] = ()
-    """Model weights that the file does not have, and nobody asked to leave out."""
-    unexpected: tuple[str, ...] = ()
-    """Weights of the file that the model has no place for."""
-    misshapen: dict[str, Shapes] = field(default_factory=dict)
-    """Shapes that cannot be reconciled, by name."""
-    resized: dict[str, Shapes] = field(default_factory=dict)
-    """Shapes of what was resampled to fit, by name."""
-    skipped: tuple[str, ...] = ()
-    """Model weights left as initialised because the user, or the kind of file, says so."""
-
-    @property
-    def fits(self) -> bool:
-        """Whether nothing is missing, left over or of another shape."""
-        return not (self.missing or self.unexpected or self.misshapen)
-
-    def __str__(self) -> str:
-        kinds = ("loaded", "missing", "unexpected", "misshapen", "resized", "skipped")
-        return ", ".join(f"{len(getattr(self, kind))} {kind}" for kind in kinds)
-
-    def explain(self) -> str:
-        """Say in one line what does not fit."""
-        shapes = [f"{n} {render_shape(a)}, model {render_shape(b)}" for n, (a, b) in self.misshapen.items()]
-        groups = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": shapes}
-        return ", ".join(f"{len(names)} {kind} {_some(names)}" for kind, names in groups.items() if names)
-
-
-def compare_weights(module: nn.Module, weights: Mapping[str, Tensor], skip: Sequence[str] = ()) -> LoadReport:
-    """Say what loading `weights` into `module` would do, name by name.
-
-    What `skip` names is not loaded: full names, or their first words up to a dot.
-    """
-    expected = module.state_dict()
-    wanted = [name for name in expected if not is_under(name, skip)]
-    shapes = {n: (tuple(weights[n].shape), tuple(expected[n].shape)) for n in wanted if n in weights}
-    misshapen = {name: (theirs, ours) for name, (theirs, ours) in shapes.items() if theirs != ours}
-    return LoadReport(
-        loaded=tuple(n for n in shapes if n not in misshapen),
-        missing=tuple(n for n in wanted if n not in shapes),
-        unexpected=tuple(n for n in weights if n not in expected and not is_under(n, skip)),
-        misshapen=misshapen,
-        skipped=tuple(n for n in expected if is_under(n, skip)),
-    )
-
-
-def load_strictly(
-    module: nn.Module, weights: Mapping[str, Tensor], where: str, skip: Sequence[str] = ()
-) -> LoadReport:
-    """Fill `module` from `weights`, which must have exactly its names and shapes, but for `skip`.
-
-    What is missing, left over, of another shape, or not finite is an InputError, which names `where` they are
-    from and leaves the module unchanged; `skip` is as for `compare_weights`.
-    """
-    report = compare_weights(module, weights, skip)
-    if not report.fits:
-        raise InputError(f"{where}: the weights do not fit the model: {report.explain()}")
-    loaded = {name: weights[name] for name in report.loaded}
-    if broken := find_not_finite(loaded):
-        raise InputError(f"{where}: NaN or infinite values in {len(broken)} weights {_some(broken)}")
-    if zero := find_all_zero(loaded):
-        logger.warning("%s: only zeros in %d weights %s", where, len(zero), _some(zero))
-    module.load_state_dict(loaded, strict=False)
-    return report
-
-
-def find_not_finite(weights: Mapping[str, Tensor]) -> list[str]:
-    """List the tensors with a NaN or an infinite value."""
-    return [name for name, value in weights.items() if not bool(value.isfinite().all())]
-
-
-def find_all_zero(weights: Mapping[str, Tensor]) -> list[str]:
-    """List the matrices and convolutions (two or more dimensions) without a value other than 0."""
-    return [n for n, v in weights.items() if v.ndim > 1 and v.numel() and not bool(v.any())]
-
-
-def is_under(name: str, prefixes: Sequence[str]) -> bool:
-    """Say whether `name` is one of `prefixes`, or is below one: `class_head.bias` is below `class_head`."""
-    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
-
-
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """List the first three names."""
     return f"[{', '.join(names[:3])}{', …' if len(names) > 3 else ''}]"
 
 

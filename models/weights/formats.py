@@ -1,12 +1,13 @@
 """Kinds of weight files: how each is recognised by looking, and its names translated to ours.
 
-Prefixes that wrappers leave (`module.`, `_orig_mod.`, Lightning's `network.`) are taken off first.
+What stands before the names (`module.`, `model.`, Lightning's `network.`) is found by the names themselves.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -23,14 +24,24 @@ from models.config import (
     read_description,
 )
 from models.lora import merge_weights
-from models.weights.files import INDEX_SUFFIX, WEIGHT_SUFFIXES, read_metadata, read_weight_file, render_shape
+from models.weights.files import (
+    INDEX_SUFFIX,
+    WEIGHT_SUFFIXES,
+    read_metadata,
+    read_weight_file,
+    render_shape,
+    some,
+)
 from models.weights.huggingface import from_huggingface, read_huggingface_config, without_unit_scales
 from shards.errors import InputError
+from shards.files import from_json
 
 WEIGHTS_NAME = "model.safetensors"
 AVERAGE_NAME = "ema.safetensors"
 """In a checkpoint folder: averages of those weights that train, which stand for them."""
-WRAPPERS = ("module.", "_orig_mod.", "network.")
+INFIXES = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""What torch.compile, FSDP and activation checkpointing put before or into a name."""
+SHARD_PATTERN = re.compile(r"-\d{5}-of-\d{5}\.")
 NO_WEIGHTS = ("attn_mask_probs", "criterion.empty_weight", "encoder.pixel_mean", "encoder.pixel_std")
 """Buffers of the other implementations that are settings, not weights."""
 
@@ -56,7 +67,7 @@ def from_upstream(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 KINDS = {
-    "eomt-anomaly": Kind("EoMT of this suite", ("queries.weight",)),
+    "eomt-anomaly": Kind("EoMT of this suite", ("queries.weight", "backbone.")),
     "upstream": Kind("EoMT of tue-mps/eomt", ("q.weight", "encoder.backbone."), translate=from_upstream),
     "huggingface": Kind(
         "EoMT of Hugging Face transformers",
@@ -96,16 +107,19 @@ class Checkpoint:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a weight file of any kind in `KINDS`, or a folder that holds one (not a run folder)."""
     file = find_weight_file(path)
-    weights = _unwrap_all(read_weight_file(file), file)
-    averages = _read_averages(path, weights)
-    weights |= averages
-    kind = _recognise(weights, file)
-    if KINDS[kind].is_eomt:
-        return _read_eomt(file, kind, weights, averaged=bool(averages))
-    return Checkpoint(file, kind, weights, None)
+    found = _without_infixes(read_weight_file(file), file)
+    kind, prefix = _recognise(found, file)
+    weights = {n.removeprefix(prefix): value for n, value in found.items() if n.startswith(prefix)}
+    outside = [name for name in found if not name.startswith(prefix)]
+    notes = [f"left aside, as it is not below {prefix}: {some(outside)}"] if outside else []
+    if not KINDS[kind].is_eomt:
+        return Checkpoint(file, kind, weights, None, tuple(notes))
+    if averages := _read_averages(path, weights):
+        notes.append(f"weights averaged over training, from {AVERAGE_NAME}")
+    return _read_eomt(file, kind, weights | averages, notes)
 
 
-def _read_eomt(file: Path, kind: str, weights: dict[str, Tensor], *, averaged: bool) -> Checkpoint:
+def _read_eomt(file: Path, kind: str, weights: dict[str, Tensor], notes: list[str]) -> Checkpoint:
     settings = {name: value for name, value in weights.items() if name in NO_WEIGHTS}
     weights = KINDS[kind].translate({n: v for n, v in weights.items() if n not in settings})
     mask_probs = settings.get("attn_mask_probs")
@@ -122,9 +136,8 @@ def _read_eomt(file: Path, kind: str, weights: dict[str, Tensor], *, averaged: b
         raise InputError(f"{file}: {config.num_blocks} joint blocks; size {config.size} has {depth} blocks")
     if config.size == "tiny":
         weights = without_unit_scales(weights)
-    notes = [f"LoRA of rank {lora.rank}, alpha {lora.alpha:g}, merged"] if lora else []
-    if averaged:
-        notes.append(f"weights averaged over training, from {AVERAGE_NAME}")
+    if lora is not None:
+        notes.append(f"LoRA of rank {lora.rank}, alpha {lora.alpha:g}, merged")
     if described is None and not num_blocks:
         notes.append(f"joint blocks are not in the file: {config.num_blocks}, as the size has by default")
     if mask_probs is not None and bool((mask_probs > 0).any()):
@@ -140,13 +153,21 @@ def find_weight_file(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise InputError(f"weights {path}: no such file or folder")
-    for name in (WEIGHTS_NAME, f"model{INDEX_SUFFIX}", "pytorch_model.bin"):
-        if (path / name).is_file():
-            return path / name
-    found = sorted(p for p in path.iterdir() if p.is_file() and p.suffix in WEIGHT_SUFFIXES)
+    for name in (WEIGHTS_NAME, "pytorch_model.bin"):
+        for file in (path / name, path / f"{name}{INDEX_SUFFIX}"):
+            if file.is_file():
+                return file
+    files = sorted(p for p in path.iterdir() if p.is_file())
+    found = [file for file in files if file.suffix in WEIGHT_SUFFIXES]
     if not found:
-        raise InputError(f"weights {path}: the folder holds no weight file ({', '.join(WEIGHT_SUFFIXES)})")
+        names = f"; it holds {some([file.name for file in files])}" if files else ""
+        lacking = f"the folder holds no weight file ({', '.join(WEIGHT_SUFFIXES)}){names}"
+        raise InputError(f"weights {path}: {lacking}")
     if len(found) > 1:
+        if all(SHARD_PATTERN.search(file.name) for file in found):
+            raise InputError(
+                f"weights {path}: {len(found)} parts of one model without their {INDEX_SUFFIX[1:]}"
+            )
         raise InputError(f"weights {path}: the folder holds {len(found)} weight files; name one of them")
     return found[0]
 
@@ -173,15 +194,16 @@ def _read_config_off(weights: Mapping[str, Tensor], where: Path, *, num_blocks: 
     grid = math.isqrt(positions)
     if grid * grid != positions:
         raise InputError(f"{where}: {positions} positions are no square grid; the image size cannot be read")
-    return ModelConfig(
-        size=find_size(width, count_blocks(weights, "backbone.blocks"), str(where)),
-        image_size=(grid * patch_size, grid * patch_size),
-        patch_size=patch_size,
-        num_queries=num_queries,
-        num_blocks=num_blocks,
-        num_classes=weights[head].shape[0] - 1,
-        class_head="isomax" if isomax else "linear",
-    ).completed()
+    fields = {
+        "size": find_size(width, count_blocks(weights, "backbone.blocks"), str(where)),
+        "image_size": (grid * patch_size, grid * patch_size),
+        "patch_size": patch_size,
+        "num_queries": num_queries,
+        "num_blocks": num_blocks,
+        "num_classes": weights[head].shape[0] - 1,
+        "class_head": "isomax" if isomax else "linear",
+    }
+    return from_json(ModelConfig, fields, str(where)).completed()
 
 
 def _read_averages(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -196,32 +218,45 @@ def _read_averages(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Tenso
     return averages
 
 
-def _unwrap_all(weights: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
-    """Take off what DistributedDataParallel, torch.compile and Lightning put before or into a name."""
+def _without_infixes(weights: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
     plain: dict[str, Tensor] = {}
     for name, value in weights.items():
-        bare = name.replace("_orig_mod.", "")
-        while bare.startswith(WRAPPERS):
-            bare = bare.partition(".")[2]
+        bare = name
+        for infix in INFIXES:
+            bare = bare.replace(infix, "")
         if bare in plain:
-            twice = f"holds {bare} twice, under other prefixes"
-            raise InputError(f"{where}: {twice}; which one counts is unknown")
+            raise InputError(f"{where}: holds {bare} twice, with and without what a wrapper adds to names")
         plain[bare] = value
     return plain
 
 
-def _recognise(weights: Mapping[str, Tensor], where: Path) -> str:
-    def has(mark: str) -> bool:
-        return mark in weights or (mark.endswith(".") and any(name.startswith(mark) for name in weights))
-
+def _recognise(weights: Mapping[str, Tensor], where: Path) -> tuple[str, str]:
+    """Return the kind, and what stands before the names of all its weights."""
     for kind, row in KINDS.items():
-        if all(map(has, row.marks)):
-            if kind == "upstream" and not has("encoder.backbone.blocks.0.attn."):
+        prefixes = sorted(set.intersection(*(_find_before(mark, weights) for mark in row.marks)))
+        if len(prefixes) > 1:
+            places = ", ".join(prefix or "no prefix" for prefix in prefixes)
+            raise InputError(
+                f"{where}: holds an {row.title} {len(prefixes)} times: {places}; keep one of them"
+            )
+        if prefixes:
+            if kind == "upstream" and not _find_before("encoder.backbone.blocks.0.attn.", weights):
                 other = "an EoMT over DINOv3, published as differences to DINOv3's weights"
                 raise InputError(f"{where}: {other}; only EoMT over DINOv2 is supported")
-            return kind
-    first, known = ", ".join(list(weights)[:3]), ", ".join(row.title for row in KINDS.values())
-    raise InputError(f"{where}: weights of no known kind (first names: {first}); known kinds: {known}")
+            return kind, prefixes[0]
+    known = ", ".join(row.title for row in KINDS.values())
+    unknown = f"weights of no known kind, with names {some(list(weights))}; known kinds: {known}"
+    raise InputError(f"{where}: {unknown}; --model_file measures any other network (docs/own-models.md)")
+
+
+def _find_before(mark: str, names: Iterable[str]) -> set[str]:
+    """Return what stands before `mark` in names where it begins at a dot; see `Kind.marks`."""
+    dotted = [(f".{name}", f".{mark}") for name in names]
+    if mark.endswith("."):
+        found = {name.partition(m)[0] for name, m in dotted if m in name}
+    else:
+        found = {name.removesuffix(m) for name, m in dotted if name.endswith(m)}
+    return {f"{prefix}.".lstrip(".") for prefix in found}
 
 
 def _read_settings(file: Path, kind: str) -> tuple[ModelConfig | None, LoraSettings | None]:

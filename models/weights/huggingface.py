@@ -104,7 +104,8 @@ def read_huggingface_config(path: Path) -> ModelConfig:
             raise InputError(f"{path}: {name} is {number}; at least 1 is needed")
     labels = from_json(dict[str, Any], fields.get("id2label", {"0": "", "1": ""}), f"{path}: id2label")
     size = find_size(numbers.pop("hidden_size"), numbers.pop("num_hidden_layers"), str(path))
-    return ModelConfig(size=size, image_size=sides, num_classes=len(labels), **numbers).completed()
+    fields = {"size": size, "image_size": sides, "num_classes": len(labels), **numbers}
+    return from_json(ModelConfig, fields, str(path)).completed()
 
 
 def to_huggingface(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -131,7 +132,7 @@ def from_huggingface(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the weights of transformers' EoMT to ours; names it does not know stay as they are."""
     gated = "layers.0.mlp.down_proj.weight" in weights
     names = _name_table(count_blocks(weights, "layers"), gated=gated)
-    complete = {n: parts for n, parts in names.items() if all(part in weights for part in parts)}
+    complete = {n: parts for n, parts in names.items() if _fit_together([weights.get(p) for p in parts])}
     ours_of = {part: name for name, parts in complete.items() for part in parts}
     ours: dict[str, Tensor] = {}
     for part, value in weights.items():
@@ -144,6 +145,14 @@ def from_huggingface(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if "backbone.pos_embed" in ours and ours["backbone.pos_embed"].ndim == 2:
         ours["backbone.pos_embed"] = ours["backbone.pos_embed"][None]
     return ours
+
+
+def _fit_together(parts: Sequence[Tensor | None]) -> bool:
+    """Say whether all parts are there, and can stand row below row."""
+    found = [part for part in parts if part is not None]
+    if len(found) < len(parts) or len(parts) < 2:
+        return len(found) == len(parts)
+    return all(part.ndim and part.shape[1:] == found[0].shape[1:] for part in found)
 
 
 def without_unit_scales(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,10 +34,11 @@ from tests.trainer.small_run import (  # noqa: F401
 )
 from tests.trainer.small_run import train as train_run
 from trainer.config import FinetuneConfig
-from trainer.loop import Run, TrainState, train
+from trainer.loop import Run, train
 from trainer.losses import build_loss, weighted_sum
 from trainer.losses.targets import StepTotals, count_totals
 from trainer.randomness import sample_generators
+from trainer.state import TrainState
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
@@ -187,8 +189,8 @@ def test_half_precision_scales_its_loss_and_resumes_its_scale(
     assert scaler is not None
     scale = scaler.get_scale()
     assert 1 <= scale <= 65536
-    saved = torch.load(tmp_path / "run/checkpoints/step-0000008/scaler.pt", weights_only=True)
-    assert saved["scale"] == scale
+    saved = json.loads((tmp_path / "run/checkpoints/step-0000008/training.json").read_text())
+    assert saved["loss_scale"]["scale"] == scale
     assert all(value.isfinite().all() for value in weights(tmp_path, 8).values())
     forget_after(6, tmp_path / "run")
     assert train_run(tmp_path, scene_shards, *extra, resume=True).step == 8

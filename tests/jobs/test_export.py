@@ -24,6 +24,7 @@ from models.weights.checkpoint import initialise_model, load_model, open_checkpo
 from shards.errors import InputError
 from tests.models.tiny import make_model as make_tiny
 from tests.models.tiny import save
+from tests.support.forked import run_ranks
 
 IMAGE = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
@@ -69,6 +70,23 @@ def test_one_merged_file_needs_nothing_beside_it(tmp_path: Path) -> None:
     assert (loaded.config.image_size, loaded.config.num_blocks) == ((32, 48), 3)
     assert loaded.config.outlier_class == "trained"
     assert torch.equal(masks(loaded), masks(load_model(run)))
+
+
+@pytest.mark.parametrize("to", ["safetensors", "adapter", "huggingface"])
+def test_two_processes_export_the_same_bytes(tmp_path: Path, to: str) -> None:
+    run = finetune_with_lora(tmp_path / "run")
+    outs = [tmp_path / name for name in "abcd"]
+    for out in outs[:2]:
+        export(run, to, out)
+    for out in outs[2:]:
+        run_ranks(
+            main, ["--checkpoint", str(run), "--to", to, "--out", str(out)], tmp_path / f"said-{out.name}"
+        )
+    names = {path.name for path in outs[0].iterdir()}
+    for out in outs[1:]:
+        assert {name: (out / name).read_bytes() for name in names} == {
+            n: (outs[0] / n).read_bytes() for n in names
+        }
 
 
 def test_an_adapter_over_its_base_is_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

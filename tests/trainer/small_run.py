@@ -27,8 +27,8 @@ from models.eomt import EoMT, Prediction
 from shards.batch import Batch
 from shards.settings import load_config
 from trainer.config import FinetuneConfig
-from trainer.loop import TrainState
 from trainer.losses import Loss
+from trainer.state import TrainState
 
 
 @pytest.fixture(autouse=True)

@@ -111,10 +111,12 @@ def test_a_saved_average_goes_on_to_the_bit(tmp_path: Path) -> None:
 
 def test_a_missing_or_foreign_average_is_refused(tmp_path: Path) -> None:
     average = WeightAverage(make_net(), EmaConfig(decay=0.9))
-    with pytest.raises(InputError, match="--resume: .*ema.safetensors: the averaged weights cannot be read"):
+    with pytest.raises(InputError, match="ema.safetensors: no such weight file"):
         average.load(tmp_path)
     save_file({"0.weight": torch.zeros(4, 3)}, tmp_path / "ema.safetensors", metadata={"updates": "1"})
-    with pytest.raises(InputError, match="it averages other weights than this run trains"):
+    with pytest.raises(
+        InputError, match=r"ema.safetensors: the weights do not fit the model: 2 missing \[2.weight, 2.bias\]"
+    ):
         average.load(tmp_path)
 
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 
 from models.eomt import EoMT
@@ -36,6 +39,22 @@ def test_adapters_have_a_group_of_their_own() -> None:
 def test_a_model_that_is_frozen_whole_is_refused() -> None:
     with pytest.raises(InputError, match="adapt.mode: nothing trains"):
         build_optimizer(make_model().requires_grad_(False), OptimConfig())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": 1e38}, r"optim.lr must be above 0 and at most 100, got 1e\+38"),
+        ({"lr": math.nan}, "optim.lr must be above 0 and at most 100, got nan"),
+        ({"lr": 1.0, "lr_scaling": "linear", "lr_batch": 1}, "optim.lr must be .* at most 100, got 1000.0"),
+        ({"weight_decay": math.inf}, r"optim.weight_decay must be in \[0, 100\], got inf"),
+        ({"layer_decay": math.nan}, r"optim.layer_decay must be in \(0, 1\], got nan"),
+    ],
+    ids=str,
+)
+def test_a_rate_that_no_weight_survives_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        OptimConfig(**settings).scaled(1000)
 
 
 @pytest.mark.parametrize(

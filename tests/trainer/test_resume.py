@@ -158,16 +158,8 @@ def test_resuming_does_not_write_into_a_foreign_folder(tmp_path: Path, scene_sha
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 
 
-def test_a_damaged_checkpoint_or_record_is_named(tmp_path: Path, scene_shards: str) -> None:
+def test_a_damaged_record_is_named(tmp_path: Path, scene_shards: str) -> None:
     train(tmp_path, scene_shards, *TWO)
-    for name in ("model.safetensors", "optimizer.bin", "custom_checkpoint_1.pkl"):
-        damaged = tmp_path / "run" / "checkpoints" / "step-0000002" / name
-        content = damaged.read_bytes()
-        damaged.write_bytes(content[:100])
-        message = "--resume: .*step-0000002 cannot be restored; remove it to continue"
-        with pytest.raises(InputError, match=message):
-            train(tmp_path, scene_shards, *TWO, resume=True)
-        damaged.write_bytes(content)
     (tmp_path / "run" / "provenance.json").write_text("[1]")
     with pytest.raises(InputError, match="provenance.json: is no provenance record"):
         train(tmp_path, scene_shards, *TWO, resume=True)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import resource
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,15 @@ def test_weights_that_do_not_fit_are_counted(tmp_path: Path) -> None:
         ({"patch_size": "16"}, "patch_size is '16'; int is needed"),
         ({"class_head": "x"}, "class_head is 'x'; one of .*linear, isomax is needed"),
         ({"weights": None}, "weights is None; str is needed"),
+        (
+            {"num_queries": 10**9},
+            "model.num_queries must be 1 to 10000, or 0 to follow the weights, got 10000",
+        ),
+        ({"num_classes": 1e999}, "num_classes is inf; int is needed"),
+        (
+            {"image_size": [16 * 10**6] * 2},
+            "model.image_size: 16000000x16000000 is cut into more than 262144 pa",
+        ),
         ({"lora": {"rank": 0}}, "lora: adapt.lora.rank must be at least 1, got 0"),
     ],
     ids=str,
@@ -154,13 +164,28 @@ def test_dinov2_weights_of_patch_14_fit_a_backbone_of_patch_16(tmp_path: Path) -
     assert backbone.pos_embed.shape == (1, 8, 384)
 
 
-def test_weights_of_another_backbone_are_refused() -> None:
-    weights = {
-        "blocks.0.norm1.weight": torch.ones(384),
-        "patch_embed.proj.weight": torch.ones(384, 3, 14, 14),
-    }
-    with pytest.raises(InputError, match="other.pth: the weights do not fit the model: .* missing"):
-        load_backbone_weights(build_backbone("small", (32, 32), 16), weights, "other.pth")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pos_embed": torch.ones(1, 1370, 128)}, "patches or positions cannot be resampled: "),
+        ({"pos_embed": torch.ones(7, 128)}, "pos_embed has 2 dimensions; 3 are needed"),
+        ({"norm.weight": torch.ones(5)}, r"1 of another shape \[norm.weight 5, model 128\]"),
+        (
+            {"norm.weight": torch.full((128,), torch.nan)},
+            r"NaN or infinite values in 1 weights \[norm.weight\]",
+        ),
+        ({"blocks.6.norm1.weight": torch.ones(128)}, "a backbone of width 128 and 7 blocks; known "),
+        ({"patch_embed.proj.weight": torch.tensor(1.0)}, "a backbone of width 0 and 6 blocks; known "),
+        ({"reg_token": None}, "a ViT without register tokens; .* four, such as .*_vits14_reg4_pretrain.pth"),
+        ({"norm.weight": None}, r"1 missing \[norm.weight\]"),
+    ],
+    ids=["grid", "flat", "shape", "NaN", "blocks", "scalar", "registers", "missing"],
+)
+def test_weights_of_another_backbone_are_refused(tmp_path: Path, changes: dict, message: str) -> None:
+    state = build_backbone("tiny", (32, 32), 16).state_dict() | changes
+    torch.save({name: v for name, v in state.items() if v is not None}, tmp_path / "vit.pth")
+    with pytest.raises(InputError, match=f"vit.pth: .*{message}"):
+        initialise_model(ModelConfig(weights=str(tmp_path / "vit.pth"), image_size=(32, 32)))
 
 
 def test_the_file_that_dinov2_publishes_is_read(tmp_path: Path) -> None:
@@ -203,3 +228,21 @@ def test_a_checkpoint_knows_the_run_it_lies_in(tmp_path: Path) -> None:
     for folder in ("checkpoints", "best"):
         assert run_of(tmp_path / "runs/a" / folder / "step-0000004") == "a"
     assert run_of(tmp_path / "downloads/eomt.bin") is None
+
+
+def test_a_size_that_a_file_only_claims_takes_no_memory(tmp_path: Path) -> None:
+    """A giant EoMT takes 4.6 GB; its description takes none."""
+    folder = save(make_model(), tmp_path)
+    path = folder / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"size": "giant", "num_queries": 10_000}))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for start in (load_model, lambda path: initialise_model(ModelConfig(weights=str(path)))):
+        with pytest.raises(InputError, match="the weights do not fit the model: .* missing"):
+            start(folder)
+    names = build_backbone("tiny", (32, 32), 16).state_dict()
+    names |= {"patch_embed.proj.weight": torch.ones(1536, 3, 14, 14)}
+    names |= {f"blocks.{i}.norm1.weight": torch.ones(1) for i in range(40)}
+    torch.save(names, tmp_path / "vit.pth")
+    with pytest.raises(InputError, match="the weights do not fit the model: .* missing"):
+        initialise_model(ModelConfig(weights=str(tmp_path / "vit.pth"), image_size=(32, 32)))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB

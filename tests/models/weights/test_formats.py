@@ -18,6 +18,7 @@ from models.weights.formats import read_checkpoint
 from models.weights.huggingface import from_huggingface, to_huggingface
 from shards.errors import InputError
 from tests.models.tiny import make_model
+from tests.support.refused import refused
 
 CONFIG = ModelConfig(size="tiny", image_size=(48, 48), num_queries=5, num_blocks=3, num_classes=7)
 REFERENCE_CONFIG = ModelConfig(
@@ -143,6 +144,15 @@ def test_names_to_hugging_face_and_back_are_the_same(model: EoMT) -> None:
     assert all(torch.equal(back[name], value) for name, value in state.items())
 
 
+@pytest.mark.parametrize("value", [torch.tensor(1.0), torch.ones(128, 5)], ids=["scalar", "columns"])
+def test_pieces_that_do_not_fit_together_are_named(tmp_path: Path, model: EoMT, value: torch.Tensor) -> None:
+    torch.save(
+        to_huggingface(model.state_dict()) | {"layers.1.attention.k_proj.weight": value}, tmp_path / "w.bin"
+    )
+    with refused(r"1 missing \[backbone.blocks.1.attn.qkv.weight\], 3 unexpected \[layers.1.attention."):
+        load_model(tmp_path / "w.bin")
+
+
 def test_giant_names_are_those_of_transformers_with_a_gated_mlp() -> None:
     with torch.device("meta"):
         ours = EoMT(ModelConfig(size="giant", image_size=(64, 64), num_queries=3)).state_dict()
@@ -191,14 +201,24 @@ def test_a_wrapped_backbone_is_recognised(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["fc.weight"], r"weights of no known kind \(first names: fc.weight\); known kinds: EoMT of"),
-        (["q.weight", "module.network.q.weight"], "holds q.weight twice, under other prefixes"),
+        (
+            ["fc.weight", "fc.bias"],
+            r"weights of no known kind, with names \[fc.weight, fc.bias\]; known .*; --model_file",
+        ),
+        (
+            ["q.weight", "encoder.backbone.a", "ema.q.weight", "ema.encoder.backbone.a"],
+            "holds an EoMT of tue-mps/eomt 2 times: no prefix, ema.; keep one of them",
+        ),
+        (
+            ["a._orig_mod.q.weight", "a.q.weight"],
+            "holds a.q.weight twice, with and without what a wrapper adds to names",
+        ),
         (
             ["network.q.weight", "network.encoder.backbone.blocks.0.attention.q_proj.weight"],
             "an EoMT over DINOv3, published as differences",
         ),
     ],
-    ids=["unknown", "twice", "DINOv3"],
+    ids=["unknown", "two models", "twice", "DINOv3"],
 )
 def test_what_is_not_recognised_is_refused(tmp_path: Path, names: list[str], message: str) -> None:
     torch.save({name: torch.ones(1) for name in names}, tmp_path / "w.pth")
@@ -206,14 +226,27 @@ def test_what_is_not_recognised_is_refused(tmp_path: Path, names: list[str], mes
         read_checkpoint(tmp_path / "w.pth")
 
 
+def test_what_lies_beside_a_network_is_noted(tmp_path: Path, model: EoMT) -> None:
+    torch.save(as_upstream(model) | {"metric.count": torch.ones(1)}, tmp_path / "last.ckpt")
+    assert "left aside, as it is not below network.: [criterion.empty_weight, metric.count]" in (
+        read_checkpoint(tmp_path / "last.ckpt").notes
+    )
+
+
 def test_folders_that_hold_no_or_several_weight_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the folder holds no weight file"):
+    with refused(r"the folder holds no weight file \(.safetensors, .bin, .ckpt, .pth, .pt\)$"):
         read_checkpoint(tmp_path)
-    for name in ("a.pth", "b.pth"):
-        torch.save({"a": torch.ones(1)}, tmp_path / name)
-    with pytest.raises(InputError, match="the folder holds 2 weight files; name one of them"):
+    (tmp_path / "model.onnx").touch()
+    with refused(r"the folder holds no weight file .*; it holds \[model.onnx\]"):
         read_checkpoint(tmp_path)
-    with pytest.raises(InputError, match="nothing: no such file or folder"):
+    for i in (1, 2):
+        torch.save({"a": torch.ones(1)}, tmp_path / f"pytorch_model-0000{i}-of-00002.bin")
+    with refused("2 parts of one model without their index.json"):
+        read_checkpoint(tmp_path)
+    torch.save({"a": torch.ones(1)}, tmp_path / "b.pth")
+    with refused("the folder holds 3 weight files; name one of them"):
+        read_checkpoint(tmp_path)
+    with refused("nothing: no such file or folder"):
         read_checkpoint(tmp_path / "nothing")
 
 
