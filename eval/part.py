@@ -195,7 +195,9 @@ class ClosedSetPart:
     def predict(self, predictor: Predictor, image: int) -> Predicted:
         """Count the predicted classes (argmax of the class scores at native size) of a scene."""
         scene = decode_scene(self.reader, image)
-        confusion, confidence = count_scene(predictor(scene.image), scene.label)
+        confusion, confidence = count_scene(
+            predictor(scene.image), scene.label, has_evidence=predictor.has_evidence
+        )
         return scene.label, {"confusion": confusion, "confidence": confidence}
 
     def measure(self, store: ImageStore) -> ClosedSetCounts:

@@ -76,8 +76,10 @@ class EvaluateOptions:
     cityscapes: Path | None = None
     """Folder written by `jobs.prepare cityscapes`; its val split gives the mIoU, which is missing without."""
     scores: tuple[str, ...] = DEFAULT_SCORES
-    """Which anomaly scores: MSP, MaxLogit, MaxEntropy, RbA, Energy of any network; MaskEnergy, EAM of EoMT;
-    MinDistance of class head isomax; UNO of a trained outlier class."""
+    """Which anomaly scores. Of any network: MSP, MaxEntropy (of softmax(L), whatever L is), MaxLogit, RbA,
+    Energy. Of mask models, whose L are sums of probabilities: NormalizedMSP, NormalizedEntropy (of L / ΣL),
+    EntropyLogMax, SoleClaim, ClassClaim, SoleClaimEntropy, ClassClaimEntropy, MaskEnergy, EAM. MinDistance of
+    class head isomax, UNO of a trained outlier class. docs/evaluation.md defines each."""
     protocol: tuple[str, ...] = ("native",)
     """How images, windows, ground truth and metrics are treated, stated below every table: one or more of
     native, course-512, smiyc, fishyscapes and rba. Those that differ in the reading only share one forward

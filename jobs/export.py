@@ -50,7 +50,8 @@ class ExportOptions:
     out: Path
     """New or empty folder. A package for a benchmark that was interrupted goes on."""
     score: str = "MSP"
-    """For onnx and benchmarks: name of the anomaly score."""
+    """For onnx and benchmarks: name of the anomaly score. For bravo, whose confidence is a probability, a
+    mask model's package holds NormalizedMSP in the place of MSP."""
     base: Path | None = None
     """For adapter: what the run started from; by default what its model.weights says."""
     datasets: Path | None = None

@@ -15,9 +15,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eval.predict.predictions import PredictionRecorder
-from eval.predict.scores import QUERY_SCORES, QueryOutputs
+from eval.predict.queries import QueryOutputs
+from eval.predict.scores import NEEDS
 from eval.predict.strips import read_queries
-from eval.predict.windows import ModelSource, Predictor, WindowPredictor, slide
+from eval.predict.windows import ModelSource, Predictor, SlidingPredictor, WindowPredictor
 from models.eomt import EoMT, Prediction
 from models.erfnet import ERFNet
 from models.heads import IsoMaxHead
@@ -46,7 +47,7 @@ def require_readable(model: EoMT | ERFNet, scores: Sequence[str], where: str) ->
     if isinstance(model, EoMT) and model.config.outlier_class == "trained":
         has.add("an outlier class")
     for name in scores:
-        if name in QUERY_SCORES and (needed := QUERY_SCORES[name].needs) not in has:
+        if (needed := NEEDS.get(name)) is not None and needed not in has:
             raise InputError(f"{where} has no {needed.removeprefix('an ')}, which {name} reads")
 
 
@@ -60,7 +61,7 @@ def read_prediction(
 ) -> Float[Tensor, "B N H W"]:
     """Turn a network's prediction into class scores of the classes and, behind it, maps of query scores.
 
-    EoMT's class scores are `eval.predict.scores.pixel_class_scores`; ERFNet's are its logits without void.
+    EoMT's class scores are `eval.predict.queries.pixel_class_scores`; ERFNet's are its logits without void.
 
     Args:
         size: (H, W) of the window.
@@ -166,7 +167,8 @@ def open_predictor(
             raise InputError(f"--cityscapes: {given}; leave it out to measure anomaly scores alone")
         logger.info("%s on %s", checkpoint, device)
         predict = make_predictor(model, device, precision, scores, recorder)
-        return slide(predict, model.image_size, windows_at_once)
+        is_mask_model = isinstance(model, EoMT)
+        return SlidingPredictor(predict, model.image_size, windows_at_once, has_evidence=is_mask_model)
 
     return ModelSource(str(checkpoint), hash_checkpoint(checkpoint), scores, load)
 

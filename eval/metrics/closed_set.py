@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64, Shaped, UInt8
 from torch import Tensor
 
 from eval.metrics.bootstrap import Interval, bootstrap_intervals
-from eval.predict.scores import msp
+from eval.predict.scores import msp, normalized_msp
 from shards.errors import InputError
 from shards.schema import CITYSCAPES_CLASSES, NUM_CLASSES, OUTLIER_ID, VOID_ID
 
@@ -105,7 +105,8 @@ class MiouResult(NamedTuple):
     miou_ci: Interval | None
     """95 % over images."""
     ece: float
-    """Calibration error of max softmax of the class scores, over all labelled pixels."""
+    """Calibration error of the predicted class's probability, over all labelled pixels: its share of a mask
+    model's evidence, L / ΣL, or the softmax of logits."""
     ece_ci: Interval | None
 
 
@@ -118,17 +119,19 @@ class ClosedSetCounts(NamedTuple):
 
 
 def count_scene(
-    class_scores: Float[Tensor, "N H W"], label: UInt8[np.ndarray, "H W"]
+    class_scores: Float[Tensor, "N H W"], label: UInt8[np.ndarray, "H W"], *, has_evidence: bool
 ) -> tuple[Int64[np.ndarray, "C C"], Float64[np.ndarray, "3 K"]]:
     """Count the predicted classes (argmax of class scores) of a scene, and their confidence.
 
     Args:
         class_scores: of the classes; maps of query scores behind it are ignored.
         label: train ids, outlier or void; another value is an InputError.
+        has_evidence: whether class scores are sums of probabilities; if not, they are logits.
     """
+    doubt = normalized_msp if has_evidence else msp
     strips = class_scores[:NUM_CLASSES].split(_STRIP_ROWS, dim=1)
     with torch.no_grad():
-        confidence = torch.cat([1 - msp(strip[None])[0] for strip in strips]).numpy()
+        confidence = torch.cat([1 - doubt(strip[None])[0] for strip in strips]).numpy()
         predictions = [strip.max(dim=0).indices.to(torch.uint8) for strip in strips]
     prediction = torch.cat(predictions).numpy()
     labelled = (label != VOID_ID) & (label != OUTLIER_ID)

@@ -34,6 +34,8 @@ SUFFIXES = (".npy", ".hdf5", ".h5", ".png")
 class MapFolder:
     """Maps of a folder as an `eval.predict.windows.Predictor`: an image is known again by its pixels."""
 
+    has_evidence = False
+
     def __init__(
         self,
         folder: Path,

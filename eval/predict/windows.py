@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,12 +15,24 @@ from torch import Tensor
 
 from shards.errors import InputError
 
-Predictor = Callable[[UInt8[np.ndarray, "H W 3"]], Float[Tensor, "N H W"]]
-"""An image, sRGB in [0, 255], to maps at its own resolution, on any device: the class scores of C classes and
-one map for each score that it was built for and that class scores do not suffice for
-(`eval.predict.scores.QUERY_SCORES`, or a user's own)."""
+
+@runtime_checkable
+class Predictor(Protocol):
+    """An image, sRGB in [0, 255], to maps at its own resolution, on any device.
+
+    The maps are the class scores of C classes, and one map for each score that it was built for and that
+    class scores do not suffice for (`eval.predict.scores.QUERY_SCORES`, or a user's own).
+    """
+
+    @property
+    def has_evidence(self) -> bool:
+        """Whether its class scores are evidence, sums of probabilities, and no logits."""
+
+    def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "N H W"]: ...
+
+
 WindowPredictor = Callable[[UInt8[Tensor, "B 3 h w"]], Float[Tensor, "B N h w"]]
-"""The same of windows of the one size that a network knows."""
+"""Windows of the one size that a network knows, to the maps of a `Predictor`."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +117,14 @@ def predict_in_windows(
     return F.interpolate(sums[None], size=native, mode="bilinear", align_corners=False)[0]
 
 
-def slide(predict: WindowPredictor, window: tuple[int, int], windows_at_once: int = 4) -> Predictor:
-    """Make a predictor of images of a network that sees windows; arguments as of `predict_in_windows`."""
-    return lambda image: predict_in_windows(to_tensor(image), predict, window, windows_at_once)
+@dataclass(frozen=True)
+class SlidingPredictor:
+    """A `Predictor` of images from a network that sees windows; fields as of `predict_in_windows`."""
+
+    predict: WindowPredictor
+    window: tuple[int, int]
+    windows_at_once: int = 4
+    has_evidence: bool = True
+
+    def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "N H W"]:
+        return predict_in_windows(to_tensor(image), self.predict, self.window, self.windows_at_once)

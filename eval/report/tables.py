@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from eval.predict.scores import explain_scores
 from eval.protocol import PROTOCOLS
 from eval.report.record import Record
 from eval.sets.registry import TEST_SETS
@@ -137,6 +138,7 @@ def build_table(
     note = "; mean ± standard deviation over seeds" if any(e.spread is not None for e in estimates) else ""
     note += "; in brackets 95 % over images" if any(e.interval for e in estimates) else ""
     rules = PROTOCOLS[protocol].describe() if protocol in PROTOCOLS else f"protocol {protocol}"
+    rules += explain_scores({method.partition(" ")[0] for _, method, _ in rows})
     return Table(
         protocol,
         header=("Model", "Method", *(column.title for column in columns)),

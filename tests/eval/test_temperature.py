@@ -11,7 +11,8 @@ from scipy.stats import entropy
 from sklearn.metrics import average_precision_score
 
 from eval.predict.predictions import CachedSet, PredictionRecorder, read_frame, write_frame, write_index
-from eval.predict.scores import DEFAULT_SCORES, pixel_class_scores
+from eval.predict.queries import pixel_class_scores
+from eval.predict.scores import DEFAULT_SCORES
 from eval.temperature import Sweep, Variant, best_likelihood, list_kinds
 
 WINDOW = (16, 24)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from eval.evaluate import RENDERINGS
-from eval.predict.scores import QueryOutputs, min_distance, pixel_class_scores, uno
+from eval.predict.queries import QueryOutputs, min_distance, pixel_class_scores, uno
 from eval.report.record import parse_json
 from eval.sketch import compare_resampled, read_sketch, resample_sketch, sketch_path
 from jobs.evaluate import evaluate, main, model_name

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoImageProcessor, EomtForUniversalSegmentation
 
-from eval.predict.scores import SCORES, pixel_class_scores
+from eval.predict.queries import pixel_class_scores
+from eval.predict.scores import SCORES
 from jobs.export import main
 from models.adapt import AdaptConfig, apply_adaptation
 from models.backbone import TINY

@@ -110,7 +110,9 @@ def test_each_protocol_has_its_own_table_and_footnote():
     text = render_markdown([EXAMPLE, make_record(protocol="elsewhere")])
     assert text.count("| Model |") == 2
     assert "Percent; protocol native: input scaled to cover the window;" in text
-    assert "Percent; protocol elsewhere." in text
+    assert (
+        "Percent; protocol elsewhere; MSP of softmax(L), of logits and of a mask model's evidence al" in text
+    )
 
 
 def test_equal_records_twice_are_one_but_two_values_for_a_cell_are_refused():
