@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
@@ -24,11 +25,15 @@ from eval.store import ImageStore, score_arrays
 from shards.errors import InputError
 from shards.schema import ANOMALY, NORMAL, OUTLIER_ID, VOID
 
+logger = logging.getLogger(__name__)
+
 Level = Literal["pixel", "query"]
 LEVELS: tuple[Level, ...] = ("pixel", "query")
 """What is divided: the class scores of a pixel, softmax(L / T), or the class logits of queries."""
 Kind = tuple[str, Level]
 """Score and level."""
+OF_SHARES = ("NormalizedMSP", "NormalizedEntropy", "EntropyLogMax")
+FIXED_AT_PIXEL = ("MaxLogit", *OF_SHARES)
 TABLE_TEMPERATURES = (1.0, 0.5, 0.75, 1.1)
 """In every table of these test sets, beside the best."""
 _AT_ONCE = 16
@@ -38,6 +43,8 @@ _EVIDENCE_AT_ONCE = 4
 _STRIDE = 7
 """Of the pixels, along each axis, that calibration is fitted to; neighbours say the same."""
 _ROUNDS = 3
+_LIMITS = (1e-3, 1e3)
+"""Temperatures at which a search ends that goes on past an end of its grid."""
 _FINALISTS = 3
 """Temperatures of best scanned AP that are measured before one is chosen."""
 
@@ -63,10 +70,23 @@ class Variant(NamedTuple):
 def list_kinds(has_queries: bool, scores: Sequence[str] = DEFAULT_SCORES) -> list[Kind]:
     """List the pairs of score and level at which a temperature can change a ranking.
 
-    MaxLogit at pixel level is left out: dividing by T keeps every order.
+    MaxLogit and scores of L / ΣL are left out at pixel level: dividing by T keeps every order. Without
+    queries there is no such share, and asking for its score is an InputError.
     """
     levels = LEVELS if has_queries else LEVELS[:1]
-    return [(s, level) for s in scores for level in levels if (s, level) != ("MaxLogit", "pixel")]
+    if of_masks := [score for score in scores if score in OF_SHARES and not has_queries]:
+        raise InputError(f"--scores: {of_masks[0]} is of mask models; the cache holds logits of pixels")
+    return [(s, level) for s in scores for level in levels if level == "query" or s not in FIXED_AT_PIXEL]
+
+
+def table_temperatures(level: Level, entropic_scale: float = 0.0) -> dict[float, str | None]:
+    """Return the temperatures of every table, and where each is from.
+
+    `entropic_scale`: E of an IsoMax+ head, 0 of others. Its logits are -E · D; at query temperature E the
+    scale is gone, as in the published score.
+    """
+    of_model = {entropic_scale: "entropic scale"} if entropic_scale and level == "query" else {}
+    return dict.fromkeys(TABLE_TEMPERATURES) | of_model
 
 
 @dataclass
@@ -91,6 +111,8 @@ class Sweep:
     scanned: dict[Variant, PixelMetrics] = field(default_factory=dict)
     """Metrics of the scanned variants."""
     num_pixels: int = 0
+    at_end: dict[Kind, float] = field(default_factory=dict)
+    """Best end of the grid, where the best temperature of a grid was one: it may be a limit, no optimum."""
 
     def measure(self, variants: Iterable[Variant]) -> None:
         """Compute the metrics of all `variants` that are not known yet, 16 to a pass over the set."""
@@ -128,7 +150,7 @@ class Sweep:
         Args:
             scores_at_once: query temperatures whose class scores are held at once, and share masks.
             centred: subtract the score of a mask model's sure pixel (class scores 1 for one class, 0 for the
-                others): float16 is finest about 0.
+                others), which scores of L / ΣL have no need of: float16 is finest about 0.
         """
         query_temperatures = sorted({variant.divisors[0] for variant in variants})
         frames = read_frames(self.cache, self.cached) if variants else ()
@@ -145,8 +167,10 @@ class Sweep:
     def refine(self, score: str, level: Level, grid: Sequence[float]) -> float:
         """Return the temperature of best AP: of the grid, then of ever closer neighbours of the best so far.
 
-        Each round halves, on a logarithmic scale, the distance to both neighbours. Rounds scan; the best
-        three of all are then measured, and the best of what was measured of this score and level is returned.
+        While an end is best, the search goes on past it in steps of the last distance, to 0.001 and 1000;
+        `at_end` and a warning say that it had to. Then each round halves, on a logarithmic scale, the
+        distance to both neighbours. Rounds scan; the best three of all are then measured, and the best of
+        what was measured of this score and level is returned.
         """
 
         def scanned_ap(temperature: float) -> float:
@@ -154,6 +178,7 @@ class Sweep:
 
         tried = sorted(grid)
         self.scan(Variant(score, level, t) for t in tried)
+        self._pass_ends(score, level, tried, scanned_ap)
         for _ in range(_ROUNDS):
             best = max(tried, key=scanned_ap)
             at = tried.index(best)
@@ -163,6 +188,24 @@ class Sweep:
         self.measure(Variant(score, level, t) for t in sorted(tried, key=scanned_ap)[-_FINALISTS:])
         measured = {v.temperature: m.ap for v, m in self.metrics.items() if v[:2] == (score, level)}
         return max(sorted(measured), key=measured.__getitem__)
+
+    def _pass_ends(
+        self, score: str, level: Level, tried: list[float], scanned_ap: Callable[[float], float]
+    ) -> None:
+        """Add temperatures past an end of `tried`, ascending, while that end is best."""
+        lowest, highest = tried[0], tried[-1]
+        while len(tried) > 1 and (best := max(tried, key=scanned_ap)) in (tried[0], tried[-1]):
+            step = best / tried[1 if best == tried[0] else -2]
+            further = float(np.clip(best * step, *_LIMITS))
+            if (score, level) not in self.at_end:
+                self.at_end[score, level] = best
+                where = f"{self.cached.name}: {Variant(score, level, best).label}"
+                told = "the best T is at the end of the grid"
+                logger.warning("%s: %s, %g of %g to %g; trying further", where, told, best, lowest, highest)
+            if further in tried:
+                return
+            tried.insert(0 if best == tried[0] else len(tried), further)
+            self.scan([Variant(score, level, further)])
 
 
 def _score_class_scores(
@@ -174,7 +217,7 @@ def _score_class_scores(
         scores = compare_at(class_scores, names, pixel_t)
         if centred:
             sure = compare_at(torch.eye(len(class_scores), 1)[..., None], names, pixel_t)
-            scores = {name: values - sure[name] for name, values in scores.items()}
+            scores = {n: values - sure[n] if n not in OF_SHARES else values for n, values in scores.items()}
         yield from ((variant, scores[variant.score]) for variant in same)  # T = 1 is one for both levels
 
 

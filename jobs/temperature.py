@@ -22,12 +22,14 @@ from eval.predict.predictions import CLOSED_SET, CachedSet, read_cache, read_fra
 from eval.predict.scores import DEFAULT_SCORES
 from eval.report.temperatures import TemperatureReport
 from eval.temperature import (
+    OF_SHARES,
     TABLE_TEMPERATURES,
     Sweep,
     Variant,
     fit_calibration,
     list_kinds,
     require_selection_split,
+    table_temperatures,
 )
 from shards.errors import InputError
 from shards.files import require_free, staged_folder, write_atomically
@@ -38,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TemperatureOptions:
-    """Sweep temperatures of MSP, MaxLogit, MaxEntropy and RbA over saved predictions."""
+    """Sweep temperatures over saved predictions."""
 
     cache: Path
     """Folder that `jobs.evaluate --cache` wrote."""
@@ -49,18 +51,37 @@ class TemperatureOptions:
     oracle: bool = False
     """Also show each test set's own best temperature, in a column labelled oracle."""
     scores: tuple[str, ...] = DEFAULT_SCORES
-    """Which scores."""
-    grid: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.1, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0)
-    """Temperatures of the curves; choices are refined around the best. 0.5, 0.75, 1 and 1.1 are added."""
+    """Which scores: MSP, MaxLogit, MaxEntropy, RbA; of mask models, at query level, NormalizedMSP,
+    NormalizedEntropy and EntropyLogMax."""
+    grid: tuple[float, ...] = (
+        0.01,
+        0.02,
+        0.05,
+        0.1,
+        0.25,
+        0.5,
+        0.75,
+        1.0,
+        1.1,
+        1.5,
+        2.0,
+        3.0,
+        5.0,
+        8.0,
+        12.0,
+    )
+    """Temperatures of the curves; choices are refined around the best, and past an end that is best, with a
+    warning. 0.5, 0.75, 1 and 1.1 are added."""
 
     def __post_init__(self) -> None:
         for value in self.grid:
             if not (math.isfinite(value) and value > 0):
                 raise InputError(f"--grid: got {value}; temperatures are above 0")
-        unknown = [name for name in self.scores if name not in DEFAULT_SCORES]
+        allowed = (*DEFAULT_SCORES, *OF_SHARES)
+        unknown = [name for name in self.scores if name not in allowed]
         if unknown or not self.scores:
             given = unknown[0] if unknown else "nothing"
-            raise InputError(f"--scores: got {given}; allowed are {', '.join(DEFAULT_SCORES)}")
+            raise InputError(f"--scores: got {given}; allowed are {', '.join(allowed)}")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -85,7 +106,9 @@ def sweep(options: TemperatureOptions) -> str:
         for each in sweeps:
             logger.info("%s: %d variants", each.cached.name, len(kinds) * len(grid))
             each.scan(Variant(*kind, t) for kind in kinds for t in grid)
-            each.measure(Variant(*kind, t) for kind in kinds for t in TABLE_TEMPERATURES)
+            each.measure(
+                Variant(*kind, t) for kind in kinds for t in table_temperatures(kind[1], info.entropic_scale)
+            )
         judges = [each for each in sweeps if each.cached == validation]
         chosen = {kind: each.refine(*kind, grid) for each in judges for kind in kinds}
         for each in sweeps:

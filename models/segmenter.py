@@ -98,6 +98,8 @@ def make_predictor(
     kind = torch.device(device).type
     if recorder is not None:
         recorder.num_classes, recorder.window = num_classes_of(model), model.image_size
+        if isinstance(model, EoMT) and isinstance(model.class_head, IsoMaxHead):
+            recorder.entropic_scale = model.class_head.entropic_scale
 
     @torch.inference_mode()
     def predict(window: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,8 @@ class CacheInfo:
     checkpoint: str
     fingerprint: str = ""
     """Hash of the network and all that its predictions depend on."""
+    entropic_scale: float = 0.0
+    """Factor of distances in the class logits of an IsoMax+ head; 0 of other heads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,11 +164,11 @@ def read_frames(
 class PredictionRecorder:
     """Collects the predictions of the windows of one frame until the frame is written.
 
-    Whoever loads the network sets the classes of its closed set and (h, w), its input size.
+    Whoever loads the network sets the classes of its closed set, its input size (h, w) and entropic scale.
     """
 
     def __init__(self, num_classes: int = 0, window: tuple[int, int] = (0, 0)) -> None:
-        self.num_classes, self.window = num_classes, window
+        self.num_classes, self.window, self.entropic_scale = num_classes, window, 0.0
         self._parts: list[tuple[Tensor, ...]] = []
 
     def add(self, *prediction: Tensor) -> None:
@@ -217,7 +219,8 @@ class PredictionCache:
     def start(self) -> None:
         """Make the folder."""
         make_folder(self.folder, "--cache")
-        write_atomically(self.folder / "cache.json", to_json(self._info))
+        info = replace(self._info, entropic_scale=self._recorder.entropic_scale)
+        write_atomically(self.folder / "cache.json", to_json(info))
 
     def has_set(self, name: str, fingerprint: str) -> bool:
         """Whether the set in folder `name` is complete, of this data."""

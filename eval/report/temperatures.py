@@ -9,7 +9,7 @@ from eval.predict.predictions import CachedSet, CacheInfo
 from eval.report.figures import plot_temperatures
 from eval.report.record import Record, csv_text, render_csv, render_json
 from eval.report.tables import MISSING, markdown_row, render_latex, render_markdown
-from eval.temperature import TABLE_TEMPERATURES, Kind, Sweep, Variant
+from eval.temperature import Kind, Sweep, Variant, table_temperatures
 
 _PRECISION = (
     "Predictions read back from half precision. Numbers here are measured in float32; the search for a best "
@@ -55,7 +55,7 @@ class TemperatureReport:
         """List the fixed temperatures of every table, then the chosen one; never an oracle."""
         records = []
         for kind in self.kinds:
-            wanted: list[tuple[float, str | None]] = [(t, None) for t in TABLE_TEMPERATURES]
+            wanted = list(table_temperatures(kind[1], self.info.entropic_scale).items())
             if self.validation is not None:
                 wanted.append((self.chosen[kind], self.validation.name))
             records += [
@@ -92,6 +92,12 @@ class TemperatureReport:
         if self.calibration is not None:
             criterion = "least NLL of the closed set on Cityscapes val"
             parts.append(f"Calibration temperature ({criterion}): {self.calibration:.3g}.\n")
+        for sweep in self.sweeps:
+            for kind, end in sweep.at_end.items():
+                what = f"{Variant(*kind, end).label} on {sweep.cached.name}"
+                parts.append(
+                    f"Warning: {what}: best at the end of the grid (T = {end:g}), and searched past it.\n"
+                )
         if self.oracle:
             parts.append(_ORACLE + "".join(self._oracle_row(*key) + "\n" for key in self.oracle))
         return "\n".join(parts)

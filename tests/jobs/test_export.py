@@ -145,7 +145,7 @@ def test_onnxruntime_answers_as_torch_does(tmp_path: Path, settings: dict) -> No
         np.testing.assert_allclose(score, SCORES["RbA"](expected).numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("score", ["MinDistance", "UNO", "MaskEnergy"])
+@pytest.mark.parametrize("score", ["MinDistance", "UNO", "MaskEnergy", "ClassClaimEntropy"])
 def test_onnx_has_scores_that_read_queries_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: str
 ) -> None:
