@@ -69,6 +69,8 @@ class TestSetPart:
     """Frames in the picture."""
     intervals: bool = True
     """Whether images are resampled for the 95 % intervals."""
+    sees: str = ""
+    """As of `Record.sees`."""
 
     @property
     def convention(self) -> Convention:
@@ -114,7 +116,8 @@ class TestSetPart:
         for record in (result.record for result in results):
             assert record.ap is not None
             assert record.fpr95 is not None
-            logger.info("  %-10s AP %6.2f  FPR95 %6.2f", record.score, 100 * record.ap, 100 * record.fpr95)
+            numbers = (record.protocol, 100 * record.ap, 100 * record.fpr95)
+            logger.info("  %-10s %s: AuPRC %6.2f %%  FPR95 %6.2f %%", record.score, *numbers)
         panels = encode_png(draw_panels(examples)) if examples else b""
         names = [protocol.name for protocol in self.protocols]
         packed = [pack_results([r for r in results if r.record.protocol == name], panels) for name in names]
@@ -174,6 +177,7 @@ class TestSetPart:
             num_images=measured.num_images,
             num_pixels=measured.num_pixels,
             miou=None,
+            sees=self.sees,
             **metrics,
         )
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import tyro
 from safetensors.torch import save_file
 
 from eval.predict.own_model import open_own_model, parse_model_file
-from eval.predict.scores import require_scores
+from eval.predict.scores import describe_scores, require_scores
 from eval.predict.windows import ModelSource
 from eval.sets.frames import read_picture
 from eval.submissions.benchmark import BENCHMARKS
@@ -49,9 +50,7 @@ class ExportOptions:
     benchmark takes for the images below --datasets, whether their labels are published or not."""
     out: Path
     """New or empty folder. A package for a benchmark that was interrupted goes on."""
-    score: str = "MSP"
-    """For onnx and benchmarks: name of the anomaly score. For bravo, whose confidence is a probability, a
-    mask model's package holds NormalizedMSP in the place of MSP."""
+    score: Annotated[str, tyro.conf.arg(help=f"For onnx and benchmarks: {describe_scores()}.")] = "MSP"
     base: Path | None = None
     """For adapter: what the run started from; by default what its model.weights says."""
     datasets: Path | None = None

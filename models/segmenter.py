@@ -18,9 +18,9 @@ from eval.predict.predictions import PredictionRecorder
 from eval.predict.queries import QueryOutputs
 from eval.predict.scores import NEEDS
 from eval.predict.strips import read_queries
-from eval.predict.windows import ModelSource, Predictor, SlidingPredictor, WindowPredictor
+from eval.predict.windows import ModelSource, Predictor, SlidingPredictor, WindowPredictor, describe_input
 from models.eomt import EoMT, Prediction
-from models.erfnet import ERFNet
+from models.erfnet import STRIDE, ERFNet
 from models.heads import IsoMaxHead
 from models.weights.adapter import is_adapter_folder
 from models.weights.checkpoint import load_segmenter
@@ -87,7 +87,8 @@ def make_predictor(
     scores: Sequence[str] = (),
     recorder: PredictionRecorder | None = None,
 ) -> WindowPredictor:
-    """Make a predictor of windows of `model.image_size`, whose maps are those of `read_prediction`.
+    """Make a predictor of windows of `model.image_size`, or of what else `stride_of` allows, whose maps are
+    those of `read_prediction`.
 
     Args:
         model: in evaluation mode, on `device`.
@@ -100,6 +101,7 @@ def make_predictor(
         recorder.num_classes, recorder.window = num_classes_of(model), model.image_size
         if isinstance(model, EoMT) and isinstance(model.class_head, IsoMaxHead):
             recorder.entropic_scale = model.class_head.entropic_scale
+        recorder.sees = describe_input(model.image_size, stride_of(model))
 
     @torch.inference_mode()
     def predict(window: Tensor) -> Tensor:
@@ -120,6 +122,11 @@ def make_predictor(
 def num_classes_of(model: EoMT | ERFNet) -> int:
     """Return the number of classes of the closed set."""
     return model.config.num_classes if isinstance(model, EoMT) else NUM_CLASSES
+
+
+def stride_of(model: EoMT | ERFNet) -> int:
+    """Return what the sides of images have to be multiples of; 0: the network knows one size."""
+    return 0 if isinstance(model, EoMT) else STRIDE
 
 
 def compile_model(model: nn.Module, device: torch.device, setting: str) -> None:
@@ -169,8 +176,8 @@ def open_predictor(
             raise InputError(f"--cityscapes: {given}; leave it out to measure anomaly scores alone")
         logger.info("%s on %s", checkpoint, device)
         predict = make_predictor(model, device, precision, scores, recorder)
-        is_mask_model = isinstance(model, EoMT)
-        return SlidingPredictor(predict, model.image_size, windows_at_once, has_evidence=is_mask_model)
+        is_mask_model, limit = isinstance(model, EoMT), windows_at_once
+        return SlidingPredictor(predict, model.image_size, limit, is_mask_model, stride_of(model))
 
     return ModelSource(str(checkpoint), hash_checkpoint(checkpoint), scores, load)
 

@@ -68,6 +68,12 @@ def mean_iou(counts: Shaped[np.ndarray, "*B C C"]) -> Float64[np.ndarray, "*B"]:
     return np.divide(np.nansum(iou, axis=-1), total, out=np.full(total.shape, np.nan), where=total > 0)
 
 
+def unseen_classes(counts: Shaped[np.ndarray, "C C"]) -> tuple[str, ...]:
+    """Name the classes that `mean_iou` counts with 0 since they are predicted and in no label."""
+    unseen = np.flatnonzero(~counts.any(axis=1) & counts.any(axis=0))
+    return tuple(CITYSCAPES_CLASSES[i].name for i in unseen)
+
+
 def count_confidence(
     confidence: Float32[np.ndarray, "H W"],
     is_right: Bool[np.ndarray, "H W"],

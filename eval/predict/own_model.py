@@ -50,6 +50,8 @@ class OwnModel(Protocol):
 class OwnPredictor:
     """A user's model as an `eval.predict.windows.Predictor`, its answers checked."""
 
+    sees = "images as they are, seen as the user's own model does"
+
     has_evidence = False
 
     def __init__(self, model: OwnModel, where: str) -> None:

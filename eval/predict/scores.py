@@ -190,6 +190,15 @@ def explain_scores(names: Collection[str]) -> str:
     return "".join(f"; {', '.join(given)} of {kind}" for kind, given in found.items() if given)
 
 
+def describe_scores() -> str:
+    """List all scores by what a network must have for them, for `--help`."""
+    groups: dict[str, list[str]] = {}
+    for name in (*SCORES, *QUERY_SCORES):
+        needed = f"of one with {NEEDS[name]}" if name in NEEDS else "of any network"
+        groups.setdefault(needed, []).append(name)
+    return "; ".join(f"{', '.join(names)} {needed}" for needed, names in groups.items())
+
+
 def require_scores(names: tuple[str, ...], setting: str = "--scores") -> None:
     """Check that `names` are scores, at least one and each once."""
     known = (*SCORES, *QUERY_SCORES)

@@ -1,4 +1,4 @@
-"""Predictors, from an image to maps of its pixels, and the sliding windows that make one of a network."""
+"""Predictors, from an image to maps of its pixels, made of a network by sliding windows or whole images."""
 
 from __future__ import annotations
 
@@ -28,11 +28,16 @@ class Predictor(Protocol):
     def has_evidence(self) -> bool:
         """Whether its class scores are evidence, sums of probabilities, and no logits."""
 
+    @property
+    def sees(self) -> str:
+        """Words for how it sees an image, below tables."""
+
     def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "N H W"]: ...
 
 
 WindowPredictor = Callable[[UInt8[Tensor, "B 3 h w"]], Float[Tensor, "B N h w"]]
-"""Windows of the one size that a network knows, to the maps of a `Predictor`."""
+"""Windows of the one size that a network knows, or whole images of a convolutional one, to the maps of a
+`Predictor`."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +58,15 @@ def to_tensor(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[Tensor, "3 H W"]:
     return torch.from_numpy(image).permute(2, 0, 1)
 
 
-def covering_size(size: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]:
+def covering_size(size: tuple[int, int], window: tuple[int, int], stride: int = 1) -> tuple[int, int]:
     """Return the (H, W) to which an image of `size` is scaled so that it covers the window.
 
     The factor is the larger of window / image side over both axes: one axis fits the window exactly, the
-    other is at least as long, and the aspect ratio is kept.
+    other is at least as long, and the aspect ratio is kept, to the nearest multiples of `stride`.
     """
     factor = max(window[0] / size[0], window[1] / size[1])
-    return max(window[0], round(size[0] * factor)), max(window[1], round(size[1] * factor))
+    height, width = (stride * round(side * factor / stride) for side in size)
+    return max(window[0], height), max(window[1], width)
 
 
 def window_starts(side: int, window: int) -> list[int]:
@@ -79,7 +85,11 @@ def resize_image(image: UInt8[Tensor, "3 _H _W"], size: tuple[int, int]) -> UInt
 
 @torch.no_grad()
 def predict_in_windows(
-    image: UInt8[Tensor, "3 H W"], predict: WindowPredictor, window: tuple[int, int], windows_at_once: int = 4
+    image: UInt8[Tensor, "3 H W"],
+    predict: WindowPredictor,
+    window: tuple[int, int],
+    windows_at_once: int = 4,
+    stride: int = 0,
 ) -> Float[Tensor, "N H W"]:
     """Return the maps of an image at its own resolution.
 
@@ -89,6 +99,8 @@ def predict_in_windows(
     Args:
         window: (h, w), the input size of the network.
         windows_at_once: windows per call of `predict`; bounds its memory.
+        stride: of a fully convolutional network, whose sides may be any multiples of it: it sees the scaled
+            image as one window, as its padding would show as a seam at each border of several. 0: windows.
 
     Source: the semantic inference of EoMT, Kerssies et al., CVPR 2025. It truncates window positions; we
     round them, so the last window ends exactly at the border.
@@ -96,8 +108,9 @@ def predict_in_windows(
     if windows_at_once < 1:
         raise InputError(f"windows at once: got {windows_at_once}; at least 1")
     native = (image.shape[-2], image.shape[-1])
-    scaled = resize_image(image, covering_size(native, window))
+    scaled = resize_image(image, covering_size(native, window, stride or 1))
     height, width = scaled.shape[-2:]
+    window = (height, width) if stride else window
     corners = [(y, x) for y in window_starts(height, window[0]) for x in window_starts(width, window[1])]
     sums: Tensor | None = None
     counts = torch.zeros(height, width)
@@ -117,14 +130,29 @@ def predict_in_windows(
     return F.interpolate(sums[None], size=native, mode="bilinear", align_corners=False)[0]
 
 
+def describe_input(window: tuple[int, int], stride: int) -> str:
+    """Say how `predict_in_windows` shows an image to a network."""
+    size = f"{window[0]} x {window[1]}"
+    if stride:
+        return f"whole images, scaled to cover {size}"
+    return f"images scaled to cover {size}, sliding windows of that size, class scores averaged"
+
+
 @dataclass(frozen=True)
 class SlidingPredictor:
-    """A `Predictor` of images from a network that sees windows; fields as of `predict_in_windows`."""
+    """A `Predictor` of images from a network of windows or of the whole; fields as of `predict_in_windows`."""
 
     predict: WindowPredictor
     window: tuple[int, int]
     windows_at_once: int = 4
     has_evidence: bool = True
+    stride: int = 0
+
+    @property
+    def sees(self) -> str:
+        """The words of `describe_input`."""
+        return describe_input(self.window, self.stride)
 
     def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "N H W"]:
-        return predict_in_windows(to_tensor(image), self.predict, self.window, self.windows_at_once)
+        pixels, at_once = to_tensor(image), self.windows_at_once
+        return predict_in_windows(pixels, self.predict, self.window, at_once, self.stride)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from eval.predict.predictions import CachedSet, CacheInfo
 from eval.report.figures import plot_temperatures
 from eval.report.record import Record, csv_text, render_csv, render_json
-from eval.report.tables import MISSING, markdown_row, render_latex, render_markdown
+from eval.report.tables import MISSING, build_tables, latex_tables, markdown_row, markdown_tables
 from eval.temperature import Kind, Sweep, Variant, table_temperatures
 
 _PRECISION = (
@@ -45,7 +45,7 @@ class TemperatureReport:
         return {
             "results.json": render_json(records),
             "results.csv": render_csv(records),
-            "results.tex": render_latex(records),
+            "results.tex": latex_tables(build_tables(records)),
             "temperature.md": self._markdown(records),
             "sweep.csv": self._csv(),
             "temperature.png": self._plot(),
@@ -85,7 +85,7 @@ class TemperatureReport:
         )
 
     def _markdown(self, records: Sequence[Record]) -> str:
-        parts = [render_markdown(records), _PRECISION]
+        parts = [markdown_tables(build_tables(records)), _PRECISION]
         if self.validation is not None:
             name = self.validation.name
             parts.append(f"Best temperatures were chosen by AP on {name}, which is no test set.\n")

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from eval.evaluate import RENDERINGS
 from eval.predict.predictions import read_cache
 from eval.predict.queries import QueryOutputs, min_distance, pixel_class_scores, uno
 from eval.predict.scores import QUERY_SCORES, SCORES
@@ -131,7 +130,7 @@ def test_the_void_channel_takes_no_part():
 
 def test_a_failure_on_the_way_leaves_no_results(tmp_path, monkeypatch):
     options = options_for(tmp_path, components=False)
-    monkeypatch.setitem(RENDERINGS, "results.tex", lambda records: 1 / 0)
+    monkeypatch.setattr("eval.evaluate.latex_tables", lambda tables: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         evaluate(options)
     assert [path.name for path in options.out.iterdir()] == ["cells"]
@@ -202,4 +201,3 @@ def test_the_model_is_named_after_its_run(tmp_path):
     step = options.checkpoint / "checkpoints" / "step-0000010"
     assert model_name(options, step) == "rba_run"
     assert model_name(dataclasses.replace(options, name="x"), step) == "x"
-    assert model_name(dataclasses.replace(options, limit=2), step) == "rba_run (first 2 frames)"

@@ -10,7 +10,13 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.predict.windows import covering_size, predict_in_windows, resize_image, window_starts
+from eval.predict.windows import (
+    SlidingPredictor,
+    covering_size,
+    predict_in_windows,
+    resize_image,
+    window_starts,
+)
 from shards.errors import InputError
 
 
@@ -58,6 +64,20 @@ def test_the_scaled_image_covers_the_window_and_fits_one_axis(height, width):
     assert scaled[0] >= 64
     assert scaled[1] >= 48
     assert scaled[0] == 64 or scaled[1] == 48
+
+
+@pytest.mark.parametrize(
+    ("native", "shown"), [((32, 64), (32, 64)), ((45, 64), (48, 64)), ((64, 32), (128, 64))]
+)
+def test_a_convolutional_network_sees_the_whole_image_scaled_to_multiples_of_its_stride(native, shown):
+    seen = []
+    network = SlidingPredictor(
+        lambda images: seen.append(images.shape) or pixelwise(images), (32, 64), stride=8
+    )
+    found = network(drawn_image(*native).permute(1, 2, 0).numpy())
+    assert seen == [(1, 3, *shown)]
+    assert found.shape[1:] == native
+    assert network.sees == "whole images, scaled to cover 32 x 64"
 
 
 def test_overlapping_windows_are_averaged():
