@@ -39,7 +39,7 @@ class StatusOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class Pace:
     """Last lines of a run's log."""
 
     step: str = ""
@@ -105,17 +105,17 @@ def _describe(tasks: Tasks, task: SweepTask, state: StageState, job: JobState | 
     return "lost" if state.state == "running" else state.state  # running, but nobody holds the lock
 
 
-def read_progress(log: Path) -> Progress:
+def read_progress(log: Path) -> Pace:
     """Read step, loss, speed and time to go off the last lines of a run's `log.txt`."""
     found = [match for line in read_tail(log) if (match := STEP_LINE.match(line))]
     if not found:
-        return Progress()
+        return Pace()
     last = found[-1]
     words = last["rest"].split()
     values = dict(zip(words[::2], words[1::2], strict=False))
     step, loss = f"{last['step']}/{last['steps']}", values.get("total", "")
     speed = values.get("speed/images_per_s", "")
-    return Progress(step=step, loss=loss, images_per_s=speed, to_go=_to_go(found))
+    return Pace(step=step, loss=loss, images_per_s=speed, to_go=_to_go(found))
 
 
 def _to_go(found: Sequence[re.Match[str]]) -> str:
