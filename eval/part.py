@@ -42,6 +42,7 @@ from eval.sets.registry import (
     resize_target,
 )
 from eval.store import ALONE, ImageStore, Worker, score_arrays
+from shards.progress import Progress
 from shards.reader import ShardReader
 from shards.scene import decode_scene
 
@@ -97,7 +98,7 @@ class TestSetPart:
         """Compute the results of all images, by protocol, then score; records name no model yet."""
         results = []
         read_pixels = functools.cache(lambda image: self._read(image)[0])  # all scores show the same few
-        for score in self.scores:
+        for score in Progress(self.scores, desc=f"{self.convention.name}, measuring", unit="score"):
             with store.sorted_scores(score) as images:
                 results += [self._measure(store, score, images, p, read_pixels) for p in self.protocols]
         order = [protocol.name for protocol in self.protocols]

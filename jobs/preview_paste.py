@@ -11,13 +11,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from tqdm import tqdm
 
 from outlier_paste.bank import open_bank
 from outlier_paste.config import PasteConfig
 from outlier_paste.paste import build_paste
 from shards.errors import InputError
 from shards.files import make_folder, write_atomically
+from shards.progress import Progress
 from shards.schema import CITYSCAPES_CLASSES, OUTLIER_ID, Sample
 from shards.settings import load_config, parse_options, run_program, split_arguments
 from shards.stream import build_stream
@@ -88,7 +88,7 @@ def paste_scenes(config: FinetuneConfig, num_scenes: int) -> list[Sample]:
     )
     return [
         Sample(key=batch.keys[0], image=batch.image[0].permute(1, 2, 0).numpy(), label=batch.label[0].numpy())
-        for batch in tqdm(stream, total=num_scenes, desc="scenes", disable=None)
+        for batch in Progress(stream, total=num_scenes, desc="scenes", unit="scene")
     ]
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-from tqdm import tqdm
 
 from jobs.world.anomaly_layout import ANOMALY_SETS, AnomalyFrame
 from jobs.world.cityscapes_layout import StreetFrame
@@ -23,6 +22,7 @@ from jobs.world.official_layout import plan_official, write_frame_list
 from jobs.world.picture_files import write_preview
 from shards.errors import InputError
 from shards.files import staged_folder
+from shards.progress import Progress
 from shards.settings import parse_options, run_program
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def synthesize(options: SynthesizeOptions) -> None:
 def _draw_all(drawings: Sequence[Callable[[Path], Any]], root: Path, workers: int) -> list[Any]:
     """Write every drawing under `root`; what they return keeps the order of `drawings`."""
     write = operator.methodcaller("__call__", root)
-    progress = functools.partial(tqdm, total=len(drawings), desc="drawing", unit="picture", disable=None)
+    progress = functools.partial(Progress, total=len(drawings), desc="drawing", unit="picture")
     if workers == 1:
         return list(progress(map(write, drawings)))
     context = multiprocessing.get_context("spawn")  # a fork while threads run (OpenCV, PyTorch) may hang

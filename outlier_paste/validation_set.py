@@ -10,7 +10,6 @@ from typing import Any
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from tqdm import tqdm
 
 from outlier_paste.bank import CutoutBank, open_bank, photo_of
 from outlier_paste.config import PasteConfig
@@ -18,6 +17,7 @@ from outlier_paste.paste import OutlierPaste
 from shards.errors import InputError
 from shards.files import read_json
 from shards.order import sample_generator
+from shards.progress import Progress
 from shards.reader import ShardReader
 from shards.scene import decode_scene
 from shards.schema import ANOMALY, NORMAL, OUTLIER_ID, VOID, VOID_ID, Sample
@@ -53,7 +53,7 @@ def open_held_out(config: PasteConfig, own_bank: str) -> CutoutBank:
 def paste_frames(reader: ShardReader, paste: OutlierPaste, count: int, variant: int) -> Iterator[Sample]:
     """Yield `count` frames, evenly spread, with objects; what cannot have any is left out, and said."""
     chosen = np.linspace(0, len(reader) - 1, count).round().astype(int).tolist()
-    for index in tqdm(chosen, desc="frames", unit="frame", disable=None):
+    for index in Progress(chosen, desc="frames", unit="frame"):
         key = reader.keys[index]
         sample = decode_scene(reader, index)
         for attempt in range(ATTEMPTS):

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from tqdm import tqdm
 
 from eval.sets.frames import read_picture
 from eval.submissions.benchmark import BENCHMARKS, Benchmark
@@ -18,6 +17,7 @@ from eval.submissions.picture import BenchmarkImage, PictureAnswer
 from eval.submissions.verify import PackageFindings, examine_files, verify_package
 from shards.errors import InputError
 from shards.files import make_folder, read_json, require_free, to_json, write_atomically
+from shards.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def write_package(
     _begin(growing, description)
     benchmark = BENCHMARKS[description.benchmark]
     kept = 0
-    for picture in tqdm(pictures, desc=description.benchmark, unit="image", disable=None):
+    for picture in Progress(pictures, desc=description.benchmark, unit="image"):
         names = benchmark.name_files(picture.key, description.method)
         if _is_finished(growing, benchmark, names, description.frames[picture.key]):
             kept += 1
