@@ -20,7 +20,7 @@ import numpy as np
 from eval.key import hash_frames, hash_scenes, hash_texts
 from eval.metrics.closed_set import ClosedSetCounts, measure_closed_set, unseen_classes
 from eval.part import ClosedSetPart, TestSetPart
-from eval.predict.predictions import CLOSED_SET, PredictionCache
+from eval.predict.predictions import CLOSED_SET, CacheInfo, PredictionCache
 from eval.predict.windows import ModelSource, Predictor
 from eval.protocol import Protocol
 from eval.report.figures import add_title, decode_png, encode_png
@@ -44,12 +44,8 @@ class Evaluation:
     earlier: Earlier
     """What is done with what an earlier evaluation left in `out`."""
     model: ModelSource
-    name: str
-    """The model's, in tables."""
-    limit: int | None
-    """Most images taken of each set; None: all."""
-    checkpoint: str
-    """Path of the checkpoint, or of what stands in its place."""
+    info: CacheInfo
+    """Whose results these are."""
     network: Key
     """Key of the predictions (`eval.key.network_key`)."""
     test_sets: Sequence[TestSet]
@@ -200,7 +196,8 @@ class Evaluation:
 
     def _write_results(self, folder: ResultFolder) -> list[Record]:
         """Write the results of what is kept, which is all now, as the model's that is evaluated."""
-        subject: dict[str, Any] = {"model": self.name, "checkpoint": self.checkpoint, "limit": self.limit}
+        info, subject = self.info, dict[str, Any]()
+        subject |= {"model": info.model, "checkpoint": info.checkpoint, "limit": info.limit}
         if self.closed_set is not None:
             counts = ClosedSetCounts(**folder.read(CLOSED_SET).arrays)
             found = measure_closed_set(counts)

@@ -34,10 +34,12 @@ CLOSED_SET = "cityscapes"
 
 @dataclass(frozen=True, kw_only=True)
 class CacheInfo:
-    """Origin of the predictions of a cache."""
+    """Origin of predictions."""
 
     model: str
+    """Its name in tables."""
     checkpoint: str
+    """Path of the checkpoint, or of what stands in its place."""
     fingerprint: str = ""
     """Hash of the network and all that its predictions depend on."""
     entropic_scale: float = 0.0
@@ -170,7 +172,7 @@ def read_frames(
 class PredictionRecorder:
     """Collects the predictions of the windows of one frame until the frame is written.
 
-    Whoever loads the network sets the classes of its closed set, its input size (h, w) and entropic scale, and
+    Whoever loads the network sets the classes of its closed set, its input size (h, w), entropic scale and
     how it `sees`.
     """
 

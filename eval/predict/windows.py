@@ -13,8 +13,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from shards.errors import InputError
-
 
 @runtime_checkable
 class Predictor(Protocol):
@@ -99,17 +97,14 @@ def predict_in_windows(
     Args:
         window: (h, w), the input size of the network.
         windows_at_once: windows per call of `predict`; bounds its memory.
-        stride: of a fully convolutional network, whose sides may be any multiples of it: it sees the scaled
-            image as one window, as its padding would show as a seam at each border of several. 0: windows.
+        stride: of a convolutional network, which sees the scaled image whole, sides rounded to multiples of
+            it: its padding would show as a seam at every border of a window. 0: windows.
 
-    Source: the semantic inference of EoMT, Kerssies et al., CVPR 2025. It truncates window positions; we
-    round them, so the last window ends exactly at the border.
+    Source: the semantic inference of EoMT, Kerssies et al., CVPR 2025, which truncates positions; we round.
     """
-    if windows_at_once < 1:
-        raise InputError(f"windows at once: got {windows_at_once}; at least 1")
     native = (image.shape[-2], image.shape[-1])
-    scaled = resize_image(image, covering_size(native, window, stride or 1))
-    height, width = scaled.shape[-2:]
+    height, width = covering_size(native, window, stride or 1)
+    scaled = resize_image(image, (height, width))
     window = (height, width) if stride else window
     corners = [(y, x) for y in window_starts(height, window[0]) for x in window_starts(width, window[1])]
     sums: Tensor | None = None
@@ -117,10 +112,9 @@ def predict_in_windows(
     for begin in range(0, len(corners), windows_at_once):
         group = corners[begin : begin + windows_at_once]
         crops = torch.stack([scaled[:, y : y + window[0], x : x + window[1]] for y, x in group])
-        class_scores = predict(crops).float()
-        if sums is None:
-            sums = class_scores.new_zeros(class_scores.shape[1], height, width)  # on the network's device
-        for (y, x), part in zip(group, class_scores, strict=True):
+        maps = predict(crops).float()
+        sums = maps.new_zeros(maps.shape[1], height, width) if sums is None else sums  # on its device
+        for (y, x), part in zip(group, maps, strict=True):
             sums[:, y : y + window[0], x : x + window[1]] += part
             counts[y : y + window[0], x : x + window[1]] += 1
     assert sums is not None
@@ -140,7 +134,7 @@ def describe_input(window: tuple[int, int], stride: int) -> str:
 
 @dataclass(frozen=True)
 class SlidingPredictor:
-    """A `Predictor` of images from a network of windows or of the whole; fields as of `predict_in_windows`."""
+    """A `Predictor` from a network of windows or of whole images; fields as of `predict_in_windows`."""
 
     predict: WindowPredictor
     window: tuple[int, int]

@@ -17,7 +17,6 @@ from eval.predict.windows import (
     resize_image,
     window_starts,
 )
-from shards.errors import InputError
 
 
 def drawn_image(height: int, width: int) -> torch.Tensor:
@@ -87,13 +86,11 @@ def test_overlapping_windows_are_averaged():
     np.testing.assert_array_equal(class_scores[0, 0], [1, 1, 2.5, 2.5, 4, 4])
 
 
-def test_windows_at_once_are_no_more_than_allowed_and_at_least_one():
+def test_windows_at_once_are_no_more_than_allowed():
     seen = []
     counting = lambda windows: seen.append(len(windows)) or pixelwise(windows)  # noqa: E731
     predict_in_windows(drawn_image(8, 40), counting, (8, 8), 2)
     assert seen == [2, 2, 1]
-    with pytest.raises(InputError, match="windows at once: got 0; at least 1"):
-        predict_in_windows(drawn_image(8, 8), pixelwise, (8, 8), 0)
 
 
 def test_shrinking_matches_pillow():
