@@ -21,7 +21,7 @@ class Protocol:
     """One convention of evaluating; two numbers compare only under the same one."""
 
     name: str
-    image_size: Literal["native", "512 x 1024 whatever the aspect ratio"]
+    image_size: Literal["native size", "512 x 1024 whatever the aspect ratio"]
     """Size of the image that a model is given, squashed bilinearly with a low-pass filter. What it does
     with it stands beside (`eval.report.record.Record.sees`)."""
     ground_truth_size: Literal["native", "512 x 1024 by nearest pixel"]
@@ -64,7 +64,7 @@ class Protocol:
 
 _NATIVE = Protocol(
     name="native",
-    image_size="native",
+    image_size="native size",
     ground_truth_size="native",
     ap_rule="step sum",
     fpr_rule="first-at-least",

@@ -14,11 +14,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
+import torch
 
+from eval.predict.strips import predict_pixels
+from eval.report.figures import Example, plot_comparison
 from eval.report.record import Record, parse_json
 from eval.report.tables import render_markdown
+from eval.sets.registry import find_test_sets, read_image, read_target
+from models.segmenter import open_predictor
+from models.weights.checkpoint import find_checkpoint
 from shards.errors import InputError
 from shards.files import make_folder, require_free, write_atomically
 from shards.settings import parse_options, run_program
@@ -64,7 +69,8 @@ NATURAL_SCORES = (
 )
 """More scores of a mask model, for comparisons over seeds."""
 PICTURED_SETS = ("RoadAnomaly21", "fs_static")
-PICTURED_RUNS = (BASELINE, "sole_claim")
+PICTURED_RUNS = {"before": BASELINE, "after": "sole_claim"}
+PICTURED_SCORES = ("MSP", "SoleClaim")
 
 
 @dataclass(frozen=True)
@@ -186,19 +192,21 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _draw_picture(out: Path) -> bytes:
-    """Stack the evaluations' pictures: for each pictured set, before and after."""
-    rows = []
-    for folder in PICTURED_SETS:
-        for name in PICTURED_RUNS:
-            picture = cv2.imread(str(out / "runs" / name / "eval" / f"{folder}.png"))
-            assert picture is not None, f"{name}/eval/{folder}.png"
-            rows.append(picture)
-    width = max(row.shape[1] for row in rows)
-    padded = [
-        cv2.copyMakeBorder(r, 0, 8, 0, width - r.shape[1], cv2.BORDER_CONSTANT, value=(255,) * 3)
-        for r in rows
-    ]
-    return cv2.imencode(".png", np.vstack(padded))[1].tobytes()
+    """Draw the middle frame of each pictured set under two scores, before and after outlier exposure."""
+    predictors = {}
+    for title, name in PICTURED_RUNS.items():
+        checkpoint = find_checkpoint(out / "runs" / name)
+        predictors[title] = open_predictor(checkpoint, PICTURED_SCORES, torch.device("cpu")).load()
+    frames = []
+    for test_set in find_test_sets(out / "world" / "anomaly"):
+        if test_set.convention.folder in PICTURED_SETS:
+            frame = test_set.frames[len(test_set.frames) // 2]
+            image, target = read_image(frame), read_target(frame, test_set.convention)
+            found = {name: predict_pixels(p(image), PICTURED_SCORES) for name, p in predictors.items()}
+            frames.append(
+                {name: Example(test_set.name, image, target, *f[::-1]) for name, f in found.items()}
+            )
+    return plot_comparison(frames)
 
 
 def _summary(records: Sequence[Record]) -> str:

@@ -124,7 +124,7 @@ def test_sets_of_one_row_are_joined_and_temperatures_are_rows_of_their_own():
 def test_each_protocol_has_its_own_table_and_footnote():
     text = render_markdown([EXAMPLE, make_record(protocol="elsewhere")])
     assert text.count("| Model |") == 2
-    assert "Percent; protocol native: images at native; ground" in text
+    assert "Percent; protocol native: images at native size; ground" in text
     assert (
         "Percent; protocol elsewhere; MSP of softmax(L), of logits and of a mask model's evidence al" in text
     )
