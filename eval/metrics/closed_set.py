@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64, Shaped, UInt8
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from eval.metrics.bootstrap import Interval, bootstrap_intervals
@@ -99,6 +100,16 @@ def expected_calibration_error(counts: Float64[np.ndarray, "*B 3 K"]) -> Float64
     with np.errstate(divide="ignore", invalid="ignore"):
         gaps = np.abs(counts[..., 2, :] - counts[..., 1, :]).sum(axis=-1)
         return np.asarray(gaps / counts[..., 0, :].sum(axis=-1))
+
+
+def best_likelihood(class_scores: Tensor, labels: Tensor) -> float:
+    """Return the T in [0.001, 1000] that maximises the likelihood of `labels` under softmax(L / T)."""
+
+    def loss(log_t: float) -> float:
+        return float(torch.nn.functional.cross_entropy(class_scores.double() / float(np.exp(log_t)), labels))
+
+    bounds = (float(np.log(1e-3)), float(np.log(1e3)))
+    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
 
 
 class MiouResult(NamedTuple):

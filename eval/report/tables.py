@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 from eval.predict.scores import explain_scores
 from eval.protocol import PROTOCOLS
-from eval.report.figures import name_scale
 from eval.report.record import Record
 from eval.sets.registry import TEST_SETS
 from shards.errors import InputError
@@ -164,8 +163,6 @@ def _notes(records: Sequence[Record]) -> Iterator[str]:
     for sees, titles in models.items():
         subject = f"Input of {', '.join(titles)}" if len(models) > 1 else "Model input"
         yield f"{subject}: {sees}."
-    if odds := [name for name in dict.fromkeys(r.score for r in records) if name_scale(name) != name]:
-        yield f"Pictures show {', '.join(odds)} as log-odds, which keep the order."
     for title, names in dict.fromkeys((record.title, record.miou_unseen) for record in records):
         if names:
             yield (

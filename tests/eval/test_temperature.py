@@ -10,10 +10,11 @@ import torch
 from scipy.stats import entropy
 from sklearn.metrics import average_precision_score
 
+from eval.metrics.closed_set import best_likelihood
 from eval.predict.predictions import CachedSet, PredictionRecorder, read_frame, write_frame, write_index
 from eval.predict.queries import pixel_class_scores
 from eval.predict.scores import DEFAULT_SCORES
-from eval.temperature import OF_SHARES, Sweep, Variant, best_likelihood, list_kinds, table_temperatures
+from eval.temperature import OF_SHARES, Sweep, Variant, list_kinds, table_temperatures
 from shards.errors import InputError
 
 WINDOW = (16, 24)
@@ -69,7 +70,7 @@ def test_metrics_are_those_of_scores_computed_directly(tmp_path, score, level):
 
 def test_refining_is_no_worse_than_the_grid(tmp_path):
     sweep = Sweep(tmp_path, write_set(tmp_path, "pixels"))
-    best = sweep.refine("MSP", "pixel", (0.5, 1.0, 4.0))
+    best = sweep.refine([("MSP", "pixel")], (0.5, 1.0, 4.0))["MSP", "pixel"]
     assert len(sweep.scanned) > 5
     sweep.measure(sweep.scanned)
     found = sweep.metrics[Variant("MSP", "pixel", best)].ap
@@ -84,7 +85,7 @@ def test_a_best_end_of_the_grid_is_passed_and_told(tmp_path, caplog):
     margin = torch.from_numpy(np.where(target, 0.01, 0.03)).float()
     class_scores[0, 0], class_scores[0, 1] = 0.6 + margin, 0.6
     sweep = Sweep(tmp_path, write_cached(tmp_path, target, (class_scores,), num_classes=19))
-    best = sweep.refine("MSP", "pixel", (0.5, 1.0, 4.0))
+    best = sweep.refine([("MSP", "pixel")], (0.5, 1.0, 4.0))["MSP", "pixel"]
     assert 1e-3 <= best < 0.1
     assert sweep.metrics[Variant("MSP", "pixel", best)].ap > 0.99
     assert sweep.at_end == {("MSP", "pixel"): 0.5}

@@ -132,9 +132,9 @@ def test_each_protocol_has_its_own_table_and_footnote():
 
 def test_the_footnote_says_how_each_model_saw_the_images():
     whole = make_record(sees="whole images")
-    assert render_markdown([whole]).endswith("scores in float32. Model input: whole images.\n")
+    assert render_markdown([whole]).endswith("evidence alike. Model input: whole images.\n")
     text = render_markdown([whole, make_record(model="b", sees="windows"), make_record(model="c")])
-    assert text.endswith("scores in float32. Input of run_a: whole images. Input of b: windows.\n")
+    assert text.endswith("evidence alike. Input of run_a: whole images. Input of b: windows.\n")
 
 
 def test_the_footnote_names_classes_that_no_label_has_but_the_miou_counts():
