@@ -189,9 +189,9 @@ class Sweep:
         """Return each kind's temperature of best AP: of the grid, then of ever closer neighbours of the best.
 
         While an end is best, by more than scans may err, the search goes on past it in steps of the last
-        distance, to 0.001 and 1000; `at_end` and a warning say that an end was best. Then each round halves, on a logarithmic scale, the
-        distance to both neighbours. Rounds scan, all kinds in one pass over the set; the best three of each
-        are then measured, and the best of what was measured is returned.
+        distance, to 0.001 and 1000; `at_end` and a warning say so. Then each round halves, on a logarithmic
+        scale, the distance to both neighbours. All kinds of a round are scanned in one pass over the set; the
+        best three of each are then measured, and the best of what was measured is returned.
         """
         searches = [self._search(kind, grid) for kind in kinds]
         for wanted in itertools.zip_longest(*searches, fillvalue=()):
