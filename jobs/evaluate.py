@@ -238,7 +238,8 @@ def _open_source(
 
 def model_name(options: EvaluateOptions, source: Path) -> str:
     """Return `--name`, or the name of the run that a checkpoint belongs to, or of the file."""
-    return options.name or run_of(source) or source.resolve().stem
+    of_source = source.resolve().stem if source.is_file() else source.resolve().name
+    return options.name or run_of(source) or of_source
 
 
 if __name__ == "__main__":
