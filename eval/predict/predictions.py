@@ -62,6 +62,8 @@ class CachedSet:
     stems: tuple[str, ...]
     sees: str = ""
     """As of `eval.predict.windows.Predictor`."""
+    limit: int | None = None
+    """As of `eval.report.record.Record`."""
     fingerprint: str = ""
     """Hash of the data."""
 
@@ -245,6 +247,7 @@ class PredictionCache:
             window=self._recorder.window,
             stems=tuple(stems),
             sees=self._recorder.sees,
+            limit=self._info.limit,
             fingerprint=fingerprint,
         )
         write_index(self.folder, cached)

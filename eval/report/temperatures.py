@@ -87,7 +87,7 @@ class TemperatureReport:
             auroc=metrics.auroc,
             miou=None if confusion is None else float(mean_iou(confusion)),
             best_f1=metrics.best_f1,
-            limit=self.info.limit,
+            limit=sweep.cached.limit,
             sees=sweep.cached.sees,
             miou_unseen=() if confusion is None else unseen_classes(confusion),
         )
