@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from eval.key import hash_frames, hash_scenes, hash_texts
-from eval.metrics.closed_set import ClosedSetCounts, measure_closed_set
+from eval.metrics.closed_set import ClosedSetCounts, measure_closed_set, unseen_classes
 from eval.part import ClosedSetPart, TestSetPart
-from eval.predict.predictions import CLOSED_SET, PredictionCache
+from eval.predict.predictions import CLOSED_SET, CacheInfo, PredictionCache
 from eval.predict.windows import ModelSource, Predictor
 from eval.protocol import Protocol
 from eval.report.figures import add_title, decode_png, encode_png
 from eval.report.page import render_page, render_per_image
 from eval.report.record import Record, render_csv, render_json
-from eval.report.tables import render_latex, render_markdown
+from eval.report.tables import build_tables, latex_tables, markdown_tables
 from eval.result import CELLS, RESULTS, Earlier, ResultFolder, SavedResults, open_folder, unpack_results
 from eval.sets.registry import TestSet
 from eval.sketch import Sketch, sketch_path, write_sketch
@@ -44,10 +45,8 @@ class Evaluation:
     earlier: Earlier
     """What is done with what an earlier evaluation left in `out`."""
     model: ModelSource
-    name: str
-    """The model's, in tables."""
-    checkpoint: str
-    """Path of the checkpoint, or of what stands in its place."""
+    info: CacheInfo
+    """Whose results these are."""
     network: Key
     """Key of the predictions (`eval.key.network_key`)."""
     test_sets: Sequence[TestSet]
@@ -55,6 +54,8 @@ class Evaluation:
     components: bool
     pictures: int
     """Frames of each set in its picture."""
+    all_columns: bool
+    """As of `eval.report.tables.list_columns`."""
     closed_set: ClosedSetPart | None
     cache: PredictionCache | None
     """Where predictions are saved, too."""
@@ -73,7 +74,8 @@ class Evaluation:
                 stack.enter_context(claimed(self.cache.folder, "--cache", worker.part))
             folder = stack.enter_context(open_folder(self.out, self.earlier, worker))
             missing = self._find_missing(folder)
-            predictor = self.model.load() if missing else None
+            if missing:
+                _ = self._predictor  # before anything is written: a broken checkpoint ends here
             worker.wait()  # until all have seen what is there
             if missing and (worker.leads or worker.is_task):
                 folder.start()
@@ -81,14 +83,17 @@ class Evaluation:
                     self.cache.start(is_alone=worker.leads)
             worker.wait()
             for part, store in self._list_parts(missing):
-                assert predictor is not None
-                self._predict(part, store, predictor)
+                self._predict(part, store)
                 worker.wait()
                 if worker.leads:
                     self._measure(part, store, folder)
             if worker.is_task:
                 return self._finish_as_task(folder)
             return self._write_results(folder) if worker.leads else []
+
+    @cached_property
+    def _predictor(self) -> Predictor:
+        return self.model.load()
 
     @cached_property
     def _hashes(self) -> dict[str, tuple[str, ...]]:
@@ -137,6 +142,7 @@ class Evaluation:
                     scores=self.model.scores,
                     components=self.components,
                     num_examples=self.pictures,
+                    sees=self._predictor.sees,
                 )
                 for size in dict.fromkeys(protocol.size for protocol in wanted)
             ]
@@ -154,12 +160,12 @@ class Evaluation:
             logger.info("%s: %d of %d parts are kept", self.out, count - len(missing), count)
         return missing
 
-    def _predict(self, part: Part, store: ImageStore, predictor: Predictor) -> None:
+    def _predict(self, part: Part, store: ImageStore) -> None:
         """Write the files of this worker's images that are missing."""
         cache, name, title = self.cache, part.convention.folder, part.convention.name
 
         def make(image: int) -> Mapping[str, np.ndarray]:
-            target, arrays = part.predict(predictor, image)
+            target, arrays = part.predict(self._predictor, image)
             if cache is not None:
                 cache.write_frame(name, image, target)
             return arrays
@@ -194,15 +200,18 @@ class Evaluation:
 
     def _write_results(self, folder: ResultFolder) -> list[Record]:
         """Write the results of what is kept, which is all now, as the model's that is evaluated."""
-        subject = {"model": self.name, "checkpoint": self.checkpoint}
+        info, subject = self.info, dict[str, Any]()
+        subject |= {"model": info.model, "checkpoint": info.checkpoint, "limit": info.limit}
         if self.closed_set is not None:
-            found = measure_closed_set(ClosedSetCounts(**folder.read(CLOSED_SET).arrays))
+            counts = ClosedSetCounts(**folder.read(CLOSED_SET).arrays)
+            found = measure_closed_set(counts)
             subject |= {name: getattr(found, name) for name in ("miou", "miou_ci", "ece", "ece_ci")}
-            logger.info("Cityscapes val: mIoU %.2f, ECE %.2f", 100 * found.miou, 100 * found.ece)
+            subject["miou_unseen"] = unseen_classes(counts.confusion.sum(axis=0))
+            logger.info("Cityscapes val: mIoU %.2f %%, ECE %.2f %%", 100 * found.miou, 100 * found.ece)
         names = [f"{t.convention.folder}.{p.name}" for t in self.test_sets for p in self.protocols]
         sets = [unpack_results(folder.read(name), subject) for name in names]
         with folder.replaced(self._keys) as written:
-            render_results(written, sets, self.name)
+            render_results(written, sets, self.all_columns)
         logger.info("%s: results of %d test sets", self.out, len(self.test_sets))
         return [result.record for results, _ in sets for result in results]
 
@@ -212,25 +221,20 @@ def _set_of(result: str) -> str:
     return result.rpartition(".")[0] or result
 
 
-RENDERINGS: dict[str, Callable[[Sequence[Record]], str]] = {
-    RESULTS: render_json,
-    "results.csv": render_csv,
-    "results.md": render_markdown,
-    "results.tex": render_latex,
-}
-"""Name of a file to what writes it."""
-
-
-def render_results(folder: Path, sets: Sequence[SavedResults], model: str) -> None:
+def render_results(folder: Path, sets: Sequence[SavedResults], all_columns: bool) -> None:
     """Write tables, per-image table, pictures, page and sketches into `folder`.
 
     Args:
         sets: one per test set and protocol.
-        model: name of the model, for titles.
+        all_columns: as of `eval.report.tables.list_columns`.
     """
     results = [result for of_set, _ in sets for result in of_set]
-    for name, render in RENDERINGS.items():
-        (folder / name).write_text(render([result.record for result in results]), encoding="utf-8")
+    records = [result.record for result in results]
+    tables, model = build_tables(records, all_columns), records[0].title
+    texts = {RESULTS: render_json(records), "results.csv": render_csv(records)}
+    texts |= {"results.md": markdown_tables(tables), "results.tex": latex_tables(tables)}
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
     (folder / "per_image.csv").write_text(render_per_image(results), encoding="utf-8")
     pictures: dict[str, bytes] = {}
     for of_set, panels in sets:
@@ -238,7 +242,7 @@ def render_results(folder: Path, sets: Sequence[SavedResults], model: str) -> No
         if panels and dataset not in pictures:
             pictures[dataset] = encode_png(add_title(f"{model} on {dataset}", decode_png(panels)))
             (folder / f"{of_set[0].folder}.png").write_bytes(pictures[dataset])
-    page = render_page(f"{model}: road anomalies", results, pictures)
+    page = render_page(f"{model}: road anomalies", results, pictures, tables)
     (folder / "report.html").write_text(page, encoding="utf-8")
     for result in results:
         record, counts = result.record, result.counts

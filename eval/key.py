@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -63,6 +63,11 @@ def hash_scenes(reader: ShardReader, count: int) -> tuple[str, ...]:
     """
     shards = json.dumps([[shard.sha256 or shard.location, shard.num_bytes] for shard in reader.shards])
     return tuple(hash_texts([shards, key]) for key in reader.keys[:count])
+
+
+def hash_key(key: Mapping[str, str]) -> str:
+    """Return one SHA-256 of a key, whatever its order."""
+    return hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()
 
 
 def hash_texts(texts: Iterable[str]) -> str:

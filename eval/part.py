@@ -42,6 +42,7 @@ from eval.sets.registry import (
     resize_target,
 )
 from eval.store import ALONE, ImageStore, Worker, score_arrays
+from shards.progress import Progress
 from shards.reader import ShardReader
 from shards.scene import decode_scene
 
@@ -69,6 +70,8 @@ class TestSetPart:
     """Frames in the picture."""
     intervals: bool = True
     """Whether images are resampled for the 95 % intervals."""
+    sees: str = ""
+    """As of `Record.sees`."""
 
     @property
     def convention(self) -> Convention:
@@ -95,7 +98,7 @@ class TestSetPart:
         """Compute the results of all images, by protocol, then score; records name no model yet."""
         results = []
         read_pixels = functools.cache(lambda image: self._read(image)[0])  # all scores show the same few
-        for score in self.scores:
+        for score in Progress(self.scores, desc=f"{self.convention.name}, measuring", unit="score"):
             with store.sorted_scores(score) as images:
                 results += [self._measure(store, score, images, p, read_pixels) for p in self.protocols]
         order = [protocol.name for protocol in self.protocols]
@@ -114,7 +117,8 @@ class TestSetPart:
         for record in (result.record for result in results):
             assert record.ap is not None
             assert record.fpr95 is not None
-            logger.info("  %-10s AP %6.2f  FPR95 %6.2f", record.score, 100 * record.ap, 100 * record.fpr95)
+            numbers = (record.protocol, 100 * record.ap, 100 * record.fpr95)
+            logger.info("  %-10s %s: AuPRC %6.2f %%  FPR95 %6.2f %%", record.score, *numbers)
         panels = encode_png(draw_panels(examples)) if examples else b""
         names = [protocol.name for protocol in self.protocols]
         packed = [pack_results([r for r in results if r.record.protocol == name], panels) for name in names]
@@ -174,6 +178,7 @@ class TestSetPart:
             num_images=measured.num_images,
             num_pixels=measured.num_pixels,
             miou=None,
+            sees=self.sees,
             **metrics,
         )
 
@@ -195,7 +200,9 @@ class ClosedSetPart:
     def predict(self, predictor: Predictor, image: int) -> Predicted:
         """Count the predicted classes (argmax of the class scores at native size) of a scene."""
         scene = decode_scene(self.reader, image)
-        confusion, confidence = count_scene(predictor(scene.image), scene.label)
+        confusion, confidence = count_scene(
+            predictor(scene.image), scene.label, has_evidence=predictor.has_evidence
+        )
         return scene.label, {"confusion": confusion, "confidence": confidence}
 
     def measure(self, store: ImageStore) -> ClosedSetCounts:

@@ -1,7 +1,7 @@
 """Protocols: everything that changes a number besides the model, written beside it and chosen by name.
 
-The presets follow what the evaluations of the field do, read from their code; where one leaves the geometry
-to the model's own repository, ours is the sliding window. `eval/metrics/measure.py` carries them out.
+The presets follow what the evaluations of the field do, read from their code. `eval/metrics/measure.py`
+carries them out.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ class Protocol:
     """One convention of evaluating; two numbers compare only under the same one."""
 
     name: str
-    input_size: Literal["cover the window", "512 x 1024 whatever the aspect ratio, then cover the window"]
-    """Scaling of an image, aspect ratio kept, until it covers the network's input window; or squashed first,
-    bilinearly with a low-pass filter."""
-    windows: Literal["sliding, evidence averaged"]
-    """Making one image of windows; see `eval/predict/windows.py`."""
+    image_size: Literal["native size", "512 x 1024 whatever the aspect ratio"]
+    """Size of the image that a model is given, squashed bilinearly with a low-pass filter. What it does
+    with it stands beside (`eval.report.record.Record.sees`)."""
     ground_truth_size: Literal["native", "512 x 1024 by nearest pixel"]
     """Size at which pixels are compared: class scores are resized to it, not the other way round."""
     ap_rule: Literal["step sum", "step sum over thresholds from 768 percentiles of each image"]
@@ -57,7 +55,7 @@ class Protocol:
     def describe(self) -> str:
         """Return the footnote of a table."""
         return (
-            f"protocol {self.name}: input scaled to {self.input_size}; windows {self.windows}; "
+            f"protocol {self.name}: images at {self.image_size}; "
             f"ground truth at {self.ground_truth_size} size, void ignored; AuPRC by {self.ap_rule}; "
             f"FPR95 by rule {self.fpr_rule}; pooled over {self.pooling}, "
             f"images without anomaly {self.images_without_anomaly}; scores in {self.float_type}"
@@ -66,8 +64,7 @@ class Protocol:
 
 _NATIVE = Protocol(
     name="native",
-    input_size="cover the window",
-    windows="sliding, evidence averaged",
+    image_size="native size",
     ground_truth_size="native",
     ap_rule="step sum",
     fpr_rule="first-at-least",
@@ -85,7 +82,7 @@ PROTOCOLS: dict[str, Protocol] = {
         replace(
             _NATIVE,
             name="course-512",
-            input_size="512 x 1024 whatever the aspect ratio, then cover the window",
+            image_size="512 x 1024 whatever the aspect ratio",
             ground_truth_size="512 x 1024 by nearest pixel",
             fpr_rule="interpolated",
             images_without_anomaly="skipped",

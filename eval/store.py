@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, UInt8
 from torch import distributed
-from tqdm import tqdm
 
 from eval.metrics.curve import ImageScores, PixelMetrics, exact_curve
 from shards.errors import InputError
 from shards.files import partial_file
+from shards.progress import Progress
 from shards.rendezvous import meet, read_launch
 from shards.schema import ANOMALY, NORMAL
 
@@ -165,14 +165,14 @@ class ImageStore:
         title: str = "",
         is_done: Callable[[int], bool] = lambda image: True,
     ) -> None:
-        """Write the files of this worker's images that are missing, behind a progress bar on the first one.
+        """Write the files of this worker's images that are missing, and say on the first one how far it is.
 
         Args:
             make: position of an image to its arrays.
             is_done: whether an image that is here needs nothing else of `make`.
         """
         mine = range(worker.number, len(self), worker.count)
-        for image in tqdm(mine, desc=title, unit="image", disable=None if worker.number == 0 else True):
+        for image in Progress(mine, desc=title, unit="image", disable=worker.number != 0):
             if not (self.has(image) and is_done(image)):
                 self.write(image, make(image))
 

@@ -39,12 +39,19 @@ class CollectOptions:
     out: Path
     """New or empty folder for results.md and .tex (seeds merged), results.json and .csv (every run),
     differences.json (each number against the best of its column)."""
+    names: tuple[str, ...] = ()
+    """Names of the models in the table: one for each of RUNS, none of which is a sweep."""
+    all_columns: bool = False
+    """Show mIoU and all five benchmarks, whether measured or not."""
     replace: bool = False
     """Replace the table that an earlier jobs.collect left in `out`."""
 
     def __post_init__(self) -> None:
         if not self.runs:
             raise InputError("jobs.collect: no run was given; run folders or a sweep's folder are needed")
+        if self.names and len(self.names) != len(self.runs):
+            given = f"got {len(self.names)} names for {len(self.runs)} runs"
+            raise InputError(f"--names: {given}; one each is needed")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -68,11 +75,13 @@ def _collect_into(folder: Path, options: CollectOptions) -> str:
     found, missing = find_results(options.runs)
     if not found:
         raise InputError(f"jobs.collect: nothing is finished yet: {'; '.join(missing)}")
-    runs = [read_run(path) for path in found]
+    if options.names and (len(found) != len(options.names) or missing):
+        raise InputError("--names: needs one finished run for each name, and no sweep")
+    runs = [read_run(*pair) for pair in zip(found, options.names or [""] * len(found), strict=True)]
     records = [record for run in runs for record in run.records]
     groups = group_by_seed(runs)
     differences = find_differences(groups)
-    tables = mark_tables(build_seed_tables(groups), differences)
+    tables = mark_tables(build_seed_tables(groups, options.all_columns), differences)
     note = f"\nMissing: {'; '.join(missing)}.\n" if missing else ""
     markdown = markdown_tables(tables) + list_differences(differences) + note
     texts = [render_json(records), render_csv(records), markdown, latex_tables(tables)]

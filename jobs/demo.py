@@ -14,11 +14,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
+import torch
 
+from eval.predict.strips import predict_pixels
+from eval.report.figures import Example, plot_comparison
 from eval.report.record import Record, parse_json
 from eval.report.tables import render_markdown
+from eval.sets.registry import find_test_sets, read_image, read_target
+from models.segmenter import open_predictor
+from models.weights.checkpoint import find_checkpoint
 from shards.errors import InputError
 from shards.files import write_atomically
 from shards.output import claimed, make_folder, require_free
@@ -50,13 +55,24 @@ METHODS: dict[str, Method] = {
     "paste_only": Method(meaning="pasted outliers, no outlier term", pastes=True),
     "rba": Method(meaning="RbA outlier exposure", pastes=True),
     "sole_claim": Method(meaning="sole-claim outlier exposure", pastes=True),
+    "class_claim": Method(meaning="class-claim outlier exposure", pastes=True),
 }
 """Name of run and configuration (`demo_NAME.yaml`) -> method."""
-IN_DEMO = tuple(name for name in METHODS if name != "paste_only")
-"""`paste_only` is an ablation: it explains the other two that paste."""
-SCORES = ("MSP", "MaxLogit", "MaxEntropy", "RbA", "SoleClaim")
+IN_DEMO = tuple(name for name in METHODS if name not in ("paste_only", "class_claim"))
+"""`paste_only` is an ablation: it explains the others that paste. `class_claim` is not compared yet."""
+SCORES = ("MSP", "MaxLogit", "MaxEntropy", "RbA", "NormalizedEntropy", "SoleClaim")
+NATURAL_SCORES = (
+    "NormalizedMSP",
+    "EntropyLogMax",
+    "EAM",
+    "ClassClaim",
+    "SoleClaimEntropy",
+    "ClassClaimEntropy",
+)
+"""More scores of a mask model, for comparisons over seeds."""
 PICTURED_SETS = ("RoadAnomaly21", "fs_static")
-PICTURED_RUNS = (BASELINE, "sole_claim")
+PICTURED_RUNS = {"before": BASELINE, "after": "sole_claim"}
+PICTURED_SCORES = ("MSP", "SoleClaim")
 
 
 @dataclass(frozen=True)
@@ -92,7 +108,12 @@ def make_data(out: Path, seed: int, scale: Scale) -> None:
 
 
 def train_and_evaluate(
-    out: Path, runs: Path, seed: int, scale: Scale, methods: Sequence[str] = IN_DEMO
+    out: Path,
+    runs: Path,
+    seed: int,
+    scale: Scale,
+    methods: Sequence[str] = IN_DEMO,
+    scores: Sequence[str] = SCORES,
 ) -> list[Record]:
     """Train the baseline, fine-tune it with each method, evaluate all; return the baseline's records first.
 
@@ -109,13 +130,13 @@ def train_and_evaluate(
             run_job("finetune", CONFIGS / f"demo_{name}.yaml", *settings, *start, "--resume")
     records = []
     for name in names:
-        scores = (*SCORES, *(METHODS[name].scores if name in METHODS else ()))
+        own = METHODS[name].scores if name in METHODS else ()
         sets = ("--datasets", out / "world" / "anomaly", "--cityscapes", shards / "cityscapes")
         brief = ("--components", False)  # the maps of them and of the pictures take two thirds of the time
         results = runs / name / "eval" / "results.json"
         if not results.exists():
             place = ("--checkpoint", runs / name, "--out", results.parent)
-            run_job("evaluate", *place, *sets, "--scores", *scores, *brief)
+            run_job("evaluate", *place, *sets, "--scores", *scores, *own, *brief)
         records += parse_json(results.read_text(), str(results))
     return records
 
@@ -178,19 +199,21 @@ def _run_chain(options: DemoOptions) -> None:
 
 
 def _draw_picture(out: Path) -> bytes:
-    """Stack the evaluations' pictures: for each pictured set, before and after."""
-    rows = []
-    for folder in PICTURED_SETS:
-        for name in PICTURED_RUNS:
-            picture = cv2.imread(str(out / "runs" / name / "eval" / f"{folder}.png"))
-            assert picture is not None, f"{name}/eval/{folder}.png"
-            rows.append(picture)
-    width = max(row.shape[1] for row in rows)
-    padded = [
-        cv2.copyMakeBorder(r, 0, 8, 0, width - r.shape[1], cv2.BORDER_CONSTANT, value=(255,) * 3)
-        for r in rows
-    ]
-    return cv2.imencode(".png", np.vstack(padded))[1].tobytes()
+    """Draw the middle frame of each pictured set under two scores, before and after outlier exposure."""
+    predictors = {}
+    for title, name in PICTURED_RUNS.items():
+        checkpoint = find_checkpoint(out / "runs" / name)
+        predictors[title] = open_predictor(checkpoint, PICTURED_SCORES, torch.device("cpu")).load()
+    frames = []
+    for test_set in find_test_sets(out / "world" / "anomaly"):
+        if test_set.convention.folder in PICTURED_SETS:
+            frame = test_set.frames[len(test_set.frames) // 2]
+            image, target = read_image(frame), read_target(frame, test_set.convention)
+            found = {name: predict_pixels(p(image), PICTURED_SCORES) for name, p in predictors.items()}
+            frames.append(
+                {name: Example(test_set.name, image, target, *f[::-1]) for name, f in found.items()}
+            )
+    return plot_comparison(frames)
 
 
 def _summary(records: Sequence[Record]) -> str:

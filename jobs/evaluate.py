@@ -12,17 +12,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+import tyro
 
 from eval.evaluate import Evaluation
-from eval.key import network_key
+from eval.key import hash_key, network_key
 from eval.part import ClosedSetPart
 from eval.predict.own_model import open_own_model, parse_model_file
-from eval.predict.predictions import PredictionCache, PredictionRecorder
+from eval.predict.predictions import CacheInfo, PredictionCache, PredictionRecorder
 from eval.predict.score_maps import open_score_maps, require_map_folder
-from eval.predict.scores import DEFAULT_SCORES, require_scores
+from eval.predict.scores import DEFAULT_SCORES, describe_scores, require_scores
 from eval.predict.windows import ModelSource
 from eval.protocol import get_protocols
 from eval.report.record import Record
@@ -77,15 +78,17 @@ class EvaluateOptions:
     data and settings, compute the rest, and refuse where finished results would be lost; replace: the same,
     but replace finished results; ignore: take nothing, compute all anew, and replace."""
     sets: Path | None = None
-    """YAML file that describes test sets of your own below --datasets; see `eval/sets/benchmarks.py`."""
+    """YAML file that describes test sets of your own below --datasets: three lines for each, in
+    docs/evaluation.md."""
     cache: Path | None = None
     """New or empty folder to save the network's predictions to, for `jobs.temperature`; 26 MB per frame of
     2048 x 1024 and a mask model."""
     cityscapes: Path | None = None
     """Folder written by `jobs.prepare cityscapes`; its val split gives the mIoU, which is missing without."""
-    scores: tuple[str, ...] = DEFAULT_SCORES
-    """Which anomaly scores: MSP, MaxLogit, MaxEntropy, RbA, Energy of any network; MaskEnergy, EAM of EoMT;
-    MinDistance of class head isomax; UNO of a trained outlier class."""
+    scores: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(help=f"Which anomaly scores, defined in docs/evaluation.md: {describe_scores()}."),
+    ] = DEFAULT_SCORES
     protocol: tuple[str, ...] = ("native",)
     """How images, windows, ground truth and metrics are treated, stated below every table: one or more of
     native, course-512, smiyc, fishyscapes and rba. Those that differ in the reading only share one forward
@@ -95,7 +98,9 @@ class EvaluateOptions:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     name: str = ""
-    """Model's name in the tables; empty takes the run's folder name."""
+    """Model's name in tables and pictures; empty takes the name of the run's folder, or of the file."""
+    all_columns: bool = False
+    """Show mIoU and all five benchmarks in the tables, whether measured or not."""
     precision: Literal["float32", "bf16"] = "float32"
     """Of the network; scores are computed in float32 either way."""
     compile: bool = False
@@ -136,7 +141,7 @@ def main(arguments: Sequence[str]) -> None:
     with launched_worker() as worker:
         records = evaluate(options, worker)
     if records:
-        print(render_markdown(records), end="")
+        print(render_markdown(records, options.all_columns), end="")
 
 
 def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
@@ -162,20 +167,21 @@ def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
     recorder = PredictionRecorder()
     model = _open_source(source, options, device, test_sets, recorder)
     network = network_key(model.fingerprint, options.precision, options.compile, device)
-    origin = (title, str(source), network)
+    title = model_name(options, source)
+    info = CacheInfo(model=title, checkpoint=str(source), fingerprint=hash_key(network), limit=options.limit)
     return Evaluation(
         out=options.out,
         earlier=options.earlier,
         model=model,
-        name=title,
-        checkpoint=str(source),
+        info=info,
         network=network,
         test_sets=test_sets,
         protocols=protocols,
         components=options.components,
         pictures=options.pictures,
+        all_columns=options.all_columns,
         closed_set=ClosedSetPart(scenes, min(options.limit or len(scenes), len(scenes))) if scenes else None,
-        cache=PredictionCache(options.cache, *origin, recorder) if options.cache else None,
+        cache=PredictionCache(options.cache, info, recorder) if options.cache else None,
         worker=worker,
     ).run()
 
@@ -249,11 +255,10 @@ def _open_source(
     return model
 
 
-def model_name(options: EvaluateOptions, checkpoint: Path) -> str:
-    """Return `--name`, or the name of the run that the checkpoint belongs to; a limited run says so."""
-    of_run = run_of(checkpoint) or checkpoint.resolve().name
-    limited = f" (first {options.limit} frames)" if options.limit else ""
-    title = (options.name or of_run) + limited
+def model_name(options: EvaluateOptions, source: Path) -> str:
+    """Return `--name`, or the name of the run that a checkpoint belongs to, or of the file."""
+    of_source = source.resolve().stem if source.is_file() else source.resolve().name
+    title = options.name or run_of(source) or of_source
     require_title(title, "--name")
     return title
 

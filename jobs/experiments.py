@@ -18,7 +18,8 @@ import yaml
 
 from eval.report.record import Record
 from eval.report.seeds import compare_seeds, estimate
-from jobs.demo import BASELINE, CONTROL, METHODS, SCORES, SMOKE, Scale, make_data, train_and_evaluate
+from jobs.demo import BASELINE, CONTROL, METHODS, NATURAL_SCORES, SMOKE, Scale, make_data, train_and_evaluate
+from jobs.demo import SCORES as DEMO_SCORES
 from shards.errors import InputError
 from shards.files import write_atomically
 from shards.output import claimed, make_folder, require_free
@@ -32,8 +33,18 @@ COMPARISONS = (
     *((name, CONTROL) for name in METHODS if name != CONTROL),
     ("sole_claim", "rba"),
     ("sole_claim", "paste_only"),
+    ("class_claim", "rba"),
+    ("class_claim", "sole_claim"),
+    ("class_claim", "paste_only"),
 )
-SCORE_COMPARISONS = (("SoleClaim", "MSP"), ("SoleClaim", "RbA"))
+SCORES = (*DEMO_SCORES, *NATURAL_SCORES)
+BASELINE_SCORES = ("MSP", "NormalizedEntropy")
+OWN_SCORES = ("SoleClaim", "ClassClaim", "EntropyLogMax", "SoleClaimEntropy", "ClassClaimEntropy")
+SCORE_COMPARISONS = (
+    ("SoleClaim", "RbA"),
+    ("NormalizedEntropy", "MSP"),
+    *((own, other) for own in OWN_SCORES for other in BASELINE_SCORES),
+)
 Records = Mapping[int, Sequence[Record]]
 """Seed -> records of all its runs."""
 
@@ -65,8 +76,9 @@ def main(arguments: Sequence[str]) -> None:
         _require_same_experiments(options)
         scale = SMOKE if options.smoke else Scale()
         make_data(options.out, WORLD_SEED, scale)
+        data, methods = options.out, tuple(METHODS)
         records = {
-            seed: train_and_evaluate(options.out, options.out / f"seed-{seed}", seed, scale, tuple(METHODS))
+            seed: train_and_evaluate(data, data / f"seed-{seed}", seed, scale, methods, SCORES)
             for seed in options.seeds
         }
         report = render_report(records)

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import torch
+import tyro
 
 from eval.predict.own_model import open_own_model, parse_model_file
-from eval.predict.scores import require_scores
+from eval.predict.scores import describe_scores, require_scores
 from eval.predict.windows import ModelSource
 from eval.sets.frames import read_picture
 from eval.submissions.benchmark import BENCHMARKS
@@ -21,7 +24,7 @@ from eval.submissions.picture import BenchmarkImage
 from models.config import METADATA_KEY, describe, read_description
 from models.eomt import EoMT
 from models.onnx import write_onnx
-from models.segmenter import choose_device, open_predictor, require_readable
+from models.segmenter import choose_device, hash_checkpoint, open_predictor, require_readable
 from models.weights.adapter import write_adapter
 from models.weights.checkpoint import find_checkpoint, load_model, load_segmenter, open_checkpoint, run_of
 from models.weights.files import write_weight_file
@@ -47,12 +50,12 @@ class ExportOptions:
     to: Literal["safetensors", "adapter", "huggingface", "onnx", "smiyc", "fishyscapes", "bravo"]
     """safetensors: model.safetensors, adapters merged, which this suite reads without anything beside it;
     adapter: what a LoRA run changed, in peft's layout; huggingface: the folder that transformers loads;
-    onnx: model.onnx, windows of pixels to evidence and one anomaly score; smiyc, fishyscapes, bravo: what the
-    benchmark takes for the images below --datasets, whether their labels are published or not."""
+    onnx: model.onnx, images of the model's size to class scores and one anomaly score; its metadata say
+    classes, scaling and origin; smiyc, fishyscapes, bravo: what the benchmark takes for the images below
+    --datasets, whether their labels are published or not."""
     out: Path
     """New or empty folder. A package for a benchmark that was interrupted goes on."""
-    score: str = "MSP"
-    """For onnx and benchmarks: name of the anomaly score."""
+    score: Annotated[str, tyro.conf.arg(help=f"For onnx and benchmarks: {describe_scores()}.")] = "MSP"
     base: Path | None = None
     """For adapter: what the run started from; by default what its model.weights says."""
     datasets: Path | None = None
@@ -174,10 +177,16 @@ def _export_huggingface(checkpoint: Path, options: ExportOptions, folder: Path) 
 def _export_onnx(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
     model = load_segmenter(checkpoint)
     require_readable(model, (options.score,), f"--score: {checkpoint}")
-    difference = write_onnx(model, options.score, folder / "model.onnx")
+    provenance = {
+        "network": type(model).__name__,
+        "checkpoint": str(checkpoint),
+        "sha256": hash_checkpoint(checkpoint),
+        "producer": f"eomt-anomaly jobs.export, torch {torch.__version__}",
+    }
+    difference = write_onnx(model, options.score, folder / "model.onnx", provenance)
     height, width = model.image_size
-    graph = f"model.onnx, windows of {height}x{width} to evidence and {options.score}"
-    return f"{graph}; onnxruntime differs from torch by {difference:.1e} at most"
+    graph = f"model.onnx, uint8 images of {height}x{width} to class_scores and score ({options.score})"
+    return f"{graph}, described in its metadata; onnxruntime differs from torch by {difference:.1e} at most"
 
 
 def _millions(model: EoMT) -> str:

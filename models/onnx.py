@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from eval.predict.scores import SCORES
-from models.eomt import EoMT
+from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT
 from models.erfnet import ERFNet
-from models.segmenter import read_prediction
+from models.segmenter import num_classes_of, read_prediction
 from shards.errors import InputError
+from shards.schema import CITYSCAPES_CLASSES
 
 LARGEST_IN_ONE_FILE = 1.8e9
 """Bytes of weights; protobuf ends at 2 GiB, and more weights get a file of their own."""
@@ -41,12 +45,32 @@ class Scorer(nn.Module):
         return maps[:, :-1], maps[:, -1]
 
 
-def write_onnx(model: EoMT | ERFNet, score: str, path: Path) -> float:
+def describe_graph(model: EoMT | ERFNet, score: str) -> dict[str, str]:
+    """Return what a user of the graph has to know, as texts for its metadata; lists are JSON."""
+    num_classes, is_mask_model = num_classes_of(model), isinstance(model, EoMT)
+    names = [entry.name for entry in CITYSCAPES_CLASSES]
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if is_mask_model else ((0.0,) * 3, (1.0,) * 3)
+    facts = {
+        "input": "image: uint8 (batch, 3, height, width), R G B, sRGB from 0 to 255",
+        "image_size": json.dumps(model.image_size),
+        "scaling": "inside the graph: (image / 255 - mean) / std",
+        "mean": json.dumps(mean),
+        "std": json.dumps(std),
+        "output class_scores": "sums of probabilities over queries" if is_mask_model else "logits",
+        "output score": f"{score}, higher where more anomalous",
+        "score": score,
+        "num_classes": str(num_classes),
+    }
+    return facts | ({"classes": json.dumps(names)} if num_classes == len(names) else {})
+
+
+def write_onnx(model: EoMT | ERFNet, score: str, path: Path, provenance: dict[str, str]) -> float:
     """Write the graph, run it with onnxruntime on random windows, and return the largest difference.
 
-    The batch is dynamic; height and width are the model's.
+    The batch is dynamic; height and width are the model's. Metadata are `describe_graph` and `provenance`.
     """
     try:
+        import onnx
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
@@ -55,24 +79,38 @@ def write_onnx(model: EoMT | ERFNet, score: str, path: Path) -> float:
     generator = torch.Generator().manual_seed(0)
     windows = torch.randint(0, 256, (2, 3, *model.image_size), dtype=torch.uint8, generator=generator)
     num_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # the exporter is talkative
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
+    with _silenced():
+        program = torch.onnx.export(
             scorer,
             (windows,),
-            str(path),
             dynamo=True,
             input_names=["image"],
-            output_names=["evidence", "score"],
+            output_names=["class_scores", "score"],
             dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
-            external_data=num_bytes > LARGEST_IN_ONE_FILE,
             custom_translation_table={torch.ops.aten._cdist_forward.default: _translate_cdist},
         )
+        assert program is not None
+        program.model.metadata_props.update(describe_graph(model, score) | provenance)
+        program.save(str(path), external_data=num_bytes > LARGEST_IN_ONE_FILE)
+    onnx.checker.check_model(str(path))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     answers = session.run(None, {"image": windows[:1].numpy()})
     with torch.inference_mode():
         expected = scorer(windows[:1])
     return max(float((torch.from_numpy(a) - e).abs().max()) for a, e in zip(answers, expected, strict=True))
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep back the exporter's hundred lines: prints, warnings, and all records below errors."""
+    before = logging.root.manager.disable
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(before)
 
 
 def _translate_cdist(first: Any, second: Any, p: float, _compute_mode: int | None) -> Any:

@@ -15,11 +15,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eval.predict.predictions import PredictionRecorder
-from eval.predict.scores import QUERY_SCORES, QueryOutputs
+from eval.predict.queries import QueryOutputs
+from eval.predict.scores import NEEDS
 from eval.predict.strips import read_queries
-from eval.predict.windows import ModelSource, Predictor, WindowPredictor, slide
+from eval.predict.windows import ModelSource, Predictor, SlidingPredictor, WindowPredictor, describe_input
 from models.eomt import EoMT, Prediction
-from models.erfnet import ERFNet
+from models.erfnet import STRIDE, ERFNet
 from models.heads import IsoMaxHead
 from models.weights.adapter import is_adapter_folder
 from models.weights.checkpoint import load_segmenter
@@ -45,7 +46,7 @@ def require_readable(model: EoMT | ERFNet, scores: Sequence[str], where: str) ->
     if isinstance(model, EoMT) and model.config.outlier_class == "trained":
         has.add("an outlier class")
     for name in scores:
-        if name in QUERY_SCORES and (needed := QUERY_SCORES[name].needs) not in has:
+        if (needed := NEEDS.get(name)) is not None and needed not in has:
             raise InputError(f"{where} has no {needed.removeprefix('an ')}, which {name} reads")
 
 
@@ -59,7 +60,7 @@ def read_prediction(
 ) -> Float[Tensor, "B N H W"]:
     """Turn a network's prediction into class scores of the classes and, behind it, maps of query scores.
 
-    EoMT's class scores are `eval.predict.scores.pixel_class_scores`; ERFNet's are its logits without void.
+    EoMT's class scores are `eval.predict.queries.pixel_class_scores`; ERFNet's are its logits without void.
 
     Args:
         size: (H, W) of the window.
@@ -85,7 +86,8 @@ def make_predictor(
     scores: Sequence[str] = (),
     recorder: PredictionRecorder | None = None,
 ) -> WindowPredictor:
-    """Make a predictor of windows of `model.image_size`, whose maps are those of `read_prediction`.
+    """Make a predictor of windows of `model.image_size`, or of what else `stride_of` allows, whose maps are
+    those of `read_prediction`.
 
     Args:
         model: in evaluation mode, on `device`.
@@ -96,6 +98,9 @@ def make_predictor(
     kind = torch.device(device).type
     if recorder is not None:
         recorder.num_classes, recorder.window = num_classes_of(model), model.image_size
+        if isinstance(model, EoMT) and isinstance(model.class_head, IsoMaxHead):
+            recorder.entropic_scale = model.class_head.entropic_scale
+        recorder.sees = describe_input(model.image_size, stride_of(model))
 
     @torch.inference_mode()
     def predict(window: Tensor) -> Tensor:
@@ -116,6 +121,11 @@ def make_predictor(
 def num_classes_of(model: EoMT | ERFNet) -> int:
     """Return the number of classes of the closed set."""
     return model.config.num_classes if isinstance(model, EoMT) else NUM_CLASSES
+
+
+def stride_of(model: EoMT | ERFNet) -> int:
+    """Return what the sides of images have to be multiples of; 0: the network knows one size."""
+    return 0 if isinstance(model, EoMT) else STRIDE
 
 
 def compile_model(model: nn.Module, device: torch.device, setting: str) -> None:
@@ -165,7 +175,8 @@ def open_predictor(
             raise InputError(f"--cityscapes: {given}; leave it out to measure anomaly scores alone")
         logger.info("%s on %s", checkpoint, device)
         predict = make_predictor(model, device, precision, scores, recorder)
-        return slide(predict, model.image_size, windows_at_once)
+        is_mask_model, limit = isinstance(model, EoMT), windows_at_once
+        return SlidingPredictor(predict, model.image_size, limit, is_mask_model, stride_of(model))
 
     return ModelSource(str(checkpoint), hash_checkpoint(checkpoint), scores, load)
 

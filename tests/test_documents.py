@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.predict.scores import QUERY_SCORES
+from eval.predict.scores import QUERY_SCORES, SCORES
 from shards.settings import read_config
 from trainer.config import FinetuneConfig
 from trainer.losses import BASES, CLASS_TERMS, OUTLIER_CLASS_TERM, OUTLIER_TERMS
@@ -91,8 +91,10 @@ def test_a_documented_configuration_loads(tmp_path: Path, text: str) -> None:
 
 def test_the_losses_are_documented_by_name() -> None:
     text = (ROOT / "docs/losses.md").read_text()
-    for name in (*BASES, *CLASS_TERMS, *OUTLIER_TERMS, OUTLIER_CLASS_TERM, *QUERY_SCORES):
-        assert f"`{name}`" in text or f"--scores {name}`" in text, name
+    for name in (*BASES, *CLASS_TERMS, *OUTLIER_TERMS, OUTLIER_CLASS_TERM):
+        assert f"`{name}`" in text, name
+    table = re.findall(r"^\| (\w+(?:, \w+)*) \|", (ROOT / "docs/evaluation.md").read_text(), re.MULTILINE)
+    assert {*SCORES, *QUERY_SCORES} <= set(", ".join(table).split(", "))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

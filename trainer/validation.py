@@ -14,7 +14,7 @@ from accelerate.utils import broadcast_object_list
 from eval.part import ClosedSetPart, TestSetPart, evaluate_closed_set, evaluate_test_set
 from eval.predict.scores import require_scores
 from eval.predict.strips import predict_pixels
-from eval.predict.windows import Predictor, slide
+from eval.predict.windows import Predictor, SlidingPredictor
 from eval.protocol import get_protocol
 from eval.report.figures import Example, add_title, choose_examples, draw_panels
 from eval.sets.benchmarks import require_no_benchmark, require_no_benchmark_scenes, require_own_sets
@@ -164,7 +164,8 @@ class Validation:
         return shared[0]
 
     def _predictor(self, model: EoMT, scores: tuple[str, ...] = ()) -> Predictor:
-        return slide(make_predictor(model, self.accelerator.device, scores=scores), model.image_size)
+        predict = make_predictor(model, self.accelerator.device, scores=scores)
+        return SlidingPredictor(predict, model.image_size)
 
     def _show(self, name: str, title: str, examples: Sequence[Example], step: int) -> None:
         show_picture(self.accelerator, f"probes/{name}", add_title(title, draw_panels(examples)), step)

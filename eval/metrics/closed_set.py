@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64, Shaped, UInt8
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from eval.metrics.bootstrap import Interval, bootstrap_intervals
-from eval.predict.scores import msp
+from eval.predict.scores import msp, normalized_msp
 from shards.errors import InputError
 from shards.schema import CITYSCAPES_CLASSES, NUM_CLASSES, OUTLIER_ID, VOID_ID
 
@@ -68,6 +69,12 @@ def mean_iou(counts: Shaped[np.ndarray, "*B C C"]) -> Float64[np.ndarray, "*B"]:
     return np.divide(np.nansum(iou, axis=-1), total, out=np.full(total.shape, np.nan), where=total > 0)
 
 
+def unseen_classes(counts: Shaped[np.ndarray, "C C"]) -> tuple[str, ...]:
+    """Name the classes that `mean_iou` counts with 0 since they are predicted and in no label."""
+    unseen = np.flatnonzero(~counts.any(axis=1) & counts.any(axis=0))
+    return tuple(CITYSCAPES_CLASSES[i].name for i in unseen)
+
+
 def count_confidence(
     confidence: Float32[np.ndarray, "H W"],
     is_right: Bool[np.ndarray, "H W"],
@@ -95,6 +102,16 @@ def expected_calibration_error(counts: Float64[np.ndarray, "*B 3 K"]) -> Float64
         return np.asarray(gaps / counts[..., 0, :].sum(axis=-1))
 
 
+def best_likelihood(class_scores: Tensor, labels: Tensor) -> float:
+    """Return the T in [0.001, 1000] that maximises the likelihood of `labels` under softmax(L / T)."""
+
+    def loss(log_t: float) -> float:
+        return float(torch.nn.functional.cross_entropy(class_scores.double() / float(np.exp(log_t)), labels))
+
+    bounds = (float(np.log(1e-3)), float(np.log(1e3)))
+    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
+
+
 class MiouResult(NamedTuple):
     """Closed-set quality; fractions in [0, 1]."""
 
@@ -105,7 +122,8 @@ class MiouResult(NamedTuple):
     miou_ci: Interval | None
     """95 % over images."""
     ece: float
-    """Calibration error of max softmax of the class scores, over all labelled pixels."""
+    """Calibration error of the predicted class's probability, over all labelled pixels: its share of a mask
+    model's evidence, L / ΣL, or the softmax of logits."""
     ece_ci: Interval | None
 
 
@@ -118,17 +136,19 @@ class ClosedSetCounts(NamedTuple):
 
 
 def count_scene(
-    class_scores: Float[Tensor, "N H W"], label: UInt8[np.ndarray, "H W"]
+    class_scores: Float[Tensor, "N H W"], label: UInt8[np.ndarray, "H W"], *, has_evidence: bool
 ) -> tuple[Int64[np.ndarray, "C C"], Float64[np.ndarray, "3 K"]]:
     """Count the predicted classes (argmax of class scores) of a scene, and their confidence.
 
     Args:
         class_scores: of the classes; maps of query scores behind it are ignored.
         label: train ids, outlier or void; another value is an InputError.
+        has_evidence: whether class scores are sums of probabilities; if not, they are logits.
     """
+    doubt = normalized_msp if has_evidence else msp
     strips = class_scores[:NUM_CLASSES].split(_STRIP_ROWS, dim=1)
     with torch.no_grad():
-        confidence = torch.cat([1 - msp(strip[None])[0] for strip in strips]).numpy()
+        confidence = torch.cat([1 - doubt(strip[None])[0] for strip in strips]).numpy()
         predictions = [strip.max(dim=0).indices.to(torch.uint8) for strip in strips]
     prediction = torch.cat(predictions).numpy()
     labelled = (label != VOID_ID) & (label != OUTLIER_ID)

@@ -8,22 +8,24 @@ scores only, so a growing function of a score serves as well, and log-odds tell 
     MaxEntropy   log H - log(log C - H)             log-odds of the normalised entropy H / log C
     Energy       -(max L + log mean_c e^d_c)        the free energy plus log C, which is about 0 for small L
 
-with d_c = L_c - max L, s = Σ e^d over the classes but the largest, H the entropy of softmax(L). Everything
-is computed from one pass of exponentials in float64 (twice the time of float32, and a seventh of expm1's),
-so that differences of nearly equal sums keep what float32 class scores say. Where no pixel of a strip is
-very sure, s is Σ_c e^d_c - 1; elsewhere the largest class is left out, and exponentials are taken from the
-second.
+with d_c = L_c - max L, s = Σ e^d over the classes but the largest, H the entropy of softmax(L);
+NormalizedMSP and NormalizedEntropy are MSP and MaxEntropy of log L, whose softmax is L / ΣL. Everything is
+computed from one pass of exponentials in float64 (twice the time of float32, and a seventh of expm1's), so
+that differences of nearly equal sums keep what float32 class scores say. Where no pixel of a strip is very
+sure, s is Σ_c e^d_c - 1; elsewhere the largest class is left out, and exponentials are taken from the second.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
+
+from eval.predict.scores import SCORES, log_evidence
 
 _TINY = 1e-300
 """In place of 0 before a logarithm."""
@@ -35,7 +37,7 @@ class SoftmaxTerms(NamedTuple):
     """How far the classes of a pixel lie below the largest, as all softmax scores read it."""
 
     num_classes: int
-    top: Float32[Tensor, "B H W"]
+    top: Float[Tensor, "B H W"]
     """max L."""
     others: Float64[Tensor, "B H W"]
     """s, which may be rounded to 0 where a class is very sure."""
@@ -53,7 +55,7 @@ class SoftmaxTerms(NamedTuple):
 
 def softmax_terms(class_scores: Float[Tensor, "B C H W"]) -> SoftmaxTerms:
     """Compute what the softmax scores share; needs two classes or more."""
-    values = class_scores.float()
+    values = class_scores if class_scores.dtype == torch.float64 else class_scores.float()
     top = values.amax(dim=1, keepdim=True)
     below = values - top
     differences = below.double()
@@ -129,5 +131,23 @@ FORMS: dict[str, Callable[[SoftmaxTerms], Tensor]] = {
     "MSP": msp_log_odds,
     "MaxEntropy": entropy_log_odds,
     "Energy": centred_energy,
+    "NormalizedMSP": msp_log_odds,
+    "NormalizedEntropy": entropy_log_odds,
 }
 """Name of a score -> the form of it that is compared. Other scores are compared as they are."""
+OF_LOGARITHM = ("NormalizedMSP", "NormalizedEntropy")
+"""Those that read log L."""
+
+
+def compared_scores(
+    class_scores: Float[Tensor, "B C H W"], names: Sequence[str]
+) -> dict[str, Float[Tensor, "B H W"]]:
+    """Compute scores of `eval.predict.scores.SCORES` in the form in which they are compared."""
+    terms = {
+        of_log: softmax_terms(log_evidence(class_scores.double()) if of_log else class_scores)
+        for of_log in {name in OF_LOGARITHM for name in names if name in FORMS}
+    }
+    return {
+        name: FORMS[name](terms[name in OF_LOGARITHM]) if name in FORMS else SCORES[name](class_scores)
+        for name in names
+    }

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from eval.predict.scores import DEFAULT_SCORES, SCORES
+from eval.predict.scores import DEFAULT_SCORES, NEEDS, SCORES
 from eval.predict.windows import ModelSource
 from shards.errors import InputError
 from shards.files import hash_file, require_name
@@ -49,6 +49,10 @@ class OwnModel(Protocol):
 
 class OwnPredictor:
     """A user's model as an `eval.predict.windows.Predictor`, its answers checked."""
+
+    sees = "images as they are, seen as the user's own model does"
+
+    has_evidence = False
 
     def __init__(self, model: OwnModel, where: str) -> None:
         """Wrap a model; `where` names it in messages."""
@@ -77,7 +81,8 @@ class OwnPredictor:
         if logits is not None and len(logits) < 2:
             raise InputError(f"{self._where}: logits are of one class; scores compare two or more")
         self.num_classes = 0 if logits is None else len(logits)
-        known = (*(SCORES if self.num_classes else ()), *maps)
+        of_logits = [name for name in SCORES if name not in NEEDS]
+        known = (*(of_logits if self.num_classes else ()), *maps)
         if asked == DEFAULT_SCORES:
             asked = (*(DEFAULT_SCORES if self.num_classes else ()), *maps)
         if unknown := [name for name in asked if name not in known]:

@@ -12,14 +12,13 @@ Class logits, a few thousand numbers, stay float32.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -36,12 +35,18 @@ CLOSED_SET = "cityscapes"
 
 @dataclass(frozen=True, kw_only=True)
 class CacheInfo:
-    """Origin of the predictions of a cache."""
+    """Origin of predictions."""
 
     model: str
+    """Its name in tables."""
     checkpoint: str
+    """Path of the checkpoint, or of what stands in its place."""
     fingerprint: str = ""
     """Hash of the network and all that its predictions depend on."""
+    entropic_scale: float = 0.0
+    """Factor of distances in the class logits of an IsoMax+ head; 0 of other heads."""
+    limit: int | None = None
+    """As of `eval.report.record.Record`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +61,10 @@ class CachedSet:
     """Whether numbers on it are reported as results, so that nothing may be chosen on it."""
     window: tuple[int, int]
     stems: tuple[str, ...]
+    sees: str = ""
+    """As of `eval.predict.windows.Predictor`."""
+    limit: int | None = None
+    """As of `eval.report.record.Record`."""
     fingerprint: str = ""
     """Hash of the data."""
 
@@ -85,6 +94,9 @@ class WindowPredictions:
     ) -> Float[Tensor, "T C H W"]:
         """Return the class scores at several query temperatures: masks are resized and squashed once."""
         position = 0
+        if self.logits is not None and len(self.logits) == 1:  # one window is the whole image, scaled
+            whole = F.interpolate(self.logits.float(), size=size, mode="bilinear", align_corners=False)
+            return whole.expand(len(query_temperatures), -1, -1, -1)
 
         def replay(crops: Tensor) -> Tensor:
             nonlocal position
@@ -173,11 +185,12 @@ def read_frames(
 class PredictionRecorder:
     """Collects the predictions of the windows of one frame until the frame is written.
 
-    Whoever loads the network sets the classes of its closed set and (h, w), its input size.
+    Whoever loads the network sets the classes of its closed set, its input size (h, w), entropic scale and
+    how it `sees`.
     """
 
     def __init__(self, num_classes: int = 0, window: tuple[int, int] = (0, 0)) -> None:
-        self.num_classes, self.window = num_classes, window
+        self.num_classes, self.window, self.entropic_scale, self.sees = num_classes, window, 0.0, ""
         self._parts: list[tuple[Tensor, ...]] = []
 
     def add(self, *prediction: Tensor) -> None:
@@ -197,31 +210,19 @@ class PredictionRecorder:
 class PredictionCache:
     """A cache under construction; sets that an earlier run finished stay."""
 
-    def __init__(
-        self,
-        folder: Path,
-        model: str,
-        checkpoint: str,
-        network: Mapping[str, str],
-        recorder: PredictionRecorder,
-    ) -> None:
+    def __init__(self, folder: Path, info: CacheInfo, recorder: PredictionRecorder) -> None:
         """Use a folder that is new, empty, or of an evaluation of the same network.
 
         Args:
-            model: name of the model in tables.
-            network: key of the predictions (`eval.key.network_key`).
             recorder: that the network is loaded with.
         """
-        fingerprint = hashlib.sha256(json.dumps(dict(network), sort_keys=True).encode()).hexdigest()
-        self.folder = folder
-        self._info = CacheInfo(model=model, checkpoint=checkpoint, fingerprint=fingerprint)
-        self._recorder = recorder
+        self.folder, self._info, self._recorder = folder, info, recorder
         try:
             before: CacheInfo = read_json(CacheInfo, folder / "cache.json")
         except InputError:
             require_free(folder, "--cache")
             return
-        if before.fingerprint != fingerprint:
+        if before.fingerprint != info.fingerprint:
             held = f"holds predictions of {before.checkpoint} with other weights, code or settings"
             raise InputError(f"--cache {folder}: {held}; choose another folder or empty it")
 
@@ -230,7 +231,8 @@ class PredictionCache:
         make_folder(self.folder, "--cache")
         if is_alone:
             remove_partials(self.folder)
-        write_atomically(self.folder / "cache.json", to_json(self._info))
+        info = replace(self._info, entropic_scale=self._recorder.entropic_scale)
+        write_atomically(self.folder / "cache.json", to_json(info))
 
     def has_set(self, name: str, fingerprint: str) -> bool:
         """Whether the set in folder `name` is complete, of this data."""
@@ -257,6 +259,8 @@ class PredictionCache:
             is_benchmark=convention.is_benchmark,
             window=self._recorder.window,
             stems=tuple(stems),
+            sees=self._recorder.sees,
+            limit=self._info.limit,
             fingerprint=fingerprint,
         )
         write_index(self.folder, cached)

@@ -35,7 +35,11 @@ SUFFIXES = (".npy", ".hdf5", ".h5", ".png")
 
 
 class MapFolder:
-    """Maps of a folder as an `eval.predict.windows.Predictor`: an image is known again by its pixels."""
+    """Maps of a folder as a `Predictor`: an image is known again by its pixels."""
+
+    sees = "score maps of the user's"
+
+    has_evidence = False
 
     def __init__(
         self,

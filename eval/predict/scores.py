@@ -1,9 +1,12 @@
 """Anomaly scores of a pixel, as pure functions: what training pushes apart is what the tests measure.
 
 A score is higher where the pixel is more anomalous. The scale is free: metrics only compare. There are two
-kinds. `SCORES` read the class scores L, one number per class and pixel, which every network has: EoMT's are
-sums of probabilities (see `pixel_class_scores`) of about [0, 1], no logits; per-pixel networks hand in
-their logits. `QUERY_SCORES` read what a mask model's queries say (`QueryOutputs`), which is gone in L.
+kinds. `SCORES` read the class scores L, one number per class and pixel, which every network has. A mask
+model's are evidence, sums of probabilities of about [0, 1] (`eval.predict.queries.pixel_class_scores`);
+per-pixel networks hand in their logits. So the probability of a class is L / ΣL of evidence and softmax(L) of
+logits. The normalised scores read the first; MSP and MaxEntropy read softmax(L) of both, which of evidence is
+nearly uniform: the course's convention, which orders pixels and says no probability. `QUERY_SCORES` read what
+a mask model's queries say (`eval.predict.queries.QueryOutputs`), which is gone in L.
 
 All functions are differentiable, compute in float32 whatever the autocast state, and stay finite for
 logits up to at least 1e4 in size.
@@ -12,51 +15,26 @@ logits up to at least 1e4 in size.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Collection
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from eval.predict.queries import (
+    QueryOutputs,
+    class_claim,
+    eam,
+    mask_energy,
+    min_distance,
+    pixel_class_scores,
+    sole_claim,
+    uno,
+)
 from shards.errors import InputError
 
-
-def pixel_class_scores(
-    mask_logits: Float[Tensor, "B Q _h _w"],
-    class_logits: Float[Tensor, "B Q C1"],
-    size: tuple[int, int] | None = None,
-    num_classes: int | None = None,
-) -> Float[Tensor, "B _C _H _W"]:
-    """Turn mask predictions into class scores per class and pixel.
-
-    L[c] = Σ_q softmax(class_logits_q)[c] · sigmoid(mask_logits_q), c without "no object". The last class is
-    "no object": it takes its share of the softmax and is dropped afterwards, so a query that sees nothing
-    speaks for no class.
-
-    Args:
-        mask_logits: one map per query, at any resolution.
-        class_logits: C classes and, last, "no object".
-        size: (H, W) to resize the mask logits to, bilinearly with align_corners=False and before the
-            sigmoid (the sigmoid of a mean is not the mean of sigmoids); None keeps their resolution.
-        num_classes: how many of the first classes are returned; None: all but "no object". Those between,
-            such as a trained outlier class, are treated like "no object".
-
-    Source: Mask2Former, Cheng et al., CVPR 2022, and RbA, Nayal et al., ICCV 2023. RbA resizes with
-    align_corners=True; EoMT, whose masks we read, does not.
-    """
-    with torch.autocast(mask_logits.device.type, enabled=False):
-        classes = class_logits.float().softmax(dim=-1)[..., : -1 if num_classes is None else num_classes]
-        return torch.einsum("bqc,bqhw->bchw", classes, resize_masks(mask_logits, size).sigmoid())
-
-
-def resize_masks(mask_logits: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """Resize (..., h, w) bilinearly with align_corners=False, in float32; None keeps the size."""
-    masks = mask_logits.float()
-    if size is None or tuple(masks.shape[-2:]) == tuple(size):
-        return masks
-    return F.interpolate(masks, size=tuple(size), mode="bilinear", align_corners=False)
+QueryReader = Callable[[QueryOutputs, tuple[int, int] | None], Tensor]
 
 
 def msp(class_scores: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
@@ -116,117 +94,58 @@ def energy(class_scores: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
         return -class_scores.float().logsumexp(dim=1)
 
 
-class QueryOutputs(NamedTuple):
-    """Predictions of a mask model's queries, as far as a score reads them."""
-
-    mask_logits: Float[Tensor, "B Q _h _w"]
-    class_logits: Float[Tensor, "B Q C1"]
-    """Ready for softmax; "no object" is the last column."""
-    num_classes: int
-    """The first columns are classes of the closed set; one between them and "no object" is a trained outlier
-    class."""
-    class_distances: Float[Tensor, "B Q C1"] | None = None
-    """Distance to each class's prototype, where the model has prototypes."""
-    farthest: Float[Tensor, ""] | float = 2.0
-    """The largest distance there can be."""
+_LEAST = 1e-30
+"""Of class scores whose logarithm is taken."""
 
 
-def mask_energy(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Float[Tensor, "B _H _W"]:
-    """Free energy of the log-class scores: -log Σ_c exp(log L[c]) = -log Σ_c L[c], from -log Q up.
+def log_evidence(class_scores: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """Return log L of sums of probabilities: its softmax is L / ΣL, and of a pixel without any, uniform."""
+    values = class_scores if class_scores.dtype == torch.float64 else class_scores.float()
+    return values.clamp(min=_LEAST).log()
 
-    0 where the queries' claims add up to one, 2.3 where they add up to a tenth. It ranks as -Σ_c L[c] does.
-    Computed in logarithms, -log Σ_q exp(log p_q + log sigmoid(mask_q)) with p_q the probability that q shows
-    any class, so that it has no upper end and useful gradients where no query claims the pixel.
+
+def normalized_msp(class_scores: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
+    """Largest share of the class scores, turned around: 1 - max_c L[c] / ΣL, in [0, 1 - 1/C].
+
+    What MSP is for a per-pixel network: L[c] / ΣL is the probability of class c, given that the pixel is
+    of a class that was trained. 0 where only one class is claimed, however faintly.
     """
-    with torch.autocast(queries.mask_logits.device.type, enabled=False):
-        logits = queries.class_logits.float()
-        log_class = logits[..., : queries.num_classes].logsumexp(dim=-1) - logits.logsumexp(dim=-1)  # (B, Q)
-        log_mask = F.logsigmoid(resize_masks(queries.mask_logits, size))
-        return -(log_class[..., None, None] + log_mask).logsumexp(dim=1)
+    with torch.autocast(class_scores.device.type, enabled=False):
+        return msp(log_evidence(class_scores))
 
 
-def eam(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Float[Tensor, "B _H _W"]:
-    """Ensemble over anomaly scores of masks: 1 - Σ_q sigmoid(mask_q) · max_c softmax(class_logits_q)[c].
+def normalized_entropy(class_scores: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
+    """Entropy of L / ΣL, normalised: -Σ_c p log p / log C, in [0, 1].
 
-    Source: Grcić et al., "On Advantages of Mask-level Recognition for Outlier-aware Segmentation", CVPRW
-    2023, https://github.com/matejgrcic/Open-set-M2F.
+    Source: `sum_entropy` in the code of RbA, Nayal et al., ICCV 2023; the division by log C is ours.
     """
-    with torch.autocast(queries.mask_logits.device.type, enabled=False):
-        sure = queries.class_logits.float().softmax(dim=-1)[..., : queries.num_classes].amax(dim=-1)
-        return 1 - torch.einsum("bq,bqhw->bhw", sure, resize_masks(queries.mask_logits, size).sigmoid())
+    with torch.autocast(class_scores.device.type, enabled=False):
+        return max_entropy(log_evidence(class_scores))
 
 
-def uno(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Float[Tensor, "B _H _W"]:
-    """Trained outlier class against the surest class: Σ_q sigmoid(mask_q) · (p_q[outlier] - max_c p_q[c]).
+def _entropy(class_scores: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
+    """Entropy of L / ΣL in nats, which -log of a probability may be added to."""
+    return math.log(class_scores.shape[1]) * normalized_entropy(class_scores)
 
-    In (-Q, Q). Needs a model with an outlier class.
 
-    Source: Delić et al., "Outlier Detection by Ensembling Uncertainty with Negative Objectness", BMVC 2024,
-    https://github.com/matejgrcic/Open-set-M2F.
+def entropy_log_max(class_scores: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
+    """Conflict and lack of evidence: entropy of L / ΣL, in nats, less log max_c L[c].
+
+    The first is large where several classes share a pixel, the second where none has much of it: dissonance
+    and vacuity in subjective logic (Jøsang, 2016). The sum is ours.
     """
-    with torch.autocast(queries.mask_logits.device.type, enabled=False):
-        p = queries.class_logits.float().softmax(dim=-1)
-        balance = p[..., queries.num_classes] - p[..., : queries.num_classes].amax(dim=-1)
-        return torch.einsum("bq,bqhw->bhw", balance, resize_masks(queries.mask_logits, size).sigmoid())
+    with torch.autocast(class_scores.device.type, enabled=False):
+        return _entropy(class_scores) - log_evidence(class_scores).amax(dim=1)
 
 
-def min_distance(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Float[Tensor, "B _H _W"]:
-    """Minimum distance to a class's prototype, of those queries that claim the pixel, in [0, farthest].
+def _add_entropy(read: QueryReader) -> QueryReader:
+    """Make the sum of a query score, a -log of a probability, and the entropy of L / ΣL in nats."""
 
-        min_q [ sigmoid(mask_q) · min_c D_q[c] + (1 - sigmoid(mask_q)) · farthest ]
+    def read_sum(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Tensor:
+        masks, classes, num_classes = queries[:3]
+        return read(queries, size) + _entropy(pixel_class_scores(masks, classes, size, num_classes))
 
-    over the classes without "no object": IsoMax+'s score of the query where one query surely claims the
-    pixel, the largest possible distance where none does. The choice is ours, the published score is of whole
-    images. A minimum, not a sum: two queries on one pixel do not make it more known than one. Needs a model
-    with prototypes.
-
-    Source: Macêdo and Ludermir, "Enhanced Isotropy Maximization Loss", 2021.
-    """
-    assert queries.class_distances is not None
-    with torch.autocast(queries.mask_logits.device.type, enabled=False):
-        nearest = queries.class_distances.float()[..., : queries.num_classes].amin(dim=-1)  # (B, Q)
-        masks = resize_masks(queries.mask_logits, size).sigmoid()
-        return queries.farthest - ((queries.farthest - nearest)[..., None, None] * masks).amax(dim=1)
-
-
-class ClaimCount(NamedTuple):
-    """Log-probabilities of how many queries claim a pixel."""
-
-    none: Float[Tensor, "B H W"]
-    one: Float[Tensor, "B H W"]
-
-
-def count_claims(queries: QueryOutputs, size: tuple[int, int] | None = None) -> ClaimCount:
-    """Compute the log-probabilities that no query, and that exactly one query, claims a pixel for a class.
-
-    Query q claims it with probability c_q = p_q · sigmoid(mask_q), where p_q = Σ_c softmax(class_logits_q)[c]
-    over the classes of the closed set, and independently of the others:
-
-        log P(none) = Σ_q log(1 - c_q)        log P(one) = log P(none) + log Σ_q c_q / (1 - c_q)
-
-    Everything is computed in logarithms, 1 - c_q as (1 - p_q) + p_q · sigmoid(-mask_q), so that neither a
-    sure claim nor a sure refusal is rounded away. Source: ours, see docs/sole-claim.md.
-    """
-    with torch.autocast(queries.mask_logits.device.type, enabled=False):
-        logits = queries.class_logits.float()
-        everything = logits.logsumexp(dim=-1)
-        log_known = (logits[..., : queries.num_classes].logsumexp(dim=-1) - everything)[..., None, None]
-        log_other = (logits[..., queries.num_classes :].logsumexp(dim=-1) - everything)[..., None, None]
-        masks = resize_masks(queries.mask_logits, size)
-        log_claim = log_known + F.logsigmoid(masks)
-        log_refusal = torch.logaddexp(log_other, log_known + F.logsigmoid(-masks))
-        none = log_refusal.sum(dim=1)
-        return ClaimCount(none, none + (log_claim - log_refusal).logsumexp(dim=1))
-
-
-def sole_claim(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Float[Tensor, "B _H _W"]:
-    """Surprise that not exactly one query claims the pixel: -log P(one), from 0 up.
-
-    Mask classification gives each pixel of a known class to exactly one query. A pixel that no query claims
-    is anomalous here, and so is one that several claim, which Σ_c tanh(L[c]) takes for twice as normal.
-    Rounding may leave it a little below 0. Source: ours, see `count_claims`.
-    """
-    return -count_claims(queries, size).one
+    return read_sum
 
 
 SCORES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -235,28 +154,49 @@ SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "MaxEntropy": max_entropy,
     "RbA": rba,
     "Energy": energy,
+    "NormalizedMSP": normalized_msp,
+    "NormalizedEntropy": normalized_entropy,
+    "EntropyLogMax": entropy_log_max,
 }
 """Name in the tables -> class scores (B, C, H, W) to score (B, H, W)."""
 DEFAULT_SCORES = ("MSP", "MaxLogit", "MaxEntropy", "RbA")
-
-
-class QueryScore(NamedTuple):
-    """A score that class scores do not suffice for."""
-
-    read: Callable[[QueryOutputs, tuple[int, int] | None], Tensor]
-    """Queries and the size to resize their masks to -> score (B, H, W)."""
-    needs: Literal["queries", "class distances", "an outlier class"]
-    """Part that a network must have for it."""
-
-
-QUERY_SCORES: dict[str, QueryScore] = {
-    "MaskEnergy": QueryScore(mask_energy, "queries"),
-    "EAM": QueryScore(eam, "queries"),
-    "SoleClaim": QueryScore(sole_claim, "queries"),
-    "MinDistance": QueryScore(min_distance, "class distances"),
-    "UNO": QueryScore(uno, "an outlier class"),
+"""The course's: MSP and MaxEntropy are of softmax(L), whatever L is."""
+QUERY_SCORES: dict[str, QueryReader] = {
+    "MaskEnergy": mask_energy,
+    "EAM": eam,
+    "SoleClaim": sole_claim,
+    "ClassClaim": class_claim,
+    "SoleClaimEntropy": _add_entropy(sole_claim),
+    "ClassClaimEntropy": _add_entropy(class_claim),
+    "MinDistance": min_distance,
+    "UNO": uno,
 }
-"""Name in the tables -> how it is computed, and what for."""
+"""Name in the tables -> queries, and the size to resize their masks to, to score (B, H, W)."""
+NEEDS: dict[str, Literal["queries", "class distances", "an outlier class"]] = {
+    **dict.fromkeys(("NormalizedMSP", "NormalizedEntropy", "EntropyLogMax", *QUERY_SCORES), "queries"),
+    "MinDistance": "class distances",
+    "UNO": "an outlier class",
+}
+"""Name of a score -> the part that a network must have for it; other scores read the L of any network."""
+
+
+def explain_scores(names: Collection[str]) -> str:
+    """Say for the footnote of a table which of `names` read which probability; empty where none does."""
+    kinds = {
+        "softmax(L), of logits and of a mask model's evidence alike": ("MSP", "MaxEntropy"),
+        "L / sum(L), a mask model's probabilities": ("NormalizedMSP", "NormalizedEntropy", "EntropyLogMax"),
+    }
+    found = {kind: [name for name in of_kind if name in names] for kind, of_kind in kinds.items()}
+    return "".join(f"; {', '.join(given)} of {kind}" for kind, given in found.items() if given)
+
+
+def describe_scores() -> str:
+    """List all scores by what a network must have for them, for `--help`."""
+    groups: dict[str, list[str]] = {}
+    for name in (*SCORES, *QUERY_SCORES):
+        needed = f"of one with {NEEDS[name]}" if name in NEEDS else "of any network"
+        groups.setdefault(needed, []).append(name)
+    return "; ".join(f"{', '.join(names)} {needed}" for needed, names in groups.items())
 
 
 def require_scores(names: tuple[str, ...], setting: str = "--scores") -> None:

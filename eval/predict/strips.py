@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
-from eval.predict.log_odds import FORMS, softmax_terms
-from eval.predict.scores import QUERY_SCORES, SCORES, QueryOutputs, pixel_class_scores, resize_masks
+from eval.predict.log_odds import compared_scores
+from eval.predict.queries import QueryOutputs, pixel_class_scores, resize_masks
+from eval.predict.scores import QUERY_SCORES, SCORES
 from shards.schema import VOID_ID
 
 _STRIP_PIXELS = 8192
@@ -90,17 +91,6 @@ def predict_classes(class_scores: Float[Tensor, "C H W"]) -> UInt8[Tensor, "H W"
     return torch.from_numpy((count - is_top.max(axis=0)) % count)  # of NaN, which equals nothing, 0
 
 
-def compared_scores(
-    class_scores: Float[Tensor, "B C H W"], names: Sequence[str]
-) -> dict[str, Float[Tensor, "B H W"]]:
-    """Compute scores of `eval.predict.scores.SCORES` in the form in which they are compared."""
-    terms = softmax_terms(class_scores) if any(name in FORMS for name in names) else None
-    return {
-        name: FORMS[name](terms) if terms is not None and name in FORMS else SCORES[name](class_scores)
-        for name in names
-    }
-
-
 _LOW_ROWS = 8
 """Rows of the mask logits to a strip."""
 
@@ -118,7 +108,7 @@ def read_queries(
         names: names of scores; those in `eval.predict.scores.SCORES` are ignored.
         whole: do without strips, for an exporter that follows no loops and no writing into slices.
     """
-    readers = [QUERY_SCORES[name].read for name in names if name in QUERY_SCORES]
+    readers = [QUERY_SCORES[name] for name in names if name in QUERY_SCORES]
     masks, classes, num_classes = queries.mask_logits, queries.class_logits, queries.num_classes
     if whole:
         class_scores = pixel_class_scores(masks, classes, size, num_classes)

@@ -1,10 +1,11 @@
-"""Predictors, from an image to maps of its pixels, and the sliding windows that make one of a network."""
+"""Predictors, from an image to maps of its pixels, made of a network by sliding windows or whole images."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,14 +13,29 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from shards.errors import InputError
 
-Predictor = Callable[[UInt8[np.ndarray, "H W 3"]], Float[Tensor, "N H W"]]
-"""An image, sRGB in [0, 255], to maps at its own resolution, on any device: the class scores of C classes and
-one map for each score that it was built for and that class scores do not suffice for
-(`eval.predict.scores.QUERY_SCORES`, or a user's own)."""
+@runtime_checkable
+class Predictor(Protocol):
+    """An image, sRGB in [0, 255], to maps at its own resolution, on any device.
+
+    The maps are the class scores of C classes, and one map for each score that it was built for and that
+    class scores do not suffice for (`eval.predict.scores.QUERY_SCORES`, or a user's own).
+    """
+
+    @property
+    def has_evidence(self) -> bool:
+        """Whether its class scores are evidence, sums of probabilities, and no logits."""
+
+    @property
+    def sees(self) -> str:
+        """Words for how it sees an image, below tables."""
+
+    def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "N H W"]: ...
+
+
 WindowPredictor = Callable[[UInt8[Tensor, "B 3 h w"]], Float[Tensor, "B N h w"]]
-"""The same of windows of the one size that a network knows."""
+"""Windows of the one size that a network knows, or whole images of a convolutional one, to the maps of a
+`Predictor`."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +56,15 @@ def to_tensor(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[Tensor, "3 H W"]:
     return torch.from_numpy(image).permute(2, 0, 1)
 
 
-def covering_size(size: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]:
+def covering_size(size: tuple[int, int], window: tuple[int, int], stride: int = 1) -> tuple[int, int]:
     """Return the (H, W) to which an image of `size` is scaled so that it covers the window.
 
     The factor is the larger of window / image side over both axes: one axis fits the window exactly, the
-    other is at least as long, and the aspect ratio is kept.
+    other is at least as long, and the aspect ratio is kept, to the nearest multiples of `stride`.
     """
     factor = max(window[0] / size[0], window[1] / size[1])
-    return max(window[0], round(size[0] * factor)), max(window[1], round(size[1] * factor))
+    height, width = (stride * round(side * factor / stride) for side in size)
+    return max(window[0], height), max(window[1], width)
 
 
 def window_starts(side: int, window: int) -> list[int]:
@@ -66,7 +83,11 @@ def resize_image(image: UInt8[Tensor, "3 _H _W"], size: tuple[int, int]) -> UInt
 
 @torch.no_grad()
 def predict_in_windows(
-    image: UInt8[Tensor, "3 H W"], predict: WindowPredictor, window: tuple[int, int], windows_at_once: int = 4
+    image: UInt8[Tensor, "3 H W"],
+    predict: WindowPredictor,
+    window: tuple[int, int],
+    windows_at_once: int = 4,
+    stride: int = 0,
 ) -> Float[Tensor, "N H W"]:
     """Return the maps of an image at its own resolution.
 
@@ -76,25 +97,24 @@ def predict_in_windows(
     Args:
         window: (h, w), the input size of the network.
         windows_at_once: windows per call of `predict`; bounds its memory.
+        stride: of a convolutional network, which sees the scaled image whole, sides rounded to multiples of
+            it: its padding would show as a seam at every border of a window. 0: windows.
 
-    Source: the semantic inference of EoMT, Kerssies et al., CVPR 2025. It truncates window positions; we
-    round them, so the last window ends exactly at the border.
+    Source: the semantic inference of EoMT, Kerssies et al., CVPR 2025, which truncates positions; we round.
     """
-    if windows_at_once < 1:
-        raise InputError(f"windows at once: got {windows_at_once}; at least 1")
     native = (image.shape[-2], image.shape[-1])
-    scaled = resize_image(image, covering_size(native, window))
-    height, width = scaled.shape[-2:]
+    height, width = covering_size(native, window, stride or 1)
+    scaled = resize_image(image, (height, width))
+    window = (height, width) if stride else window
     corners = [(y, x) for y in window_starts(height, window[0]) for x in window_starts(width, window[1])]
     sums: Tensor | None = None
     counts = torch.zeros(height, width)
     for begin in range(0, len(corners), windows_at_once):
         group = corners[begin : begin + windows_at_once]
         crops = torch.stack([scaled[:, y : y + window[0], x : x + window[1]] for y, x in group])
-        class_scores = predict(crops).float()
-        if sums is None:
-            sums = class_scores.new_zeros(class_scores.shape[1], height, width)  # on the network's device
-        for (y, x), part in zip(group, class_scores, strict=True):
+        maps = predict(crops).float()
+        sums = maps.new_zeros(maps.shape[1], height, width) if sums is None else sums  # on its device
+        for (y, x), part in zip(group, maps, strict=True):
             sums[:, y : y + window[0], x : x + window[1]] += part
             counts[y : y + window[0], x : x + window[1]] += 1
     assert sums is not None
@@ -104,6 +124,29 @@ def predict_in_windows(
     return F.interpolate(sums[None], size=native, mode="bilinear", align_corners=False)[0]
 
 
-def slide(predict: WindowPredictor, window: tuple[int, int], windows_at_once: int = 4) -> Predictor:
-    """Make a predictor of images of a network that sees windows; arguments as of `predict_in_windows`."""
-    return lambda image: predict_in_windows(to_tensor(image), predict, window, windows_at_once)
+def describe_input(window: tuple[int, int], stride: int) -> str:
+    """Say how `predict_in_windows` shows an image to a network."""
+    size = f"{window[0]} x {window[1]}"
+    if stride:
+        return f"whole images, scaled to cover {size}"
+    return f"images scaled to cover {size}, sliding windows of that size, class scores averaged"
+
+
+@dataclass(frozen=True)
+class SlidingPredictor:
+    """A `Predictor` from a network of windows or of whole images; fields as of `predict_in_windows`."""
+
+    predict: WindowPredictor
+    window: tuple[int, int]
+    windows_at_once: int = 4
+    has_evidence: bool = True
+    stride: int = 0
+
+    @property
+    def sees(self) -> str:
+        """The words of `describe_input`."""
+        return describe_input(self.window, self.stride)
+
+    def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "N H W"]:
+        pixels, at_once = to_tensor(image), self.windows_at_once
+        return predict_in_windows(pixels, self.predict, self.window, at_once, self.stride)

@@ -76,9 +76,9 @@ def find_differences(groups: Sequence[SeedGroup]) -> list[Difference]:
     resample = functools.cache(lambda path: resample_sketch(read_sketch(path)))
     return [
         difference
-        for _, rows, columns in lay_out_tables(groups)
-        for column in columns
-        for difference in _compare_column(rows, column, resample)
+        for table in lay_out_tables(groups)
+        for column in table.columns
+        for difference in _compare_column(table.rows, column, resample)
     ]
 
 
@@ -154,8 +154,8 @@ def _judge(
         column=column.title,
         best_row=best + 1,
         row=other + 1,
-        best=f"{rows[best].label} / {rows[best].method}",
-        other=f"{rows[other].label} / {rows[other].method}",
+        best=f"{rows[best].label} / {rows[best].title}",
+        other=f"{rows[other].label} / {rows[other].title}",
         **values,
         verdict=verdict,
         reason=tested if isinstance(tested, str) else "",

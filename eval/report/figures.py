@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from eval.metrics.binned import ImageCounts
+from eval.predict.log_odds import FORMS, centred_energy
 from shards.schema import ANOMALY, CITYSCAPES_CLASSES, NORMAL, VOID
 
 matplotlib.use("Agg")
@@ -85,7 +86,7 @@ def draw_panels(examples: Sequence[Example]) -> UInt8[np.ndarray, "H W 3"]:
     names = list(examples[0].scores)
     ends = {name: _scale_ends(np.concatenate([e.scores[name].ravel() for e in examples])) for name in names}
     titles = ["image", "ground truth (void grey)" if examples[0].truth is None else "true classes"]
-    titles += [f"{name} [{low:.3g} .. {high:.3g}]" for name, (low, high) in ends.items()]
+    titles += [f"{name_scale(name)} [{low:.3g} .. {high:.3g}]" for name, (low, high) in ends.items()]
     rows = [_join([_title(text, PANEL_WIDTH) for text in (*titles, "predicted classes")], axis=1)]
     for example in examples:
         truth = example.truth
@@ -231,9 +232,46 @@ def plot_frames(frames: Sequence[Example]) -> bytes:
             histogram.stairs(density, bins, fill=True, alpha=0.6, label=label)
         if any(len(side) for side in values.values()):
             histogram.set_yscale("log", subs=[])
+        histogram.set_title(name_scale(name), fontsize=7, loc="left")
         histogram.legend(fontsize=7, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
         histogram.tick_params(labelsize=7)
     return _encode(figure)
+
+
+def plot_comparison(frames: Sequence[Mapping[str, Example]]) -> bytes:
+    """Plot a row per frame and score: the image, its anomalies outlined below, and the score of each model.
+
+    A score has one scale for all frames and models, and a colour bar that says it.
+
+    Args:
+        frames: per frame, name of a model to the frame with that model's scores, the same of all.
+    """
+    models, (first, *_) = list(frames[0]), frames[0].values()
+    names, (height, width) = list(first.scores), first.target.shape
+    shape = (len(frames) * len(names), 1 + len(models))
+    size = (4.6 * shape[1] + 0.6, 4.6 * shape[0] * height / width + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(*shape, squeeze=False)
+    for i, score in enumerate(names):
+        values = [e.scores[score].ravel() for frame in frames for e in frame.values()]
+        low, high = _scale_ends(np.concatenate(values))
+        for row, frame in zip(axes[i :: len(names)], frames, strict=True):
+            for axis, model in zip(row[1:], models, strict=True):
+                shown = axis.imshow(frame[model].scores[score], cmap="inferno", vmin=low, vmax=high)
+                axis.set_title(f"{name_scale(score)}, {model}")
+            seen = frame[models[0]]
+            row[0].imshow(draw_target(seen.image, seen.target) if i else seen.image)
+            row[0].set_title("ground truth (void grey)" if i else seen.title)
+            figure.colorbar(shown, ax=row[-1], extend="both")
+    for axis in axes.ravel():
+        axis.set_axis_off()
+    return _encode(figure)
+
+
+def name_scale(score: str) -> str:
+    """Return a score's name, and the form in which its numbers are shown where that is none of its own."""
+    is_odds = score in FORMS and FORMS[score] is not centred_energy
+    return f"{score} (log-odds)" if is_odds else score
 
 
 def _thin(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from eval.protocol import get_protocol
 from eval.report.figures import decode_png, plot_curves
 from eval.report.record import csv_text
 from eval.report.slices import ErrorAnalysis
-from eval.report.tables import MISSING, build_tables, format_interval
+from eval.report.tables import MISSING, Table, format_interval
 from eval.result import Result
 
 _MOST_CLASSES = 8
@@ -22,11 +22,14 @@ _MOST_CLASSES = 8
 _METRICS = ("ap", "fpr95", "auroc", "best_f1")
 
 
-def render_page(title: str, cells: Sequence[Result], pictures: Mapping[str, bytes]) -> str:
+def render_page(
+    title: str, cells: Sequence[Result], pictures: Mapping[str, bytes], tables: Sequence[Table]
+) -> str:
     """Render `report.html` of all results of an evaluation by the template `page.html`, beside this file.
 
     Args:
         pictures: test set -> PNG of some of its frames with all scores.
+        tables: of the results, as they stand in `results.md`.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
@@ -44,7 +47,7 @@ def render_page(title: str, cells: Sequence[Result], pictures: Mapping[str, byte
         by_dataset.setdefault(cell.record.dataset, []).append(cell)
     return environment.get_template("page.html").render(
         title=title,
-        tables=build_tables(records),
+        tables=tables,
         closed=records[0] if records else None,
         sections=[_section(name, of_set, pictures.get(name)) for name, of_set in by_dataset.items()],
         get_protocol=get_protocol,

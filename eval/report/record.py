@@ -52,6 +52,17 @@ class Record:
     ece: float | None = None
     """Calibration error of the closed-set prediction, where the mIoU was measured."""
     ece_ci: tuple[float, float] | None = None
+    limit: int | None = None
+    """Most images taken of each set, its first; None: all."""
+    sees: str = ""
+    """Words for how the model saw an image (`eval.predict.windows.Predictor`); empty: not known."""
+    miou_unseen: tuple[str, ...] = ()
+    """Classes that were predicted and are in no label: each counts in the mIoU with an IoU of 0."""
+
+    @property
+    def title(self) -> str:
+        """The model, as tables call it; a limited evaluation says so."""
+        return f"{self.model} (first {self.limit} frames)" if self.limit else self.model
 
     @property
     def method(self) -> str:
@@ -59,7 +70,12 @@ class Record:
         if self.temperature in (None, 1):
             return self.score
         chosen = f" from {self.temperature_from}" if self.temperature_from else ""
-        return f"{self.score} (T = {self.temperature:g}{chosen})"
+        return f"{self.score} (T = {self.temperature:.4g}{chosen})"
+
+    @property
+    def rule(self) -> str:
+        """The method without the number that a choice gave: the same of all seeds."""
+        return f"{self.score} (T from {self.temperature_from})" if self.temperature_from else self.method
 
 
 def render_json(records: Sequence[Record]) -> str:
@@ -80,6 +96,8 @@ def render_csv(records: Sequence[Record]) -> str:
         for name, value in dataclasses.asdict(record).items():
             if name.endswith("_ci"):
                 row[f"{name}_low"], row[f"{name}_high"] = value or (None, None)
+            elif isinstance(value, tuple):
+                row[name] = " ".join(value)
             else:
                 row[name] = value
         rows.append(row)

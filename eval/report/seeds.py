@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,8 @@ from shards.yaml_file import read_yaml
 
 OWN_SETTINGS = ("name", "out", "seed")
 """Settings in which runs of one group may differ."""
-SEED_IN_NAME = re.compile(r"[-_,.]?seed[=_-]?\d+$")
+_CONFIG = "config.yaml"
+SEED_IN_NAME = re.compile(r"[-_,. (]*seed[=_ -]?\d+\)?$")
 
 
 def estimate(values: Sequence[float | None]) -> Estimate | None:
@@ -59,7 +61,19 @@ class SeedRun(NamedTuple):
     folder: Path | None = None
     """Folder of its evaluation, which may hold sketches."""
     settings: str = ""
-    """Its configuration without `OWN_SETTINGS`."""
+    """What repetitions share: the configuration without `OWN_SETTINGS`, whether the best checkpoint or the
+    newest was evaluated, and `Record.limit`."""
+
+    @property
+    def title(self) -> str:
+        """The model, as tables call it."""
+        return self.records[0].title if self.records else str(self.folder)
+
+    def repeats(self, other: SeedRun) -> bool:
+        """Whether it is the same training with another seed, evaluated on as many images."""
+        mine, theirs = ({(r.dataset, r.protocol): r.num_images for r in run.records} for run in (self, other))
+        is_same = self.settings == other.settings and self.seed != other.seed
+        return is_same and all(mine[key] == theirs[key] for key in mine.keys() & theirs.keys())
 
 
 class SeedGroup(NamedTuple):
@@ -69,35 +83,53 @@ class SeedGroup(NamedTuple):
     runs: Sequence[SeedRun]
 
 
-def read_run(results: Path) -> SeedRun:
-    """Read a run's results.json, and config.yaml of its folder (the parent of eval/) where there is one."""
+def read_run(results: Path, name: str = "") -> SeedRun:
+    """Read a run's results.json, and the config.yaml of its run folder, where there is one.
+
+    That is looked for around the checkpoint that they are of, then around the results.
+
+    Args:
+        name: of the model in tables; empty keeps the one of the results.
+    """
     records: list[Record] = read_json(list[Record], results)
-    folder = results.parent.parent if results.parent.name == "eval" else results.parent
-    path = folder / "config.yaml"
-    if not path.is_file():
-        return SeedRun(records, None, results.parent, f"folder {folder.absolute()}")
-    settings: Any = read_yaml(path)
+    records = [dataclasses.replace(record, model=name or record.model) for record in records]
+    checkpoint = Path(records[0].checkpoint if records else results).absolute()
+    places = [checkpoint, checkpoint.parent.parent, *results.absolute().parents[:2]]
+    folder = next((place for place in places if (place / _CONFIG).is_file()), None)
+    if folder is None:
+        return SeedRun(records, None, results.parent, f"folder {results.parent.absolute()}")
+    settings: Any = read_yaml(folder / _CONFIG)
     try:
         kept = {name: value for name, value in settings.items() if name not in OWN_SETTINGS}
-        return SeedRun(records, settings.get("seed"), results.parent, yaml.safe_dump(kept, sort_keys=True))
+        seed = settings.get("seed")
     except AttributeError:
-        raise InputError(f"{path}: is no configuration of a run") from None
+        raise InputError(f"{folder / _CONFIG}: is no configuration of a run") from None
+    evaluated = [checkpoint.parent.name == "best", records[0].limit if records else None]
+    return SeedRun(records, seed, results.parent, yaml.safe_dump([kept, evaluated], sort_keys=True))
 
 
 def group_by_seed(runs: Sequence[SeedRun]) -> list[SeedGroup]:
-    """Group runs that differ only in their seed; a second run of one seed, or without settings, is alone."""
-    groups: dict[tuple[str, str, int], list[SeedRun]] = {}
-    repeats: dict[tuple[str, str, Any], int] = {}
+    """Group runs that repeat each other with other seeds; names decide nothing.
+
+    A run is alone where its configuration is not known, and a second run of one seed starts a group.
+    """
+    groups: list[list[SeedRun]] = []
     for run in runs:
-        name = SEED_IN_NAME.sub("", _model(run)) or _model(run)
-        key = (name, run.settings, run.seed)
-        repeats[key] = repeats.get(key, -1) + 1
-        groups.setdefault((name, run.settings, repeats[key]), []).append(run)
-    return [SeedGroup(key[0] if len(g) > 1 else _model(g[0]), g) for key, g in groups.items()]
+        fitting = (group for group in groups if all(run.repeats(other) for other in group))
+        if (group := next(fitting, None)) is not None:
+            group.append(run)
+        else:
+            groups.append([run])
+    return [SeedGroup(_name(group), group) for group in groups]
 
 
-def _model(run: SeedRun) -> str:
-    return run.records[0].model if run.records else str(run.folder)
+def _name(group: Sequence[SeedRun]) -> str:
+    """Name a group of several after its first run, without the seed."""
+    first = group[0]
+    if len(group) == 1 or not first.records:
+        return first.title
+    model = SEED_IN_NAME.sub("", first.records[0].model) or first.records[0].model
+    return dataclasses.replace(first.records[0], model=model).title
 
 
 class SeedRow(NamedTuple):
@@ -105,6 +137,7 @@ class SeedRow(NamedTuple):
 
     group: SeedGroup
     method: str
+    """`Record.rule`, which a temperature that each seed chose for itself does not part."""
     protocol: str
 
     @property
@@ -112,6 +145,12 @@ class SeedRow(NamedTuple):
         """The group's name, with the number of runs in this row where there are several."""
         count = sum(any(self._holds(record) for record in run.records) for run in self.group.runs)
         return f"{self.group.model} ({count} seeds)" if count > 1 else self.group.model
+
+    @property
+    def title(self) -> str:
+        """The method, with the temperature that was chosen where it is one."""
+        found = {record.method for run in self.group.runs for record in run.records if self._holds(record)}
+        return found.pop() if len(found) == 1 else self.method
 
     def find(self, column: Column) -> list[tuple[SeedRun, Record]]:
         """Return the records with a number in this column, and their runs; of the mIoU one per run."""
@@ -126,26 +165,35 @@ class SeedRow(NamedTuple):
         return estimate([column.read(record) for _, record in self.find(column)])
 
     def _holds(self, record: Record) -> bool:
-        return record.protocol == self.protocol and record.method == self.method
+        return record.protocol == self.protocol and record.rule == self.method
 
 
-def lay_out_tables(groups: Sequence[SeedGroup]) -> Iterator[tuple[str, list[SeedRow], list[Column]]]:
-    """Yield protocol, rows and columns of each table: per protocol, with a row per group and method."""
+class SeedTable(NamedTuple):
+    """A table of one protocol, with a row per group and method."""
+
+    protocol: str
+    rows: list[SeedRow]
+    columns: list[Column]
+    records: list[Record]
+
+
+def lay_out_tables(groups: Sequence[SeedGroup], all_columns: bool = False) -> Iterator[SeedTable]:
+    """Yield the tables of groups; `all_columns` as of `eval.report.tables.list_columns`."""
     found = [(group, record) for group in groups for run in group.runs for record in run.records]
     for protocol in dict.fromkeys(record.protocol for _, record in found):
         records = [record for _, record in found if record.protocol == protocol]
         rows = [
             SeedRow(group, method, protocol)
             for group in groups
-            for method in dict.fromkeys(r.method for g, r in found if g is group and r.protocol == protocol)
+            for method in dict.fromkeys(r.rule for g, r in found if g is group and r.protocol == protocol)
         ]
-        yield protocol, rows, list_columns(records)
+        yield SeedTable(protocol, rows, list_columns(records, all_columns), records)
 
 
-def build_seed_tables(groups: Sequence[SeedGroup]) -> list[Table]:
+def build_seed_tables(groups: Sequence[SeedGroup], all_columns: bool = False) -> list[Table]:
     """Lay groups out as `build_tables` does records, in one row per group and method."""
     tables = []
-    for protocol, rows, columns in lay_out_tables(groups):
-        numbers = [(row.label, row.method, [row.estimate(column) for column in columns]) for row in rows]
-        tables.append(build_table(protocol, columns, numbers))
+    for protocol, rows, columns, records in lay_out_tables(groups, all_columns):
+        numbers = [(row.label, row.title, [row.estimate(column) for column in columns]) for row in rows]
+        tables.append(build_table(protocol, columns, numbers, records))
     return tables

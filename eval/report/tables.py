@@ -1,16 +1,18 @@
 """Tables of results, in Markdown and LaTeX.
 
 Numbers of two protocols do not compare, so each protocol has its own table: Model, Method, mIoU, then AuPRC
-and FPR95 of each test set, in percent with two decimals. The best of a column is marked where rows differ.
+and FPR95 of each test set, as far as they were measured, in percent with two decimals. The best of a column
+is marked where rows differ.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from eval.predict.scores import explain_scores
 from eval.protocol import PROTOCOLS
 from eval.report.record import Record
 from eval.sets.registry import TEST_SETS
@@ -79,41 +81,44 @@ class Table(NamedTuple):
     footnote: str
 
 
-def list_columns(records: Sequence[Record]) -> list[Column]:
-    """Return the columns of numbers in a table of `records`.
+def list_columns(records: Sequence[Record], all_columns: bool = False) -> list[Column]:
+    """Return the columns of numbers in a table of `records`: the mIoU, and two of each test set.
 
-    All benchmarks have theirs where one of them was measured, and none beside a user's own sets alone.
+    Args:
+        all_columns: the mIoU and the five benchmarks have theirs though nothing of them was measured.
     """
     benchmarks = [convention.name for convention in TEST_SETS.values()]
-    names = list(dict.fromkeys(record.dataset for record in records))
-    if set(names) & set(benchmarks):
-        names = list(dict.fromkeys([*benchmarks, *names]))
+    measured = dict.fromkeys(record.dataset for record in records)
+    names = [name for name in benchmarks if all_columns or name in measured]
+    names += [name for name in measured if name not in benchmarks]
     pairs = (("ap", "AuPRC"), ("fpr95", "FPR95"))
     columns = [Column(name, metric, f"{name} {title}") for name in names for metric, title in pairs]
-    return [Column(None, "miou", "mIoU"), *columns]
+    miou = Column(None, "miou", "mIoU")
+    is_measured = any(miou.read(record) is not None for record in records)
+    return [miou, *columns] if all_columns or is_measured else columns
 
 
-def build_tables(records: Sequence[Record]) -> list[Table]:
+def build_tables(records: Sequence[Record], all_columns: bool = False) -> list[Table]:
     """Lay records out as one table per protocol; a row is one checkpoint and score (and temperature).
 
-    Two different records of one entry are an InputError.
+    Two different records of one entry are an InputError. `all_columns` as of `list_columns`.
     """
     tables = []
     for protocol in dict.fromkeys(record.protocol for record in records):
         grouped: dict[tuple[Any, ...], dict[str, Record]] = {}
         chosen = [record for record in records if record.protocol == protocol]
         for r in chosen:
-            key = (r.model, r.checkpoint, r.score, r.temperature, r.temperature_from)
+            key = (r.title, r.checkpoint, r.score, r.temperature, r.temperature_from)
             of_row = grouped.setdefault(key, {})
             if of_row.setdefault(r.dataset, r) != r:
-                entry = f"{r.model}, {r.score}, {r.dataset}, protocol {protocol}"
+                entry = f"{r.title}, {r.score}, {r.dataset}, protocol {protocol}"
                 told = f"two different records for {entry}; their checkpoint is {r.checkpoint}"
                 raise InputError(f"results: {told}")
-        columns, rows = list_columns(chosen), []
+        columns, rows = list_columns(chosen, all_columns), []
         for of_row in grouped.values():
             row = list(of_row.values())
-            rows.append((row[0].model, row[0].method, [_estimate(row, column) for column in columns]))
-        tables.append(build_table(protocol, columns, rows))
+            rows.append((row[0].title, row[0].method, [_estimate(row, column) for column in columns]))
+        tables.append(build_table(protocol, columns, rows, chosen))
     return tables
 
 
@@ -125,9 +130,12 @@ def _estimate(row: Sequence[Record], column: Column) -> Estimate | None:
 
 
 def build_table(
-    protocol: str, columns: Sequence[Column], rows: Sequence[tuple[str, str, Sequence[Estimate | None]]]
+    protocol: str,
+    columns: Sequence[Column],
+    rows: Sequence[tuple[str, str, Sequence[Estimate | None]]],
+    records: Sequence[Record],
 ) -> Table:
-    """Build a table from rows of (model, method, one number per column or None)."""
+    """Build a table from rows of (model, method, one number per column or None) and what they are made of."""
     best: list[float | None] = []
     for i, column in enumerate(columns):  # of the numbers as printed, so that equal entries look equal
         printed = {each.percent for row in rows if (each := row[2][i])}
@@ -137,12 +145,30 @@ def build_table(
     note = "; mean ± standard deviation over seeds" if any(e.spread is not None for e in estimates) else ""
     note += "; in brackets 95 % over images" if any(e.interval for e in estimates) else ""
     rules = PROTOCOLS[protocol].describe() if protocol in PROTOCOLS else f"protocol {protocol}"
+    rules += explain_scores({method.partition(" ")[0] for _, method, _ in rows})
     return Table(
         protocol,
         header=("Model", "Method", *(column.title for column in columns)),
         rows=tuple((Entry(model), Entry(method), *map(_entry, each, best)) for model, method, each in rows),
-        footnote=f"Percent{note}; {rules}.",
+        footnote=" ".join([f"Percent{note}; {rules}.", *_notes(records)]),
     )
+
+
+def _notes(records: Sequence[Record]) -> Iterator[str]:
+    """Yield the sentences on how models saw the images, and on classes that no label has."""
+    models: dict[str, dict[str, None]] = {}
+    for record in records:
+        if record.sees:
+            models.setdefault(record.sees, {})[record.title] = None
+    for sees, titles in models.items():
+        subject = f"Input of {', '.join(titles)}" if len(models) > 1 else "Model input"
+        yield f"{subject}: {sees}."
+    for title, names in dict.fromkeys((record.title, record.miou_unseen) for record in records):
+        if names:
+            yield (
+                f"mIoU of {title}: the mean over the classes that are in a label or a prediction; "
+                f"{', '.join(names)}: in no label, but predicted, so counted with 0."
+            )
 
 
 def _entry(estimate: Estimate | None, best: float | None) -> Entry:
@@ -156,9 +182,9 @@ def format_interval(interval: tuple[float, float] | None) -> str:
     return "" if interval is None else f"[{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
 
 
-def render_markdown(records: Sequence[Record]) -> str:
+def render_markdown(records: Sequence[Record], all_columns: bool = False) -> str:
     """Render `results.md`: a table per protocol, best values bold, the protocol below."""
-    return markdown_tables(build_tables(records))
+    return markdown_tables(build_tables(records, all_columns))
 
 
 def markdown_tables(tables: Sequence[Table]) -> str:
@@ -183,40 +209,43 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\
 _LATEX |= {"^": r"\textasciicircum{}", MISSING: "--", "†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$"}
 
 
-def render_latex(records: Sequence[Record]) -> str:
-    """Render `results.tex`: `\\input` it where `booktabs` is loaded."""
-    return latex_tables(build_tables(records))
-
-
 def latex_tables(tables: Sequence[Table]) -> str:
-    """Mark tables up as LaTeX, one after the other."""
+    """Mark tables up as LaTeX, one after the other; what is wider than the page is shrunk to it."""
     parts = []
     for table in tables:
-        names = [column.removesuffix(" AuPRC") for column in table.header[3::2]]
+        head = [name for name in table.header if not name.endswith((" AuPRC", " FPR95"))]
+        names = [name.removesuffix(" AuPRC") for name in table.header if name.endswith(" AuPRC")]
+        first = len(head) + 1
         over = " & ".join(rf"\multicolumn{{2}}{{c}}{{{_latex(name)}}}" for name in names)
-        rules = " ".join(rf"\cmidrule(lr){{{4 + 2 * i}-{5 + 2 * i}}}" for i in range(len(names)))
-        rows = "\n".join(rf"{' & '.join(map(_latex_entry, row))} \\" for row in table.rows)
-        parts.append(rf"""% needs \usepackage{{booktabs}}
+        rules = " ".join(rf"\cmidrule(lr){{{first + 2 * i}-{first + 1 + 2 * i}}}" for i in range(len(names)))
+        lines = [line for row in table.rows for line in _latex_lines(row)]
+        rows = "\n".join(rf"{' & '.join(line)} \\" for line in lines)
+        parts.append(rf"""% needs \usepackage{{booktabs}} and \usepackage{{graphicx}}
 \begin{{table}}
 \centering
+\small
+\resizebox{{\ifdim\width>\linewidth\linewidth\else\width\fi}}{{!}}{{%
 \begin{{tabular}}{{ll{"r" * (len(table.header) - 2)}}}
 \toprule
-& & & {over} \\
+{"& " * len(head)}{over} \\
 {rules}
-Model & Method & mIoU & {" & ".join(["AuPRC & FPR95"] * len(names))} \\
+{" & ".join([*head, *["AuPRC & FPR95"] * len(names)])} \\
 \midrule
 {rows}
 \bottomrule
-\end{{tabular}}
+\end{{tabular}}%
+}}
 \caption{{{_latex(table.footnote)}}}
 \end{{table}}
 """)
     return "\n".join(parts)
 
 
-def _latex_entry(entry: Entry) -> str:
-    text = rf"\textbf{{{_latex(entry.text)}}}" if entry.is_best else _latex(entry.text)
-    return rf"{text}\,{{\tiny {entry.interval}}}" if entry.interval else text  # a space that keeps its width
+def _latex_lines(row: Sequence[Entry]) -> Iterator[list[str]]:
+    """Yield the numbers of a row, and its intervals below them, which would be too wide beside them."""
+    yield [rf"\textbf{{{_latex(entry.text)}}}" if entry.is_best else _latex(entry.text) for entry in row]
+    if any(entry.interval for entry in row):
+        yield [rf"{{\tiny {entry.interval}}}" if entry.interval else "" for entry in row]
 
 
 def _latex(text: str) -> str:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Int64
+
+from eval.metrics.closed_set import mean_iou, unseen_classes
 from eval.predict.predictions import CachedSet, CacheInfo
 from eval.report.figures import plot_temperatures
 from eval.report.record import Record, csv_text, render_csv, render_json
-from eval.report.tables import MISSING, markdown_row, render_latex, render_markdown
-from eval.temperature import TABLE_TEMPERATURES, Kind, Sweep, Variant
+from eval.report.tables import MISSING, Table, build_tables, latex_tables, markdown_row, markdown_tables
+from eval.temperature import Kind, Sweep, Variant
 
 _PRECISION = (
     "Predictions read back from half precision. Numbers here are measured in float32; the search for a best "
@@ -29,7 +33,8 @@ class TemperatureReport:
 
     info: CacheInfo
     sweeps: Sequence[Sweep]
-    kinds: Sequence[Kind]
+    reported: Mapping[Kind, Sequence[tuple[float, str | None]]]
+    """Temperatures of the tables, and where each is from."""
     validation: CachedSet | None
     """The set on which temperatures were chosen."""
     chosen: Mapping[Kind, float]
@@ -38,33 +43,33 @@ class TemperatureReport:
     """Best temperature on the very set, by its name; empty where nobody asked for it."""
     calibration: float | None
     """Temperature of least NLL on the closed set."""
+    confusion: Mapping[float, Int64[np.ndarray, "C C"]]
+    """Pixels of the closed set per true and predicted class, by query temperature; empty without that set."""
 
-    def render(self) -> dict[str, str | bytes]:
-        """Render all files, by name."""
+    def render(self, all_columns: bool) -> dict[str, str | bytes]:
+        """Render all files, by name; `all_columns` as of `eval.report.tables.list_columns`."""
         records = self._records()
+        tables = build_tables(records, all_columns)
         return {
             "results.json": render_json(records),
             "results.csv": render_csv(records),
-            "results.tex": render_latex(records),
-            "temperature.md": self._markdown(records),
+            "results.tex": latex_tables(tables),
+            "temperature.md": self._markdown(tables),
             "sweep.csv": self._csv(),
             "temperature.png": self._plot(),
         }
 
     def _records(self) -> list[Record]:
-        """List the fixed temperatures of every table, then the chosen one; never an oracle."""
-        records = []
-        for kind in self.kinds:
-            wanted: list[tuple[float, str | None]] = [(t, None) for t in TABLE_TEMPERATURES]
-            if self.validation is not None:
-                wanted.append((self.chosen[kind], self.validation.name))
-            records += [
-                self._record(sweep, Variant(*kind, t), of) for t, of in wanted for sweep in self.sweeps
-            ]
-        return records
+        """List the reported temperatures; never an oracle."""
+        return [
+            self._record(sweep, Variant(*kind, t), source)
+            for kind, wanted in self.reported.items()
+            for t, source in wanted
+            for sweep in self.sweeps
+        ]
 
     def _record(self, sweep: Sweep, variant: Variant, source: str | None) -> Record:
-        metrics = sweep.metrics[variant]
+        metrics, confusion = sweep.metrics[variant], self.confusion.get(variant.divisors[0])
         return Record(
             model=self.info.model,
             checkpoint=self.info.checkpoint,
@@ -80,18 +85,27 @@ class TemperatureReport:
             fpr95=metrics.fpr95,
             fpr95_ci=None,
             auroc=metrics.auroc,
-            miou=None,
+            miou=None if confusion is None else float(mean_iou(confusion)),
             best_f1=metrics.best_f1,
+            limit=sweep.cached.limit,
+            sees=sweep.cached.sees,
+            miou_unseen=() if confusion is None else unseen_classes(confusion),
         )
 
-    def _markdown(self, records: Sequence[Record]) -> str:
-        parts = [render_markdown(records), _PRECISION]
+    def _markdown(self, tables: Sequence[Table]) -> str:
+        parts = [markdown_tables(tables), _PRECISION]
         if self.validation is not None:
             name = self.validation.name
             parts.append(f"Best temperatures were chosen by AP on {name}, which is no test set.\n")
         if self.calibration is not None:
             criterion = "least NLL of the closed set on Cityscapes val"
             parts.append(f"Calibration temperature ({criterion}): {self.calibration:.3g}.\n")
+        for sweep in self.sweeps:
+            for kind, end in sweep.at_end.items():
+                what = f"{Variant(*kind, end).label} on {sweep.cached.name}"
+                parts.append(
+                    f"Warning: {what}: best at the end of the grid (T = {end:g}), and searched past it.\n"
+                )
         if self.oracle:
             parts.append(_ORACLE + "".join(self._oracle_row(*key) + "\n" for key in self.oracle))
         return "\n".join(parts)
@@ -112,7 +126,7 @@ class TemperatureReport:
         rows: list[list[object]] = []
         for sweep in self.sweeps:
             use = "validation" if sweep.cached == self.validation else "test"
-            for variant, m in sorted((sweep.scanned | sweep.metrics).items()):
+            for variant, m in sorted(sweep.known.items()):
                 precision = "float32" if variant in sweep.metrics else "float16"
                 best = self.oracle.get((sweep.cached.name, (variant.score, variant.level)))
                 mark = "best" if best == variant.temperature else ""
@@ -124,6 +138,6 @@ class TemperatureReport:
         curves: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
         for sweep in self.sweeps:
             lines = curves.setdefault(sweep.cached.name, {})
-            for variant, metrics in (sweep.scanned | sweep.metrics).items():
+            for variant, metrics in sweep.known.items():
                 lines.setdefault(variant.label, []).append((variant.temperature, metrics.ap, metrics.fpr95))
         return plot_temperatures(curves)

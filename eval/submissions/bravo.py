@@ -6,8 +6,9 @@
 This is the raw tree. What is uploaded is made from it by the benchmark's own `encode_submission`, which keeps
 the pixels that its sampling file names.
 
-Confidence c in [0, 1] is stored as min(floor(65536 c), 65535). c is 1 - s for scores s in [0, 1], which keeps
-MSP a probability; of other scores it is 1 / (1 + exp(s)), an order without meaning as a probability.
+Confidence c in [0, 1] is stored as min(floor(65536 c), 65535). c is 1 - s for scores s in [0, 1]: with MSP of
+logits and NormalizedMSP of a mask model the probability of the predicted class, whose calibration BRAVO
+measures. Of other scores it is 1 / (1 + exp(s)), an order without meaning as a probability.
 
 Source: README and `bravo_toolkit` of valeoai/bravo_challenge at 0521eca and 3ab6566 (2024).
 """
@@ -34,7 +35,9 @@ SUBSETS = ("ACDC", "SMIYC", "outofcontext", "synflare", "synobjs", "synrain")
 NUM_IMAGES = 3901
 """Images of all subsets: half of the 7802 files that BRAVO's README counts in a submission."""
 KNOWN_COUNTS: dict[str, int] = {}
-UNIT_SCORES = ("MSP", "MaxEntropy", "EAM")
+OF_EVIDENCE = {"MSP": "NormalizedMSP", "MaxEntropy": "NormalizedEntropy"}
+"""What a mask model answers in the place of scores of softmax(L), which is no probability of evidence."""
+UNIT_SCORES = (*OF_EVIDENCE, *OF_EVIDENCE.values(), "EAM")
 """Scores in [0, 1], or nearly so."""
 FILES = ("{key}_pred.png", "{key}_conf.png")
 FILE_PATTERN = re.compile(rf"(?P<key>bravo_(?:{'|'.join(SUBSETS)})/.+)_(?:pred|conf)\.png")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from eval.predict.windows import ModelSource
 from eval.sets.frames import image_size
-from eval.submissions import smiyc
+from eval.submissions import bravo, smiyc
 from eval.submissions.benchmark import BENCHMARKS, choose_pictures
 from eval.submissions.package import Description
 from eval.submissions.picture import BenchmarkImage, predict_from_class_scores, require_method
@@ -15,6 +16,8 @@ from eval.submissions.verify import PackageFindings, verify_package
 from eval.submissions.writing import write_package
 from shards.errors import InputError
 from shards.output import claimed, require_free
+
+logger = logging.getLogger(__name__)
 
 
 def write_predictions(
@@ -41,6 +44,10 @@ def write_predictions(
     pictures = choose_pictures(BENCHMARKS[benchmark], datasets, parts)
     with claimed(out):
         model = open_model(pictures[0])
+        predictor = model.load()
+        if benchmark == bravo.NAME and predictor.has_evidence and score in bravo.OF_EVIDENCE:
+            asked, score = score, bravo.OF_EVIDENCE[score]
+            logger.info("--score %s: a mask model's probability is a share of its evidence: %s", asked, score)
         description = Description(
             benchmark=benchmark,
             method=method,
@@ -49,7 +56,6 @@ def write_predictions(
             score=score,
             frames={picture.key: image_size(picture.image) for picture in pictures},
         )
-        predictor = model.load()
         findings = write_package(
             out, description, pictures, lambda image: predict_from_class_scores(predictor(image), score)
         )

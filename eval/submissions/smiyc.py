@@ -32,7 +32,7 @@ from shards.errors import InputError
 from shards.picture import MAX_PIXELS
 
 NAME = "smiyc"
-LOG_SCORES = ("MSP", "MaxEntropy")
+LOG_SCORES = ("MSP", "MaxEntropy", "NormalizedMSP", "NormalizedEntropy")
 """Scores in [0, 1] that networks answer near 1, or near 0, by the thousand. float16 has steps of 0.0005 below
 1; the logarithm moves 1 to 0, where they are finest, and keeps the ratio of small ones."""
 _TINY = float(np.finfo(np.float32).tiny)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from tqdm import tqdm
 
 from eval.sets.frames import read_picture
 from eval.submissions.benchmark import BENCHMARKS, Benchmark
@@ -19,6 +18,7 @@ from eval.submissions.verify import PackageFindings, examine_files, verify_packa
 from shards.errors import InputError
 from shards.files import read_json, remove_partials, to_json, write_atomically
 from shards.output import make_folder, require_free
+from shards.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def write_package(
     _begin(growing, description)
     benchmark = BENCHMARKS[description.benchmark]
     kept = 0
-    for picture in tqdm(pictures, desc=description.benchmark, unit="image", disable=None):
+    for picture in Progress(pictures, desc=description.benchmark, unit="image"):
         names = benchmark.name_files(picture.key, description.method)
         if _is_finished(growing, benchmark, names, description.frames[picture.key]):
             kept += 1

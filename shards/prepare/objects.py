@@ -9,11 +9,11 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 from pycocotools import mask as coco_mask
-from tqdm import tqdm
 
 from shards.errors import InputError, printable
 from shards.prepare.annotations import Instances, Rle, encode_mask
 from shards.prepare.plan import FolderPlan, ShardPlan
+from shards.progress import Progress
 
 META_OOD_CATEGORIES = ("person", "bicycle", "car", "motorcycle", "bus", "truck", "traffic light", "stop sign")
 """COCO categories that are Cityscapes classes too, as Meta-OoD lists them; it leaves out `train`."""
@@ -169,7 +169,7 @@ def select_objects(
         entries = report.keep(entries, lambda e: not e.get("iscrowd"), "a crowd")
     sizes = {image["id"]: (image["height"], image["width"]) for image in images}
     objects = []
-    for entry in tqdm(entries, desc="reading masks", unit="object", disable=None):
+    for entry in Progress(entries, desc="reading masks", unit="object"):
         if (mask := encode_mask(entry["segmentation"], *sizes[entry["image_id"]])) is not None:
             category = names[entry["category_id"]]
             objects.append(CocoObject(entry["image_id"], str(entry["id"]), category, mask))

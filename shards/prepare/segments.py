@@ -15,13 +15,13 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from jaxtyping import Int32, UInt8
-from tqdm import tqdm
 
 from shards.cutout import Cutout, encode_cutout
 from shards.errors import InputError
 from shards.picture import COLOUR, GREY, GREY16, decode_numbers, decode_picture
 from shards.prepare.objects import FilterReport, ObjectSize, plan_bank
 from shards.prepare.plan import EncodedSample, FolderPlan, split_into_shards
+from shards.progress import Progress
 from shards.source import Source, list_near, open_source
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -89,7 +89,7 @@ def plan_segments(
     entries = _pair(pictures, maps)
     sizes: list[ObjectSize] = []
     chosen, counts, total = [], [], 0
-    for entry in tqdm(entries, desc="reading maps", unit="map", disable=None):
+    for entry in Progress(entries, desc="reading maps", unit="map"):
         found = find_segments(read_ids(maps.read(entry.map), maps.locate(entry.map)), rule)
         total += len(found)
         if kept := [segment for segment in found if segment.area >= rule.min_area]:

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-from tqdm import tqdm
 
 from shards.errors import InputError
 from shards.files import (
@@ -43,6 +42,7 @@ from shards.index import build_index, write_index
 from shards.manifest import MANIFEST_NAME, Manifest, ShardEntry, read_manifest, write_manifest
 from shards.output import make_folder, require_free, staged_folder
 from shards.prepare.plan import EncodedSample, FolderPlan, ShardPlan
+from shards.progress import Progress
 from shards.task import Task
 
 logger = logging.getLogger(__name__)
@@ -205,7 +205,7 @@ def _require_same_plan(folder: Path, plan: FolderPlan) -> None:
 
 def _write_missing(shards: Sequence[ShardPlan], folder: Path, workers: int, title: str) -> None:
     todo = [shard for shard in shards if not _is_done(folder, shard)]
-    with tqdm(total=sum(s.num_samples for s in todo), desc=title, unit="sample", disable=None) as bar:
+    with Progress(total=sum(s.num_samples for s in todo), desc=title, unit="sample") as bar:
         if min(workers, len(todo)) > 1:
             _write_in_processes(todo, folder, min(workers, len(todo)), bar)
         else:
@@ -232,7 +232,7 @@ def _write_with_entry(shard: ShardPlan, folder: Path, after_sample: Callable[[],
     return len(keys)
 
 
-def _write_in_processes(shards: Sequence[ShardPlan], folder: Path, workers: int, bar: tqdm) -> None:
+def _write_in_processes(shards: Sequence[ShardPlan], folder: Path, workers: int, bar: Progress) -> None:
     # Workers are spawned: a fork of a process with threads (torch, tqdm) may deadlock.
     context = multiprocessing.get_context("spawn")
     stop = context.Event()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import jobs.finetune
 import trainer.losses.mask
-from eval.predict.scores import pixel_class_scores
+from eval.predict.queries import pixel_class_scores
 from jobs.evaluate import evaluate
 from models.config import LoraSettings, ModelConfig
 from models.eomt import EoMT

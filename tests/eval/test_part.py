@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from eval.metrics.closed_set import measure_closed_set
 from eval.part import ClosedSetPart, TestSetPart, evaluate_closed_set, evaluate_test_set
 from eval.predict.scores import DEFAULT_SCORES, SCORES
-from eval.predict.windows import slide
+from eval.predict.windows import SlidingPredictor
 from eval.protocol import get_protocol, get_protocols
 from eval.report.record import Record
 from eval.report.slices import BANDS
@@ -33,7 +33,7 @@ def predict_windows(windows: torch.Tensor) -> torch.Tensor:
     return windows.float() / 255  # the class scores of class c is channel c
 
 
-PREDICTOR = slide(predict_windows, WINDOW)
+PREDICTOR = SlidingPredictor(predict_windows, WINDOW)
 
 
 @pytest.fixture
@@ -93,7 +93,9 @@ def test_images_are_resampled_where_intervals_are_asked_for(test_set, monkeypatc
 
 def test_each_image_is_predicted_once_whatever_the_number_of_scores(test_set):
     seen = []
-    counting = slide(lambda windows: seen.append(len(windows)) or predict_windows(windows), WINDOW, 8)
+    counting = SlidingPredictor(
+        lambda windows: seen.append(len(windows)) or predict_windows(windows), WINDOW, 8
+    )
     protocols = get_protocols(["smiyc", "native", "rba"])
     found = records(test_set, counting, protocols, scores=("MSP", "RbA"))
     assert [(r.protocol, r.score) for r in found] == [(p.name, s) for p in protocols for s in ("MSP", "RbA")]
@@ -129,7 +131,7 @@ def test_the_chosen_frames_are_kept_for_the_picture_and_nothing_in_the_folder(te
 
 def test_a_network_that_answers_nan_is_reported(test_set):
     with pytest.raises(InputError, match="scores of anomalous pixels are NaN"):
-        evaluated(test_set, lambda image: PREDICTOR(image) * torch.nan)
+        evaluated(test_set, SlidingPredictor(lambda windows: predict_windows(windows) * torch.nan, WINDOW))
 
 
 def test_an_image_of_another_size_than_its_mask_is_named(test_set):

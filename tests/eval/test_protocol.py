@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, roc_curve
 from eval.metrics.curve import FPR_RULES, ImageScores
 from eval.metrics.measure import measure_score
 from eval.part import TestSetPart, evaluate_test_set
-from eval.predict.windows import slide
+from eval.predict.windows import SlidingPredictor
 from eval.protocol import MAX_IMAGES_RBA, PROTOCOLS, get_protocol, get_protocols
 from eval.sets.registry import find_test_sets, resize_target
 from shards.errors import InputError
@@ -109,7 +109,7 @@ def test_course_512_squashes_image_and_mask_as_the_courses_script_does(tmp_path)
     expected = average_precision_score(np.stack(truth).ravel(), np.stack(scores).ravel())
     protocols = [get_protocol("course-512")]
     part = TestSetPart(test_set=test_set, protocols=protocols, scores=("MaxLogit",), components=False)
-    predictor = slide(lambda windows: windows.float() / 255, (512, 1024))
+    predictor = SlidingPredictor(lambda windows: windows.float() / 255, (512, 1024))
     (result,) = evaluate_test_set(part, predictor).results
     assert result.record.num_pixels == 2 * 512 * 1024
     assert result.record.ap == pytest.approx(

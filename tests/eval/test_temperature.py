@@ -12,9 +12,18 @@ import torch
 from scipy.stats import entropy
 from sklearn.metrics import average_precision_score
 
+from eval.metrics.closed_set import best_likelihood
 from eval.predict.predictions import CachedSet, PredictionRecorder, read_frame, write_frame, write_index
-from eval.predict.scores import DEFAULT_SCORES, pixel_class_scores
-from eval.temperature import Sweep, Variant, best_likelihood, list_kinds, require_selection_split
+from eval.predict.queries import pixel_class_scores
+from eval.predict.scores import DEFAULT_SCORES
+from eval.temperature import (
+    OF_SHARES,
+    Sweep,
+    Variant,
+    list_kinds,
+    require_selection_split,
+    table_temperatures,
+)
 from shards.errors import InputError
 
 WINDOW = (16, 24)
@@ -70,18 +79,34 @@ def test_metrics_are_those_of_scores_computed_directly(tmp_path, score, level):
 
 def test_refining_is_no_worse_than_the_grid(tmp_path):
     sweep = Sweep(tmp_path, write_set(tmp_path, "pixels"))
-    best = sweep.refine("MSP", "pixel", (0.5, 1.0, 4.0))
+    best = sweep.refine([("MSP", "pixel")], (0.5, 1.0, 4.0))["MSP", "pixel"]
     assert len(sweep.scanned) > 5
     sweep.measure(sweep.scanned)
     found = sweep.metrics[Variant("MSP", "pixel", best)].ap
     assert found == max(metrics.ap for metrics in sweep.metrics.values())
 
 
+def test_a_best_end_of_the_grid_is_passed_and_told(tmp_path, caplog):
+    """Anomalies differ by the margin of the two largest classes only, which T -> 0 alone reads off."""
+    rng = np.random.default_rng(0)
+    target = (rng.random(WINDOW) < 0.2).astype(np.uint8)
+    class_scores = torch.from_numpy(rng.random((1, 19, *WINDOW))).float() * 0.5
+    margin = torch.from_numpy(np.where(target, 0.01, 0.03)).float()
+    class_scores[0, 0], class_scores[0, 1] = 0.6 + margin, 0.6
+    sweep = Sweep(tmp_path, write_cached(tmp_path, target, (class_scores,), num_classes=19))
+    best = sweep.refine([("MSP", "pixel")], (0.5, 1.0, 4.0))["MSP", "pixel"]
+    assert 1e-3 <= best < 0.1
+    assert sweep.metrics[Variant("MSP", "pixel", best)].ap > 0.99
+    assert sweep.at_end == {("MSP", "pixel"): 0.5}
+    assert "S: MSP: the best T is at the end of the grid, 0.5 of 0.5 to 4; trying further" in caplog.text
+
+
 @pytest.mark.parametrize("kind", ["masks", "pixels"])
 def test_a_scan_is_near_what_is_measured(tmp_path, kind):
     """At both levels, for more query temperatures than are computed at once."""
     sweep = Sweep(tmp_path, write_set(tmp_path, kind))
-    variants = [Variant(*k, t) for k in list_kinds(kind == "masks") for t in (0.25, 0.5, 1.0, 3.0, 5.0, 12.0)]
+    kinds = list_kinds(kind == "masks", (*DEFAULT_SCORES, *(OF_SHARES if kind == "masks" else ())))
+    variants = [Variant(*k, t) for k in kinds for t in (0.25, 0.5, 1.0, 3.0, 5.0, 12.0)]
     sweep.scan(variants)
     sweep.measure(variants)
     for variant in variants:
@@ -122,7 +147,15 @@ def test_very_sure_and_equal_pixels_are_counted(tmp_path):
 def test_max_logit_has_no_pixel_temperature_and_pixel_networks_no_queries():
     assert ("MaxLogit", "pixel") not in list_kinds(has_queries=True)
     assert ("MaxLogit", "query") in list_kinds(has_queries=True)
+    assert list_kinds(True, ("NormalizedMSP",)) == [("NormalizedMSP", "query")]
+    with pytest.raises(InputError, match="--scores: NormalizedMSP is of mask models; the cache holds logits"):
+        list_kinds(False, ("NormalizedMSP",))
     assert list_kinds(has_queries=False) == [("MSP", "pixel"), ("MaxEntropy", "pixel"), ("RbA", "pixel")]
+
+
+def test_the_entropic_scale_of_isomax_is_a_query_temperature_of_every_table():
+    assert table_temperatures("query", 10.0)[10.0] == "entropic scale"
+    assert set(table_temperatures("pixel", 10.0)) == set(table_temperatures("query")) == {1.0, 0.5, 0.75, 1.1}
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])

@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from eval.report.record import parse_json, render_json
-from eval.report.tables import MISSING
 from eval.sketch import sketch_path
 from jobs.collect import main
 from shards.errors import InputError
@@ -44,8 +43,8 @@ def test_runs_that_differ_in_their_seed_become_one_row(tmp_path, capsys) -> None
     table = (tmp_path / "table" / "results.md").read_text()
     assert capsys.readouterr().out == table
     assert [row[:4] for row in rows(table)] == [
-        ["lora (2 seeds)", "MSP", MISSING, "30.00 ± 14.14‡"],
-        ["lora,lr=2,seed=0", "MSP", MISSING, "**90.00**"],
+        ["lora (2 seeds)", "MSP", "30.00 ± 14.14‡", "50.00 ± 0.00"],
+        ["lora,lr=2,seed=0", "MSP", "**90.00**", "50.00‡"],
     ]
     records = parse_json((tmp_path / "table" / "results.json").read_text(), "table")
     assert [record.model for record in records] == [run.name for run in runs]
@@ -64,11 +63,62 @@ def test_a_folder_of_runs_is_all_of_them(tmp_path: Path) -> None:
     assert "Missing: c (no eval/results.json)." in table
 
 
+REPETITIONS = [
+    ({"limit": 3}, {"limit": 3}, ["m (first 3 frames) (2 seeds)"]),
+    ({"limit": 3}, {}, ["m, seed 0 (first 3 frames)", "m, seed 1"]),
+    ({"num_images": 9}, {}, ["m, seed 0", "m, seed 1"]),
+    ({"model": "one"}, {"model": "two"}, ["one (2 seeds)"]),
+    (
+        {"checkpoint": "r/best/step-0000001"},
+        {"checkpoint": "r/checkpoints/step-0000002"},
+        ["m, seed 0", "m, seed 1"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("first", "second", "models"), REPETITIONS)
+def test_seeds_belong_together_where_the_same_was_evaluated_whatever_its_name(
+    tmp_path, first, second, models
+) -> None:
+    runs = []
+    for seed, changes in enumerate((first, second)):
+        runs.append(make_run(tmp_path, f"run{seed}", 0.2, seed=seed))
+        record = make_record(**{"model": f"m, seed {seed}", "checkpoint": "gone", **changes})
+        (runs[-1] / "eval" / "results.json").write_text(render_json([record]))
+    main([*map(str, runs), "--out", str(tmp_path / "table")])
+    assert [row[0] for row in rows((tmp_path / "table" / "results.md").read_text())] == models
+
+
+def test_temperatures_that_seeds_chose_for_themselves_are_one_method(tmp_path) -> None:
+    """The results lie outside of the runs; their checkpoints tell the configurations."""
+    results = []
+    for seed, temperature in enumerate((2.0, 3.0)):
+        run = make_run(tmp_path, f"m-seed{seed}", None, seed=seed)
+        checkpoint = str(run / "checkpoints" / "step-0000001")
+        record = make_record(temperature=temperature, temperature_from="val", checkpoint=checkpoint, ap=0.5)
+        results.append(tmp_path / f"sweep{seed}" / "results.json")
+        results[-1].parent.mkdir()
+        results[-1].write_text(render_json([record]))
+    main([*map(str, results), "--out", str(tmp_path / "table")])
+    (row,) = rows((tmp_path / "table" / "results.md").read_text())
+    assert row[:3] == ["run_a (2 seeds)", "MSP (T from val)", "50.00 ± 0.00"]
+
+
+def test_models_are_named_on_request_and_all_columns_shown(tmp_path) -> None:
+    runs = [str(make_run(tmp_path, name, 0.2)) for name in ("a", "b")]
+    out = str(tmp_path / "table")
+    main([*runs, "--names", "EoMT", "ERFNet", "--all_columns", "--out", out])
+    table = rows((tmp_path / "table" / "results.md").read_text())
+    assert [(row[0], len(row)) for row in table] == [("EoMT", 13), ("ERFNet", 13)]
+    with pytest.raises(InputError, match="--names: got 1 names for 2 runs; one each is needed"):
+        main([*runs, "--names", "EoMT", "--out", out])
+
+
 def test_a_second_run_of_one_seed_is_no_second_seed(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / part, "a", ap, seed=0) for part, ap in (("x", 0.2), ("y", 0.4))]
     main([*map(str, runs), "--out", str(tmp_path / "table")])
     table = rows((tmp_path / "table" / "results.md").read_text())
-    assert [(row[0], row[3]) for row in table] == [("a", "20.00‡"), ("a", "**40.00**")]
+    assert [(row[0], row[2]) for row in table] == [("a", "20.00‡"), ("a", "**40.00**")]
 
 
 def add_sketch(run: Path, shift: float, seed: int) -> None:
@@ -85,7 +135,7 @@ def test_what_the_images_do_not_support_is_marked_and_what_they_do_is_not(tmp_pa
         add_sketch(run, shift, number)
     main([*map(str, runs), "--out", str(tmp_path / "table")])
     table = (tmp_path / "table" / "results.md").read_text()
-    assert [row[3] for row in rows(table)] == ["**90.00**", "89.00†", "50.00", "40.00‡"]
+    assert [row[2] for row in rows(table)] == ["**90.00**", "89.00†", "50.00", "40.00‡"]
     assert "†: the test does not support that the best is better" in table.split("## Differences")[0]
     entries = json.loads((tmp_path / "table" / "differences.json").read_text())
     entries = [entry for entry in entries if entry["column"] == "SMIYC RA-21 AuPRC"]

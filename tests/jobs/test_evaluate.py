@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from eval.evaluate import RENDERINGS
-from eval.predict.scores import QueryOutputs, min_distance, pixel_class_scores, uno
+from eval.predict.predictions import read_cache
+from eval.predict.queries import QueryOutputs, min_distance, pixel_class_scores, uno
+from eval.predict.scores import QUERY_SCORES, SCORES
 from eval.report.record import parse_json
 from eval.sketch import compare_resampled, read_sketch, resample_sketch, sketch_path
 from jobs.evaluate import evaluate, main, model_name
 from models import segmenter
 from models.erfnet import ERFNet
-from models.segmenter import choose_device, make_predictor
+from models.segmenter import choose_device, make_predictor, require_readable
 from shards.errors import InputError
 from tests.models.tiny import make_model
 from tests.support.evaluation import encode, options_for, write_run, write_val_shards
@@ -82,17 +83,18 @@ def test_the_baseline_goes_through_the_same_evaluation_but_has_no_queries(tmp_pa
     assert all(record.ap is not None and 0 < record.ap < 1 for record in records)
 
 
-ALL_SCORES = ("MSP", "MinDistance", "MaxLogit", "EAM", "MaxEntropy", "RbA", "Energy", "UNO", "MaskEnergy")
+ALL_SCORES = (*SCORES, *QUERY_SCORES)
 
 
 def test_every_score_comes_from_one_pass_where_the_model_has_what_it_reads(tmp_path):
     checkpoint = write_run(tmp_path / "uno", class_head="isomax", outlier_class="trained")
     val = write_val_shards(tmp_path / "val")
-    settings = {"scores": ALL_SCORES, "components": False, "cityscapes": val}
+    settings = {"scores": ALL_SCORES, "components": False, "cityscapes": val, "cache": tmp_path / "cache"}
     records = evaluate(options_for(tmp_path, checkpoint=checkpoint, **settings))
     assert [record.score for record in records[: len(ALL_SCORES)]] == list(ALL_SCORES)
     assert all(record.ap is not None and 0 < record.ap < 1 for record in records)
     assert all(record.miou is not None and 0 < record.miou < 0.5 for record in records)
+    assert read_cache(tmp_path / "cache")[0].entropic_scale == 10
 
 
 def test_query_scores_of_a_window_are_those_of_the_model():
@@ -111,6 +113,13 @@ def test_query_scores_of_a_window_are_those_of_the_model():
     torch.testing.assert_close(make_predictor(model, "cpu")(window), maps[:, :19])
 
 
+@pytest.mark.parametrize("score", ["NormalizedMSP", "EAM"])
+def test_logits_have_no_share_of_evidence(score):
+    text = f"--scores: net.pth has no queries, which {score} reads"
+    with pytest.raises(InputError, match=text):
+        require_readable(ERFNet(20), ("MSP", score), "--scores: net.pth")
+
+
 def test_the_void_channel_takes_no_part():
     torch.manual_seed(0)
     network = ERFNet(20).eval()
@@ -121,7 +130,7 @@ def test_the_void_channel_takes_no_part():
 
 def test_a_failure_on_the_way_leaves_no_results(tmp_path, monkeypatch):
     options = options_for(tmp_path, components=False)
-    monkeypatch.setitem(RENDERINGS, "results.tex", lambda records: 1 / 0)
+    monkeypatch.setattr("eval.evaluate.latex_tables", lambda tables: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         evaluate(options)
     assert [path.name for path in options.out.iterdir()] == ["cells"]
@@ -192,4 +201,3 @@ def test_the_model_is_named_after_its_run(tmp_path):
     step = options.checkpoint / "checkpoints" / "step-0000010"
     assert model_name(options, step) == "rba_run"
     assert model_name(dataclasses.replace(options, name="x"), step) == "x"
-    assert model_name(dataclasses.replace(options, limit=2), step) == "rba_run (first 2 frames)"

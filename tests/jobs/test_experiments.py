@@ -9,8 +9,8 @@ import pytest
 
 from eval.report.record import Record, render_json
 from jobs import experiments
-from jobs.demo import BASELINE, METHODS, SCORES, Scale, make_data, train_and_evaluate
-from jobs.experiments import ExperimentsOptions, render_report
+from jobs.demo import BASELINE, METHODS, Scale, make_data, train_and_evaluate
+from jobs.experiments import SCORES, ExperimentsOptions, render_report
 from shards.errors import InputError
 from tests.support.records import make_record
 

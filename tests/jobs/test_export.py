@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoImageProcessor, EomtForUniversalSegmentation
 
-from eval.predict.scores import SCORES, pixel_class_scores
+from eval.predict.queries import pixel_class_scores
+from eval.predict.scores import SCORES
 from jobs.export import main
 from models.adapt import AdaptConfig, apply_adaptation
 from models.backbone import TINY
@@ -162,7 +166,7 @@ def test_onnxruntime_answers_as_torch_does(tmp_path: Path, settings: dict) -> No
         np.testing.assert_allclose(score, SCORES["RbA"](expected).numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("score", ["MinDistance", "UNO", "MaskEnergy"])
+@pytest.mark.parametrize("score", ["MinDistance", "UNO", "MaskEnergy", "ClassClaimEntropy"])
 def test_onnx_has_scores_that_read_queries_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: str
 ) -> None:
@@ -182,6 +186,28 @@ def test_the_baseline_is_exported_too(tmp_path: Path, monkeypatch: pytest.Monkey
     out = export(tmp_path / "erfnet.pth", "onnx", tmp_path / "out")
     class_scores, _ = run_onnx(out, IMAGE[:, :, :16, :32])
     assert class_scores.shape == (2, 19, 16, 32)
+
+
+def test_a_graph_says_what_its_user_has_to_know_and_the_export_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    run = save(make_model(num_blocks=1), tmp_path / "run")
+    out = export(run, "onnx", tmp_path / "out", "--score", "MaxLogit")
+    printed, errors = capfd.readouterr()
+    assert printed.count("\n") == 1
+    assert "uint8 images of 32x48 to class_scores and score (MaxLogit), described in its metadata" in printed
+    assert (errors, caplog.text) == ("", "")
+    session = onnxruntime.InferenceSession(str(out / "model.onnx"))
+    facts = session.get_modelmeta().custom_metadata_map
+    assert json.loads(facts["classes"])[:2] == ["road", "sidewalk"]
+    assert json.loads(facts["image_size"]) == [32, 48]
+    assert json.loads(facts["mean"]) == pytest.approx(IMAGENET_MEAN)
+    assert json.loads(facts["std"]) == pytest.approx(IMAGENET_STD)
+    assert facts["scaling"] == "inside the graph: (image / 255 - mean) / std"
+    assert (facts["score"], facts["network"], facts["checkpoint"]) == ("MaxLogit", "EoMT", str(run))
+    assert re.fullmatch("[0-9a-f]{64}", facts["sha256"])
+    assert [output.name for output in session.get_outputs()] == ["class_scores", "score"]
 
 
 @pytest.mark.parametrize(

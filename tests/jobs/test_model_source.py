@@ -51,7 +51,7 @@ def test_the_documented_model_runs_and_its_maps_give_the_same_number(
     path.write_text(documented_model())
     found = evaluate(sets, tmp_path / "own", "--model_file", f"{path}:build")
     assert list(found) == ["MSP", "MaxLogit", "MaxEntropy", "RbA", "Blueness"]
-    assert "| my_model.py | Blueness |" in capsys.readouterr().out
+    assert "| my_model | Blueness |" in capsys.readouterr().out
     (test_set,) = find_test_sets(sets)
     (tmp_path / "maps/RoadAnomaly").mkdir(parents=True)
     names: dict[str, Any] = {}

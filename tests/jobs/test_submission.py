@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from eval.predict.scores import rba
-from eval.predict.windows import slide
+from eval.predict.windows import SlidingPredictor
 from jobs.doctor import main as doctor
 from jobs.export import main as export
 from models.segmenter import make_predictor
@@ -34,6 +35,22 @@ def downloads(tmp_path: Path) -> Path:
     return tmp_path / "downloads"
 
 
+def test_the_confidence_of_a_mask_model_for_bravo_is_its_share_of_the_evidence(
+    run: Path, downloads: Path, tmp_path: Path
+) -> None:
+    image = cv2.imread(str(downloads / "dataset_AnomalyTrack/images/zebra0000.jpg"))
+    (downloads / "bravo_ACDC").mkdir()
+    cv2.imwrite(str(downloads / "bravo_ACDC/0.png"), image)
+    given = ["--checkpoint", str(run), "--to", "bravo", "--datasets", str(downloads), "--device", "cpu"]
+    export([*given, "--out", str(tmp_path / "out")])
+    model = load_segmenter(run / "checkpoints/step-0000010")
+    predictor = SlidingPredictor(make_predictor(model, "cpu"), model.image_size)
+    evidence = predictor(image[..., ::-1].copy()).double()
+    sure = cv2.imread(str(tmp_path / "out/bravo_ACDC/0_conf.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_allclose(sure / 65536, evidence.amax(dim=0) / evidence.sum(dim=0), atol=2e-5)
+    assert json.loads((tmp_path / "out/submission.json").read_text())["score"] == "NormalizedMSP"
+
+
 def test_an_export_holds_the_models_scores_and_passes_the_doctor(
     run: Path, downloads: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -43,7 +60,7 @@ def test_an_export_holds_the_models_scores_and_passes_the_doctor(
     assert capsys.readouterr().out.startswith(f"{out}: 2 images for smiyc, method rba_run\n")
     model = load_segmenter(run / "checkpoints/step-0000010")
     image = cv2.imread(str(downloads / "dataset_AnomalyTrack/images/zebra0000.jpg"))[..., ::-1].copy()
-    class_scores = slide(make_predictor(model, "cpu"), model.image_size)(image)
+    class_scores = SlidingPredictor(make_predictor(model, "cpu"), model.image_size)(image)
     with h5py.File(out / "anomaly_p/rba_run/AnomalyTrack-all/zebra0000.hdf5") as file:
         np.testing.assert_array_equal(file["value"][:], rba(class_scores[None])[0].numpy().astype(np.float16))
     doctor(["submission", str(out), "--datasets", str(downloads)])

@@ -46,7 +46,11 @@ def test_the_table_has_the_seeds_rows_and_the_oracle_its_own_column(cache, tmp_p
     assert "oracle T | oracle AuPRC" in printed
     assert "Calibration temperature" in printed
     records = parse_json((tmp_path / "out" / "results.json").read_text(), "results.json")
-    assert {record.temperature_from for record in records} == {None, "Mine"}  # an oracle is no result
+    sources = {record.temperature_from for record in records}  # an oracle is no result
+    assert sources == {None, "Mine", "Cityscapes val by NLL"}
+    calibrated = [record for record in records if record.temperature_from == "Cityscapes val by NLL"]
+    assert {record.score for record in calibrated} == {"MSP", "RbA"}  # of pixels, as the calibration is
+    assert len({record.temperature for record in calibrated}) == 1
     with (tmp_path / "out" / "sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
     for dataset in ("SMIYC RA-21", "Road Anomaly"):
@@ -62,7 +66,8 @@ def test_without_validation_nothing_is_chosen(cache, tmp_path):
     table = sweep(TemperatureOptions(cache=cache, out=tmp_path / "out", scores=("MSP",), grid=(2.0,)))
     assert "oracle" not in table
     records = parse_json((tmp_path / "out" / "results.json").read_text(), "results.json")
-    assert {record.temperature for record in records} == {1.0, 0.5, 0.75, 1.1}
+    assert {record.temperature for record in records if not record.temperature_from} == {1.0, 0.5, 0.75, 1.1}
+    assert not any(record.temperature_from == "Mine" for record in records)
 
 
 def test_temperature_one_is_the_evaluation_to_half_precision(cache, tmp_path):
@@ -70,6 +75,9 @@ def test_temperature_one_is_the_evaluation_to_half_precision(cache, tmp_path):
     ours = parse_json((tmp_path / "out" / "results.json").read_text(), "")
     theirs = parse_json((cache.parent / "out" / "results.json").read_text(), "")
     evaluated = {(r.score, r.dataset): r.ap for r in theirs}
+    (miou,) = {r.miou for r in theirs}
+    assert all(r.miou == pytest.approx(miou, abs=0.02) for r in ours if "query" not in r.score)
+    assert all(r.miou is not None and r.sees == theirs[0].sees for r in ours)
     plain = [r for r in ours if r.temperature == 1 and (r.score, r.dataset) in evaluated]
     assert len(plain) == 3 * 3
     for record in plain:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from eval.predict.scores import QueryOutputs, count_claims, mask_energy, max_logit, pixel_class_scores, rba
+from eval.predict.queries import QueryOutputs, class_claims, count_claims, mask_energy, pixel_class_scores
+from eval.predict.scores import max_logit, rba
 from models.eomt import Prediction
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES, OUTLIER_ID
@@ -58,14 +59,17 @@ class OutlierTerm(ABC):
 
     def _at_depth(self, queries: QueryOutputs, label: Tensor, totals: StepTotals) -> Tensor:
         with torch.autocast(queries.mask_logits.device.type, enabled=False):
-            inlier, outlier = self.costs(queries, (label.shape[-2], label.shape[-1]))
+            inlier, outlier = self.costs(queries, label)
             inlier = (inlier * (label < NUM_CLASSES)).sum()
             outlier = (outlier * (label == OUTLIER_ID)).sum()
             return 0.5 * (inlier / max(totals.inlier_pixels, 1.0) + outlier / max(totals.outlier_pixels, 1.0))
 
     @abstractmethod
-    def costs(self, queries: QueryOutputs, size: tuple[int, int]) -> PixelCosts:
-        """Return what each pixel would cost as an inlier and as an outlier, finite, at `size` (H, W)."""
+    def costs(self, queries: QueryOutputs, label: UInt8[Tensor, "B H W"]) -> PixelCosts:
+        """Return what each pixel would cost as an inlier, of the class of its label, and as an outlier.
+
+        Finite, and at the size of the labels.
+        """
 
 
 class PixelTerm(OutlierTerm):
@@ -92,8 +96,8 @@ class PixelTerm(OutlierTerm):
         """Return what a score costs an outlier."""
         return F.relu(self.thresholds[1] - score).square()
 
-    def costs(self, queries: QueryOutputs, size: tuple[int, int]) -> PixelCosts:
-        score = F.interpolate(self.score(queries)[:, None], size=size, mode="bilinear")[:, 0]
+    def costs(self, queries: QueryOutputs, label: Tensor) -> PixelCosts:
+        score = F.interpolate(self.score(queries)[:, None], size=label.shape[-2:], mode="bilinear")[:, 0]
         return self.inlier(score), self.outlier(score)
 
 
@@ -147,7 +151,7 @@ class Energy(PixelTerm):
 
         E = −log Σ_c exp(log L[c]) = −log Σ_c L[c]  in [−log Q, ∞)
 
-    (`eval.predict.scores.mask_energy`). PEBAL's −logsumexp reads logits. The class scores of a mask model
+    (`eval.predict.queries.mask_energy`). PEBAL's −logsumexp reads logits. The class scores of a mask model
     is a sum of probabilities, of which −logsumexp moves between −2.94 and −3.03; its logarithm takes the
     place of the logit. Unlike RbA's, the pull on an inlier that no query claims grows with its energy, and
     does not fade with the sigmoid.
@@ -222,7 +226,7 @@ class SoleClaim(OutlierTerm):
     one with a single sure class. A likelihood has no thresholds, pulls the harder the surer a wrong claim is,
     and its optimum is that of mask classification: one query per inlier pixel, all others silent.
 
-    Source: ours, `eval.predict.scores.count_claims`; motivation and ablation in docs/sole-claim.md.
+    Source: ours, `eval.predict.queries.count_claims`; motivation and ablation in docs/sole-claim.md.
     """
 
     name: ClassVar[str] = "sole_claim"
@@ -230,11 +234,39 @@ class SoleClaim(OutlierTerm):
     layers: int = 0
     """Number of supervised depths, from the last, that the term sums over; 0: all."""
 
-    def costs(self, queries: QueryOutputs, size: tuple[int, int]) -> PixelCosts:
+    def costs(self, queries: QueryOutputs, label: Tensor) -> PixelCosts:
         claims = count_claims(queries)
-        costs = F.interpolate(-torch.stack((claims.one, claims.none), dim=1), size=size, mode="bilinear")
+        costs = -torch.stack((claims.one, claims.none), dim=1)
+        costs = F.interpolate(costs, size=label.shape[-2:], mode="bilinear")
         return costs[:, 0], costs[:, 1]
 
 
-TERMS: tuple[type[OutlierTerm], ...] = (Rba, Energy, Mask2Anomaly, SoleClaim)
+@dataclass(frozen=True, kw_only=True)
+class ClassClaim(OutlierTerm):
+    """The likelihood that its class and no other claims an inlier, and that no class claims an outlier.
+
+        cost_in = −log [P_y Π_{c ≠ y} (1 − P_c)],  cost_out = −log Π_c (1 − P_c)
+
+    with P_c the noisy-or of the queries' claims for class c and y the label: the likelihood of independent
+    labels, one per class, all 0 for an outlier. It counts classes where `SoleClaim` counts queries, and reads
+    the label of an inlier, so that a sure claim for a wrong class costs, and two queries of the right class
+    cost nothing.
+
+    Source: ours, `eval.predict.queries.class_claims`; see docs/losses.md.
+    """
+
+    name: ClassVar[str] = "class_claim"
+
+    layers: int = 0
+    """Number of supervised depths, from the last, that the term sums over; 0: all."""
+
+    def costs(self, queries: QueryOutputs, label: Tensor) -> PixelCosts:
+        claims = class_claims(queries)
+        costs = -torch.cat((claims.sole, claims.none[:, None]), dim=1)
+        costs = F.interpolate(costs, size=label.shape[-2:], mode="bilinear")
+        known = label.clamp(max=NUM_CLASSES - 1).long()[:, None]
+        return costs.gather(1, known)[:, 0], costs[:, -1]
+
+
+TERMS: tuple[type[OutlierTerm], ...] = (Rba, Energy, Mask2Anomaly, SoleClaim, ClassClaim)
 OUTLIER_TERMS = {term.name: term for term in TERMS}

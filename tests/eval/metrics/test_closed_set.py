@@ -14,6 +14,7 @@ from eval.metrics.closed_set import (
     ClosedSetCounts,
     count_classes,
     count_confidence,
+    count_scene,
     expected_calibration_error,
     iou_of,
     mean_iou,
@@ -83,6 +84,27 @@ def test_error_of_confidences_matches_torchmetrics():
     sides = zip(confidence.numpy(), (prediction == truth).numpy(), strict=True)
     counts = sum(count_confidence(*side, everywhere) for side in sides)
     assert float(expected_calibration_error(counts)) == pytest.approx(expected.item(), abs=1e-6)
+
+
+def evidence_of(label: np.ndarray, share: float) -> torch.Tensor:
+    """A mask model that claims a tenth of each pixel: `share` of it for its class, the rest for the next."""
+    one_hot = torch.nn.functional.one_hot(torch.from_numpy(label).long(), 19).permute(2, 0, 1).float()
+    return 0.1 * (share * one_hot + (1 - share) * one_hot.roll(1, dims=0))
+
+
+@pytest.mark.parametrize(("share", "error"), [(1.0, 0.0), (0.8, 0.2)])
+def test_confidence_of_a_mask_model_is_the_share_of_evidence(share, error):
+    label = np.arange(19 * 12, dtype=np.uint8).reshape(12, 19) % 19
+    confusion, confidence = count_scene(evidence_of(label, share), label, has_evidence=True)
+    assert mean_iou(confusion) == 1
+    assert float(expected_calibration_error(confidence)) == pytest.approx(error, abs=1e-6)
+
+
+def test_confidence_of_a_pixel_network_is_the_softmax_of_its_logits():
+    label = np.zeros((3, 4), dtype=np.uint8)
+    logits = torch.randn(19, 3, 4, generator=torch.Generator().manual_seed(0))
+    _, confidence = count_scene(logits, label, has_evidence=False)
+    assert confidence[1].sum() == pytest.approx(float(logits.softmax(dim=0).amax(dim=0).sum()), rel=1e-6)
 
 
 def test_pixels_of_unknown_truth_take_no_part():

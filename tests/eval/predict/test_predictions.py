@@ -15,7 +15,7 @@ from eval.predict.predictions import (
     write_frame,
     write_index,
 )
-from eval.predict.scores import pixel_class_scores
+from eval.predict.queries import pixel_class_scores
 from eval.predict.windows import predict_in_windows
 from shards.errors import InputError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.special
@@ -12,15 +13,15 @@ import scipy.stats
 import torch
 import torch.nn.functional as F
 
+from eval.predict.queries import QueryOutputs, class_claims, pixel_class_scores
 from eval.predict.scores import (
+    NEEDS,
     QUERY_SCORES,
     SCORES,
-    QueryOutputs,
     energy,
     max_entropy,
     max_logit,
     msp,
-    pixel_class_scores,
     rba,
     require_scores,
 )
@@ -71,22 +72,42 @@ def test_scores_and_gradients_stay_finite_for_extreme_logits(name, dtype):
     assert values.grad.isfinite().all()
 
 
+def entropy_of_shares(x: torch.Tensor) -> torch.Tensor:
+    p = x / x.sum(1, keepdim=True)
+    return -(p * p.log()).sum(1)
+
+
 PLAIN = {
     "MSP": lambda x: 1 - x.softmax(1).amax(1),
     "MaxLogit": lambda x: -x.amax(1),
     "MaxEntropy": lambda x: torch.distributions.Categorical(logits=x.movedim(1, -1)).entropy() / math.log(19),
     "RbA": lambda x: -x.tanh().sum(1),
     "Energy": lambda x: -x.exp().sum(1).log(),
+    "NormalizedMSP": lambda x: 1 - x.amax(1) / x.sum(1),
+    "NormalizedEntropy": lambda x: entropy_of_shares(x) / math.log(19),
+    "EntropyLogMax": lambda x: entropy_of_shares(x) - x.amax(1).log(),
 }
 """The formulas as papers write them, good enough in float64."""
 
 
 @pytest.mark.parametrize("name", SCORES)
-def test_gradients_match_those_of_the_plain_formula_in_float64(name):
-    values, exact = logits().requires_grad_(), logits().double().requires_grad_()
-    SCORES[name](values).sum().backward()
-    PLAIN[name](exact).sum().backward()
+def test_scores_and_gradients_match_the_plain_formula_in_float64(name):
+    given = logits().abs() if name in NEEDS else logits()  # evidence is never negative
+    values, exact = given.requires_grad_(), given.detach().double().requires_grad_()
+    score, expected = SCORES[name](values), PLAIN[name](exact)
+    score.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(score, expected, check_dtype=False, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(values.grad, exact.grad, check_dtype=False, rtol=1e-4, atol=1e-6)
+
+
+def test_normalised_scores_do_not_depend_on_how_much_is_claimed():
+    evidence = torch.rand(1, 19, 4, 5, generator=torch.Generator().manual_seed(3))
+    for name in ("NormalizedMSP", "NormalizedEntropy"):
+        torch.testing.assert_close(SCORES[name](1e-6 * evidence), SCORES[name](evidence))
+    empty = torch.zeros(1, 19, 1, 1)
+    assert float(SCORES["NormalizedEntropy"](empty)) == pytest.approx(1)
+    assert float(SCORES["NormalizedMSP"](empty)) == pytest.approx(18 / 19)
 
 
 def test_class_scores_is_the_sum_over_queries_without_no_object():
@@ -143,15 +164,25 @@ def sole_claim_of_pixel(claims: list[float]) -> float:
     return -math.log(one)
 
 
+def class_claim_of_pixel(claims: np.ndarray) -> float:
+    """-log of the likeliest case that one class claims the pixel and no other; claims are (Q, C)."""
+    refused = np.prod(1 - claims, axis=0)
+    return -np.log(max((1 - refused[c]) * np.prod(np.delete(refused, c)) for c in range(len(refused))))
+
+
 def score_of_pixel(name: str, queries: QueryOutputs, image: int, row: int, column: int) -> float:
     """The formulas as their sources write them, one pixel at a time, in float64."""
     masks = scipy.special.expit(queries.mask_logits[image, :, row, column].double().numpy())
     p = scipy.special.softmax(queries.class_logits[image].double().numpy(), axis=-1)
     assert queries.class_distances is not None
     distances = queries.class_distances[image].double().numpy()
-    if name == "SoleClaim":
-        return sole_claim_of_pixel((masks * p[:, :4].sum(axis=1)).tolist())
     known, outlier = p[:, :4], p[:, 4]
+    if "Claim" in name:
+        evidence = (masks[:, None] * known).sum(axis=0)
+        entropy = scipy.stats.entropy(evidence / evidence.sum()) if name.endswith("Entropy") else 0.0
+        if name.startswith("SoleClaim"):
+            return sole_claim_of_pixel((masks * known.sum(axis=1)).tolist()) + entropy
+        return class_claim_of_pixel(masks[:, None] * known) + entropy
     terms = {
         "MaskEnergy": masks * known.sum(axis=1),
         "EAM": masks * known.max(axis=1),
@@ -165,7 +196,7 @@ def score_of_pixel(name: str, queries: QueryOutputs, image: int, row: int, colum
 @pytest.mark.parametrize("name", QUERY_SCORES)
 def test_query_scores_equal_a_loop_over_pixels(name):
     queries = make_queries()
-    score = QUERY_SCORES[name].read(queries, None)
+    score = QUERY_SCORES[name](queries, None)
     expected = [score_of_pixel(name, queries, *place) for place in np.ndindex(2, 3, 4)]
     np.testing.assert_allclose(score.flatten(), expected, rtol=1e-5, atol=1e-6)
 
@@ -174,8 +205,8 @@ def test_query_scores_equal_a_loop_over_pixels(name):
 def test_query_scores_resize_the_masks_first(name):
     queries = make_queries()
     resized = F.interpolate(queries.mask_logits, size=(6, 9), mode="bilinear")
-    expected = QUERY_SCORES[name].read(queries._replace(mask_logits=resized), None)
-    torch.testing.assert_close(QUERY_SCORES[name].read(queries, (6, 9)), expected)
+    expected = QUERY_SCORES[name](queries._replace(mask_logits=resized), None)
+    torch.testing.assert_close(QUERY_SCORES[name](queries, (6, 9)), expected)
 
 
 @pytest.mark.parametrize("name", QUERY_SCORES)
@@ -184,11 +215,9 @@ def test_a_pixel_that_no_query_claims_is_the_most_anomalous(name):
     classes = torch.tensor([[9.0, 0, 0, 0, 0, 0]])[None]
     distances = torch.tensor([[0.1, 2, 2, 2, 2, 2]])[None]
     masks = torch.tensor([6.0, 0.0, -6.0]).reshape(1, 1, 1, 3)
-    claimed, torn, free = (
-        QUERY_SCORES[name].read(QueryOutputs(masks, classes, 4, distances, 3.0), None).flatten()
-    )
+    claimed, torn, free = QUERY_SCORES[name](QueryOutputs(masks, classes, 4, distances, 3.0), None).flatten()
     assert claimed < torn < free
-    assert QUERY_SCORES[name].read(queries, None).isfinite().all()
+    assert QUERY_SCORES[name](queries, None).isfinite().all()
 
 
 @pytest.mark.parametrize("name", QUERY_SCORES)
@@ -197,7 +226,7 @@ def test_query_scores_and_gradients_stay_finite_for_extreme_logits(name, dtype):
     queries = make_queries(1e4, dtype)
     given = [queries.mask_logits.requires_grad_(), queries.class_logits.requires_grad_()]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        score = QUERY_SCORES[name].read(queries, (6, 9))
+        score = QUERY_SCORES[name](queries, (6, 9))
     score.sum().backward()
     assert score.dtype == torch.float32
     assert score.isfinite().all()
@@ -206,12 +235,12 @@ def test_query_scores_and_gradients_stay_finite_for_extreme_logits(name, dtype):
 
 
 RANGES = {"RbA": (-19, 0), "MinDistance": (0, 3), "EAM": (-6, 1), "MaskEnergy": (-math.log(7), math.inf)}
-RANGES |= {"UNO": (-7, 7), "SoleClaim": (-1e-5, math.inf)}  # a rounding below 0
+RANGES |= {"UNO": (-7, 7), "SoleClaim": (-1e-5, math.inf), "ClassClaim": (-1e-5, math.inf)}  # rounding
 
 
 @pytest.mark.parametrize("name", RANGES)
 def test_scores_lie_in_their_range(name):
-    score = rba(logits().abs()) if name == "RbA" else QUERY_SCORES[name].read(make_queries(), None)
+    score = rba(logits().abs()) if name == "RbA" else QUERY_SCORES[name](make_queries(), None)
     low, high = RANGES[name]
     assert ((score >= low) & (score <= high)).all()
 
@@ -221,12 +250,48 @@ def test_several_claims_are_as_suspicious_as_none_and_not_as_normal_as_two_class
     masks = torch.tensor([[9.0, -9.0], [-9.0, -9.0], [9.0, 9.0]]).reshape(3, 2, 1, 1)
     classes = torch.tensor([[9.0, 0, 0], [0, 9.0, 0]]).expand(3, 2, 3)
     queries = QueryOutputs(masks, classes, 2)
-    one, none, two = QUERY_SCORES["SoleClaim"].read(queries, None).flatten().tolist()
+    one, none, two = QUERY_SCORES["SoleClaim"](queries, None).flatten().tolist()
     assert one < 0.01
     assert none > 5
     assert two > 5
     by_rba = SCORES["RbA"](pixel_class_scores(masks, classes)).flatten().tolist()
     assert by_rba[2] < by_rba[0] < by_rba[1]
+
+
+def test_queries_that_repeat_a_class_agree_and_a_torn_one_is_unsure():
+    """Two sure queries of one class; one sure query torn between two classes: the opposite by SoleClaim."""
+    masks = torch.full((2, 2, 1, 1), 12.0)
+    masks[1, 1] = -12
+    classes = torch.tensor([[[12.0, 0, 0], [12, 0, 0]], [[12, 12, 0], [12, 12, 0]]])
+    queries = QueryOutputs(masks, classes, 2)
+    repeated, torn = QUERY_SCORES["ClassClaim"](queries, None).flatten().tolist()
+    assert repeated < 0.01 < 1 < torn
+    repeated, torn = QUERY_SCORES["SoleClaim"](queries, None).flatten().tolist()
+    assert torn < 0.01 < 1 < repeated
+
+
+@pytest.mark.parametrize("mask", [-80.0, -20.0, 0.0, 20.0, 80.0])
+@pytest.mark.parametrize("margin", [-80.0, -20.0, 0.0, 20.0, 80.0])
+def test_claims_and_their_gradients_keep_their_digits_at_both_ends(mask, margin):
+    """One query, two classes and "no object", against 60 digits: nothing ends in a tie or without a pull."""
+    values = [torch.tensor([mask]).requires_grad_(), torch.tensor([margin, -3.0, 0.0]).requires_grad_()]
+    claims = class_claims(QueryOutputs(values[0].reshape(1, 1, 1, 1), values[1][None, None], 2))
+    with mpmath.workdps(60):
+        total = mpmath.exp(margin) + mpmath.exp(-3) + 1
+        claim = mpmath.exp(margin) / total / (1 + mpmath.exp(-mask))
+        expected = [float(mpmath.log(1 - claim)), float(mpmath.log(claim))]
+        # the derivatives of log(1 - claim) and log claim by the mask logit
+        slope = 1 / (1 + mpmath.exp(mask))
+        slopes = [float(-claim / (1 - claim) * slope), float(slope)]
+    found = [claims.refused[0, 0].sum(), claims.claimed[0, 0].sum()]
+    bounded = min(mask, margin) > 69 or mask + margin < -85
+    for value, exact, exact_slope in zip(found, expected, slopes, strict=True):
+        (pull,) = torch.autograd.grad(value, values[0], retain_graph=True)
+        assert value.isfinite()
+        assert pull.isfinite()
+        if not bounded:
+            assert float(value.detach()) == pytest.approx(exact, rel=1e-5, abs=1e-37)
+            assert float(pull) == pytest.approx(exact_slope, rel=1e-4, abs=1e-30)
 
 
 def test_class_scores_can_leave_out_a_trained_outlier_class():
@@ -239,7 +304,7 @@ def test_class_scores_can_leave_out_a_trained_outlier_class():
 def test_mask_energy_is_the_energy_of_log_class_scores():
     queries = make_queries()
     class_scores = pixel_class_scores(queries.mask_logits, queries.class_logits, (6, 8), 4)
-    torch.testing.assert_close(QUERY_SCORES["MaskEnergy"].read(queries, (6, 8)), energy(class_scores.log()))
+    torch.testing.assert_close(QUERY_SCORES["MaskEnergy"](queries, (6, 8)), energy(class_scores.log()))
 
 
 def test_scores_must_be_known_and_given_once():

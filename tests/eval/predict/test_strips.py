@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from eval.predict.scores import QUERY_SCORES, SCORES, QueryOutputs, pixel_class_scores
+from eval.predict.queries import QueryOutputs, pixel_class_scores
+from eval.predict.scores import QUERY_SCORES, SCORES
 from eval.predict.strips import predict_pixels, read_queries, resize_in_strips
 
 SIZES = [((16, 12), (64, 48)), ((20, 6), (40, 30)), ((5, 7), (20, 28)), ((9, 9), (30, 31)), ((8, 8), (8, 8))]
@@ -38,7 +39,7 @@ def test_all_scores_of_the_pass_equal_their_functions(low, high):
     class_scores = pixel_class_scores(queries.mask_logits, queries.class_logits, high, 19)
     torch.testing.assert_close(answer[:, :19], class_scores, rtol=1e-6, atol=1e-7)
     for i, name in enumerate(name for name in names if name in QUERY_SCORES):
-        expected = QUERY_SCORES[name].read(queries, high)
+        expected = QUERY_SCORES[name](queries, high)
         torch.testing.assert_close(answer[:, 19 + i], expected, rtol=1e-6, atol=1e-6)
 
 

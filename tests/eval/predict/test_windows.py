@@ -10,8 +10,13 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.predict.windows import covering_size, predict_in_windows, resize_image, window_starts
-from shards.errors import InputError
+from eval.predict.windows import (
+    SlidingPredictor,
+    covering_size,
+    predict_in_windows,
+    resize_image,
+    window_starts,
+)
 
 
 def drawn_image(height: int, width: int) -> torch.Tensor:
@@ -60,6 +65,20 @@ def test_the_scaled_image_covers_the_window_and_fits_one_axis(height, width):
     assert scaled[0] == 64 or scaled[1] == 48
 
 
+@pytest.mark.parametrize(
+    ("native", "shown"), [((32, 64), (32, 64)), ((45, 64), (48, 64)), ((64, 32), (128, 64))]
+)
+def test_a_convolutional_network_sees_the_whole_image_scaled_to_multiples_of_its_stride(native, shown):
+    seen = []
+    network = SlidingPredictor(
+        lambda images: seen.append(images.shape) or pixelwise(images), (32, 64), stride=8
+    )
+    found = network(drawn_image(*native).permute(1, 2, 0).numpy())
+    assert seen == [(1, 3, *shown)]
+    assert found.shape[1:] == native
+    assert network.sees == "whole images, scaled to cover 32 x 64"
+
+
 def test_overlapping_windows_are_averaged():
     order = iter([1.0, 4.0])
     constant = lambda windows: torch.full((1, 1, 4, 4), next(order))  # noqa: E731
@@ -67,13 +86,11 @@ def test_overlapping_windows_are_averaged():
     np.testing.assert_array_equal(class_scores[0, 0], [1, 1, 2.5, 2.5, 4, 4])
 
 
-def test_windows_at_once_are_no_more_than_allowed_and_at_least_one():
+def test_windows_at_once_are_no_more_than_allowed():
     seen = []
     counting = lambda windows: seen.append(len(windows)) or pixelwise(windows)  # noqa: E731
     predict_in_windows(drawn_image(8, 40), counting, (8, 8), 2)
     assert seen == [2, 2, 1]
-    with pytest.raises(InputError, match="windows at once: got 0; at least 1"):
-        predict_in_windows(drawn_image(8, 8), pixelwise, (8, 8), 0)
 
 
 def test_shrinking_matches_pillow():

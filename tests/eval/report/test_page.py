@@ -11,8 +11,11 @@ from eval.metrics.measure import ImageMetrics, measure_score
 from eval.protocol import get_protocol
 from eval.report.figures import encode_png
 from eval.report.page import render_page
+from eval.report.tables import build_tables
 from eval.result import Result
 from tests.support.records import make_record
+
+TABLES = build_tables([make_record(model="<script>x</script>")])
 
 
 def drawn_cell(model: str) -> Result:
@@ -26,17 +29,17 @@ def drawn_cell(model: str) -> Result:
 
 
 def test_everything_is_inside_the_file():
-    page = render_page("T", [drawn_cell("m")], {"Mine": encode_png(np.zeros((8, 8, 3), np.uint8))})
+    page = render_page("T", [drawn_cell("m")], {"Mine": encode_png(np.zeros((8, 8, 3), np.uint8))}, TABLES)
     for source in re.findall(r'(?:src|href)="([^"]*)"', page):
         assert source.startswith(("data:image/webp;base64,", "#")), source
     assert not re.search(r"https?://|<script", page)
     assert '50.00 <span class="ci">[25.0, 75.0]</span>' in page
     assert "<td>12.50</td>" in page
-    assert "protocol native: input scaled to cover the window" in page
+    assert "protocol native: images at native size; ground truth" in page
 
 
 def test_names_are_text_not_markup():
-    page = render_page("<b>&", [drawn_cell("<script>x</script>")], {})
+    page = render_page("<b>&", [drawn_cell("<script>x</script>")], {}, TABLES)
     assert "<script>" not in page
     assert "b&lt;c" in page
     assert "<title>&lt;b&gt;&amp;</title>" in page

@@ -11,15 +11,24 @@ import scipy.special
 import torch
 import torch.nn.functional as F
 
-from eval.predict.scores import QueryOutputs
+from eval.predict.queries import QueryOutputs
 from models.eomt import Prediction
 from shards.batch import Batch
 from shards.schema import OUTLIER_ID, VOID_ID
-from trainer.losses.outlier import Energy, Mask2Anomaly, PixelTerm, Rba
+from trainer.losses.outlier import (
+    OUTLIER_TERMS,
+    ClassClaim,
+    Energy,
+    Mask2Anomaly,
+    OutlierTerm,
+    PixelTerm,
+    Rba,
+)
 from trainer.losses.targets import StepTotals, count_totals
 
 Q, C = 6, 19
-TERMS: dict[str, PixelTerm] = {term.name: term for term in (Rba(), Energy(), Mask2Anomaly())}
+TERMS: dict[str, OutlierTerm] = {name: term() for name, term in OUTLIER_TERMS.items()}
+PIXEL_TERMS: dict[str, PixelTerm] = {term.name: term for term in (Rba(), Energy(), Mask2Anomaly())}
 
 
 def make_case(depths: int = 1, columns: int = C + 1) -> tuple[Prediction, Batch, StepTotals]:
@@ -54,7 +63,7 @@ def penalties_of_pixel(name: str, score: float) -> tuple[float, float]:
     return score**2, max(0.0, 0.75 - score) ** 2
 
 
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", PIXEL_TERMS)
 def test_terms_equal_a_loop_over_pixels(name: str) -> None:
     prediction, batch, totals = make_case()
     score = torch.zeros(2, 4, 4)
@@ -69,7 +78,32 @@ def test_terms_equal_a_loop_over_pixels(name: str) -> None:
         elif label == OUTLIER_ID:
             outlier.append(as_outlier)
     expected = 0.5 * (sum(inlier) / len(inlier) + sum(outlier) / len(outlier))
-    assert float(TERMS[name](prediction, batch.label, totals)) == pytest.approx(expected, rel=1e-4)
+    assert float(PIXEL_TERMS[name](prediction, batch.label, totals)) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("outliers", [True, False], ids=["outliers", "no outliers"])
+def test_class_claim_equals_a_loop_over_pixels(outliers: bool) -> None:
+    """The likelihood of what the labels say about 19 independent yes or no, from their definition."""
+    prediction, batch, _ = make_case()
+    if not outliers:
+        batch.label[batch.label == OUTLIER_ID] = 7
+    totals = StepTotals(*count_totals([batch.label]).tolist())
+    p = prediction.class_logits[-1].double().softmax(dim=-1)[..., :C]
+    claims = p[..., None, None] * prediction.mask_logits[-1].double().sigmoid()[:, :, None]  # B Q C h w
+    refused = (1 - claims).prod(dim=1)
+    sole = torch.stack([refused.clone() for _ in range(C)], dim=1)  # B y C h w
+    for y in range(C):
+        sole[:, y, y] = 1 - refused[:, y]
+    costs = -torch.cat([sole.prod(dim=2), refused.prod(dim=1, keepdim=True)], dim=1).log()
+    costs = F.interpolate(costs, size=(8, 8), mode="bilinear")
+    found: dict[bool, list[float]] = {True: [], False: []}
+    for b, row, column in np.ndindex(2, 8, 8):
+        if (label := int(batch.label[b, row, column])) != VOID_ID:
+            found[label == OUTLIER_ID].append(
+                float(costs[b, -1 if label == OUTLIER_ID else label, row, column])
+            )
+    expected = 0.5 * sum(sum(values) / len(values) for values in found.values() if values)
+    assert float(ClassClaim()(prediction, batch.label, totals)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", TERMS)
@@ -96,7 +130,7 @@ def test_layers_counts_depths_from_the_last(name: str) -> None:
     assert value(0, 0, 1, 2) == pytest.approx(value(0, 0) + value(0, 1) + value(0, 2))
 
 
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", PIXEL_TERMS)
 def test_terms_push_outliers_up_and_inliers_down(name: str) -> None:
     """A gradient step moves the scores of half-claimed pixels, where neither kind is satisfied."""
     prediction, batch, _ = make_case()
@@ -106,10 +140,12 @@ def test_terms_push_outliers_up_and_inliers_down(name: str) -> None:
     for kind in (OUTLIER_ID, 3):
         batch.label[:] = kind
         totals = StepTotals(*count_totals([batch.label]).tolist())
-        value = TERMS[name](Prediction((masks,), (classes,)), batch.label, totals)
+        value = PIXEL_TERMS[name](Prediction((masks,), (classes,)), batch.label, totals)
         (gradient,) = torch.autograd.grad(value, masks)
         moved = masks.detach() - 0.1 * gradient / gradient.abs().max()
-        before, after = (TERMS[name].score(QueryOutputs(m, classes, C)) for m in (masks.detach(), moved))
+        before, after = (
+            PIXEL_TERMS[name].score(QueryOutputs(m, classes, C)) for m in (masks.detach(), moved)
+        )
         change = (after - before).mean()
         assert change > 0 if kind == OUTLIER_ID else change < 0
 
