@@ -121,9 +121,9 @@ class Evaluation:
         common = {**self.network, "scores": " ".join(self.model.scores)}
         if self.cache is not None:  # a file that is there says that the predictions are saved, too
             common["cache"] = str(self.cache.folder.absolute())
-        size, name = "x".join(map(str, part.size or ["native"])), part.convention.folder
+        name = part.convention.folder
         keys = [{**common, "image": of_image} for of_image in self._hashes[name]]
-        return ImageStore(self.out.absolute() / CELLS / name / size, keys)
+        return ImageStore(self.out.absolute() / CELLS / name / part.maps, keys)
 
     def _list_parts(self, missing: Collection[str]) -> list[tuple[Part, ImageStore]]:
         """List what has to go through a store for the missing results, the closed set first."""
@@ -134,13 +134,13 @@ class Evaluation:
             parts += [
                 TestSetPart(
                     test_set=test_set,
-                    protocols=[protocol for protocol in wanted if protocol.size == size],
+                    protocols=[protocol for protocol in wanted if protocol.maps == maps],
                     scores=self.model.scores,
                     components=self.components,
                     num_examples=self.pictures,
                     sees=self._predictor.sees,
                 )
-                for size in dict.fromkeys(protocol.size for protocol in wanted)
+                for maps in dict.fromkeys(protocol.maps for protocol in wanted)
             ]
         return [(part, self._open_store(part)) for part in parts]
 

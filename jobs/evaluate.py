@@ -82,9 +82,11 @@ class EvaluateOptions:
         tyro.conf.arg(help=f"Which anomaly scores, defined in docs/evaluation.md: {describe_scores()}."),
     ] = DEFAULT_SCORES
     protocol: tuple[str, ...] = ("native",)
-    """How images, windows, ground truth and metrics are treated, stated below every table: one or more of
-    native, course-512, smiyc, fishyscapes and rba. Those that differ in the reading only share one forward
-    pass."""
+    """How images, ground truth, scores and metrics are treated, stated below every table: one or more of
+    native, course-512, smiyc, fishyscapes, rba, pebal, rpl and mask2anomaly. Behind a name stands what is
+    done with its scores: +flip (mean with the mirror image's), +scales-75-100-125 (mean over sizes of the
+    image, in percent), +smooth (Gaussian of 7 x 7), as in native+flip+smooth. Those that differ in the
+    reading only share one forward pass."""
     components: bool = True
     """Compute component metrics (sIoU, PPV, F1*), slices and pictures of the best and worst images too."""
     device: str = "auto"
@@ -150,9 +152,10 @@ def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
     source = _find_source(options)  # once: a run that still trains saves newer ones
     device = choose_device(options.device)
     protocols = get_protocols(options.protocol)
-    for name, kept in (("cache", "predictions are saved at"), ("score_maps", "maps are of")):
-        if getattr(options, name) is not None and any(protocol.size is not None for protocol in protocols):
-            raise InputError(f"--{name}: {kept} native size, so without protocol course-512")
+    for name, kept in (("cache", "predictions are saved of"), ("score_maps", "maps are of")):
+        other = [protocol.name for protocol in protocols if not protocol.is_of_the_image]
+        if getattr(options, name) is not None and other:
+            raise InputError(f"--{name}: {kept} images as they are, so without protocol {other[0]}")
     test_sets = _find_test_sets(options)
     scenes = open_shards([str(options.cityscapes)], "val") if options.cityscapes else None
     recorder = PredictionRecorder()
