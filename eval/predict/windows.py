@@ -113,23 +113,29 @@ def predict_in_windows(
     window = content if stride else window
     height, width = max(content[0], window[0]), max(content[1], window[1])
     scaled = F.pad(resize_image(image, content), (0, width - content[1], 0, height - content[0]))
+    maps = _average_windows(scaled, predict, window, windows_at_once)[:, : content[0], : content[1]]
+    if content == native:
+        return maps
+    return F.interpolate(maps[None], size=native, mode="bilinear", align_corners=False)[0]
+
+
+def _average_windows(
+    image: UInt8[Tensor, "3 H W"], predict: WindowPredictor, window: tuple[int, int], windows_at_once: int
+) -> Float[Tensor, "N H W"]:
+    height, width = image.shape[-2:]
     corners = [(y, x) for y in window_starts(height, window[0]) for x in window_starts(width, window[1])]
     sums: Tensor | None = None
     counts = torch.zeros(height, width)
     for begin in range(0, len(corners), windows_at_once):
         group = corners[begin : begin + windows_at_once]
-        crops = torch.stack([scaled[:, y : y + window[0], x : x + window[1]] for y, x in group])
+        crops = torch.stack([image[:, y : y + window[0], x : x + window[1]] for y, x in group])
         maps = predict(crops).float()
         sums = maps.new_zeros(maps.shape[1], height, width) if sums is None else sums  # on its device
         for (y, x), part in zip(group, maps, strict=True):
             sums[:, y : y + window[0], x : x + window[1]] += part
             counts[y : y + window[0], x : x + window[1]] += 1
     assert sums is not None
-    sums /= counts.to(sums.device)
-    sums = sums[:, : content[0], : content[1]]
-    if content == native:
-        return sums
-    return F.interpolate(sums[None], size=native, mode="bilinear", align_corners=False)[0]
+    return sums.div_(counts.to(sums.device))
 
 
 def describe_input(window: tuple[int, int], stride: int) -> str:
