@@ -27,7 +27,7 @@ BASES = ("mask",)
 OUTLIER_CLASS_TERM = "uno"
 """The outlier term without a scalar of its own: outliers are segments of one more class in the base's."""
 BASE_WEIGHTS = {"mask": 5.0, "dice": 5.0, "class": 2.0}
-"""Terms of the base objective, weighted as in EoMT; outlier terms know the weight of their source."""
+"""Terms of the base objective, weighted as in EoMT; outlier terms know their own."""
 
 
 @runtime_checkable
@@ -76,7 +76,7 @@ class LossConfig:
     """Options of the parts above; only of those that are used."""
     weights: dict[str, float] = field(default_factory=dict)
     """Weight of each term: those of the base (mask, dice, class) and the outlier terms, by name, no more and
-    no less. Empty: the published ones. On the command line `--loss.weights mask 5 dice 5 class 2` gives all
+    no less. Empty: the default ones. On the command line `--loss.weights mask 5 dice 5 class 2` gives all
     anew, and `--loss.weights.dice 7` changes one of a file."""
 
     def __post_init__(self) -> None:
@@ -99,7 +99,7 @@ class LossConfig:
         self._check_weights()
 
     def _check_weights(self) -> None:
-        terms = self.published_weights()
+        terms = self.default_weights()
         allowed = f"exactly one weight for each of {', '.join(terms)} is needed (or none, for the defaults)"
         for term in terms if self.weights else ():
             if term not in self.weights:
@@ -110,14 +110,14 @@ class LossConfig:
             if weight < 0:
                 raise InputError(f"loss.weights.{term} must be 0 or more, got {weight}")
 
-    def published_weights(self) -> dict[str, float]:
-        """Return the published weight of each term of this loss."""
+    def default_weights(self) -> dict[str, float]:
+        """Return the default weight of each term of this loss, which belongs to its options."""
         scalars = [name for name in self.outlier if name != OUTLIER_CLASS_TERM]
-        return BASE_WEIGHTS | {name: OUTLIER_TERMS[name].weight for name in scalars}
+        return BASE_WEIGHTS | {name: getattr(self.options, name).weight for name in scalars}
 
     def completed(self) -> LossConfig:
-        """Write out the published weights, if none are given."""
-        return dataclasses.replace(self, weights=self.weights or self.published_weights())
+        """Write out the default weights, if none are given."""
+        return dataclasses.replace(self, weights=self.weights or self.default_weights())
 
 
 def build_loss(config: LossConfig) -> MaskLoss:

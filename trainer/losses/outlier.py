@@ -40,10 +40,13 @@ class OutlierTerm(ABC):
 
     name: ClassVar[str]
     """Name in `loss.outlier`, `loss.options` and `loss.weights`."""
-    weight: ClassVar[float] = 1.0
-    """Published weight."""
     layers: int
     """Number of supervised depths, from the last, that the term sums over; 0: all."""
+
+    @property
+    def weight(self) -> float:
+        """Weight where none is given: the published one, where its options are."""
+        return 1.0
 
     def __post_init__(self) -> None:
         if self.layers < 0:
@@ -136,6 +139,11 @@ class Rba(PixelTerm):
     """Number of supervised depths, from the last, that the term sums over; 0: all."""
 
     @property
+    def weight(self) -> float:
+        """5 with thresholds of ours, whose pull is weaker; 1, as published, with those of RbA."""
+        return 5.0 if self.preset == "reachable" else 1.0
+
+    @property
     def thresholds(self) -> tuple[float, float]:
         upper, lower = RBA_PRESETS[self.preset]
         upper = upper if self.inlier_upper is None else self.inlier_upper
@@ -162,7 +170,6 @@ class Energy(PixelTerm):
     """
 
     name: ClassVar[str] = "energy"
-    weight: ClassVar[float] = 0.1
 
     inlier_upper: float = 0.15
     """Inliers should have less energy: here, classes should claim exp(-0.15) = 0.86 of a pixel together."""
@@ -170,6 +177,10 @@ class Energy(PixelTerm):
     """Outliers should have more: no more than exp(-2.3) = 0.1 of a pixel should be claimed."""
     layers: int = 0
     """Number of supervised depths, from the last, that the term sums over; 0: all."""
+
+    @property
+    def weight(self) -> float:
+        return 0.1
 
     @property
     def thresholds(self) -> tuple[float, float]:
