@@ -201,3 +201,15 @@ def test_the_model_is_named_after_its_run(tmp_path):
     step = options.checkpoint / "checkpoints" / "step-0000010"
     assert model_name(options, step) == "rba_run"
     assert model_name(dataclasses.replace(options, name="x"), step) == "x"
+
+
+def test_a_predictor_of_a_network_whose_masks_are_not_released_masks_them():
+    model = make_model().eval()
+    window = torch.randint(0, 256, (3, 3, *model.image_size), dtype=torch.uint8)
+    unmasked = torch.zeros(model.num_blocks, 1, model.num_queries, dtype=torch.bool)
+    found = make_predictor(model, "cpu", unmasked=unmasked)(window)
+    with torch.no_grad():
+        prediction = model(window, unmasked.expand(-1, 3, -1))
+    masks, classes = prediction.mask_logits[-1], prediction.class_logits[-1]
+    torch.testing.assert_close(found, pixel_class_scores(masks, classes, model.image_size))
+    assert not torch.allclose(found, make_predictor(model, "cpu")(window), atol=1e-6)
