@@ -202,6 +202,7 @@ class Evaluation:
             counts = ClosedSetCounts(**folder.read(CLOSED_SET).arrays)
             found = measure_closed_set(counts)
             subject |= {name: getattr(found, name) for name in ("miou", "miou_ci", "ece", "ece_ci")}
+            subject["miou_images"] = self.closed_set.images
             subject["miou_unseen"] = unseen_classes(counts.confusion.sum(axis=0))
             logger.info("Cityscapes val: mIoU %.2f %%, ECE %.2f %%", 100 * found.miou, 100 * found.ece)
         names = [f"{t.convention.folder}.{p.name}" for t in self.test_sets for p in self.protocols]

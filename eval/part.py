@@ -44,7 +44,7 @@ from eval.sets.registry import (
 from eval.store import ALONE, ImageStore, Worker, score_arrays
 from shards.progress import Progress
 from shards.reader import ShardReader
-from shards.scene import decode_scene
+from shards.scene import decode_scene, find_scene_members
 
 logger = logging.getLogger(__name__)
 
@@ -201,6 +201,14 @@ class ClosedSetPart:
     def stems(self) -> tuple[str, ...]:
         """Names of the scenes."""
         return tuple(self.reader.keys[: self.count])
+
+    @property
+    def images(self) -> str:
+        """Encoding and size of the pictures, those of the first."""
+        scene, members = decode_scene(self.reader, 0), self.reader.suffixes(0)
+        encoding = find_scene_members(scene.key, members)[0].rpartition(".")[2]
+        height, width = scene.label.shape
+        return f"{encoding} frames of {width} x {height}"
 
     def predict(self, predictor: Predictor, image: int) -> Predicted:
         """Count the predicted classes (argmax of the class scores at native size) of a scene."""

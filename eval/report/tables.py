@@ -164,6 +164,8 @@ def _notes(records: Sequence[Record]) -> Iterator[str]:
     for sees, titles in models.items():
         subject = f"Input of {', '.join(titles)}" if len(models) > 1 else "Model input"
         yield f"{subject}: {sees}."
+    for images in dict.fromkeys(record.miou_images for record in records if record.miou_images):
+        yield f"mIoU on {images}."
     for title, names in dict.fromkeys((record.title, record.miou_unseen) for record in records):
         if names:
             yield (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -39,6 +40,8 @@ def test_everything_is_written(tmp_path):
     assert (first.num_images, first.num_pixels) == (2, 2 * 40 * 64)
     assert first.miou is not None
     assert 0 < first.miou < 0.5
+    assert re.fullmatch(r"(jpg|png) frames of \d+ x \d+", first.miou_images)
+    assert f"mIoU on {first.miou_images}." in (options.out / "results.md").read_text()
     assert cv2.imread(str(options.out / "RoadAnomaly.png")) is not None
     assert None not in (first.ap_ci, first.f1_star, first.best_f1, first.ece, first.ece_ci, first.miou_ci)
     assert len((options.out / "per_image.csv").read_text().splitlines()) == 1 + 8 * 2
