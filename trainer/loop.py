@@ -178,7 +178,7 @@ def train(run: Run, config: LoopConfig) -> TrainState:
 
     while not state.has_ended(config.steps):
         batches = clock.wait_for(run.batches, config.grad_accum, accelerator.device)
-        counts = count_totals([batch.label for batch in batches])
+        counts = count_totals([batch.label for batch in batches], run.loss.area_exponent)
         totals = StepTotals(*accelerator.reduce(counts, reduction="sum").tolist())
         sums: dict[str, Tensor] = {}
         for i, batch in enumerate(batches):

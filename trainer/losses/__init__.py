@@ -37,6 +37,9 @@ class Loss(Protocol):
     Shares of all micro-batches and ranks of a step add up to the step's value (see `StepTotals`).
     """
 
+    area_exponent: float
+    """As of `trainer.losses.targets.count_totals`, which the step's totals are counted with."""
+
     def __call__(
         self, prediction: Prediction, batch: Batch, totals: StepTotals, generators: Sequence[torch.Generator]
     ) -> dict[str, Tensor]:
@@ -72,6 +75,9 @@ class LossConfig:
     classification: str = "cross_entropy"
     """cross_entropy, logit_norm, or isomax_plus (which needs model.class_head isomax)."""
     outlier: Annotated[tuple[str, ...], tyro.conf.arg(help=OUTLIER_HELP)] = ()
+    area_exponent: float = 0.0
+    """An outlier pixel weighs the area of its object, in pixels, to the power of minus this, 0 to 1. 0: the
+    published mean over pixels, in which large objects have the say; 1: every object counts alike."""
     options: LossOptions = field(default_factory=LossOptions)  # type: ignore[valid-type]
     """Options of the parts above; only of those that are used."""
     weights: dict[str, float] = field(default_factory=dict)
@@ -88,6 +94,10 @@ class LossConfig:
             for name in names:
                 if name not in known:
                     raise InputError(f"loss.{setting}: unknown {name!r}; known: {', '.join(known)}")
+        if not 0 <= self.area_exponent <= 1:
+            raise InputError(f"loss.area_exponent must be in [0, 1], got {self.area_exponent}")
+        if self.area_exponent and not set(self.outlier) - {OUTLIER_CLASS_TERM}:
+            raise InputError("loss.area_exponent: no outlier term with a scalar reads it; leave it at 0")
         if len(set(self.outlier)) < len(self.outlier):
             raise InputError(f"loss.outlier: got {', '.join(self.outlier)}; each term at most once")
         active = (self.name, self.classification, *self.outlier)
@@ -125,7 +135,8 @@ def build_loss(config: LossConfig) -> MaskLoss:
     options: Any = config.options
     class_term = getattr(options, config.classification, None) or CLASS_TERMS[config.classification]()
     outlier_terms = [getattr(options, name) for name in config.outlier if name != OUTLIER_CLASS_TERM]
-    return MaskLoss(options.mask, class_term, OUTLIER_CLASS_TERM in config.outlier, outlier_terms)
+    has_class = OUTLIER_CLASS_TERM in config.outlier
+    return MaskLoss(options.mask, class_term, has_class, outlier_terms, config.area_exponent)
 
 
 def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
