@@ -57,7 +57,7 @@ FPR_RULES = ("first-at-least", "first-above", "nearest", "interpolated")
 
 - `first-at-least`: the first threshold with TPR >= 0.95 (Fishyscapes, SMIYC, UNO). The default.
 - `first-above`: the first with TPR > 0.95 (RbA, DenseHybrid); differs only where a threshold hits 0.95. They
-  call `roc_curve` with its default drop_intermediate, which may skip that threshold: less than 1 / negatives off.
+  call `roc_curve` with its default drop_intermediate, which may skip that threshold; small sets show it.
 - `nearest`: the threshold whose TPR is nearest to 0.95, the higher TPR of two, the highest FPR of a TPR
   (PEBAL, RPL).
 - `interpolated`: linear between the points around 0.95 (`ood_metrics`, the course's script); such a point
