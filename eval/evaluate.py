@@ -125,9 +125,9 @@ class Evaluation:
         common = {**self.network, "scores": " ".join(self.model.scores)}
         if self.cache is not None:  # a file that is there says that the predictions are saved, too
             common["cache"] = str(self.cache.folder.absolute())
-        size, name = "x".join(map(str, part.size or ["native"])), part.convention.folder
+        name = part.convention.folder
         keys = [{**common, "image": of_image} for of_image in self._hashes[name]]
-        return ImageStore(self.out.absolute() / CELLS / name / size, keys)
+        return ImageStore(self.out.absolute() / CELLS / name / part.maps, keys)
 
     def _list_parts(self, missing: Collection[str]) -> list[tuple[Part, ImageStore]]:
         """List what has to go through a store for the missing results, the closed set first."""
@@ -138,13 +138,13 @@ class Evaluation:
             parts += [
                 TestSetPart(
                     test_set=test_set,
-                    protocols=[protocol for protocol in wanted if protocol.size == size],
+                    protocols=[protocol for protocol in wanted if protocol.maps == maps],
                     scores=self.model.scores,
                     components=self.components,
                     num_examples=self.pictures,
                     sees=self._predictor.sees,
                 )
-                for size in dict.fromkeys(protocol.size for protocol in wanted)
+                for maps in dict.fromkeys(protocol.maps for protocol in wanted)
             ]
         return [(part, self._open_store(part)) for part in parts]
 
@@ -206,6 +206,7 @@ class Evaluation:
             counts = ClosedSetCounts(**folder.read(CLOSED_SET).arrays)
             found = measure_closed_set(counts)
             subject |= {name: getattr(found, name) for name in ("miou", "miou_ci", "ece", "ece_ci")}
+            subject["miou_images"] = self.closed_set.images
             subject["miou_unseen"] = unseen_classes(counts.confusion.sum(axis=0))
             logger.info("Cityscapes val: mIoU %.2f %%, ECE %.2f %%", 100 * found.miou, 100 * found.ece)
         names = [f"{t.convention.folder}.{p.name}" for t in self.test_sets for p in self.protocols]

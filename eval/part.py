@@ -26,7 +26,7 @@ from eval.metrics.curve import ImageScores
 from eval.metrics.measure import Measurement, measure_components, measure_images, measure_score
 from eval.predict.predictions import CLOSED_SET
 from eval.predict.scores import DEFAULT_SCORES
-from eval.predict.strips import predict_pixels
+from eval.predict.strips import predict_image
 from eval.predict.windows import Predictor, resize_image, to_tensor
 from eval.protocol import Protocol
 from eval.report.figures import Example, choose_examples, draw_panels, encode_png
@@ -44,7 +44,7 @@ from eval.sets.registry import (
 from eval.store import ALONE, ImageStore, Worker, score_arrays
 from shards.progress import Progress
 from shards.reader import ShardReader
-from shards.scene import decode_scene
+from shards.scene import decode_scene, find_scene_members
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class TestSetPart:
     __test__ = False  # the name starts with Test, but pytest must not collect it
     test_set: TestSet
     protocols: Sequence[Protocol]
-    """All of one size."""
+    """All of the same score maps (`Protocol.maps`)."""
     scores: tuple[str, ...] = DEFAULT_SCORES
     """The predictor returns maps of those that are not in `eval.predict.scores.SCORES`, in this order."""
     components: bool = True
@@ -79,6 +79,11 @@ class TestSetPart:
         return self.test_set.convention
 
     @property
+    def maps(self) -> str:
+        """Name of the score maps."""
+        return self.protocols[0].maps
+
+    @property
     def size(self) -> tuple[int, int] | None:
         """(H, W) of images and targets; None: as they are."""
         return self.protocols[0].size
@@ -91,7 +96,7 @@ class TestSetPart:
     def predict(self, predictor: Predictor, image: int) -> Predicted:
         """Compute score maps and predicted classes of an image."""
         pixels, target = self._read(image)
-        predicted = predict_pixels(predictor(pixels), self.scores)
+        predicted = predict_image(predictor, pixels, self.scores, self.protocols[0])
         return target, score_arrays(predicted.scores, target, prediction=predicted.classes)
 
     def measure(self, store: ImageStore) -> SetResults:
@@ -190,12 +195,20 @@ class ClosedSetPart:
     reader: ShardReader
     count: int
     convention = Convention(CLOSED_SET, "Cityscapes val", is_benchmark=False)
-    size = None
+    maps = "native"
 
     @property
     def stems(self) -> tuple[str, ...]:
         """Names of the scenes."""
         return tuple(self.reader.keys[: self.count])
+
+    @property
+    def images(self) -> str:
+        """Encoding and size of the pictures, those of the first."""
+        scene, members = decode_scene(self.reader, 0), self.reader.suffixes(0)
+        encoding = find_scene_members(scene.key, members)[0].rpartition(".")[2]
+        height, width = scene.label.shape
+        return f"{encoding} frames of {width} x {height}"
 
     def predict(self, predictor: Predictor, image: int) -> Predicted:
         """Count the predicted classes (argmax of the class scores at native size) of a scene."""

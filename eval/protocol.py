@@ -6,9 +6,10 @@ carries them out.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from shards.errors import InputError
 
@@ -28,7 +29,7 @@ class Protocol:
     """Size at which pixels are compared: class scores are resized to it, not the other way round."""
     ap_rule: Literal["step sum", "step sum over thresholds from 768 percentiles of each image"]
     """Area under precision over recall; see `eval/metrics/curve.py` and `measure.py`."""
-    fpr_rule: Literal["first-at-least", "first-above", "interpolated"]
+    fpr_rule: Literal["first-at-least", "first-above", "nearest", "interpolated"]
     """Reading of FPR at 95 % TPR; see `eval/metrics/curve.py`."""
     pooling: Literal["all pixels of the set", "all pixels of the first 1300 images"]
     """Pixels that one metric is computed over."""
@@ -36,11 +37,34 @@ class Protocol:
     """Whether an image without an anomalous pixel brings its normal pixels."""
     float_type: Literal["float32", "float16"]
     """Type of the compared scores: half precision makes ties, and ties move metrics."""
+    flip: bool = False
+    """Whether a score is the mean of the image's and its mirror image's."""
+    scales: tuple[float, ...] = (1.0,)
+    """Factors on the size at which a model sees an image; a score is the mean over them."""
+    smooth: bool = False
+    """Whether score maps are smoothed by a Gaussian of 7 x 7 pixels and sigma 1, as PEBAL and RPL publish."""
 
     @property
     def size(self) -> tuple[int, int] | None:
         """(H, W) to which image and ground truth are brought before anything else; None: as they are."""
         return None if self.ground_truth_size == "native" else COURSE_SIZE
+
+    @property
+    def is_of_the_image(self) -> bool:
+        """Whether a model sees the image as it is, and once."""
+        return (self.size, self.flip, self.scales) == (None, False, (1.0,))
+
+    @property
+    def additions(self) -> str:
+        """What its name adds to that of the same protocol without post-processing."""
+        scales = "+scales-" + "-".join(f"{100 * scale:g}" for scale in self.scales)
+        parts = ((self.flip, "+flip"), (self.scales != (1.0,), scales), (self.smooth, "+smooth"))
+        return "".join(text for is_on, text in parts if is_on)
+
+    @property
+    def maps(self) -> str:
+        """Name of the score maps that it compares, which protocols share."""
+        return ("native" if self.size is None else "x".join(map(str, self.size))) + self.additions
 
     @property
     def most_images(self) -> int | None:
@@ -54,8 +78,12 @@ class Protocol:
 
     def describe(self) -> str:
         """Return the footnote of a table."""
+        scales = ", ".join(f"{scale:g}" for scale in self.scales)
+        views = "the image and its mirror image" if self.flip else "the image"
+        smoothing = "smoothed by a Gaussian of 7 x 7 pixels and sigma 1" if self.smooth else "not smoothed"
         return (
             f"protocol {self.name}: images at {self.image_size}; "
+            f"scores of {views} at scale {scales}, {smoothing}; "
             f"ground truth at {self.ground_truth_size} size, void ignored; AuPRC by {self.ap_rule}; "
             f"FPR95 by rule {self.fpr_rule}; pooled over {self.pooling}, "
             f"images without anomaly {self.images_without_anomaly}; scores in {self.float_type}"
@@ -96,6 +124,18 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
         # fishyscapes/eval.py: every pixel labelled 0 or 1, the first threshold that reaches 95 %.
         replace(_NATIVE, name="fishyscapes"),
+        # PEBAL's and RPL's valid.py: blurred scores, pooled, and the threshold with TPR nearest to 95 %.
+        # Their convolutional networks see whole images; ours may see windows.
+        *(replace(_NATIVE, name=name, smooth=True, fpr_rule="nearest") for name in ("pebal", "rpl")),
+        # Mask2Anomaly's anomaly_inference.py: the mean with the mirror image's scores, np.interp, images
+        # without anomaly skipped. Neither its refinement by masks nor its input size is a part of this.
+        replace(
+            _NATIVE,
+            name="mask2anomaly",
+            flip=True,
+            fpr_rule="interpolated",
+            images_without_anomaly="skipped",
+        ),
         # RbA's evaluate_ood.py: strictly more than 95 %, and no more than 1300 images.
         replace(
             _NATIVE,
@@ -107,16 +147,40 @@ PROTOCOLS: dict[str, Protocol] = {
 }
 
 
+ADDITIONS = "+flip, +scales-75-100-125 (percent) and +smooth"
+"""What a name may have behind it, for messages."""
+
+
 def get_protocol(name: str, setting: str = "--protocol") -> Protocol:
-    """Look up a protocol; an InputError names the available ones."""
-    if name not in PROTOCOLS:
-        raise InputError(f"{setting}: no protocol {name!r}; available: {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[name]
+    """Look up a protocol, with what its name adds to it; an InputError names the available ones."""
+    base, *additions = name.split("+")
+    if base not in PROTOCOLS:
+        available = f"available: {', '.join(PROTOCOLS)}, each with {ADDITIONS}"
+        raise InputError(f"{setting}: no protocol {name!r}; {available}")
+    added: dict[str, Any] = {}
+    for addition in additions:
+        kind, *percents = addition.split("-")
+        is_scales = kind == "scales" and bool(percents)
+        is_scales &= all(percent.isdecimal() and 25 <= int(percent) <= 400 for percent in percents)
+        is_there = kind in added or getattr(PROTOCOLS[base], kind, None) != getattr(_NATIVE, kind, None)
+        if is_there or not (is_scales or addition in ("flip", "smooth")):
+            allowed = f"{base} may have {ADDITIONS} behind it, each once, and scales of 25 to 400"
+            raise InputError(f"{setting}: {name!r}: got +{addition}; {allowed}")
+        added[kind] = tuple(int(percent) / 100 for percent in percents) if is_scales else True
+    return replace(PROTOCOLS[base], name=base + replace(_NATIVE, **added).additions, **added)
+
+
+def find_protocol(name: str) -> Protocol | None:
+    """Look up a protocol of a record; None: one that is not known here."""
+    with contextlib.suppress(InputError):
+        return get_protocol(name)
+    return None
 
 
 def get_protocols(names: Sequence[str], setting: str = "--protocol") -> tuple[Protocol, ...]:
     """Look up several protocols: at least one, each once."""
-    if not names or len(set(names)) < len(names):
+    protocols = tuple(get_protocol(name, setting) for name in names)
+    if not names or len({protocol.name for protocol in protocols}) < len(names):
         given = ", ".join(names) or "nothing"
         raise InputError(f"{setting}: got {given}; at least one, each once, of {', '.join(PROTOCOLS)}")
-    return tuple(get_protocol(name, setting) for name in names)
+    return protocols

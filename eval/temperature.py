@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
 import tempfile
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from eval.metrics.closed_set import best_likelihood, count_classes
 from eval.metrics.curve import HALF_VALUES, Curve, PixelMetrics, count_half
-from eval.predict.predictions import CachedSet, read_frames, read_target
+from eval.predict.predictions import CachedSet, read_frames
 from eval.predict.scores import DEFAULT_SCORES
 from eval.predict.strips import compare_at, predict_classes
 from eval.store import ImageStore, score_arrays
@@ -256,25 +255,6 @@ def _score_class_scores(
             sure = compare_at(torch.eye(len(class_scores), 1)[..., None], names, pixel_t)
             scores = {n: values - sure[n] if n not in OF_SHARES else values for n, values in scores.items()}
         yield from ((variant, scores[variant.score]) for variant in same)  # T = 1 is one for both levels
-
-
-def require_selection_split(cache: Path, cached: CachedSet, sets: Sequence[CachedSet]) -> None:
-    """Refuse a benchmark, and a set with masks of one of `sets`: no temperature may be chosen on it."""
-    masks = _hash_masks(cache, cached)
-    for other in sets:
-        if other.is_benchmark and not cached.is_benchmark and (shared := _hash_masks(cache, other) & masks):
-            common = f"shares {len(shared)} masks with {other.name}, a benchmark"
-            raise InputError(f"--validation {cached.folder}: {common}, on which nothing may be chosen")
-    if cached.is_benchmark:
-        raise InputError(
-            f"--validation {cached.folder}: is a benchmark; what is chosen on it must not be reported on it. "
-            f"Choose on a validation split, or see each benchmark's own best, so labelled, by --oracle True"
-        )
-
-
-def _hash_masks(cache: Path, cached: CachedSet) -> set[bytes]:
-    targets = (read_target(cache / cached.folder, position) for position in range(len(cached.stems)))
-    return {hashlib.sha256(target.tobytes()).digest() for target in targets if (target == ANOMALY).any()}
 
 
 def count_confusion(

@@ -90,9 +90,11 @@ class EvaluateOptions:
         tyro.conf.arg(help=f"Which anomaly scores, defined in docs/evaluation.md: {describe_scores()}."),
     ] = DEFAULT_SCORES
     protocol: tuple[str, ...] = ("native",)
-    """How images, windows, ground truth and metrics are treated, stated below every table: one or more of
-    native, course-512, smiyc, fishyscapes and rba. Those that differ in the reading only share one forward
-    pass."""
+    """How images, ground truth, scores and metrics are treated, stated below every table: one or more of
+    native, course-512, smiyc, fishyscapes, rba, pebal, rpl and mask2anomaly. Behind a name stands what is
+    done with its scores: +flip (mean with the mirror image's), +scales-75-100-125 (mean over sizes of the
+    image, in percent), +smooth (Gaussian of 7 x 7), as in native+flip+smooth. Those that differ in the
+    reading only share one forward pass."""
     components: bool = True
     """Compute component metrics (sIoU, PPV, F1*), slices and pictures of the best and worst images too."""
     device: str = "auto"
@@ -159,15 +161,15 @@ def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
     title = model_name(options, source)
     device = choose_device(options.device)
     protocols = get_protocols(options.protocol)
-    for name, kept in (("cache", "predictions are saved at"), ("score_maps", "maps are of")):
-        if getattr(options, name) is not None and any(protocol.size is not None for protocol in protocols):
-            raise InputError(f"--{name}: {kept} native size, so without protocol course-512")
+    for name, kept in (("cache", "predictions are saved of"), ("score_maps", "maps are of")):
+        other = [protocol.name for protocol in protocols if not protocol.is_of_the_image]
+        if getattr(options, name) is not None and other:
+            raise InputError(f"--{name}: {kept} images as they are, so without protocol {other[0]}")
     test_sets = _find_test_sets(options)
     scenes = _open_scenes(options.cityscapes) if options.cityscapes else None
     recorder = PredictionRecorder()
     model = _open_source(source, options, device, test_sets, recorder)
     network = network_key(model.fingerprint, options.precision, options.compile, device)
-    title = model_name(options, source)
     info = CacheInfo(model=title, checkpoint=str(source), fingerprint=hash_key(network), limit=options.limit)
     return Evaluation(
         out=options.out,

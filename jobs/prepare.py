@@ -67,21 +67,24 @@ class CityscapesJob(Sharing):
     """`jpeg`: without chroma subsampling, a quarter of the size, decodes 4 times faster than PNG; `png`: the
     original file's bytes; `tiles`: lossless, a fifth larger than PNG, and a crop decodes its part only, which
     is faster than JPEG (needs the package zstandard)."""
+    val_encoding: ImageEncoding = "png"
+    """The same of split val: without loss, as published mIoU is measured."""
     jpeg_quality: int = JPEG_QUALITY
-    """Quality of `--image_encoding jpeg`, 1 to 100."""
+    """Quality of encoding jpeg, 1 to 100."""
 
     def __post_init__(self) -> None:
         self.check(self.samples_per_shard)
         if not 1 <= self.jpeg_quality <= 100:
             raise InputError(f"jpeg_quality: is {self.jpeg_quality}; 1 to 100 is needed")
-        if self.image_encoding == "tiles":
-            require_zstandard("--image_encoding")
+        for name in ("image_encoding", "val_encoding"):
+            if getattr(self, name) == "tiles":
+                require_zstandard(f"--{name}")
         if not self.splits:
             raise InputError("splits: is empty; train, val or test is needed")
 
     def plan(self) -> FolderPlan:
         """Plan the shards."""
-        names = ("splits", "samples_per_shard", "image_encoding", "jpeg_quality")
+        names = ("splits", "samples_per_shard", "image_encoding", "val_encoding", "jpeg_quality")
         return plan_cityscapes(self.root, **{name: getattr(self, name) for name in names})
 
 

@@ -67,8 +67,6 @@ from trainer.run_folder import CONFIG_NAME, FINISHED_NAME, MAY_CHANGE
 
 logger = logging.getLogger(__name__)
 
-NO_SBATCH = "sbatch: not found; is this a machine of a Slurm cluster? --local 1 runs the cells here"
-
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitOptions:
@@ -183,7 +181,9 @@ def submit(plan: SweepPlan, options: SubmitOptions) -> None:
         _print_plan(plan, scripts, todo)
         return
     if scripts and options.local is None and shutil.which("sbatch") is None:
-        raise SlurmError(NO_SBATCH)
+        raise SlurmError(
+            "sbatch: not found; is this a machine of a Slurm cluster? --local 1 runs the cells here"
+        )
     machine = None if options.local is None else share_machine(config.resources, options.local, count_gpus())
     _write_folder(plan)
     if moved:  # the indices of earlier jobs are those of other cells now

@@ -22,6 +22,7 @@ from pathlib import Path
 from eval.predict.predictions import CLOSED_SET, CachedSet, CacheInfo, read_cache, read_frame
 from eval.predict.scores import DEFAULT_SCORES
 from eval.report.temperatures import TemperatureReport
+from eval.sets.benchmarks import require_selection_split
 from eval.temperature import (
     OF_SHARES,
     TABLE_TEMPERATURES,
@@ -31,7 +32,6 @@ from eval.temperature import (
     count_confusion,
     fit_calibration,
     list_kinds,
-    require_selection_split,
     table_temperatures,
 )
 from shards.errors import InputError

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from eval.predict.predictions import PredictionRecorder
@@ -85,6 +85,7 @@ def make_predictor(
     precision: Precision = "float32",
     scores: Sequence[str] = (),
     recorder: PredictionRecorder | None = None,
+    unmasked: Bool[Tensor, "L 1 Q"] | None = None,
 ) -> WindowPredictor:
     """Make a predictor of windows of `model.image_size`, or of what else `stride_of` allows, whose maps are
     those of `read_prediction`.
@@ -94,13 +95,11 @@ def make_predictor(
         precision: float32, which on a GPU leaves out TF32 as well, or autocast of the network; class scores
             and scores are float32 either way.
         recorder: gets the predictions, for a cache.
+        unmasked: as of `EoMT.forward`, of a network whose masks are not all released; None: no masks.
     """
     kind = torch.device(device).type
     if recorder is not None:
-        recorder.num_classes, recorder.window = num_classes_of(model), model.image_size
-        if isinstance(model, EoMT) and isinstance(model.class_head, IsoMaxHead):
-            recorder.entropic_scale = model.class_head.entropic_scale
-        recorder.sees = describe_input(model.image_size, stride_of(model))
+        _introduce(model, recorder)
 
     @torch.inference_mode()
     def predict(window: Tensor) -> Tensor:
@@ -108,7 +107,10 @@ def make_predictor(
         if kind == "cuda" and precision == "float32":  # by default cuDNN convolves with 10 bits of 23
             exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
         with exact, torch.autocast(kind, dtype=AUTOCAST.get(precision), enabled=precision in AUTOCAST):
-            prediction = model(window.to(device))
+            if unmasked is None:
+                prediction = model(window.to(device))
+            else:
+                prediction = model(window.to(device), unmasked.expand(-1, len(window), -1).to(device))
         if recorder is not None and isinstance(prediction, Tensor):
             recorder.add(prediction[:, :NUM_CLASSES])
         elif recorder is not None:
@@ -116,6 +118,14 @@ def make_predictor(
         return read_prediction(model, prediction, (window.shape[-2], window.shape[-1]), scores)
 
     return predict
+
+
+def _introduce(model: EoMT | ERFNet, recorder: PredictionRecorder) -> None:
+    """Tell a recorder whose predictions it gets."""
+    recorder.num_classes, recorder.window = num_classes_of(model), model.image_size
+    if isinstance(model, EoMT) and isinstance(model.class_head, IsoMaxHead):
+        recorder.entropic_scale = model.class_head.entropic_scale
+    recorder.sees = describe_input(model.image_size, stride_of(model))
 
 
 def num_classes_of(model: EoMT | ERFNet) -> int:

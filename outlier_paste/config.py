@@ -58,7 +58,8 @@ class PasteConfig:
     `road` stands it on the road, smaller far away."""
     sizing: str = "share"
     """`share`: the longer side is min_size to max_size of the scene's height; `original`: as large as in its
-    photograph; `rpl`: the photograph times 0.1 to 0.75, as RPL draws it."""
+    photograph; `rpl`: the photograph times 0.1 to 0.75, as RPL draws it; `small`: the longer side is 0.02
+    to 0.25 of the height, with the obstacles of RO-21 and L&F in the middle."""
     blend: str = "feather"
     """`hard` keeps the object's edge; `feather` mixes its outermost two pixels with the scene."""
     match: tuple[str, ...] = ()

@@ -157,7 +157,23 @@ def size_as_rpl(situation: Situation, generator: np.random.Generator) -> tuple[i
     return max(1, round(situation.shape[0] * factor)), max(1, round(situation.shape[1] * factor))
 
 
-SIZINGS: dict[str, Sizing] = {"share": size_by_share, "original": keep_size, "rpl": size_as_rpl}
+SMALL_SIDES = (0.02, 0.25)
+"""Shares of the scene's height, around the obstacles of RoadObstacle21 and Lost and Found: their median areas
+of 182 and 128 pixels at 256 rows, in boxes that are half filled, have sides of 7 % and 6 %."""
+
+
+def size_small(situation: Situation, generator: np.random.Generator) -> tuple[int, int]:
+    """Draw the longer side log-uniformly between `SMALL_SIDES`, whatever the limits are."""
+    share = log_uniform(*SMALL_SIDES, generator)
+    return scale_object(situation.shape, share, SMALL_SIDES[0], situation.scene)
+
+
+SIZINGS: dict[str, Sizing] = {
+    "share": size_by_share,
+    "original": keep_size,
+    "rpl": size_as_rpl,
+    "small": size_small,
+}
 
 
 def scale_object(

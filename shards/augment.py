@@ -36,7 +36,7 @@ class AugmentConfig:
     """ours: at zoom 1 the frame just covers the crop, and content smaller than the crop lies anywhere in it.
     upstream: tue-mps/eomt's; at zoom 1 the frame just fits into the crop (its "0.5 to 2.0" is our 0.25 to 1.0
     on Cityscapes with a square crop, and 40 % of the pixels are void), content lies at the upper left, and
-    colours change as torchvision changes them."""
+    colours change as torchvision changes them; a crop without any class is drawn anew."""
     scale: tuple[float, float] = (0.0, 0.0)
     """Range of the zoom, drawn uniformly; 0 0: the recipe's own, 1 to 2 for ours and 0.5 to 2 for upstream.
     With ours, Cityscapes keeps its own resolution at 1 for a crop of 1024 rows; 2 shows half as much, twice
@@ -107,7 +107,8 @@ def choose_crop(
     """Choose what is cut out of a frame, from its label alone.
 
     The generator draws the zoom, the window's place and the mirroring: four numbers, in this order. More are
-    drawn only where `class_balance` or `max_class_share` ask for them.
+    drawn only where `class_balance` or `max_class_share` ask for them, and by recipe upstream while no class
+    is in the window (`CROP_TRIES` at most, where upstream tries for ever).
 
     Args:
         label: train ids of the whole frame.
@@ -116,6 +117,17 @@ def choose_crop(
     Source: the share limit is that of mmsegmentation's `RandomCrop(cat_max_ratio)` and detectron2's
     `RandomCrop_CategoryAreaConstraint`. We differ: shares are counted on every fourth row and column.
     """
+    drawn = _draw_crop(label, config, crop, generator)
+    for _ in range(CROP_TRIES - 1 if config.recipe == "upstream" else 0):
+        if (label[drawn.rows, drawn.columns] < NUM_CLASSES).any():
+            break
+        drawn = _draw_crop(label, config, crop, generator)
+    return drawn
+
+
+def _draw_crop(
+    label: UInt8[np.ndarray, "H W"], config: AugmentConfig, crop: Size, generator: np.random.Generator
+) -> Crop:
     frame = (label.shape[0], label.shape[1])
     zoom = config.scale[0] + (config.scale[1] - config.scale[0]) * generator.random()
     place, mirrored = (generator.random(), generator.random()), bool(generator.random() < config.flip)

@@ -81,9 +81,7 @@ class StreamConfig:
 
     def __post_init__(self) -> None:
         if min(self.crop) < 1 and any(self.crop):
-            raise InputError(
-                f"data.crop: got {list(self.crop)}; (height, width), both at least 1, are needed"
-            )
+            raise InputError(f"data.crop: got {list(self.crop)}; height and width of at least 1 are needed")
         if not 1 <= self.batch_size <= MOST_SCENES:
             raise InputError(f"data.batch_size: got {self.batch_size}; 1..{MOST_SCENES} are allowed")
         if not 0 <= self.workers <= MOST_WORKERS:

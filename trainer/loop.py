@@ -31,7 +31,7 @@ from trainer.losses.targets import StepTotals, count_totals
 from trainer.memory import peak_memory
 from trainer.randomness import sample_generators, seed_dropout
 from trainer.runtime import Deadline, parse_limit
-from trainer.schedule import ScheduleConfig, draw_unmasked
+from trainer.schedule import ScheduleConfig, draw_for_validation, draw_unmasked
 from trainer.sharding import Sharding, fill_gradients, whole, whole_model
 from trainer.state import TrainState
 from trainer.tracking import show_scalars
@@ -115,8 +115,9 @@ class Run:
     folder: Path
     ema: WeightAverage
     state: TrainState = field(default_factory=TrainState)
-    evaluate: Callable[[EoMT, int], Mapping[str, float]] | None = None
-    """Validation of a model at a step: scalars by TensorBoard tag, the same on all ranks."""
+    evaluate: Callable[[EoMT, int, Tensor | None], Mapping[str, float]] | None = None
+    """Validation of a model at a step, with the queries unmasked then: scalars by TensorBoard tag, the same
+    on all ranks."""
     stop_requested: Callable[[], bool] = lambda: False
     details: Callable[[float], Mapping[str, float]] | None = None
     """Scalars for TensorBoard beside each log line, from the norm of all gradients."""
@@ -145,7 +146,7 @@ def train(run: Run, config: LoopConfig) -> TrainState:
 
     while not state.has_ended(config.steps):
         batches = clock.wait_for(run.batches, config.grad_accum, accelerator.device)
-        counts = count_totals([batch.label for batch in batches])
+        counts = count_totals([batch.label for batch in batches], run.loss.area_exponent)
         totals = StepTotals(*accelerator.reduce(counts, reduction="sum").tolist())
         sums: dict[str, Tensor] = {}
         for i, batch in enumerate(batches):
@@ -186,9 +187,12 @@ def train(run: Run, config: LoopConfig) -> TrainState:
         run.lr_schedule.step()  # after the log, which shows the rates of this step
         if run.evaluate is not None and is_due(state.step, config.eval_every, config.steps):
             run.model.eval()
+            place = state.step, config.steps, model.num_blocks, model.num_queries
+            unmasked = draw_for_validation(run.schedule, *place)
             with run.ema.applied():
-                measured = run.evaluate(whole_model(model), state.step)
-                if state.best.judge(measured, state.step):
+                measured = run.evaluate(whole_model(model), state.step, unmasked)
+                # masked, it is not yet what anybody would run
+                if unmasked is None and state.best.judge(measured, state.step):
                     save_best(accelerator, run.model, model, run.folder, state.best)
             show_scalars(accelerator, {**measured, **state.best.scalars()}, state.step)
             run.model.train()

@@ -113,7 +113,12 @@ def try_step(
         unmasked = draw_unmasked(schedule, 0, 1000, model.num_blocks, model.num_queries, generators)
         with accelerator.autocast():
             prediction = model(batch.image, unmasked)
-        terms = loss(prediction, batch, StepTotals(*count_totals([batch.label]).tolist()), generators)
+        terms = loss(
+            prediction,
+            batch,
+            StepTotals(*count_totals([batch.label], loss.area_exponent).tolist()),
+            generators,
+        )
         weighted_sum(terms, loss_weights).backward()
         del room
     finally:

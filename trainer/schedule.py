@@ -37,9 +37,10 @@ class ScheduleConfig:
     """Share of the run, after head_warmup, in which the backbone warms up linearly."""
     poly_power: float = 0.9
     """After its warm-up a rate falls to 0 as (1 - progress) ** poly_power."""
-    masked_attention: Literal["annealed", "always", "never"] = "annealed"
-    """annealed: each joint block's queries are masked at first and unmasked one phase after the other;
-    always; never: none is masked, and only the final prediction is supervised."""
+    masked_attention: Literal["annealed", "never"] = "annealed"
+    """annealed: each joint block's queries are masked at first and unmasked one phase after the other, and
+    validation sees them as they are then; never: none is masked, and only the final prediction is
+    supervised."""
     annealing: Literal["equal", "eomt"] = "equal"
     """For annealed, when the queries of the joint blocks are unmasked. equal: one block after the other, in
     phases of 1 / (blocks + 2) of the run; eomt: each takes a sixth of it, the first from 1/6 on, the last
@@ -175,7 +176,17 @@ def draw_unmasked(
     device = generators[0].device
     rule, blocks = config.annealing, range(num_blocks)
     masked = [mask_probability(step, total_steps, j, num_blocks, rule=rule) for j in blocks]
-    if config.masked_attention == "always":
-        masked = [1.0] * num_blocks
     drawn = [torch.rand(num_blocks, num_queries, generator=g, device=device) for g in generators]
     return torch.stack(drawn, dim=1) >= torch.tensor(masked, device=device)[:, None, None]
+
+
+def draw_for_validation(
+    config: ScheduleConfig, step: int, total_steps: int, num_blocks: int, num_queries: int
+) -> Bool[Tensor, "L 1 Q"] | None:
+    """Draw which queries of every image are unmasked in a validation at `step`; None: all of them are.
+
+    As upstream, which evaluates a network in the state of its schedule. The draw depends on the step alone.
+    """
+    generator = torch.Generator().manual_seed(step)
+    drawn = draw_unmasked(config, step, total_steps, num_blocks, num_queries, [generator])
+    return None if drawn is None or drawn.all() else drawn

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from torch import Tensor
 
 from eval.part import ClosedSetPart, TestSetPart, evaluate_closed_set, evaluate_test_set
 from eval.predict.scores import require_scores
@@ -36,6 +37,8 @@ from trainer.tracking import TrackingConfig, show_distribution, show_picture, sh
 logger = logging.getLogger(__name__)
 
 PROTOCOL = "native"
+MakePredictor = Callable[..., Predictor]
+"""Names of scores to a predictor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,8 @@ class ValidationConfig:
     """Most frames of each; 0: all."""
     select: str = ""
     """The one metric by which `best/` is chosen and a run ends early: miou, or ap/SCORE or fpr95/SCORE of
-    `scores`, such as ap/RbA. Empty: the newest checkpoints alone are kept."""
+    `scores`, such as ap/RbA; judged from the step on at which no query is masked any more. Empty: the newest
+    checkpoints alone are kept."""
     patience: int = 0
     """Validations in a row without a better `select` that end the run; 0: never. A run that ended
     so ends again on --resume, which may raise the patience."""
@@ -101,38 +105,45 @@ class Validation:
     tracking: TrackingConfig
     """Settings of the probes and curves that are shown beside the numbers."""
 
-    def __call__(self, model: EoMT, step: int) -> dict[str, float]:
+    def __call__(self, model: EoMT, step: int, unmasked: Tensor | None = None) -> dict[str, float]:
         """Measure `model`, in evaluation mode, and log and show it; by TensorBoard tag.
+
+        `unmasked` as of `models.segmenter.make_predictor`.
 
         Fractions in [0, 1], and per score the gap between the medians of anomalous and normal pixels.
         """
+
+        def make(scores: tuple[str, ...] = ()) -> Predictor:
+            predict = make_predictor(model, self.accelerator.device, scores=scores, unmasked=unmasked)
+            return SlidingPredictor(predict, model.image_size)
+
         with merged(model):
-            scalars = self._measure_scenes(model, step) | self._measure_pasted(model, step)
+            scalars = self._measure_scenes(make, step) | self._measure_pasted(make, step)
         metrics = {tag.removeprefix("Validation/"): value for tag, value in scalars.items()}
         named = [f"{name} {show_metric(name, value)}" for name, value in metrics.items()]
         logger.info("validation at step %d: %s", step, "  ".join(named))
         return scalars
 
-    def _measure_scenes(self, model: EoMT, step: int) -> dict[str, float]:
+    def _measure_scenes(self, make: MakePredictor, step: int) -> dict[str, float]:
         if self.scenes is None:
             return {}
         count = min(self.config.limit or len(self.scenes), len(self.scenes))
         part, worker = ClosedSetPart(self.scenes, count), self._worker()
-        result = evaluate_closed_set(part, self._predictor(model), self.scratch, worker)
+        result = evaluate_closed_set(part, make(), self.scratch, worker)
         if self._num_probes and worker.leads:
             chosen = sorted(choose_examples(count, self._num_probes))
-            probes = [self._draw_scene(model, self.scenes, index) for index in chosen]
+            probes = [self._draw_scene(make, self.scenes, index) for index in chosen]
             self._show("scenes", f"validation scenes at step {step}", probes, step)
         return {"Validation/miou": result.miou}
 
-    def _draw_scene(self, model: EoMT, reader: ShardReader, index: int) -> Example:
+    def _draw_scene(self, make: MakePredictor, reader: ShardReader, index: int) -> Example:
         scene, names = decode_scene(reader, index), self.config.scores
-        predicted = predict_pixels(self._predictor(model, names)(scene.image), names)
+        predicted = predict_pixels(make(names)(scene.image), names)
         target = np.where(scene.label == VOID_ID, VOID, NORMAL).astype(np.uint8)
         example = Example(scene.key, scene.image, target, predicted.classes, predicted.scores, scene.label)
         return example.shrink()
 
-    def _measure_pasted(self, model: EoMT, step: int) -> dict[str, float]:
+    def _measure_pasted(self, make: MakePredictor, step: int) -> dict[str, float]:
         if self.pasted is None:
             return {}
         names, scalars = self.config.scores, dict[str, float]()
@@ -144,7 +155,7 @@ class Validation:
             components=False,
             intervals=False,
         )
-        result = evaluate_test_set(part, self._predictor(model, names), self.scratch, self._worker())
+        result = evaluate_test_set(part, make(names), self.scratch, self._worker())
         for each in result.results:  # of the first rank, which has measured; the others have none
             record = each.record
             assert each.distribution is not None
@@ -162,10 +173,6 @@ class Validation:
         shared = [scalars]
         broadcast_object_list(shared)
         return shared[0]
-
-    def _predictor(self, model: EoMT, scores: tuple[str, ...] = ()) -> Predictor:
-        predict = make_predictor(model, self.accelerator.device, scores=scores)
-        return SlidingPredictor(predict, model.image_size)
 
     def _show(self, name: str, title: str, examples: Sequence[Example], step: int) -> None:
         show_picture(self.accelerator, f"probes/{name}", add_title(title, draw_panels(examples)), step)

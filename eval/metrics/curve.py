@@ -52,11 +52,14 @@ class PixelMetrics(NamedTuple):
     """Pixels with at least this score are called anomalous where F1 is best; of several, the highest."""
 
 
-FPR_RULES = ("first-at-least", "first-above", "interpolated")
+FPR_RULES = ("first-at-least", "first-above", "nearest", "interpolated")
 """Readings of the false positive rate "at 95 % TPR" off a curve of steps.
 
 - `first-at-least`: the first threshold with TPR >= 0.95 (Fishyscapes, SMIYC, UNO). The default.
-- `first-above`: the first with TPR > 0.95 (RbA, DenseHybrid); differs only where a threshold hits 0.95.
+- `first-above`: the first with TPR > 0.95 (RbA, DenseHybrid); differs only where a threshold hits 0.95. They
+  call `roc_curve` with its default drop_intermediate, which may skip that threshold; small sets show it.
+- `nearest`: the threshold whose TPR is nearest to 0.95, the higher TPR of two, the highest FPR of a TPR
+  (PEBAL, RPL).
 - `interpolated`: linear between the points around 0.95 (`ood_metrics`, the course's script); such a point
   belongs to no threshold, and with many equal scores it can be far from both others.
 """
@@ -139,6 +142,10 @@ class Curve(NamedTuple):
     def _fpr95(self, rule: str) -> float:
         if rule == "first-at-least":
             return float(self.fpr[np.argmax(self.recall >= TPR)])
+        if rule == "nearest":
+            at = self.recall.size - 1 - int(np.argmin(np.abs(self.recall - TPR)[::-1]))
+            last = at == self.recall.size - 1
+            return float((self.false[at] if last else self.false_above[at + 1]) / self.num_negatives)
         at = int(np.argmax(self.recall > TPR))
         if rule == "first-above":
             return float(self.fpr[at])

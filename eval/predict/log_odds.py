@@ -151,3 +151,14 @@ def compared_scores(
         name: FORMS[name](terms[name in OF_LOGARITHM]) if name in FORMS else SCORES[name](class_scores)
         for name in names
     }
+
+
+def to_log_odds(name: str, scores: Float[Tensor, "H W"], num_classes: int) -> Float[Tensor, "H W"]:
+    """Turn a score that was averaged, as `eval.predict.scores` defines it, into a form that is compared.
+
+    Log-odds of its share of the largest value; other scores and the energy stay as they are.
+    """
+    if FORMS.get(name) not in (msp_log_odds, entropy_log_odds):
+        return scores
+    largest = 1 - 1 / num_classes if FORMS[name] is msp_log_odds else 1.0
+    return torch.logit(scores.double() / largest, eps=1e-12).float()

@@ -23,11 +23,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from eval.predict.scores import DEFAULT_SCORES, NEEDS, SCORES
-from eval.predict.windows import ModelSource
+from eval.predict.windows import ModelSource, resize_image, to_tensor
 from shards.errors import InputError
 from shards.files import hash_file, require_name
 
@@ -92,8 +93,15 @@ class OwnPredictor:
         parts = [*maps.values()] if logits is None else [logits, *maps.values()]
         return hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
 
-    def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "N H W"]:
-        """Return logits, if any, and behind them the model's own maps among the chosen scores."""
+    def __call__(self, image: UInt8[np.ndarray, "H W 3"], scale: float = 1.0) -> Float[Tensor, "N H W"]:
+        """Return logits, if any, and behind them the model's own maps among the chosen scores.
+
+        At another `scale` the model gets a resized image, and its answers are resized back bilinearly.
+        """
+        if scale != 1:
+            size = (max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale)))
+            found = self(resize_image(to_tensor(image), size).permute(1, 2, 0).numpy())
+            return F.interpolate(found[None], size=image.shape[:2], mode="bilinear", align_corners=False)[0]
         logits, maps = self._ask(np.ascontiguousarray(image))
         wanted = [name for name in self.scores if name not in SCORES]
         if missing := [name for name in wanted if name not in maps]:

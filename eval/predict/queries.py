@@ -201,8 +201,8 @@ def class_claims(queries: QueryOutputs, size: tuple[int, int] | None = None) -> 
         class_cost = F.softplus(others - logits[..., : queries.num_classes])
         mask_cost = F.softplus(-resize_masks(queries.mask_logits, size))
         refused = _Refusal.apply(mask_cost, class_cost)
-        faint = torch.log(-torch.expm1(refused.clamp(min=-1, max=-1e-38)))
-        sure = torch.log1p(-torch.exp(refused.clamp(max=-1)))
+        faint = torch.log(-torch.expm1(refused.clamp(min=-1.0, max=-1e-38)))
+        sure = torch.log1p(-torch.exp(refused.clamp(max=-1.0)))
         return ClassClaims(refused, torch.where(refused > -1, faint, sure))
 
 

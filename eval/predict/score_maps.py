@@ -80,7 +80,8 @@ class MapFolder:
         parts = sorted(key.hex() + content for key, (_, content) in self._maps.items())
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "1 H W"]:
+    def __call__(self, image: UInt8[np.ndarray, "H W 3"], scale: float = 1.0) -> Float[Tensor, "1 H W"]:
+        assert scale == 1, "maps have no other scale"
         key = _digest(image)
         if key not in self._maps:
             rule = "maps are of native size, so without protocol course-512"

@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
-from eval.predict.log_odds import compared_scores
+from eval.predict.log_odds import compared_scores, to_log_odds
 from eval.predict.queries import QueryOutputs, pixel_class_scores, resize_masks
 from eval.predict.scores import QUERY_SCORES, SCORES
+from eval.predict.windows import Predictor
+from eval.protocol import Protocol
 from shards.schema import VOID_ID
 
 _STRIP_PIXELS = 8192
@@ -55,6 +58,51 @@ def predict_pixels(class_scores: Float[Tensor, "N H W"], names: Sequence[str]) -
             scores[name][rows] = found[0]
     chosen = {name: (scores | maps)[name].cpu().numpy() for name in names}
     return PixelPrediction(chosen, classes.cpu().numpy())
+
+
+@torch.no_grad()
+def predict_image(
+    predictor: Predictor, image: UInt8[np.ndarray, "H W 3"], names: Sequence[str], protocol: Protocol
+) -> PixelPrediction:
+    """Predict an image as a protocol asks for: the mean over its views, smoothed or not.
+
+    Scores are averaged and smoothed as `eval.predict.scores` defines them, and compared as log-odds then;
+    classes are of the mean class scores. `names` as of `predict_pixels`.
+    """
+    mirrorings = (False, True) if protocol.flip else (False,)
+    views = [(scale, is_mirrored) for scale in protocol.scales for is_mirrored in mirrorings]
+    if views == [(1.0, False)] and not protocol.smooth:
+        return predict_pixels(predictor(image), names)
+    total: Tensor | None = None
+    for scale, is_mirrored in views:
+        seen = np.ascontiguousarray(image[:, ::-1]) if is_mirrored else image
+        found = _score_plainly(predictor(seen, scale), names)
+        found = found.flip(-1) if is_mirrored else found
+        total = found if total is None else total + found
+    assert total is not None
+    mean = (total / len(views)).cpu()
+    class_scores, maps = mean[: -len(names)], list(mean[-len(names) :].numpy())
+    if protocol.smooth:
+        maps = [cv2.GaussianBlur(each, (7, 7), 1, borderType=cv2.BORDER_REFLECT_101) for each in maps]
+    classes = torch.full(image.shape[:2], VOID_ID, dtype=torch.uint8)
+    for rows in strips_of(image.shape[0] if len(class_scores) else 0, image.shape[1]):
+        classes[rows] = predict_classes(class_scores[:, rows])
+    named = zip(names, maps, strict=True)
+    scores = {name: to_log_odds(name, torch.from_numpy(each), len(class_scores)) for name, each in named}
+    return PixelPrediction({name: score.numpy() for name, score in scores.items()}, classes.numpy())
+
+
+def _score_plainly(maps: Float[Tensor, "N H W"], names: Sequence[str]) -> Float[Tensor, "M H W"]:
+    """Return the class scores and, behind them, the plain scores of `names`."""
+    of_maps = [name for name in names if name not in SCORES]
+    num_classes = len(maps) - len(of_maps)
+    given = dict(zip(of_maps, maps[num_classes:], strict=True))
+    scores = torch.empty(len(names), *maps.shape[1:], device=maps.device)
+    for rows in strips_of(*maps.shape[1:]):
+        for score, name in zip(scores, names, strict=True):
+            strip = maps[None, :num_classes, rows]
+            score[rows] = given[name][rows] if name in given else SCORES[name](strip)[0]
+    return torch.cat([maps[:num_classes], scores])
 
 
 def compare_at(

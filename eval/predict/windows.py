@@ -30,7 +30,8 @@ class Predictor(Protocol):
     def sees(self) -> str:
         """Words for how it sees an image, below tables."""
 
-    def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "N H W"]: ...
+    def __call__(self, image: UInt8[np.ndarray, "H W 3"], scale: float = 1.0) -> Float[Tensor, "N H W"]:
+        """Predict, seeing the image `scale` times as large as usual."""
 
 
 WindowPredictor = Callable[[UInt8[Tensor, "B 3 h w"]], Float[Tensor, "B N h w"]]
@@ -56,15 +57,18 @@ def to_tensor(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[Tensor, "3 H W"]:
     return torch.from_numpy(image).permute(2, 0, 1)
 
 
-def covering_size(size: tuple[int, int], window: tuple[int, int], stride: int = 1) -> tuple[int, int]:
+def covering_size(
+    size: tuple[int, int], window: tuple[int, int], stride: int = 1, scale: float = 1.0
+) -> tuple[int, int]:
     """Return the (H, W) to which an image of `size` is scaled so that it covers the window.
 
     The factor is the larger of window / image side over both axes: one axis fits the window exactly, the
-    other is at least as long, and the aspect ratio is kept, to the nearest multiples of `stride`.
+    other is at least as long, and the aspect ratio is kept, to the nearest multiples of `stride`. Of another
+    `scale` both are that many times as long.
     """
-    factor = max(window[0] / size[0], window[1] / size[1])
-    height, width = (stride * round(side * factor / stride) for side in size)
-    return max(window[0], height), max(window[1], width)
+    factor = scale * max(window[0] / size[0], window[1] / size[1])
+    height, width = (stride * max(1, round(side * factor / stride)) for side in size)
+    return (max(window[0], height), max(window[1], width)) if scale >= 1 else (height, width)
 
 
 def window_starts(side: int, window: int) -> list[int]:
@@ -88,6 +92,7 @@ def predict_in_windows(
     window: tuple[int, int],
     windows_at_once: int = 4,
     stride: int = 0,
+    scale: float = 1.0,
 ) -> Float[Tensor, "N H W"]:
     """Return the maps of an image at its own resolution.
 
@@ -99,29 +104,38 @@ def predict_in_windows(
         windows_at_once: windows per call of `predict`; bounds its memory.
         stride: of a convolutional network, which sees the scaled image whole, sides rounded to multiples of
             it: its padding would show as a seam at every border of a window. 0: windows.
+        scale: factor on the size; an image that does not cover the window then is padded with black.
 
     Source: the semantic inference of EoMT, Kerssies et al., CVPR 2025, which truncates positions; we round.
     """
     native = (image.shape[-2], image.shape[-1])
-    height, width = covering_size(native, window, stride or 1)
-    scaled = resize_image(image, (height, width))
-    window = (height, width) if stride else window
+    content = covering_size(native, window, stride or 1, scale)
+    window = content if stride else window
+    height, width = max(content[0], window[0]), max(content[1], window[1])
+    scaled = F.pad(resize_image(image, content), (0, width - content[1], 0, height - content[0]))
+    maps = _average_windows(scaled, predict, window, windows_at_once)[:, : content[0], : content[1]]
+    if content == native:
+        return maps
+    return F.interpolate(maps[None], size=native, mode="bilinear", align_corners=False)[0]
+
+
+def _average_windows(
+    image: UInt8[Tensor, "3 H W"], predict: WindowPredictor, window: tuple[int, int], windows_at_once: int
+) -> Float[Tensor, "N H W"]:
+    height, width = image.shape[-2:]
     corners = [(y, x) for y in window_starts(height, window[0]) for x in window_starts(width, window[1])]
     sums: Tensor | None = None
     counts = torch.zeros(height, width)
     for begin in range(0, len(corners), windows_at_once):
         group = corners[begin : begin + windows_at_once]
-        crops = torch.stack([scaled[:, y : y + window[0], x : x + window[1]] for y, x in group])
+        crops = torch.stack([image[:, y : y + window[0], x : x + window[1]] for y, x in group])
         maps = predict(crops).float()
         sums = maps.new_zeros(maps.shape[1], height, width) if sums is None else sums  # on its device
         for (y, x), part in zip(group, maps, strict=True):
             sums[:, y : y + window[0], x : x + window[1]] += part
             counts[y : y + window[0], x : x + window[1]] += 1
     assert sums is not None
-    sums /= counts.to(sums.device)
-    if (height, width) == native:
-        return sums
-    return F.interpolate(sums[None], size=native, mode="bilinear", align_corners=False)[0]
+    return sums.div_(counts.to(sums.device))
 
 
 def describe_input(window: tuple[int, int], stride: int) -> str:
@@ -147,6 +161,6 @@ class SlidingPredictor:
         """The words of `describe_input`."""
         return describe_input(self.window, self.stride)
 
-    def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "N H W"]:
+    def __call__(self, image: UInt8[np.ndarray, "H W 3"], scale: float = 1.0) -> Float[Tensor, "N H W"]:
         pixels, at_once = to_tensor(image), self.windows_at_once
-        return predict_in_windows(pixels, self.predict, self.window, at_once, self.stride)
+        return predict_in_windows(pixels, self.predict, self.window, at_once, self.stride, scale)

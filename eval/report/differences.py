@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eval.metrics.bootstrap import Comparison
-from eval.protocol import PROTOCOLS
+from eval.protocol import find_protocol
 from eval.report.record import Record
 from eval.report.seeds import SeedGroup, SeedRow, SeedRun, compare_seeds, lay_out_tables
 from eval.report.tables import Column, Table, markdown_row
@@ -117,7 +117,7 @@ def _compare_images(
 ) -> Comparison | str:
     if column.metric not in METRICS:
         return f"one run each, and no counts per image are kept of the {column.title}"
-    if rows[0].protocol not in PROTOCOLS:
+    if find_protocol(rows[0].protocol) is None:
         return f"the rules of protocol {rows[0].protocol} are not known"
     found = [_resample(row.group.model, *side, resample) for row, side in zip(rows, sides, strict=True)]
     if reasons := [each for each in found if isinstance(each, str)]:

@@ -56,6 +56,8 @@ class Record:
     """Most images taken of each set, its first; None: all."""
     sees: str = ""
     """Words for how the model saw an image (`eval.predict.windows.Predictor`); empty: not known."""
+    miou_images: str = ""
+    """Encoding and size of the frames that mIoU and ECE are measured on."""
     miou_unseen: tuple[str, ...] = ()
     """Classes that were predicted and are in no label: each counts in the mIoU with an IoU of 0."""
 

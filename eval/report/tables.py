@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from eval.predict.scores import explain_scores
-from eval.protocol import PROTOCOLS
+from eval.protocol import find_protocol
 from eval.report.record import Record
 from eval.sets.registry import TEST_SETS
 from shards.errors import InputError
@@ -144,7 +144,8 @@ def build_table(
     estimates = [estimate for row in rows for estimate in row[2] if estimate]
     note = "; mean ± standard deviation over seeds" if any(e.spread is not None for e in estimates) else ""
     note += "; in brackets 95 % over images" if any(e.interval for e in estimates) else ""
-    rules = PROTOCOLS[protocol].describe() if protocol in PROTOCOLS else f"protocol {protocol}"
+    known = find_protocol(protocol)
+    rules = known.describe() if known else f"protocol {protocol}"
     rules += explain_scores({method.partition(" ")[0] for _, method, _ in rows})
     return Table(
         protocol,
@@ -163,6 +164,8 @@ def _notes(records: Sequence[Record]) -> Iterator[str]:
     for sees, titles in models.items():
         subject = f"Input of {', '.join(titles)}" if len(models) > 1 else "Model input"
         yield f"{subject}: {sees}."
+    for images in dict.fromkeys(record.miou_images for record in records if record.miou_images):
+        yield f"mIoU on {images}."
     for title, names in dict.fromkeys((record.title, record.miou_unseen) for record in records):
         if names:
             yield (

@@ -13,13 +13,15 @@ my_night_drives:              # folder, with images/ and labels_masks/ as the ot
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from eval.predict.predictions import CLOSED_SET
+from eval.predict.predictions import CLOSED_SET, CachedSet
+from eval.predict.predictions import read_target as read_cached_target
 from eval.sets.fingerprint import find_original, known_originals, list_originals
 from eval.sets.registry import (
     EXTRA_SETS,
@@ -178,3 +180,22 @@ def _parse(folder: str, entry: Any, where: str) -> Convention:
         raise InputError(f"{where}: values: got {shorten(values)}; {expected}")
     meanings = {value: _MEANINGS[meaning] for value, meaning in values.items()}
     return Convention(folder, title, meanings, is_benchmark=use == "benchmark")
+
+
+def require_selection_split(cache: Path, cached: CachedSet, sets: Sequence[CachedSet]) -> None:
+    """Refuse a benchmark, and a set with masks of one of `sets`: no temperature may be chosen on it."""
+    masks = _hash_masks(cache, cached)
+    for other in sets:
+        if other.is_benchmark and not cached.is_benchmark and (shared := _hash_masks(cache, other) & masks):
+            common = f"shares {len(shared)} masks with {other.name}, a benchmark"
+            raise InputError(f"--validation {cached.folder}: {common}, on which nothing may be chosen")
+    if cached.is_benchmark:
+        raise InputError(
+            f"--validation {cached.folder}: is a benchmark; what is chosen on it must not be reported on it. "
+            f"Choose on a validation split, or see each benchmark's own best, so labelled, by --oracle True"
+        )
+
+
+def _hash_masks(cache: Path, cached: CachedSet) -> set[bytes]:
+    targets = (read_cached_target(cache / cached.folder, position) for position in range(len(cached.stems)))
+    return {hashlib.sha256(target.tobytes()).digest() for target in targets if (target == ANOMALY).any()}

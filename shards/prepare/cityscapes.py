@@ -78,17 +78,22 @@ def plan_cityscapes(
     splits: Sequence[Split] = ("train", "val"),
     samples_per_shard: int = 64,
     image_encoding: ImageEncoding = "jpeg",
+    val_encoding: ImageEncoding = "png",
     jpeg_quality: int = JPEG_QUALITY,
 ) -> FolderPlan:
-    """Distribute the frames of `splits` over shards, in the order of their keys."""
+    """Distribute the frames of `splits` over shards, in the order of their keys.
+
+    `val_encoding` is that of split val, on which mIoU is measured.
+    """
     files = open_cityscapes(root)
     options: dict[str, Any] = {"splits": splits, "samples_per_shard": samples_per_shard}
-    options |= {"jpeg_quality": jpeg_quality} if image_encoding == "jpeg" else {}
-    options |= {"zstd": zstd_version()} if image_encoding == "tiles" else {}
+    encodings = {split: val_encoding if split == "val" else image_encoding for split in splits}
+    options |= {"val_encoding": val_encoding} if "val" in splits else {}
+    options |= {"jpeg_quality": jpeg_quality} if "jpeg" in encodings.values() else {}
+    options |= {"zstd": zstd_version()} if "tiles" in encodings.values() else {}
     shards: list[ShardPlan] = []
     report = []
     seen: set[str] = set()
-    samples = partial(_encode_frames, files, image_encoding, jpeg_quality)
     for split in dict.fromkeys(splits):
         frames = list_frames(files, split)
         keys = {frame.key for frame in frames}
@@ -96,6 +101,7 @@ def plan_cityscapes(
             also = f"frame {shared[0]} is also in another split{_and_more(shared)}"
             raise InputError(f"split {split!r}: {also}")
         seen |= keys
+        samples = partial(_encode_frames, files, encodings[split], jpeg_quality)
         of_split = split_into_shards(frames, samples_per_shard, samples, name="cityscapes", split=split)
         report.append(f"{split}: {len(frames)} frames in {len(of_split)} shards")
         shards += of_split
@@ -123,7 +129,7 @@ def _encode_frames(
         elif encoding == "tiles":
             content = encode_tiles(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
         elif not content.startswith(PNG_SIGNATURE):
-            raise InputError(f"{image_path}: is no PNG file inside; --image_encoding jpeg converts it")
+            content = cv2.imencode(".png", picture)[1].tobytes()  # a JPEG under another name: its pixels
         yield frame.key, {IMAGE_SUFFIXES[encoding]: content, LABEL_SUFFIX: _encode_label(label)}
 
 

@@ -17,6 +17,12 @@ from shards.progress import Progress
 
 META_OOD_CATEGORIES = ("person", "bicycle", "car", "motorcycle", "bus", "truck", "traffic light", "stop sign")
 """COCO categories that are Cityscapes classes too, as Meta-OoD lists them; it leaves out `train`."""
+TEST_CATEGORIES = (
+    *("airplane", "bear", "bird", "boat", "bottle", "cat", "chair", "couch", "cow", "dining table", "dog"),
+    *("elephant", "giraffe", "horse", "potted plant", "sheep", "tv", "zebra"),
+)
+"""COCO categories that are anomalies of a test set: the objects of Pascal VOC that Fishyscapes Static pastes,
+and the animals and vehicles of Road Anomaly and RoadAnomaly21, by their papers and the names of images."""
 MASK_ENCODING = "object-mask"
 """Name of the values in a cut-out's mask: 0 background, 255 object."""
 SEVERAL = "several"
@@ -35,6 +41,10 @@ class ObjectFilter:
     excluded_categories: tuple[str, ...] = META_OOD_CATEGORIES
     """A picture that shows any of these is left out whole. The default is Meta-OoD's list, which lacks
     `train`, a class of Cityscapes: add it where trains must not be taught as outliers."""
+    test_categories: bool = True
+    """Take objects of categories that are anomalies of a test set, such as cow and sheep, too. False excludes
+    them like the categories above, for numbers of which one can say "never pasted" (FS Static, Road Anomaly,
+    RoadAnomaly21; the obstacles of Lost and Found and RoadObstacle21 are hardly COCO's)."""
     exclude: Literal["image", "object"] = "image"
     """`image` is as said above; `object` leaves out the objects of these categories and takes the others of
     the same picture, so that a zebra is taken from beside a car."""
@@ -56,6 +66,13 @@ class ObjectFilter:
     """Number of objects drawn at random from those that are left; 0 takes all."""
     seed: int = 0
     """Seed of that draw."""
+
+    @property
+    def excluded(self) -> frozenset[str]:
+        """All categories that are left out."""
+        return frozenset(self.excluded_categories) | frozenset(
+            () if self.test_categories else TEST_CATEGORIES
+        )
 
     def __post_init__(self) -> None:
         for name in ("min_side", "min_area", "max_area", "max_objects", "seed"):
@@ -145,7 +162,7 @@ def select_images(dataset: Instances, rule: ObjectFilter) -> tuple[list[dict[str
     images, report = dataset.images, FilterReport(dataset.where, "images", len(dataset.images))
     if rule.exclude == "image":
         shown = {i: {names[e["category_id"]] for e in entries} for i, entries in dataset.annotations.items()}
-        excluded = set(rule.excluded_categories)
+        excluded = rule.excluded
         reason = "an excluded category is in the picture"
         images = report.keep(images, lambda image: not shown[image["id"]] & excluded, reason)
     reason = f"a side is shorter than {rule.min_side} pixels (min_side)"
@@ -158,7 +175,7 @@ def select_objects(
     """Return the objects that qualify in the order of the images, then of the annotation ids."""
     entries = [entry for image in images for entry in dataset.annotations[image["id"]]]
     report = FilterReport(dataset.where, "objects in these images", len(entries))
-    names, excluded, asked = dataset.categories, rule.excluded_categories, rule.only_categories
+    names, excluded, asked = dataset.categories, rule.excluded, rule.only_categories
     if rule.exclude == "object":
         reason = "of an excluded category"
         entries = report.keep(entries, lambda e: names[e["category_id"]] not in excluded, reason)

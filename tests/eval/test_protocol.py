@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 
 import cv2
 import numpy as np
@@ -25,19 +26,40 @@ from tests.support.evaluation import write_set
 def test_the_footnote_states_every_choice(name):
     protocol = get_protocol(name)
     for field in dataclasses.fields(protocol):
-        assert getattr(protocol, field.name) in protocol.describe()
+        if isinstance(value := getattr(protocol, field.name), str):
+            assert value in protocol.describe()
+    assert ("its mirror image at scale 1" in protocol.describe()) == protocol.flip
+    assert ("smoothed by a Gaussian" in protocol.describe()) == protocol.smooth
     assert protocol.name == name
     assert protocol.fpr_rule in FPR_RULES
 
 
 def test_a_protocol_that_is_not_there_is_refused_with_the_available_ones():
-    available = "native, course-512, smiyc, fishyscapes, rba"
-    with pytest.raises(InputError, match=f"--protocol: no protocol 'Native'; available: {available}$"):
+    available = "native, course-512, smiyc, fishyscapes, pebal, rpl, mask2anomaly, rba, each with .flip, "
+    with pytest.raises(InputError, match=f"--protocol: no protocol 'Native'; available: {available}"):
         get_protocol("Native")
     with pytest.raises(InputError, match="--protocol: got rba, rba; at least one, each once"):
         get_protocols(["rba", "rba"])
     with pytest.raises(InputError, match="--protocol: got nothing"):
         get_protocols([])
+
+
+def test_what_is_done_with_scores_stands_in_the_name_and_in_the_footnote():
+    protocol = get_protocol("smiyc+smooth+scales-50-100+flip")
+    assert protocol.name == "smiyc+flip+scales-50-100+smooth"
+    assert protocol.ap_rule == PROTOCOLS["smiyc"].ap_rule
+    told = "scores of the image and its mirror image at scale 0.5, 1, smoothed by a Gaussian of 7 x 7 pixels"
+    assert told in protocol.describe()
+    assert get_protocol("native+scales-100") == get_protocol("native")
+
+
+@pytest.mark.parametrize("addition", ["flip+flip", "scales", "scales-10", "scales-x", "blur", "", "smooth-7"])
+def test_an_addition_that_is_not_there_is_refused(addition):
+    text = re.escape(addition.rpartition("+")[2])
+    with pytest.raises(InputError, match=rf"'native\+{re.escape(addition)}': got \+{text}; native may have"):
+        get_protocol(f"native+{addition}")
+    with pytest.raises(InputError, match=r"'pebal\+smooth': got \+smooth; pebal may have .* each once"):
+        get_protocol("pebal+smooth")
 
 
 def sort_image(score: np.ndarray, target: np.ndarray) -> ImageScores:
@@ -82,6 +104,20 @@ def test_rba_takes_the_first_threshold_above_95_percent_and_no_image_from_1300_o
     assert measured.metrics.fpr95 == pytest.approx(fpr[np.flatnonzero(tpr > 0.95)[0]], abs=1e-12)
     assert measured.num_images == MAX_IMAGES_RBA
     assert measure_score(images, get_protocol("native")).num_images == MAX_IMAGES_RBA + 1
+
+
+def test_pebal_takes_the_threshold_nearest_to_95_percent():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        scores, truth = rng.integers(0, 12, 60).astype(np.float32), rng.random(60) < 0.4
+        image = ImageScores(np.sort(scores[truth]), np.sort(scores[~truth]))
+        points = [((scores[truth] >= t).mean(), (scores[~truth] >= t).mean()) for t in np.unique(scores)]
+        # from full recall, reached as early as possible, downwards; of equally near ones the first
+        full = max(t for t in np.unique(scores) if (scores[truth] >= t).all())
+        points = points[int(np.flatnonzero(np.unique(scores) == full)[0]) :]
+        nearest = min(points, key=lambda point: abs(point[0] - 0.95))
+        found = measure_score([image], get_protocol("pebal"), intervals=False).metrics.fpr95
+        assert found == pytest.approx(nearest[1], abs=1e-12), seed
 
 
 def test_course_512_interpolates_and_skips_images_without_anomaly():

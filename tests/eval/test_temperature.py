@@ -16,12 +16,12 @@ from eval.metrics.closed_set import best_likelihood
 from eval.predict.predictions import CachedSet, PredictionRecorder, read_frame, write_frame, write_index
 from eval.predict.queries import pixel_class_scores
 from eval.predict.scores import DEFAULT_SCORES
+from eval.sets.benchmarks import require_selection_split
 from eval.temperature import (
     OF_SHARES,
     Sweep,
     Variant,
     list_kinds,
-    require_selection_split,
     table_temperatures,
 )
 from shards.errors import InputError

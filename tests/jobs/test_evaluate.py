@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -39,6 +40,8 @@ def test_everything_is_written(tmp_path):
     assert (first.num_images, first.num_pixels) == (2, 2 * 40 * 64)
     assert first.miou is not None
     assert 0 < first.miou < 0.5
+    assert re.fullmatch(r"(jpg|png) frames of \d+ x \d+", first.miou_images)
+    assert f"mIoU on {first.miou_images}." in (options.out / "results.md").read_text()
     assert cv2.imread(str(options.out / "RoadAnomaly.png")) is not None
     assert None not in (first.ap_ci, first.f1_star, first.best_f1, first.ece, first.ece_ci, first.miou_ci)
     assert len((options.out / "per_image.csv").read_text().splitlines()) == 1 + 8 * 2
@@ -201,3 +204,15 @@ def test_the_model_is_named_after_its_run(tmp_path):
     step = options.checkpoint / "checkpoints" / "step-0000010"
     assert model_name(options, step) == "rba_run"
     assert model_name(dataclasses.replace(options, name="x"), step) == "x"
+
+
+def test_a_predictor_of_a_network_whose_masks_are_not_released_masks_them():
+    model = make_model().eval()
+    window = torch.randint(0, 256, (3, 3, *model.image_size), dtype=torch.uint8)
+    unmasked = torch.zeros(model.num_blocks, 1, model.num_queries, dtype=torch.bool)
+    found = make_predictor(model, "cpu", unmasked=unmasked)(window)
+    with torch.no_grad():
+        prediction = model(window, unmasked.expand(-1, 3, -1))
+    masks, classes = prediction.mask_logits[-1], prediction.class_logits[-1]
+    torch.testing.assert_close(found, pixel_class_scores(masks, classes, model.image_size))
+    assert not torch.allclose(found, make_predictor(model, "cpu")(window), atol=1e-6)

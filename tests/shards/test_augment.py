@@ -20,7 +20,7 @@ from shards.augment import (
     resize_label,
 )
 from shards.color import jitter_color
-from shards.schema import VOID_ID, Sample
+from shards.schema import OUTLIER_ID, VOID_ID, Sample
 from tests.support.refused import refused
 
 
@@ -239,6 +239,17 @@ def test_upstream_s_crops_have_the_distribution_of_torchvision_s() -> None:
     for column, name in enumerate(("filled rows", "filled columns", "left")):
         assert ks_2samp(np.array(ours)[:, column], theirs[:, column]).pvalue > 0.01, name
     assert np.mean(ours, axis=0)[3] == pytest.approx(theirs.mean(axis=0)[3], abs=0.08)
+
+
+def test_upstream_draws_a_crop_without_a_class_anew() -> None:
+    """A strip of road in a void frame is in every crop, but where there is none the draws come to an end."""
+    label = np.full((128, 256), VOID_ID, np.uint8)
+    label[:, 200:204] = 3
+    for seed in range(40):
+        crop = choose_crop(label, UPSTREAM, (128, 128), rng(seed))
+        assert (label[crop.rows, crop.columns] == 3).any(), seed
+    label[:, 200:204] = OUTLIER_ID  # no class
+    choose_crop(label, UPSTREAM, (128, 128), rng(0))
 
 
 @pytest.mark.parametrize(("zoom", "largest", "mean"), [(1.0, 0, 0), (1.5, 6, 1.0), (2.0, 6, 1.0)])

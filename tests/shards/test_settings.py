@@ -75,7 +75,7 @@ def test_every_shipped_configuration_loads_and_says_how_to_run_it(path: Path) ->
         ("name: [a]", "name: expected str, got ['a']"),
         ("data: {crop: [1]}", "data.crop: expected 2 values, got [1]"),
         ("data: {shards: a}", "data.shards: expected a list, got 'a'"),
-        ("schedule: {masked_attention: maybe}", "got 'maybe'; allowed: annealed, always, never"),
+        ("schedule: {masked_attention: maybe}", "got 'maybe'; allowed: annealed, never"),
         ("loss: {options: 3}", "loss.options: expected settings by name, got 3"),
         ("loss: {weights: 3}", "loss.weights: expected values by name, got 3"),
         ("loss: {options: {rba: {margn: 1}}}", "loss.options.rba.margn: unknown setting"),

@@ -124,6 +124,7 @@ class PoisonedLoss:
 
     def __init__(self, loss: Loss, key: str) -> None:
         self._loss, self._key, self.lower_bounds = loss, key, loss.lower_bounds
+        self.area_exponent = loss.area_exponent
 
     def __call__(self, prediction: Prediction, batch: Batch, *others: Any) -> dict[str, Tensor]:
         terms = self._loss(prediction, batch, *others)

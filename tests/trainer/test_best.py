@@ -47,9 +47,9 @@ def test_patience_counts_validations_without_a_better_one() -> None:
 def _fixed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A validation with known values."""
 
-    def measure(model: torch.nn.Module, step: int) -> dict[str, float]:
+    def measure(model: torch.nn.Module, step: int, unmasked: torch.Tensor | None) -> dict[str, float]:
         assert not model.training
-        return {"Validation/miou": {2: 0.5, 4: 0.9, 6: 0.4, 8: 0.3, 10: 0.2}[step]}
+        return {"Validation/miou": {2: 0.5, 4: 0.9, 6: 0.4, 8: 0.3, 10: 0.2, 12: 0.1}[step]}
 
     monkeypatch.setattr("trainer.run.build_validation", lambda *_: measure)
 
@@ -57,7 +57,16 @@ def _fixed(monkeypatch: pytest.MonkeyPatch) -> None:
 def train_long(out: Path, scenes: str, *extra: str, resume: bool = False) -> TrainState:
     own = ["--validation.shards", scenes, "--validation.select", "miou", "--validation.patience", "2"]
     own += ["--loop.eval_every", "2", "--loop.steps", "12", "--loop.save_every", "3"]
+    own += ["--schedule.masked_attention", "never"]
     return train(out, scenes, *own, "--loop.keep_checkpoints", "1", *extra, resume=resume)
+
+
+@pytest.mark.usefixtures("fixed")
+def test_nothing_is_judged_before_the_last_mask_is_released(tmp_path: Path, scene_shards: str) -> None:
+    """Of 12 steps masks go until the 9th; the best of the validations before, at step 4, is no choice."""
+    state = train_long(tmp_path, scene_shards, "--schedule.masked_attention", "annealed")
+    assert state.step == 12
+    assert [p.name for p in (tmp_path / "run" / "best").iterdir()] == ["step-0000010"]
 
 
 @pytest.mark.usefixtures("fixed")

@@ -61,6 +61,8 @@ UNREAD = LossOptions(rba=Rba(preset="code"))
         (Mask2Anomaly, {"layers": -1}, "loss.options.mask2anomaly.layers must be 0 (all) or more"),
         (Mask2Anomaly, {"margin": 0.0}, "loss.options.mask2anomaly.margin must be in (0, 1], got 0.0"),
         (Mask2Anomaly, {"margin": 1.5}, "loss.options.mask2anomaly.margin must be in (0, 1], got 1.5"),
+        (LossConfig, {"area_exponent": 1.5}, "loss.area_exponent must be in [0, 1], got 1.5"),
+        (LossConfig, {"area_exponent": 0.5, "outlier": ("uno",)}, "loss.area_exponent: no outlier term with"),
         (LossConfig, {"name": "focal"}, "loss.name: unknown 'focal'; known: mask"),
         (LossConfig, {"classification": "ce"}, "loss.classification: unknown 'ce'; known: cross_entropy, lo"),
         (

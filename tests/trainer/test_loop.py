@@ -263,4 +263,4 @@ def test_labels_that_hold_outliers_need_no_bank(tmp_path: Path, scene_shards: st
     members = {name: cv2.imencode(".png", picture)[1].tobytes() for name, picture in pictures.items()}
     write_tar(tmp_path / "own.tar", {f"{i}.{name}": members[name] for i in "01" for name in members})
     assert train(tmp_path, str(tmp_path / "own.tar"), *outlier).step == 1
-    assert all(value > 0 for _, value in read_scalars(tmp_path / "run")["loss/rba"])
+    assert all(value > 0 for _, value in read_scalars(tmp_path / "run")["Loss/rba"])

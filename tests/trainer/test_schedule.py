@@ -8,6 +8,7 @@ from trainer.randomness import sample_generators
 from trainer.schedule import (
     ScheduleConfig,
     build_lr_schedule,
+    draw_for_validation,
     draw_unmasked,
     lr_factor,
     mask_probability,
@@ -65,13 +66,22 @@ def test_unmasked_queries_follow_the_probability_and_the_mode() -> None:
     assert unmasked.shape == (2, 8, 500)
     assert float(unmasked[0].float().mean()) == pytest.approx(1 - 0.5**0.9, abs=0.03)
     assert not unmasked[1].any()
-    always = draw_unmasked(ScheduleConfig(masked_attention="always"), 399, total, 2, 5, generators)
-    assert always is not None
-    assert not always.any()
     assert draw_unmasked(ScheduleConfig(masked_attention="never"), 0, total, 2, 5, generators) is None
     last = draw_unmasked(ScheduleConfig(), 399, total, 2, 500, generators)
     assert last is not None
     assert last.all()
+
+
+def test_validation_sees_the_masks_of_its_step() -> None:
+    """Block 0 of 2 is half unmasked, the same queries in every image; nothing is masked after the phases."""
+    drawn = draw_for_validation(ScheduleConfig(), 150, 400, 2, 500)
+    assert drawn is not None
+    assert drawn.shape == (2, 1, 500)
+    assert float(drawn[0].float().mean()) == pytest.approx(1 - 0.5**0.9, abs=0.08)
+    assert not drawn[1].any()
+    assert torch.equal(drawn, draw_for_validation(ScheduleConfig(), 150, 400, 2, 500))  # type: ignore[arg-type]
+    assert draw_for_validation(ScheduleConfig(), 300, 400, 2, 500) is None
+    assert draw_for_validation(ScheduleConfig(masked_attention="never"), 0, 400, 2, 500) is None
 
 
 def test_a_draw_belongs_to_the_sample_whatever_its_batch() -> None:

@@ -27,7 +27,7 @@ BASES = ("mask",)
 OUTLIER_CLASS_TERM = "uno"
 """The outlier term without a scalar of its own: outliers are segments of one more class in the base's."""
 BASE_WEIGHTS = {"mask": 5.0, "dice": 5.0, "class": 2.0}
-"""Terms of the base objective, weighted as in EoMT; outlier terms know the weight of their source."""
+"""Terms of the base objective, weighted as in EoMT; outlier terms know their own."""
 
 
 @runtime_checkable
@@ -36,6 +36,9 @@ class Loss(Protocol):
 
     Shares of all micro-batches and ranks of a step add up to the step's value (see `StepTotals`).
     """
+
+    area_exponent: float
+    """As of `trainer.losses.targets.count_totals`, which the step's totals are counted with."""
 
     def __call__(
         self, prediction: Prediction, batch: Batch, totals: StepTotals, generators: Sequence[torch.Generator]
@@ -72,11 +75,14 @@ class LossConfig:
     classification: str = "cross_entropy"
     """cross_entropy, logit_norm, or isomax_plus (which needs model.class_head isomax)."""
     outlier: Annotated[tuple[str, ...], tyro.conf.arg(help=OUTLIER_HELP)] = ()
+    area_exponent: float = 0.0
+    """An outlier pixel weighs the area of its object, in pixels, to the power of minus this, 0 to 1. 0: the
+    published mean over pixels, in which large objects have the say; 1: every object counts alike."""
     options: LossOptions = field(default_factory=LossOptions)  # type: ignore[valid-type]
     """Options of the parts above; only of those that are used."""
     weights: dict[str, float] = field(default_factory=dict)
     """Weight of each term: those of the base (mask, dice, class) and the outlier terms, by name, no more and
-    no less. Empty: the published ones. On the command line `--loss.weights mask 5 dice 5 class 2` gives all
+    no less. Empty: the default ones. On the command line `--loss.weights mask 5 dice 5 class 2` gives all
     anew, and `--loss.weights.dice 7` changes one of a file."""
 
     def __post_init__(self) -> None:
@@ -88,6 +94,10 @@ class LossConfig:
             for name in names:
                 if name not in known:
                     raise InputError(f"loss.{setting}: unknown {name!r}; known: {', '.join(known)}")
+        if not 0 <= self.area_exponent <= 1:
+            raise InputError(f"loss.area_exponent must be in [0, 1], got {self.area_exponent}")
+        if self.area_exponent and not set(self.outlier) - {OUTLIER_CLASS_TERM}:
+            raise InputError("loss.area_exponent: no outlier term with a scalar reads it; leave it at 0")
         if len(set(self.outlier)) < len(self.outlier):
             raise InputError(f"loss.outlier: got {', '.join(self.outlier)}; each term at most once")
         active = (self.name, self.classification, *self.outlier)
@@ -99,7 +109,7 @@ class LossConfig:
         self._check_weights()
 
     def _check_weights(self) -> None:
-        terms = self.published_weights()
+        terms = self.default_weights()
         allowed = f"exactly one weight for each of {', '.join(terms)} is needed (or none, for the defaults)"
         for term in terms if self.weights else ():
             if term not in self.weights:
@@ -110,14 +120,14 @@ class LossConfig:
             if weight < 0:
                 raise InputError(f"loss.weights.{term} must be 0 or more, got {weight}")
 
-    def published_weights(self) -> dict[str, float]:
-        """Return the published weight of each term of this loss."""
+    def default_weights(self) -> dict[str, float]:
+        """Return the default weight of each term of this loss, which belongs to its options."""
         scalars = [name for name in self.outlier if name != OUTLIER_CLASS_TERM]
-        return BASE_WEIGHTS | {name: OUTLIER_TERMS[name].weight for name in scalars}
+        return BASE_WEIGHTS | {name: getattr(self.options, name).weight for name in scalars}
 
     def completed(self) -> LossConfig:
-        """Write out the published weights, if none are given."""
-        return dataclasses.replace(self, weights=self.weights or self.published_weights())
+        """Write out the default weights, if none are given."""
+        return dataclasses.replace(self, weights=self.weights or self.default_weights())
 
 
 def build_loss(config: LossConfig) -> MaskLoss:
@@ -125,7 +135,8 @@ def build_loss(config: LossConfig) -> MaskLoss:
     options: Any = config.options
     class_term = getattr(options, config.classification, None) or CLASS_TERMS[config.classification]()
     outlier_terms = [getattr(options, name) for name in config.outlier if name != OUTLIER_CLASS_TERM]
-    return MaskLoss(options.mask, class_term, OUTLIER_CLASS_TERM in config.outlier, outlier_terms)
+    has_class = OUTLIER_CLASS_TERM in config.outlier
+    return MaskLoss(options.mask, class_term, has_class, outlier_terms, config.area_exponent)
 
 
 def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

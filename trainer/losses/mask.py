@@ -16,7 +16,14 @@ from shards.errors import InputError
 from trainer.losses.classification import CrossEntropy
 from trainer.losses.matcher import MatchCosts, Matching, match_depths
 from trainer.losses.outlier import OutlierTerm
-from trainer.losses.targets import Segments, StepTotals, find_segments, sample_logits, sample_membership
+from trainer.losses.targets import (
+    Segments,
+    StepTotals,
+    find_segments,
+    sample_logits,
+    sample_membership,
+    weigh_outliers,
+)
 
 OVERSAMPLING = 3.0
 IMPORTANT_SHARE = 0.75
@@ -65,12 +72,14 @@ class MaskLoss:
         class_term: CrossEntropy,
         outlier_class: bool = False,
         outlier_terms: Sequence[OutlierTerm] = (),
+        area_exponent: float = 0.0,
     ) -> None:
         self.options = options
         self.costs = MatchCosts(mask=options.match_mask, dice=options.match_dice, class_=options.match_class)
         self.class_term = class_term
         self.outlier_class = outlier_class
         self.outlier_terms = outlier_terms
+        self.area_exponent = area_exponent
 
     def __call__(
         self, prediction: Prediction, batch: Batch, totals: StepTotals, generators: Sequence[torch.Generator]
@@ -89,7 +98,10 @@ class MaskLoss:
             class_loss = self._class_loss(classes, segments, matching, totals.images, num_masks)
         divisor = max(num_masks, 1.0)
         terms = {"mask": bce / divisor, "dice": dice / divisor, "class": class_loss}
-        return terms | {term.name: term(prediction, batch.label, totals) for term in self.outlier_terms}
+        if not self.outlier_terms:
+            return terms
+        weights = weigh_outliers(batch.label, self.area_exponent)
+        return terms | {t.name: t(prediction, batch.label, totals, weights) for t in self.outlier_terms}
 
     def lower_bounds(self, prediction: Prediction) -> dict[str, float]:
         """Return the lower bound of `class` over all depths of `prediction`; nothing if that is 0.

@@ -15,8 +15,8 @@ from eval.predict.queries import QueryOutputs, class_claims, count_claims, mask_
 from eval.predict.scores import max_logit, rba
 from models.eomt import Prediction
 from shards.errors import InputError
-from shards.schema import NUM_CLASSES, OUTLIER_ID
-from trainer.losses.targets import StepTotals
+from shards.schema import NUM_CLASSES
+from trainer.losses.targets import StepTotals, weigh_outliers
 
 RBA_PRESETS: dict[str, tuple[float, float]] = {
     "reachable": (-0.7, -0.1),
@@ -35,34 +35,48 @@ class OutlierTerm(ABC):
 
     summed over the supervised depths. Costs are computed from masks at their own resolution in float32 and
     brought to that of the labels bilinearly; void is left out; both means are over the pixels of the whole
-    step, and the half without pixels is 0. A subclass says what the two costs are.
+    step, outliers weighted by the area of their object (see `weigh_outliers`), and the half without pixels is
+    0. A subclass says what the two costs are.
     """
 
     name: ClassVar[str]
     """Name in `loss.outlier`, `loss.options` and `loss.weights`."""
-    weight: ClassVar[float] = 1.0
-    """Published weight."""
     layers: int
     """Number of supervised depths, from the last, that the term sums over; 0: all."""
+
+    @property
+    def weight(self) -> float:
+        """Weight where none is given: the published one, where its options are."""
+        return 1.0
 
     def __post_init__(self) -> None:
         if self.layers < 0:
             raise InputError(f"loss.options.{self.name}.layers must be 0 (all) or more, got {self.layers}")
 
     def __call__(
-        self, prediction: Prediction, label: UInt8[Tensor, "B H W"], totals: StepTotals
+        self,
+        prediction: Prediction,
+        label: UInt8[Tensor, "B H W"],
+        totals: StepTotals,
+        weights: Float[Tensor, "B H W"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Return this batch's share of the step's value (see `StepTotals`), connected to the graph."""
+        """Return this batch's share of the step's value (see `StepTotals`), connected to the graph.
+
+        `weights` of outlier pixels, as `weigh_outliers` returns them; None: 1.
+        """
+        weights = weigh_outliers(label) if weights is None else weights
         depths = list(zip(prediction.mask_logits, prediction.class_logits, strict=True))[-self.layers :]
-        values = [self._at_depth(QueryOutputs(*depth, NUM_CLASSES), label, totals) for depth in depths]
+        values = [
+            self._at_depth(QueryOutputs(*depth, NUM_CLASSES), label, totals, weights) for depth in depths
+        ]
         return torch.stack(values).sum()
 
-    def _at_depth(self, queries: QueryOutputs, label: Tensor, totals: StepTotals) -> Tensor:
+    def _at_depth(self, queries: QueryOutputs, label: Tensor, totals: StepTotals, weights: Tensor) -> Tensor:
         with torch.autocast(queries.mask_logits.device.type, enabled=False):
             inlier, outlier = self.costs(queries, label)
             inlier = (inlier * (label < NUM_CLASSES)).sum()
-            outlier = (outlier * (label == OUTLIER_ID)).sum()
-            return 0.5 * (inlier / max(totals.inlier_pixels, 1.0) + outlier / max(totals.outlier_pixels, 1.0))
+            outlier = (outlier * weights).sum()  # of which the step has a sum, or none at all
+            return 0.5 * (inlier / max(totals.inlier_pixels, 1.0) + outlier / (totals.outlier_pixels or 1.0))
 
     @abstractmethod
     def costs(self, queries: QueryOutputs, label: UInt8[Tensor, "B H W"]) -> PixelCosts:
@@ -136,6 +150,11 @@ class Rba(PixelTerm):
     """Number of supervised depths, from the last, that the term sums over; 0: all."""
 
     @property
+    def weight(self) -> float:
+        """5 with thresholds of ours, whose pull is weaker; 1, as published, with those of RbA."""
+        return 5.0 if self.preset == "reachable" else 1.0
+
+    @property
     def thresholds(self) -> tuple[float, float]:
         upper, lower = RBA_PRESETS[self.preset]
         upper = upper if self.inlier_upper is None else self.inlier_upper
@@ -162,7 +181,6 @@ class Energy(PixelTerm):
     """
 
     name: ClassVar[str] = "energy"
-    weight: ClassVar[float] = 0.1
 
     inlier_upper: float = 0.15
     """Inliers should have less energy: here, classes should claim exp(-0.15) = 0.86 of a pixel together."""
@@ -170,6 +188,10 @@ class Energy(PixelTerm):
     """Outliers should have more: no more than exp(-2.3) = 0.1 of a pixel should be claimed."""
     layers: int = 0
     """Number of supervised depths, from the last, that the term sums over; 0: all."""
+
+    @property
+    def weight(self) -> float:
+        return 0.1
 
     @property
     def thresholds(self) -> tuple[float, float]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
@@ -41,6 +43,7 @@ class StepTotals:
     masks: float
     inlier_pixels: float
     outlier_pixels: float
+    """Those of `weigh_outliers`: pixels, where all weigh 1."""
     outlier_masks: float
     """Images with an outlier pixel: masks more, where outliers are a class."""
 
@@ -54,10 +57,31 @@ def find_segments(label: UInt8[Tensor, "B H W"], outlier_class: bool = False) ->
     return Segments(label, image_index, class_id, tuple(present.sum(dim=1).tolist()))
 
 
-def count_totals(labels: Sequence[UInt8[Tensor, "_b H W"]]) -> Float[Tensor, " 5"]:
+def weigh_outliers(label: UInt8[Tensor, "B H W"], exponent: float = 0.0) -> Float[Tensor, "B H W"]:
+    """Return the weight of each outlier pixel, area ** -exponent of its object, in pixels; 0 of all others.
+
+    At 0 every pixel weighs 1, and large objects have the say; at 1 every object does. Objects are the regions
+    of the label that touch: of pasted ones that overlap, their union.
+    """
+    outliers = label == OUTLIER_ID
+    if not exponent or not outliers.any():
+        return outliers.float()
+    weights = []
+    for each in outliers.to(torch.uint8).cpu().numpy():
+        _, regions, stats, _ = cv2.connectedComponentsWithStats(each, connectivity=8)
+        of_region = stats[:, cv2.CC_STAT_AREA].astype(np.float32) ** -exponent
+        of_region[0] = 0  # what is no outlier
+        weights.append(torch.from_numpy(of_region[regions]))
+    return torch.stack(weights).to(label.device)
+
+
+def count_totals(
+    labels: Sequence[UInt8[Tensor, "_b H W"]], area_exponent: float = 0.0
+) -> Float[Tensor, " 5"]:
     """Count one rank's share of a step: images, masks, inlier and outlier pixels, outlier masks.
 
-    A float64 tensor, so that ranks can add theirs: `StepTotals(*reduced.tolist())`.
+    A float64 tensor, so that ranks can add theirs: `StepTotals(*reduced.tolist())`. `area_exponent` as of
+    `weigh_outliers`.
     """
     total = torch.zeros(5, dtype=torch.float64, device=labels[0].device)
     for label in labels:
@@ -65,7 +89,8 @@ def count_totals(labels: Sequence[UInt8[Tensor, "_b H W"]]) -> Float[Tensor, " 5
         inlier, outlier = counts[:, :NUM_CLASSES], counts[:, OUTLIER_ID]
         images = counts.new_tensor(len(label))
         masks, outlier_masks = (inlier > 0).sum(), (outlier > 0).sum()
-        total += torch.stack((images, masks, inlier.sum(), outlier.sum(), outlier_masks))
+        weight = weigh_outliers(label, area_exponent).double().sum() if area_exponent else outlier.sum()
+        total += torch.stack((images, masks, inlier.sum(), weight, outlier_masks))
     return total
 
 

@@ -99,3 +99,13 @@ def test_shrinking_matches_pillow():
     pillow = np.asarray(picture.resize((30, 20), PIL.Image.Resampling.BILINEAR)).astype(int)
     difference = resize_image(image, (20, 30)).int().permute(1, 2, 0).numpy() - pillow
     assert np.abs(difference).max() <= 1  # Pillow rounds after each axis
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1.5, 2.0])
+def test_a_scaled_image_is_predicted_at_its_own_size(scale):
+    """What does not cover the window is padded, and the padding leaves no trace."""
+    image = drawn_image(32, 64)
+    full = pixelwise(resize_image(image, (round(32 * scale), round(64 * scale)))[None])
+    expected = F.interpolate(full, size=(32, 64), mode="bilinear", align_corners=False)[0]
+    found = predict_in_windows(image, pixelwise, (32, 32), scale=scale)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)

@@ -35,7 +35,7 @@ def test_everything_is_inside_the_file():
     assert not re.search(r"https?://|<script", page)
     assert '50.00 <span class="ci">[25.0, 75.0]</span>' in page
     assert "<td>12.50</td>" in page
-    assert "protocol native: images at native size; ground truth" in page
+    assert "protocol native: images at native size; scores of the image" in page
 
 
 def test_names_are_text_not_markup():

@@ -39,7 +39,7 @@ def test_json_has_the_fields_of_the_format_and_null_for_missing():
         "num_images", "num_pixels", "ap", "ap_ci", "fpr95", "fpr95_ci", "auroc", "miou",
         "auroc_ci", "miou_ci", "best_f1", "best_f1_ci", "siou", "siou_ci", "ppv", "ppv_ci", "f1_star",
         "f1_star_ci",
-        "ece", "ece_ci", "limit", "sees", "miou_unseen",
+        "ece", "ece_ci", "limit", "sees", "miou_images", "miou_unseen",
     ]  # fmt: skip
     assert entry["miou"] is None
     assert entry["ap"] == 0.74386
@@ -132,7 +132,7 @@ def test_sets_of_one_row_are_joined_and_temperatures_are_rows_of_their_own():
 def test_each_protocol_has_its_own_table_and_footnote():
     text = render_markdown([EXAMPLE, make_record(protocol="elsewhere")])
     assert text.count("| Model |") == 2
-    assert "Percent; protocol native: images at native size; ground" in text
+    assert "Percent; protocol native: images at native size; scores of the image at scale 1, not smoo" in text
     assert (
         "Percent; protocol elsewhere; MSP of softmax(L), of logits and of a mask model's evidence al" in text
     )

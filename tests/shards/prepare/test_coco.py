@@ -301,6 +301,14 @@ def test_filters_that_make_no_sense_are_refused(options: dict, message: str) -> 
 
 
 EMPTY = {"size": [40, 60], "counts": [2400]}
+
+
+def test_categories_of_test_sets_can_be_left_out() -> None:
+    rule = ObjectFilter(test_categories=False, excluded_categories=("car",))
+    assert {"car", "cow", "horse", "sheep", "dog", "zebra"} <= rule.excluded
+    assert ObjectFilter(excluded_categories=("car",)).excluded == {"car"}
+
+
 UNKNOWN = ObjectFilter(excluded_categories=("zebar",))
 
 

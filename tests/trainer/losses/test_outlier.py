@@ -15,6 +15,8 @@ from eval.predict.queries import QueryOutputs
 from models.eomt import Prediction
 from shards.batch import Batch
 from shards.schema import OUTLIER_ID, VOID_ID
+from trainer.losses import LossConfig, LossOptions, build_loss
+from trainer.losses.mask import MaskOptions
 from trainer.losses.outlier import (
     OUTLIER_TERMS,
     ClassClaim,
@@ -24,7 +26,8 @@ from trainer.losses.outlier import (
     PixelTerm,
     Rba,
 )
-from trainer.losses.targets import StepTotals, count_totals
+from trainer.losses.targets import StepTotals, count_totals, weigh_outliers
+from trainer.randomness import sample_generators
 
 Q, C = 6, 19
 TERMS: dict[str, OutlierTerm] = {name: term() for name, term in OUTLIER_TERMS.items()}
@@ -187,3 +190,35 @@ def test_thresholds_of_a_preset_can_be_replaced_one_by_one() -> None:
     assert Rba(preset="released").thresholds == (0.0, 5.0)
     assert Rba(preset="released", outlier_lower=-0.2).thresholds == (0.0, -0.2)
     assert Rba(preset="code", inlier_upper=0.0).thresholds == (0.0, -0.1)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
+def test_pixels_of_small_objects_weigh_more(exponent: float) -> None:
+    """Two objects, of 9 pixels and of 1; the mean is over their areas to the power of 1 - exponent."""
+    label = torch.zeros(2, 8, 8, dtype=torch.uint8)
+    label[0, :3, :3] = label[1, 6, 6] = OUTLIER_ID
+    weights = weigh_outliers(label, exponent)
+    assert weights[label != OUTLIER_ID].sum() == 0
+    expected = torch.tensor([9 ** (1 - exponent), 1.0])
+    torch.testing.assert_close(weights.sum(dim=(1, 2)), expected)
+    totals = StepTotals(*count_totals([label[:1], label[1:]], exponent).tolist())
+    assert totals.outlier_pixels == pytest.approx(float(expected.sum()), rel=1e-6)
+    cost = torch.tensor([2.0, 5.0])[:, None, None].expand(2, 8, 8)
+    mean = float((cost * weights).sum()) / totals.outlier_pixels
+    assert mean == pytest.approx((2 * 9 ** (1 - exponent) + 5) / (9 ** (1 - exponent) + 1), rel=1e-6)
+
+
+def test_the_exponent_reaches_the_term_and_its_totals() -> None:
+    prediction, batch, plain = make_case()
+    batch.label[1, 6, 6] = OUTLIER_ID
+    config = LossConfig(
+        outlier=("rba",), area_exponent=1.0, options=LossOptions(mask=MaskOptions(num_points=8))
+    )
+    loss = build_loss(config)
+    totals = StepTotals(*count_totals([batch.label], loss.area_exponent).tolist())
+    assert totals.outlier_pixels == pytest.approx(2)
+    generators = sample_generators(0, 0, batch.keys, "cpu")
+    found = loss(prediction, batch, totals, generators)["rba"]
+    weights = weigh_outliers(batch.label, 1.0)
+    torch.testing.assert_close(found, Rba()(prediction, batch.label, totals, weights))
+    assert not torch.isclose(found, Rba()(prediction, batch.label, plain))
