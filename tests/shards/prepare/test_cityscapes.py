@@ -186,11 +186,9 @@ def test_a_damaged_download_is_refused(root: Path, damage: Callable[[Path], obje
 def test_a_jpeg_that_is_called_png_keeps_its_pixels(root: Path) -> None:
     path = image_path(root, "aachen_000000_000019")
     path.write_bytes(cv2.imencode(".jpg", cv2.imread(str(path)))[1].tobytes())
-    stored = dict(all_samples(plan_cityscapes(root, image_encoding="png")))["aachen_000000_000019"][
-        "image.png"
-    ]
-    decoded = cv2.imdecode(np.frombuffer(stored, np.uint8), cv2.IMREAD_COLOR)
-    assert np.array_equal(decoded, cv2.imread(str(path)))
+    stored = {key: members for _, key, members in all_samples(plan_cityscapes(root, image_encoding="png"))}
+    content = np.frombuffer(stored["aachen_000000_000019"]["image.png"], np.uint8)
+    assert np.array_equal(cv2.imdecode(content, cv2.IMREAD_COLOR), cv2.imread(str(path)))
 
 
 @pytest.mark.parametrize("value", [34, 254])
