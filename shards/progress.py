@@ -41,7 +41,9 @@ class Progress(tqdm):
             logger.info("%s", str(self))  # as it stands now
 
     def rest(self) -> str:
-        """Say the time to go, as H:MM:SS or MM:SS; ? before there is a rate."""
+        """Say the time to go, as H:MM:SS or MM:SS; ? before there is a rate, and where it is disabled."""
+        if self.disable:
+            return "?"
         facts = self.format_dict
         rate = facts["rate"] or (self.n - self.initial) / max(facts["elapsed"], 1e-9)
         return str(tqdm.format_interval((self.total - self.n) / rate)) if self.total and rate else "?"

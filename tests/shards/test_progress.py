@@ -18,7 +18,7 @@ from shards.progress import Progress
 PROGRAM = """
 import logging
 from shards.progress import Progress
-from shards.settings import run_program
+from shards.program import run_program
 
 def main(arguments):
     for i in Progress(range(6), desc="RA-21", unit="image", every_s=0):
@@ -53,6 +53,9 @@ def test_time_to_go_follows_the_steps_of_this_start_alone() -> None:
         progress.update(10)  # at most 200 a second: 990 take at least 5 s
         minutes, seconds = map(int, progress.rest().split(":"))
     assert 4 <= 60 * minutes + seconds <= 60
+    with Progress(total=30, unit="step", disable=True) as hidden:
+        hidden.update(10)
+        assert hidden.rest() == "?"
 
 
 def test_a_terminal_gets_a_bar_that_log_lines_do_not_break() -> None:
