@@ -5,17 +5,24 @@ python -m benchmarks.evaluate [--frames 4] [--out RESULTS.md]
 Both sides begin with the same class scores (19 maps per frame, as a network's windows leave them) and end
 with AP and FPR95 of four scores. The usual script computes each score over the whole frame, keeps all
 scores in lists, and calls scikit-learn once per score. Ours is `predict_pixels`, `ImageStore` and its
-metrics; sorted runs for intervals included. Seconds are processor time, which other work on the machine
-disturbs less.
+metrics. Seconds are processor time, which other work on the machine disturbs less.
+
+Then the same at one temperature more, from predictions on disk (`jobs.evaluate --cache`). The usual script
+keeps the class scores of every frame and divides them by T. Ours is `eval.temperature.Sweep`: reading and
+resizing masks, once for all temperatures, has a line of its own; then, per temperature, the four scores,
+counted in half precision, as curves and the search for a best T use them (`scan`), or pooled in float32 and
+measured exactly, as tables report them (`measure`).
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -27,24 +34,31 @@ from sklearn.metrics import average_precision_score, roc_curve
 from benchmarks.machine import ThreadedOptions, describe_machine, table
 from eval.metrics.binned import count_images
 from eval.metrics.curve import exact_curve
+from eval.predict.predictions import CachedSet, WindowPredictions, read_frames, write_frame
 from eval.predict.scores import DEFAULT_SCORES
 from eval.predict.strips import predict_pixels
 from eval.store import ImageStore, score_arrays
+from eval.temperature import Sweep, Variant
 from shards.program import run_program
 from shards.settings import parse_options
 
+FRAME = (1024, 2048)
+WINDOWS, WINDOW, LOW, QUERIES = 3, (1024, 1024), (256, 256), 100
+"""Of a frame's saved predictions."""
 Numbers = dict[str, tuple[float, float]]
 """Score -> AP and FPR95."""
+SweptNumbers = dict[tuple[str, float], tuple[float, float]]
+"""Score and temperature -> AP and FPR95."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions(ThreadedOptions):
-    """Time post-processing, four scores and their metrics."""
+    """Time post-processing, four scores and their metrics, once and over temperatures."""
 
     frames: int = 4
     """Frames of a set."""
-    height: int = 1024
-    """Rows of a frame; columns are twice as many."""
+    temperatures: tuple[float, ...] = (0.25, 0.5, 0.75, 1.1, 1.5, 2.0, 3.0, 5.0)
+    """Of softmax(L / T)."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -63,24 +77,51 @@ def main(arguments: Sequence[str]) -> None:
         describe_machine(options.threads, (np, sklearn, torch, cv2)),
         "",
         f"## From class scores to AP and FPR95 of four scores, {options.frames} frames of "
-        f"{2 * options.height} x {options.height}, seconds of processor time",
+        f"{FRAME[1]} x {FRAME[0]}, seconds of processor time",
         *table(" | usual script, s | ours, s | ratio", rows),
         "",
         f"Largest difference of the eight numbers: {difference:.1e}. Sketches for intervals, which the usual",
         f"script has not, take {max(0.0, sketch_s):.2f} s more.",
+        *compare_sweeps(options),
     ]
     options.publish("Evaluation after the network", lines)
 
 
-def draw_frame(options: EvaluationOptions, index: int) -> tuple[torch.Tensor, np.ndarray]:
+def compare_sweeps(options: EvaluationOptions) -> list[str]:
+    """Sweep temperatures of saved predictions, on both sides."""
+    with tempfile.TemporaryDirectory() as name:
+        cached = write_cache(Path(name), options)
+        usual_s, expected = usual_sweep(Path(name), cached, options)
+        sides = [our_sweep(Path(name), cached, options, use) for use in ("scan", "measure")]
+    count = len(options.temperatures)
+    rows = [["class scores, once", "not counted"], ["per temperature", f"{usual_s / count:.2f}"]]
+    rows.append(["all, class scores included", f"{usual_s:.2f}"])
+    differences = []
+    for label, (class_scores_s, further_s, numbers) in zip(("counted", "exact"), sides, strict=True):
+        all_s = class_scores_s + further_s
+        rows[0] += [f"{class_scores_s:.2f}", ""]
+        rows[1] += [f"{further_s / count:.3f}", f"{usual_s / further_s:.1f}"]
+        rows[2] += [f"{all_s:.3f}", f"{usual_s / all_s:.1f}"]
+        errors = np.abs([np.subtract(numbers[key], expected[key]) for key in expected])
+        differences.append([label, *(f"{largest:.1e}" for largest in errors.max(axis=0))])
+    return [
+        "",
+        f"## {count} temperatures of saved predictions, {WINDOWS} windows of {QUERIES} queries a frame",
+        *table(" | usual script, s | counted in half precision, s | ratio | exact, s | ratio", rows),
+        "",
+        "Largest difference to the usual script's numbers:",
+        *table(" | AP | FPR95", differences),
+    ]
+
+
+def draw_frame(index: int) -> tuple[torch.Tensor, np.ndarray]:
     """Draw class scores (19, H, W) and a target with 2 % anomalous pixels, which are a little less sure."""
     generator = torch.Generator().manual_seed(index)
-    small = torch.randn(1, 19, options.height // 32, options.height // 16, generator=generator)
-    class_scores = F.interpolate(small, (options.height, 2 * options.height), mode="bilinear")[0].sigmoid()
+    small = torch.randn(1, 19, 32, 64, generator=generator)
+    class_scores = F.interpolate(small, FRAME, mode="bilinear")[0].sigmoid()
     class_scores += 0.05 * torch.rand(class_scores.shape, generator=generator)
-    target = np.zeros(class_scores.shape[1:], np.uint8)
-    target[options.height // 2 : options.height // 2 + options.height // 5, : options.height // 5] = 1
-    target[-options.height // 8 :] = 255
+    target = np.zeros(FRAME, np.uint8)
+    target[512:717, :204], target[-128:] = 1, 255
     class_scores[:, torch.from_numpy(target == 1)] *= 0.8
     return class_scores, target
 
@@ -91,7 +132,7 @@ def usual_script(options: EvaluationOptions) -> tuple[float, float, Numbers]:
     kept: dict[str, list[np.ndarray]] = {name: [] for name in DEFAULT_SCORES}
     targets = []
     for index in range(options.frames):
-        class_scores, target = draw_frame(options, index)
+        class_scores, target = draw_frame(index)
         begin = time.process_time()
         for name, scores in usual_scores(class_scores).items():
             kept[name].append(scores.numpy())
@@ -134,7 +175,7 @@ def our_side(options: EvaluationOptions, sketch: bool = False) -> tuple[float, f
     with tempfile.TemporaryDirectory() as folder:
         store = ImageStore(Path(folder), [{}] * options.frames)
         for index in range(options.frames):
-            class_scores, target = draw_frame(options, index)
+            class_scores, target = draw_frame(index)
             begin = time.process_time()
             answers = predict_pixels(class_scores, DEFAULT_SCORES)
             scored += time.process_time() - begin
@@ -150,6 +191,56 @@ def our_side(options: EvaluationOptions, sketch: bool = False) -> tuple[float, f
             found[name] = metrics.ap, metrics.fpr95
         measured += time.process_time() - begin
     return scored, measured, found
+
+
+def write_cache(folder: Path, options: EvaluationOptions) -> CachedSet:
+    """Save drawn predictions: blobs of 100 queries, sure of a class each; anomalies are claimed by none."""
+    for index in range(options.frames):
+        generator = torch.Generator().manual_seed(index)
+        coarse = torch.randn(WINDOWS, QUERIES, 16, 16, generator=generator)
+        masks = 4 * F.interpolate(coarse, LOW, mode="bicubic") - 4
+        classes = torch.randn(WINDOWS, QUERIES, 20, generator=generator)
+        classes[..., torch.arange(QUERIES), torch.arange(QUERIES) % 20] += 6
+        target = np.zeros(FRAME, np.uint8)
+        target[500:700, 200:400], target[-128:] = 1, 255
+        masks[..., 125:175, :] -= 2
+        write_frame(folder / "set", index, target, WindowPredictions(masks, classes, None, 19))
+    stems = tuple(map(str, range(options.frames)))
+    return CachedSet(folder="set", name="set", is_benchmark=False, window=WINDOW, stems=stems)
+
+
+def usual_sweep(cache: Path, cached: CachedSet, options: EvaluationOptions) -> tuple[float, SweptNumbers]:
+    """Score whole frames, keep lists, call scikit-learn; once per temperature."""
+    frames = [(target, found.class_scores(FRAME, WINDOW)) for target, found in read_frames(cache, cached)]
+    begin = time.process_time()
+    numbers: SweptNumbers = {}
+    for temperature in options.temperatures:
+        kept: dict[str, list[np.ndarray]] = {name: [] for name in DEFAULT_SCORES}
+        for _, class_scores in frames:
+            for name, scores in usual_scores(class_scores / temperature).items():
+                kept[name].append(scores.numpy())
+        found = usual_metrics(kept, [target for target, _ in frames])
+        numbers |= {(name, temperature): values for name, values in found.items()}
+    return time.process_time() - begin, numbers
+
+
+def our_sweep(
+    cache: Path, cached: CachedSet, options: EvaluationOptions, use: Literal["scan", "measure"]
+) -> tuple[float, float, SweptNumbers]:
+    """Sweep; return the seconds of the class scores, those of all temperatures, and the numbers."""
+    begin = time.process_time()
+    for _, predictions in read_frames(cache, cached):
+        predictions.class_scores(FRAME, WINDOW)
+    class_scores_s = time.process_time() - begin
+    sweep = Sweep(cache, cached)
+    variants = [Variant(name, "pixel", t) for name in DEFAULT_SCORES for t in options.temperatures]
+    begin = time.process_time()
+    getattr(sweep, use)(variants)
+    seconds = time.process_time() - begin
+    passes = 1 if use == "scan" else math.ceil(len(variants) / 16)
+    found = sweep.scanned if use == "scan" else sweep.metrics
+    numbers = {(v.score, v.temperature): (metrics.ap, metrics.fpr95) for v, metrics in found.items()}
+    return passes * class_scores_s, seconds - passes * class_scores_s, numbers
 
 
 if __name__ == "__main__":

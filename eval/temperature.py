@@ -100,7 +100,7 @@ class Sweep:
 
     Measured ones are exact and may be reported. Scanned ones are counted in half precision, which costs less
     and keeps no scores; they serve to find temperatures and to draw curves. Of drawn frames
-    (tests/eval/test_temperature.py, benchmarks/temperature.py) AP is that of float32 scores to 1e-3, and
+    (tests/eval/test_temperature.py, benchmarks/evaluate.py) AP is that of float32 scores to 1e-3, and
     FPR95 to 5e-3, as a threshold moves by a step of float16 and all pixels of the step with it. Both refuse a
     broken frame and a class without pixels.
     """

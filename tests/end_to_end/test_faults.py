@@ -1,29 +1,118 @@
-"""A few of the trials that `benchmarks.faults` takes many of."""
+"""Trainings killed and signalled at random moments, resumed, and compared to the bit with one never stopped.
+
+Each trial starts a tiny run of `jobs.finetune`, as one process or two, does one thing to it at a random
+moment (start-up and saves included), looks at what is left, and resumes it. FAULT_SEEDS=7 in the environment
+takes seven moments of each kind.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from signal import SIGKILL, SIGTERM, SIGUSR1
 
+import numpy as np
 import pytest
 
-from benchmarks.faults import FAULTS, differ, find_damage, find_wrong_codes, read_end, run_trials
+from jobs import finetune
+from models.weights.checkpoint import list_checkpoints
+from tests.support.forked import join, read_said, run_ranks, start_ranks
+from tests.trainer.small_run import assert_equal, make_arguments, weights
+from trainer.resume import require_files
 
 pytestmark = pytest.mark.slow
 
+STEPS = 24
+PATIENCE_S = 30.0
 
-def test_interrupted_runs_end_in_the_bits_of_one_never_stopped(tmp_path: Path, scene_shards: str) -> None:
-    kinds = ("kill -9 in a save", "SIGTERM", "SIGUSR1, SIGTERM in a save")
-    outcomes = run_trials(tmp_path, scene_shards, trials=3, seed=1, kinds=kinds)
-    assert [outcome.failure for (outcome,) in outcomes.values()] == ["", "", ""]
-    assert outcomes["kill -9 in a save"][0].codes == [-9]
 
-    whole = read_end(tmp_path / "whole-1")
-    assert differ(whole, whole) == ""
-    name = next(iter(whole))
-    assert differ(whole, {**whole, name: whole[name] + 1e-7}) == f"{name} differs"
-    last = sorted((tmp_path / "whole-1/run/checkpoints").iterdir())[-1]
-    assert find_damage([last]) == ""
-    (last / "model.safetensors").write_bytes(b"half")
-    assert find_damage([last]).startswith("step-0000024 is damaged: ")
-    assert find_wrong_codes(FAULTS["SIGTERM"], [1], 5, 3) == "did not leave with 75"
-    assert find_wrong_codes(FAULTS["SIGTERM"], [75], 5, 3) == "left with 75 and without its last step"
+@dataclass(frozen=True)
+class Fault:
+    """One way to disturb a run."""
+
+    signals: tuple[int, ...]
+    """Sent one after the other, up to 0.1 s apart."""
+    in_save: bool = False
+    """Whether the first one waits for a save to begin."""
+    targets: tuple[int, ...] = (0,)
+    """Ranks that get the signals."""
+    ranks: int = 1
+
+
+FAULTS: dict[str, Fault] = {
+    "kill -9": Fault((SIGKILL,)),
+    "kill -9 in a save": Fault((SIGKILL,), in_save=True),
+    "SIGTERM": Fault((SIGTERM,)),
+    "SIGUSR1": Fault((SIGUSR1,)),
+    "SIGTERM twice": Fault((SIGTERM, SIGTERM)),
+    "SIGUSR1, SIGTERM in a save": Fault((SIGUSR1, SIGTERM), in_save=True),
+    "two processes: kill -9 of one": Fault((SIGKILL,), ranks=2, targets=(1,)),
+    "two processes: kill -9 of both in a save": Fault((SIGKILL,), in_save=True, ranks=2, targets=(0, 1)),
+    "two processes: SIGTERM to one": Fault((SIGTERM,), ranks=2, targets=(1,)),
+}
+Whole = dict[int, tuple[Path, float]]
+"""By the number of ranks: where a run never stopped lies, and the seconds it took."""
+
+
+def arguments(out: Path, scenes: str, ranks: int) -> list[str]:
+    """Return the arguments of a run; its global batch does not depend on the number of ranks."""
+    steps = ["--loop.steps", str(STEPS), "--loop.save_every", "3", "--loop.keep_checkpoints", "2"]
+    lora = ["--adapt.mode", "lora", "--adapt.lora.dropout", "0.1", "--tracking.tensorboard", "False"]
+    return make_arguments(out, scenes, "--data.batch_size", str(4 // ranks), *steps, *lora)
+
+
+@pytest.fixture(name="whole", scope="module")
+def _whole(tmp_path_factory: pytest.TempPathFactory, scene_shards: str) -> Whole:
+    found: Whole = {}
+    for ranks in (1, 1, 2):  # the first one loads what is loaded late
+        folder, started = tmp_path_factory.mktemp("whole"), time.perf_counter()
+        run_ranks(finetune.main, arguments(folder, scene_shards, ranks), folder / "said", ranks)
+        found[ranks] = folder, time.perf_counter() - started
+    return found
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("FAULT_SEEDS", "1"))))
+@pytest.mark.parametrize("kind", FAULTS)
+def test_an_interrupted_run_ends_in_the_bits_of_one_never_stopped(
+    tmp_path: Path, scene_shards: str, whole: Whole, kind: str, seed: int
+) -> None:
+    fault, draw = FAULTS[kind], np.random.default_rng([seed, *kind.encode()])
+    expected, seconds = whole[fault.ranks]
+    options = arguments(tmp_path, scene_shards, fault.ranks)
+    processes = start_ranks(finetune.main, options, tmp_path / "said", fault.ranks)
+    disturb(processes, fault, tmp_path, seconds, draw)
+    codes = join(processes, PATIENCE_S)
+    checkpoints, log = list_checkpoints(tmp_path / "run/checkpoints"), tmp_path / "run/log.txt"
+    for path in checkpoints:
+        require_files(path)
+    saved = int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
+    logged = re.findall(r"step (\d+)/", log.read_text()) if log.exists() else []
+    step, told = int(logged[-1]) if logged else 0, read_said(tmp_path / "said")
+    if fault.signals in ((SIGTERM,), (SIGUSR1,)) and step and any(codes):  # asked once, and not at the end
+        assert set(codes) == {finetune.STOPPED}, told
+        assert step == saved, told
+    run_ranks(finetune.main, [*options, "--resume"], tmp_path / "resumed", fault.ranks)
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        assert_equal(weights(tmp_path, STEPS, file=file), weights(expected, STEPS, file=file))
+
+
+def disturb(
+    processes: Sequence[BaseProcess], fault: Fault, folder: Path, seconds: float, draw: np.random.Generator
+) -> None:
+    """Send the signals: at a moment of the run's usual length, or up to 0.05 s into the next save."""
+    time.sleep(float(draw.uniform(0, 0.8 * seconds)))
+    if fault.in_save:
+        while processes[0].is_alive() and not list((folder / "run/checkpoints").glob(".*.partial")):
+            time.sleep(0.001)
+        time.sleep(float(draw.uniform(0, 0.05)))
+    for number in fault.signals:
+        for target in fault.targets:
+            pid = processes[target].pid
+            if processes[target].is_alive() and pid is not None:
+                os.kill(pid, number)
+        time.sleep(float(draw.uniform(0, 0.1)))

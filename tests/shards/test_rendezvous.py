@@ -61,7 +61,7 @@ PROGRAM = """
 import sys
 from datetime import timedelta
 from shards import rendezvous
-from shards.settings import run_program
+from shards.program import run_program
 
 rendezvous.MEETING = timedelta(seconds=float(sys.argv[1]))
 run_program(lambda arguments: rendezvous.meet("gloo"))
