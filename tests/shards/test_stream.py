@@ -313,7 +313,7 @@ def test_more_errors_than_allowed_stop_the_run(damaged: Path, workers: int) -> N
     ("settings", "message"),
     [
         ({}, r"data\.shards: the list is empty"),
-        ({"crop": (0, 8)}, r"data\.crop: got \[0, 8\]; \(height, width\), both at least 1"),
+        ({"crop": (0, 8)}, r"data\.crop: got \[0, 8\]; height and width of at least 1"),
         ({"batch_size": 0}, r"data\.batch_size: got 0; 1..4096 are allowed"),
         ({"max_errors": -1}, r"data\.max_errors: got -1; 0 or more are needed"),
         ({"workers": -1}, r"data\.workers: got -1; 0..256 are allowed"),

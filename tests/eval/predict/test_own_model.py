@@ -173,7 +173,7 @@ MAP_FAULTS = {
         lambda p: write_map(p.with_name("7.npy"), np.zeros(SIZE)),
         "7.npy: map without image in RoadAnomaly21, 1 in all",
     ),
-    "twice": (lambda p: p.with_suffix(".h5").touch(), "1.npy: two maps for one image; the other is 1.h5"),
+    "twice": (lambda p: p.with_suffix(".h5").touch(), "1.npy: two files for one frame; the other is 1.h5"),
     "no array": (lambda p: p.write_bytes(b"no"), "1.npy: cannot be read as an array"),
 }
 VALUE_FAULTS = {
