@@ -24,7 +24,8 @@ from eval.store import Worker
 from jobs.evaluate import EvaluateOptions, evaluate
 from shards.errors import InputError
 from shards.output import claimed
-from tests.support.evaluation import encode, options_for, write_val_shards
+from tests.support.evaluation import options_for, write_val_shards
+from tests.support.tars import encode
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = {"scores": ("MSP", "EAM"), "pictures": 1, "components": False}
