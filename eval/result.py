@@ -29,7 +29,7 @@ from eval.report.slices import ErrorAnalysis, Slice
 from eval.store import SUFFIX, Cached, Key, Worker, read_cached
 from shards.errors import InputError
 from shards.files import from_json, hold_lock, remove_partials, this_process
-from shards.output import claimed, held, make_folder, naming_faults, require_free, require_no_parts
+from shards.output import claimed, make_folder, require_free
 
 logger = logging.getLogger(__name__)
 
@@ -220,26 +220,21 @@ def require_place(out: Path) -> None:
 def open_folder(out: Path, earlier: Earlier, worker: Worker) -> Iterator[ResultFolder]:
     """Open `out`, which `require_place` has checked.
 
-    It is locked for the one process that writes results where all run at one time, and for an array task its
+    It is claimed by the one process that writes results where all run at one time; by an array task, its
     share is.
 
     Raises:
         InputError: another evaluation is writing to it.
         StorageError: it cannot be written, at the beginning or in the block.
     """
-    folder, where = ResultFolder(out.absolute(), earlier), f"--out {out}"
-    with contextlib.ExitStack() as stack:
-        if worker.is_task:
-            stack.enter_context(claimed(out, part=worker.part))
+    folder, writes = ResultFolder(out.absolute(), earlier), worker.leads or worker.is_task
+    with claimed(out, part=worker.part) if writes else contextlib.nullcontext():
         make_folder(folder.path / CELLS)
         if worker.leads:
-            stack.enter_context(held(folder.path / CELLS / LOCK, where))
-            require_no_parts(out, where)
             remove_partials(folder.path)
             _remove(folder.path / SCRATCH)
         try:
-            with naming_faults(where):
-                yield folder
+            yield folder
         finally:  # leave nothing where an evaluation failed before anything was finished
             if worker.leads and not folder.list_kept() and len(list(folder.path.iterdir())) == 1:
                 shutil.rmtree(folder.path)

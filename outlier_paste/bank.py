@@ -28,7 +28,7 @@ from shards.errors import InputError
 from shards.manifest import MANIFEST_NAME
 from shards.picture import COLOUR_ALPHA, GREY_ALPHA, decode_numbers, require_kind
 from shards.reader import ShardReader, open_shards
-from shards.source import is_hidden
+from shards.source import list_visible
 
 BYTES_PER_MB = 2**20
 _WITH_ALPHA = (COLOUR_ALPHA, GREY_ALPHA)
@@ -76,8 +76,7 @@ class PngFolder:
     """The RGBA PNG files of a folder and of the folders in it: alpha is the mask, the folder the category."""
 
     def __init__(self, folder: Path) -> None:
-        found = [path for pattern in ("*.png", "*/*.png") for path in folder.glob(pattern)]
-        self.paths = sorted(path for path in found if not is_hidden(path.relative_to(folder)))
+        self.paths = sorted(list_visible(folder, "*.png") + list_visible(folder, "*/*.png"))
         if not self.paths:
             lacks = "holds neither manifest.json, which jobs.prepare writes, nor PNG files"
             raise InputError(f"paste.bank: {folder}: {lacks}")

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 
 from shards.errors import InputError
 from shards.files import from_json, to_json
-from shards.picture import COLOR, OPACITIES, decode_numbers, decode_picture, picture_size, require_sane_size
+from shards.picture import COLOR, OPACITIES, decode_numbers, decode_picture, read_size, require_sane_size
 
 OBJECT_SUFFIX = "object.jpg"
 MASK_SUFFIX = "mask.png"
@@ -81,10 +81,7 @@ def decode_cutout(key: str, members: Mapping[str, bytes], *, shrink: int = 1) ->
 def read_shape(key: str, members: Mapping[str, bytes]) -> tuple[int, int]:
     """Return (height, width) of a cut-out, from the first bytes of its mask; no picture is decoded."""
     _require_members(key, members)
-    if (size := picture_size(members[MASK_SUFFIX])) is None:
-        raise InputError(f"cut-out {key}: {MASK_SUFFIX} cannot be decoded")
-    require_sane_size(size, f"cut-out {key}: {MASK_SUFFIX}")
-    return size
+    return read_size(members[MASK_SUFFIX], f"cut-out {key}: {MASK_SUFFIX}")
 
 
 def _require_members(key: str, members: Collection[str]) -> None:

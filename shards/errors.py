@@ -6,7 +6,7 @@ import difflib
 import errno
 import os
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import Any
 
 MOST_CHARACTERS = 2000
@@ -51,6 +51,11 @@ def shorten(value: Any) -> str:
     return short.repr(value)
 
 
+def and_more(items: Sized) -> str:
+    """Return ` (and N more)` for a message that names the first of several items."""
+    return f" (and {len(items) - 1} more)" if len(items) > 1 else ""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return `; perhaps you meant NAME` where one is alike."""
     close = difflib.get_close_matches(name, known, n=1)
@@ -81,3 +86,8 @@ def as_reported(error: BaseException, place: str = "") -> ReportedError | None:
     reason = os.strerror(code) + (f" ({named})" if place and named and str(named) != place else "")
     kind = StorageError if code in _FAULTS else InputError
     return kind(f"{place or named or 'a file'}: cannot be read or written: {reason}")
+
+
+def refusal_of(error: OSError, place: str) -> ReportedError:
+    """Return what `as_reported` says of a fault at a place that the user gave, or else an InputError."""
+    return as_reported(error, place) or InputError(f"{place}: {error.strerror or error}")

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from shards.cutout import CUTOUT_SUFFIXES, decode_cutout
-from shards.errors import InputError, printable
+from shards.errors import InputError, and_more, printable
 from shards.files import hash_file
 from shards.location import Shard, find_shards
 from shards.manifest import MANIFEST_NAME, read_manifest
@@ -128,8 +128,7 @@ def report_shards(path: str, workers: int = 0) -> None:
     found = examine_folder(path, workers)
     print(render_findings(path, found), end="")
     if problems := [problem for findings in found.values() for problem in findings.problems]:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise InputError(f"{problems[0]}{more}")
+        raise InputError(f"{problems[0]}{and_more(problems)}")
     print("\n  every member was decoded; no problem found")
 
 

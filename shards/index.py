@@ -13,7 +13,6 @@ allows; every read checks the header that stands before the member (`require_hea
 from __future__ import annotations
 
 import contextlib
-import glob
 import io
 import json
 import tarfile
@@ -23,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from shards.errors import InputError
-from shards.files import PARTIAL, write_atomically
+from shards.files import remove_partials, write_atomically
 from shards.source import is_hidden
 
 INDEX_ENDING = ".index.json"
@@ -58,8 +57,7 @@ def load_index(shard: Path) -> tuple[IndexedSample, ...]:
         pass  # build_index names a shard that is missing; a missing index is the usual case
     samples = build_index(shard)
     with contextlib.suppress(OSError):  # a read-only folder is read without index files
-        for left in shard.parent.glob(f".{glob.escape(path.name)}{PARTIAL}*"):
-            left.unlink()  # of a process that was killed, or that writes the same
+        remove_partials(shard.parent, path.name)  # of a process that was killed, or that writes the same
         write_index(shard, samples)
     return samples
 

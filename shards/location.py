@@ -24,7 +24,7 @@ from typing import Any
 import fsspec
 from braceexpand import braceexpand
 
-from shards.errors import InputError, as_reported
+from shards.errors import InputError, refusal_of
 from shards.files import hash_file, hold_lock, partial_file, remove_partials, this_process
 from shards.index import INDEX_ENDING, IndexedSample, load_index, parse_index
 from shards.manifest import MANIFEST_NAME, Manifest, parse_manifest, read_manifest
@@ -83,9 +83,7 @@ class Shard:
                 if not copy.is_file():
                     self._download(copy)
         except OSError as error:
-            where = f"data.cache {self.cache}: {self.location}"
-            told = InputError(f"{where}: {error.strerror or error}")
-            raise as_reported(error, where) or told from None
+            raise refusal_of(error, f"data.cache {self.cache}: {self.location}") from None
         return copy
 
     def _copy(self) -> Path:

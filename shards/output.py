@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shards.errors import InputError, ReportedError, StorageError, as_reported
+from shards.errors import InputError, ReportedError, StorageError, as_reported, refusal_of
 from shards.files import PARTIAL, LockTaken, hold_lock, is_held, remove_partials, this_process
 
 
@@ -20,8 +21,7 @@ def require_free(folder: Path, setting: str = "--out") -> None:
         is_used = is_folder and any(folder.iterdir())
         is_link = folder.is_symlink()
     except OSError as error:  # such as a name that is too long
-        where = f"{setting} {folder}"
-        raise as_reported(error, where) or InputError(f"{where}: {error.strerror or error}") from None
+        raise refusal_of(error, f"{setting} {folder}") from None
     if is_used:
         advice = "choose another or empty it"
         raise InputError(f"{setting} {folder}: the folder already holds files; {advice}")
@@ -42,34 +42,7 @@ def make_folder(folder: Path, setting: str = "--out") -> None:
     except FileExistsError:
         raise InputError(f"{setting} {folder}: is a file, or a link that leads to no folder") from None
     except OSError as error:
-        where = f"{setting} {folder}"
-        told = InputError(f"{where}: cannot be created: {error.strerror or error}")
-        raise as_reported(error, where) or told from None
-
-
-@contextmanager
-def held(lock: Path, place: str, *, is_kept: bool = True) -> Iterator[None]:
-    """Hold a lock at once, or refuse `place` with an InputError that names who holds it."""
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(hold_lock(lock, wait_s=0.0, owner=this_process(), is_kept=is_kept))
-        except LockTaken as error:
-            raise InputError(f"{place}: another program is writing there: {error}") from None
-        except OSError as error:
-            told = StorageError(f"{place}: cannot be written: {error.strerror or error}")
-            raise as_reported(error, place) or told from None
-        yield
-
-
-@contextmanager
-def naming_faults(place: str) -> Iterator[None]:
-    """Turn what `as_reported` knows into its error, about `place`."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, ReportedError) or (reported := as_reported(error, place)) is None:
-            raise
-        raise reported from error
+        raise refusal_of(error, f"{setting} {folder}") from None
 
 
 @contextmanager
@@ -88,31 +61,49 @@ def claimed(place: Path, setting: str = "--out", part: str = "") -> Iterator[Non
     """
     where = f"{setting} {place}" + (f", part {part}" if part else "")
     place = place.absolute()
-    lock = place.with_name(".".join(["", place.name, *([part] if part else []), "lock"]))
     new = [folder for folder in place.parents if not folder.is_dir()]
     make_folder(place.parent, setting)
     try:
-        with held(lock, where, is_kept=False), naming_faults(where):
+        with _held(_lock_of(place, part), where):
+            _require_alone(place, part, where)
             if not part:
-                require_no_parts(place, where)
                 remove_partials(place.parent, place.name)
             yield
-    except BaseException:
+    except BaseException as error:
         for folder in new:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # of empty ones
-        raise
+        if isinstance(error, ReportedError) or (reported := as_reported(error, where)) is None:
+            raise
+        raise reported from error
 
 
-def require_no_parts(place: Path, where: str) -> None:
-    """Check that nobody claims a part of `place`, and remove the locks of those who were killed."""
-    place = place.absolute()
-    start, end = f".{place.name}.", ".lock"
-    for lock in list(place.parent.iterdir()):
-        if lock.name.startswith(start) and lock.name.endswith(end) and "-of-" in lock.name[len(start) :]:
-            if is_held(lock):
-                raise InputError(f"{where}: another program is writing there: it holds {lock}")
-            lock.unlink(missing_ok=True)
+@contextmanager
+def _held(lock: Path, where: str) -> Iterator[None]:
+    """Hold a lock at once, or say who holds it, or why it cannot be had."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(hold_lock(lock, wait_s=0.0, owner=this_process(), is_kept=False))
+        except LockTaken as error:
+            raise InputError(f"{where}: another program is writing there: {error}") from None
+        except OSError as error:
+            told = StorageError(f"{where}: cannot be written: {error.strerror or error}")
+            raise as_reported(error, where) or told from None
+        yield
+
+
+def _lock_of(place: Path, part: str = "") -> Path:
+    return place.with_name(".".join(["", place.name, *([part] if part else []), "lock"]))
+
+
+def _require_alone(place: Path, part: str, where: str) -> None:
+    """Check that nobody holds the whole, or a part of it, and remove the locks of those who were killed."""
+    names = re.escape(f".{place.name}.") + r"\d+-of-\d+\.lock"
+    parts = [] if part else [path for path in place.parent.iterdir() if re.fullmatch(names, path.name)]
+    for lock in [_lock_of(place)] if part else parts:
+        if is_held(lock):
+            raise InputError(f"{where}: another program is writing there: it holds {lock}")
+        lock.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -129,10 +120,15 @@ def staged_folder(folder: Path, setting: str = "--out") -> Iterator[Path]:
         staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}{PARTIAL}", dir=folder.parent))
         try:
             yield staging
-            staging.chmod(0o755)
-            if folder.is_dir():
-                folder.rmdir()  # empty, or this fails and nothing is lost
-            staging.rename(folder)
+            publish(staging, folder)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
+
+
+def publish(finished: Path, folder: Path) -> None:
+    """Give a finished folder its name; what has it is empty, or this fails and nothing is lost."""
+    finished.chmod(0o755)
+    if folder.is_dir():
+        folder.rmdir()
+    finished.rename(folder)

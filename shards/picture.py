@@ -24,7 +24,6 @@ GREY16 = (16, 0)
 OPACITIES = ((1, 0), (2, 0), (4, 0), GREY)
 """Kinds whose numbers may be scaled to 0..255: how much of a pixel an object covers."""
 _COLOR_TYPES = {0: "grey", 2: "colour", 3: "palette", 4: "grey with alpha", 6: "colour with alpha"}
-_KNOWN_KINDS = "; PNG, JPEG and WebP are read"
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """JPEG segments that hold height and width."""
 
@@ -35,10 +34,7 @@ class Picture:
     def __init__(self, content: bytes, where: str) -> None:
         """Read the header of a PNG, JPEG or WebP file, or of tiles; `where` says in messages what it is."""
         self._content, self._where = content, where
-        if (size := picture_size(content)) is None:
-            raise _unreadable(content, where, _KNOWN_KINDS)
-        require_sane_size(size, where)
-        self.shape: tuple[int, int] = size
+        self.shape = read_size(content, where)
         """(height, width) in pixels."""
 
     def decode(self, rows: slice | None = None, columns: slice | None = None) -> UInt8[np.ndarray, "h w 3"]:
@@ -62,9 +58,7 @@ def decode_picture(content: bytes, where: str, flags: int = COLOR) -> np.ndarray
 
     Grey and CMYK pictures become colour with the default. `where` opens each message.
     """
-    if (size := picture_size(content)) is None:
-        raise _unreadable(content, where, _KNOWN_KINDS)
-    require_sane_size(size, where)
+    read_size(content, where)
     if (picture := cv2.imdecode(np.frombuffer(content, np.uint8), flags)) is None:
         raise _unreadable(content, where)
     return picture
@@ -114,6 +108,14 @@ def require_sane_size(size: tuple[int, int], where: str) -> None:
 
 def _unreadable(content: bytes, where: str, reason: str = "") -> InputError:
     return InputError(f"{where}: cannot be decoded as a picture ({len(content)} bytes){reason}")
+
+
+def read_size(content: bytes, where: str) -> tuple[int, int]:
+    """Return (height, width) as the header says; another kind and a bomb are refused."""
+    if (size := picture_size(content)) is None:
+        raise _unreadable(content, where, "; PNG, JPEG and WebP are read")
+    require_sane_size(size, where)
+    return size
 
 
 def picture_size(content: bytes) -> tuple[int, int] | None:

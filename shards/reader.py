@@ -125,7 +125,7 @@ def open_shards(
     """
     if not paths:
         advice = "give a folder of shards, a .tar file or a pattern of them"
-        raise InputError(f"shards: the list is empty; {advice}")
+        raise InputError(f"data.shards: the list is empty; {advice}")
     strict = max_errors == 0
     found = [shard for path in paths for shard in find_shards(path, split, cache, check_files=strict)]
     return ShardReader(found, split, max_errors=max_errors)

@@ -32,8 +32,7 @@ class FolderSource:
 
         Names are relative and use forward slashes; hidden files (`._x.png`, `.DS_Store`) are left out.
         """
-        found = (entry.relative_to(self.path).as_posix() for entry in self.path.glob(pattern))
-        return sorted(name for name in found if not is_hidden(name))
+        return sorted(path.relative_to(self.path).as_posix() for path in list_visible(self.path, pattern))
 
     def find(self, name: str) -> str | None:
         """Return `name` where there is such a file below the folder."""
@@ -148,6 +147,11 @@ def _top_folder(archive: zipfile.ZipFile) -> str:
 
 def _fits(parts: list[str], patterns: list[str]) -> bool:
     return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
+
+
+def list_visible(folder: Path, pattern: str) -> list[Path]:
+    """List what fits a pattern below a folder, sorted, without what is hidden."""
+    return sorted(path for path in folder.glob(pattern) if not is_hidden(path.relative_to(folder)))
 
 
 def is_hidden(path: PurePath | str) -> bool:

@@ -232,9 +232,6 @@ def build_stream(
     """
     assert 0 <= rank < world_size
     assert start_position >= 0
-    if not config.shards:
-        advice = "give a folder of shards, a .tar file or a pattern of them"
-        raise InputError(f"data.shards: the list is empty; {advice}")
     config = config if any(config.crop) else replace(config, crop=DEFAULT_CROP)
     reader = open_shards(config.shards, config.split, cache=config.cache, max_errors=config.max_errors)
     for error in reader.errors:

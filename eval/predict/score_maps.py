@@ -22,13 +22,12 @@ from torch import Tensor
 
 from eval.predict.scores import DEFAULT_SCORES, SCORES
 from eval.predict.windows import ModelSource
-from eval.sets.frames import Frame
+from eval.sets.frames import Frame, files_by_stem
 from eval.sets.registry import TestSet, read_image
 from eval.submissions.smiyc import read_hdf5
 from shards.errors import InputError
 from shards.files import require_name
 from shards.picture import MAX_PIXELS, decode_picture
-from shards.source import is_hidden
 
 _MOST_BYTES = 8 * MAX_PIXELS + 2**20
 SUFFIXES = (".npy", ".hdf5", ".h5", ".png")
@@ -130,13 +129,7 @@ def _match(folder: Path, test_set: TestSet, is_limited: bool) -> list[tuple[Fram
     place = next((folder / each for each in (name, other) if each and (folder / each).is_dir()), None)
     if place is None:
         raise InputError(f"--score_maps {folder}: no folder {name} in it, which --datasets has")
-    found: dict[str, Path] = {}
-    for path in sorted(place.iterdir()):
-        if is_hidden(path.name) or path.suffix.lower() not in SUFFIXES:
-            continue
-        if path.stem in found:
-            raise InputError(f"{path}: two maps for one image; the other is {found[path.stem].name}")
-        found[path.stem] = path
+    found = files_by_stem(place, SUFFIXES)
     for frame in test_set.frames:
         if frame.stem not in found:
             raise InputError(f"{place}: no map for image {frame.stem}; expected suffix {', '.join(SUFFIXES)}")

@@ -6,7 +6,7 @@ intermediate results stay in the processor's cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -36,28 +36,17 @@ class PixelPrediction(NamedTuple):
 
 
 @torch.no_grad()
-def predict_pixels(class_scores: Float[Tensor, "N H W"], names: Sequence[str]) -> PixelPrediction:
-    """Compute all scores and the predicted classes in one pass over the class scores.
+def predict_pixels(maps: Float[Tensor, "N H W"], names: Sequence[str]) -> PixelPrediction:
+    """Compute scores, in the form in which they are compared, and the predicted classes.
 
     Args:
-        class_scores: of C classes; behind them the maps of those `names` that they do not suffice for, in
-            their order. C is 0 where a model says scores only; then no class is predicted (`VOID_ID`).
+        maps: as a `Predictor` returns them; see `split_maps`.
         names: names of `eval.predict.scores.SCORES` and `QUERY_SCORES`, or a user's own.
     """
-    height, width = class_scores.shape[1:]
-    read_from_maps = [name for name in names if name not in SCORES]
-    num_classes = len(class_scores) - len(read_from_maps)
-    maps = dict(zip(read_from_maps, class_scores[num_classes:], strict=True))
-    class_scores, device = class_scores[:num_classes], class_scores.device
-    scores = {name: torch.empty(height, width, device=device) for name in names if name in SCORES}
-    classes = torch.full((height, width), VOID_ID, dtype=torch.uint8, device=device)
-    for rows in strips_of(height if num_classes else 0, width):
-        strip = class_scores[None, :, rows]
-        classes[rows] = predict_classes(strip[0])
-        for name, found in compared_scores(strip, list(scores)).items():
-            scores[name][rows] = found[0]
-    chosen = {name: (scores | maps)[name].cpu().numpy() for name in names}
-    return PixelPrediction(chosen, classes.cpu().numpy())
+    class_scores, given = split_maps(maps, names)
+    scores = score_strips(class_scores, names, compared_scores) | given
+    chosen = {name: scores[name].cpu().numpy() for name in names}
+    return PixelPrediction(chosen, find_classes(class_scores).cpu().numpy())
 
 
 @torch.no_grad()
@@ -76,7 +65,9 @@ def predict_image(
     total: Tensor | None = None
     for scale, is_mirrored in views:
         seen = np.ascontiguousarray(image[:, ::-1]) if is_mirrored else image
-        found = _score_plainly(predictor(seen, scale), names)
+        class_scores, given = split_maps(predictor(seen, scale), names)
+        scores = score_strips(class_scores, names, plain_scores) | given
+        found = torch.cat([class_scores, *(scores[name][None] for name in names)])
         found = found.flip(-1) if is_mirrored else found
         total = found if total is None else total + found
     assert total is not None
@@ -84,38 +75,62 @@ def predict_image(
     class_scores, maps = mean[: -len(names)], list(mean[-len(names) :].numpy())
     if protocol.smooth:
         maps = [cv2.GaussianBlur(each, (7, 7), 1, borderType=cv2.BORDER_REFLECT_101) for each in maps]
-    classes = torch.full(image.shape[:2], VOID_ID, dtype=torch.uint8)
-    for rows in strips_of(image.shape[0] if len(class_scores) else 0, image.shape[1]):
+    named = zip(names, map(torch.from_numpy, maps), strict=True)
+    compared = {name: to_log_odds(name, each, len(class_scores)).numpy() for name, each in named}
+    return PixelPrediction(compared, find_classes(class_scores).numpy())
+
+
+def split_maps(
+    maps: Float[Tensor, "N H W"], names: Sequence[str]
+) -> tuple[Float[Tensor, "C H W"], dict[str, Float[Tensor, "H W"]]]:
+    """Part what a `Predictor` returns into class scores and the maps of those `names` that need more.
+
+    C is 0 where a model says scores only.
+    """
+    needing_more = [name for name in names if name not in SCORES]
+    num_classes = len(maps) - len(needing_more)
+    return maps[:num_classes], dict(zip(needing_more, maps[num_classes:], strict=True))
+
+
+def plain_scores(
+    class_scores: Float[Tensor, "B C H W"], names: Sequence[str]
+) -> dict[str, Float[Tensor, "B H W"]]:
+    """Compute scores as `eval.predict.scores.SCORES` defines them."""
+    return {name: SCORES[name](class_scores) for name in names}
+
+
+def score_strips(
+    class_scores: Float[Tensor, "C H W"],
+    names: Sequence[str],
+    compute: Callable[[Tensor, Sequence[str]], dict[str, Tensor]],
+) -> dict[str, Float[Tensor, "H W"]]:
+    """Compute those of `names` that class scores suffice for, in strips, by `plain_scores` or alike."""
+    height, width = class_scores.shape[1:]
+    empty = {name: class_scores.new_empty(height, width) for name in names if name in SCORES}
+    for rows in strips_of(height if empty else 0, width):
+        for name, found in compute(class_scores[None, :, rows], list(empty)).items():
+            empty[name][rows] = found[0]
+    return empty
+
+
+def find_classes(class_scores: Float[Tensor, "C H W"]) -> UInt8[Tensor, "H W"]:
+    """Predict classes in strips; `VOID_ID` where there are no class scores."""
+    num_classes, height, width = class_scores.shape
+    classes = torch.full((height, width), VOID_ID, dtype=torch.uint8, device=class_scores.device)
+    for rows in strips_of(height if num_classes else 0, width):
         classes[rows] = predict_classes(class_scores[:, rows])
-    named = zip(names, maps, strict=True)
-    scores = {name: to_log_odds(name, torch.from_numpy(each), len(class_scores)) for name, each in named}
-    return PixelPrediction({name: score.numpy() for name, score in scores.items()}, classes.numpy())
-
-
-def _score_plainly(maps: Float[Tensor, "N H W"], names: Sequence[str]) -> Float[Tensor, "M H W"]:
-    """Return the class scores and, behind them, the plain scores of `names`."""
-    of_maps = [name for name in names if name not in SCORES]
-    num_classes = len(maps) - len(of_maps)
-    given = dict(zip(of_maps, maps[num_classes:], strict=True))
-    scores = torch.empty(len(names), *maps.shape[1:], device=maps.device)
-    for rows in strips_of(*maps.shape[1:]):
-        for score, name in zip(scores, names, strict=True):
-            strip = maps[None, :num_classes, rows]
-            score[rows] = given[name][rows] if name in given else SCORES[name](strip)[0]
-    return torch.cat([maps[:num_classes], scores])
+    return classes
 
 
 def compare_at(
     class_scores: Float[Tensor, "C H W"], names: Sequence[str], temperature: float
 ) -> dict[str, Float32[np.ndarray, "H W"]]:
     """Compute scores of class scores / T, of those in `eval.predict.scores.SCORES`, in strips."""
-    scores = {name: torch.empty(class_scores.shape[1:]) for name in names}
-    for rows in strips_of(class_scores.shape[1], class_scores.shape[2]):
-        strip = class_scores[None, :, rows]
-        strip = strip if temperature == 1 else strip / temperature
-        for name, found in compared_scores(strip, names).items():
-            scores[name][rows] = found[0]
-    return {name: score.numpy() for name, score in scores.items()}
+
+    def compute(strip: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        return compared_scores(strip if temperature == 1 else strip / temperature, names)
+
+    return {name: score.numpy() for name, score in score_strips(class_scores, names, compute).items()}
 
 
 def strips_of(height: int, width: int) -> Iterator[slice]:

@@ -6,7 +6,6 @@ the archive of the Mask2Anomaly authors holds them (counts, sizes and shares of 
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,11 +16,12 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Int64
 
-from eval.sets.frames import Frame, HiddenLabelsError, list_visible, read_picture
+from eval.sets.frames import Frame, HiddenLabelsError, read_picture
 from eval.sets.registry import TEST_SETS, TestSet, find_test_sets, read_image, read_target, require_same_size
 from eval.submissions import bravo
 from eval.submissions.benchmark import BENCHMARKS
-from shards.errors import InputError
+from shards.errors import InputError, and_more
+from shards.files import hash_file
 from shards.picture import decode_picture
 from shards.prepare import cityscapes
 from shards.prepare.annotations import read_instances
@@ -29,7 +29,7 @@ from shards.prepare.cityscapes import Split, list_frames, open_cityscapes
 from shards.prepare.coco import find_picture
 from shards.scene import decode_label_ids
 from shards.schema import ANOMALY, CITYSCAPES_CLASSES, NORMAL, VOID_ID
-from shards.source import open_source
+from shards.source import list_visible, open_source
 
 T = TypeVar("T")
 Size = tuple[int, int]
@@ -107,7 +107,7 @@ def report_dataset(root: Path, limit: int, *, strict: bool) -> None:
     wrong = [line for findings in found for line in findings.problems]
     wrong += [line for findings in found for line in findings.differences if strict]
     if wrong:
-        raise InputError(f"{root}: {wrong[0]}" + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""))
+        raise InputError(f"{root}: {wrong[0]}{and_more(wrong)}")
     print("\n  no problem found")
 
 
@@ -244,11 +244,7 @@ def _note_static_version(findings: Findings, test_set: TestSet) -> None:
     if archive is None:
         findings.lines.append(f"version: {overlay.parent.name}, by the folder's name")
     else:
-        digest = hashlib.md5(usedforsecurity=False)
-        with archive.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        findings.compare(f"MD5 of {archive.name}", digest.hexdigest(), known.md5 if known else None)
+        findings.compare(f"MD5 of {archive.name}", hash_file(archive, "md5"), known.md5 if known else None)
 
 
 def _render_sizes(sizes: Counter[Size]) -> str:

@@ -9,13 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 
 from shards.errors import InputError
-from shards.picture import MAX_PIXELS, decode_picture, picture_size
-from shards.source import ZipSource, is_hidden
+from shards.picture import MAX_PIXELS, Picture, read_size
+from shards.source import ZipSource, list_visible
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -44,8 +43,8 @@ def files_by_stem(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dic
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; a test set holds images/ and labels_masks/")
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if is_hidden(path.name) or path.suffix.lower() not in suffixes:
+    for path in list_visible(folder, "*"):
+        if path.suffix.lower() not in suffixes:
             continue
         if path.stem in found:
             raise InputError(f"{path}: two files for one frame; the other is {found[path.stem].name}")
@@ -53,14 +52,9 @@ def files_by_stem(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dic
     return found
 
 
-def files_by_ending(folder: Path, ending: str) -> dict[str, Path]:
-    """List the files of a folder whose names have this ending, by what stands before it."""
-    return {path.name.removesuffix(ending): path for path in list_visible(folder, f"*{ending}")}
-
-
-def list_visible(folder: Path, pattern: str) -> list[Path]:
-    """List what fits a pattern, sorted, without what is hidden (`._x.png`, `@eaDir`)."""
-    return sorted(path for path in folder.glob(pattern) if not is_hidden(path.relative_to(folder)))
+def files_by_ending(folder: Path, ending: str, below: str = "") -> dict[str, Path]:
+    """List the files of a folder, or `below` it, with this ending, by what stands before it."""
+    return {path.name.removesuffix(ending): path for path in list_visible(folder, f"{below}*{ending}")}
 
 
 def pair_masks(
@@ -88,7 +82,7 @@ def numeric_key(stem: str) -> tuple[tuple[int, str], ...]:
 def read_picture(path: Path, overlay: Path | None = None) -> UInt8[np.ndarray, "H W 3"]:
     """Decode an image to RGB and add its overlay, which has the same size, clipped to [0, 255]."""
     # From memory, which refuses a truncated JPEG; from a file, OpenCV fills its rest with grey.
-    image = cv2.cvtColor(decode_picture(read_file(path), str(path)), cv2.COLOR_BGR2RGB)
+    image = Picture(read_file(path), str(path)).decode()
     if overlay is None:
         return image
     added = _read_overlay(overlay)
@@ -125,7 +119,4 @@ def read_file(path: Path) -> bytes:
 
 def image_size(path: Path) -> tuple[int, int]:
     """Return (height, width) as the header of an image says."""
-    size = picture_size(read_file(path))
-    if size is None:
-        raise InputError(f"{path}: cannot be read as an image")
-    return size
+    return read_size(read_file(path), str(path))

@@ -20,9 +20,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.sets.frames import IMAGE_SUFFIXES, Frame, files_by_ending, files_by_stem, list_visible, pair_masks
+from eval.sets.frames import IMAGE_SUFFIXES, Frame, files_by_ending, files_by_stem, pair_masks
 from shards.errors import InputError
-from shards.source import ZipSource, list_near
+from shards.source import ZipSource, list_near, list_visible
 
 LOST_AND_FOUND = ("LostAndFound", "dataset_LostAndFound")
 _LAF_IMAGE = "_leftImg8bit"
@@ -154,8 +154,7 @@ def lost_and_found_images(folder: Path, split: str) -> dict[str, Path]:
 
 def lost_and_found_masks(folder: Path, split: str) -> dict[str, Path]:
     """List the masks of a split of Lost and Found by the name of the frame."""
-    found = list_visible(folder, f"gtCoarse/{split}/*/*{_LAF_MASK}")
-    return {path.name.removesuffix(_LAF_MASK): path for path in found}
+    return files_by_ending(folder, _LAF_MASK, f"gtCoarse/{split}/*/")
 
 
 def fishyscapes_static(version: int) -> OfficialLayout:

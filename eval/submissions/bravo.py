@@ -28,7 +28,7 @@ from eval.submissions.picture import BenchmarkImage, PictureAnswer, Stored
 from shards.errors import InputError
 from shards.picture import GREY, GREY16, decode_numbers
 from shards.schema import NUM_CLASSES
-from shards.source import is_hidden
+from shards.source import list_visible
 
 NAME = "bravo"
 SUBSETS = ("ACDC", "SMIYC", "outofcontext", "synflare", "synobjs", "synrain")
@@ -48,8 +48,8 @@ def find_pictures(root: Path, _parts: Sequence[str] = ()) -> tuple[BenchmarkImag
     found: dict[str, BenchmarkImage] = {}
     for subset in SUBSETS:
         part = f"bravo_{subset}"
-        for path in sorted((root / part).rglob("*")):
-            if path.suffix.lower() not in IMAGE_SUFFIXES or is_hidden(path.relative_to(root)):
+        for path in list_visible(root / part, "**/*"):
+            if path.suffix.lower() not in IMAGE_SUFFIXES:
                 continue
             key = path.relative_to(root).with_suffix("").as_posix()
             if key in found:

@@ -14,7 +14,7 @@ from eval.submissions.package import Description
 from eval.submissions.picture import BenchmarkImage, predict_from_class_scores, require_method
 from eval.submissions.verify import PackageFindings, verify_package
 from eval.submissions.writing import write_package
-from shards.errors import InputError
+from shards.errors import InputError, and_more
 from shards.output import claimed, require_free
 
 logger = logging.getLogger(__name__)
@@ -73,8 +73,7 @@ def report_package(path: Path, datasets: Path | None, parts: Sequence[str]) -> N
     findings = verify_package(path, find)
     print(render_findings(path, findings), end="")
     if findings.problems:
-        more = f" (and {len(findings.problems) - 1} more)" if len(findings.problems) > 1 else ""
-        raise InputError(f"{path}: {findings.problems[0]}{more}")
+        raise InputError(f"{path}: {findings.problems[0]}{and_more(findings.problems)}")
     print("\n  no problem found")
 
 

@@ -12,12 +12,10 @@ import torch
 from jaxtyping import Float, Float32, Shaped, UInt8
 from torch import Tensor
 
-from eval.predict.scores import SCORES
-from eval.predict.strips import predict_classes, strips_of
+from eval.predict.strips import find_classes, plain_scores, score_strips, split_maps
 from eval.sets.frames import Frame
 from eval.sets.registry import Convention
 from shards.errors import InputError
-from shards.schema import VOID_ID
 
 
 @dataclass(frozen=True)
@@ -44,18 +42,11 @@ class PictureAnswer(NamedTuple):
 
 
 @torch.no_grad()
-def predict_from_class_scores(class_scores: Float[Tensor, "N H W"], score: str) -> PictureAnswer:
+def predict_from_class_scores(maps: Float[Tensor, "N H W"], score: str) -> PictureAnswer:
     """Compute one score and the predicted classes of what a `Predictor` built for `score` alone returns."""
-    has_map = score not in SCORES
-    classes = class_scores[: len(class_scores) - has_map]
-    height, width = class_scores.shape[1:]
-    prediction = torch.full((height, width), VOID_ID, dtype=torch.uint8, device=class_scores.device)
-    values = torch.empty(height, width, device=class_scores.device)
-    for rows in strips_of(height, width):
-        if len(classes):
-            prediction[rows] = predict_classes(classes[:, rows])
-        values[rows] = class_scores[-1, rows] if has_map else SCORES[score](classes[None, :, rows])[0]
-    return PictureAnswer(values.cpu().numpy(), prediction.cpu().numpy())
+    class_scores, given = split_maps(maps, [score])
+    values = (score_strips(class_scores, [score], plain_scores) | given)[score]
+    return PictureAnswer(values.cpu().numpy(), find_classes(class_scores).cpu().numpy())
 
 
 class Stored(NamedTuple):

@@ -17,7 +17,7 @@ from eval.submissions.picture import BenchmarkImage, PictureAnswer
 from eval.submissions.verify import PackageFindings, examine_files, verify_package
 from shards.errors import InputError
 from shards.files import read_json, remove_partials, to_json, write_atomically
-from shards.output import make_folder, require_free
+from shards.output import make_folder, publish, require_free
 from shards.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -63,9 +63,7 @@ def write_package(
     findings = verify_package(growing, lambda _: pictures)
     if findings.problems:
         raise InputError(f"{growing}: {findings.problems[0]}")
-    if folder.is_dir():
-        folder.rmdir()  # empty, or this fails and nothing is lost
-    growing.rename(folder)
+    publish(growing, folder)
     return findings
 
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from shards.errors import InputError
+from shards.errors import InputError, and_more
 from shards.picture import PNG_SIGNATURE, decode_picture
 from shards.prepare.plan import EncodedSample, FolderPlan, ShardPlan, split_into_shards
 from shards.scene import decode_label_ids
@@ -68,7 +68,7 @@ def list_frames(files: CityscapesFiles, split: Split) -> list[CityscapesFrame]:
             name = names[missing[0]]
             place = name.removeprefix(folder).removesuffix(end)
             absent = halves[other][0].locate(f"{places[other][0]}{place}{places[other][1]}")
-            raise InputError(f"{half} {source.locate(name)} has no {other} {absent}{_and_more(missing)}")
+            raise InputError(f"{half} {source.locate(name)} has no {other} {absent}{and_more(missing)}")
     return [CityscapesFrame(key, images[key], labels[key]) for key in sorted(images)]
 
 
@@ -98,7 +98,7 @@ def plan_cityscapes(
         frames = list_frames(files, split)
         keys = {frame.key for frame in frames}
         if shared := sorted(seen & keys):
-            also = f"frame {shared[0]} is also in another split{_and_more(shared)}"
+            also = f"frame {shared[0]} is also in another split{and_more(shared)}"
             raise InputError(f"split {split!r}: {also}")
         seen |= keys
         samples = partial(_encode_frames, files, encodings[split], jpeg_quality)
@@ -168,10 +168,6 @@ def _by_key(source: Source, pattern: str, end: str) -> dict[str, str]:
             raise InputError(f"{source.locate(name)}: the same frame is also at {source.locate(names[key])}")
         names[key] = name
     return names
-
-
-def _and_more(names: Sequence[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
 def _size(picture: UInt8[np.ndarray, "H W ..."]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from shards.cutout import Cutout, crop_to_mask, encode_cutout
 from shards.errors import InputError
-from shards.picture import decode_picture
+from shards.picture import Picture
 from shards.prepare.annotations import decode_mask, read_instances
 from shards.prepare.objects import (
     CocoObject,
@@ -67,7 +67,7 @@ def plan_cutouts(
 def _cut_objects(images: Source, photos: Sequence[Photo]) -> Iterator[EncodedSample]:
     for photo in photos:
         where = images.locate(photo.file)
-        picture = decode_picture(images.read(photo.file), where)[..., ::-1]
+        picture = Picture(images.read(photo.file), where).decode()
         height, width = picture.shape[:2]
         if (height, width) != photo.size:
             said = f"but the annotations say {photo.size[1]}x{photo.size[0]}"

@@ -18,7 +18,7 @@ from jaxtyping import Int32, UInt8
 
 from shards.cutout import Cutout, encode_cutout
 from shards.errors import InputError
-from shards.picture import COLOUR, GREY, GREY16, decode_numbers, decode_picture
+from shards.picture import COLOUR, GREY, GREY16, Picture, decode_numbers
 from shards.prepare.objects import FilterReport, ObjectSize, plan_bank
 from shards.prepare.plan import EncodedSample, FolderPlan, split_into_shards
 from shards.progress import Progress
@@ -113,7 +113,7 @@ def _cut_segments(
 ) -> Iterator[EncodedSample]:
     for entry in entries:
         where, of_map = pictures.locate(entry.picture), maps.locate(entry.map)
-        image = cv2.cvtColor(decode_picture(pictures.read(entry.picture), where), cv2.COLOR_BGR2RGB)
+        image = Picture(pictures.read(entry.picture), where).decode()
         ids = read_ids(maps.read(entry.map), of_map)
         size = (image.shape[0], image.shape[1])
         if size != ids.shape:

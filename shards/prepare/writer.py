@@ -40,7 +40,7 @@ from shards.files import (
 )
 from shards.index import build_index, write_index
 from shards.manifest import MANIFEST_NAME, Manifest, ShardEntry, read_manifest, write_manifest
-from shards.output import make_folder, require_free, staged_folder
+from shards.output import make_folder, publish, require_free, staged_folder
 from shards.prepare.plan import EncodedSample, FolderPlan, ShardPlan
 from shards.progress import Progress
 from shards.task import Task
@@ -169,10 +169,7 @@ def _complete_parts(plan: FolderPlan, folder: Path, out: Path, lock: Path) -> Ma
         manifest = None
         if folder.is_dir():
             manifest = _complete(plan, folder)
-            folder.chmod(0o755)
-            if out.is_dir():
-                out.rmdir()
-            folder.rename(out)
+            publish(folder, out)
         lock.unlink(missing_ok=True)
         return manifest
 

@@ -18,8 +18,8 @@ from eval.part import TestSetPart, evaluate_test_set
 from eval.predict.windows import SlidingPredictor
 from eval.protocol import MAX_IMAGES_RBA, PROTOCOLS, get_protocol, get_protocols
 from eval.sets.registry import find_test_sets, resize_target
-from shards.errors import InputError
 from tests.support.evaluation import write_set
+from tests.support.refused import refused
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -36,11 +36,11 @@ def test_the_footnote_states_every_choice(name):
 
 def test_a_protocol_that_is_not_there_is_refused_with_the_available_ones():
     available = "native, course-512, smiyc, fishyscapes, pebal, rpl, mask2anomaly, rba, each with .flip, "
-    with pytest.raises(InputError, match=f"--protocol: no protocol 'Native'; available: {available}"):
+    with refused(f"--protocol: no protocol 'Native'; available: {available}"):
         get_protocol("Native")
-    with pytest.raises(InputError, match="--protocol: got rba, rba; at least one, each once"):
+    with refused("--protocol: got rba, rba; at least one, each once"):
         get_protocols(["rba", "rba"])
-    with pytest.raises(InputError, match="--protocol: got nothing"):
+    with refused("--protocol: got nothing"):
         get_protocols([])
 
 
@@ -56,9 +56,9 @@ def test_what_is_done_with_scores_stands_in_the_name_and_in_the_footnote():
 @pytest.mark.parametrize("addition", ["flip+flip", "scales", "scales-10", "scales-x", "blur", "", "smooth-7"])
 def test_an_addition_that_is_not_there_is_refused(addition):
     text = re.escape(addition.rpartition("+")[2])
-    with pytest.raises(InputError, match=rf"'native\+{re.escape(addition)}': got \+{text}; native may have"):
+    with refused(rf"'native\+{re.escape(addition)}': got \+{text}; native may have"):
         get_protocol(f"native+{addition}")
-    with pytest.raises(InputError, match=r"'pebal\+smooth': got \+smooth; pebal may have .* each once"):
+    with refused(r"'pebal\+smooth': got \+smooth; pebal may have .* each once"):
         get_protocol("pebal+smooth")
 
 
@@ -200,5 +200,5 @@ def test_smiyc_reads_thresholds_off_percentiles_of_half_precision(digits):
 
 def test_smiyc_refuses_scores_that_half_precision_cannot_hold():
     images = [ImageScores(np.array([1e5], np.float32), np.array([0], np.float32))]
-    with pytest.raises(InputError, match="a score is NaN or beyond 65504"):
+    with refused("a score is NaN or beyond 65504"):
         measure_score(images, get_protocol("smiyc"))

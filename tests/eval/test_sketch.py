@@ -9,7 +9,7 @@ from eval.metrics.binned import count_images
 from eval.metrics.bootstrap import draw_weights
 from eval.metrics.curve import ImageScores
 from eval.sketch import Sketch, compare_resampled, read_sketch, resample_sketch, write_sketch
-from shards.errors import InputError
+from tests.support.refused import refused
 
 
 def drawn(seed: int, shift: float, num_images: int = 12) -> Sketch:
@@ -58,5 +58,5 @@ def test_models_are_compared_on_the_same_resampled_sets(metric, protocol):
 
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "c.npz").write_text("no")
-    with pytest.raises(InputError, match="c.npz: no sketch of an evaluation"):
+    with refused("c.npz: no sketch of an evaluation"):
         read_sketch(tmp_path / "c.npz")

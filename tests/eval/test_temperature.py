@@ -17,14 +17,8 @@ from eval.predict.predictions import CachedSet, PredictionRecorder, read_frame, 
 from eval.predict.queries import pixel_class_scores
 from eval.predict.scores import DEFAULT_SCORES
 from eval.sets.benchmarks import require_selection_split
-from eval.temperature import (
-    OF_SHARES,
-    Sweep,
-    Variant,
-    list_kinds,
-    table_temperatures,
-)
-from shards.errors import InputError
+from eval.temperature import OF_SHARES, Sweep, Variant, list_kinds, table_temperatures
+from tests.support.refused import refused
 
 WINDOW = (16, 24)
 Predictions = tuple[torch.Tensor, ...]
@@ -148,7 +142,7 @@ def test_max_logit_has_no_pixel_temperature_and_pixel_networks_no_queries():
     assert ("MaxLogit", "pixel") not in list_kinds(has_queries=True)
     assert ("MaxLogit", "query") in list_kinds(has_queries=True)
     assert list_kinds(True, ("NormalizedMSP",)) == [("NormalizedMSP", "query")]
-    with pytest.raises(InputError, match="--scores: NormalizedMSP is of mask models; the cache holds logits"):
+    with refused("--scores: NormalizedMSP is of mask models; the cache holds logits"):
         list_kinds(False, ("NormalizedMSP",))
     assert list_kinds(has_queries=False) == [("MSP", "pixel"), ("MaxEntropy", "pixel"), ("RbA", "pixel")]
 
@@ -183,8 +177,6 @@ def test_nothing_is_chosen_on_masks_of_a_benchmark(tmp_path):
     benchmark = write_set(tmp_path, "pixels")
     mine = dataclasses.replace(benchmark, folder="t", name="Mine", is_benchmark=False)
     shutil.copytree(tmp_path / "s", tmp_path / "t")
-    with pytest.raises(
-        InputError, match="--validation t: shares 1 masks with S, a benchmark, on which nothing"
-    ):
+    with refused("--validation t: shares 1 masks with S, a benchmark, on which nothing"):
         require_selection_split(tmp_path, mine, [benchmark, mine])
     require_selection_split(tmp_path, mine, [mine])

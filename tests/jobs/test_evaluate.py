@@ -23,7 +23,8 @@ from models.erfnet import ERFNet
 from models.segmenter import choose_device, make_predictor, require_readable
 from shards.errors import InputError
 from tests.models.tiny import make_model
-from tests.support.evaluation import encode, options_for, write_run, write_val_shards
+from tests.support.evaluation import options_for, write_run, write_val_shards
+from tests.support.tars import encode
 
 
 def test_everything_is_written(tmp_path):

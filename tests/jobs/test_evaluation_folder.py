@@ -23,9 +23,9 @@ from eval.report.record import parse_json
 from eval.store import Worker
 from jobs.evaluate import EvaluateOptions, evaluate
 from shards.errors import InputError
-from shards.files import hold_lock
 from shards.output import claimed
-from tests.support.evaluation import encode, options_for, write_val_shards
+from tests.support.evaluation import options_for, write_val_shards
+from tests.support.tars import encode
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = {"scores": ("MSP", "EAM"), "pictures": 1, "components": False}
@@ -275,8 +275,8 @@ def test_a_wrong_task_is_named(world, changes, ranks, message):
 
 def test_two_evaluations_do_not_share_a_folder(done):
     with (
-        hold_lock(done.out / "cells" / ".lock", wait_s=0.0, owner="a test"),
-        pytest.raises(InputError, match="out: another program is writing there: .*lock is held by a test"),
+        claimed(done.out),
+        pytest.raises(InputError, match="out: another program is writing there: .*lock is held by process"),
     ):
         evaluate(done)
     assert (done.out / "results.json").is_file()

@@ -13,7 +13,8 @@ from eval.report.record import parse_json
 from jobs.evaluate import evaluate
 from jobs.temperature import TemperatureOptions, main, sweep
 from shards.errors import InputError
-from tests.support.evaluation import encode, options_for, write_val_shards
+from tests.support.evaluation import options_for, write_val_shards
+from tests.support.tars import encode
 
 
 @pytest.fixture(scope="module")

@@ -2,45 +2,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
 from jobs.doctor import main
-from shards.cutout import Cutout, encode_cutout
+from shards.cutout import Cutout
 from shards.examine import examine_folder, render_findings
-from shards.files import hash_file
-from shards.index import build_index, write_index
-from shards.manifest import Manifest, ShardEntry, write_manifest
-from shards.prepare.plan import EncodedSample
-from shards.prepare.writer import write_shard
 from shards.tiles import encode_tiles
 from tests.support.refused import refused
-from tests.support.tars import write_tar
+from tests.support.tars import encode, write_cutouts, write_shards, write_tar
 
 
-def png(array: np.ndarray) -> bytes:
-    return cv2.imencode(".png", array)[1].tobytes()
-
-
-def scene(key: str, label: np.ndarray) -> EncodedSample:
+def scene(key: str, label: np.ndarray) -> dict[str, bytes]:
     image = np.random.default_rng(0).integers(0, 256, (*label.shape, 3), np.uint8)
-    return key, {"image.tiles": encode_tiles(image), "label.png": png(label)}
-
-
-def write_folder(folder: Path, samples: dict[str, list[EncodedSample]], kind: str = "cityscapes") -> Path:
-    """Write one shard per name (`train-0`), as `jobs.prepare` does."""
-    folder.mkdir(parents=True)
-    entries = []
-    for name, several in samples.items():
-        path = folder / f"{name}.tar"
-        keys = write_shard(path, several)
-        write_index(path, build_index(path))
-        size = path.stat().st_size
-        entries.append(ShardEntry(path.name, name.split("-")[0], len(keys), size, hash_file(path), keys))
-    count = sum(entry.num_samples for entry in entries)
-    write_manifest(Manifest(1, kind, "x", "tiles", count, {}, tuple(entries)), folder)
-    return folder
+    return {f"{key}.image.tiles": encode_tiles(image), f"{key}.label.png": encode(label)}
 
 
 @pytest.fixture
@@ -48,8 +23,8 @@ def folder(tmp_path: Path) -> Path:
     road, half = np.zeros((10, 20), np.uint8), np.zeros((10, 20), np.uint8)
     half[5:] = 13
     half[:, 18:] = 255
-    samples = {"train-0": [scene("a", road)], "train-1": [scene("b", half)], "val-0": [scene("c", half)]}
-    return write_folder(tmp_path / "S", samples)
+    samples = {"train-0": scene("a", road), "train-1": scene("b", half), "val-0": scene("c", half)}
+    return write_shards(tmp_path / "S", samples)
 
 
 def test_counts_sizes_and_class_shares_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,7 +54,7 @@ def test_every_problem_is_found_in_one_go(folder: Path, capsys: pytest.CaptureFi
 
 
 def test_a_truncated_shard_and_a_wrong_label_are_problems(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "S", {"train-0": [scene("a", np.full((4, 4), 77, np.uint8))]})
+    folder = write_shards(tmp_path / "S", {"train-0": scene("a", np.full((4, 4), 77, np.uint8))})
     problems = examine_folder(str(folder))["train"].problems
     assert len(problems) == 1
     assert "sample a: label.png holds 77" in problems[0]
@@ -90,7 +65,7 @@ def test_a_truncated_shard_and_a_wrong_label_are_problems(tmp_path: Path) -> Non
 
 def test_a_key_in_two_shards_is_a_problem(tmp_path: Path) -> None:
     road = np.zeros((4, 4), np.uint8)
-    folder = write_folder(tmp_path / "S", {"train-0": [scene("a", road)], "train-1": [scene("a", road)]})
+    folder = write_shards(tmp_path / "S", {"train-0": scene("a", road), "train-1": scene("a", road)})
     (problem,) = examine_folder(str(folder))["train"].problems
     assert "sample 'a' is already in" in problem
 
@@ -99,10 +74,10 @@ def test_bare_tar_files_and_cutouts_are_examined(tmp_path: Path, capsys: pytest.
     image, mask = np.zeros((6, 5, 3), np.uint8), np.full((6, 5), 255, np.uint8)
     good = Cutout("000000000001-1", image, mask, "zebra", (480, 640))
     empty = Cutout("000000000001-2", image, 0 * mask, "zebra", (480, 640))
-    write_shard(tmp_path / "good.tar", [(good.key, encode_cutout(good))])
+    write_cutouts(tmp_path / "good.tar", [good])
     main(["shards", str(tmp_path / "g*.tar")])
     assert "categories 1: 1 zebra" in capsys.readouterr().out
-    write_shard(tmp_path / "bad.tar", [(empty.key, encode_cutout(empty))])
+    write_cutouts(tmp_path / "bad.tar", [empty])
     with refused(r"bad\.tar: cut-out 000000000001-2: the mask is empty"):
         main(["shards", str(tmp_path / "bad.tar")])
 
@@ -119,10 +94,7 @@ def test_bare_tar_files_and_cutouts_are_examined(tmp_path: Path, capsys: pytest.
 def test_labels_that_are_a_mistake_as_a_rule_are_warned_of(
     tmp_path: Path, values: list[int], warning: str
 ) -> None:
-    label = np.array([values], np.uint8)
-    pictures = {"0.image.png": np.zeros((1, len(values), 3), np.uint8), "0.label.png": label}
-    content = {name: cv2.imencode(".png", picture)[1].tobytes() for name, picture in pictures.items()}
-    path = str(write_tar(tmp_path / "s.tar", content))
+    path = str(write_tar(tmp_path / "s.tar", scene("0", np.array([values], np.uint8))))
     text = render_findings(path, examine_folder(path, 1))
     assert ("warning" in text) is bool(warning)
     assert warning in text

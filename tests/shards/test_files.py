@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import pytest
 
-from shards.errors import InputError
 from shards.files import from_json, partial_file, read_json, remove_partials, to_json, write_atomically
 from tests.support.refused import refused
 
@@ -82,20 +81,14 @@ def test_fields_with_defaults_may_be_absent_and_integers_are_floats() -> None:
 )
 def test_a_wrong_value_is_named_with_its_place(change: dict[str, Any], message: str) -> None:
     content = json.loads(to_json(BICYCLE)) | change
-    with pytest.raises(InputError, match=f"^{message}"):
+    with refused(f"^{message}"):
         from_json(Bicycle, content, "here")
 
 
-@pytest.mark.parametrize("text", ["{", b"\xff", "", "[" * 100_000])
-def test_text_that_is_no_json_is_refused(text: str | bytes) -> None:
-    with pytest.raises(InputError, match="^here: is no valid JSON"):
-        from_json(Bicycle, text, "here")
-
-
 def test_values_without_fields_are_checked_too(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^here: is \{\}; list\[int\] is needed"):
+    with refused(r"^here: is \{\}; list\[int\] is needed"):
         from_json(list[int], "{}", "here")
-    with pytest.raises(InputError, match=r"b\.json: cannot be read: No such file or directory"):
+    with refused(r"b\.json: cannot be read: No such file or directory"):
         read_json(list[int], tmp_path / "b.json")
 
 
@@ -127,6 +120,8 @@ def test_the_module_loads_nothing_but_the_standard_library() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("{", "x: is no valid JSON"),
+        ("", "x: is no valid JSON"),
         ("[" * 100_000, r"x: is no valid JSON \("),
         ('{"a":' * 100_000, r"x: is no valid JSON \("),
         ('{"a": 1, "b": {"c": 1, "c": 2}}', "x: 'c' is given twice"),

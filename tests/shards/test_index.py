@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import os
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,44 +48,25 @@ def test_offsets_are_those_of_the_standard_library(shard: Path) -> None:
     assert ours == theirs
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        "older",
-        "no JSON",
-        "a list",
-        "version",
-        "size",
-        "outside",
-        "empty",
-        "infinite",
-        "deep",
-        "bare",
-        "twice",
-    ],
-)
+DAMAGES: dict[str, Callable[[Any], object]] = {
+    "older": lambda content: content["samples"][0].__setitem__(0, "wrong"),
+    "version": lambda content: content.update(version=99),
+    "size": lambda content: content.update(num_bytes=content["num_bytes"] + 512),
+    "outside": lambda content: content["samples"][1][1][0].__setitem__(1, 10**12),
+    "infinite": lambda content: content["samples"][1][1][0].__setitem__(1, float("inf")),
+    "empty": lambda content: content["samples"].clear(),
+    "bare": lambda content: content["samples"][1][1].clear(),
+    "twice": lambda content: content["samples"][1].__setitem__(0, "a"),
+}
+TEXTS = {"no JSON": "{", "a list": "[]", "deep": "[" * 100_000}
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, *TEXTS])
 def test_an_index_that_does_not_fit_is_built_anew(shard: Path, damage: str) -> None:
     right = load_index(shard)
     content = json.loads(index_path(shard).read_bytes())
-    if damage == "older":
-        make_newer(shard, than=index_path(shard))
-        content["samples"][0][0] = "wrong"
-    elif damage == "version":
-        content["version"] = 99
-    elif damage == "size":
-        content["num_bytes"] += 512
-    elif damage == "outside":
-        content["samples"][1][1][0][1] = 10**12
-    elif damage == "empty":
-        content["samples"] = []
-    elif damage == "infinite":
-        content["samples"][1][1][0][1] = float("inf")
-    elif damage == "bare":
-        content["samples"][1][1] = []
-    elif damage == "twice":
-        content["samples"][1][0] = "a"
-    text = {"no JSON": "{", "a list": "[]", "deep": "[" * 100_000}.get(damage, json.dumps(content))
-    index_path(shard).write_text(text)
+    DAMAGES.get(damage, str)(content)
+    index_path(shard).write_text(TEXTS.get(damage, json.dumps(content)))
     if damage == "older":
         make_newer(shard, than=index_path(shard))
     assert load_index(shard) == right

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import http.server
 import multiprocessing
 import os
@@ -16,12 +15,10 @@ import pytest
 
 from shards import location
 from shards.errors import StorageError
-from shards.index import build_index, write_index
 from shards.location import Shard, default_cache, find_shards
-from shards.manifest import Manifest, ShardEntry, write_manifest
 from shards.reader import open_shards
 from tests.support.refused import refused
-from tests.support.tars import write_tar
+from tests.support.tars import write_shards, write_tar
 
 # Python 3.12 warns of every fork of a process with threads; the DataLoader's default on Linux is to fork.
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
@@ -30,16 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarni
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Two prepared shards with indexes and a manifest."""
-    folder = tmp_path / "remote"
-    folder.mkdir()
-    entries = []
-    for i, split in enumerate(("train", "val")):
-        path = write_tar(folder / f"s-{split}-{i}.tar", {f"k{i}.x": str(i).encode() * 600})
-        write_index(path, build_index(path))
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        entries.append(ShardEntry(path.name, split, 1, path.stat().st_size, digest, (f"k{i}",)))
-    write_manifest(Manifest(1, "cityscapes", "cityscapes-train-id", "png", 2, {}, tuple(entries)), folder)
-    return folder
+    return write_shards(tmp_path / "remote", {"train-0": {"k0.x": b"0" * 600}, "val-1": {"k1.x": b"1" * 600}})
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -84,7 +72,7 @@ def address(server: Server) -> str:
 
 
 def test_a_killed_download_leaves_nothing_for_long(folder: Path, tmp_path: Path) -> None:
-    (shard, *_) = find_shards(f"file://{folder}/s-train-0.tar", None, str(tmp_path / "cache"))
+    (shard, *_) = find_shards(f"file://{folder}/train-0.tar", None, str(tmp_path / "cache"))
     copy = shard.fetch()
     copy.unlink()
     copy.with_name(f".{copy.name}.partial-x").write_bytes(b"half")
@@ -93,7 +81,7 @@ def test_a_killed_download_leaves_nothing_for_long(folder: Path, tmp_path: Path)
 
 
 def test_a_full_cache_is_a_fault_of_storage(folder: Path, tmp_path: Path) -> None:
-    (shard, *_) = find_shards(f"file://{folder}/s-train-0.tar", None, "/sys/cache")
+    (shard, *_) = find_shards(f"file://{folder}/train-0.tar", None, "/sys/cache")
     with pytest.raises(StorageError, match="^data.cache /sys/cache: .*: cannot be read or written: "):
         shard.fetch()
 
@@ -101,12 +89,12 @@ def test_a_full_cache_is_a_fault_of_storage(folder: Path, tmp_path: Path) -> Non
 def test_a_remote_folder_is_opened_without_downloading_its_shards(server: Server, cache: str) -> None:
     reader = open_shards([address(server)], "train", cache=cache)
     assert reader.keys == ("k0",)
-    assert server.asked == ["/manifest.json", "/s-train-0.tar.index.json"]
+    assert server.asked == ["/manifest.json", "/train-0.tar.index.json"]
     assert reader.read(0) == {"x": b"0" * 600}
-    assert server.asked.count("/s-train-0.tar") == 1
+    assert server.asked.count("/train-0.tar") == 1
     again = open_shards([address(server)], "train", cache=cache)
     assert again.read(0) == {"x": b"0" * 600}
-    assert server.asked.count("/s-train-0.tar") == 1
+    assert server.asked.count("/train-0.tar") == 1
 
 
 def test_a_shard_without_index_or_manifest_is_downloaded_and_indexed(
@@ -114,20 +102,20 @@ def test_a_shard_without_index_or_manifest_is_downloaded_and_indexed(
 ) -> None:
     for path in folder.glob("*.json"):
         path.unlink()
-    pattern = f"{address(server)}/s-{{train-0,val-1}}.tar"
+    pattern = f"{address(server)}/{{train-0,val-1}}.tar"
     assert open_shards([pattern], None, cache=cache).keys == ("k0", "k1")
     reader = open_shards([pattern], None, cache=cache)
     assert [reader.read(i)["x"][:1] for i in (0, 1)] == [b"0", b"1"]
-    assert server.asked.count("/s-train-0.tar") == server.asked.count("/s-val-1.tar") == 1
+    assert server.asked.count("/train-0.tar") == server.asked.count("/val-1.tar") == 1
 
 
 def test_a_shard_that_changed_on_the_server_is_downloaded_anew(
     server: Server, folder: Path, cache: str
 ) -> None:
-    url = f"{address(server)}/s-train-0.tar"
+    url = f"{address(server)}/train-0.tar"
     (folder / "manifest.json").unlink()
     assert open_shards([url], None, cache=cache).keys == ("k0",)
-    write_tar(folder / "s-train-0.tar", {"new.x": b"1" * 9000, "newer.x": b"2" * 9000})
+    write_tar(folder / "train-0.tar", {"new.x": b"1" * 9000, "newer.x": b"2" * 9000})
     assert open_shards([url], None, cache=cache).keys == ("new", "newer")
 
 
@@ -146,7 +134,7 @@ def test_many_processes_share_one_download(server: Server, cache: str) -> None:
     for child in children:
         child.join(60)
     assert [child.exitcode for child in children] == [0] * 4
-    assert server.asked.count("/s-train-0.tar") == 1
+    assert server.asked.count("/train-0.tar") == 1
     assert not list(Path(cache).rglob("*partial*"))
 
 
@@ -169,15 +157,15 @@ def test_a_process_killed_while_downloading_blocks_nobody(server: Server, cache:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"short", r"s-train-0\.tar: has 5 bytes, the manifest says \d+"),
-        (None, r"s-train-0\.tar: its bytes differ from the manifest's hash"),
+        (b"short", r"train-0\.tar: has 5 bytes, the manifest says \d+"),
+        (None, r"train-0\.tar: its bytes differ from the manifest's hash"),
     ],
     ids=["size", "hash"],
 )
 def test_a_download_that_is_not_what_the_manifest_says_is_refused(
     server: Server, folder: Path, content: bytes | None, message: str, cache: str
 ) -> None:
-    path = folder / "s-train-0.tar"
+    path = folder / "train-0.tar"
     path.write_bytes(path.read_bytes()[:-1] + b"!" if content is None else content)
     reader = open_shards([address(server)], "train", cache=cache)
     with refused(message):
@@ -186,9 +174,9 @@ def test_a_download_that_is_not_what_the_manifest_says_is_refused(
 
 
 def test_a_signed_address_is_no_pattern(server: Server, cache: str) -> None:
-    url = f"{address(server)}/s-train-0.tar?signature=a%2Fb&expires=1"
+    url = f"{address(server)}/train-0.tar?signature=a%2Fb&expires=1"
     assert open_shards([url], None, cache=cache).keys == ("k0",)
-    assert [path.name for path in Path(cache).rglob("*.tar")] == ["s-train-0.tar"]
+    assert [path.name for path in Path(cache).rglob("*.tar")] == ["train-0.tar"]
 
 
 def test_wildcards_work_where_the_file_system_can_list(tmp_path: Path, cache: str) -> None:
@@ -211,7 +199,7 @@ def test_a_file_url_is_a_remote_shard_too(folder: Path, cache: str) -> None:
 def test_a_missing_remote_shard_is_left_out_where_errors_may_be(
     server: Server, tmp_path: Path, cache: str
 ) -> None:
-    pattern = f"{address(server)}/{{s-train-0,none,s-val-1}}.tar"
+    pattern = f"{address(server)}/{{train-0,none,val-1}}.tar"
     reader = open_shards([pattern], None, cache=str(tmp_path), max_errors=1)
     assert reader.keys == ("k0", "k1")
     assert "/none.tar: cannot be read: no such file" in reader.errors[0]

@@ -10,10 +10,9 @@ import pytest
 import webdataset
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
-from shards.manifest import Manifest, ShardEntry, write_manifest
 from shards.reader import MAX_OPEN_FILES, open_shards
 from tests.support.refused import refused
-from tests.support.tars import write_tar
+from tests.support.tars import write_shards, write_tar
 
 
 def test_tars_written_by_webdataset_are_read_as_webdataset_reads_them(tmp_path: Path) -> None:
@@ -59,27 +58,19 @@ def test_braces_and_wildcards_name_shards_in_order(tmp_path: Path) -> None:
 def test_a_folder_gives_the_shards_of_the_split(
     tmp_path: Path, split: str | None, keys: tuple[str, ...]
 ) -> None:
-    write_split_folder(tmp_path)
+    write_shards(tmp_path, {"train": {"a.x": b"1"}, "val": {"b.x": b"1"}})
     assert open_shards([str(tmp_path)], split).keys == keys
     with refused(f"{tmp_path}: split 'test'.*train, val"):
         open_shards([str(tmp_path)], "test")
 
 
 def test_a_shard_that_is_not_the_one_of_its_manifest_is_named(tmp_path: Path) -> None:
-    write_split_folder(tmp_path)
+    write_shards(tmp_path, {"train": {"a.x": b"1"}, "val": {"b.x": b"1"}})
     other = write_tar(tmp_path / "other.tar", {"z.x": b"1"})
     other.replace(tmp_path / "val.tar")
     assert open_shards([str(tmp_path)], "train").keys == ("a",)
     with refused(r"val.tar: holds 1 samples \(z, ...\), the manifest beside it lists 1 \(b"):
         open_shards([str(tmp_path)], "val")
-
-
-def write_split_folder(folder: Path) -> None:
-    entries = []
-    for split, key in (("train", "a"), ("val", "b")):
-        path = write_tar(folder / f"{split}.tar", {f"{key}.x": b"1"})
-        entries.append(ShardEntry(path.name, split, 1, path.stat().st_size, "0" * 64, (key,)))
-    write_manifest(Manifest(1, "cityscapes", "cityscapes-train-id", "png", 2, {}, tuple(entries)), folder)
 
 
 def test_a_pickled_reader_reads_again_without_the_open_files(tmp_path: Path) -> None:

@@ -14,15 +14,11 @@ from shards.prepare.writer import write_shard
 from shards.reader import open_shards
 from shards.scene import decode_scene, find_scene_members, open_scene
 from shards.schema import train_id_table
-from shards.tiles import encode_tiles
 from tests.support.refused import refused
+from tests.support.tars import encode
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
 LABEL = np.random.default_rng(1).choice(np.array([*range(19), 254, 255], np.uint8), (6, 8))
-
-
-def png(array: np.ndarray) -> bytes:
-    return cv2.imencode(".png", array)[1].tobytes()
 
 
 @pytest.mark.parametrize(
@@ -54,32 +50,13 @@ def test_shards_of_others_are_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(sample.label, LABEL)
 
 
-def test_plain_webdataset_reads_ours_and_decodes_what_it_knows(tmp_path: Path) -> None:
-    """Tiles it hands out as bytes; ours are decoded to the same pixels."""
-    path, tiles = tmp_path / "ours.tar", encode_tiles(IMAGE)
-    pictures = {"image.png": png(IMAGE[..., ::-1]), "image.tiles": tiles}
-    write_shard(
-        path, [(f"k{len(s)}", {s: content, "label.png": png(LABEL)}) for s, content in pictures.items()]
-    )
-    decode = webdataset.autodecode.Decoder([webdataset.autodecode.imagehandler("rgb8")])
-    with path.open("rb") as stream:
-        members = webdataset.tariterators.tar_file_expander([{"url": "x", "stream": stream}])
-        plain, tiled = map(decode, webdataset.tariterators.group_by_keys(members))
-    np.testing.assert_array_equal(plain["image.png"], IMAGE)
-    np.testing.assert_array_equal(plain["label.png"][..., 0], LABEL)
-    assert tiled["image.tiles"] == tiles
-    reader = open_shards([str(path)], None)
-    for index in range(2):
-        np.testing.assert_array_equal(decode_scene(reader, index).image, IMAGE)
-
-
 def test_label_ids_become_train_ids_where_the_name_says_so() -> None:
     ids = np.arange(34, dtype=np.uint8).reshape(2, 17)
-    image = png(np.zeros((2, 17, 3), np.uint8))
-    sample = open_scene("k", {"png": image, "gtfine_labelids.png": png(ids)}).decode()
+    image = encode(np.zeros((2, 17, 3), np.uint8))
+    sample = open_scene("k", {"png": image, "gtfine_labelids.png": encode(ids)}).decode()
     np.testing.assert_array_equal(sample.label, train_id_table()[ids])
     with refused(r"labelids\.png holds 40; allowed are label ids 0\.\.33 and 255"):
-        open_scene("k", {"png": image, "labelids.png": png(np.full((2, 17), 40, np.uint8))})
+        open_scene("k", {"png": image, "labelids.png": encode(np.full((2, 17), 40, np.uint8))})
 
 
 class Evil:
@@ -95,7 +72,7 @@ class Evil:
 @pytest.mark.parametrize("suffix", ["pyd", "pickle", "pkl", "pth", "npy"])
 def test_a_pickled_member_is_never_loaded(tmp_path: Path, suffix: str) -> None:
     bait = pickle.dumps(Evil(tmp_path / "executed"))
-    members = {"image.png": png(IMAGE), "label.png": png(LABEL), suffix: bait}
+    members = {"image.png": encode(IMAGE), "label.png": encode(LABEL), suffix: bait}
     write_shard(tmp_path / "s.tar", [("k", members)])
     reader = open_shards([str(tmp_path / "s.tar")], None)
     decode_scene(reader, 0)
@@ -109,12 +86,12 @@ def test_a_jpeg_scene_keeps_red_red() -> None:
     red = np.zeros((8, 8, 3), np.uint8)
     red[..., 2] = 255  # OpenCV writes B, G, R
     jpeg = cv2.imencode(".jpg", red)[1].tobytes()
-    sample = open_scene("k", {"image.jpg": jpeg, "label.png": png(red[..., 0])}).decode()
+    sample = open_scene("k", {"image.jpg": jpeg, "label.png": encode(red[..., 0])}).decode()
     assert sample.image[4, 4, 0] > 250
     assert sample.image[4, 4, 2] < 5
 
 
-FIT = {"image.png": png(IMAGE), "label.png": png(LABEL)}
+FIT = {"image.png": encode(IMAGE), "label.png": encode(LABEL)}
 
 
 @pytest.mark.parametrize(
@@ -130,13 +107,10 @@ FIT = {"image.png": png(IMAGE), "label.png": png(LABEL)}
         ({**FIT, "image.png": b"junk"}, r"image\.png: cannot be decoded as a picture \(4 bytes\)"),
         ({**FIT, "image.png": b""}, r"image\.png: cannot be decoded as a picture \(0 bytes\)"),
         ({**FIT, "label.png": b"junk"}, r"label\.png: is no PNG file \(4 bytes\)"),
-        ({**FIT, "label.png": png(LABEL[:, :5])}, r"image is \(6, 8\) but label is \(6, 5\)"),
-        ({**FIT, "label.png": png(IMAGE)}, r"label\.png: is colour of 8 bits; grey of 8 bits"),
-        (
-            {**FIT, "label.png": png(LABEL.astype(np.uint16))},
-            r"label\.png: is grey of 16 bits; grey of 8",
-        ),
-        ({**FIT, "label.png": png(LABEL * 0 + 33)}, r"label\.png holds 33; allowed"),
+        ({**FIT, "label.png": encode(LABEL[:, :5])}, r"image is \(6, 8\) but label is \(6, 5\)"),
+        ({**FIT, "label.png": encode(IMAGE)}, r"label\.png: is colour of 8 bits; grey of 8 bits"),
+        ({**FIT, "label.png": encode(LABEL.astype(np.uint16))}, r"label\.png: is grey of 16 bits; grey of 8"),
+        ({**FIT, "label.png": encode(LABEL * 0 + 33)}, r"label\.png holds 33; allowed"),
     ],
 )
 def test_an_unfit_scene_is_refused_by_key(members: dict[str, bytes], message: str) -> None:

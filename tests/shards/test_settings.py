@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import pytest
 import tyro
 
-from shards.errors import InputError
 from shards.settings import flat_settings, load_config, parse_options, read_config, write_config
 from shards.yaml_file import read_yaml
+from tests.support.refused import refused
 from trainer.config import FinetuneConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +54,7 @@ def test_weights_of_a_file_are_replaced_as_a_whole(tmp_path: Path) -> None:
     config = load(str(path), "--loss.outlier", "--loss.weights", "mask", "5", "dice", "5", "class", "2")
     assert config.loss.weights == {"mask": 5.0, "dice": 5.0, "class": 2.0}
     assert load(str(path), "--loss.outlier", "--loss.weights").loss.weights == {}
-    with pytest.raises(InputError, match="loss.weights: rba is no term of this loss; exactly one weight for"):
+    with refused("loss.weights: rba is no term of this loss; exactly one weight for"):
         load(str(path), "--loss.outlier")
 
 
@@ -109,15 +109,32 @@ def test_every_shipped_configuration_loads_and_says_how_to_run_it(path: Path) ->
         ("a: [", "not a YAML file"),
         ("seed: 1\noptim:\n  lr: 1\n  lr: 2\n", "optim.lr: given twice, in line 3 and in line 4"),
         ("optim: {lr: .inf}", "optim.lr: got inf; a finite number is needed"),
+        ("loop: {steps: 1:30}", "loop.steps: expected int, got '1:30'"),
+        ("loop: {steps: 010}", "loop.steps: expected int, got '010'"),
+        ("loop: {compile: yes}", "loop.compile: expected true or false, got 'yes'"),
+        ("loop: {compile: off}", "loop.compile: expected true or false, got 'off'"),
+        ("seed: 2026-11-28", "seed: expected int, got '2026-11-28'"),
+        ("optim: {lr: 1}\noptim: {lr: 2}", "optim: given twice, in line 1 and in line 2"),
+        ("optim: {lr: 1, 'lr': 2}", "optim.lr: given twice, in line 1 and in line 1"),
+        ("loss: {weights: {dice: 1,\n dice: 2}}", "loss.weights.dice: given twice, in line 1 and in line 2"),
+        ("a: &a [1, *a]", "an alias stands within what it repeats"),
+        ("a: &a {<<: *a}", "an alias stands within what it repeats"),
+        ("a: !!python/object/apply:os.system [x]", "not a YAML file: could not determine a constructor"),
+        (f"seed: {'9' * 5000}", "not a YAML file: Exceeds the limit"),
+        ("{" * 100_000, "not a YAML file: "),
+        ("- " * 100_000, "not a YAML file: "),
+        ('name: "a/\\e[31m\\nerror: forged"', r"name: got 'a/\x1b[31m\nerror: forged'"),
+        (f"loop: {{steps: {'x' * 10_000}}}", "loop.steps: expected int, got 'xxx"),
     ],
     ids=lambda text: str(text)[:30],
 )
 def test_mistakes_in_a_file_are_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(text)
-    with pytest.raises(InputError, match=f"c.yaml: .*{re.escape(message)}") as error:
+    with refused(f"c.yaml: .*{re.escape(message)}") as error:
         load(str(path))
-    assert "\n" not in str(error.value)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 900
 
 
 @pytest.mark.parametrize(
@@ -142,7 +159,7 @@ def test_mistakes_in_a_file_are_named(tmp_path: Path, text: str, message: str) -
     ids=lambda a: str(a)[:40],
 )
 def test_mistakes_on_the_command_line_are_one_line(arguments: list[str], message: str) -> None:
-    with pytest.raises(InputError, match=message) as error:
+    with refused(message) as error:
         load(*arguments)
     assert "\n" not in str(error.value)
     assert "─" not in str(error.value)
@@ -187,9 +204,9 @@ def test_the_first_word_names_the_subcommand(capsys: pytest.CaptureFixture[str])
         | Annotated[OtherOptions, tyro.conf.subcommand("two")]
     )
     assert parse_options(kinds, ["two", "--scale", "2"], program="jobs.x") == OtherOptions(scale=2.0)
-    with pytest.raises(InputError, match="expected one of {one, two}; --help lists every option"):
+    with refused("expected one of {one, two}; --help lists every option"):
         parse_options(kinds, ["three"], program="jobs.x")
-    with pytest.raises(InputError, match="missing --out; --help lists every option"):
+    with refused("missing --out; --help lists every option"):
         parse_options(kinds, ["one"], program="jobs.x")
     with pytest.raises(SystemExit) as stop:
         parse_options(kinds, ["two", "--help"], program="jobs.x")
@@ -199,7 +216,7 @@ def test_the_first_word_names_the_subcommand(capsys: pytest.CaptureFixture[str])
 
 def test_a_file_without_a_required_setting_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("limit: 2\n")
-    with pytest.raises(InputError, match="c.yaml: missing out$"):
+    with refused("c.yaml: missing out$"):
         read_config(ProgramOptions, tmp_path / "c.yaml")
 
 
@@ -210,38 +227,7 @@ def test_settings_flatten_to_dotted_plain_values() -> None:
     assert all(isinstance(value, str | int | float | bool) for value in flat.values())
 
 
-YAML_1_1 = {
-    "loop: {steps: 1:30}": "loop.steps: expected int, got '1:30'",
-    "loop: {steps: 010}": "loop.steps: expected int, got '010'",
-    "loop: {compile: yes}": "loop.compile: expected true or false, got 'yes'",
-    "loop: {compile: off}": "loop.compile: expected true or false, got 'off'",
-    "seed: 2026-11-28": "seed: expected int, got '2026-11-28'",
-    "optim: {lr: 1}\noptim: {lr: 2}": "optim: given twice, in line 1 and in line 2",
-    "optim: {lr: 1, 'lr': 2}": "optim.lr: given twice, in line 1 and in line 1",
-    "loss: {weights: {dice: 1,\n dice: 2}}": "loss.weights.dice: given twice, in line 1 and in line 2",
-    "a: &a [1, *a]": "an alias stands within what it repeats",
-    "a: &a {<<: *a}": "an alias stands within what it repeats",
-    "a: !!python/object/apply:os.system [x]": "not a YAML file: could not determine a constructor",
-    f"seed: {'9' * 5000}": "not a YAML file: Exceeds the limit",
-    "{" * 100_000: "not a YAML file: ",
-    "- " * 100_000: "not a YAML file: ",
-    'name: "a/\\e[31m\\nerror: forged"': r"name: got 'a/\x1b[31m\nerror: forged'",
-    f"loop: {{steps: {'x' * 10_000}}}": "loop.steps: expected int, got 'xxx",
-}
-
-
-@pytest.mark.parametrize(("text", "message"), YAML_1_1.items(), ids=lambda text: text[:30])
-def test_what_a_reader_of_yaml_would_take_differently_is_one_short_line(
-    tmp_path: Path, text: str, message: str
-) -> None:
-    (tmp_path / "c.yaml").write_text(text)
-    with pytest.raises(InputError, match=re.escape(f"c.yaml: {message}")) as error:
-        load(str(tmp_path / "c.yaml"))
-    assert str(error.value).isprintable()
-    assert len(str(error.value)) < 600
-
-
-@pytest.mark.parametrize("name", ["no", "on", "010", "1:30", "2026-11-28", "1_2", "=", "0b1"])
+@pytest.mark.parametrize("name", ["no", "on", "010", "2026-11-28", "1_2", "0b1"])
 def test_names_stay_names_through_a_file(tmp_path: Path, name: str) -> None:
     (tmp_path / "c.yaml").write_text(f"name: {name}\noptim: {{lr: 1e-3}}\nloop: {{steps: 10_000}}\n")
     config = load(str(tmp_path / "c.yaml"))
@@ -254,7 +240,7 @@ def test_an_anchor_bomb_is_refused_and_an_anchor_is_read(tmp_path: Path) -> None
     bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
     bomb += "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10))
     (tmp_path / "c.yaml").write_text(bomb)
-    with pytest.raises(InputError, match=r"c\.yaml: its values have more than 4,194,304 characters"):
+    with refused(r"c\.yaml: its values have more than 4,194,304 characters"):
         load(str(tmp_path / "c.yaml"))
     merged = "optim: &o {lr: 1}\nloss: {options: {mask: &m {num_points: 5}}}\n"
     (tmp_path / "c.yaml").write_text(merged)
@@ -269,13 +255,14 @@ def test_home_and_variables_are_filled_into_places_and_nowhere_else(
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("DATA", "/data")
     monkeypatch.delenv("NOWHERE", raising=False)
-    text = "data: {shards: [$DATA/a, '${DATA}/b-{0..3}.tar', ~/c, 's3://x/~'], cache: ~}\nname: $DATA\n"
+    text = "data: {shards: [$DATA/a, '${DATA}/b-{0..3}.tar', ~/c, 's3://x/~'], cache: ~}\n"
     (tmp_path / "c.yaml").write_text(text.replace("cache: ~", "cache: '~'"))
     config = load(str(tmp_path / "c.yaml"), "--paste.bank", "$DATA/bank", "--out=~/runs")
     assert config.data.shards == ("/data/a", "/data/b-{0..3}.tar", "/home/me/c", "s3://x/~")
     assert (config.data.cache, config.paste.bank, config.out) == ("/home/me", "/data/bank", "/home/me/runs")
-    assert config.name == "$DATA"
+    with refused(r"name: got '\$DATA'; 120 letters"):
+        load("--name", "$DATA")
     options = parse_options(ProgramOptions, ["~/a", "--out", "${DATA}/o"], program="jobs.x")
     assert (options.files, options.out) == ((Path("/home/me/a"),), Path("/data/o"))
-    with pytest.raises(InputError, match=r"--paste\.bank: \$NOWHERE/a: the variable NOWHERE of the env"):
+    with refused(r"--paste\.bank: \$NOWHERE/a: the variable NOWHERE of the env"):
         load("--paste.bank", "$NOWHERE/a")

@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from jobs.evaluate import EvaluateOptions
-from shards.manifest import MANIFEST_VERSION, Manifest, ShardEntry, write_manifest
-from shards.prepare.writer import write_shard
 from tests.models.tiny import make_model, save
-
-
-def encode(picture: np.ndarray) -> bytes:
-    return cv2.imencode(".png", picture)[1].tobytes()
+from tests.support.tars import encode, write_shards
 
 
 def write_set(place: Path, frames: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
@@ -40,14 +34,10 @@ def write_test_sets(root: Path) -> Path:
 
 def write_scenes(folder: Path, scenes: dict[str, tuple[np.ndarray, np.ndarray]]) -> Path:
     """Write image (B, G, R) and train ids of each key as Cityscapes val."""
-    folder.mkdir()
-    members = [(k, {"image.png": encode(i), "label.png": encode(label)}) for k, (i, label) in scenes.items()]
-    keys = write_shard(folder / "v.tar", members)
-    size = (folder / "v.tar").stat().st_size
-    entries = (ShardEntry("v.tar", "val", len(keys), size, "0" * 64, keys),)
-    kind = ("cityscapes", "cityscapes-train-id", "png")
-    write_manifest(Manifest(MANIFEST_VERSION, *kind, len(keys), {}, entries), folder)
-    return folder
+    names = [(key, name) for key in scenes for name in ("image.png", "label.png")]
+    pictures = (picture for pair in scenes.values() for picture in pair)
+    members = {f"{k}.{name}": encode(p) for (k, name), p in zip(names, pictures, strict=True)}
+    return write_shards(folder, {"val": members})
 
 
 def write_val_shards(folder: Path) -> Path:

@@ -6,8 +6,6 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from scipy.special import expit, logit
-from scipy.stats import entropy
 from sklearn.metrics import average_precision_score
 
 from eval.predict.log_odds import FORMS, OF_LOGARITHM, compared_scores
@@ -58,18 +56,6 @@ def test_forms_equal_their_definitions_and_keep_the_order(name, scale):
     np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance)
     assert (np.diff(got[np.argsort(expected)]) >= -2 * tolerance).all()
     assert len(np.unique(got)) == len(np.unique(expected))
-
-
-def test_log_odds_are_those_of_the_scores():
-    class_scores = draw(3.0)
-    p = class_scores[0, :, 0].double().softmax(dim=0).numpy()
-    found = compared_scores(class_scores, ["MSP", "MaxEntropy", "Energy"])
-    forms = {name: form[0, 0].double().numpy() for name, form in found.items()}
-    np.testing.assert_allclose(expit(forms["MaxEntropy"]), entropy(p) / np.log(19), rtol=1e-5)
-    share = (1 / p.max(axis=0) - 1) / 18
-    np.testing.assert_allclose(forms["MSP"], logit(share), rtol=1e-5)
-    plain = SCORES["Energy"](class_scores)[0, 0].double().numpy()
-    np.testing.assert_allclose(forms["Energy"], plain + np.log(19), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

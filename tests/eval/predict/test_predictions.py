@@ -17,7 +17,7 @@ from eval.predict.predictions import (
 )
 from eval.predict.queries import pixel_class_scores
 from eval.predict.windows import predict_in_windows
-from shards.errors import InputError
+from tests.support.refused import refused
 
 WINDOW = (16, 16)
 
@@ -61,15 +61,15 @@ def test_a_query_temperature_divides_class_logits_before_the_sum(tmp_path):
 
 
 def test_an_unfinished_or_foreign_folder_is_no_cache(tmp_path):
-    with pytest.raises(InputError, match=r"--cache .*: no cache of jobs.evaluate --cache"):
+    with refused(r"--cache .*: no cache of jobs.evaluate --cache"):
         read_cache(tmp_path)
     (tmp_path / "cache.json").write_text('{"model": "m", "checkpoint": "c"}')
-    with pytest.raises(InputError, match="no finished set in it"):
+    with refused("no finished set in it"):
         read_cache(tmp_path)
     (tmp_path / "s").mkdir()
     cached = CachedSet(folder="s", name="S", is_benchmark=True, window=WINDOW, stems=("a",))
     write_index(tmp_path, cached)
     assert read_cache(tmp_path) == (CacheInfo(model="m", checkpoint="c"), (cached,))
     (tmp_path / "s" / "0.npz").write_bytes(b"no")
-    with pytest.raises(InputError, match=r"0.npz: no cached prediction"):
+    with refused(r"0.npz: no cached prediction"):
         read_frame(tmp_path / "s", 0)

@@ -17,7 +17,7 @@ import pytest
 
 from eval.predict.score_maps import read_map
 from eval.submissions.smiyc import decode
-from shards.errors import InputError
+from tests.support.refused import refused
 
 RAMP = np.arange(48, dtype=np.float32).reshape(6, 8)
 
@@ -115,9 +115,9 @@ def test_an_hdf5_file_that_is_no_map_is_refused(
 ) -> None:
     with h5py.File(tmp_path / "a.hdf5", "w") as file:
         write(file)
-    with pytest.raises(InputError, match=rf"a\.hdf5: .*{text}"):
+    with refused(rf"a\.hdf5: .*{text}"):
         read_map(tmp_path / "a.hdf5")
-    with pytest.raises(InputError, match=r"^in a package: "):
+    with refused(r"^in a package: "):
         decode([(tmp_path / "a.hdf5").read_bytes()], ["in a package"])
 
 
@@ -161,23 +161,23 @@ FILES = [
 @pytest.mark.parametrize(("name", "content", "text"), FILES)
 def test_a_file_that_is_no_map_is_refused(tmp_path: Path, name: str, content: bytes, text: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=rf"{name}: ({text})") as refused:
+    with refused(rf"{name}: ({text})") as error:
         read_map(tmp_path / name)
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_file_of_more_bytes_than_any_map_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "a.hdf5").open("wb") as file:
         file.truncate(2**40)
-    with pytest.raises(InputError, match="is no file of at most 537,919,488 bytes"):
+    with refused("is no file of at most 537,919,488 bytes"):
         read_map(tmp_path / "a.hdf5")
     (tmp_path / "a.npy").mkdir()
-    with pytest.raises(InputError, match="is no file of"):
+    with refused("is no file of"):
         read_map(tmp_path / "a.npy")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_map_is_finite(tmp_path: Path, value: float) -> None:
     np.save(tmp_path / "a.npy", np.where(RAMP == 3, value, RAMP))
-    with pytest.raises(InputError, match="holds (NaN|infinity)"):
+    with refused("holds (NaN|infinity)"):
         read_map(tmp_path / "a.npy")

@@ -12,7 +12,7 @@ from eval.sets.examine import examine_datasets
 from eval.sets.registry import TEST_SETS
 from jobs.doctor import main
 from jobs.synthesize import main as synthesize
-from shards.errors import InputError
+from tests.support.refused import refused
 
 Findings = dict[str, tuple[list[str], list[str], list[str]]]
 
@@ -86,7 +86,7 @@ def test_known_shares_are_compared(tmp_path: Path) -> None:
 
 def test_damage_is_named_and_is_an_error(tmp_path: Path) -> None:
     root = write_frame(tmp_path / "sets/fs_static", np.zeros((4, 4), np.uint8))
-    with pytest.raises(InputError, match=r"sets: .*0\.jpg: cannot be decoded as a picture"):
+    with refused(r"sets: .*0\.jpg: cannot be decoded as a picture"):
         main(["dataset", str(tmp_path / "sets")])
     (root / "images/1.jpg").write_bytes(b"junk")
     assert "image without mask" in examine(tmp_path / "sets")["anomaly sets"][2][0]
@@ -96,7 +96,7 @@ def test_differences_are_an_error_only_if_asked(world: Path, capsys: pytest.Capt
     root = str(folder_of(world, "train2017"))
     main(["dataset", root, "--limit", "1"])
     assert "differs: photographs: 2, known are 118287" in capsys.readouterr().out
-    with pytest.raises(InputError, match="photographs: 2, known are 118287"):
+    with refused("photographs: 2, known are 118287"):
         main(["dataset", root, "--strict", "True"])
 
 
@@ -107,7 +107,7 @@ def test_a_missing_photograph_is_a_problem(world: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_with_nothing_known_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="neither Cityscapes .*, COCO .* nor an anomaly set"):
+    with refused("neither Cityscapes .*, COCO .* nor an anomaly set"):
         main(["dataset", str(tmp_path)])
 
 

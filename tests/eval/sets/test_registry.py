@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 
 import cv2
@@ -18,7 +17,7 @@ from eval.sets.registry import (
     read_target,
     require_same_size,
 )
-from shards.errors import InputError
+from tests.support.refused import refused
 
 
 def write_set(root: Path, folder: str, masks: dict[str, np.ndarray], suffix: str = ".png") -> Path:
@@ -78,56 +77,54 @@ def test_the_two_of_road_anomaly_is_one_void_stays_void_and_grey_saved_as_rgb_is
 )
 def test_a_label_value_outside_the_convention_is_named(tmp_path, folder, values, text):
     write_set(tmp_path, folder, {"0": mask_of(*values)})
-    with pytest.raises(InputError, match=text):
+    with refused(text):
         check_masks(find_test_sets(tmp_path)[0])
 
 
 def test_a_coloured_mask_is_refused(tmp_path):
     write_set(tmp_path, "fs_static", {"0": mask_of(0, 1)})
     cv2.imwrite(str(tmp_path / "fs_static/labels_masks/0.png"), np.eye(3, dtype=np.uint8)[None])
-    with pytest.raises(InputError, match="a mask in colour, or transparent; expected one 8-bit"):
+    with refused("a mask in colour, or transparent; expected one 8-bit"):
         check_masks(find_test_sets(tmp_path)[0])
 
 
 def test_an_image_without_mask_and_a_mask_without_image_are_named(tmp_path):
     write_set(tmp_path, "fs_static", {"0": mask_of(0, 1), "1": mask_of(0, 1)})
     (tmp_path / "fs_static/labels_masks/1.png").unlink()
-    with pytest.raises(InputError, match=r"images/1.png: image without mask; expected .*labels_masks/1.png"):
+    with refused(r"images/1.png: image without mask; expected .*labels_masks/1.png"):
         find_test_sets(tmp_path)
     (tmp_path / "fs_static/images/1.png").unlink()
     (tmp_path / "fs_static/images/0.png").unlink()
-    with pytest.raises(InputError, match=r"labels_masks/0.png: mask without image; expected .*images/0 with"):
+    with refused(r"labels_masks/0.png: mask without image; expected .*images/0 with"):
         find_test_sets(tmp_path)
 
 
 def test_two_images_of_one_frame_are_refused(tmp_path):
     write_set(tmp_path, "fs_static", {"0": mask_of(0, 1)})
     (tmp_path / "fs_static/images/0.jpg").touch()
-    with pytest.raises(InputError, match=r"0.png: two files for one frame; the other is 0.jpg"):
+    with refused(r"0.png: two files for one frame; the other is 0.jpg"):
         find_test_sets(tmp_path)
 
 
 def test_no_set_at_all_lists_the_expected_names(tmp_path):
     text = r"no test set in it; expected one or more of RoadAnomaly21, .*, LostAndFound$"
-    with pytest.raises(InputError, match=text):
+    with refused(text):
         find_test_sets(tmp_path)
     (tmp_path / "fs_static").mkdir()
-    with pytest.raises(InputError, match="give the folder above it"):
+    with refused("give the folder above it"):
         find_test_sets(tmp_path / "fs_static")
-    with pytest.raises(InputError, match=r"--datasets .*nowhere: no such folder"):
+    with refused(r"--datasets .*nowhere: no such folder"):
         find_test_sets(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="--limit: got 0; at least 1"):
+    with refused("--limit: got 0; at least 1"):
         find_test_sets(tmp_path, limit=0)
 
 
 def test_an_empty_set_and_a_set_without_folders_are_refused(tmp_path):
     write_set(tmp_path, "fs_static", {})
-    with pytest.raises(InputError, match="fs_static: the test set is empty"):
+    with refused("fs_static: the test set is empty"):
         find_test_sets(tmp_path)
     (tmp_path / "fs_static/images").rmdir()
-    with pytest.raises(
-        InputError, match="images: no such folder; a test set holds images/ and labels_masks/"
-    ):
+    with refused("images: no such folder; a test set holds images/ and labels_masks/"):
         find_test_sets(tmp_path)
 
 
@@ -136,7 +133,7 @@ def test_an_empty_set_and_a_set_without_folders_are_refused(tmp_path):
 )
 def test_a_set_of_one_class_is_refused(tmp_path, values, name):
     write_set(tmp_path, "fs_static", {"0": mask_of(*values), "1": mask_of(*values)})
-    with pytest.raises(InputError, match=f"fs_static: no {name} pixel in any of 2 masks") as error:
+    with refused(f"fs_static: no {name} pixel in any of 2 masks") as error:
         check_masks(find_test_sets(tmp_path)[0])
     assert ("with values: {0: normal, 255: anomaly}" in str(error.value)) is (name == "anomalous")
 
@@ -146,27 +143,13 @@ def test_a_broken_image_and_a_mask_of_another_size_are_named(tmp_path):
     (found,) = find_test_sets(tmp_path)
     frame = found.frames[0]
     image = read_image(frame)
-    with pytest.raises(InputError, match=r"images/0.png: image is 2 x 2, its mask 4 x 2"):
+    with refused(r"images/0.png: image is 2 x 2, its mask 4 x 2"):
         require_same_size(frame, image, np.zeros((2, 4), dtype=np.uint8))
     frame.image.write_bytes(b"no image")
     frame.mask.write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"images/0.png: cannot be decoded as a picture"):
+    with refused(r"images/0.png: cannot be decoded as a picture"):
         read_image(frame)
-    with pytest.raises(InputError, match="labels_masks/0.png: is no PNG file"):
-        check_masks(found)
-
-
-def test_a_picture_that_promises_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
-    write_set(tmp_path, "fs_static", {"0": mask_of(0, 1)})
-    (found,) = find_test_sets(tmp_path)
-    header = struct.pack(">II5B", 100_000, 100_000, 8, 0, 0, 0, 0)
-    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header
-    found.frames[0].image.write_bytes(bomb)
-    found.frames[0].mask.write_bytes(bomb)
-    text = "0.png: says that it has 100000 x 100000 pixels; at most 67,108,864 are decoded"
-    with pytest.raises(InputError, match=f"images/{text}"):
-        read_image(found.frames[0])
-    with pytest.raises(InputError, match=f"labels_masks/{text}"):
+    with refused("labels_masks/0.png: is no PNG file"):
         check_masks(found)
 
 
@@ -185,7 +168,7 @@ def test_values_and_use_of_a_set_of_ones_own_may_be_left_out(tmp_path):
     day, night = read_own_sets(tmp_path / "own.yaml")
     assert (day.name, night.name, day.is_benchmark) == ("Day drives", "night", True)
     assert day.values == {0: 0, 1: 1, 255: 255}
-    with pytest.raises(InputError, match="no folder day, which --sets describes"):
+    with refused("no folder day, which --sets describes"):
         find_test_sets(tmp_path, own=(day,))
 
 
@@ -222,5 +205,5 @@ def test_values_and_use_of_a_set_of_ones_own_may_be_left_out(tmp_path):
 )
 def test_a_mistake_in_a_set_of_ones_own_is_named(tmp_path, text, message):
     (tmp_path / "own.yaml").write_text(text)
-    with pytest.raises(InputError, match=message):
+    with refused(message):
         read_own_sets(tmp_path / "own.yaml")

@@ -24,7 +24,7 @@ from eval.submissions.picture import PictureAnswer, predict_from_class_scores, r
 from eval.submissions.smiyc import LOG_SCORES, spread, to_half
 from eval.submissions.verify import PackageFindings, largest_tie, verify_package
 from eval.submissions.writing import unfinished_folder, write_package
-from shards.errors import InputError
+from tests.support.refused import refused
 
 STEM = "04_Maurener_Weg_8_000000_000030"
 LOST_AND_FOUND = f"LostAndFound/leftImg8bit/test/04_Maurener_Weg_8/{STEM}_leftImg8bit.png"
@@ -120,9 +120,7 @@ def test_the_input_folder_of_fishyscapes_container_is_read(tmp_path: Path) -> No
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["0003_anomaly.npy", "0003_segmentation.npy", "submission.json"]
     write_picture(tmp_path / "input/0003_other.png")
-    with pytest.raises(
-        InputError, match=f"0003_other.png: two images of number 0003; the other is 0003_{STEM}"
-    ):
+    with refused(f"0003_other.png: two images of number 0003; the other is 0003_{STEM}"):
         choose_pictures(BENCHMARKS["fishyscapes"], tmp_path / "input")
 
 
@@ -178,7 +176,7 @@ def test_the_logarithm_keeps_the_order_and_more_of_it(score: str, scale: float) 
 
 
 def test_a_score_beyond_half_precision_is_refused() -> None:
-    with pytest.raises(InputError, match="score Energy: 70000 does not fit into float16"):
+    with refused("score Energy: 70000 does not fit into float16"):
         to_half("Energy", np.full((2, 2), 7e4, np.float32))
 
 
@@ -197,9 +195,7 @@ def test_a_killed_export_goes_on_and_predicts_only_what_is_missing(downloads: Pa
     growing = unfinished_folder(out)
     torn = growing / ZEBRA
     torn.write_bytes(torn.read_bytes()[:300])  # as a full disk may leave it
-    with pytest.raises(
-        InputError, match=r"\.out\.unfinished: holds an unfinished package that differs in score"
-    ):
+    with refused(r"\.out\.unfinished: holds an unfinished package that differs in score"):
         write("smiyc", downloads, out, score="MSP")
     findings = write("smiyc", downloads, out, dies_at_the_third)
     assert len(calls) == 5  # two more: the torn one and the third
@@ -208,7 +204,7 @@ def test_a_killed_export_goes_on_and_predicts_only_what_is_missing(downloads: Pa
     write("smiyc", downloads, tmp_path / "at_once")
     for path in (tmp_path / "at_once").rglob("*.hdf5"):
         assert path.read_bytes() == (out / path.relative_to(tmp_path / "at_once")).read_bytes()
-    with pytest.raises(InputError, match=r"--out .*out: the folder already holds files"):
+    with refused(r"--out .*out: the folder already holds files"):
         write("smiyc", downloads, out)
 
 
@@ -228,7 +224,7 @@ def test_answers_that_cannot_be_submitted_stop_at_the_first_image(
         scores[1, 1] = value
         return PictureAnswer(scores, CLASSES)
 
-    with pytest.raises(InputError, match=text):
+    with refused(text):
         write("smiyc", downloads, tmp_path / "out", broken)
     assert not (tmp_path / "out").exists()
 
@@ -295,7 +291,7 @@ def test_files_of_no_image_and_missing_images_are_told_from_the_downloads(
         "1 of 3 images of no image, such as AnomalyTrack-all/zebra0001",
     ]
     (out / "notes.txt").write_text("x")
-    with pytest.raises(InputError, match="out: 1 files that smiyc does not expect, such as notes.txt"):
+    with refused("out: 1 files that smiyc does not expect, such as notes.txt"):
         verify_package(out)
 
 
@@ -338,7 +334,7 @@ def test_archives_are_read_and_must_begin_where_the_package_does(downloads: Path
         ("torn.tar", "torn.tar: is no complete tar file"),
         ("nowhere", "nowhere: expected the folder of a package, or a .zip, .tar"),
     ):
-        with pytest.raises(InputError, match=text):
+        with refused(text):
             verify_package(tmp_path / name)
 
 
@@ -352,7 +348,7 @@ def test_what_is_asked_for_must_be_there(downloads: Path, tmp_path: Path) -> Non
         ("smiyc", tmp_path / "nowhere", (), "--datasets .*nowhere: no such folder"),
         ("fishyscapes", downloads, (), "--parts: input, LostAndFound number their images alike; name one of"),
     ):
-        with pytest.raises(InputError, match=text):
+        with refused(text):
             choose_pictures(BENCHMARKS[benchmark], root, parts)
 
 
@@ -365,7 +361,7 @@ def test_lost_and_found_is_submitted_where_its_own_labels_lie(downloads: Path) -
 def test_a_method_is_a_name() -> None:
     require_method("EoMT-B_rba+coco.v2", "--method")
     for name in ("", "a/b", "..", ".x", "a b"):
-        with pytest.raises(InputError, match="--method: got .*; a method's name has letters, digits"):
+        with refused("--method: got .*; a method's name has letters, digits"):
             require_method(name, "--method")
 
 
@@ -373,5 +369,5 @@ def test_without_h5py_one_line_says_what_to_install(
     downloads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(InputError, match=r'need h5py: pip install "eomt-anomaly\[submission\]"'):
+    with refused(r'need h5py: pip install "eomt-anomaly\[submission\]"'):
         write("smiyc", downloads, tmp_path / "out")
