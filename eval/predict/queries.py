@@ -8,12 +8,14 @@ are differentiable, compute in float32 whatever the autocast state, and stay fin
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from numpy.polynomial import Chebyshev, Polynomial
 from torch import Tensor
 
 
@@ -198,10 +200,9 @@ def class_claims(queries: QueryOutputs, size: tuple[int, int] | None = None) -> 
         logits = queries.class_logits.float()
         itself = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)[: queries.num_classes]
         others = logits[..., None, :].masked_fill(itself, -math.inf).logsumexp(dim=-1)  # (B, Q, C)
-        class_cost = F.softplus(others - logits[..., : queries.num_classes])
-        mask_cost = F.softplus(-resize_masks(queries.mask_logits, size))
-        refused = _Refusal.apply(mask_cost, class_cost)
-        faint = torch.log(-torch.expm1(refused.clamp(min=-1.0, max=-1e-38)))
+        margins = logits[..., : queries.num_classes] - others
+        refused = _Refusal.apply(margins, resize_masks(queries.mask_logits, size))
+        faint = torch.log(-torch.expm1(refused.clamp(min=-1.0, max=-1e-37)))
         sure = torch.log1p(-torch.exp(refused.clamp(max=-1.0)))
         return ClassClaims(refused, torch.where(refused > -1, faint, sure))
 
@@ -215,38 +216,69 @@ def class_claim(queries: QueryOutputs, size: tuple[int, int] | None = None) -> F
     return -class_claims(queries, size).sole.amax(dim=1)
 
 
-_LARGEST_COST, _ODDS = 85.0, (1e-37, 1e30)
-"""Bounds of u, v and r that keep e^u, and sums of r over pixels, within float32."""
+_SERIES: Sequence[float] = (
+    Chebyshev.interpolate(lambda c: np.log1p(-c) / c, 8, domain=(0, 0.5))
+    .convert(kind=Polynomial)
+    .coef.tolist()
+)
+"""log(1 - c) / c as a polynomial of c in (0, 1/2], lowest power first, to 3e-8 of its value."""
+_FAINT = 1e-16
+"""Squares and fifth powers below it are nothing beside what they are powers of, and would end in denormals,
+which are slow."""
 
 
 class _Refusal(torch.autograd.Function):
-    """Σ_q log(1 - exp(-(u_q + v_qc))): -log of claims to the log of no claim, in the memory of one class.
+    """Σ_q log(1 - p_qc · m_q) of the log-odds of p and m, (B, C, H, W), where Σ_c p_qc is at most 1.
 
-    With the odds of a claim, r = 1 / (e^(u + v) - 1), it is -Σ_q log(1 + r), and r is its derivative.
+    Only the surest class of a query can be surer than 1/2. It takes a logarithm per pixel; of the others the
+    sum over q of powers (p_qc · m_q)^k, whose factors part, is a matrix product.
     """
 
     @staticmethod
-    def forward(ctx: Any, mask_cost: Float[Tensor, "B Q H W"], class_cost: Float[Tensor, "B Q C"]) -> Tensor:
-        ctx.save_for_backward(mask_cost, class_cost)
-        return torch.stack([-odds.log1p_().sum(dim=1) for odds in _claim_odds(mask_cost, class_cost)], dim=1)
+    def forward(ctx: Any, margins: Float[Tensor, "B Q C"], masks: Float[Tensor, "B Q H W"]) -> Tensor:
+        ctx.save_for_backward(margins, masks)
+        surest, claim, refusal = _surest_claims(margins, masks)
+        total = surest.mT @ torch.where(claim < 0.5, (-claim.clamp(max=0.5)).log1p_(), refusal.log_())
+        for k, p, m in _powers(margins, masks):
+            total.baddbmm_(p.mT, m, alpha=_SERIES[k - 1])
+        return total.clamp_(max=0).unflatten(-1, masks.shape[-2:])
 
     @staticmethod
     def backward(ctx: Any, gradient: Float[Tensor, "B C H W"]) -> tuple[Tensor, Tensor]:
-        mask_cost, class_cost = ctx.saved_tensors
-        to_masks, to_classes = torch.zeros_like(mask_cost), torch.zeros_like(class_cost)
-        for c, odds in enumerate(_claim_odds(mask_cost, class_cost)):
-            odds *= gradient[:, c, None]
-            to_masks += odds
-            to_classes[..., c] = odds.sum(dim=(2, 3))
-        return to_masks, to_classes
+        margins, masks = ctx.saved_tensors
+        gradient = gradient.flatten(2)
+        surest, claim, refusal = _surest_claims(margins, masks)
+        to_masks = claim.div_(refusal).mul_(surest @ gradient).neg_()
+        to_classes = surest * to_masks.sum(dim=-1, keepdim=True)
+        for k, p, m in _powers(margins, masks):
+            to_masks.addcmul_(p @ gradient, m, value=k * _SERIES[k - 1])
+            to_classes.addcmul_(m @ gradient.mT, p, value=k * _SERIES[k - 1])
+        return to_classes * (-margins).sigmoid(), to_masks.view_as(masks) * (-masks).sigmoid()
 
 
-def _claim_odds(
-    mask_cost: Float[Tensor, "B Q H W"], class_cost: Float[Tensor, "B Q C"]
-) -> Iterator[Float[Tensor, "B Q H W"]]:
-    """Yield 1 / (e^(u + v) - 1) class by class, from e^u - 1 and e^v - 1, which are exact near 0."""
-    of_masks = mask_cost.clamp(max=_LARGEST_COST).expm1()
-    of_classes = class_cost.clamp(max=_LARGEST_COST).expm1()
-    for c in range(class_cost.shape[-1]):
-        of_class = of_classes[..., c, None, None]
-        yield (of_masks * (1 + of_class) + of_class).reciprocal_().clamp_(*_ODDS)
+def _surest_claims(
+    margins: Float[Tensor, "B Q C"], masks: Float[Tensor, "B Q H W"]
+) -> tuple[Float[Tensor, "B Q C"], Float[Tensor, "B Q P"], Float[Tensor, "B Q P"]]:
+    """Return each query's surest class, as 0 and 1, its claim p · m, and 1 - p · m to its last digit."""
+    surest = F.one_hot(margins.argmax(dim=-1), margins.shape[-1]).to(masks.dtype)
+    top, masks = margins.amax(dim=-1)[..., None], masks.flatten(2)
+    m = masks.sigmoid()
+    refusal = (-masks).sigmoid_().addcmul_(m, (-top).sigmoid()).clamp_(min=1e-30)
+    return surest, m.mul_(top.sigmoid()), refusal
+
+
+def _powers(
+    margins: Float[Tensor, "B Q C"], masks: Float[Tensor, "B Q H W"]
+) -> Iterator[tuple[int, Float[Tensor, "B Q C"], Float[Tensor, "B Q P"]]]:
+    """Yield k, p^k of all but the surest class, and m^k; the next one overwrites them."""
+    p, m = (
+        margins.sigmoid().scatter_(-1, margins.argmax(dim=-1, keepdim=True), 0.0),
+        masks.flatten(2).sigmoid(),
+    )
+    powers = (p.clone(), m.clone())
+    for k in range(1, len(_SERIES) + 1):
+        yield k, *powers
+        for power, base in zip(powers, (p, m), strict=True):
+            power.mul_(base)
+            if k in (1, 4):
+                F.threshold(power, _FAINT, 0.0, inplace=True)

@@ -16,7 +16,7 @@ from eval.predict.scores import max_logit, rba
 from models.eomt import Prediction
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES
-from trainer.losses.targets import StepTotals, weigh_outliers
+from trainer.losses.targets import StepTotals, read_own_maps, weigh_outliers
 
 RBA_PRESETS: dict[str, tuple[float, float]] = {
     "reachable": (-0.7, -0.1),
@@ -284,10 +284,9 @@ class ClassClaim(OutlierTerm):
 
     def costs(self, queries: QueryOutputs, label: Tensor) -> PixelCosts:
         claims = class_claims(queries)
-        costs = -torch.cat((claims.sole, claims.none[:, None]), dim=1)
-        costs = F.interpolate(costs, size=label.shape[-2:], mode="bilinear")
-        known = label.clamp(max=NUM_CLASSES - 1).long()[:, None]
-        return costs.gather(1, known)[:, 0], costs[:, -1]
+        known = label.clamp(max=NUM_CLASSES - 1).long()
+        none = F.interpolate(claims.none[:, None], size=label.shape[-2:], mode="bilinear")[:, 0]
+        return -read_own_maps(claims.sole, known), -none
 
 
 TERMS: tuple[type[OutlierTerm], ...] = (Rba, Energy, Mask2Anomaly, SoleClaim, ClassClaim)

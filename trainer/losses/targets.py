@@ -139,6 +139,29 @@ def sample_maps(maps: Float[Tensor, "n Q h w"], points: Float[Tensor, "n P 2"]) 
     return F.grid_sample(maps, grid, mode="bilinear", align_corners=False)[:, :, 0]
 
 
+def read_own_maps(maps: Float[Tensor, "B C h w"], index: Int64[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
+    """Resize, and read at each pixel the map that `index` names: bilinearly, with align_corners=False.
+
+    Equal to `F.interpolate` of all C maps and a gather, in the time and the memory of four gathers.
+    """
+    (height, width), size = maps.shape[-2:], index.shape[-2:]
+    (top, bottom, down), (left, right, along) = (
+        _neighbours(*lengths, maps.device) for lengths in ((height, size[0]), (width, size[1]))
+    )
+    first = index * (height * width)
+    corners = [(first + row[:, None] * width + column) for row in (top, bottom) for column in (left, right)]
+    values = [maps.flatten(1).gather(1, corner.flatten(1)).view_as(index) for corner in corners]
+    upper, lower = values[0].lerp(values[1], along), values[2].lerp(values[3], along)
+    return upper.lerp(lower, down[:, None])
+
+
+def _neighbours(source: int, length: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return which two of `source` values each of `length` values lies between, and its way to the second."""
+    position = ((torch.arange(length, device=device) + 0.5) * source / length - 0.5).clamp(min=0)
+    first = position.long()
+    return first, (first + 1).clamp(max=source - 1), position - first
+
+
 def _count_values(label: Tensor) -> Tensor:
     """Count the pixels of each value in each image: (B, 256)."""
     offset = 256 * torch.arange(len(label), device=label.device)[:, None]

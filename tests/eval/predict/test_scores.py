@@ -294,6 +294,24 @@ def test_claims_and_their_gradients_keep_their_digits_at_both_ends(mask, margin)
             assert float(pull) == pytest.approx(exact_slope, rel=1e-4, abs=1e-30)
 
 
+@pytest.mark.parametrize("scale", [0.3, 2.0, 8.0])
+def test_class_claims_and_their_gradients_are_those_of_the_definition(scale):
+    generator = torch.Generator().manual_seed(1)
+    shapes, found = ((2, 9, 4, 5), (2, 9, 7)), []
+    values = [scale * torch.randn(shape, generator=generator) for shape in shapes]
+    weights = torch.randn(2, 6, 4, 5, generator=generator)
+    for dtype in (torch.float32, torch.float64):
+        masks, classes = given = [value.to(dtype).requires_grad_() for value in values]
+        if dtype == torch.float32:
+            refused = class_claims(QueryOutputs(masks, classes, 6)).refused
+        else:
+            claims = classes.softmax(-1)[..., :6, None, None] * masks.sigmoid()[:, :, None]
+            refused = torch.log1p(-claims).sum(dim=1)
+        found.append((refused, *torch.autograd.grad((refused * weights.to(dtype)).sum(), given)))
+    for ours, exact in zip(*found, strict=True):
+        torch.testing.assert_close(ours, exact.float(), rtol=2e-5, atol=2e-6)
+
+
 def test_class_scores_can_leave_out_a_trained_outlier_class():
     masks, classes = make_queries()[:2]
     torch.testing.assert_close(

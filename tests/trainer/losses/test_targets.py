@@ -5,7 +5,13 @@ import torch.nn.functional as F
 from transformers.models.mask2former.modeling_mask2former import sample_point
 
 from shards.schema import OUTLIER_ID, VOID_ID
-from trainer.losses.targets import count_totals, find_segments, sample_logits, sample_membership
+from trainer.losses.targets import (
+    count_totals,
+    find_segments,
+    read_own_maps,
+    sample_logits,
+    sample_membership,
+)
 
 
 def random_labels(seed: int = 0) -> torch.Tensor:
@@ -49,3 +55,15 @@ def test_logits_are_sampled_as_transformers_samples_them() -> None:
     points = torch.rand(4, 50, 2)
     expected = sample_point(logits[:, None], points, align_corners=False)[:, 0]
     torch.testing.assert_close(sample_logits(logits, points), expected)
+
+
+def test_own_maps_are_those_of_a_gather_from_all_maps_resized() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for size in ((10, 8), (3, 20), (2, 3)):  # larger, mixed, smaller
+        maps = torch.randn(2, 4, 5, 4, generator=generator).requires_grad_()
+        index = torch.randint(0, 4, (2, *size), generator=generator)
+        resized = F.interpolate(maps, size=size, mode="bilinear").gather(1, index[:, None])[:, 0]
+        own = read_own_maps(maps, index)
+        torch.testing.assert_close(own, resized)
+        gradients = [torch.autograd.grad(values.square().sum(), maps)[0] for values in (own, resized)]
+        torch.testing.assert_close(*gradients)
