@@ -42,6 +42,8 @@ from shards.settings import parse_options
 
 logger = logging.getLogger(__name__)
 
+GRID = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.1, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TemperatureOptions:
@@ -62,23 +64,7 @@ class TemperatureOptions:
     scores: tuple[str, ...] = DEFAULT_SCORES
     """Which scores: MSP, MaxLogit, MaxEntropy, RbA; of mask models, at query level, NormalizedMSP,
     NormalizedEntropy and EntropyLogMax."""
-    grid: tuple[float, ...] = (
-        0.01,
-        0.02,
-        0.05,
-        0.1,
-        0.25,
-        0.5,
-        0.75,
-        1.0,
-        1.1,
-        1.5,
-        2.0,
-        3.0,
-        5.0,
-        8.0,
-        12.0,
-    )
+    grid: tuple[float, ...] = GRID
     """Temperatures of the curves; choices are refined around the best, and past an end that is best, with a
     warning. 0.5, 0.75, 1 and 1.1 are added."""
 

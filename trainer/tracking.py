@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,23 +184,18 @@ def show_distribution(accelerator: Accelerator, tag: str, spread: ScoreDistribut
 
 
 def _show(accelerator: Accelerator, write: Callable[[Any], object]) -> None:
-    """Let the main rank write to TensorBoard's `SummaryWriter`, if there is one."""
-    with _forgiving(accelerator):
-        for tracker in accelerator.trackers if accelerator.is_main_process else ():
+    """Let the main rank write to TensorBoard's `SummaryWriter`, if there is one.
+
+    A full disk ends TensorBoard's files, not the run. Checkpoints say by themselves if they fail.
+    """
+    for tracker in list(accelerator.trackers) if accelerator.is_main_process else ():
+        try:
             write(tracker.writer)
             tracker.writer.flush()
-
-
-@contextmanager
-def _forgiving(accelerator: Accelerator) -> Iterator[None]:
-    """Let a full disk end TensorBoard's files, not the run. Checkpoints say by themselves if they fail."""
-    try:
-        yield
-    except OSError as error:
-        folder = Path(accelerator.trackers[0].writer.get_logdir())
-        accelerator.trackers.clear()
-        why = explain_failure(error)
-        logger.warning("%s: cannot be written; the run goes on without TensorBoard: %s", folder, why)
+        except OSError as error:
+            accelerator.trackers.clear()
+            folder, why = Path(tracker.writer.get_logdir()), explain_failure(error)
+            logger.warning("%s: cannot be written; the run goes on without TensorBoard: %s", folder, why)
 
 
 def describe_groups(

@@ -14,12 +14,10 @@ from torch import Tensor
 
 import jobs.finetune
 import trainer.losses.mask
-from eval.predict.queries import pixel_class_scores
 from jobs.evaluate import evaluate
 from models.config import LoraSettings, ModelConfig
 from models.eomt import EoMT
 from models.lora import add_adapters
-from shards.batch import Batch
 from shards.errors import InputError
 from shards.settings import read_config
 from tests.support.evaluation import options_for, write_val_shards
@@ -156,17 +154,6 @@ def test_a_loss_is_the_same_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> No
         assert found[1] == pytest.approx(found[0], rel=1e-3), name
 
 
-def test_class_scores_is_the_same_as_on_the_cpu() -> None:
-    model = make_model().eval()
-    image, _ = draw_input()
-    with torch.no_grad():
-        prediction = model(image)
-    masks, classes = prediction.mask_logits[-1], prediction.class_logits[-1]
-    expected = pixel_class_scores(masks, classes)
-    actual = pixel_class_scores(masks.to(CUDA), classes.to(CUDA))
-    torch.testing.assert_close(actual.cpu(), expected, atol=1e-5, rtol=1e-5)
-
-
 @pytest.fixture(name="runs")
 def _runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     found: list[Run] = []
@@ -281,11 +268,3 @@ def test_an_evaluation_finds_what_it_finds_on_the_cpu(tmp_path: Path, precision:
         assert (one.dataset, one.score) == (other.dataset, other.score)
         for name in ("ap", "fpr95", "miou"):
             assert getattr(one, name) == pytest.approx(getattr(other, name), abs=tolerance), (one, name)
-
-
-def test_labels_and_images_stay_where_they_belong() -> None:
-    batch = make_batch()
-    moved = batch.to(CUDA)
-    assert isinstance(moved, Batch)
-    assert moved.image.device.type == moved.label.device.type == "cuda"
-    assert torch.equal(moved.label.cpu(), batch.label)

@@ -68,5 +68,5 @@ def test_two_ranks_agree_and_measure_what_one_process_does(tmp_path: Path, scene
     datasets = {"datasets": pasted, "scores": ("RbA",), "device": "cpu", "components": False, "pictures": 0}
     (again,) = evaluate(EvaluateOptions(checkpoint=two / "best", out=tmp_path / "eval", **datasets))
     assert again.ap == pytest.approx(record["value"], abs=1e-6)
-    assert dict(read_scalars(two)["best/ap/RbA"])[2] == pytest.approx(again.ap, abs=1e-6)
+    assert dict(read_scalars(two)["Validation/best/ap/RbA"])[2] == pytest.approx(again.ap, abs=1e-6)
     assert {"Validation/miou", "Validation/fpr95/MSP"} <= read_scalars(two).keys()

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from jobs import finetune
-from tests.support.forked import join, run_ranks, start_program, start_ranks
+from tests.support.forked import join, run_ranks, start_ranks
 from tests.trainer.small_run import assert_close, assert_equal, copy_killed, make_arguments, weights
 
 pytestmark = pytest.mark.slow
@@ -128,19 +128,3 @@ def test_a_signal_to_the_whole_job_saves_before_leaving(tmp_path: Path, argument
     assert "Traceback" not in errors
     assert "asked to stop: saved at step" in log.read_text()
     assert len(list((tmp_path / "run" / "checkpoints").glob("step-*"))) == 1
-
-
-def test_more_readers_than_shards_train(tmp_path: Path, arguments: Arguments) -> None:
-    extra = ("--data.workers", "5")  # 2 processes with 5 workers each over 8 shards
-    run_ranks(finetune.main, arguments(tmp_path, 1, *extra), tmp_path / "told", 2)
-    assert len(weights(tmp_path)) > 0
-
-
-def test_processes_that_did_not_find_each_other_are_an_error(tmp_path: Path, arguments: Arguments) -> None:
-    lonely = {"WORLD_SIZE": "2", "RANK": "0"}  # as of a launcher whose rendezvous got lost
-    options, said = arguments(tmp_path, 1), tmp_path / "said"
-    process = start_program(finetune.main, options, tmp_path / "printed", said, lonely)
-    assert join([process], 300) == [2], said.read_text()
-    assert "error: launch of 2 processes: MASTER_ADDR is not set" in said.read_text()
-    assert len(said.read_text().strip().splitlines()) == 1
-    assert not (tmp_path / "run").exists()

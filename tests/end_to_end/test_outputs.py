@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import resource
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -19,7 +15,7 @@ from eval.predict.predictions import CachedSet, CacheInfo, PredictionRecorder, w
 from eval.report.record import render_json
 from shards.files import to_json
 from shards.output import claimed
-from shards.program import run_program
+from tests.support.downloads import make_cityscapes
 from tests.support.evaluation import write_run, write_test_sets
 from tests.support.records import make_record
 
@@ -58,39 +54,22 @@ def _root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         root / "cache", CachedSet(folder="s", name="S", is_benchmark=True, window=(8, 16), stems=("0",))
     )
     (root / "cache/cache.json").write_text(to_json(CacheInfo(model="m", checkpoint="c")))
-    for part, name, picture in (
-        ("leftImg8bit", "leftImg8bit", np.full((32, 64, 3), 90, np.uint8)),
-        ("gtFine", "gtFine_labelIds", np.full((32, 64), 7, np.uint8)),
-    ):
-        (root / "raw" / part / "train" / "aachen").mkdir(parents=True)
-        cv2.imwrite(str(root / "raw" / part / f"train/aachen/aachen_000000_000019_{name}.png"), picture)
+    make_cityscapes(root / "raw", num_train=1)
     return root
 
 
-@pytest.fixture(name="end")
-def _end(
-    root: Path,
-    scene_shards: str,
-    cutout_shard: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+@pytest.fixture(name="end_at")
+def _end_at(
+    root: Path, scene_shards: str, cutout_shard: str, end: Callable[..., Ended]
 ) -> Callable[[str, object], Ended]:
     """Run a program with an `out`; return its exit code and its last lines on standard error."""
     pasting = f"--data.shards {scene_shards} --data.crop 32 32 --validation.shards {scene_shards} "
     pasting += f"--paste.bank {cutout_shard} --paste.held_out 0.5 --paste.min_size 0.1"
 
     def run(job: str, out: object) -> Ended:
-        words = [
-            word.format(root=root, out=out) for word in COMMANDS[job].replace("{pasting}", pasting).split()
-        ]
-        monkeypatch.setattr(sys, "argv", [job, *words])
-        on_sigterm = signal.getsignal(signal.SIGTERM)
-        with pytest.raises(SystemExit) as stop:
-            run_program(importlib.import_module(f"jobs.{job}").main)
-        signal.signal(signal.SIGTERM, on_sigterm)
-        assert isinstance(stop.value.code, int)
-        lines = capsys.readouterr().err.strip().splitlines()
-        return stop.value.code, [line for line in lines if line.startswith(("error: ", "Traceback"))]
+        words = COMMANDS[job].replace("{pasting}", pasting).split()
+        code, lines = end(job, *(word.format(root=root, out=out) for word in words))
+        return code, [line for line in lines if line.startswith(("error: ", "Traceback"))]
 
     return run
 
@@ -105,27 +84,32 @@ def _end(
         ("dangling.png", 2),
         ("loop.png", 2),
         ("file.png/out.png", 2),
+        ("folder.png", 2),
     ],
-    ids=["unwritable", "NUL", "long", "dangling", "loop", "below a file"],
+    ids=["unwritable", "NUL", "long", "dangling", "loop", "below a file", "of something else"],
 )
 def test_a_place_that_cannot_be(
-    end: Callable[[str, object], Ended], tmp_path: Path, job: str, place: str, code: int
+    end_at: Callable[[str, object], Ended], tmp_path: Path, job: str, place: str, code: int
 ) -> None:
     (tmp_path / "dangling.png").symlink_to(tmp_path / "gone" / "deep")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     (tmp_path / "file.png").write_text("mine")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "folder.png/notes.txt").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
-    found, lines = end(job, tmp_path / place)
+    found, lines = end_at(job, tmp_path / place)
     assert (found, len(lines)) == (code, 1), lines
     assert sorted(tmp_path.rglob("*")) == before
+    if place == "folder.png":
+        assert ("is a folder" if job == "preview_paste" else "already holds files") in lines[0]
 
 
 @pytest.mark.parametrize("job", CLAIMING)
 def test_a_second_writer_is_told_of_the_first(
-    end: Callable[[str, object], Ended], tmp_path: Path, job: str
+    end_at: Callable[[str, object], Ended], tmp_path: Path, job: str
 ) -> None:
     with claimed(tmp_path / "out.png"):
-        code, lines = end(job, tmp_path / "out.png")
+        code, lines = end_at(job, tmp_path / "out.png")
     assert (code, len(lines)) == (2, 1), lines
     assert "another program is writing there: " in lines[0]
     assert list(tmp_path.iterdir()) == []
@@ -143,9 +127,9 @@ def full_disk() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("job", [job for job in COMMANDS if job not in ("demo", "experiments")])
-def test_a_full_disk(end: Callable[[str, object], Ended], tmp_path: Path, job: str) -> None:
+def test_a_full_disk(end_at: Callable[[str, object], Ended], tmp_path: Path, job: str) -> None:
     with full_disk():
-        code, lines = end(job, tmp_path / "out.png")
+        code, lines = end_at(job, tmp_path / "out.png")
     assert (code, len(lines)) == (74, 1), lines
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files == []
@@ -153,7 +137,7 @@ def test_a_full_disk(end: Callable[[str, object], Ended], tmp_path: Path, job: s
 
 @pytest.mark.parametrize("job", [job for job in COMMANDS if job not in ("demo", "experiments")])
 def test_the_arguments_are_good_but_for_the_place(
-    end: Callable[[str, object], Ended], tmp_path: Path, job: str
+    end_at: Callable[[str, object], Ended], tmp_path: Path, job: str
 ) -> None:
-    assert end(job, tmp_path / "out.png") == (0, [])
+    assert end_at(job, tmp_path / "out.png") == (0, [])
     assert [path.name for path in tmp_path.iterdir()] == ["out.png"]

@@ -17,7 +17,7 @@ from eval.predict.queries import QueryOutputs, min_distance, pixel_class_scores,
 from eval.predict.scores import QUERY_SCORES, SCORES
 from eval.report.record import parse_json
 from eval.sketch import compare_resampled, read_sketch, resample_sketch, sketch_path
-from jobs.evaluate import evaluate, main, model_name
+from jobs.evaluate import evaluate, main
 from models import segmenter
 from models.erfnet import ERFNet
 from models.segmenter import choose_device, make_predictor, require_readable
@@ -132,14 +132,6 @@ def test_the_void_channel_takes_no_part():
     assert torch.equal(class_scores, network(window)[:, :19])
 
 
-def test_a_failure_on_the_way_leaves_no_results(tmp_path, monkeypatch):
-    options = options_for(tmp_path, components=False)
-    monkeypatch.setattr("eval.evaluate.latex_tables", lambda tables: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        evaluate(options)
-    assert [path.name for path in options.out.iterdir()] == ["cells"]
-
-
 def test_a_broken_mask_is_found_before_the_model_is_loaded(tmp_path, monkeypatch):
     options = options_for(tmp_path)
     (options.datasets / "RoadAnomaly/labels_masks/1.png").write_bytes(encode(np.full((40, 64), 7, np.uint8)))
@@ -159,6 +151,9 @@ SETTING_FAULTS = [
     ({"checkpoint": Path("nowhere")}, "checkpoint nowhere: no such file or folder"),
     ({"datasets": Path("nowhere")}, "--datasets nowhere: no such folder"),
     ({"cityscapes": Path("nowhere")}, "nowhere: no shard found"),
+    ({"limit": 0}, "--limit: got 0; at least 1"),
+    ({"windows_at_once": 0}, "--windows_at_once: got 0; at least 1"),
+    ({"pictures": -1}, "--pictures: got -1; at least 0"),
     ({"device": "tpu"}, "--device: got 'tpu'; allowed are auto, cpu, cuda and cuda:N"),
 ]
 
@@ -178,33 +173,11 @@ def test_a_model_of_other_classes_has_no_miou_on_cityscapes(tmp_path):
     assert not options.out.exists()
 
 
-def test_an_output_folder_with_files_is_left_alone(tmp_path):
-    options = options_for(tmp_path)
-    options.out.mkdir()
-    (options.out / "old").touch()
-    with pytest.raises(InputError, match="already holds files"):
-        evaluate(options)
-    assert [path.name for path in options.out.iterdir()] == ["old"]
-
-
-@pytest.mark.parametrize(("name", "value"), [("limit", 0), ("windows_at_once", 0), ("pictures", -1)])
-def test_counts_below_their_range_are_refused(tmp_path, name, value):
-    with pytest.raises(InputError, match=f"--{name}: got {value}; at least"):
-        options_for(tmp_path, **{name: value})
-
-
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert choose_device("cuda:0") == torch.device("cuda:0")
     with pytest.raises(InputError, match="--device cuda:1: this machine has 1 CUDA devices"):
         choose_device("cuda:1")
-
-
-def test_the_model_is_named_after_its_run(tmp_path):
-    options = options_for(tmp_path)
-    step = options.checkpoint / "checkpoints" / "step-0000010"
-    assert model_name(options, step) == "rba_run"
-    assert model_name(dataclasses.replace(options, name="x"), step) == "x"
 
 
 def test_a_predictor_of_a_network_whose_masks_are_not_released_masks_them():

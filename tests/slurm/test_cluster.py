@@ -169,15 +169,6 @@ def test_a_sweep_larger_than_an_array_may_be_runs_in_several(cluster, folder: Pa
     assert find_live_cells(folder) == set()
 
 
-def test_a_cell_that_never_gets_further_is_given_up(cluster, folder: Path) -> None:
-    sweep = Sweep(folder, {"finetune": ["mkdir -p {work}; echo >> {work}/starts; exit 75"]}, max_starts=2)
-    job = sweep.submit()
-    cluster.until(lambda: sweep.state(0).state == "failed", 60, "the end of patience")
-    assert sweep.state(0).reason == "started 2 times from the beginning without getting further"
-    assert sweep.starts(0) == 2
-    assert cluster.until_ended(job) == {"0": "FAILED"}
-
-
 def test_cancel_takes_this_sweeps_jobs_and_no_others(cluster, folder: Path, capsys) -> None:
     sweep = Sweep(folder, {"finetune": [SAVES, SAVES], "evaluate": ["exit 1", "exit 1"]})
     foreign = cluster.run("sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 60")

@@ -6,33 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 import yaml
 
 from jobs.prepare import main
 from slurm.tasks import read_state
+from tests.support.downloads import make_cityscapes
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def write_frames(root: Path) -> Path:
-    """Six Cityscapes frames in the official layout."""
-    for part in ("leftImg8bit", "gtFine"):
-        (root / part / "train" / "aachen").mkdir(parents=True)
-    for index in range(6):
-        image = np.random.default_rng(index).integers(0, 256, (32, 64, 3)).astype(np.uint8)
-        stem = f"train/aachen/aachen_{index:06d}_000019"
-        cv2.imwrite(str(root / "leftImg8bit" / f"{stem}_leftImg8bit.png"), image)
-        cv2.imwrite(str(root / "gtFine" / f"{stem}_gtFine_labelIds.png"), np.full((32, 64), 7, np.uint8))
-    return root
-
-
 def test_an_array_writes_the_shards_of_one_process(cluster, tmp_path: Path) -> None:
-    frames = write_frames(tmp_path / "raw")
+    frames = make_cityscapes(tmp_path / "raw", num_train=6)
     words = ["cityscapes", "--root", str(frames), "--splits", "train", "--workers", "1"]
     main([*words, "--out", str(tmp_path / "alone")])
     sweep = {

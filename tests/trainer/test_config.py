@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -34,10 +35,13 @@ UNREAD = LossOptions(rba=Rba(preset="code"))
         (EmaConfig, {"decay": 1.0}, "ema.decay must be in [0, 1), got 1.0"),
         (OptimConfig, {"lr": 0.0}, "optim.lr must be above 0 and at most 100, got 0.0"),
         (OptimConfig, {"lr": 1e38}, "optim.lr must be above 0 and at most 100, got 1e+38"),
+        (OptimConfig, {"lr": math.nan}, "optim.lr must be above 0 and at most 100, got nan"),
         (OptimConfig, {"weight_decay": 1e9}, "optim.weight_decay must be in [0, 100], got 1000000000.0"),
+        (OptimConfig, {"weight_decay": math.inf}, "optim.weight_decay must be in [0, 100], got inf"),
+        (OptimConfig, {"layer_decay": math.nan}, "optim.layer_decay must be in (0, 1], got nan"),
         (StreamConfig, {"workers": 100000}, "data.workers: got 100000; 0..256 are allowed"),
         (StreamConfig, {"batch_size": 10**9}, "data.batch_size: got 1000000000; 1..4096 are allowed"),
-        (StreamConfig, {"crop": (0, 64)}, "data.crop: got [0, 64]; (height, width), both at least 1"),
+        (StreamConfig, {"crop": (0, 64)}, "data.crop: got [0, 64]; height and width of at least 1 are"),
         (OptimConfig, {"layer_decay": 1.5}, "optim.layer_decay must be in (0, 1], got 1.5"),
         (OptimConfig, {"weight_decay": -1.0}, "optim.weight_decay must be in [0, 100], got -1.0"),
         (OptimConfig, {"lr_batch": 0}, "optim.lr_batch must be at least 1, got 0"),

@@ -95,31 +95,6 @@ def test_frozen_weights_are_not_copied_and_without_decay_nothing_is(tmp_path: Pa
     assert nothing.updates == 0
 
 
-def test_a_saved_average_goes_on_to_the_bit(tmp_path: Path) -> None:
-    net = make_net()
-    first = WeightAverage(net, EmaConfig(decay=0.9))
-    walk(net, 1)
-    first.update()
-    first.save(tmp_path)
-    second = WeightAverage(net, EmaConfig(decay=0.9))
-    second.load(tmp_path)
-    for average in (first, second):
-        average.update()
-    assert first.updates == second.updates == 2
-    assert_equal(averages_of(net, first), averages_of(net, second))
-
-
-def test_a_missing_or_foreign_average_is_refused(tmp_path: Path) -> None:
-    average = WeightAverage(make_net(), EmaConfig(decay=0.9))
-    with pytest.raises(InputError, match="ema.safetensors: no such weight file"):
-        average.load(tmp_path)
-    save_file({"0.weight": torch.zeros(4, 3)}, tmp_path / "ema.safetensors", metadata={"updates": "1"})
-    with pytest.raises(
-        InputError, match=r"ema.safetensors: the weights do not fit the model: 2 missing \[2.weight, 2.bias\]"
-    ):
-        average.load(tmp_path)
-
-
 def test_a_lora_run_keeps_averages_that_every_reader_takes(tmp_path: Path, scene_shards: str) -> None:
     """Validation, evaluation and a further run see the averages; a file of a checkpoint the weights."""
     extra = ("--ema.decay", "0.9", "--adapt.mode", "lora")

@@ -16,16 +16,13 @@ from jobs.finetune import finetune
 from models.weights.checkpoint import list_checkpoints
 from shards.errors import InputError, StorageError
 from shards.files import hold_lock, is_held
+from tests.support.files import contents
 from tests.trainer.small_run import assert_equal, at_step, make_config, train, weights
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer.run_folder, "WAIT_S", 0.0)
-
-
-def contents(run: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
 def test_a_run_that_somebody_writes_is_not_resumed(tmp_path: Path, scene_shards: str) -> None:
