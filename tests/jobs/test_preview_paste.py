@@ -20,7 +20,7 @@ from shards.cutout import Cutout
 from shards.schema import OUTLIER_ID, VOID_ID, Sample
 from shards.settings import split_arguments
 from tests.support.refused import refused
-from tests.support.tars import write_cutouts, write_tar
+from tests.support.tars import encode, write_cutouts, write_tar
 
 
 def make_scene(side: int = 80) -> Sample:
@@ -34,9 +34,7 @@ def make_scene(side: int = 80) -> Sample:
 def config(tmp_path: Path) -> Path:
     """Three scenes, one object, and the YAML of a run with both."""
     scene = make_scene(64)
-    image, label = (
-        cv2.imencode(".png", array)[1].tobytes() for array in (scene.image, np.zeros_like(scene.label))
-    )
+    image, label = encode(scene.image), encode(np.zeros_like(scene.label))
     scenes = {f"s{i}.image.png": image for i in range(3)} | {f"s{i}.label.png": label for i in range(3)}
     write_tar(tmp_path / "s.tar", dict(sorted(scenes.items())))
     disc = Cutout("o", np.full((40, 40, 3), 255, np.uint8), np.full((40, 40), 255, np.uint8), "zebra", (9, 9))

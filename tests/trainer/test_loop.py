@@ -23,7 +23,7 @@ from models.weights.checkpoint import load_model
 from shards.errors import InputError
 from shards.schema import VOID_ID
 from shards.settings import read_config
-from tests.support.tars import write_tar
+from tests.support.tars import encode, write_tar
 from tests.trainer.small_run import (
     assert_close,
     at_step,
@@ -183,7 +183,7 @@ def test_scenes_without_any_class_or_outlier_train_without_breaking(
     tmp_path: Path, cutout_shard: str
 ) -> None:
     parts = {"image": np.zeros((48, 48, 3), np.uint8), "label": np.full((48, 48), VOID_ID, np.uint8)}
-    members = {f"void.{name}.png": cv2.imencode(".png", part)[1].tobytes() for name, part in parts.items()}
+    members = {f"void.{name}.png": encode(part) for name, part in parts.items()}
     shard = write_tar(tmp_path / "void.tar", members)
     train(tmp_path, str(shard), *with_paste(cutout_shard), "--paste.probability", "1e-9")
     assert all(torch.isfinite(value).all() for value in weights(tmp_path).values())
@@ -222,7 +222,7 @@ def test_labels_that_hold_outliers_need_no_bank(tmp_path: Path, scene_shards: st
     label = np.zeros((48, 48), np.uint8)
     label[10:40, 10:40] = 254
     pictures = {"image.png": np.full((48, 48, 3), 90, np.uint8), "label.png": label}
-    members = {name: cv2.imencode(".png", picture)[1].tobytes() for name, picture in pictures.items()}
+    members = {name: encode(picture) for name, picture in pictures.items()}
     write_tar(tmp_path / "own.tar", {f"{i}.{name}": members[name] for i in "01" for name in members})
     assert train(tmp_path, str(tmp_path / "own.tar"), *outlier).step == 1
     assert all(value > 0 for _, value in read_scalars(tmp_path / "run")["Loss/rba"])
