@@ -56,6 +56,8 @@ class Evaluation:
     """Frames of each set in its picture."""
     all_columns: bool
     """As of `eval.report.tables.list_columns`."""
+    pasted: str
+    """As of `Record`."""
     closed_set: ClosedSetPart | None
     cache: PredictionCache | None
     """Where predictions are saved, too."""
@@ -202,6 +204,7 @@ class Evaluation:
         """Write the results of what is kept, which is all now, as the model's that is evaluated."""
         info, subject = self.info, dict[str, Any]()
         subject |= {"model": info.model, "checkpoint": info.checkpoint, "limit": info.limit}
+        subject["pasted"] = self.pasted
         if self.closed_set is not None:
             counts = ClosedSetCounts(**folder.read(CLOSED_SET).arrays)
             found = measure_closed_set(counts)

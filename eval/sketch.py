@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from eval.metrics.binned import BinnedMetrics, ImageCounts
-from eval.metrics.bootstrap import Comparison, draw_blocks, interval_of
+from eval.metrics.bootstrap import Comparison, draw_blocks, draw_weights, interval_of
 from eval.protocol import get_protocol
 from shards.errors import InputError
 
@@ -79,15 +80,28 @@ def resample_sketch(sketch: Sketch) -> Resampled:
     )
 
 
-def compare_resampled(first: Resampled, second: Resampled, metric: str) -> Comparison:
-    """Test whether two models differ in a metric, over the same images under the same protocol.
+def compare_resampled(
+    first: Sequence[Sequence[Resampled]], second: Sequence[Sequence[Resampled]], metric: str
+) -> Comparison:
+    """Test whether two models differ in the mean of a metric over seeds and test sets: a two-level bootstrap.
 
-    What makes an image hard is hard for both, so the difference varies less than either metric.
+    Images and seeds are drawn independently of one another, images the same for both models and all seeds:
+    what makes an image hard is hard for all. One seed less than there are is drawn, without which the mean
+    would vary too little (Rao and Wu, 1988). Still, two or three seeds show little of their spread.
 
     Args:
+        first: the test sets of each seed, in the same order as of `second`, and of the same images.
         metric: one of `METRICS`.
     """
-    assert first.stems == second.stems, "a paired test needs the same images"
-    differences = getattr(first.metrics, metric) - getattr(second.metrics, metric)
-    low, high = interval_of(differences[1:]) or (math.nan, math.nan)
-    return Comparison(float(differences[0]), low, high, "images", len(first.stems))
+    pairs = [list(zip(*sets, strict=True)) for sets in zip(first, second, strict=True)]
+    assert all(a.stems == b.stems for sets in pairs for a, b in sets), "a paired test needs the same images"
+    differences = np.array(
+        [[getattr(a.metrics, metric) - getattr(b.metrics, metric) for a, b in sets] for sets in pairs]
+    )
+    count, num_sets = differences.shape[:2]
+    # rolled, for sets of equally many images have the same weights, and are to be drawn independently
+    drawn = np.mean([np.roll(differences[:, i, 1:], i, axis=-1) for i in range(num_sets)], axis=0)
+    weights = draw_weights(count, drawn.shape[1], seed=1, drawn=max(count - 1, 1))
+    low, high = interval_of((weights.T * drawn).sum(axis=0) / max(count - 1, 1)) or (math.nan, math.nan)
+    images = sum(len(each.stems) for each in first[0])
+    return Comparison(float(differences[..., 0].mean()), low, high, count, images)

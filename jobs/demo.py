@@ -128,17 +128,24 @@ def train_and_evaluate(
         settings = ("--name", name, "--out", runs, "--seed", seed, "--data.shards", shards / "cityscapes")
         if not (runs / name / "eval").exists():
             run_job("finetune", CONFIGS / f"demo_{name}.yaml", *settings, *start, "--resume")
-    records = []
-    for name in names:
-        own = METHODS[name].scores if name in METHODS else ()
-        sets = ("--datasets", out / "world" / "anomaly", "--cityscapes", shards / "cityscapes")
-        brief = ("--components", False)  # the maps of them and of the pictures take two thirds of the time
-        results = runs / name / "eval" / "results.json"
-        if not results.exists():
-            place = ("--checkpoint", runs / name, "--out", results.parent)
-            run_job("evaluate", *place, *sets, "--scores", *scores, *own, *brief)
-        records += parse_json(results.read_text(), str(results))
-    return records
+    sets = ("--datasets", out / "world" / "anomaly", "--cityscapes", shards / "cityscapes")
+    found = [evaluate(runs / name, "eval", scores, *sets) for name in names]
+    return [record for results in found for record in parse_json(results.read_text(), str(results))]
+
+
+def evaluate(run: Path, folder: str, scores: Sequence[str], *sets: object) -> Path:
+    """Evaluate a run into a folder of its own unless it is there, with the scores of its method besides.
+
+    Returns:
+        Its results.json.
+    """
+    own = METHODS[run.name].scores if run.name in METHODS else ()
+    brief = ("--components", False)  # the maps of them and of the pictures take two thirds of the time
+    results = run / folder / "results.json"
+    if not results.exists():
+        place = ("--checkpoint", run, "--out", results.parent)
+        run_job("evaluate", *place, *sets, "--scores", *scores, *own, *brief)
+    return results
 
 
 def run_job(job: str, *arguments: object) -> None:

@@ -41,12 +41,15 @@ from models.segmenter import choose_device, open_predictor
 from models.weights.checkpoint import find_checkpoint, run_of
 from shards.errors import InputError
 from shards.files import Location, require_title
+from shards.manifest import read_manifest
+from shards.prepare.objects import find_test_categories
 from shards.program import run_program
 from shards.reader import ShardReader, open_shards
 from shards.scene import require_scenes
 from shards.schema import NUM_CLASSES
-from shards.settings import parse_options
+from shards.settings import parse_options, read_settings
 from shards.task import parse_task
+from trainer.run_folder import CONFIG_NAME
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +185,7 @@ def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
         components=options.components,
         pictures=options.pictures,
         all_columns=options.all_columns,
+        pasted=_describe_pasted(source),
         closed_set=ClosedSetPart(scenes, min(options.limit or len(scenes), len(scenes))) if scenes else None,
         cache=PredictionCache(options.cache, info, recorder) if options.cache else None,
         worker=worker,
@@ -255,6 +259,20 @@ def _open_source(
         given = f"{options.model_file} answers logits of {num_classes} classes, Cityscapes has {NUM_CLASSES}"
         raise InputError(f"--cityscapes: {given}; leave it out to measure anomaly scores alone")
     return model
+
+
+def _describe_pasted(source: Path) -> str:
+    """Say which anomalies of test sets the bank of a run may hold; nothing where nobody knows."""
+    try:
+        paste = read_settings(source.resolve().parent.parent / CONFIG_NAME)["paste"]
+        if not paste["bank"] or not paste["probability"]:
+            return ""
+        held = find_test_categories(read_manifest(Path(paste["bank"]), check_files=False).options)
+    except (InputError, OSError, KeyError, TypeError):
+        return ""
+    if not held:
+        return "" if held is None else "never of a category that is an anomaly of a test set"
+    return f"of categories that are anomalies of a test set, its bank may hold {', '.join(held)}"
 
 
 def model_name(options: EvaluateOptions, source: Path) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -31,10 +30,11 @@ class Comparison:
     """On the set as it is, or of the means over seeds."""
     low: float
     high: float
-    """Infinite where a single seed tells nothing of the spread, NaN where too few resampled sets do."""
-    test: Literal["images", "seeds"]
-    count: int
-    """Number of images, or of seeds in common."""
+    """Infinite where a single number tells nothing of the spread, NaN where too few resampled sets do."""
+    seeds: int
+    """Number of seeds in common."""
+    images: int
+    """Number of images that were resampled; 0 where the interval is over the seeds alone."""
 
     @property
     def is_supported(self) -> bool:
@@ -42,13 +42,15 @@ class Comparison:
         return self.low > 0 or self.high < 0
 
 
-def draw_weights(num_images: int, count: int = NUM_RESAMPLES, seed: int = 0) -> Float64[np.ndarray, "B R"]:
-    """Draw how often each image occurs in each of `count` resampled sets of the same size.
+def draw_weights(
+    num_images: int, count: int = NUM_RESAMPLES, seed: int = 0, drawn: int | None = None
+) -> Float64[np.ndarray, "B R"]:
+    """Draw how often each image occurs in each of `count` resampled sets of `drawn` images; None: of as many.
 
     A function of the arguments alone: two models of one set are compared on the same resampled sets.
     """
-    rng = np.random.default_rng([seed, num_images])
-    return rng.multinomial(num_images, np.full(num_images, 1 / num_images), size=count).astype(np.float64)
+    rng, drawn = np.random.default_rng([seed, num_images]), num_images if drawn is None else drawn
+    return rng.multinomial(drawn, np.full(num_images, 1 / num_images), size=count).astype(np.float64)
 
 
 def draw_blocks(num_images: int, count: int = NUM_RESAMPLES) -> Iterator[Float64[np.ndarray, "B R"]]:

@@ -1,7 +1,8 @@
 """Paired tests of each number of a table against the best of its column.
 
 Rows of one run each are tested over images, from the sketches of their evaluations (`eval/sketch.py`); rows
-with two or more seeds in common over those seeds (`eval/report/seeds.py`). Nothing else is paired.
+with two or more seeds in common over those seeds and the images, or over the seeds alone
+(`eval/report/seeds.py`) where a run has no sketch. Nothing else is paired.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ MIN_IMAGES = 6
 with five images more often than a test at 95 % may err."""
 RULE = (
     "Each number is compared with the best of its column by a paired test at 95 %: rows of one run each over "
-    f"images (bootstrap, {MIN_IMAGES} or more), rows with two or more common seeds over those (Student's t). "
+    f"images (bootstrap, {MIN_IMAGES} or more), rows with two or more common seeds over images and seeds, or "
+    "over the seeds alone where no counts per image are kept (Student's t). "
     f"{NOT_SUPPORTED}: the test does not support that the best is better, its interval does not exclude 0. "
     f"{NO_TEST}: no test was possible; differences.json says why. "
     "Every test stands alone: of many, some pass by chance."
@@ -60,8 +62,9 @@ class Difference:
     """On the images or seeds tested; sketches hold AP to 1e-3 and FPR95 to 2e-3."""
     low: float | None
     high: float | None
-    test: Literal["images", "seeds"] | None
-    count: int | None
+    seeds: int | None
+    images: int | None
+    """As of `eval.metrics.bootstrap.Comparison`."""
     verdict: Verdict
     reason: str
     """Why there was no test; else empty."""
@@ -101,34 +104,39 @@ def _compare_rows(best: SeedRow, other: SeedRow, column: Column, resample: Resam
     if any(len({id(run) for run, _ in side}) < len(side) for side in sides):
         return "a run has two records of one cell"
     if all(len(side) == 1 for side in sides):
-        return _compare_images((best, other), [side[0] for side in sides], column, resample)
-    first, second = (
-        {run.seed: getattr(record, column.metric) for run, record in side if run.seed is not None}
-        for side in sides
-    )
-    shared = [seed for seed in first if seed in second]
-    if len(shared) < 2:
-        return f"{len(sides[0])} and {len(sides[1])} runs with {len(shared)} seeds in common; two are needed"
-    return compare_seeds([first[seed] for seed in shared], [second[seed] for seed in shared])
+        return _compare_images((best, other), [(sides[0][0], sides[1][0])], column, resample)
+    first, second = ({run.seed: (run, r) for run, r in side if run.seed is not None} for side in sides)
+    pairs = [(first[seed], second[seed]) for seed in first if seed in second]
+    if len(pairs) < 2:
+        return f"{len(sides[0])} and {len(sides[1])} runs with {len(pairs)} seeds in common; two are needed"
+    tested = _compare_images((best, other), pairs, column, resample)
+    if isinstance(tested, Comparison):
+        return tested
+    values = ([getattr(pair[i][1], column.metric) for pair in pairs] for i in range(2))
+    return compare_seeds(*values)
 
 
 def _compare_images(
-    rows: Sequence[SeedRow], sides: Sequence[tuple[SeedRun, Record]], column: Column, resample: Resample
+    rows: tuple[SeedRow, SeedRow],
+    pairs: Sequence[tuple[tuple[SeedRun, Record], tuple[SeedRun, Record]]],
+    column: Column,
+    resample: Resample,
 ) -> Comparison | str:
+    """Test two rows over images, and over seeds where there are several pairs of runs."""
     if column.metric not in METRICS:
         return f"one run each, and no counts per image are kept of the {column.title}"
     if find_protocol(rows[0].protocol) is None:
         return f"the rules of protocol {rows[0].protocol} are not known"
-    found = [_resample(row.group.model, *side, resample) for row, side in zip(rows, sides, strict=True)]
-    if reasons := [each for each in found if isinstance(each, str)]:
+    sides = [[_resample(row.group.model, *pair[i], resample) for pair in pairs] for i, row in enumerate(rows)]
+    if reasons := [each for side in sides for each in side if isinstance(each, str)]:
         return "; ".join(reasons)
-    first, second = (each for each in found if not isinstance(each, str))
-    count = len(first.stems)
-    if first.stems != second.stems:
-        return f"other images: {count} and {len(second.stems)} whose names differ"
+    first, second = ([each for each in side if not isinstance(each, str)] for side in sides)
+    count = len(first[0].stems)
+    if other := [each for each in (*first, *second) if each.stems != first[0].stems]:
+        return f"other images: {count} and {len(other[0].stems)} whose names differ"
     if count < MIN_IMAGES:
         return f"{count} images; at least {MIN_IMAGES} are needed"
-    tested = compare_resampled(first, second, column.metric)
+    tested = compare_resampled([[each] for each in first], [[each] for each in second], column.metric)
     return "too few resampled sets have anomalous and normal pixels" if math.isnan(tested.low) else tested
 
 
@@ -186,7 +194,8 @@ def list_differences(differences: Sequence[Difference]) -> str:
         value = over = ""
         if d.difference is not None and d.low is not None and d.high is not None:
             value = f"{100 * d.difference:+.2f} [{100 * d.low:+.2f}, {100 * d.high:+.2f}]"
-            over = f"{d.count} {d.test}"
+            counts = ((d.seeds, "seeds"), (d.images, "images"))
+            over = ", ".join(f"{count} {name}" for count, name in counts if (count or 0) > 1)
         verdict = f"{d.verdict}: {d.reason}" if d.reason else d.verdict
         names = [f"{name} (row {row})" for name, row in ((d.best, d.best_row), (d.other, d.row))]
         lines.append(markdown_row([d.protocol, d.column, *names, value, over, verdict]))

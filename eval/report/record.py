@@ -60,6 +60,8 @@ class Record:
     """Encoding and size of the frames that mIoU and ECE are measured on."""
     miou_unseen: tuple[str, ...] = ()
     """Classes that were predicted and are in no label: each counts in the mIoU with an IoU of 0."""
+    pasted: str = ""
+    """Words for which anomalies of test sets training may have pasted; empty: not known, or none at all."""
 
     @property
     def title(self) -> str:

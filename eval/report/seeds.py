@@ -49,7 +49,7 @@ def compare_seeds(first: Sequence[float], second: Sequence[float]) -> Comparison
         margin = (
             float(scipy.stats.t.ppf(0.975, count - 1)) * float(differences.std(ddof=1)) / math.sqrt(count)
         )
-    return Comparison(mean, mean - margin, mean + margin, "seeds", count)
+    return Comparison(mean, mean - margin, mean + margin, count, 0)
 
 
 class SeedRun(NamedTuple):

@@ -156,14 +156,12 @@ def build_table(
 
 
 def _notes(records: Sequence[Record]) -> Iterator[str]:
-    """Yield the sentences on how models saw the images, and on classes that no label has."""
-    models: dict[str, dict[str, None]] = {}
-    for record in records:
-        if record.sees:
-            models.setdefault(record.sees, {})[record.title] = None
+    """Yield the sentences on what models saw, on what was pasted, and on classes that no label has."""
+    models = _group_titles(records, "sees")
     for sees, titles in models.items():
-        subject = f"Input of {', '.join(titles)}" if len(models) > 1 else "Model input"
-        yield f"{subject}: {sees}."
+        yield f"{f'Input of {titles}' if len(models) > 1 else 'Model input'}: {sees}."
+    for pasted, titles in _group_titles(records, "pasted").items():
+        yield f"Objects pasted in training of {titles}: {pasted}."
     for images in dict.fromkeys(record.miou_images for record in records if record.miou_images):
         yield f"mIoU on {images}."
     for title, names in dict.fromkeys((record.title, record.miou_unseen) for record in records):
@@ -172,6 +170,15 @@ def _notes(records: Sequence[Record]) -> Iterator[str]:
                 f"mIoU of {title}: the mean over the classes that are in a label or a prediction; "
                 f"{', '.join(names)}: in no label, but predicted, so counted with 0."
             )
+
+
+def _group_titles(records: Sequence[Record], name: str) -> dict[str, str]:
+    """Return the models of each text that the field `name` has, without the empty one."""
+    found: dict[str, dict[str, None]] = {}
+    for record in records:
+        if words := getattr(record, name):
+            found.setdefault(words, {})[record.title] = None
+    return {words: ", ".join(titles) for words, titles in found.items()}
 
 
 def _entry(estimate: Estimate | None, best: float | None) -> Entry:

@@ -43,7 +43,8 @@ class ObjectPicture:
     def write(self, root: Path) -> dict[str, Any]:
         """Draw the picture under `root`/coco; return its entries for the JSON file."""
         image, identities, shown = self._draw(np.random.default_rng([self.seed, _DOMAIN, self.index]))
-        image_id = 1001 + 37 * self.index  # not consecutive, as in COCO
+        # not consecutive, as in COCO; another seed draws other photographs
+        image_id = 1001 + 37 * self.index + 10**8 * (self.seed % 10**4)
         file_name = f"{image_id:012d}.jpg"
         write_picture(root / "coco" / "train2017" / file_name, image)
         annotations = []

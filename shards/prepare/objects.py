@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
@@ -87,6 +87,19 @@ class ObjectFilter:
                 if (value := getattr(self, name)) != neutral:
                     given = f"is {value!r} with unit image, which takes all objects of a picture"
                     raise InputError(f"{name}: {given}; leave it out, or take unit object")
+
+
+def find_test_categories(options: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return those of `TEST_CATEGORIES` that a bank made with `options`, of its manifest, may hold.
+
+    None where they do not say, as of a bank that was not made of COCO.
+    """
+    if "excluded_categories" not in options:
+        return None
+    names = {name: options[name] for name in ("excluded_categories", "only_categories") if name in options}
+    rule = ObjectFilter(**names, test_categories=options.get("test_categories", True))
+    wanted = rule.only_categories or TEST_CATEGORIES
+    return tuple(name for name in TEST_CATEGORIES if name in wanted and name not in rule.excluded)
 
 
 @dataclass(frozen=True)

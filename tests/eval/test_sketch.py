@@ -32,19 +32,19 @@ def test_a_sketch_is_read_back(tmp_path):
 
 def test_a_clearly_better_model_is_supported_and_an_equal_one_is_not():
     good, poor, also_poor = (resample_sketch(drawn(i, shift)) for i, shift in enumerate((2, 1, 1)))
-    better = compare_resampled(good, poor, "ap")
+    better = compare_resampled([[good]], [[poor]], "ap")
     assert better.is_supported
     assert better.difference > 0.2
-    assert compare_resampled(good, poor, "fpr95").high < 0
-    assert not compare_resampled(poor, also_poor, "ap").is_supported
-    itself = compare_resampled(good, good, "ap")
+    assert compare_resampled([[good]], [[poor]], "fpr95").high < 0
+    assert not compare_resampled([[poor]], [[also_poor]], "ap").is_supported
+    itself = compare_resampled([[good]], [[good]], "ap")
     assert (itself.difference, itself.low, itself.high) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(("metric", "protocol"), [("ap", "native"), ("fpr95", "course-512")])
 def test_models_are_compared_on_the_same_resampled_sets(metric, protocol):
     first, second = (drawn(seed, shift)._replace(protocol=protocol) for seed, shift in ((0, 2), (1, 1)))
-    test = compare_resampled(resample_sketch(first), resample_sketch(second), metric)
+    test = compare_resampled([[resample_sketch(first)]], [[resample_sketch(second)]], metric)
     both = [
         getattr(sketch.counts.metrics(weights, interpolate=protocol == "course-512"), metric)
         for sketch in (first, second)
@@ -54,6 +54,15 @@ def test_models_are_compared_on_the_same_resampled_sets(metric, protocol):
     np.testing.assert_allclose(
         (test.low, test.high), np.quantile(both[1] - both[3], [0.025, 0.975]), rtol=1e-9
     )
+
+
+def test_the_mean_over_sets_of_independent_images_varies_less():
+    """Two sets are drawn apart from each other, though both have twelve images."""
+    good, poor = (resample_sketch(drawn(seed, shift)) for seed, shift in ((0, 2), (1, 1)))
+    one, two = (compare_resampled([[good] * count], [[poor] * count], "ap") for count in (1, 2))
+    assert two.difference == pytest.approx(one.difference)
+    assert two.high - two.low == pytest.approx((one.high - one.low) / 2**0.5, rel=0.1)
+    assert (one.seeds, one.images, two.images) == (1, 12, 24)
 
 
 def test_other_files_are_refused(tmp_path):

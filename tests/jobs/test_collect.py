@@ -139,9 +139,9 @@ def test_what_the_images_do_not_support_is_marked_and_what_they_do_is_not(tmp_pa
     assert "†: the test does not support that the best is better" in table.split("## Differences")[0]
     entries = json.loads((tmp_path / "table" / "differences.json").read_text())
     entries = [entry for entry in entries if entry["column"] == "SMIYC RA-21 AuPRC"]
-    assert [(e["best_row"], e["row"], e["test"], e["count"], e["verdict"]) for e in entries] == [
-        (1, 2, "images", 12, "not supported"),
-        (1, 3, "images", 12, "supported"),
+    assert [(e["best_row"], e["row"], e["seeds"], e["images"], e["verdict"]) for e in entries] == [
+        (1, 2, 1, 12, "not supported"),
+        (1, 3, 1, 12, "supported"),
         (1, 4, None, None, "no test"),
     ]
     assert entries[0]["low"] < 0 < entries[0]["high"]

@@ -51,7 +51,9 @@ def test_everything_is_written(tmp_path):
         resample_sketch(read_sketch(sketch_path(options.out, "Road Anomaly", "native", name)))
         for name in ("MSP", "RbA")
     )
-    assert compare_resampled(msp, rba, "ap").difference == pytest.approx(ap["MSP"] - ap["RbA"], abs=1e-3)
+    assert compare_resampled([[msp]], [[rba]], "ap").difference == pytest.approx(
+        ap["MSP"] - ap["RbA"], abs=1e-3
+    )
 
 
 def test_the_command_line_prints_the_table(tmp_path, capsys):

@@ -5,43 +5,83 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from eval.report.record import Record, render_json
+from eval.report.seeds import SeedRun
 from jobs import experiments
 from jobs.demo import BASELINE, METHODS, Scale, make_data, train_and_evaluate
-from jobs.experiments import SCORES, ExperimentsOptions, render_report
+from jobs.experiments import (
+    SCORES,
+    ExperimentsOptions,
+    list_comparisons,
+    render_choice,
+    render_differences,
+    render_numbers,
+)
 from shards.errors import InputError
-from tests.support.records import make_record
+from tests.support.records import make_record, write_counts
 
 RECORD = make_record(ap=0.2, fpr95=0.5, miou=0.4)
 
 
-def make_records(seed: int) -> list[Record]:
-    """RbA gains 10 points of AP whatever the seed; sole_claim as much on average, but not reliably."""
-    gains = {"rba": 0.1 + 0.001 * seed, "sole_claim": (0.0, 0.3, 0.0)[seed]}
-    records = []
-    for name in (BASELINE, *METHODS):
-        for score in (*SCORES, *(METHODS[name].scores if name in METHODS else ())):
-            for dataset in ("SMIYC RA-21", "FS Static"):
-                ap = 0.2 + 0.05 * seed + gains.get(name, 0.0) + (0.1 if dataset == "FS Static" else -0.1)
-                of = {"model": name, "score": score, "dataset": dataset}
-                records.append(make_record(**of, ap=ap, fpr95=0.5, miou=0.4))
-    return records
+def make_runs(gains: dict[tuple[str, str], float], *datasets: str) -> dict[str, list[SeedRun]]:
+    """Three seeds of every method; `gains` in AP by method and score."""
+    runs: dict[str, list[SeedRun]] = {}
+    for seed in range(3):
+        for name in (BASELINE, *METHODS):
+            records = []
+            for score in (*SCORES, *(METHODS[name].scores if name in METHODS else ())):
+                for dataset in datasets:
+                    ap = 0.2 + 0.05 * seed + gains.get((name, score), 0.0)
+                    ap += 0.1 if dataset == "FS Static" else -0.1
+                    of = {"model": name, "score": score, "dataset": dataset}
+                    records.append(make_record(**of, ap=ap, fpr95=0.5, miou=0.4))
+            runs.setdefault(name, []).append(SeedRun(records, seed))
+    return runs
 
 
-def test_the_report_says_which_differences_hold_over_seeds() -> None:
-    report = render_report({seed: make_records(seed) for seed in range(3)})
-    lines = report.splitlines()
+def test_the_table_has_means_over_the_sets_then_over_seeds() -> None:
+    lines = render_numbers(make_runs({}, "SMIYC RA-21", "FS Static")).splitlines()
     control = next(line for line in lines if line.startswith("| control |"))
-    assert "| 40.00 ± 0.00 | 25.00 ± 5.00 / 50.00 ± 0.00 |" in control  # means over the sets, then over seeds
+    assert "| 40.00 ± 0.00 | 25.00 ± 5.00 / 50.00 ± 0.00 |" in control
     assert control.endswith("|  |")  # no prototypes, no MinDistance
-    rba = next(line for line in lines if line.startswith("| rba - control | MSP |"))
-    assert "| +10.1 [+9.9, +10.3] | supported | +0.0 [+0.0, +0.0] | not supported |" in rba
-    sole = next(line for line in lines if line.startswith("| sole_claim - control | MSP |"))
-    assert sole.startswith("| sole_claim - control | MSP | +10.0 [")
-    assert "not supported" in sole.split(" | ")[3]
-    assert "| rba | SoleClaim - MSP | +0.0 [+0.0, +0.0] | not supported |" in report
+
+
+def test_method_and_score_are_chosen_on_pasted_data_whatever_the_test_sets_say() -> None:
+    tests = make_runs({("control", "MSP"): 0.5}, "SMIYC RA-21", "FS Static")
+    pasted = make_runs({("rba", "EAM"): 0.3, ("control", "RbA"): 0.2}, "PastedVal")
+    report = render_choice(tests, pasted)
+    assert "Chosen on PastedVal: rba with EAM. " in report
+    assert "| method | chosen score | PastedVal | SMIYC RA-21 | FS Static | mean |" in report
+    rows = [line for line in report.splitlines() if " / " in line]
+    numbers = "| 15.00 ± 5.00 / 50.00 ± 0.00 | 35.00 ± 5.00 / 50.00 ± 0.00 | 25.00 ± 5.00 / 50.00 ± 0.00 |"
+    assert rows[0] == f"| rba | EAM | 45.00 ± 5.00 / 50.00 ± 0.00 {numbers}"
+    assert rows[1].startswith("| control | RbA | 35.00 ")
+    pairs = list(list_comparisons(tests, pasted))
+    assert pairs[0] == (("rba", "EAM"), ("control", "RbA"))
+    assert (("sole_claim", "MSP"), ("rba", "MSP")) in pairs
+
+
+def test_differences_have_intervals_over_seeds_and_images(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    runs: dict[str, list[SeedRun]] = {}
+    for name, shift in ((BASELINE, 1.0), ("good", 2.5), ("equal", 1.0)):
+        for seed in range(2):
+            folder = tmp_path / f"{name}{seed}"
+            for dataset in ("SMIYC RA-21", "FS Static"):
+                write_counts(folder, dataset, rng.normal(shift, 1, (8, 30)), rng.normal(0, 1, (8, 90)))
+            records = [make_record(dataset=dataset) for dataset in ("SMIYC RA-21", "FS Static")]
+            runs.setdefault(name, []).append(SeedRun(records, seed, folder))
+    report = render_differences(runs, [((name, "MSP"), (BASELINE, "MSP")) for name in ("good", "equal")])
+    assert "95 % interval over 2 seeds and all images" in report
+    good, equal = (line.split(" | ") for line in report.splitlines() if " with " in line)
+    assert good[:2] == ["| good with MSP", "baseline with MSP"]
+    assert (good[3], good[5]) == ("supported", "supported |")
+    assert good[2].startswith("+")
+    assert good[4].startswith("-")
+    assert equal[3] == "not supported"
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_the_interval_over_images_is_that_of_a_loop_over_resampled_sets(
     (found,) = find(groups, title)
     differences = values["good"] - values["poor"]
     expected = np.quantile(differences[1:], [0.025, 0.975])
-    assert (found.best_row, found.row, found.test, found.count) == (2, 1, "images", NUM_IMAGES)
+    assert (found.best_row, found.row, found.seeds, found.images) == (2, 1, 1, NUM_IMAGES)
     assert found.difference == pytest.approx(differences[0], abs=1e-6)
     np.testing.assert_allclose((found.low, found.high), expected, atol=1e-3)
     excludes = expected[0] > 0 if metric == "ap" else expected[1] < 0
@@ -82,10 +82,31 @@ def test_seeds_are_paired_by_their_number_and_judged_as_scipy_does() -> None:
     (found,) = find(groups)
     np.testing.assert_allclose((found.low, found.high), (interval.low, interval.high))
     assert found.difference == pytest.approx(0.11)
-    assert (found.test, found.count, found.verdict) == ("seeds", 3, "supported")
+    assert (found.seeds, found.images, found.verdict) == (3, 0, "supported")
     (lower,) = find(groups, "Mine FPR95")
     np.testing.assert_allclose((lower.low, lower.high), (-interval.high, -interval.low))
     assert lower.verdict == "supported"
+
+
+def test_seeds_with_counts_per_image_are_tested_over_both(tmp_path: Path) -> None:
+    """Against a loop that draws the images of all runs alike, and two of three seeds beside them."""
+    drawn = [np.ones(NUM_IMAGES), *draw_weights(NUM_IMAGES, 1000)]
+    groups, values = [], []
+    for name, shift, first in (("poor", 1.0, 10), ("good", 1.6, 20)):
+        sides = [draw(shift, first + seed) for seed in range(3)]
+        values.append([[metric_of(side, row, "ap") for row in drawn] for side in sides])
+        folders = [write_counts(tmp_path / f"{name}{i}", "Mine", *side) for i, side in enumerate(sides)]
+        groups.append(SeedGroup(name, [SeedRun([record(shift / 2)], i, f) for i, f in enumerate(folders)]))
+    (found,) = find(groups)
+    differences = np.subtract(values[1], values[0])  # seeds x resamples
+    seeds = draw_weights(3, 1000, seed=1, drawn=2)
+    resampled = [float(row @ of_images) / 2 for row, of_images in zip(seeds, differences.T[1:], strict=True)]
+    assert (found.seeds, found.images) == (3, NUM_IMAGES)
+    assert found.difference == pytest.approx(float(differences[:, 0].mean()), abs=1e-6)
+    np.testing.assert_allclose((found.low, found.high), np.quantile(resampled, [0.025, 0.975]), atol=1e-3)
+    over_images = np.quantile(differences[:, 1:].mean(axis=0), [0.025, 0.975])
+    assert found.high - found.low > over_images[1] - over_images[0]  # as seeds differ, too
+    assert "3 seeds, 8 images" in list_differences([found])
 
 
 def test_a_best_mean_that_the_common_seeds_contradict_is_not_supported() -> None:
@@ -99,7 +120,7 @@ def test_a_best_mean_that_the_common_seeds_contradict_is_not_supported() -> None
 
 def reason_of(groups: list[SeedGroup], metric: str = "Mine AuPRC") -> str:
     (found,) = find(groups, metric)
-    assert (found.verdict, found.test, found.difference, found.low) == ("no test", None, None, None)
+    assert (found.verdict, found.images, found.difference, found.low) == ("no test", None, None, None)
     return found.reason
 
 

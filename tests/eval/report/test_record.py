@@ -39,7 +39,7 @@ def test_json_has_the_fields_of_the_format_and_null_for_missing():
         "num_images", "num_pixels", "ap", "ap_ci", "fpr95", "fpr95_ci", "auroc", "miou",
         "auroc_ci", "miou_ci", "best_f1", "best_f1_ci", "siou", "siou_ci", "ppv", "ppv_ci", "f1_star",
         "f1_star_ci",
-        "ece", "ece_ci", "limit", "sees", "miou_images", "miou_unseen",
+        "ece", "ece_ci", "limit", "sees", "miou_images", "miou_unseen", "pasted",
     ]  # fmt: skip
     assert entry["miou"] is None
     assert entry["ap"] == 0.74386
@@ -143,6 +143,14 @@ def test_the_footnote_says_how_each_model_saw_the_images():
     assert render_markdown([whole]).endswith("evidence alike. Model input: whole images.\n")
     text = render_markdown([whole, make_record(model="b", sees="windows"), make_record(model="c")])
     assert text.endswith("evidence alike. Input of run_a: whole images. Input of b: windows.\n")
+
+
+def test_the_footnote_says_what_was_pasted_in_training_of_whom():
+    records = [
+        make_record(model=name, pasted=words) for name, words in (("a", "cow"), ("b", "cow"), ("c", ""))
+    ]
+    assert "Objects pasted in training of a, b: cow." in render_markdown(records)
+    assert "Objects pasted" not in render_markdown(records[2:])
 
 
 def test_the_footnote_names_classes_that_no_label_has_but_the_miou_counts():

@@ -14,7 +14,7 @@ import pytest
 
 from shards.cutout import decode_cutout
 from shards.prepare.coco import plan_cutouts
-from shards.prepare.objects import META_OOD_CATEGORIES, ObjectFilter
+from shards.prepare.objects import META_OOD_CATEGORIES, TEST_CATEGORIES, ObjectFilter, find_test_categories
 from shards.prepare.plan import ShardPlan
 from tests.support.refused import refused
 
@@ -351,3 +351,18 @@ def test_a_folder_in_the_name_may_be_the_one_that_is_given(coco: Coco) -> None:
     coco.add(1, (24, square(0, 0, 9)))
     coco.content["images"][0]["file_name"] = "train2017/000000000001.jpg"
     assert coco.keys() == ["000000000001-100"]
+
+
+@pytest.mark.parametrize(
+    ("options", "held"),
+    [
+        ({"excluded_categories": ["cow"], "only_categories": ["cow", "dog", "kite"]}, ("dog",)),
+        ({"excluded_categories": ["car"], "test_categories": False}, ()),
+        ({"excluded_categories": []}, TEST_CATEGORIES),
+        ({"samples_per_shard": 100}, None),
+    ],
+)
+def test_a_manifest_tells_which_anomalies_of_test_sets_its_bank_may_hold(
+    options: dict[str, object], held: tuple[str, ...] | None
+) -> None:
+    assert find_test_categories(options) == held
