@@ -215,10 +215,16 @@ YAML_1_1 = {
     "loop: {steps: 010}": "loop.steps: expected int, got '010'",
     "loop: {compile: yes}": "loop.compile: expected true or false, got 'yes'",
     "loop: {compile: off}": "loop.compile: expected true or false, got 'off'",
+    "name: 1:30": "name: got '1:30'; 120 letters",
+    "name: =": "name: got '='; 120 letters",
     "seed: 2026-11-28": "seed: expected int, got '2026-11-28'",
     "optim: {lr: 1}\noptim: {lr: 2}": "optim: given twice, in line 1 and in line 2",
     "optim: {lr: 1, 'lr': 2}": "optim.lr: given twice, in line 1 and in line 1",
     "loss: {weights: {dice: 1,\n dice: 2}}": "loss.weights.dice: given twice, in line 1 and in line 2",
+    "{0: a, 0x0: b}": "0x0: given twice, in line 1 and in line 1",
+    "seed: !!bool x": "not a YAML file: ",
+    "seed: !!timestamp x": "not a YAML file: ",
+    "seed: !!int ''": "not a YAML file: ",
     "a: &a [1, *a]": "an alias stands within what it repeats",
     "a: &a {<<: *a}": "an alias stands within what it repeats",
     "a: !!python/object/apply:os.system [x]": "not a YAML file: could not determine a constructor",
@@ -241,7 +247,7 @@ def test_what_a_reader_of_yaml_would_take_differently_is_one_short_line(
     assert len(str(error.value)) < 600
 
 
-@pytest.mark.parametrize("name", ["no", "on", "010", "1:30", "2026-11-28", "1_2", "=", "0b1"])
+@pytest.mark.parametrize("name", ["no", "on", "010", "2026-11-28", "1_2", "0b1"])
 def test_names_stay_names_through_a_file(tmp_path: Path, name: str) -> None:
     (tmp_path / "c.yaml").write_text(f"name: {name}\noptim: {{lr: 1e-3}}\nloop: {{steps: 10_000}}\n")
     config = load(str(tmp_path / "c.yaml"))
@@ -269,12 +275,13 @@ def test_home_and_variables_are_filled_into_places_and_nowhere_else(
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("DATA", "/data")
     monkeypatch.delenv("NOWHERE", raising=False)
-    text = "data: {shards: [$DATA/a, '${DATA}/b-{0..3}.tar', ~/c, 's3://x/~'], cache: ~}\nname: $DATA\n"
+    text = "data: {shards: [$DATA/a, '${DATA}/b-{0..3}.tar', ~/c, 's3://x/~'], cache: ~}\n"
+    text += "validation: {split: $DATA}\n"
     (tmp_path / "c.yaml").write_text(text.replace("cache: ~", "cache: '~'"))
     config = load(str(tmp_path / "c.yaml"), "--paste.bank", "$DATA/bank", "--out=~/runs")
     assert config.data.shards == ("/data/a", "/data/b-{0..3}.tar", "/home/me/c", "s3://x/~")
     assert (config.data.cache, config.paste.bank, config.out) == ("/home/me", "/data/bank", "/home/me/runs")
-    assert config.name == "$DATA"
+    assert config.validation.split == "$DATA"
     options = parse_options(ProgramOptions, ["~/a", "--out", "${DATA}/o"], program="jobs.x")
     assert (options.files, options.out) == ((Path("/home/me/a"),), Path("/data/o"))
     with pytest.raises(InputError, match=r"--paste\.bank: \$NOWHERE/a: the variable NOWHERE of the env"):
