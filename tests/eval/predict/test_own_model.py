@@ -208,8 +208,8 @@ def test_files_of_other_kinds_than_their_names_say_are_named(tmp_path: Path) -> 
     with h5py.File(tmp_path / "d.h5", "w") as file:
         file["a"], file["b"] = 1.0, 2.0
     texts = {
-        "a.png": "uint8; a PNG map has 16 bits, since 256 levels tie",
-        "b.png": "cannot be decoded as a picture",
+        "a.png": "is grey of 8 bits; grey of 16 bits is needed",
+        "b.png": "is no PNG file",
         "c.h5": "cannot be read as HDF5",
         "d.h5": "holds a, b; expected the dataset value",
     }
