@@ -83,7 +83,8 @@ def parse_index(content: bytes, num_bytes: int) -> tuple[IndexedSample, ...] | N
         samples = []
         for key, rows in found["samples"]:
             members = tuple(Member(str(suffix), int(offset), int(size)) for suffix, offset, size in rows)
-            if any(m.offset < tarfile.BLOCKSIZE or not 0 <= m.size <= num_bytes - m.offset for m in members):
+            are_inside = (tarfile.BLOCKSIZE <= m.offset <= num_bytes - m.size <= num_bytes for m in members)
+            if not all(are_inside) or not _is_text(str(key)):
                 return None
             samples.append(IndexedSample(str(key), members))
         are_apart = all(len({m.suffix for m in members}) == len(members) > 0 for _, members in samples)
@@ -126,6 +127,8 @@ def build_index(path: Path) -> tuple[IndexedSample, ...]:
             end = tar.offset
             file.seek(end)
             tail = file.read(tarfile.BLOCKSIZE)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot be opened: {error.strerror or error}") from None
     except _DAMAGES as error:
@@ -174,6 +177,8 @@ def _check_member(path: Path, info: tarfile.TarInfo, file_size: int) -> tuple[st
         return None
     if not info.isreg() or info.issparse():
         raise InputError(f"{path}: refuses the member {info.name!r}: only plain files belong into a shard")
+    if not _is_text(info.name):
+        raise InputError(f"{path}: refuses the member {info.name!r}: its name is not UTF-8")
     end = info.offset_data + info.size
     if not info.offset_data <= end <= file_size:
         member = f"member {info.name!r} ends at byte {end}"
@@ -183,6 +188,11 @@ def _check_member(path: Path, info: tarfile.TarInfo, file_size: int) -> tuple[st
         needed = "names such as 000017.image.jpg are needed"
         raise InputError(f"{path}: member {info.name!r} has no suffix; {needed}")
     return key, Member(suffix.lower(), info.offset_data, info.size)
+
+
+def _is_text(name: str) -> bool:
+    """Say whether a name can be written: a byte that is not UTF-8 stands in it as half a character."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _group_members(path: Path, members: list[tuple[str, Member]]) -> tuple[IndexedSample, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import zipfile
@@ -19,6 +20,13 @@ MAX_MEMBER_BYTES = 2**31
 _DAMAGES = (zipfile.BadZipFile, OSError, ValueError, struct.error)
 _HIDDEN = frozenset({"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin"})
 """What macOS, a Synology and Windows leave in folders and archives, in lower case."""
+
+
+def read_plain(path: Path) -> bytes:
+    """Return the content of a file; an OSError refuses a pipe, which would wait, or a device without end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "not a plain file", str(path))
+    return path.read_bytes()
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class FolderSource:
     def read(self, name: str) -> bytes:
         """Return the content of one file."""
         try:
-            return (self.path / name).read_bytes()
+            return read_plain(self.path / name)
         except OSError as error:
             raise InputError(f"{self.locate(name)}: cannot be read ({error.strerror})") from None
 

@@ -30,6 +30,10 @@ _PLAIN = {
 """Tag -> plain text that is such a value, and the characters that it begins with; None: nothing is."""
 
 
+_DAMAGES = (yaml.YAMLError, ValueError, RecursionError, LookupError, AttributeError)
+"""What PyYAML raises at text that is no YAML, is not UTF-8, or has a tag that its value does not fit."""
+
+
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own name and kind
         first: [(tag, pattern) for tag, pattern in known if tag.removeprefix(_TAG) not in _PLAIN]
@@ -60,13 +64,14 @@ class _Loader(yaml.SafeLoader):
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Compose a mapping, and refuse a key that is given twice."""
         node = super().compose_mapping_node(anchor)
-        lines: dict[str, int] = {}
+        lines: dict[Any, int] = {}
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            line = key.start_mark.line + 1
-            if key.value in lines:
+            line, is_merge = key.start_mark.line + 1, key.tag == f"{_TAG}merge"
+            value = key.value if is_merge else self.construct_object(key)  # 0 and 0x0 are one key
+            if value in lines:
                 name = ".".join(filter(None, [*self._place, key.value]))
-                raise InputError(f"{name:.80}: given twice, in line {lines[key.value]} and in line {line}")
-            lines[key.value] = line
+                raise InputError(f"{name:.80}: given twice, in line {lines[value]} and in line {line}")
+            lines[value] = line
         return node
 
 
@@ -84,5 +89,5 @@ def read_yaml(path: Path, setting: str = "") -> Any:
         raise InputError(f"{where}: cannot be read: {error.strerror or error}") from None
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+    except _DAMAGES as error:
         raise InputError(f"{where}: not a YAML file: {' '.join(str(error).split()):.300}") from None

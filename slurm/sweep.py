@@ -100,10 +100,14 @@ class SweepConfig:
             raise InputError(f"max_starts_without_progress {least}")
         if bool(self.config) == bool(self.preparation.arguments):
             raise InputError("config and preparation.arguments: exactly one of them is needed")
-        for where, settings in (("overrides", self.overrides), ("grid", self.grid)):
-            for setting in ("out", "name"):
-                if setting in settings:
-                    raise InputError(f"{where}.{setting}: the sweep names its runs itself")
+        options, places = self.evaluation.options, ("checkpoint", "datasets", "out", "task")
+        for where, settings, taken in (
+            ("overrides", self.overrides, ("out", "name")),
+            ("grid", self.grid, ("out", "name")),
+            ("evaluation.options", options, places),
+        ):
+            if setting := next((name for name in taken if name in settings), ""):
+                raise InputError(f"{where}.{setting}: the sweep names its runs itself")
 
     @property
     def folder(self) -> Path:

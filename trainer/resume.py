@@ -107,8 +107,9 @@ def restore_training(
         moments = read_weight_file(path)
         compare_weights(pack_moments(model, optimizer), moments).require(moments, str(path))
         for name, value in moments.items():
-            if not name.endswith(".exp_avg") and bool((value < 0).any()):
-                raise InputError(f"{path}: {name} is negative")
+            most = saved.state.step if name.endswith(".step") else torch.inf
+            if not name.endswith(".exp_avg") and bool(((value < 0) | (value > most)).any()):
+                raise InputError(f"{path}: {name} is negative, or more than the checkpoint's step")
         if (scaler is None) != (scale is None):
             needed = "is needed with loop.precision fp16, and only there"
             raise InputError(f"{checkpoint / STATE_NAME}: loss_scale {needed}")

@@ -14,7 +14,6 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
@@ -27,7 +26,7 @@ from eval.sets.registry import TestSet, read_image
 from eval.submissions.smiyc import read_hdf5
 from shards.errors import InputError
 from shards.files import require_name
-from shards.picture import MAX_PIXELS, decode_picture
+from shards.picture import GREY16, MAX_PIXELS, decode_numbers
 
 _MOST_BYTES = 8 * MAX_PIXELS + 2**20
 SUFFIXES = (".npy", ".hdf5", ".h5", ".png")
@@ -173,11 +172,7 @@ def _read_hdf5(path: Path) -> np.ndarray:
 
 
 def _read_png(path: Path) -> np.ndarray:
-    picture = decode_picture(path.read_bytes(), str(path), cv2.IMREAD_UNCHANGED)
-    if picture.dtype != np.uint16:
-        rule = "a PNG map has 16 bits, since 256 levels tie whole regions of an image"
-        raise InputError(f"{path}: {picture.dtype}; {rule}")
-    return picture
+    return decode_numbers(path.read_bytes(), str(path), (GREY16,))  # 256 levels would tie whole regions
 
 
 _READERS = {".npy": _read_npy, ".hdf5": _read_hdf5, ".h5": _read_hdf5, ".png": _read_png}

@@ -204,6 +204,10 @@ def test_without_sbatch_nothing_is_written(
         ({"config": ""}, "config and preparation.arguments: exactly one of them is needed"),
         ({"config": "gone.yaml"}, "gone.yaml: no such configuration file"),
         ({"evaluation": {"datasets": "d", "options": {"sped": 3}}}, "unrecognized options: --sped"),
+        (
+            {"evaluation": {"datasets": "d", "options": {"out": "x"}}},
+            "evaluation.options.out: the sweep names",
+        ),
         ({"evaluation": {"resources": {"nodes": 4}}}, "evaluation.resources: 4 processes, but an evaluation"),
         ({"max_starts_without_progress": 0}, "max_starts_without_progress must be at least 1, got 0"),
         ({"config": "", "preparation": {"arguments": ["coco", "--rot"]}}, "unrecognized options: --rot"),

@@ -145,8 +145,11 @@ def pax(text: bytes) -> bytes:
         pax(b"GNU.sparse.size=x") + header(tarfile.REGTYPE, 0, name="a.x"),
         pax(b"GNU.sparse.map=1,x") + header(tarfile.REGTYPE, 0, name="a.x"),
         pax(b"size=-1024") + header(tarfile.REGTYPE, 512, bytes(512), name="a.x"),
+        header(tarfile.LNKTYPE, 0, name="a.x"),
+        header(tarfile.CHRTYPE, 0, name="a.x"),
+        header(tarfile.REGTYPE, 0, name="a\udcff.x"),
     ],
-    ids=range(9),
+    ids=range(12),
 )
 def test_a_hostile_header_is_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "s.tar"
@@ -154,6 +157,7 @@ def test_a_hostile_header_is_one_line(tmp_path: Path, content: bytes) -> None:
     with refused(r"s\.tar: (is no plain tar|is truncated|refuses)") as error:
         load_index(path)
     assert len(str(error.value)) < 500
+    assert str(error.value).count("s.tar") == 1
 
 
 def test_an_index_leaves_nothing_of_a_process_that_was_killed_while_it_wrote_one(shard: Path) -> None:

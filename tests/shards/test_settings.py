@@ -117,6 +117,12 @@ def test_every_shipped_configuration_loads_and_says_how_to_run_it(path: Path) ->
         ("optim: {lr: 1}\noptim: {lr: 2}", "optim: given twice, in line 1 and in line 2"),
         ("optim: {lr: 1, 'lr': 2}", "optim.lr: given twice, in line 1 and in line 1"),
         ("loss: {weights: {dice: 1,\n dice: 2}}", "loss.weights.dice: given twice, in line 1 and in line 2"),
+        ("{0: a, 0x0: b}", "0x0: given twice, in line 1 and in line 1"),
+        ("seed: !!bool x", "not a YAML file: "),
+        ("seed: !!timestamp x", "not a YAML file: "),
+        ("seed: !!int ''", "not a YAML file: "),
+        ("name: 1:30", "name: got '1:30'; 120 letters"),
+        ("name: =", "name: got '='; 120 letters"),
         ("a: &a [1, *a]", "an alias stands within what it repeats"),
         ("a: &a {<<: *a}", "an alias stands within what it repeats"),
         ("a: !!python/object/apply:os.system [x]", "not a YAML file: could not determine a constructor"),
@@ -256,12 +262,12 @@ def test_home_and_variables_are_filled_into_places_and_nowhere_else(
     monkeypatch.setenv("DATA", "/data")
     monkeypatch.delenv("NOWHERE", raising=False)
     text = "data: {shards: [$DATA/a, '${DATA}/b-{0..3}.tar', ~/c, 's3://x/~'], cache: ~}\n"
+    text += "validation: {split: $DATA}\n"
     (tmp_path / "c.yaml").write_text(text.replace("cache: ~", "cache: '~'"))
     config = load(str(tmp_path / "c.yaml"), "--paste.bank", "$DATA/bank", "--out=~/runs")
     assert config.data.shards == ("/data/a", "/data/b-{0..3}.tar", "/home/me/c", "s3://x/~")
     assert (config.data.cache, config.paste.bank, config.out) == ("/home/me", "/data/bank", "/home/me/runs")
-    with refused(r"name: got '\$DATA'; 120 letters"):
-        load("--name", "$DATA")
+    assert config.validation.split == "$DATA"
     options = parse_options(ProgramOptions, ["~/a", "--out", "${DATA}/o"], program="jobs.x")
     assert (options.files, options.out) == ((Path("/home/me/a"),), Path("/data/o"))
     with refused(r"--paste\.bank: \$NOWHERE/a: the variable NOWHERE of the env"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -65,6 +66,14 @@ def test_a_path_that_is_no_source_is_named_with_its_option(tmp_path: Path) -> No
     (tmp_path / "x.zip").write_bytes(b"not a zip")
     with refused(r"--images .*x\.zip: is neither a folder nor a complete zip file"):
         open_source(tmp_path / "x.zip", "--images")
+
+
+def test_a_pipe_and_a_device_are_no_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("/dev/zero")
+    for name in ("a.png", "b.png"):
+        with refused(rf"{name}: cannot be read \(not a plain file\)"):
+            FolderSource(tmp_path).read(name)
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:

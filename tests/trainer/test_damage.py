@@ -140,6 +140,7 @@ TENSORS = [
     ("optimizer", f"{QUERIES}.exp_avg_sq", lambda x: x - 1, "exp_avg_sq is negative"),
     ("optimizer", f"{QUERIES}.exp_avg", lambda x: x[0], "1 of another shape"),
     ("optimizer", f"{QUERIES}.step", lambda x: -x, "step is negative"),
+    ("optimizer", f"{QUERIES}.step", lambda x: x + 1, "or more than the checkpoint's step"),
     ("optimizer", f"{QUERIES}.step", None, r"1 missing \[queries.weight.step\]"),
     ("optimizer", "extra", lambda _: torch.ones(1), r"1 unexpected \[extra\]"),
 ]

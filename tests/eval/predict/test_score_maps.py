@@ -154,7 +154,13 @@ FILES = [
     ("a.npy", b"", "cannot be read as an array"),
     ("a.hdf5", b"no", "cannot be read as HDF5"),
     ("a.h5", b"", "cannot be read as HDF5"),
-    ("a.png", cv2.imencode(".png", np.zeros((6, 8), np.uint8))[1].tobytes(), "uint8; a PNG map has 16 bits"),
+    ("a.png", cv2.imencode(".png", np.zeros((6, 8), np.uint8))[1].tobytes(), "is grey of 8 bits; grey of 16"),
+    (
+        "a.png",
+        cv2.imencode(".png", np.zeros((6, 8, 3), np.uint16))[1].tobytes(),
+        "is colour of 16 bits;",
+    ),
+    ("a.png", cv2.imencode(".webp", np.zeros((6, 8, 3), np.uint8))[1].tobytes(), "is no PNG file"),
 ]
 
 

@@ -87,7 +87,13 @@ def test_what_is_wrong_with_an_overlay_is_named(tmp_path: Path) -> None:
     with refused(r"_rgb.npz: shape \(1, 3, 3\) of rgb; its image .* is \(2, 3, 3\)"):
         read_image(frame)
     np.savez_compressed(path, other=np.zeros(3))
-    for content in (path.read_bytes(), b"no zip"):
+    other = path.read_bytes()
+    np.savez_compressed(path, rgb=overlay_of(1, 1, 1))
+    damaged, locked = bytearray(path.read_bytes()), bytearray(path.read_bytes())
+    damaged[30 + sum(np.frombuffer(damaged[26:30], np.uint16))] = 0xFF  # no kind of a compressed block
+    for header, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        locked[locked.find(header) + flags] |= 1  # says that it is encrypted
+    for content in (other, b"no zip", damaged, locked):
         path.write_bytes(content)
         with refused(r"_rgb.npz: cannot be read as an overlay, an npz file with rgb"):
             read_image(frame)
