@@ -152,10 +152,8 @@ def main(arguments: Sequence[str]) -> None:
 def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
     """Check all inputs, in the order of what costs least, then score what is not finished, and write.
 
-    Nothing is written where an option, test set, shard or checkpoint is wrong, which is an InputError.
-
-    Args:
-        worker: this rank; the first one measures and writes, the others return nothing.
+    Nothing is written where an option, test set, shard or checkpoint is wrong, which is an InputError. Of
+    several workers the first one measures and writes, and the others return nothing.
     """
     if options.task:
         worker = _find_task(options, worker)
