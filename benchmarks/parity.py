@@ -69,7 +69,7 @@ class ParityOptions(ThreadedOptions):
     """Largest absolute difference that passes."""
 
     def __post_init__(self) -> None:
-        known = [name for name in SIZES if name != "tiny"]
+        known = [name for name in SIZES if name in ("small", "base", "large", "giant")]
         for size in (*self.sizes, self.full_size):
             if size and size not in known:
                 raise InputError(f"unknown size {size!r}; known sizes: {', '.join(known)}")
@@ -131,7 +131,7 @@ def compare(
 def request_eomt(size: str, image_size: tuple[int, int], from_dinov2: bool = False) -> dict[str, object]:
     """Describe a network for `benchmarks/upstream.py` to build."""
     return {
-        "backbone": SIZES[size].timm_name,
+        "backbone": f"vit_{size}_patch14_reg4_dinov2",
         "image_size": image_size,
         "from_dinov2": from_dinov2,
         "patch_size": DEFAULT_PATCH_SIZE,

@@ -36,7 +36,9 @@ class CheckpointQuestion:
 
     path: tyro.conf.Positional[Path]
     """A run or checkpoint folder of this suite, a file of tue-mps/eomt, a Hugging Face folder, a DINOv2 or
-    timm backbone file, or an ERFNet file."""
+    DINOv3 or timm backbone file, or an ERFNet file."""
+    base: str = ""
+    """DINOv3's own file, where PATH holds differences to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,15 +95,15 @@ def main(arguments: Sequence[str]) -> None:
     elif isinstance(question, SubmissionQuestion):
         report_package(question.path, question.datasets, question.parts)
     else:
-        report_checkpoint(question.path)
+        report_checkpoint(question.path, question.base)
 
 
-def report_checkpoint(path: Path) -> None:
+def report_checkpoint(path: Path, base: str = "") -> None:
     """Print what a checkpoint of any kind is, beside the model that it says it is; raise what is wrong.
 
     Numbers are judged of those weights that loading would take.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, base)
     weights, report = try_loading(checkpoint, str(checkpoint.path))
     print("\n".join(_describe(checkpoint, report)))
     taken = {name: weights[name] for name in report.loaded}
@@ -127,6 +129,10 @@ def _describe(checkpoint: Checkpoint, report: LoadReport) -> Iterator[str]:
         sizes = f"image {height}x{width}, patch {config.patch_size}, {config.num_queries} queries"
         heads = f"{config.num_blocks} joint blocks, {config.num_classes} classes{outliers}"
         yield f"  model    {config.size}, {sizes}, {heads}"
+    if trunk := config.trunk if config else checkpoint.trunk:
+        yield f"  trunk    {trunk}"
+    if checkpoint.origin:
+        yield f"  origin   {checkpoint.origin}"
     total = sum(value.numel() for value in weights.values())
     dtypes = sorted({str(value.dtype).removeprefix("torch.") for value in weights.values()})
     yield f"  weights  {len(weights)} tensors, {total:,} parameters, {', '.join(dtypes)}"

@@ -57,7 +57,8 @@ class ExportOptions:
     """New or empty folder. A package for a benchmark that was interrupted goes on."""
     score: Annotated[str, tyro.conf.arg(help=f"For onnx and benchmarks: {describe_scores()}.")] = "MSP"
     base: Path | None = None
-    """For adapter: what the run started from; by default what its model.weights says."""
+    """For adapter: what the run started from; by default what its model.weights says. For safetensors and
+    huggingface: DINOv3's own file, where the checkpoint holds differences to it."""
     datasets: Path | None = None
     """For benchmarks: folder with the images, as the benchmark publishes them."""
     parts: tuple[str, ...] = ()
@@ -82,8 +83,8 @@ class ExportOptions:
         for name in ("datasets", "parts", "method", "model_file"):
             if self.to not in BENCHMARKS and getattr(self, name):
                 raise InputError(f"--{name}: is for {', '.join(BENCHMARKS)}; --to is {self.to}")
-        if self.base is not None and self.to != "adapter":
-            raise InputError(f"--base: only --to adapter has a base; --to is {self.to}")
+        if self.base is not None and self.to not in (with_base := ("adapter", "safetensors", "huggingface")):
+            raise InputError(f"--base: only --to {', '.join(with_base)} has a base; --to is {self.to}")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -138,7 +139,7 @@ def _export_package(options: ExportOptions) -> str:
 
 
 def _export_safetensors(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
-    model = load_model(checkpoint)
+    model = load_model(checkpoint, str(options.base or ""))
     metadata = {METADATA_KEY: describe(model.config)}
     write_weight_file(model.state_dict(), folder / WEIGHTS_NAME, metadata)
     return f"model.safetensors, {_millions(model)}"
@@ -153,7 +154,7 @@ def _export_adapter(checkpoint: Path, options: ExportOptions, folder: Path) -> s
 
 
 def _export_huggingface(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
-    model = load_model(checkpoint)
+    model = load_model(checkpoint, str(options.base or ""))
     config = model.config
     names = [entry.name for entry in CITYSCAPES_CLASSES]
     wrong = ""
@@ -164,6 +165,8 @@ def _export_huggingface(checkpoint: Path, options: ExportOptions, folder: Path) 
     elif config.num_classes != len(names):
         unknown = f"{checkpoint} has {config.num_classes} classes, whose names are unknown"
         wrong = f"{unknown}; the {len(names)} of Cityscapes are needed"
+    elif not config.trunk.class_token or config.trunk.pre_norm or not config.trunk.registers:
+        wrong = f"transformers' EoMT has DINOv2 with registers or DINOv3; {checkpoint} has {config.trunk}"
     if wrong:
         raise InputError(f"--to huggingface: {wrong}")
     (folder / "config.json").write_text(to_json(huggingface_config(config, names), indent=2))
@@ -183,6 +186,8 @@ def _export_onnx(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
         "sha256": hash_checkpoint(checkpoint),
         "producer": f"eomt-anomaly jobs.export, torch {torch.__version__}",
     }
+    if isinstance(model, EoMT):
+        provenance["origin"] = model.config.origin
     difference = write_onnx(model, options.score, folder / "model.onnx", provenance)
     height, width = model.image_size
     graph = f"model.onnx, uint8 images of {height}x{width} to class_scores and score ({options.score})"

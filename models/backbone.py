@@ -1,73 +1,162 @@
-"""EoMT's plain ViT: timm's in five sizes, filled with DINOv2 weights where a file is given."""
+"""Trunks of an EoMT: timm's plain ViTs, with learned positions (DINOv2) or rotary ones (DINOv3)."""
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, cast
 
-import timm
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
-from torch import Tensor
+from timm.layers import LayerNorm, resample_abs_pos_embed, resample_patch_embed
+from timm.layers.mlp import GluMlp
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
 
-from models.weights.fit import LoadReport, Shapes, compare_weights, is_under, load_strictly
+from models.weights.fit import LoadReport, Shapes, compare_weights, load_strictly
 from shards.errors import InputError
 
+HEAD_WIDTH = 64
+"""Numbers per attention head of published ViTs, where no table and no file says otherwise."""
 
-class BackboneSize(NamedTuple):
-    """Architecture behind a size name."""
+LARGEST_TRUNK = {"width": 2**14, "depth": 256, "num_heads": 1024, "hidden": 2**16, "registers": 1024}
 
-    timm_name: str
-    """Name in timm; "" for the tiny one, which timm does not have."""
-    width: int
+
+@dataclass(frozen=True, kw_only=True)
+class Trunk:
+    """Architecture of a ViT; with a width of 0, that of `model.size`, or of the weights."""
+
+    width: int = 0
     """Numbers per token."""
-    depth: int
+    depth: int = 0
     """Number of blocks."""
-    num_heads: int
-    num_joint_blocks: int
-    """Blocks that see queries and patches together, as in EoMT's released models."""
+    num_heads: int = 0
+    """Attention heads of a block."""
+    hidden: int = 0
+    """Numbers per token inside a block's MLP."""
+    registers: int = 4
+    """Register tokens, which DINOv3 calls storage tokens."""
+    class_token: bool = True
+    """Whether there is a class token beside them."""
+    gated: bool = False
+    """SwiGLU instead of GELU in the MLPs."""
+    layer_scale: bool = True
+    """A learned scale behind attention and MLP."""
+    pre_norm: bool = False
+    """A norm before the first block, as in CLIP's ViTs, whose patch embedding has no bias."""
+    rotary: bool = False
+    """DINOv3: patches turn in attention by where they lie (RoPE) instead of a learned position embedding, so
+    that every image size is seen as it is; keys have no bias."""
+    norm_eps: float = 1e-6
+    """Added to variances in the norms."""
+
+    def __post_init__(self) -> None:
+        for name, most in LARGEST_TRUNK.items():
+            if not 0 <= (number := getattr(self, name)) <= most:
+                raise InputError(f"model.trunk.{name}: got {number}; 0 to {most} are allowed")
+        if not self.width:
+            return
+        if not (self.depth and self.num_heads and self.hidden):
+            raise InputError("model.trunk: with width, the numbers depth, num_heads and hidden are needed")
+        if self.width % self.num_heads or (self.rotary and self.width // self.num_heads % 4):
+            wrong = f"a width of {self.width} in {self.num_heads} heads"
+            rule = "a multiple of 4 per head, for rotary positions" if self.rotary else "a multiple"
+            raise InputError(f"model.trunk.num_heads: {wrong}; {rule} is needed")
+
+    @property
+    def num_joint_blocks(self) -> int:
+        """Blocks that see queries and patches together, in EoMT's released models of this depth."""
+        return 2 if self.depth < 12 else 3 if self.depth < 24 else 4 if self.depth < 32 else 5
+
+    @property
+    def name(self) -> str:
+        """Key of `SIZES`, or the width and depth of a trunk that is not there."""
+        named = (name for name, trunk in SIZES.items() if trunk == self)
+        return next(named, f"{self.width}x{self.depth}")
+
+    def __str__(self) -> str:
+        kind = "rotary positions" if self.rotary else "learned positions"
+        extras = [f"{self.registers} registers"] + ["gated MLP"] * self.gated + ["pre-norm"] * self.pre_norm
+        extras += [] if self.class_token else ["no class token"]
+        shape = f"width {self.width}, {self.depth} blocks, {self.num_heads} heads"
+        return f"{self.name} ({shape}, {kind}, {', '.join(extras)})"
 
 
-SIZES: dict[str, BackboneSize] = {
-    "tiny": BackboneSize("", 128, 6, 4, 2),
-    "small": BackboneSize("vit_small_patch14_reg4_dinov2", 384, 12, 6, 3),
-    "base": BackboneSize("vit_base_patch14_reg4_dinov2", 768, 12, 12, 3),
-    "large": BackboneSize("vit_large_patch14_reg4_dinov2", 1024, 24, 16, 4),
-    "giant": BackboneSize("vit_giant_patch14_reg4_dinov2", 1536, 40, 24, 5),
+_TINY = Trunk(width=128, depth=6, num_heads=4, hidden=512, layer_scale=False)
+_SMALL = Trunk(width=384, depth=12, num_heads=6, hidden=1536)
+_BASE = Trunk(width=768, depth=12, num_heads=12, hidden=3072)
+_LARGE = Trunk(width=1024, depth=24, num_heads=16, hidden=4096)
+_ROTARY: dict[str, Any] = {"rotary": True, "norm_eps": 1e-5}
+SIZES: dict[str, Trunk] = {
+    "tiny": _TINY,
+    "small": _SMALL,
+    "base": _BASE,
+    "large": _LARGE,
+    "giant": Trunk(width=1536, depth=40, num_heads=24, hidden=4096, gated=True),
+    "dinov3-tiny": replace(_TINY, **_ROTARY),
+    "dinov3-small": replace(_SMALL, **_ROTARY),
+    "dinov3-small-plus": replace(_SMALL, gated=True, **_ROTARY),
+    "dinov3-base": replace(_BASE, **_ROTARY),
+    "dinov3-large": replace(_LARGE, **_ROTARY),
+    "dinov3-huge-plus": Trunk(width=1280, depth=32, num_heads=20, hidden=5120, gated=True, **_ROTARY),
+    "dinov3-7b": Trunk(width=4096, depth=40, num_heads=32, hidden=8192, gated=True, **_ROTARY),
 }
-TINY: dict[str, Any] = {"embed_dim": 128, "depth": 6, "num_heads": 4, "reg_tokens": 4, "no_embed_class": True}
-
-REGISTERS = {"reg_token", "register_tokens"}
-"""Name of the register tokens with timm, and with DINOv2."""
-NOT_OURS = ("head", "mask_token", "fc_norm")
-"""Parts of published backbones: classifier, mask token of the pretraining, pooling norm."""
+"""Trunks by name: DINOv2's with registers, and DINOv3's. The tiny ones (1.3 M parameters, no LayerScale, so
+that they learn from scratch) are for tests and the demo."""
 
 
-def build_backbone(size: str, image_size: tuple[int, int], patch_size: int) -> VisionTransformer:
+def build_backbone(trunk: Trunk, image_size: tuple[int, int], patch_size: int) -> VisionTransformer | Eva:
     """Build a ViT without classifier and with random weights.
 
     Args:
-        size: key of `SIZES`. `tiny` (1.3 M parameters, 6 blocks of width 128, no LayerScale, so that it
-            learns from scratch) is for tests and the demo; the others are DINOv2's with registers.
-        image_size: (height, width) in pixels of what it will see; the position embedding has this shape.
-        patch_size: side of a patch in pixels. DINOv2 was trained with 14; EoMT uses 16.
+        image_size: (height, width) in pixels of what it will see, whose grid of patches positions are of.
+        patch_size: side of a patch in pixels. DINOv2 was trained with 14; EoMT and DINOv3 use 16.
     """
-    shape: dict[str, Any] = {"img_size": image_size, "patch_size": patch_size, "num_classes": 0}
-    if size == "tiny":
-        return VisionTransformer(**shape, **TINY)
-    backbone = timm.create_model(SIZES[size].timm_name, pretrained=False, **shape)
-    assert isinstance(backbone, VisionTransformer)
+    ratio = trunk.hidden / trunk.width
+    shared = {"img_size": image_size, "patch_size": patch_size, **_settings_of(trunk)}
+    if not trunk.rotary:
+        gate: dict[str, Any] = {"mlp_layer": partial(GluMlp, gate_last=False), "act_layer": nn.SiLU}
+        return VisionTransformer(
+            **shared,
+            **(gate if trunk.gated else {}),
+            mlp_ratio=2 * ratio if trunk.gated else ratio,
+            reg_tokens=trunk.registers,
+            pre_norm=trunk.pre_norm,
+        )
+    backbone = Eva(
+        **shared,
+        mlp_ratio=ratio,
+        swiglu_mlp=trunk.gated,
+        num_reg_tokens=trunk.registers,
+        use_abs_pos_emb=False,
+        use_rot_pos_emb=True,
+        rope_type="dinov3",
+        rope_temperature=100.0,
+        rope_rotate_half=True,
+        use_fc_norm=False,
+        use_pre_transformer_norm=trunk.pre_norm,
+    )
+    for block in backbone.blocks:
+        cast(
+            Any, block
+        ).attn.qkv_bias_separate = True  # else the layer is not called, and no adapter on it either
     return backbone
 
 
-def find_size(width: int, depth: int, where: str) -> str:
-    """Return the size whose backbone has this width and depth; an InputError if none has."""
-    for name, size in SIZES.items():
-        if (size.width, size.depth) == (width, depth):
-            return name
-    known = ", ".join(f"{name} {size.width}x{size.depth}" for name, size in SIZES.items())
-    given = f"a backbone of width {width} and {depth} blocks"
-    raise InputError(f"{where}: {given}; known (width x blocks): {known}")
+def _settings_of(trunk: Trunk) -> dict[str, Any]:
+    """Return what both of timm's classes call the same."""
+    return {
+        "num_classes": 0,
+        "embed_dim": trunk.width,
+        "depth": trunk.depth,
+        "num_heads": trunk.num_heads,
+        "class_token": trunk.class_token,
+        "global_pool": "token" if trunk.class_token else "",
+        "no_embed_class": True,  # a position of the class token is added to the token itself
+        "init_values": 1e-5 if trunk.layer_scale else None,
+        "norm_layer": partial(LayerNorm, eps=trunk.norm_eps),
+    }
 
 
 def count_blocks(weights: Mapping[str, Tensor], prefix: str) -> int:
@@ -77,14 +166,53 @@ def count_blocks(weights: Mapping[str, Tensor], prefix: str) -> int:
     return len({number for number in numbers if number.isdecimal()})
 
 
-def find_backbone_size(weights: Mapping[str, Tensor], where: str) -> str:
-    """Return the size of a backbone, read off its published weights; an InputError if it is no known one."""
-    width = weights["patch_embed.proj.weight"].shape[0] if weights["patch_embed.proj.weight"].ndim else 0
-    return find_size(width, count_blocks(weights, "blocks"), where)
+def trunk_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of an EoMT's backbone under the names that they have by itself."""
+    prefix = "backbone."
+    return {name.removeprefix(prefix): v for name, v in weights.items() if name.startswith(prefix)}
+
+
+def read_trunk(weights: Mapping[str, Tensor], where: str, num_heads: int = 0) -> Trunk:
+    """Read an architecture off a backbone's weights, in our names.
+
+    Heads are in no weight: where `num_heads` does not say, a known trunk's of this width and depth, else one
+    for 64 numbers. Norms add 1e-6, behind rotary positions or before the first block 1e-5, as published.
+    """
+    needed = {"patch_embed.proj.weight": 4, "blocks.0.mlp.fc1.weight": 2, "blocks.0.mlp.fc2.weight": 2}
+    for name, dimensions in needed.items():
+        if name not in weights or weights[name].ndim != dimensions or not weights[name].numel():
+            wrong = f"is of shape {tuple(weights[name].shape)}" if name in weights else "is missing"
+            raise InputError(f"{where}: {name} {wrong}; {dimensions} dimensions are needed")
+    width, depth = weights["patch_embed.proj.weight"].shape[0], count_blocks(weights, "blocks")
+    hidden = weights["blocks.0.mlp.fc2.weight"].shape[-1]
+    rotary, registers = "blocks.0.attn.q_bias" in weights, weights.get("reg_token")
+    alike = {t.num_heads for t in SIZES.values() if (t.width, t.depth, t.rotary) == (width, depth, rotary)}
+    usual = width // HEAD_WIDTH if width % HEAD_WIDTH == 0 else 0
+    if not (num_heads := num_heads or max(alike, default=usual)) or width % num_heads:
+        raise InputError(f"{where}: a trunk of width {width}, in no file's heads of {HEAD_WIDTH}; {KNOWN}")
+    return Trunk(
+        width=width,
+        depth=depth,
+        num_heads=num_heads,
+        hidden=hidden,
+        registers=0 if registers is None or registers.ndim != 3 else registers.shape[1],
+        class_token="cls_token" in weights,
+        gated=weights["blocks.0.mlp.fc1.weight"].shape[0] == 2 * hidden,
+        layer_scale="blocks.0.ls1.gamma" in weights or "blocks.0.gamma_1" in weights,
+        pre_norm="norm_pre.weight" in weights,
+        rotary=rotary,
+        norm_eps=1e-5 if rotary or "norm_pre.weight" in weights else 1e-6,
+    )
+
+
+KNOWN = (
+    "what can be read are plain ViTs, such as DINOv3's dinov3_vitb16_pretrain_lvd1689m, DINOv2's "
+    "dinov2_vitb14_pretrain.pth or timm's vit_base_patch16_224"
+)
 
 
 def load_backbone_weights(
-    backbone: VisionTransformer, weights: Mapping[str, Tensor], where: str
+    backbone: VisionTransformer | Eva, weights: Mapping[str, Tensor], where: str
 ) -> LoadReport:
     """Fill a backbone with what `fit_backbone_weights` makes of `weights`; everything has to fit exactly."""
     fitted, report = fit_backbone_weights(backbone, weights, where)
@@ -93,30 +221,35 @@ def load_backbone_weights(
 
 
 def fit_backbone_weights(
-    backbone: VisionTransformer, weights: Mapping[str, Tensor], where: str
+    backbone: VisionTransformer | Eva, weights: Mapping[str, Tensor], where: str
 ) -> tuple[dict[str, Tensor], LoadReport]:
-    """Give DINOv2 or timm weights the names and shapes of a backbone, which may be on the meta device.
+    """Give weights in our names the shapes of a backbone, which may be on the meta device.
 
-    DINOv2's 14x14 patches become 16x16, and its position grid takes the model's shape, both as timm
-    resamples them. Its classifier and mask token are left out. The report says what does not fit.
+    Patches of 14x14 become 16x16, and a learned grid of positions takes the model's shape, both as timm
+    resamples them. The report says what does not fit.
     """
-    for name, dimensions in (("patch_embed.proj.weight", 4), ("pos_embed", 3)):
-        if name in weights and weights[name].ndim != dimensions:
-            raise InputError(f"{where}: {name} has {weights[name].ndim} dimensions; {dimensions} are needed")
-    if not REGISTERS & weights.keys():
-        letter = find_backbone_size(weights, where)[0].replace("t", "s")
-        wanted = f"such as DINOv2's dinov2_vit{letter}14_reg4_pretrain.pth"
-        raise InputError(f"{where}: a ViT without register tokens; EoMT starts from one with four, {wanted}")
+    if "pos_embed" in weights and weights["pos_embed"].ndim != 3:
+        raise InputError(f"{where}: pos_embed has {weights['pos_embed'].ndim} dimensions; 3 are needed")
+    state, resized = dict(weights), dict[str, Shapes]()
+    sides, grid = backbone.patch_embed.patch_size, backbone.patch_embed.grid_size
     try:
-        state = checkpoint_filter_fn(dict(weights), backbone, interpolation="bicubic", antialias=True)
-    except (RuntimeError, ValueError, KeyError, AssertionError) as error:  # of grids that are not square
+        if state["patch_embed.proj.weight"].shape[-2:] != sides:
+            patches = state["patch_embed.proj.weight"].float()
+            state["patch_embed.proj.weight"] = resample_patch_embed(patches, list(sides))
+        if backbone.pos_embed is not None and not _is_grid(state["pos_embed"].shape[1], grid):
+            positions = state["pos_embed"].float()
+            state["pos_embed"] = resample_abs_pos_embed(positions, list(grid), num_prefix_tokens=0)
+    except (RuntimeError, ValueError, KeyError, IndexError, AssertionError) as error:  # such as no square
         reason = " ".join(str(error).split())
         raise InputError(f"{where}: patches or positions cannot be resampled: {reason}") from None
-    state = {name: value for name, value in state.items() if not is_under(name, NOT_OURS)}
-    resized: dict[str, Shapes] = {
-        name: (tuple(weights[name].shape), tuple(state[name].shape))
-        for name in ("patch_embed.proj.weight", "pos_embed")
-        if name in state and weights[name].shape != state[name].shape
-    }
+    for name in ("patch_embed.proj.weight", "pos_embed"):
+        if name in state and weights[name].shape != state[name].shape:
+            resized[name] = tuple(weights[name].shape), tuple(state[name].shape)
     report = compare_weights(backbone.state_dict(), state)
-    return state, dataclasses.replace(report, resized=resized)
+    return state, replace(report, resized=resized, remedy=KNOWN)
+
+
+def _is_grid(positions: int, grid: tuple[int, int]) -> bool:
+    """Say whether so many positions are taken to be of a grid; those of a square number are of a square."""
+    side = math.isqrt(positions)
+    return grid == (side, side) if side * side == positions else grid[0] * grid[1] == positions

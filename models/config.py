@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from models.backbone import SIZES
+from models.backbone import SIZES, Trunk
 from shards.errors import InputError
 from shards.files import Location, from_json, read_json, to_json
 from shards.schema import NUM_CLASSES
@@ -30,17 +30,20 @@ class ModelConfig:
     """Sizes of an EoMT, and the weights it starts from, which tell what is left out here."""
 
     size: str = ""
-    """tiny (tests, demo), small, base, large or giant. Empty: as the weights; base without any."""
+    """Trunk by name: tiny (tests, demo), small, base, large or giant, as DINOv2 with registers; dinov3-tiny,
+    -small, -small-plus, -base, -large, -huge-plus or -7b. Empty: as the weights; base without any."""
+    trunk: Trunk = field(default_factory=Trunk)
+    """The trunk in numbers. Left out, `size` says them, or the weights do: any width, depth and registers."""
     image_size: tuple[int, int] = (0, 0)
     """Height and width in pixels that the model sees: the training crop and the evaluation window. 0 0: as
-    the weights; 1024 1024 without any. Another size than theirs resamples their position embedding."""
+    the weights; 1024 1024 without any. Another size than theirs resamples a learned position embedding."""
     patch_size: int = 0
     """Side of a patch in pixels; image_size must be a multiple. 0: as the weights; 16 without any."""
     num_queries: int = 0
     """Mask proposals per image. 0: as the weights; 100 without any."""
     num_blocks: int = 0
-    """Last blocks that carry queries. 0: as the weights; without any the size's own (2 tiny, 3 small and
-    base, 4 large, 5 giant)."""
+    """Last blocks that carry queries. 0: as the weights; without any, by the number of blocks: 2 below 12, 3
+    below 24, 4 below 32, 5 from there on, as published."""
     num_classes: int = 0
     """Classes without "no object". 0: as the weights; 19 without any."""
     class_head: Literal["", "linear", "isomax"] = ""
@@ -52,13 +55,22 @@ class ModelConfig:
     """trained: one more class, of outliers, for loss term uno. Empty: as the weights; none without any. With
     weights that have none, its row of a linear class head starts as zeros, its prototype anywhere."""
     weights: Location = ""
-    """The start: a run or checkpoint folder of this suite, a file of tue-mps/eomt, a Hugging Face
-    folder, or a DINOv2 backbone file (`jobs.doctor checkpoint` says what a file is). Empty: random
+    """The start: a run or checkpoint folder of this suite, a file of tue-mps/eomt, a Hugging Face folder, or
+    a backbone: DINOv2, DINOv3 or a plain ViT (`jobs.doctor checkpoint` says what a file is). Empty: random
     weights."""
+    base: Location = ""
+    """DINOv3's own file, where the weights are published as differences to it."""
+    origin: str = field(default="", compare=False)
+    """Name, hash and licence of the weights that trained first, which go along with all that comes of them.
+    Empty: as the weights say."""
 
     def __post_init__(self) -> None:
-        if self.size and self.size not in SIZES:
+        if self.size and self.size not in SIZES and not self.trunk.width:
             raise InputError(f"model.size: unknown size {self.size!r}; known sizes: {', '.join(SIZES)}")
+        if self.trunk.width and self.size not in ("", self.trunk.name):
+            raise InputError(f"model.size: {self.size}, but model.trunk is {self.trunk}; leave one out")
+        if not self.origin.isprintable():
+            raise InputError(f"model.origin: got {self.origin!r:.80}; one line of printable text is needed")
         if self.patch_size and self.patch_size < 4:
             raise InputError(f"model.patch_size must be at least 4, got {self.patch_size}")
         (height, width), patch = self.image_size, self.patch_size or DEFAULT_PATCH_SIZE
@@ -78,20 +90,23 @@ class ModelConfig:
 
     def completed(self, found: ModelConfig | None = None) -> ModelConfig:
         """Fill what is left out from `found`, the weights' own complete settings, or with the defaults."""
-        size = self.size or "base"
+        trunk = self.trunk if self.trunk.width else SIZES.get(self.size)
+        default = trunk or SIZES["base"]
         found = found or ModelConfig(
-            size=size,
+            size=default.name,
+            trunk=default,
             image_size=DEFAULT_IMAGE_SIZE,
             patch_size=DEFAULT_PATCH_SIZE,
             num_queries=DEFAULT_NUM_QUERIES,
-            num_blocks=SIZES[size].num_joint_blocks,
+            num_blocks=default.num_joint_blocks,
             num_classes=NUM_CLASSES,
             class_head="linear",
             entropic_scale=10.0,
             outlier_class="none",
         )
         given = {name: value for name, value in vars(self).items() if value and value != (0, 0)}
-        return dataclasses.replace(found, **{**given, "weights": self.weights})
+        given |= {"weights": self.weights, "base": self.base, "trunk": trunk or found.trunk}
+        return dataclasses.replace(found, **given | {"size": given["trunk"].name})
 
     @property
     def num_logits(self) -> int:

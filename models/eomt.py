@@ -13,19 +13,23 @@ T tokens (queries + class and register tokens + patches), L blocks that carry qu
 Source: Kerssies et al., "Your ViT is Secretly an Image Segmentation Model", CVPR 2025,
 https://github.com/tue-mps/eomt. We differ: attention of query rows (masked) and of all other rows (not
 masked) is computed apart, which gives the same result and leaves fused kernels to the large part; which
-queries ignore their mask is an input, so that a step is a function of its seed.
+queries ignore their mask is an input, so that a step is a function of its seed. Over DINOv3, queries carry no
+rotary position, like class and register tokens, as upstream; its random rescaling of positions in training
+(from half to double) is left out.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from timm.layers import LayerNorm2d
-from timm.models.vision_transformer import Attention, Block
+from timm.layers.pos_embed_sincos import apply_rot_embed_cat
+from timm.models.eva import EvaAttention
+from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -63,11 +67,15 @@ class EoMT(nn.Module):
         super().__init__()
         config = config.completed()
         self.config = config
-        self.backbone = build_backbone(config.size, config.image_size, config.patch_size)
+        self.backbone = build_backbone(config.trunk, config.image_size, config.patch_size)
         self.num_blocks = config.num_blocks
         if self.num_blocks > (depth := len(self.backbone.blocks)):
             allowed = f"must be in 1..{depth} for size {config.size}"
             raise InputError(f"model.num_blocks {allowed}, got {self.num_blocks}")
+        for block in self.backbone.blocks[depth - self.num_blocks :] if config.trunk.rotary else ():
+            cast(
+                Any, block
+            ).attn.num_prefix_tokens += config.num_queries  # the tokens in front that have no position
         width = self.backbone.embed_dim
         self.queries = nn.Embedding(config.num_queries, width)
         self.class_head = _build_class_head(config, width)
@@ -106,9 +114,9 @@ class EoMT(nn.Module):
                 although they may train at other steps. At most those before the joint ones.
         """
         first_joint = len(self.backbone.blocks) - self.num_blocks
-        x = self._run_trunk(image, num_frozen)
+        x, rope = self._run_trunk(image, num_frozen)
         for block in self.backbone.blocks[num_frozen:first_joint]:
-            x = self._run_block(block, x, None)
+            x = self._run_block(block, x, rope, None)
         queries = self.queries.weight.to(x.dtype).expand(x.shape[0], -1, -1)
         x = torch.cat((queries, x), dim=1)  # (B, T, D)
 
@@ -118,37 +126,42 @@ class EoMT(nn.Module):
             if unmasked is not None:
                 depths.append(self._predict(x))
                 may_look = self._may_look(depths[-1][0], unmasked[joint])
-            x = self._run_block(block, x, may_look)
+            x = self._run_block(block, x, rope, may_look)
         depths.append(self._predict(x))
         masks, classes, distances = zip(*depths, strict=True)
         return Prediction(masks, classes, None if distances[-1] is None else distances)
 
-    def _run_trunk(self, image: Tensor, num_frozen: int) -> Tensor:
+    def _run_trunk(self, image: Tensor, num_frozen: int) -> tuple[Tensor, Tensor | None]:
         """Embed the image and run the blocks that are frozen at this step."""
         if not num_frozen:
             return self._embed(image)
         with torch.no_grad():
-            x = self._embed(image)
+            x, rope = self._embed(image)
             for block in self.backbone.blocks[:num_frozen]:
-                x = block(x)
+                x = _apply_block(block, x, rope, None)
         # Gradients of exactly 0 instead of none: what data-parallel training waits for on every rank
-        frozen = [self.backbone.patch_embed, *self.backbone.blocks[:num_frozen]]
+        frozen = [self.backbone.patch_embed, self.backbone.norm_pre, *self.backbone.blocks[:num_frozen]]
         parameters = [p for module in frozen for p in module.parameters() if p.requires_grad]
         parameters = [p for p in parameters if not hasattr(p, "full_tensor")]  # cut over ranks: nobody waits
         tokens = [self.backbone.cls_token, self.backbone.reg_token, self.backbone.pos_embed]
         parameters += [p for p in tokens if p is not None and p.requires_grad]
-        return x + 0.0 * torch.stack([p.flatten()[0] for p in parameters]).sum() if parameters else x
+        if parameters:
+            x = x + 0.0 * torch.stack([p.flatten()[0] for p in parameters]).sum()
+        return x, rope
 
-    def _run_block(self, block: nn.Module, x: Tensor, may_look: Tensor | None) -> Tensor:
+    def _run_block(self, block: nn.Module, x: Tensor, rope: Tensor | None, may_look: Tensor | None) -> Tensor:
         trains = x.requires_grad or any(p.requires_grad for p in block.parameters())
         if self.recompute and trains and torch.is_grad_enabled():
             # dropout draws the same again: `checkpoint` keeps the random state, and the autocast state
-            return checkpoint(_apply_block, block, x, may_look, use_reentrant=False)
-        return _apply_block(block, x, may_look)
+            return checkpoint(_apply_block, block, x, rope, may_look, use_reentrant=False)
+        return _apply_block(block, x, rope, may_look)
 
-    def _embed(self, image: Tensor) -> Tensor:
-        x = (image.float() / 255 - self.pixel_mean) / self.pixel_std
-        return self.backbone.norm_pre(self.backbone._pos_embed(self.backbone.patch_embed(x)))
+    def _embed(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the tokens, and the rotary positions of the patches where the trunk has those."""
+        x = self.backbone.patch_embed((image.float() / 255 - self.pixel_mean) / self.pixel_std)
+        embedded = self.backbone._pos_embed(x)
+        x, rope = embedded if isinstance(embedded, tuple) else (embedded, None)
+        return self.backbone.norm_pre(x), rope
 
     def _predict(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Read masks, class logits and distances to prototypes, if there are any, off the tokens."""
@@ -215,23 +228,41 @@ def _double_by_product(conv: nn.ConvTranspose2d, x: Float[Tensor, "B D h w"]) ->
     return rows.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
-def _apply_block(block: nn.Module, x: Tensor, may_look: Tensor | None) -> Tensor:
+def _apply_block(block: Any, x: Tensor, rope: Tensor | None, may_look: Tensor | None) -> Tensor:
+    """Run timm's `Block` or `EvaBlock`, the queries' rows of attention masked where `may_look` says so."""
     if may_look is None:
-        return block(x)
-    assert isinstance(block, Block)
-    assert isinstance(block.attn, Attention)
-    x = x + block.drop_path1(block.ls1(_masked_attention(block.attn, block.norm1(x), may_look)))
-    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+        return block(x) if rope is None else block(x, rope=rope)
+    attended = _masked_attention(block.attn, block.norm1(x), rope, may_look)
+    if not isinstance(block.attn, EvaAttention):
+        x = x + block.drop_path1(block.ls1(attended))
+        return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+    x = x + block.drop_path1(attended if block.gamma_1 is None else block.gamma_1 * attended)
+    expanded = block.mlp(block.norm2(x))
+    return x + block.drop_path2(expanded if block.gamma_2 is None else block.gamma_2 * expanded)
 
 
-def _masked_attention(attention: Attention, x: Tensor, may_look: Tensor) -> Tensor:
+def _masked_attention(
+    attention: Attention | EvaAttention, x: Tensor, rope: Tensor | None, may_look: Tensor
+) -> Tensor:
     """Attend with a mask on the query rows and without one on all others."""
     num_queries = may_look.shape[2]
-    qkv = attention.qkv(x).unflatten(2, (3, attention.num_heads, attention.head_dim))
+    qkv = attention.qkv(x)
+    if isinstance(attention, EvaAttention):
+        biases = cast(tuple[Tensor, ...], (attention.q_bias, attention.k_bias, attention.v_bias))
+        qkv = qkv + torch.cat(biases).to(qkv.dtype)
+    qkv = qkv.unflatten(2, (3, attention.num_heads, attention.head_dim))
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, T, head_dim)
     q, k = attention.q_norm(q), attention.k_norm(k)
+    if rope is not None:
+        q, k = _rotate(q, rope), _rotate(k, rope)
     dropout = attention.attn_drop.p if attention.training else 0.0
     from_queries = F.scaled_dot_product_attention(q[:, :, :num_queries], k, v, may_look, dropout)
     from_others = F.scaled_dot_product_attention(q[:, :, num_queries:], k, v, None, dropout)
     out = torch.cat((from_queries, from_others), dim=2).transpose(1, 2).flatten(2)  # (B, T, D)
     return attention.proj_drop(attention.proj(out))
+
+
+def _rotate(x: Tensor, rope: Tensor) -> Tensor:
+    """Turn the patches, which stand last, by their positions."""
+    others, patches = x[:, :, : -len(rope)], x[:, :, -len(rope) :]
+    return torch.cat((others, apply_rot_embed_cat(patches, rope, half=True).type_as(x)), dim=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -32,6 +32,9 @@ class OptimConfig:
     lr * layer_decay ** (n - 1 - i), and the patch and position embeddings what block 0 gets."""
     layer_decay: float = 0.8
     """In (0, 1]; 1 gives every block the same rate."""
+    trunk_factor: float = 1.0
+    """In (0, 1]: factor on the rates of patch and position embeddings and the blocks before the joint ones.
+    With schedule.preset eomt-dinov3, lr, layer_decay and this are 2e-4, 1 and 0.1 where they are not set."""
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
     """Rule by which lr follows the global batch (data.batch_size * loop.grad_accum * processes): not at all,
     with its ratio to lr_batch, as for SGD, or with the ratio's square root, as for Adam."""
@@ -45,10 +48,24 @@ class OptimConfig:
             raise InputError(f"optim.lr must be above 0 and at most {LARGEST_RATE:g}, got {self.lr}")
         if not 0 < self.layer_decay <= 1:
             raise InputError(f"optim.layer_decay must be in (0, 1], got {self.layer_decay}")
+        if not 0 < self.trunk_factor <= 1:
+            raise InputError(f"optim.trunk_factor must be in (0, 1], got {self.trunk_factor}")
         if not 0 <= self.weight_decay <= LARGEST_RATE:
             raise InputError(f"optim.weight_decay must be in [0, {LARGEST_RATE:g}], got {self.weight_decay}")
         if self.lr_batch < 1:
             raise InputError(f"optim.lr_batch must be at least 1, got {self.lr_batch}")
+
+    def resolved(self, preset: str) -> OptimConfig:
+        """Return the settings with the numbers of a preset of the schedule where they have their defaults.
+
+        Source: configs/dinov3/ade20k of https://github.com/tue-mps/eomt: lr, llrd and lr_mult. Its code of
+        2026 never comes to lr_mult, so that the trunk gets the whole rate; we take what the setting says.
+        """
+        if preset != "eomt-dinov3":
+            return self
+        theirs: dict[str, Any] = {"lr": 2e-4, "layer_decay": 1.0, "trunk_factor": 0.1}
+        left = {n: v for n, v in theirs.items() if getattr(self, n) == self.__dataclass_fields__[n].default}
+        return replace(self, **left)
 
     def scaled(self, global_batch: int) -> OptimConfig:
         """Return the settings with the learning rate that holds for `global_batch` images per step.
@@ -71,7 +88,7 @@ def group_parameters(model: EoMT, config: OptimConfig) -> list[dict[str, object]
     groups: dict[str, tuple[float, list[nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            group, lr = _place(name, depth, config)
+            group, lr = _place(name, depth, model.num_blocks, config)
             groups.setdefault(group, (lr, []))[1].append(parameter)
     return [{"params": parameters, "lr": lr, "name": name} for name, (lr, parameters) in groups.items()]
 
@@ -98,7 +115,7 @@ def explain_rates(optimizer: torch.optim.Optimizer, config: OptimConfig, global_
     return f"peak learning rates: {listed}; global batch {global_batch}, scaling {rule}"
 
 
-def _place(name: str, depth: int, config: OptimConfig) -> tuple[str, float]:
+def _place(name: str, depth: int, num_joint: int, config: OptimConfig) -> tuple[str, float]:
     if ".lora_" in name:
         return "lora", config.lr
     if not name.startswith("backbone."):
@@ -108,4 +125,5 @@ def _place(name: str, depth: int, config: OptimConfig) -> tuple[str, float]:
     is_block = name.startswith("backbone.blocks.")
     block = int(name.split(".")[2]) if is_block else 0
     group = f"backbone.blocks.{block:02d}" if is_block else "backbone.embed"
-    return group, config.lr * config.layer_decay ** (depth - 1 - block)
+    factor = config.trunk_factor if block < depth - num_joint or not is_block else 1.0
+    return group, config.lr * factor * config.layer_decay ** (depth - 1 - block)

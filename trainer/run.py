@@ -102,7 +102,9 @@ def _build(
     batch, steps = global_batch(config, accelerator), config.loop.steps
     _shard_and_compile(config, model, accelerator)  # before the optimizer takes the parameters
     fused = accelerator.device.type == "cuda" and accelerator.scaler is None
-    optimizer = build_optimizer(model, config.optim.scaled(batch), fused=fused)
+    optimizer = build_optimizer(
+        model, config.optim.resolved(config.schedule.preset).scaled(batch), fused=fused
+    )
     unfreeze_steps = plan_unfreezing(config.adapt, model, steps)
     schedule = config.schedule.resolved(steps, batch)
     lr_schedule = build_lr_schedule(optimizer, schedule, steps, unfreeze_steps)

@@ -17,20 +17,22 @@ from torch.optim.lr_scheduler import LambdaLR
 from shards.errors import InputError
 
 EOMT_BATCH = 16
-EOMT_WARMUPS = (500, 1000)
-"""Steps of `EOMT_BATCH` images in which heads, and then the backbone, warm up; whatever the run's length.
+WARMUPS = {"eomt": (500, 1000), "eomt-dinov3": (2000, 3000)}
+"""Preset -> steps of `EOMT_BATCH` images in which heads, and then the backbone, warm up; whatever the run's
+length.
 
-Source: `warmup_steps` of https://github.com/tue-mps/eomt over DINOv2; over DINOv3 it has 2000 and 3000."""
+Source: `warmup_steps` of https://github.com/tue-mps/eomt, configs/dinov2 and configs/dinov3."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
     """Learning-rate and mask-annealing schedules, as fractions of the run."""
 
-    preset: Literal["", "eomt"] = ""
+    preset: Literal["", "eomt", "eomt-dinov3"] = ""
     """eomt: upstream's own numbers, whatever the run's length: heads warm up for 500 steps of 16 images, then
-    the backbone for 1000 (of another global batch, for as many images), power 0.9, annealing eomt. The
-    settings it stands for keep their defaults then."""
+    the backbone for 1000 (of another global batch, for as many images), power 0.9, annealing eomt; for
+    DINOv3, eomt-dinov3: 2000 and 3000 steps, annealing eomt-dinov3, and the optimiser's as upstream. The
+    settings of the schedule it stands for keep their defaults then."""
     head_warmup: float = 0.025
     """Share of the run in which queries and heads warm up linearly, while the backbone stands still."""
     backbone_warmup: float = 0.05
@@ -41,10 +43,11 @@ class ScheduleConfig:
     """annealed: each joint block's queries are masked at first and unmasked one phase after the other, and
     validation sees them as they are then; never: none is masked, and only the final prediction is
     supervised."""
-    annealing: Literal["equal", "eomt"] = "equal"
+    annealing: Literal["equal", "eomt", "eomt-dinov3"] = "equal"
     """For annealed, when the queries of the joint blocks are unmasked. equal: one block after the other, in
     phases of 1 / (blocks + 2) of the run; eomt: each takes a sixth of it, the first from 1/6 on, the last
-    from 4/6 on, the others evenly between, so that they overlap unless there are four (as upstream)."""
+    from 4/6 on, the others evenly between, so that they overlap unless there are four (as upstream);
+    eomt-dinov3: the same, but the first from the start on, for as long as backbone_warmup."""
 
     def __post_init__(self) -> None:
         for name in ("head_warmup", "backbone_warmup"):
@@ -66,13 +69,13 @@ class ScheduleConfig:
         """Turn a preset's numbers into fractions of a run, whose steps are `global_batch` images."""
         if not self.preset:
             return self
-        head, backbone = (steps * EOMT_BATCH / global_batch for steps in EOMT_WARMUPS)
+        head, backbone = (steps * EOMT_BATCH / global_batch for steps in WARMUPS[self.preset])
         if head + backbone > total_steps:
             takes = f"takes {head + backbone:g} steps of {global_batch} images to warm up"
             remedy = "without it, warm-ups are fractions of any run"
             raise InputError(f"schedule.preset: {self.preset} {takes}, loop.steps is {total_steps}; {remedy}")
         head, backbone = head / total_steps, backbone / total_steps
-        return replace(self, preset="", annealing="eomt", head_warmup=head, backbone_warmup=backbone)
+        return replace(self, preset="", annealing=self.preset, head_warmup=head, backbone_warmup=backbone)
 
 
 def lr_factor(step: int, total_steps: int, warmup_start: int, warmup_end: int, power: float) -> float:
@@ -123,19 +126,23 @@ def _unfreeze_step(group_name: str, unfreeze_steps: tuple[int, ...]) -> int:
 
 
 def unmasking_phase(
-    total_steps: int, block: int, num_blocks: int, rule: str = "equal"
+    total_steps: int, block: int, num_blocks: int, rule: str = "equal", first_release: float = 0.0
 ) -> tuple[float, float]:
     """Return the steps between which a joint block's queries are unmasked.
 
     Args:
         block: j in 0..num_blocks − 1, the first joint block first.
         rule: `equal` cuts the run into num_blocks + 2 phases, block j's being phase j + 1. `eomt` starts
-            block j at (1 + 3 j / (num_blocks − 1)) / 6 of the run and takes a sixth of it.
+            block j at (1 + 3 j / (num_blocks − 1)) / 6 of the run and takes a sixth of it; `eomt-dinov3` is
+            the same but for the first block, which is unmasked in the first steps.
+        first_release: how many those are.
 
-    Source: for `equal` LightlyTrain, https://github.com/lightly-ai/lightly-train. `eomt` is read off the step
-    numbers of all DINOv2 configurations of https://github.com/tue-mps/eomt, of 3, 4 and 5 blocks, whose runs
-    are 6 / 5 of the last number; for 4 blocks, as of EoMT-L, both rules are one.
+    Source: for `equal` LightlyTrain, https://github.com/lightly-ai/lightly-train. The others are read off the
+    step numbers of all configurations of https://github.com/tue-mps/eomt, of 3, 4 and 5 blocks, whose runs
+    are 6 / 5 of the last number; for 4 blocks, as of EoMT-L, `equal` and `eomt` are one.
     """
+    if rule == "eomt-dinov3" and block == 0:
+        return 0.0, first_release
     if rule == "equal":
         phase = total_steps / (num_blocks + 2)
         return (block + 1) * phase, (block + 2) * phase
@@ -144,7 +151,13 @@ def unmasking_phase(
 
 
 def mask_probability(
-    step: int, total_steps: int, block: int, num_blocks: int, power: float = 0.9, rule: str = "equal"
+    step: int,
+    total_steps: int,
+    block: int,
+    num_blocks: int,
+    power: float = 0.9,
+    rule: str = "equal",
+    first_release: float = 0.0,
 ) -> float:
     """Return the probability that a query of a joint block is still masked at `step`.
 
@@ -152,11 +165,13 @@ def mask_probability(
 
     Source: EoMT's mask annealing.
     """
-    start, end = unmasking_phase(total_steps, block, num_blocks, rule)
+    start, end = unmasking_phase(total_steps, block, num_blocks, rule, first_release)
+    if step >= end:
+        return 0.0
     progress = (step - start) / (end - start)
     if progress <= 0:
         return 1.0
-    return (1.0 - progress) ** power if progress < 1 else 0.0
+    return (1.0 - progress) ** power
 
 
 def draw_unmasked(
@@ -174,8 +189,8 @@ def draw_unmasked(
     if config.masked_attention == "never":
         return None
     device = generators[0].device
-    rule, blocks = config.annealing, range(num_blocks)
-    masked = [mask_probability(step, total_steps, j, num_blocks, rule=rule) for j in blocks]
+    rule = {"rule": config.annealing, "first_release": config.backbone_warmup * total_steps}
+    masked = [mask_probability(step, total_steps, j, num_blocks, **rule) for j in range(num_blocks)]  # type: ignore[arg-type]
     drawn = [torch.rand(num_blocks, num_queries, generator=g, device=device) for g in generators]
     return torch.stack(drawn, dim=1) >= torch.tensor(masked, device=device)[:, None, None]
 

@@ -13,8 +13,9 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from models.backbone import (
+    SIZES,
+    Trunk,
     build_backbone,
-    find_backbone_size,
     fit_backbone_weights,
     load_backbone_weights,
 )
@@ -83,15 +84,18 @@ def find_checkpoint(path: Path) -> Path:
     return path
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
-    """Read the weights of a run, of an adapter with its base, or of any other kind in `formats.py`."""
+def open_checkpoint(path: Path, base: str = "") -> Checkpoint:
+    """Read the weights of a run, of an adapter with its base, or of any other kind in `formats.py`.
+
+    `base`: see `read_checkpoint`.
+    """
     path = find_checkpoint(path)
-    return read_adapter(path) if is_adapter_folder(path) else read_checkpoint(path)
+    return read_adapter(path) if is_adapter_folder(path) and not base else read_checkpoint(path, base)
 
 
-def load_model(path: Path) -> EoMT:
+def load_model(path: Path, base: str = "") -> EoMT:
     """Rebuild an EoMT in evaluation mode from a run's newest checkpoint, or any other weights of one."""
-    return _build_eomt(open_checkpoint(path))
+    return _build_eomt(open_checkpoint(path, base))
 
 
 def load_segmenter(path: Path) -> EoMT | ERFNet:
@@ -109,7 +113,7 @@ def _build_eomt(checkpoint: Checkpoint) -> EoMT:
         raise InputError(f"{checkpoint.path}: {checkpoint.title}, no EoMT")
     weights, report = try_loading(checkpoint, str(checkpoint.path))
     report.require(weights, str(checkpoint.path))
-    model = EoMT(checkpoint.config)
+    model = EoMT(replace(checkpoint.config, origin=checkpoint.origin))
     load_strictly(model, checkpoint.weights, str(checkpoint.path))
     return model.eval()
 
@@ -128,9 +132,9 @@ def try_loading(
     with torch.device("meta"):  # names and shapes are all that is needed
         if checkpoint.config is not None:
             return weights, compare_weights(EoMT(checkpoint.config).state_dict(), weights, skip)
-        size = find_backbone_size(weights, where)
+        assert checkpoint.trunk is not None
         patch_size = weights["patch_embed.proj.weight"].shape[-1] or DEFAULT_PATCH_SIZE
-        backbone = build_backbone(size, (4 * patch_size, 4 * patch_size), patch_size)
+        backbone = build_backbone(checkpoint.trunk, (4 * patch_size, 4 * patch_size), patch_size)
     return fit_backbone_weights(backbone, weights, where)
 
 
@@ -146,10 +150,13 @@ def initialise_model(
     """
     skip = init.skip if init else ()
     if not config.weights:
+        if config.base:
+            raise InputError(f"model.base {config.base}: model.weights, which it is the base of, is empty")
         if skip:
             raise InputError("init.skip: model.weights is empty, there is nothing to skip")
         return EoMT(config if any(config.image_size) else replace(config, image_size=image_size))
-    checkpoint = open_checkpoint(Path(config.weights))
+    checkpoint = open_checkpoint(Path(config.weights), config.base)
+    config = replace(config, origin=config.origin or checkpoint.origin)
     if checkpoint.config is None and not any(config.image_size):
         config = replace(config, image_size=image_size)
     config = complete_config(config, checkpoint, skip)
@@ -171,13 +178,18 @@ def complete_config(config: ModelConfig, checkpoint: Checkpoint, skip: Sequence[
     where = f"model.weights {checkpoint.path}"
     if checkpoint.kind == "erfnet":
         raise InputError(f"{where}: ERFNet weights cannot start an EoMT")
+    trunk = checkpoint.config.trunk if checkpoint.config else checkpoint.trunk
+    assert trunk is not None
+    if _is_size_of(config, trunk):
+        config = replace(config, size="", trunk=trunk)
     if checkpoint.config is None:
-        size = find_backbone_size(checkpoint.weights, str(checkpoint.path))
-        if config.size not in ("", size):
-            raise InputError(f"{where}: a backbone of size {size}; model.size says {config.size}")
-        return replace(config, size=size).completed()
+        if (config.size or config.trunk.width) and config.completed().trunk != trunk:
+            wanted = config.completed().trunk
+            raise InputError(f"{where}: a backbone of size {trunk}; model.size says {wanted}")
+        return replace(config, size="", trunk=trunk).completed()
     completed, saved = config.completed(checkpoint.config), checkpoint.config
-    free = {"weights", "image_size", "num_blocks", "entropic_scale"}  # resampled, or in no weight
+    free = {"weights", "base", "origin", "image_size", "num_blocks", "entropic_scale"}  # or in no weight
+    free.add("trunk" if completed.size != saved.size else "size")  # which says it in a word, or nothing
     if (completed.class_head, saved.class_head) == ("isomax", "linear"):
         free.add("class_head")  # see `IsoMaxHead.start_from`
     if (completed.outlier_class, saved.outlier_class) == ("trained", "none"):
@@ -196,6 +208,14 @@ def complete_config(config: ModelConfig, checkpoint: Checkpoint, skip: Sequence[
     return completed
 
 
+def _is_size_of(config: ModelConfig, trunk: Trunk) -> bool:
+    """Say whether `model.size` names this trunk or, of a DINOv2, one of its width and depth."""
+    if config.trunk.width or config.size not in SIZES:
+        return False
+    named = SIZES[config.size]
+    return (named.width, named.depth) == (trunk.width, trunk.depth) and named.rotary <= trunk.rotary
+
+
 def fill_model(model: EoMT, checkpoint: Checkpoint, skip: Sequence[str] = ()) -> LoadReport:
     """Load a checkpoint into a model of completed configuration; on an InputError the model is unchanged.
 
@@ -207,7 +227,7 @@ def fill_model(model: EoMT, checkpoint: Checkpoint, skip: Sequence[str] = ()) ->
             known = f"its parts are {_parts_of(names)}"
             raise InputError(f"init.skip: the model has no weight {prefix!r}; {known}")
     where = f"model.weights {checkpoint.path}"
-    if checkpoint.kind == "backbone":
+    if checkpoint.trunk is not None:
         return _fill_backbone(model, checkpoint, skip, where)
     assert checkpoint.config is not None
     weights, resized = _fit_positions(checkpoint.weights, checkpoint.config, model.config)

@@ -33,6 +33,8 @@ class LoadReport:
     """Shapes of what was resampled to fit, by name."""
     skipped: tuple[str, ...] = ()
     """Model weights left as initialised because the user, or the kind of file, says so."""
+    remedy: str = ""
+    """What to take instead, where something does not fit."""
 
     @property
     def fits(self) -> bool:
@@ -47,7 +49,8 @@ class LoadReport:
         """Say in one line what does not fit."""
         shapes = [f"{n} {render_shape(a)}, model {render_shape(b)}" for n, (a, b) in self.misshapen.items()]
         groups = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": shapes}
-        return ", ".join(f"{len(names)} {kind} {some(names)}" for kind, names in groups.items() if names)
+        wrong = ", ".join(f"{len(names)} {kind} {some(names)}" for kind, names in groups.items() if names)
+        return f"{wrong}; {self.remedy}" if self.remedy else wrong
 
     def require(self, weights: Mapping[str, Tensor], where: str) -> None:
         """Check that all fits, and that what is loaded of `weights` is finite, or raise an InputError."""

@@ -1,20 +1,17 @@
-"""Kinds of weight files: how each is recognised by looking, and its names translated to ours.
-
-What stands before the names (`module.`, `model.`, Lightning's `network.`) is found by the names themselves.
-"""
+"""Checkpoints of any kind in `kinds.py`: weights in our names, and the model that they are of."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from torch import Tensor
 
-from models.backbone import SIZES, count_blocks, find_size
+from models.backbone import SIZES, Trunk, read_trunk, trunk_weights
 from models.config import (
     DESCRIPTION_NAME,
     METADATA_KEY,
@@ -27,60 +24,28 @@ from models.lora import merge_weights
 from models.weights.files import (
     INDEX_SUFFIX,
     WEIGHT_SUFFIXES,
+    hash_part,
+    list_parts,
     read_metadata,
     read_weight_file,
     render_shape,
     some,
 )
-from models.weights.huggingface import from_huggingface, read_huggingface_config, without_unit_scales
+from models.weights.huggingface import read_huggingface_config, without_unit_scales
+from models.weights.kinds import KINDS, recognise, without_infixes
+from models.weights.trunks import add_difference, holds_differences
 from shards.errors import InputError
-from shards.files import from_json
+from shards.files import from_json, read_json
 
 WEIGHTS_NAME = "model.safetensors"
 AVERAGE_NAME = "ema.safetensors"
 """In a checkpoint folder: averages of those weights that train, which stand for them."""
-INFIXES = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-"""What torch.compile, FSDP and activation checkpointing put before or into a name."""
 SHARD_PATTERN = re.compile(r"-\d{5}-of-\d{5}\.")
+DEFAULT_GRID = 64
+"""Rows and columns of patches that are taken where no weight says how many, as of 1024 x 1024 pixels."""
+DINOV3_LICENCE = "DINOv3 License, https://ai.meta.com/resources/models-and-libraries/dinov3-license/"
 NO_WEIGHTS = ("attn_mask_probs", "criterion.empty_weight", "encoder.pixel_mean", "encoder.pixel_std")
 """Buffers of the other implementations that are settings, not weights."""
-
-
-class Kind(NamedTuple):
-    """One kind of weights."""
-
-    title: str
-    marks: tuple[str, ...]
-    """Names that all occur in it; one with a dot at its end is the start of a name."""
-    is_eomt: bool = True
-    translate: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
-    """Gives the weights our names."""
-
-
-def from_upstream(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the weights of tue-mps/eomt to ours; names it does not know stay as they are."""
-    ours = {}
-    for name, value in weights.items():
-        bare = name.removeprefix("encoder.") if name.startswith("encoder.backbone.") else name
-        ours[f"queries.{bare.removeprefix('q.')}" if bare.startswith("q.") else bare] = value
-    return ours
-
-
-KINDS = {
-    "eomt-anomaly": Kind("EoMT of this suite", ("queries.weight", "backbone.")),
-    "upstream": Kind("EoMT of tue-mps/eomt", ("q.weight", "encoder.backbone."), translate=from_upstream),
-    "huggingface": Kind(
-        "EoMT of Hugging Face transformers",
-        ("query.weight", "layers.0.attention."),
-        translate=from_huggingface,
-    ),
-    "backbone": Kind(
-        "ViT backbone (DINOv2 or timm)",
-        ("blocks.0.attn.qkv.weight", "patch_embed.proj.weight"),
-        is_eomt=False,
-    ),
-    "erfnet": Kind("ERFNet", ("encoder.initial_block.conv.weight",), is_eomt=False),
-}
 
 
 @dataclass(frozen=True)
@@ -95,6 +60,8 @@ class Checkpoint:
     """Plain: adapters are merged."""
     config: ModelConfig | None
     """Complete, from the description or the shapes of the weights; None where the file holds no EoMT."""
+    trunk: Trunk | None = None
+    """Architecture of a backbone."""
     notes: tuple[str, ...] = ()
     """Assumptions and what was left aside, for the reader."""
 
@@ -103,39 +70,71 @@ class Checkpoint:
         """Name of the kind, for messages."""
         return KINDS[self.kind].title
 
+    @property
+    def origin(self) -> str:
+        """Name, hash and licence of the weights that trained first, as far as they are known."""
+        trunk = self.config.trunk if self.config else self.trunk
+        if trunk is None or self.kind == "eomt-anomaly" or (self.config and self.config.origin):
+            return self.config.origin if self.config else ""
+        is_named = not self.path.name.startswith(("model.", "pytorch_model."))
+        name = self.path.name if is_named else self.path.parent.name
+        name = name if name.isprintable() else repr(name)
+        digest = "+".join(hash_part(part) for part in list_parts(self.path))
+        return f"{name}, sha256 {digest}, licence: {_read_licence(self.path, trunk)}"
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a weight file of any kind in `KINDS`, or a folder that holds one (not a run folder)."""
+
+def read_checkpoint(path: Path, base: str = "") -> Checkpoint:
+    """Read a weight file of any kind in `KINDS`, or a folder that holds one (not a run folder).
+
+    `base` is the backbone that a file of tue-mps/eomt over DINOv3 holds differences to.
+    """
     file = find_weight_file(path)
-    found = _without_infixes(read_weight_file(file), file)
-    kind, prefix = _recognise(found, file)
+    found = without_infixes(read_weight_file(file), file)
+    kind, prefix = recognise(found, file)
     weights = {n.removeprefix(prefix): value for n, value in found.items() if n.startswith(prefix)}
     outside = [name for name in found if not name.startswith(prefix)]
     notes = [f"left aside, as it is not below {prefix}: {some(outside)}"] if outside else []
     if not KINDS[kind].is_eomt:
-        return Checkpoint(file, kind, weights, None, tuple(notes))
+        return _read_backbone(file, kind, weights, notes, base)
     if averages := _read_averages(path, weights):
         notes.append(f"weights averaged over training, from {AVERAGE_NAME}")
-    return _read_eomt(file, kind, weights | averages, notes)
+    return _read_eomt(file, kind, weights | averages, notes, base)
 
 
-def _read_eomt(file: Path, kind: str, weights: dict[str, Tensor], notes: list[str]) -> Checkpoint:
+def _read_backbone(
+    file: Path, kind: str, weights: dict[str, Tensor], notes: list[str], base: str
+) -> Checkpoint:
+    if base:
+        raise InputError(f"model.base {base}: {file} is a {KINDS[kind].title}; {BASE_RULE}")
+    if kind == "erfnet":
+        return Checkpoint(file, kind, weights, None, None, tuple(notes))
+    ours = KINDS[kind].translate(weights)
+    num_heads = _read_beside(file).get("num_attention_heads") if kind == "transformers" else 0
+    trunk = read_trunk(ours, str(file), num_heads if isinstance(num_heads, int) else 0)
+    return Checkpoint(file, kind, ours, None, trunk, tuple(notes))
+
+
+def _read_eomt(file: Path, kind: str, weights: dict[str, Tensor], notes: list[str], base: str) -> Checkpoint:
     settings = {name: value for name, value in weights.items() if name in NO_WEIGHTS}
     weights = KINDS[kind].translate({n: v for n, v in weights.items() if n not in settings})
+    weights = _add_base(file, kind, weights, base, notes)
     mask_probs = settings.get("attn_mask_probs")
     if mask_probs is not None and mask_probs.ndim != 1:
         raise InputError(f"{file}: attn_mask_probs has {mask_probs.ndim} dimensions; one is needed")
     num_blocks = 0 if mask_probs is None else len(mask_probs)
-    described, lora = _read_settings(file, kind)
+    if kind != "eomt-anomaly" and _is_tiny(weights):
+        weights = without_unit_scales(weights)
+    described, lora = _read_settings(file, kind, weights)
     if lora is not None:
         weights = merge_weights(weights, lora, str(file))
     elif any(".lora_" in name for name in weights):
         raise InputError(f"{file}: LoRA adapters without the {DESCRIPTION_NAME} that says their strength")
     config = described or _read_config_off(weights, file, num_blocks=num_blocks)
-    if config.num_blocks > (depth := SIZES[config.size].depth):
+    if config.num_blocks > (depth := config.trunk.depth):
         raise InputError(f"{file}: {config.num_blocks} joint blocks; size {config.size} has {depth} blocks")
-    if config.size == "tiny":
-        weights = without_unit_scales(weights)
+    if described is None and config.trunk.rotary:
+        height, width = config.image_size
+        notes.append(f"the image size is in no weight: {height}x{width}; any other is seen as it is")
     if lora is not None:
         notes.append(f"LoRA of rank {lora.rank}, alpha {lora.alpha:g}, merged")
     if described is None and not num_blocks:
@@ -144,7 +143,55 @@ def _read_eomt(file: Path, kind: str, weights: dict[str, Tensor], notes: list[st
         notes.append("its training was to keep masked attention; here inference never masks")
     if settings:
         notes.append(f"settings of the other implementation, no weights: {', '.join(sorted(settings))}")
-    return Checkpoint(file, kind, weights, config, tuple(notes))
+    return Checkpoint(file, kind, weights, config, None, tuple(notes))
+
+
+BASE_RULE = "only files of tue-mps/eomt over DINOv3 hold differences to a base; leave it out"
+
+
+def _add_base(
+    file: Path, kind: str, weights: dict[str, Tensor], base: str, notes: list[str]
+) -> dict[str, Tensor]:
+    """Add a file's differences to the backbone that they are from, if it holds differences."""
+    trunk = trunk_weights(weights)
+    is_difference = kind == "upstream" and holds_differences(trunk)
+    if is_difference and not base:
+        remedy = "name DINOv3's own file of that size with --model.base FILE (jobs.export: --base)"
+        raise InputError(f"{file}: holds differences to DINOv3's weights, no whole EoMT; {remedy}")
+    if not base:
+        return weights
+    if not is_difference:
+        raise InputError(f"model.base {base}: {file} holds whole weights, no differences; {BASE_RULE}")
+    start = read_checkpoint(Path(base))
+    if start.trunk is None:
+        raise InputError(f"model.base {base}: {start.title}; DINOv3's own file is needed")
+    notes.append(f"differences, added to {start.path}")
+    whole = add_difference(trunk, start.weights, str(file), base)
+    return weights | {f"backbone.{name}": value for name, value in whole.items()}
+
+
+def _is_tiny(weights: Mapping[str, Tensor]) -> bool:
+    """Say whether these are of a backbone of 1.3 M parameters, which has no LayerScale."""
+    final = weights.get("backbone.norm.weight")
+    return final is not None and tuple(final.shape) == (SIZES["tiny"].width,)
+
+
+def _read_beside(file: Path) -> dict[str, Any]:
+    """Return what stands in a `config.json` beside a weight file, as transformers and timm write it."""
+    try:
+        return read_json(dict[str, Any], file.parent / "config.json")
+    except InputError:  # none, or another program's
+        return {}
+
+
+def _read_licence(file: Path, trunk: Trunk | None) -> str:
+    """Return the licence that stands beside weights, or that of all files of their kind."""
+    settings = _read_beside(file)
+    pretrained = settings.get("pretrained_cfg")
+    for beside in (settings, pretrained if isinstance(pretrained, dict) else {}):
+        if isinstance(name := beside.get("license"), str) and name.isprintable():
+            return name
+    return DINOV3_LICENCE if trunk and trunk.rotary else "as its publisher says (DINOv2: Apache-2.0)"
 
 
 def find_weight_file(path: Path) -> Path:
@@ -181,24 +228,25 @@ def _read_config_off(weights: Mapping[str, Tensor], where: Path, *, num_blocks: 
     """
     isomax = "class_head.prototypes" in weights
     head = "class_head.prototypes" if isomax else "class_head.weight"
-    needed = {"queries.weight": 2, head: 2, "backbone.patch_embed.proj.weight": 4, "backbone.pos_embed": 3}
+    needed = {"queries.weight": 2, head: 2, "backbone.patch_embed.proj.weight": 4}
+    rotary = "backbone.blocks.0.attn.q_bias" in weights
+    needed |= {} if rotary else {"backbone.pos_embed": 3}
     if missing := [name for name in needed if name not in weights]:
         raise InputError(f"{where}: an EoMT without {', '.join(missing)}; its sizes cannot be read")
     for name, dimensions in needed.items():
         if weights[name].ndim != dimensions or not weights[name].numel():
             shape = render_shape(weights[name].shape)
             raise InputError(f"{where}: {name} is {shape}; {dimensions} dimensions are needed")
-    num_queries, width = weights["queries.weight"].shape
     patch_size = weights["backbone.patch_embed.proj.weight"].shape[-1]
-    positions = weights["backbone.pos_embed"].shape[1]
+    positions = DEFAULT_GRID**2 if rotary else weights["backbone.pos_embed"].shape[1]
     grid = math.isqrt(positions)
     if grid * grid != positions:
         raise InputError(f"{where}: {positions} positions are no square grid; the image size cannot be read")
     fields = {
-        "size": find_size(width, count_blocks(weights, "backbone.blocks"), str(where)),
+        "trunk": asdict(read_trunk(trunk_weights(weights), str(where))),
         "image_size": (grid * patch_size, grid * patch_size),
         "patch_size": patch_size,
-        "num_queries": num_queries,
+        "num_queries": weights["queries.weight"].shape[0],
         "num_blocks": num_blocks,
         "num_classes": weights[head].shape[0] - 1,
         "class_head": "isomax" if isomax else "linear",
@@ -218,51 +266,12 @@ def _read_averages(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Tenso
     return averages
 
 
-def _without_infixes(weights: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
-    plain: dict[str, Tensor] = {}
-    for name, value in weights.items():
-        bare = name
-        for infix in INFIXES:
-            bare = bare.replace(infix, "")
-        if bare in plain:
-            raise InputError(f"{where}: holds {bare} twice, with and without what a wrapper adds to names")
-        plain[bare] = value
-    return plain
-
-
-def _recognise(weights: Mapping[str, Tensor], where: Path) -> tuple[str, str]:
-    """Return the kind, and what stands before the names of all its weights."""
-    for kind, row in KINDS.items():
-        prefixes = sorted(set.intersection(*(_find_before(mark, weights) for mark in row.marks)))
-        if len(prefixes) > 1:
-            places = ", ".join(prefix or "no prefix" for prefix in prefixes)
-            raise InputError(
-                f"{where}: holds an {row.title} {len(prefixes)} times: {places}; keep one of them"
-            )
-        if prefixes:
-            if kind == "upstream" and not _find_before("encoder.backbone.blocks.0.attn.", weights):
-                other = "an EoMT over DINOv3, published as differences to DINOv3's weights"
-                raise InputError(f"{where}: {other}; only EoMT over DINOv2 is supported")
-            return kind, prefixes[0]
-    known = ", ".join(row.title for row in KINDS.values())
-    unknown = f"weights of no known kind, with names {some(list(weights))}; known kinds: {known}"
-    raise InputError(f"{where}: {unknown}; --model_file measures any other network (docs/own-models.md)")
-
-
-def _find_before(mark: str, names: Iterable[str]) -> set[str]:
-    """Return what stands before `mark` in names where it begins at a dot; see `Kind.marks`."""
-    dotted = [(f".{name}", f".{mark}") for name in names]
-    if mark.endswith("."):
-        found = {name.partition(m)[0] for name, m in dotted if m in name}
-    else:
-        found = {name.removesuffix(m) for name, m in dotted if name.endswith(m)}
-    return {f"{prefix}.".lstrip(".") for prefix in found}
-
-
-def _read_settings(file: Path, kind: str) -> tuple[ModelConfig | None, LoraSettings | None]:
+def _read_settings(
+    file: Path, kind: str, weights: Mapping[str, Tensor]
+) -> tuple[ModelConfig | None, LoraSettings | None]:
     """Read the settings of the model beside its weights, or in their header."""
     if kind == "huggingface" and (file.parent / "config.json").is_file():
-        return read_huggingface_config(file.parent / "config.json"), None
+        return read_huggingface_config(file.parent / "config.json", weights), None
     if kind == "eomt-anomaly":
         if file.name == WEIGHTS_NAME and (file.parent / DESCRIPTION_NAME).is_file():
             return read_description(file.parent)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from jobs.doctor import main
-from models.backbone import build_backbone
+from models.backbone import SIZES, build_backbone
 from shards.errors import InputError
 from tests.models.tiny import make_model, save
 
@@ -56,7 +56,7 @@ def test_problems_are_told_after_the_description(
 
 
 def test_a_backbone_file_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.save(build_backbone("tiny", (56, 56), 14).state_dict(), tmp_path / "vit.pth")
+    torch.save(build_backbone(SIZES["tiny"], (56, 56), 14).state_dict(), tmp_path / "vit.pth")
     main(["checkpoint", str(tmp_path / "vit.pth")])
     report = capsys.readouterr().out
     assert "ViT backbone (DINOv2 or timm)" in report

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from eval.predict.queries import pixel_class_scores
 from eval.predict.scores import SCORES
 from jobs.export import main
 from models.adapt import AdaptConfig, apply_adaptation
-from models.backbone import TINY
+from models.backbone import SIZES
 from models.config import LoraSettings, ModelConfig
 from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT
 from models.erfnet import ERFNet
@@ -153,7 +154,7 @@ def test_transformers_reads_the_folder_with_its_preprocessing_and_predicts_the_s
     )  # a frame twice as wide
 
 
-@pytest.mark.parametrize("settings", [{}, {"class_head": "isomax"}], ids=["linear", "isomax"])
+@pytest.mark.parametrize("settings", [{}, {"class_head": "isomax"}, {"size": "dinov3-tiny"}], ids=str)
 def test_onnxruntime_answers_as_torch_does(tmp_path: Path, settings: dict) -> None:
     model = make_model(**settings)
     out = export(save(model, tmp_path / "run"), "onnx", tmp_path / "out", "--score", "RbA")
@@ -170,7 +171,7 @@ def test_onnxruntime_answers_as_torch_does(tmp_path: Path, settings: dict) -> No
 def test_onnx_has_scores_that_read_queries_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: str
 ) -> None:
-    monkeypatch.setitem(TINY, "depth", 1)  # the score is what differs
+    monkeypatch.setitem(SIZES, "tiny", replace(SIZES["tiny"], depth=1))  # the score is what differs
     model = make_model(class_head="isomax", outlier_class="trained", num_blocks=1)
     out = export(save(model, tmp_path / "run"), "onnx", tmp_path / "out", "--score", score)
     class_scores, value = run_onnx(out, IMAGE)
@@ -218,7 +219,7 @@ def test_a_graph_says_what_its_user_has_to_know_and_the_export_one_line(
         ({"num_classes": 7}, "huggingface", "has 7 classes, whose names are unknown; the 19 of Cityscapes"),
         ({}, "onnx --score MinDistance", "--score: .*run has no class distances, which MinDistance"),
         ({}, "onnx --score msp", "--score: unknown score 'msp'; known scores: MSP"),
-        ({}, "onnx --base x", "--base: only --to adapter has a base; --to is onnx"),
+        ({}, "onnx --base x", "--base: only --to adapter, safetensors, huggingface has a base; --to is onnx"),
         ({}, "adapter", "--to adapter: .* did not start from weights; --base names its base"),
     ],
     ids=["head", "outlier class", "classes", "distances", "score", "base", "no base"],

@@ -15,14 +15,15 @@ from transformers import EomtConfig, EomtForUniversalSegmentation
 from jobs.doctor import main as doctor
 from jobs.export import main as export
 from models.adapt import AdaptConfig, apply_adaptation
-from models.backbone import build_backbone
+from models.backbone import SIZES, build_backbone
 from models.config import LoraSettings, ModelConfig
 from models.eomt import EoMT
 from models.erfnet import ERFNet
 from models.segmenter import make_predictor, open_predictor
 from models.weights.checkpoint import find_checkpoint, initialise_model, load_model
-from models.weights.formats import KINDS, read_checkpoint
+from models.weights.formats import read_checkpoint
 from models.weights.huggingface import to_huggingface
+from models.weights.kinds import KINDS
 from shards.errors import InputError
 from tests.models.tiny import IMAGE, make_model, save
 from tests.models.weights.test_formats import as_upstream
@@ -107,14 +108,14 @@ def prefixed(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def published_backbone() -> dict[str, Tensor]:
     """Name weights as DINOv2 does, mask token of zeros included, as it is published."""
-    state = build_backbone("tiny", (28, 28), 14).state_dict()
+    state = build_backbone(SIZES["tiny"], (28, 28), 14).state_dict()
     state["register_tokens"] = state.pop("reg_token")
     state["pos_embed"] = torch.cat((torch.zeros(1, 1, 128), state["pos_embed"]), dim=1)
     return state | {"mask_token": torch.zeros(1, 128)}
 
 
 def trained_backbone() -> object:
-    state = prefixed("backbone.", build_backbone("tiny", (28, 28), 14).state_dict())
+    state = prefixed("backbone.", build_backbone(SIZES["tiny"], (28, 28), 14).state_dict())
     return {"teacher": state | {"dino_head.last.weight": torch.ones(2)}, "student": state, "epoch": 3}
 
 
@@ -139,11 +140,11 @@ WHOLE = {
     ),
 }
 BACKBONES = {
-    "timm": saved(lambda: build_backbone("tiny", (28, 28), 14).state_dict(), "vit.pth"),
+    "timm": saved(lambda: build_backbone(SIZES["tiny"], (28, 28), 14).state_dict(), "vit.pth"),
     "DINOv2": saved(published_backbone, "dinov2.pth"),
     "training": saved(trained_backbone, "teacher.pth"),
     "in another network": saved(
-        lambda: prefixed("model.encoder.", build_backbone("tiny", (32, 32), 16).state_dict()), "w.ckpt"
+        lambda: prefixed("model.encoder.", build_backbone(SIZES["tiny"], (32, 32), 16).state_dict()), "w.ckpt"
     ),
 }
 

@@ -19,26 +19,29 @@ torch.manual_seed(0)
 image = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
 unmasked = torch.rand(2, 2, 7) > 0.5
 
-def make_model(class_head, adapted):
-    model = EoMT(ModelConfig(size="tiny", image_size=(32, 32), num_queries=7, class_head=class_head))
+def make_model(class_head, adapted, size="tiny"):
+    model = EoMT(ModelConfig(size=size, image_size=(32, 32), num_queries=7, class_head=class_head))
     if adapted:
         add_adapters(model, LoraSettings(dropout=0.1))
     return model
 """
 GRAPHS = """
-from models.backbone import TINY
+from dataclasses import replace
+from models.backbone import SIZES
 
-TINY["depth"] = 3  # one plain block and the two with queries: more of them make no other graph
-for class_head in ("linear", "isomax"):
+for name in ("tiny", "dinov3-tiny"):
+    SIZES[name] = replace(SIZES[name], depth=3)  # a plain block, two with queries: more make no other graph
+cases = (("tiny", "linear"), ("tiny", "isomax"), ("dinov3-tiny", "linear"))
+for size, class_head in cases:
     for adapted in (False, True):
-        model = make_model(class_head, adapted)
+        model = make_model(class_head, adapted, size)
         for arguments in ((image,), (image, unmasked), (image, unmasked, 2)):
             torch._dynamo.reset()
             found = torch._dynamo.explain(model)(*arguments)
             print(found.graph_count, len(found.break_reasons))
 """
 STEP = """
-model = make_model("linear", False)
+model = make_model("linear", False, "SIZE")
 names, results = list(model.state_dict()), []
 for _ in range(2):
     prediction = model(image, unmasked)
@@ -62,10 +65,11 @@ def run(script: str) -> list[str]:
 
 @pytest.mark.slow
 def test_the_compiler_finds_one_graph_without_breaks() -> None:
-    assert run(GRAPHS) == ["1 0"] * 12
+    assert run(GRAPHS) == ["1 0"] * 18
 
 
 @pytest.mark.slow
-def test_a_compiled_model_answers_and_learns_the_same() -> None:
+@pytest.mark.parametrize("size", ["tiny", "dinov3-tiny"])
+def test_a_compiled_model_answers_and_learns_the_same(size: str) -> None:
     """Forward and backward as traced; what the default backend makes of the graph is not our code."""
-    assert int(run(STEP)[0]) > 90
+    assert int(run(STEP.replace("SIZE", size))[0]) > 90

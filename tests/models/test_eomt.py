@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
-from transformers import EomtConfig, EomtForUniversalSegmentation
+from torch import nn
+from transformers import (
+    EomtConfig,
+    EomtDinov3Config,
+    EomtDinov3ForUniversalSegmentation,
+    EomtForUniversalSegmentation,
+)
 
 from models.config import ModelConfig
 from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT, UpscaleBlock, _apply_block, _double_by_product
@@ -21,22 +28,30 @@ NOWHERE = torch.zeros(2, 2, 7, dtype=torch.bool)
 """No query is unmasked."""
 
 
-def make_confident_model() -> EoMT:
+def make_confident_model(config: ModelConfig = CONFIG) -> EoMT:
     """Build a model whose masks cover about half of the image; otherwise masked attention masks nothing."""
     torch.manual_seed(0)
-    model = EoMT(CONFIG)
+    model = EoMT(config)
     with torch.no_grad():
         model.mask_head[4].weight.mul_(20)
+        for name, parameter in model.backbone.named_parameters():  # off 0, where biases would not show
+            if name.endswith("bias"):
+                parameter.normal_(std=0.1)
     return model
 
 
-def make_reference(model: EoMT) -> EomtForUniversalSegmentation:
+def make_reference(model: EoMT) -> nn.Module:
     """Build transformers' EoMT with the weights of ours."""
-    config = EomtConfig(
-        hidden_size=128, num_hidden_layers=6, num_attention_heads=4, image_size=64, patch_size=16,
-        num_blocks=2, num_queries=7, num_upscale_blocks=2, num_register_tokens=4, num_labels=19,
+    network, config_type, config_class = EomtForUniversalSegmentation, EomtConfig, {"image_size": 64}
+    if model.config.trunk.rotary:
+        network, config_type = EomtDinov3ForUniversalSegmentation, EomtDinov3Config
+        config_class = {"intermediate_size": 512, "layer_norm_eps": 1e-5, "pos_embed_rescale": None}
+        config_class |= {"image_size": 64}
+    config = config_type(
+        hidden_size=128, num_hidden_layers=6, num_attention_heads=4, patch_size=16, num_blocks=2,
+        num_queries=7, num_upscale_blocks=2, num_register_tokens=4, num_labels=19, **config_class,
     )  # fmt: skip
-    reference = EomtForUniversalSegmentation(config)
+    reference = network(config)
     missing, unexpected = reference.load_state_dict(to_huggingface(model.state_dict()), strict=False)
     assert not unexpected
     assert set(missing) == {"attn_mask_probs", "criterion.empty_weight"}
@@ -44,16 +59,35 @@ def make_reference(model: EoMT) -> EomtForUniversalSegmentation:
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["inference", "masked attention"])
-def test_prediction_equals_transformers(masked: bool) -> None:
-    model = make_confident_model()
+@pytest.mark.parametrize("size", ["tiny", "dinov3-tiny"])
+def test_prediction_equals_transformers(size: str, masked: bool) -> None:
+    model = make_confident_model(ModelConfig(size=size, image_size=(64, 64), num_queries=7))
     reference = make_reference(model).train(masked)
     reference.attn_mask_probs.fill_(float(masked))
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    depths = {"mask": [], "class": []}
+    reference.predict = record_depths(reference.predict, depths)
     with torch.no_grad():
         expected = reference((IMAGE / 255 - mean) / std)
         ours = model(IMAGE, NOWHERE if masked else None)
-    torch.testing.assert_close(ours.mask_logits[-1], expected.masks_queries_logits, atol=1e-4, rtol=0)
-    torch.testing.assert_close(ours.class_logits[-1], expected.class_queries_logits, atol=1e-4, rtol=0)
+    assert torch.equal(depths["mask"][-1], expected.masks_queries_logits)
+    assert len(ours.mask_logits) == len(depths["mask"]) == (3 if masked else 1)
+    for mine, theirs in zip(
+        (*ours.mask_logits, *ours.class_logits), (*depths["mask"], *depths["class"]), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=0)
+
+
+def record_depths(predict: Callable, depths: dict[str, list[torch.Tensor]]) -> Callable:
+    """Keep what transformers' EoMT predicts at each depth."""
+
+    def recorded(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        answers = predict(tokens)
+        for found, answer in zip(depths.values(), answers, strict=True):
+            found.append(answer)
+        return answers
+
+    return recorded
 
 
 def test_masked_attention_changes_the_prediction_and_unmasking_undoes_it() -> None:
@@ -64,22 +98,25 @@ def test_masked_attention_changes_the_prediction_and_unmasking_undoes_it() -> No
     torch.testing.assert_close(free, unmasked, atol=1e-5, rtol=1e-5)
 
 
-def test_split_attention_equals_a_dense_mask() -> None:
+@pytest.mark.parametrize("size", ["tiny", "dinov3-tiny"])
+def test_split_attention_equals_a_dense_mask(size: str) -> None:
     """Queries with a mask and all others without, against one call whose mask has a row for every token."""
-    torch.manual_seed(0)
-    block = EoMT(CONFIG).backbone.blocks[-1]
+    model = make_confident_model(ModelConfig(size=size, image_size=(64, 64), num_queries=7)).double()
+    block, rope = model.backbone.blocks[-1], model._embed(IMAGE)[1]
     tokens = torch.randn(2, 28, 128, dtype=torch.float64)  # 7 queries, 5 prefix tokens, 16 patches
-    block.double()
     may_look = torch.rand(2, 1, 7, 28) > 0.5
     may_look[..., :12] = True
     dense = torch.cat((may_look, may_look.new_ones(2, 1, 21, 28)), dim=2)
-    expected = tokens + block.ls1(block.attn(block.norm1(tokens), attn_mask=dense))
-    expected = expected + block.ls2(block.mlp(block.norm2(expected)))
-    torch.testing.assert_close(_apply_block(block, tokens, may_look), expected, atol=1e-12, rtol=0)
+    known = {} if rope is None else {"rope": rope}
+    expected = block(tokens, attn_mask=dense, **known)
+    torch.testing.assert_close(_apply_block(block, tokens, rope, may_look), expected, atol=1e-12, rtol=0)
 
 
-def test_one_prediction_per_joint_block_and_a_final_one_and_every_parameter_gets_a_gradient() -> None:
-    model = EoMT(CONFIG)
+@pytest.mark.parametrize("size", ["tiny", "dinov3-tiny"])
+def test_one_prediction_per_joint_block_and_a_final_one_and_every_parameter_gets_a_gradient(
+    size: str,
+) -> None:
+    model = EoMT(ModelConfig(size=size, image_size=(64, 64), num_queries=7))
     supervised = model(IMAGE, NOWHERE)
     assert [tuple(m.shape) for m in supervised.mask_logits] == [(2, 7, 16, 16)] * 3
     assert [tuple(c.shape) for c in supervised.class_logits] == [(2, 7, 20)] * 3
@@ -100,7 +137,7 @@ def test_mask_logits_have_a_quarter_of_the_resolution_for_every_patch_size() -> 
     [
         ({"size": "huge"}, "model.size: unknown size 'huge'; known sizes: tiny, small, base, large"),
         ({"image_size": (60, 64)}, "model.image_size: 60x64 is not divisible by model.patch_size 16"),
-        ({"num_queries": -1}, "model.num_queries must be at least 1, or 0 to follow the weights, got -1"),
+        ({"num_queries": -1}, "model.num_queries must be 1 to 10000, or 0 to follow the weights, got -1"),
         ({"patch_size": 2}, "model.patch_size must be at least 4, got 2"),
         ({"entropic_scale": -1.0}, "model.entropic_scale must be above 0, or 0 to follow the weights"),
         ({"num_blocks": 7}, "model.num_blocks must be in 1..6 for size tiny, got 7"),

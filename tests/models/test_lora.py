@@ -19,9 +19,9 @@ QKV = LoraSettings(targets=("attn.qkv",))
 EVERYTHING = LoraSettings(targets=("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"), rank=4, alpha=6.0)
 
 
-def adapted(settings: LoraSettings = EVERYTHING) -> EoMT:
+def adapted(settings: LoraSettings = EVERYTHING, size: str = "tiny") -> EoMT:
     """A model whose adapters change something."""
-    model = make_model()
+    model = make_model(size=size)
     add_adapters(model, settings)
     for half in halves_b(model):
         torch.nn.init.normal_(half, std=0.1)
@@ -55,14 +55,23 @@ def test_an_adapted_layer_is_the_published_formula() -> None:
     torch.testing.assert_close(layer(x.float()).double(), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_merged_weights_predict_the_same_and_leave_no_trace_even_of_a_failure() -> None:
-    model = adapted()
+@pytest.mark.parametrize("targets", ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"])
+def test_every_adapter_counts_over_rotary_positions(targets: str) -> None:
+    model = adapted(LoraSettings(targets=(targets,)), "dinov3-tiny")
+    for unmasked in (None, torch.zeros(2, 2, 3, dtype=torch.bool)):
+        plain, changed = (m(IMAGE, unmasked).mask_logits[-1] for m in (make_model(size="dinov3-tiny"), model))
+        assert (plain - changed).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("size", ["tiny", "dinov3-tiny"])
+def test_merged_weights_predict_the_same_and_leave_no_trace_even_of_a_failure(size: str) -> None:
+    model = adapted(size=size)
     state = {name: value.clone() for name, value in model.state_dict().items()}
     apart = predict(model)
     with contextlib.suppress(RuntimeError), merged(model):
         together = predict(model)
         raise RuntimeError
-    assert (apart - predict(make_model())).abs().max() > 1e-3
+    assert (apart - predict(make_model(size=size))).abs().max() > 1e-3
     torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-5)  # sums in another order
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert torch.equal(predict(model), apart)

@@ -75,10 +75,10 @@ def at_step(step: int, action: Callable[[], object]) -> Iterator[None]:
         logger.removeFilter(act)
 
 
-def make_model(mode: str = "full", **lora: float) -> EoMT:
+def make_model(mode: str = "full", size: str = "tiny", **lora: float) -> EoMT:
     """Make the model of these runs, with parts frozen or adapters added as `adapt.mode` says."""
     torch.manual_seed(0)
-    model = EoMT(ModelConfig(size="tiny", image_size=(32, 32), num_queries=5))
+    model = EoMT(ModelConfig(size=size, image_size=(32, 32), num_queries=5))
     apply_adaptation(model, AdaptConfig(mode=mode, lora=LoraSettings(**lora)))
     return model
 

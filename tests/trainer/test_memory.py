@@ -45,9 +45,10 @@ def backward(model: EoMT, *, recompute: bool, masked: bool) -> tuple[dict[str, t
 
 @pytest.mark.parametrize("mode", ["full", "lora", "last-2"])
 @pytest.mark.parametrize("masked", [True, False], ids=["masked", "unmasked"])
-def test_recomputed_activations_give_the_same_gradients(mode: str, masked: bool) -> None:
+@pytest.mark.parametrize("size", ["tiny", "dinov3-tiny"])
+def test_recomputed_activations_give_the_same_gradients(size: str, mode: str, masked: bool) -> None:
     """To the bit, with stochastic depth and dropout of the adapters, which have to draw the same again."""
-    model = make_model(mode, dropout=0.3).train()
+    model = make_model(mode, size, dropout=0.3).train()
     for block in model.backbone.blocks:
         block.drop_path1 = DropPath(0.5)
     expected, kept = backward(model, recompute=False, masked=masked)

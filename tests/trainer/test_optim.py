@@ -21,6 +21,18 @@ def test_rates_decay_from_the_last_block_to_the_first() -> None:
     }
 
 
+def test_over_dinov3_the_blocks_before_the_joint_ones_get_a_tenth_of_the_rate() -> None:
+    config = OptimConfig().resolved("eomt-dinov3")
+    rates = {g["name"]: g["lr"] for g in group_parameters(make_model(), config)}
+    trunk = {"backbone.embed", *(f"backbone.blocks.{i:02d}" for i in range(4))}
+    assert rates == {name: pytest.approx(2e-5 if name in trunk else 2e-4) for name in rates}
+    assert len(rates) == 9
+    assert OptimConfig(lr=1e-3).resolved("eomt-dinov3") == OptimConfig(
+        lr=1e-3, layer_decay=1.0, trunk_factor=0.1
+    )
+    assert OptimConfig().resolved("eomt") == OptimConfig()
+
+
 def test_every_trainable_parameter_is_in_one_group() -> None:
     model = make_model("last-1")
     optimizer = build_optimizer(model, OptimConfig())

@@ -29,11 +29,21 @@ from trainer.checkpoint import _remove
 TWO = ("--loop.steps", "2")
 
 
-@pytest.mark.parametrize("mode", ["full", "lora", "gradual"])
+@pytest.mark.parametrize(
+    ("mode", "size"),
+    [
+        ("full", "tiny"),
+        ("lora", "tiny"),
+        ("gradual", "tiny"),
+        ("lora", "dinov3-tiny"),
+        ("gradual", "dinov3-tiny"),
+    ],
+)
 def test_a_resumed_run_has_the_weights_of_one_never_stopped(
-    tmp_path: Path, scene_shards: str, cutout_shard: str, mode: str
+    tmp_path: Path, scene_shards: str, cutout_shard: str, mode: str, size: str
 ) -> None:
     options = [*with_paste(cutout_shard), "--adapt.mode", mode, "--adapt.lora.dropout", "0.2"]
+    options += ["--model.size", size]
     train(tmp_path / "a", scene_shards, *options)
     copy_killed(tmp_path / "a", tmp_path / "b", 2)
     torch.manual_seed(99)  # nothing may depend on what was drawn before

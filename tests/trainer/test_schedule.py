@@ -120,6 +120,30 @@ def test_the_rule_of_eomt_gives_the_published_steps(name: str) -> None:
             assert middle == pytest.approx(0.5**0.9, abs=1e-3)
 
 
+UPSTREAM_DINOV3 = {
+    "ADE20K, EoMT-L": (19560, [0, 6520, 9780, 13040], [3000, 9780, 13040, 16300]),
+    "COCO, EoMT-S and B": (177384, [0, 73910, 118256], [3000, 103474, 147820]),
+    "COCO, EoMT-L": (88692, [0, 29564, 44346, 59128], [3000, 44346, 59128, 73910]),
+}
+"""Over DINOv3."""
+
+
+@pytest.mark.parametrize("name", UPSTREAM_DINOV3)
+def test_the_preset_over_dinov3_gives_the_published_steps_and_rates(name: str) -> None:
+    total, starts, ends = UPSTREAM_DINOV3[name]
+    config = ScheduleConfig(preset="eomt-dinov3").resolved(total, 16)
+    assert (config.head_warmup * total, config.backbone_warmup * total) == pytest.approx((2000, 3000))
+    for block, edges in enumerate(zip(starts, ends, strict=True)):
+        release = config.backbone_warmup * total
+        phase = unmasking_phase(total, block, len(starts), config.annealing, release)
+        assert phase == pytest.approx(edges, abs=0.51)
+    generators = sample_generators(0, 0, ["a"], "cpu")
+    drawn = draw_unmasked(config, 1500, total, len(starts), 2000, generators)
+    assert drawn is not None
+    assert float(drawn[0].float().mean()) == pytest.approx(1 - 0.5**0.9, abs=0.04)
+    assert not drawn[1].any()
+
+
 @pytest.mark.parametrize(("batch", "head_end", "end"), [(16, 500, 1500), (8, 1000, 3000), (64, 125, 375)])
 def test_the_preset_has_upstreams_warm_ups_whatever_the_length(batch: int, head_end: int, end: int) -> None:
     """As upstream's TwoStageWarmupPolySchedule, (1 - (step - end) / (total - end)) ** 0.9 after a warm-up."""

@@ -11,11 +11,12 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from models.backbone import build_backbone, load_backbone_weights
+from models.backbone import SIZES, build_backbone, load_backbone_weights
 from models.config import ModelConfig
 from models.eomt import EoMT
 from models.weights.checkpoint import InitConfig, find_checkpoint, initialise_model, load_model, run_of
 from models.weights.files import read_weight_file
+from models.weights.formats import read_checkpoint
 from shards.errors import InputError
 from tests.models.tiny import IMAGE, make_model, save
 
@@ -48,7 +49,7 @@ def test_weights_that_do_not_fit_are_counted(tmp_path: Path) -> None:
     [
         ("{", "is no valid JSON"),
         ('{"size": "tiny"}', "has no field 'image_size'"),
-        ({"sise": 1}, "sise: unknown field; perhaps you meant size; known here: size, image_size, "),
+        ({"sise": 1}, "sise: unknown field; perhaps you meant size; known here: size, trunk, image_size, "),
         ({"image_size": [64]}, r"image_size is \[64\]; tuple\[int, int\] is needed"),
         ({"image_size": [1, 1]}, "model.image_size: 1x1 is not divisible by model.patch_size 16"),
         ({"num_blocks": 2.5}, "num_blocks is 2.5; int is needed"),
@@ -139,9 +140,9 @@ def test_another_image_size_resamples_the_positions_and_says_so(
 
 
 def test_a_backbone_file_fills_the_backbone_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    source = build_backbone("tiny", (28, 28), 14)
+    source = build_backbone(SIZES["tiny"], (28, 28), 14)
     torch.save(source.state_dict(), tmp_path / "vit.pth")
-    with pytest.raises(InputError, match=r"vit.pth: ViT backbone \(DINOv2 or timm\), no EoMT"):
+    with pytest.raises(InputError, match=r"vit.pth: ViT backbone \(DINOv2, DINOv3 or timm\), no EoMT"):
         load_model(tmp_path / "vit.pth")
     config = ModelConfig(num_queries=3, weights=str(tmp_path / "vit.pth"))
     with caplog.at_level(logging.INFO):
@@ -156,7 +157,7 @@ def test_dinov2_weights_of_patch_14_fit_a_backbone_of_patch_16(tmp_path: Path) -
     source = timm.create_model("vit_small_patch14_reg4_dinov2", num_classes=0, img_size=28)
     path = tmp_path / "dinov2.pth"
     torch.save(source.state_dict(), path)
-    backbone = build_backbone("small", (64, 32), 16)
+    backbone = build_backbone(SIZES["small"], (64, 32), 16)
     load_backbone_weights(backbone, read_weight_file(path), str(path))
     assert torch.equal(backbone.blocks[3].mlp.fc1.weight, source.blocks[3].mlp.fc1.weight)
     expected = timm.layers.resample_patch_embed(source.patch_embed.proj.weight.data, [16, 16])
@@ -174,15 +175,17 @@ def test_dinov2_weights_of_patch_14_fit_a_backbone_of_patch_16(tmp_path: Path) -
             {"norm.weight": torch.full((128,), torch.nan)},
             r"NaN or infinite values in 1 weights \[norm.weight\]",
         ),
-        ({"blocks.6.norm1.weight": torch.ones(128)}, "a backbone of width 128 and 7 blocks; known "),
-        ({"patch_embed.proj.weight": torch.tensor(1.0)}, "a backbone of width 0 and 6 blocks; known "),
-        ({"reg_token": None}, "a ViT without register tokens; .* four, such as .*_vits14_reg4_pretrain.pth"),
+        (
+            {"blocks.6.norm1.weight": torch.ones(128)},
+            r"11 missing \[blocks.6.norm1.bias, .*such as DINOv3",
+        ),
+        ({"patch_embed.proj.weight": torch.tensor(1.0)}, r"proj.weight is of shape \(\); 4 dimensions are "),
         ({"norm.weight": None}, r"1 missing \[norm.weight\]"),
     ],
-    ids=["grid", "flat", "shape", "NaN", "blocks", "scalar", "registers", "missing"],
+    ids=["grid", "flat", "shape", "NaN", "blocks", "scalar", "missing"],
 )
 def test_weights_of_another_backbone_are_refused(tmp_path: Path, changes: dict, message: str) -> None:
-    state = build_backbone("tiny", (32, 32), 16).state_dict() | changes
+    state = build_backbone(SIZES["tiny"], (32, 32), 16).state_dict() | changes
     torch.save({name: v for name, v in state.items() if v is not None}, tmp_path / "vit.pth")
     with pytest.raises(InputError, match=f"vit.pth: .*{message}"):
         initialise_model(ModelConfig(weights=str(tmp_path / "vit.pth"), image_size=(32, 32)))
@@ -200,8 +203,8 @@ def test_the_file_that_dinov2_publishes_is_read(tmp_path: Path) -> None:
     published["mask_token"] = torch.zeros(1, 384)
     path = tmp_path / "dinov2_vits14_reg4_pretrain.pth"
     torch.save(published, path)
-    backbone = build_backbone("small", (28, 28), 14).eval()
-    load_backbone_weights(backbone, read_weight_file(path), str(path))
+    backbone = build_backbone(SIZES["small"], (28, 28), 14).eval()
+    load_backbone_weights(backbone, read_checkpoint(path).weights, str(path))
     image = torch.randn(1, 3, 28, 28)
     with torch.no_grad():
         features, expected = backbone.forward_features(image), source.forward_features(image)
@@ -211,15 +214,15 @@ def test_the_file_that_dinov2_publishes_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("size", "changes", "message"),
     [
-        ("small", {}, r"vit.pth: a backbone of size tiny; model.size says small"),
-        ("", {"patch_embed.proj.weight": torch.ones(128)}, r"proj.weight has 1 dimensions; 4 are needed"),
+        ("small", {}, r"vit.pth: a backbone of size tiny .*; model.size says small"),
+        ("", {"patch_embed.proj.weight": torch.ones(128)}, r"proj.weight is of shape \(128,\); 4 dimensions"),
     ],
     ids=["size", "flat"],
 )
 def test_a_backbone_that_does_not_fit_is_refused(
     tmp_path: Path, size: str, changes: dict, message: str
 ) -> None:
-    torch.save(build_backbone("tiny", (32, 32), 16).state_dict() | changes, tmp_path / "vit.pth")
+    torch.save(build_backbone(SIZES["tiny"], (32, 32), 16).state_dict() | changes, tmp_path / "vit.pth")
     with pytest.raises(InputError, match=message):
         initialise_model(ModelConfig(weights=str(tmp_path / "vit.pth"), image_size=(32, 32), size=size))
 
@@ -234,12 +237,13 @@ def test_a_size_that_a_file_only_claims_takes_no_memory(tmp_path: Path) -> None:
     """A giant EoMT takes 4.6 GB; its description takes none."""
     folder = save(make_model(), tmp_path)
     path = folder / "model.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"size": "giant", "num_queries": 10_000}))
+    described = json.loads(path.read_text()) | {"size": "giant", "num_queries": 10_000}
+    path.write_text(json.dumps({name: value for name, value in described.items() if name != "trunk"}))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for start in (load_model, lambda path: initialise_model(ModelConfig(weights=str(path)))):
         with pytest.raises(InputError, match="the weights do not fit the model: .* missing"):
             start(folder)
-    names = build_backbone("tiny", (32, 32), 16).state_dict()
+    names = build_backbone(SIZES["tiny"], (32, 32), 16).state_dict()
     names |= {"patch_embed.proj.weight": torch.ones(1536, 3, 14, 14)}
     names |= {f"blocks.{i}.norm1.weight": torch.ones(1) for i in range(40)}
     torch.save(names, tmp_path / "vit.pth")

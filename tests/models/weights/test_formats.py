@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import EomtConfig, EomtForUniversalSegmentation
+from transformers import (
+    EomtConfig,
+    EomtDinov3Config,
+    EomtDinov3ForUniversalSegmentation,
+    EomtForUniversalSegmentation,
+)
 
-from models.backbone import build_backbone
+from jobs.export import main
+from models.backbone import SIZES, build_backbone
 from models.config import METADATA_KEY, ModelConfig, describe
 from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT
 from models.weights.checkpoint import initialise_model, load_model
@@ -119,7 +127,14 @@ def test_a_hugging_face_folder_gives_the_same_prediction(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "eomt_dinov3"}, "model_type 'eomt_dinov3' is not supported; eomt is"),
+        (
+            {"model_type": "mask2former"},
+            "model_type 'mask2former' is not supported; eomt and eomt_dinov3 are",
+        ),
+        (
+            {"hidden_size": 768},
+            "says a width of 768 and 12 blocks; the weights beside it have a width of 384",
+        ),
         ({"patch_size": 0}, "patch_size is 0; at least 1 is needed"),
         ({"num_blocks": "x"}, "num_blocks is 'x'; int is needed"),
         ({"image_size": [64]}, "image_size: "),
@@ -178,7 +193,7 @@ def test_an_exported_file_says_what_it_is(tmp_path: Path, model: EoMT) -> None:
     ("image_size", "gone", "message"),
     [
         ((32, 64), "none", "file: 8 positions are no square grid"),
-        ((32, 32), ".blocks.5.", r"a backbone of width 128 and 5 blocks; known \(width x blocks\): tiny"),
+        ((32, 32), ".blocks.0.", "blocks.0.mlp.fc1.weight is missing; 2 dimensions are needed"),
     ],
     ids=["grid", "blocks"],
 )
@@ -192,7 +207,7 @@ def test_sizes_that_weights_cannot_tell_are_refused(
 
 
 def test_a_wrapped_backbone_is_recognised(tmp_path: Path) -> None:
-    state = build_backbone("tiny", (28, 28), 14).state_dict()
+    state = build_backbone(SIZES["tiny"], (28, 28), 14).state_dict()
     torch.save({f"module.{name}": value for name, value in state.items()}, tmp_path / "vit.pth")
     checkpoint = read_checkpoint(tmp_path / "vit.pth")
     assert (checkpoint.kind, checkpoint.config) == ("backbone", None)
@@ -213,12 +228,8 @@ def test_a_wrapped_backbone_is_recognised(tmp_path: Path) -> None:
             ["a._orig_mod.q.weight", "a.q.weight"],
             "holds a.q.weight twice, with and without what a wrapper adds to names",
         ),
-        (
-            ["network.q.weight", "network.encoder.backbone.blocks.0.attention.q_proj.weight"],
-            "an EoMT over DINOv3, published as differences",
-        ),
     ],
-    ids=["unknown", "two models", "twice", "DINOv3"],
+    ids=["unknown", "two models", "twice"],
 )
 def test_what_is_not_recognised_is_refused(tmp_path: Path, names: list[str], message: str) -> None:
     torch.save({name: torch.ones(1) for name in names}, tmp_path / "w.pth")
@@ -267,3 +278,94 @@ def test_weights_that_tell_impossible_sizes_are_refused(
     torch.save(as_upstream(model) | {f"network.{name}": value}, tmp_path / "eomt.bin")
     with pytest.raises(InputError, match=f"eomt.bin: {message}"):
         read_checkpoint(tmp_path / "eomt.bin")
+
+
+def as_upstream_dinov3(model: EoMT) -> dict[str, torch.Tensor]:
+    """Name the weights as tue-mps/eomt's Lightning module does over transformers' DINOv3."""
+    renamed = {}
+    for name, value in to_huggingface(model.state_dict()).items():
+        theirs = re.sub(r"^embeddings\.", "encoder.backbone.patch_embed.", name)
+        theirs = re.sub(r"^layers\.", "encoder.backbone.blocks.", theirs)
+        renamed[re.sub(r"^layernorm\.", "encoder.backbone.norm.", theirs)] = value
+    ours = {n: v for n, v in model.state_dict().items() if not n.startswith(("backbone.", "queries."))}
+    theirs = {n: v for n, v in renamed.items() if n.startswith("encoder.")}
+    theirs |= ours | {"q.weight": model.queries.weight.detach(), "attn_mask_probs": torch.zeros(2)}
+    return {f"network.{name}": value for name, value in theirs.items()}
+
+
+@pytest.fixture(name="dinov3", scope="module")
+def _dinov3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An EoMT over DINOv3 as upstream writes it, whole and as differences, and its base."""
+    folder = tmp_path_factory.mktemp("dinov3")
+    torch.manual_seed(0)
+    trunk = replace(SIZES["dinov3-tiny"], layer_scale=True)
+    base = build_backbone(trunk, (32, 32), 16).state_dict()
+    torch.save(base, folder / "base.pth")
+    model = make_model(size="", trunk=trunk)
+    whole = as_upstream_dinov3(model)
+    torch.save(whole, folder / "whole.bin")
+    model.backbone.load_state_dict({n: v - base[n] for n, v in model.backbone.state_dict().items()})
+    torch.save(as_upstream_dinov3(model), folder / "delta.bin")
+    return folder
+
+
+def test_upstreams_differences_and_their_base_are_the_whole(dinov3: Path) -> None:
+    whole = load_model(dinov3 / "whole.bin")
+    assert whole.config.trunk == replace(SIZES["dinov3-tiny"], layer_scale=True)
+    assert whole.config.image_size == (1024, 1024)  # in no weight
+    config = ModelConfig(
+        weights=str(dinov3 / "delta.bin"), base=str(dinov3 / "base.pth"), image_size=(32, 64)
+    )
+    added = initialise_model(config)
+    assert added.config.num_queries == 3
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(added.state_dict()[name], value, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("weights", "base", "message"),
+    [
+        ("delta.bin", "", "delta.bin: holds differences to DINOv3's weights.*--model.base FILE"),
+        ("whole.bin", "base.pth", "model.base .*whole.bin holds whole weights, no differences.*leave it out"),
+        ("delta.bin", "whole.bin", "model.base .*: EoMT of tue-mps/eomt; DINOv3's own file is needed"),
+        ("delta.bin", "small.pth", "model.base .*: is not what .* holds differences to"),
+        ("delta.bin", "dinov2.pth", "model.base .*: is not what .* holds differences to"),
+        ("base.pth", "base.pth", "only files of tue-mps/eomt over DINOv3 hold differences"),
+        ("", "base.pth", "model.base .*: model.weights, which it is the base of, is empty"),
+    ],
+    ids=str,
+)
+def test_a_base_that_is_not_the_one_is_refused(dinov3: Path, weights: str, base: str, message: str) -> None:
+    for name, size in (("small.pth", "dinov3-small"), ("dinov2.pth", "tiny")):
+        torch.save(build_backbone(SIZES[size], (32, 32), 16).state_dict(), dinov3 / name)
+    paths = {"weights": weights and str(dinov3 / weights), "base": base and str(dinov3 / base)}
+    with refused(message):
+        initialise_model(ModelConfig(image_size=(32, 32), **paths))
+
+
+def test_a_hugging_face_folder_over_dinov3_gives_the_same_prediction_and_comes_back(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    theirs = EomtDinov3ForUniversalSegmentation(
+        EomtDinov3Config(
+            hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536,
+            image_size=64, num_blocks=3, num_queries=6, layer_norm_eps=1e-5, num_labels=19,
+        )
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if parameter.ndim > 1 or "lambda" in name or "bias" in name:
+                parameter.normal_(std=0.05)
+        theirs.attn_mask_probs.zero_()
+    theirs.save_pretrained(tmp_path / "eomt")
+    model = load_model(tmp_path / "eomt")
+    assert model.config.size == "dinov3-small"
+    image = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    with torch.no_grad():
+        ours, expected = model(image), theirs((image / 255 - mean) / std)
+    torch.testing.assert_close(ours.mask_logits[-1], expected.masks_queries_logits, atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours.class_logits[-1], expected.class_queries_logits, atol=1e-4, rtol=0)
+    main(["--checkpoint", str(tmp_path / "eomt"), "--to", "huggingface", "--out", str(tmp_path / "again")])
+    again = EomtDinov3ForUniversalSegmentation.from_pretrained(tmp_path / "again").state_dict()
+    assert all(torch.equal(again[n], v) for n, v in theirs.state_dict().items() if "criterion" not in n)
+    assert "DINOv3 License" in json.loads((tmp_path / "again" / "config.json").read_text())["origin"]

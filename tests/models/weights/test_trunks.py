@@ -1,0 +1,173 @@
+"""ViTs under every name that they are published with are the same trunk under ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+from models.backbone import SIZES, Trunk, build_backbone
+from models.config import DESCRIPTION_NAME, ModelConfig
+from models.weights.checkpoint import initialise_model, load_model
+from models.weights.formats import read_checkpoint
+from tests.models.tiny import make_model, save
+from tests.support.refused import refused
+
+PIXELS = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+SMALL = {"embed_dim": 64, "depth": 2, "num_heads": 1, "img_size": 64, "num_classes": 0}
+
+
+def shaken(module: nn.Module) -> nn.Module:
+    """Move weights off 0 and 1, where differences would not show."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return module.eval()
+
+
+def make_timm(name: str, **changes: object) -> nn.Module:
+    return shaken(timm.create_model(name, pretrained=False, **SMALL | changes))
+
+
+def as_meta_dinov3(module: nn.Module) -> dict[str, Tensor]:
+    """Name the weights of timm's DINOv3 as Meta's file does."""
+    theirs = {"mask_token": torch.zeros(1, 64), "rope_embed.periods": torch.ones(16)}
+    state = module.state_dict()
+    for name, value in state.items():
+        block = name.partition(".attn.")[0]
+        if name.endswith(".q_bias"):
+            v = state[f"{block}.attn.v_bias"]
+            theirs[f"{block}.attn.qkv.bias"] = torch.cat((value, torch.zeros_like(value), v))
+            theirs[f"{block}.attn.qkv.bias_mask"] = torch.ones(len(value) * 3)
+        elif not name.endswith(".v_bias"):
+            name = name.replace("reg_token", "storage_tokens").replace("mlp.fc1_g", "mlp.w1")
+            name = name.replace("gamma_1", "ls1.gamma").replace("gamma_2", "ls2.gamma")
+            gated = "blocks.0.mlp.fc1_g.weight" in state
+            name = name.replace("mlp.fc1_x", "mlp.w2")
+            theirs[name.replace("mlp.fc2", "mlp.w3") if gated else name] = value
+    return theirs
+
+
+def same(module: nn.Module) -> dict[str, Tensor]:
+    return module.state_dict()
+
+
+def with_heads(module: nn.Module) -> dict[str, Tensor]:
+    return module.state_dict() | {"head.weight": torch.ones(5, 64), "decoder_pos_embed": torch.zeros(1, 5, 8)}
+
+
+DINOV3 = "vit_small_patch16_dinov3"
+PUBLISHED: dict[str, tuple[str, dict[str, object], Callable[[nn.Module], dict[str, Tensor]]]] = {
+    "DINOv2 without registers": ("vit_small_patch14_dinov2", {"img_size": 56}, same),
+    "DINOv2 with registers": ("vit_small_patch14_reg4_dinov2", {"img_size": 56}, same),
+    "plain": ("vit_small_patch16_224", {}, with_heads),
+    "patches of 32": ("vit_small_patch32_224", {}, same),
+    "CLIP": ("vit_base_patch16_clip_224", {}, same),
+    "without class token": ("vit_base_patch16_siglip_224", {"global_pool": ""}, same),
+    "DINOv3": (f"{DINOV3}_qkvb", {}, same),
+    "DINOv3 of Meta": (f"{DINOV3}_qkvb", {}, as_meta_dinov3),
+    "DINOv3 without biases": (DINOV3, {}, same),
+    "DINOv3 plus": ("vit_small_plus_patch16_dinov3_qkvb", {}, same),
+    "DINOv3 plus of Meta": ("vit_small_plus_patch16_dinov3_qkvb", {}, as_meta_dinov3),
+}
+"""What it is -> timm's name, changes to timm's sizes, and the names in the file."""
+
+
+@pytest.mark.parametrize("what", PUBLISHED)
+def test_a_published_trunk_gives_the_same_features(what: str, tmp_path: Path) -> None:
+    name, changes, write = PUBLISHED[what]
+    theirs = make_timm(name, **changes)
+    torch.save({"model": write(theirs)}, tmp_path / "vit.pth")
+    checkpoint = read_checkpoint(tmp_path / "vit.pth")
+    side = int(changes.get("img_size", 64))  # type: ignore[call-overload]
+    patch = theirs.patch_embed.patch_size[0]
+    assert checkpoint.trunk is not None
+    ours = build_backbone(checkpoint.trunk, (side, side), patch).eval()
+    ours.load_state_dict(checkpoint.weights)
+    with torch.no_grad():
+        expected = theirs.forward_features(PIXELS[..., :side, :side])  # type: ignore[operator]
+        torch.testing.assert_close(ours.forward_features(PIXELS[..., :side, :side]), expected)
+
+
+def test_a_hugging_face_folder_of_dinov3_gives_the_same_features(tmp_path: Path) -> None:
+    settings = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128, "num_register_tokens": 3}
+    theirs = shaken(DINOv3ViTModel(DINOv3ViTConfig(num_attention_heads=2, **settings)))
+    theirs.save_pretrained(tmp_path)  # type: ignore[operator]
+    checkpoint = read_checkpoint(tmp_path)
+    assert checkpoint.trunk == Trunk(
+        width=64, depth=2, num_heads=2, hidden=128, registers=3, rotary=True, norm_eps=1e-5
+    )
+    assert checkpoint.origin.endswith("dinov3-license/")
+    for size in ((64, 64), (32, 64)):  # no position is resampled
+        ours = build_backbone(checkpoint.trunk, size, 16).eval()
+        ours.load_state_dict(checkpoint.weights)
+        pixels = PIXELS[..., : size[0], : size[1]]
+        with torch.no_grad():
+            expected = theirs(pixels).last_hidden_state
+            torch.testing.assert_close(ours.forward_features(pixels), expected, atol=1e-5, rtol=0)
+
+
+def test_a_trunk_of_no_known_size_starts_a_model_that_its_description_rebuilds(tmp_path: Path) -> None:
+    state = make_timm("vit_small_patch14_dinov2", img_size=56, embed_dim=192, num_heads=3).state_dict()
+    save_file({name: value.half() for name, value in state.items()}, tmp_path / "vit.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {"license": "apache-2.0"}}))
+    config = ModelConfig(weights=str(tmp_path / "vit.safetensors"), image_size=(64, 96), num_queries=3)
+    model = initialise_model(config)
+    assert model.config.size == "192x2"
+    assert model.config.trunk.registers == 0
+    assert model.backbone.pos_embed.shape == (1, 24, 192)  # 4 x 4 and the class token before
+    assert model.config.origin.startswith("vit.safetensors, sha256 ")
+    assert model.config.origin.endswith("licence: apache-2.0")
+    again = load_model(save(model, tmp_path / "run"))
+    assert again.config == model.config
+    assert again.config.origin == model.config.origin
+    image = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(again(image).mask_logits[-1], model.eval()(image).mask_logits[-1])
+
+
+@pytest.mark.parametrize(
+    ("given", "size"),
+    [("", "dinov3-small"), ("small", "dinov3-small"), ("dinov3-small", "dinov3-small")],
+    ids=str,
+)
+def test_a_size_names_width_and_depth_and_the_weights_the_rest(tmp_path: Path, given: str, size: str) -> None:
+    torch.save(build_backbone(SIZES["dinov3-small"], (32, 32), 16).state_dict(), tmp_path / "vit.pth")
+    config = ModelConfig(weights=str(tmp_path / "vit.pth"), size=given, image_size=(32, 64), num_queries=2)
+    assert initialise_model(config).config.size == size
+    with refused("a backbone of size dinov3-small .*; model.size says base"):
+        initialise_model(ModelConfig(weights=config.weights, size="base"))
+
+
+def test_a_description_of_before_there_were_trunks_is_read(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    (tmp_path / DESCRIPTION_NAME).write_text('{"size": "tiny", "image_size": [32, 32], "num_queries": 3}')
+    save_file(make_model().state_dict(), tmp_path / "model.safetensors")
+    assert load_model(tmp_path).config.trunk == SIZES["tiny"]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        (
+            "deit_small_distilled_patch16_224",
+            {},
+            r"unexpected \[dist_token.*; what can be read are plain ViTs",
+        ),
+        ("beit_base_patch16_224", {}, "what can be read are plain ViTs, such as DINOv3's"),
+        ("vit_small_patch16_224", {"embed_dim": 100}, "a trunk of width 100, in no file's heads of 64"),
+    ],
+    ids=str,
+)
+def test_what_is_no_plain_vit_is_one_line(tmp_path: Path, name: str, changes: dict, message: str) -> None:
+    torch.save(make_timm(name, **changes).state_dict(), tmp_path / "vit.pth")
+    with refused(message):
+        initialise_model(ModelConfig(weights=str(tmp_path / "vit.pth"), image_size=(64, 64)))
