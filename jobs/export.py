@@ -21,7 +21,7 @@ from eval.sets.frames import read_picture
 from eval.submissions.benchmark import BENCHMARKS
 from eval.submissions.export import write_predictions
 from eval.submissions.picture import BenchmarkImage
-from models.config import METADATA_KEY, describe, read_description
+from models.config import METADATA_KEY, ModelConfig, describe, read_description
 from models.eomt import EoMT
 from models.onnx import write_onnx
 from models.segmenter import choose_device, hash_checkpoint, open_predictor, require_readable
@@ -29,7 +29,12 @@ from models.weights.adapter import write_adapter
 from models.weights.checkpoint import find_checkpoint, load_model, load_segmenter, open_checkpoint, run_of
 from models.weights.files import write_weight_file
 from models.weights.formats import WEIGHTS_NAME
-from models.weights.huggingface import huggingface_config, huggingface_preprocessor, to_huggingface
+from models.weights.huggingface import (
+    SHARED_ACTIVATION,
+    huggingface_config,
+    huggingface_preprocessor,
+    to_huggingface,
+)
 from shards.errors import InputError
 from shards.files import Location, to_json
 from shards.output import staged_folder
@@ -165,16 +170,29 @@ def _export_huggingface(checkpoint: Path, options: ExportOptions, folder: Path) 
     elif config.num_classes != len(names):
         unknown = f"{checkpoint} has {config.num_classes} classes, whose names are unknown"
         wrong = f"{unknown}; the {len(names)} of Cityscapes are needed"
+    elif config.trunk.rotary and config.trunk.gated:
+        wrong = f"{SHARED_ACTIVATION}; {checkpoint} has {config.trunk}"
     elif not config.trunk.class_token or config.trunk.pre_norm or not config.trunk.registers:
         wrong = f"transformers' EoMT has DINOv2 with registers or DINOv3; {checkpoint} has {config.trunk}"
     if wrong:
         raise InputError(f"--to huggingface: {wrong}")
     (folder / "config.json").write_text(to_json(huggingface_config(config, names), indent=2))
     (folder / "preprocessor_config.json").write_text(to_json(huggingface_preprocessor(config), indent=2))
+    (folder / "README.md").write_text(_describe_card(config))
     state = to_huggingface(model.state_dict())
     state["attn_mask_probs"] = model.queries.weight.new_zeros(model.num_blocks)  # inference never masks
     write_weight_file(state, folder / WEIGHTS_NAME)
     return f"Hugging Face EoMT, {_millions(model)}"
+
+
+def _describe_card(config: ModelConfig) -> str:
+    """Return the text of a model card: what the network is, and what its weights come from."""
+    height, width = config.image_size
+    tags = "library_name: transformers\npipeline_tag: image-segmentation"
+    shape = f"windows of {height} x {width}, {config.num_classes} classes of Cityscapes"
+    origin = config.origin or "unknown"
+    terms = "The licence of the weights that trained first holds for these too."
+    return f"---\n{tags}\n---\n\n# EoMT\n\nTrunk {config.trunk}; {shape}.\n\nOrigin: {origin}.\n\n{terms}\n"
 
 
 def _export_onnx(checkpoint: Path, options: ExportOptions, folder: Path) -> str:

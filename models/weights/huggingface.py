@@ -58,6 +58,9 @@ ROTARY = {
     "mlp.fc2": "mlp.down_proj",
 }
 """What is called otherwise over DINOv3."""
+SHARED_ACTIVATION = (
+    "over DINOv3's gated MLPs transformers' EoMT has another activation in heads and upscaling"
+)
 ROTARY_PATCHES = "embeddings.patch_embeddings"
 IN_UPSCALE = {"conv1": "conv1", "conv2": "conv2", "norm": "layernorm2d"}
 
@@ -76,8 +79,6 @@ def huggingface_config(config: ModelConfig, class_names: Sequence[str]) -> dict[
         kind = {
             "architectures": ["EomtDinov3ForUniversalSegmentation"],
             "model_type": "eomt_dinov3",
-            "use_gated_mlp": trunk.gated,
-            "hidden_act": "silu" if trunk.gated else "gelu",
             "intermediate_size": trunk.hidden,
             "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
         }
@@ -132,6 +133,8 @@ def read_huggingface_config(path: Path, weights: Mapping[str, Tensor]) -> ModelC
     labels = from_json(dict[str, Any], fields.get("id2label", {"0": "", "1": ""}), f"{path}: id2label")
     width, depth, num_heads = (numbers.pop(name) for name in trunk_names)
     found = read_trunk(trunk_weights(weights), str(path), num_heads)
+    if found.rotary and found.gated:
+        raise InputError(f"{path}: {SHARED_ACTIVATION}; small, base and large are read")
     if (found.width, found.depth) != (width, depth):
         beside = f"the weights beside it have a width of {found.width} and {found.depth} blocks"
         raise InputError(f"{path}: says a width of {width} and {depth} blocks; {beside}")

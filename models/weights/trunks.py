@@ -43,6 +43,7 @@ FROM_TRANSFORMERS = (
     (r"\.mlp\.weights_in\.", ".mlp.w12."),
     (r"\.mlp\.weights_out\.", ".mlp.w3."),
     (r"^embeddings\.position_embeddings$", "embeddings.position_embeddings.weight"),
+    (r"^embeddings\.register_tokens$", "register_tokens"),
 )
 """Names of transformers' DINOv2, DINOv3 and ViT, as patterns, and those of its EoMTs."""
 

@@ -34,6 +34,9 @@ from tests.support.forked import run_ranks
 IMAGE = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
+GATED, PLAIN = replace(SIZES["dinov3-tiny"], gated=True), replace(SIZES["tiny"], registers=0)
+
+
 def make_model(**changes: object) -> EoMT:
     return make_tiny(**{"image_size": (32, 48), "num_queries": 5, "num_blocks": 3, **changes})
 
@@ -217,12 +220,18 @@ def test_a_graph_says_what_its_user_has_to_know_and_the_export_one_line(
         ({"class_head": "isomax"}, "huggingface", "EoMT has a linear class head; .*run has isomax"),
         ({"outlier_class": "trained"}, "huggingface", "EoMT has no outlier class; .*run has one"),
         ({"num_classes": 7}, "huggingface", "has 7 classes, whose names are unknown; the 19 of Cityscapes"),
+        (
+            {"size": "", "trunk": GATED},
+            "huggingface",
+            "over DINOv3's gated MLPs transformers' EoMT has another ",
+        ),
+        ({"size": "", "trunk": PLAIN}, "huggingface", "has DINOv2 with registers or DINOv3; .*, 0 registers"),
         ({}, "onnx --score MinDistance", "--score: .*run has no class distances, which MinDistance"),
         ({}, "onnx --score msp", "--score: unknown score 'msp'; known scores: MSP"),
         ({}, "onnx --base x", "--base: only --to adapter, safetensors, huggingface has a base; --to is onnx"),
         ({}, "adapter", "--to adapter: .* did not start from weights; --base names its base"),
     ],
-    ids=["head", "outlier class", "classes", "distances", "score", "base", "no base"],
+    ids=["head", "outlier class", "classes", "gated", "registers", "distances", "score", "base", "no base"],
 )
 def test_what_a_format_cannot_hold_is_refused(
     tmp_path: Path, settings: dict, options: str, message: str

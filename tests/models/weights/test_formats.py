@@ -368,4 +368,6 @@ def test_a_hugging_face_folder_over_dinov3_gives_the_same_prediction_and_comes_b
     main(["--checkpoint", str(tmp_path / "eomt"), "--to", "huggingface", "--out", str(tmp_path / "again")])
     again = EomtDinov3ForUniversalSegmentation.from_pretrained(tmp_path / "again").state_dict()
     assert all(torch.equal(again[n], v) for n, v in theirs.state_dict().items() if "criterion" not in n)
-    assert "DINOv3 License" in json.loads((tmp_path / "again" / "config.json").read_text())["origin"]
+    origin = json.loads((tmp_path / "again" / "config.json").read_text())["origin"]
+    assert "DINOv3 License" in origin
+    assert f"Origin: {origin}." in (tmp_path / "again" / "README.md").read_text()

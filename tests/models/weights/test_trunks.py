@@ -11,7 +11,16 @@ import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import DINOv3ViTConfig, DINOv3ViTModel
+from transformers import (
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+    ViTConfig,
+    ViTModel,
+)
 
 from models.backbone import SIZES, Trunk, build_backbone
 from models.config import DESCRIPTION_NAME, ModelConfig
@@ -113,6 +122,31 @@ def test_a_hugging_face_folder_of_dinov3_gives_the_same_features(tmp_path: Path)
         with torch.no_grad():
             expected = theirs(pixels).last_hidden_state
             torch.testing.assert_close(ours.forward_features(pixels), expected, atol=1e-5, rtol=0)
+
+
+TRANSFORMERS = {
+    "DINOv2": (Dinov2Config, Dinov2Model, {"patch_size": 14, "image_size": 56}),
+    "gated DINOv2": (Dinov2Config, Dinov2Model, {"patch_size": 14, "image_size": 56, "use_swiglu_ffn": True}),
+    "with registers": (Dinov2WithRegistersConfig, Dinov2WithRegistersModel, {"image_size": 64}),
+    "plain": (ViTConfig, ViTModel, {"intermediate_size": 96, "image_size": 64, "layer_norm_eps": 1e-6}),
+}
+
+
+@pytest.mark.parametrize("what", TRANSFORMERS)
+def test_a_vit_of_transformers_gives_the_same_features(what: str, tmp_path: Path) -> None:
+    config_type, network, settings = TRANSFORMERS[what]
+    shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 16}
+    theirs = shaken(network(config_type(**shape | settings)))
+    theirs.save_pretrained(tmp_path)  # type: ignore[operator]
+    checkpoint = read_checkpoint(tmp_path)
+    assert checkpoint.trunk is not None
+    side, patch = int(settings["image_size"]), theirs.config.patch_size  # type: ignore[call-overload]
+    ours = build_backbone(checkpoint.trunk, (side, side), patch).eval()
+    ours.load_state_dict(checkpoint.weights)
+    pixels = PIXELS[..., :side, :side]
+    with torch.no_grad():
+        expected = theirs(pixels).last_hidden_state
+        torch.testing.assert_close(ours.forward_features(pixels), expected, atol=1e-4, rtol=0)
 
 
 def test_a_trunk_of_no_known_size_starts_a_model_that_its_description_rebuilds(tmp_path: Path) -> None:
