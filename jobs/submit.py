@@ -181,7 +181,7 @@ def submit(plan: SweepPlan, options: SubmitOptions) -> None:
         _print_plan(plan, scripts, todo)
         return
     if scripts and options.local is None and shutil.which("sbatch") is None:
-        raise SlurmError("sbatch: not found; on no machine of a Slurm cluster, --local 1 runs the cells")
+        raise SlurmError("sbatch: not found; is this a Slurm cluster? --local 1 runs the cells here")
     machine = None if options.local is None else share_machine(config.resources, options.local, count_gpus())
     _write_folder(plan)
     if moved:  # the indices of earlier jobs are those of other cells now

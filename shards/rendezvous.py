@@ -49,10 +49,12 @@ def read_launch(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
 
 
 def meet(backend: str) -> None:
-    """Wait for the other processes of this launch, and join torch's process group with them.
+    """Wait for the other processes of this launch, and join torch's process group with them, once.
 
     An InputError says that the port is in use, that two processes have one rank, or that not all came.
     """
+    if distributed.is_initialized():
+        return
     (rank, count), port = read_launch(), os.environ["MASTER_PORT"]
     try:
         store, *_ = next(distributed.rendezvous("env://", timeout=MEETING))

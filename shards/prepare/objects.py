@@ -96,7 +96,8 @@ def find_test_categories(options: Mapping[str, Any]) -> tuple[str, ...] | None:
     """
     if "excluded_categories" not in options:
         return None
-    names = {name: options[name] for name in ("excluded_categories", "only_categories") if name in options}
+    lists = ("excluded_categories", "only_categories")
+    names: dict[str, Any] = {name: tuple(options[name]) for name in lists if name in options}
     rule = ObjectFilter(**names, test_categories=options.get("test_categories", True))
     wanted = rule.only_categories or TEST_CATEGORIES
     return tuple(name for name in TEST_CATEGORIES if name in wanted and name not in rule.excluded)

@@ -91,7 +91,7 @@ def full(rank: int) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill(_: Run) -> None:
-        if rank == 1:
+        if rank == 0:  # the one that writes
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
 
     after(3, fill)

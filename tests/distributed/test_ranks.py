@@ -70,7 +70,7 @@ def test_ranks_whose_weights_differ_in_one_number_save_nothing(played: Path, end
 
 
 def test_a_disk_that_is_full_for_one_rank_ends_both(played: Path, ended: Outcomes) -> None:
-    silent, (code, told) = ended["full"]
+    (code, told), silent = ended["full"]
     assert (silent, code) == ((74, ""), 74)
     assert f"{played}/full/checkpoints/step-0000003: cannot be saved; older checkpoints stay, " in told
     assert checkpoints(played, "full") == ["step-0000001", "step-0000002"]
