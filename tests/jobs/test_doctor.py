@@ -59,7 +59,9 @@ def test_a_backbone_file_is_described(tmp_path: Path, capsys: pytest.CaptureFixt
     torch.save(build_backbone(SIZES["tiny"], (56, 56), 14).state_dict(), tmp_path / "vit.pth")
     main(["checkpoint", str(tmp_path / "vit.pth")])
     report = capsys.readouterr().out
-    assert "ViT backbone (DINOv2 or timm)" in report
+    assert "ViT backbone (DINOv2, DINOv3 or timm)" in report
+    assert "trunk    tiny (width 128, 6 blocks, 4 heads, learned positions, 4 registers)" in report
+    assert "origin   vit.pth, sha256 " in report
     assert "blocks.5" in report
 
 
