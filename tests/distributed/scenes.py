@@ -132,17 +132,12 @@ def adapted(_: int) -> None:
         assert seen == [False]
 
 
-def three_modes(mode: str) -> list[str]:
-    size = "dinov3-tiny" if mode == "gradual" else "tiny"
-    return ["--adapt.mode", mode, *THAW, *VALIDATED, RUN["scenes"], "--model.size", size]
-
-
 def sharded(rank: int) -> None:
-    """In three modes, one over DINOv3; then from the middle of that, and of a run of one process."""
+    """In three modes; then from the middle of that, and from the middle of a run of one process."""
     out = Path(RUN["out"])
     for mode in ("full", "lora", "gradual"):
         AcceleratorState._reset_state(reset_partial_state=True)
-        extra = ("--loop.sharding", "fsdp2", *three_modes(mode))
+        extra = ("--loop.sharding", "fsdp2", "--adapt.mode", mode, *THAW, *VALIDATED, RUN["scenes"])
         finetune(make_config(f"sharded-{mode}", *extra))
     for name, source in (("again", "sharded-lora"), ("from-one", "plain-lora")):
         if rank == 0:

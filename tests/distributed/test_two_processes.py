@@ -85,7 +85,7 @@ def test_two_processes_killed_outright_mid_epoch_resume_to_the_same_bits(
 ) -> None:
     """Steps of 6 of 8 scenes, so that three of four checkpoints lie within an epoch; a loader worker each."""
     extra = ("--loop.steps", "30", "--loop.save_every", "1", "--loop.keep_checkpoints", "0")
-    extra += ("--data.workers", "1", "--model.size", "dinov3-tiny")
+    extra += ("--data.workers", "1")
     run_ranks(finetune.main, arguments(tmp_path / "a", 3, *extra), tmp_path / "whole", 2)
     options = arguments(tmp_path / "b", 3, *extra)
     checkpoints = tmp_path / "b" / "run" / "checkpoints"

@@ -60,6 +60,8 @@ def test_a_backbone_file_is_described(tmp_path: Path, capsys: pytest.CaptureFixt
     main(["checkpoint", str(tmp_path / "vit.pth")])
     report = capsys.readouterr().out
     assert "ViT backbone (DINOv2, DINOv3 or timm)" in report
+    assert "trunk    tiny (width 128, 6 blocks, 4 heads, learned positions, 4 registers)" in report
+    assert "origin   vit.pth, sha256 " in report
     assert "blocks.5" in report
 
 

@@ -171,7 +171,7 @@ def test_a_backbone_starts_a_training_and_is_sound_but_no_segmenter(
     path = BACKBONES[name](tmp_path / "weights")
     doctor(["checkpoint", str(path)])
     assert "no problem found" in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"ViT backbone \(DINOv2 or timm\), no EoMT"):
+    with pytest.raises(InputError, match=r"ViT backbone \(DINOv2, DINOv3 or timm\), no EoMT"):
         open_predictor(find_checkpoint(path), ("MSP",), CPU).load()
     train(tmp_path, scene_shards, "--model.weights", str(path), "--loop.steps", "1", "--optim.lr", "1e-30")
     (found,) = [v for n, v in read_checkpoint(path).weights.items() if n == "blocks.3.mlp.fc1.weight"]
