@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shards.errors import InputError
 from shards.files import from_json, to_json
 
 _FORMULA_STARTS = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
@@ -62,6 +64,12 @@ class Record:
     """Classes that were predicted and are in no label: each counts in the mIoU with an IoU of 0."""
     pasted: str = ""
     """Words for which anomalies of test sets training may have pasted; empty: not known, or none at all."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            numbers = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+                raise InputError(f"{name} is {value}; a finite number or null is needed")
 
     @property
     def title(self) -> str:

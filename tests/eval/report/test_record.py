@@ -57,6 +57,10 @@ def test_json_round_trip():
         ('{"a": 1}', r"results.json: is {'a': 1}; list.* is needed"),
         ('[{"model": "a"}]', r"results.json: \[0\]: has no field 'checkpoint'"),
         ("[3]", r"results.json: \[0\]: is a int; a JSON object is needed"),
+        *[
+            (render_json([EXAMPLE]).replace("0.74386", text), r"\[0\]: ap is .*; a finite number or null")
+            for text in ("1e999", "-Infinity", "NaN")
+        ],
     ],
 )
 def test_a_file_of_another_format_is_refused(text, message):
