@@ -227,7 +227,7 @@ def _summary(records: Sequence[Record]) -> str:
     """Set the losses side by side: AP and FPR95 of each score, averaged over the test sets."""
     lines = [
         "Mean AP / FPR95 over the test sets. One seed: `make experiments` says which differences hold.",
-        f"  {'':<12}{'mIoU':>6}" + "".join(f"{score:>15}" for score in SCORES),
+        f"  {'':<12}{'mIoU':>6}" + "".join(f"{score:>19}" for score in SCORES),
     ]
     for name in (BASELINE, *IN_DEMO):
         own = [record for record in records if record.model == name]
@@ -237,7 +237,7 @@ def _summary(records: Sequence[Record]) -> str:
             ap, fpr95 = np.mean(np.array(pairs, dtype=float), axis=0)
             cells.append(f"{100 * ap:.1f} / {100 * fpr95:.1f}")
         meaning = METHODS[name].meaning if name in METHODS else "a tiny EoMT from scratch"
-        lines.append(f"  {name:<12}{cells[0]:>6}" + "".join(f"{c:>15}" for c in cells[1:]) + f"   {meaning}")
+        lines.append(f"  {name:<12}{cells[0]:>6}" + "".join(f"{c:>19}" for c in cells[1:]) + f"   {meaning}")
     return "\n".join(lines)
 
 

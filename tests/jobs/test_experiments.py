@@ -76,7 +76,9 @@ def test_differences_have_intervals_over_seeds_and_images(tmp_path: Path) -> Non
             runs.setdefault(name, []).append(SeedRun(records, seed, folder))
     report = render_differences(runs, [((name, "MSP"), (BASELINE, "MSP")) for name in ("good", "equal")])
     assert "95 % interval over 2 seeds and all images" in report
-    good, equal = (line.split(" | ") for line in report.splitlines() if " with " in line)
+    good, equal = (
+        line.split(" | ") for line in report.splitlines() if line.startswith("| ") and " with " in line
+    )
     assert good[:2] == ["| good with MSP", "baseline with MSP"]
     assert (good[3], good[5]) == ("supported", "supported |")
     assert good[2].startswith("+")
