@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -58,7 +59,7 @@ def read_sketch(path: Path) -> Sketch:
             positives, negatives = (file[name].astype(np.float32) for name in ("positives", "negatives"))
             counts = ImageCounts(file["images"], positives, negatives, file["single"])
             return Sketch(counts, tuple(file["stems"].tolist()), str(file["protocol"]))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: no sketch of an evaluation: {error}") from None
 
 

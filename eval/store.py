@@ -12,6 +12,7 @@ import logging
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +36,10 @@ SUFFIX = ".npz"
 Key = Mapping[str, str]
 """Hashes and settings that a file depends on, by name."""
 _HEAD = "head"
-_DAMAGES = (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, zipfile.BadZipFile)
+_DAMAGES = (
+    *(OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, NotImplementedError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 """Errors of reading a file that was cut off or changed."""
 
 

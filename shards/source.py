@@ -17,7 +17,7 @@ from shards.errors import InputError
 MAX_MEMBER_BYTES = 2**31
 """Largest member of a zip file, decompressed; the largest official one has 0.45 GB, COCO's annotations."""
 
-_DAMAGES = (zipfile.BadZipFile, OSError, ValueError, struct.error)
+_DAMAGES = (zipfile.BadZipFile, zlib.error, OSError, ValueError, RuntimeError, struct.error)
 _HIDDEN = frozenset({"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin"})
 """What macOS, a Synology and Windows leave in folders and archives, in lower case."""
 

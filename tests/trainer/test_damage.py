@@ -175,7 +175,7 @@ FIELDS: list[tuple[str, tuple[str, ...], Any, str]] = [
     ("training", ("loss_scale",), {"scale": 2, "growth_tracker": 0}, "loss_scale is needed with .* fp16"),
     ("training", ("files", "../x"), "0", "'../x', which training.json lists, is not there"),
     ("training", ("files",), {}, "is not a file of this checkpoint"),
-    ("model", ("size",), "giant", "model.json: is another model than the run's settings describe"),
+    ("model", ("size",), "giant", "model.json: model.size: giant, but model.trunk is tiny"),
     ("model", ("num_queries",), 10**9, "model.json: model.num_queries must be 1 to 10000"),
     ("model", ("lora",), None, "model.json: is another model"),
 ]
