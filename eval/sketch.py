@@ -6,8 +6,6 @@ An evaluation writes `sketches/{test set}.{protocol}.{score}.npz` beside its res
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +16,7 @@ from eval.metrics.binned import BinnedMetrics, ImageCounts
 from eval.metrics.bootstrap import Comparison, draw_blocks, draw_weights, interval_of
 from eval.protocol import get_protocol
 from shards.errors import InputError
+from shards.source import ZIP_DAMAGES
 
 FOLDER = "sketches"
 METRICS = ("ap", "fpr95", "auroc", "best_f1")
@@ -59,7 +58,7 @@ def read_sketch(path: Path) -> Sketch:
             positives, negatives = (file[name].astype(np.float32) for name in ("positives", "negatives"))
             counts = ImageCounts(file["images"], positives, negatives, file["single"])
             return Sketch(counts, tuple(file["stems"].tolist()), str(file["protocol"]))
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except ZIP_DAMAGES as error:
         raise InputError(f"{path}: no sketch of an evaluation: {error}") from None
 
 

@@ -11,8 +11,6 @@ import json
 import logging
 import shutil
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ from shards.files import partial_file
 from shards.progress import Progress
 from shards.rendezvous import meet, read_launch
 from shards.schema import ANOMALY, NORMAL
+from shards.source import ZIP_DAMAGES
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +35,7 @@ SUFFIX = ".npz"
 Key = Mapping[str, str]
 """Hashes and settings that a file depends on, by name."""
 _HEAD = "head"
-_DAMAGES = (
-    *(OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, NotImplementedError, RuntimeError),
-    *(zipfile.BadZipFile, zlib.error),
-)
-"""Errors of reading a file that was cut off or changed."""
+_DAMAGES = (*ZIP_DAMAGES, TypeError, AttributeError)
 
 
 class Cached(NamedTuple):

@@ -138,9 +138,8 @@ def build_backbone(trunk: Trunk, image_size: tuple[int, int], patch_size: int) -
         use_pre_transformer_norm=trunk.pre_norm,
     )
     for block in backbone.blocks:
-        cast(
-            Any, block
-        ).attn.qkv_bias_separate = True  # else the layer is not called, and no adapter on it either
+        # else the layer is not called, and no adapter on it either
+        cast(Any, block).attn.qkv_bias_separate = True
     return backbone
 
 

@@ -10,9 +10,8 @@ from typing import Literal
 from models.backbone import SIZES, Trunk
 from shards.errors import InputError
 from shards.files import Location, from_json, read_json, to_json
-from shards.schema import NUM_CLASSES
+from shards.schema import DEFAULT_SIZE, NUM_CLASSES
 
-DEFAULT_IMAGE_SIZE = (1024, 1024)
 DEFAULT_PATCH_SIZE = 16
 DEFAULT_NUM_QUERIES = 100
 LARGEST_NUMBER = 10_000
@@ -95,7 +94,7 @@ class ModelConfig:
         found = found or ModelConfig(
             size=default.name,
             trunk=default,
-            image_size=DEFAULT_IMAGE_SIZE,
+            image_size=DEFAULT_SIZE,
             patch_size=DEFAULT_PATCH_SIZE,
             num_queries=DEFAULT_NUM_QUERIES,
             num_blocks=default.num_joint_blocks,

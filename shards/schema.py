@@ -50,6 +50,8 @@ CITYSCAPES_CLASSES: tuple[CityscapesClass, ...] = (
 """The index of a class in this tuple is its train id."""
 
 NUM_CLASSES = len(CITYSCAPES_CLASSES)
+DEFAULT_SIZE = (1024, 1024)
+"""(height, width), in pixels, of crops and of what a model sees, where no setting and no weight says."""
 ROAD_ID = 0
 OUTLIER_ID = 254
 VOID_ID = 255

@@ -17,7 +17,11 @@ from shards.errors import InputError
 MAX_MEMBER_BYTES = 2**31
 """Largest member of a zip file, decompressed; the largest official one has 0.45 GB, COCO's annotations."""
 
-_DAMAGES = (zipfile.BadZipFile, zlib.error, OSError, ValueError, RuntimeError, struct.error)
+ZIP_DAMAGES = (
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+    *(OSError, EOFError, KeyError, ValueError, RuntimeError),
+)
+"""Errors of reading a zip file, an `.npz` too, that was cut off or changed."""
 _HIDDEN = frozenset({"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin"})
 """What macOS, a Synology and Windows leave in folders and archives, in lower case."""
 
@@ -92,7 +96,7 @@ class ZipSource:
                 where, limit = self.locate(name), f"{MAX_MEMBER_BYTES:,}"
                 raise InputError(f"{where}: says that it has {size:,} bytes; at most {limit} are read")
             return archive.read(name)
-        except (*_DAMAGES, zlib.error, RuntimeError, EOFError, KeyError) as error:
+        except ZIP_DAMAGES as error:
             raise InputError(f"{self.locate(name)}: cannot be read ({error})") from None
 
     def locate(self, name: str) -> str:
@@ -112,7 +116,7 @@ class ZipSource:
         try:
             status = self.path.stat()
             return _open_archive(self.path, status.st_mtime_ns, status.st_size)
-        except (*_DAMAGES, NotImplementedError) as error:
+        except ZIP_DAMAGES as error:
             raise InputError(f"{self.path}: is no complete zip file ({error})") from None
 
 

@@ -24,14 +24,13 @@ from shards.files import Location
 from shards.order import BatchPositions, SampleOrder, sample_generator
 from shards.reader import ShardReader, open_shards
 from shards.scene import read_scene, require_scenes
-from shards.schema import Sample
+from shards.schema import DEFAULT_SIZE, Sample
 
 logger = logging.getLogger(__name__)
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt, from malloc.h; 32 MiB is the largest threshold that it takes everywhere."""
 
-DEFAULT_CROP = (1024, 1024)
 MOST_SCENES, MOST_WORKERS = 4096, 256
 Transform = Callable[[Sample, np.random.Generator], Sample]
 """Changes a scene, such as by pasting objects; draws from nothing but the generator. It may write into the
@@ -232,7 +231,7 @@ def build_stream(
     """
     assert 0 <= rank < world_size
     assert start_position >= 0
-    config = config if any(config.crop) else replace(config, crop=DEFAULT_CROP)
+    config = config if any(config.crop) else replace(config, crop=DEFAULT_SIZE)
     reader = open_shards(config.shards, config.split, cache=config.cache, max_errors=config.max_errors)
     for error in reader.errors:
         logger.warning("left out: %s", error)

@@ -10,8 +10,8 @@ from models.weights.checkpoint import InitConfig
 from outlier_paste.config import PasteConfig
 from shards.errors import InputError
 from shards.files import Location, require_name
-from shards.schema import NUM_CLASSES
-from shards.stream import DEFAULT_CROP, StreamConfig
+from shards.schema import DEFAULT_SIZE, NUM_CLASSES
+from shards.stream import StreamConfig
 from trainer.ema import EmaConfig
 from trainer.loop import LoopConfig
 from trainer.losses import OUTLIER_CLASS_TERM, LossConfig
@@ -72,7 +72,7 @@ class FinetuneConfig:
         """Let crop and image size follow each other; where both are left out the weights will tell."""
         crop, size = self.data.crop, self.model.image_size
         if not any(crop) and not any(size) and not self.model.weights:
-            crop = DEFAULT_CROP
+            crop = DEFAULT_SIZE
         if any(crop) and any(size) and crop != size:
             sizes = f"data.crop {list(crop)} and model.image_size {list(size)}"
             remedy = "the model takes crops of its own size; leave one of them out, and it follows the other"

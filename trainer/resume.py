@@ -83,7 +83,7 @@ def _read_model(checkpoint: Path, config: ModelConfig, adapt: AdaptConfig) -> Eo
     weights = read_weight_file(path)
     plain = {n.replace(".base_layer.", "."): v for n, v in weights.items() if ".lora_" not in n}
     with torch.device("meta"):  # takes no memory, whatever size a file says
-        compare_weights(EoMT(config).state_dict(), plain).require(plain, str(path))
+        compare_weights(EoMT(config).state_dict(), plain).require_fit(str(path))
     model = EoMT(config)
     apply_adaptation(model, adapt)
     load_strictly(model, weights, str(path))

@@ -19,7 +19,7 @@ from models.backbone import (
     fit_backbone_weights,
     load_backbone_weights,
 )
-from models.config import DEFAULT_IMAGE_SIZE, DEFAULT_PATCH_SIZE, DESCRIPTION_NAME, ModelConfig, describe
+from models.config import DEFAULT_PATCH_SIZE, DESCRIPTION_NAME, ModelConfig, describe
 from models.eomt import EoMT
 from models.erfnet import ERFNet, fit_erfnet
 from models.heads import IsoMaxHead
@@ -111,8 +111,7 @@ def load_segmenter(path: Path) -> EoMT | ERFNet:
 def _build_eomt(checkpoint: Checkpoint) -> EoMT:
     if checkpoint.config is None:
         raise InputError(f"{checkpoint.path}: {checkpoint.title}, no EoMT")
-    weights, report = try_loading(checkpoint, str(checkpoint.path))
-    report.require(weights, str(checkpoint.path))
+    try_loading(checkpoint, str(checkpoint.path))[1].require_fit(str(checkpoint.path))
     model = EoMT(replace(checkpoint.config, origin=checkpoint.origin))
     load_strictly(model, checkpoint.weights, str(checkpoint.path))
     return model.eval()
@@ -138,15 +137,12 @@ def try_loading(
     return fit_backbone_weights(backbone, weights, where)
 
 
-def initialise_model(
-    config: ModelConfig, init: InitConfig | None = None, image_size: tuple[int, int] = DEFAULT_IMAGE_SIZE
-) -> EoMT:
+def initialise_model(config: ModelConfig, init: InitConfig | None = None) -> EoMT:
     """Build the EoMT that a fine-tuning starts from, with the weights that `config.weights` names.
 
     What the configuration leaves out comes from the weights; where both speak they must agree, except that
     another image size resamples the position embedding, that an isomax head starts from a linear one, that a
-    class head may gain an outlier class, and that what `init.skip` names may differ. `image_size` (height,
-    width) is the model's where neither the configuration nor an EoMT's weights say.
+    class head may gain an outlier class, and that what `init.skip` names may differ.
     """
     skip = init.skip if init else ()
     if not config.weights:
@@ -154,11 +150,9 @@ def initialise_model(
             raise InputError(f"model.base {config.base}: model.weights, which it is the base of, is empty")
         if skip:
             raise InputError("init.skip: model.weights is empty, there is nothing to skip")
-        return EoMT(config if any(config.image_size) else replace(config, image_size=image_size))
+        return EoMT(config)
     checkpoint = open_checkpoint(Path(config.weights), config.base)
     config = replace(config, origin=config.origin or checkpoint.origin)
-    if checkpoint.config is None and not any(config.image_size):
-        config = replace(config, image_size=image_size)
     config = complete_config(config, checkpoint, skip)
     weights, report = try_loading(checkpoint, where := f"model.weights {checkpoint.path}", skip)
     report.require(weights, where)

@@ -52,10 +52,14 @@ class LoadReport:
         wrong = ", ".join(f"{len(names)} {kind} {some(names)}" for kind, names in groups.items() if names)
         return f"{wrong}; {self.remedy}" if self.remedy else wrong
 
-    def require(self, weights: Mapping[str, Tensor], where: str) -> None:
-        """Check that all fits, and that what is loaded of `weights` is finite, or raise an InputError."""
+    def require_fit(self, where: str) -> None:
+        """Check that all fits, or raise an InputError."""
         if not self.fits:
             raise InputError(f"{where}: the weights do not fit the model: {self.explain()}")
+
+    def require(self, weights: Mapping[str, Tensor], where: str) -> None:
+        """Check that all fits, and that what is loaded of `weights` is finite, or raise an InputError."""
+        self.require_fit(where)
         if broken := find_not_finite({name: weights[name] for name in self.loaded}):
             raise InputError(f"{where}: NaN or infinite values in {len(broken)} weights {some(broken)}")
 

@@ -144,9 +144,9 @@ def test_a_backbone_file_fills_the_backbone_alone(tmp_path: Path, caplog: pytest
     torch.save(source.state_dict(), tmp_path / "vit.pth")
     with pytest.raises(InputError, match=r"vit.pth: ViT backbone \(DINOv2, DINOv3 or timm\), no EoMT"):
         load_model(tmp_path / "vit.pth")
-    config = ModelConfig(num_queries=3, weights=str(tmp_path / "vit.pth"))
+    config = ModelConfig(num_queries=3, weights=str(tmp_path / "vit.pth"), image_size=(32, 64))
     with caplog.at_level(logging.INFO):
-        model = initialise_model(config, image_size=(32, 64))
+        model = initialise_model(config)
     assert (model.config.size, model.config.image_size) == ("tiny", (32, 64))
     assert torch.equal(model.backbone.blocks[0].mlp.fc1.weight, source.blocks[0].mlp.fc1.weight)
     assert "resized backbone.patch_embed.proj.weight: 128x3x14x14 -> 128x3x16x16" in caplog.text

@@ -106,6 +106,16 @@ def _reference() -> EomtForUniversalSegmentation:
     return reference
 
 
+def assert_same_prediction(model: EoMT, reference: torch.nn.Module) -> None:
+    """Compare with a network of transformers, which takes normalised images."""
+    image = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    with torch.no_grad():
+        ours, theirs = model(image), reference((image / 255 - mean) / std)
+    torch.testing.assert_close(ours.mask_logits[-1], theirs.masks_queries_logits, atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours.class_logits[-1], theirs.class_queries_logits, atol=1e-4, rtol=0)
+
+
 def test_a_hugging_face_folder_gives_the_same_prediction(
     tmp_path: Path, reference: EomtForUniversalSegmentation
 ) -> None:
@@ -116,12 +126,7 @@ def test_a_hugging_face_folder_gives_the_same_prediction(
     assert model.config == REFERENCE_CONFIG
     isomax = initialise_model(ModelConfig(weights=str(tmp_path / "eomt"), class_head="isomax"))
     assert isomax.class_head.prototypes.shape == (10, 384)
-    image = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    with torch.no_grad():
-        ours, theirs = model(image), reference((image / 255 - mean) / std)
-    torch.testing.assert_close(ours.mask_logits[-1], theirs.masks_queries_logits, atol=1e-4, rtol=0)
-    torch.testing.assert_close(ours.class_logits[-1], theirs.class_queries_logits, atol=1e-4, rtol=0)
+    assert_same_prediction(model, reference)
 
 
 @pytest.mark.parametrize(
@@ -359,12 +364,7 @@ def test_a_hugging_face_folder_over_dinov3_gives_the_same_prediction_and_comes_b
     theirs.save_pretrained(tmp_path / "eomt")
     model = load_model(tmp_path / "eomt")
     assert model.config.size == "dinov3-small"
-    image = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    with torch.no_grad():
-        ours, expected = model(image), theirs((image / 255 - mean) / std)
-    torch.testing.assert_close(ours.mask_logits[-1], expected.masks_queries_logits, atol=1e-4, rtol=0)
-    torch.testing.assert_close(ours.class_logits[-1], expected.class_queries_logits, atol=1e-4, rtol=0)
+    assert_same_prediction(model, theirs)
     main(["--checkpoint", str(tmp_path / "eomt"), "--to", "huggingface", "--out", str(tmp_path / "again")])
     again = EomtDinov3ForUniversalSegmentation.from_pretrained(tmp_path / "again").state_dict()
     assert all(torch.equal(again[n], v) for n, v in theirs.state_dict().items() if "criterion" not in n)
