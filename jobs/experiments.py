@@ -45,15 +45,12 @@ logger = logging.getLogger(__name__)
 WORLD_SEED, PASTED_WORLD_SEED = 0, 1
 COMPARISONS = (
     *((name, CONTROL) for name in METHODS if name != CONTROL),
-    ("sole_claim", "rba"),
-    ("sole_claim", "paste_only"),
     ("class_claim", "rba"),
-    ("class_claim", "sole_claim"),
     ("class_claim", "paste_only"),
 )
 SCORES = (*DEMO_SCORES, *NATURAL_SCORES)
 BASELINE_SCORES = ("MSP", "NormalizedEntropy")
-OWN_SCORES = ("SoleClaim", "ClassClaim", "EntropyLogMax", "SoleClaimEntropy", "ClassClaimEntropy")
+OWN_SCORES = ("SoleClaim", "ClassClaim", "EntropyLogMax", "ClassClaimEntropy")
 SCORE_COMPARISONS = (
     ("SoleClaim", "RbA"),
     ("NormalizedEntropy", "MSP"),

@@ -128,23 +128,19 @@ def min_distance(queries: QueryOutputs, size: tuple[int, int] | None = None) -> 
         return queries.farthest - ((queries.farthest - nearest)[..., None, None] * masks).amax(dim=1)
 
 
-class ClaimCount(NamedTuple):
-    """Log-probabilities of how many queries claim a pixel."""
+def sole_claim(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Float[Tensor, "B _H _W"]:
+    """Surprise that not exactly one query claims the pixel: -log P(one), from 0 up.
 
-    none: Float[Tensor, "B H W"]
-    one: Float[Tensor, "B H W"]
-
-
-def count_claims(queries: QueryOutputs, size: tuple[int, int] | None = None) -> ClaimCount:
-    """Compute the log-probabilities that no query, and that exactly one query, claims a pixel for a class.
-
+    Mask classification gives each pixel of a known class to exactly one query. A pixel that no query claims
+    is anomalous here, and so is one that several claim, which Σ_c tanh(L[c]) takes for twice as normal.
     Query q claims it with probability c_q = p_q · sigmoid(mask_q), where p_q = Σ_c softmax(class_logits_q)[c]
     over the classes of the closed set, and independently of the others:
 
-        log P(none) = Σ_q log(1 - c_q)        log P(one) = log P(none) + log Σ_q c_q / (1 - c_q)
+        log P(one) = Σ_q log(1 - c_q) + log Σ_q c_q / (1 - c_q)
 
     Everything is computed in logarithms, 1 - c_q as (1 - p_q) + p_q · sigmoid(-mask_q), so that neither a
-    sure claim nor a sure refusal is rounded away. Source: ours, see docs/sole-claim.md.
+    sure claim nor a sure refusal is rounded away. Rounding may leave it a little below 0. Source: ours, see
+    docs/sole-claim.md.
     """
     with torch.autocast(queries.mask_logits.device.type, enabled=False):
         logits = queries.class_logits.float()
@@ -154,18 +150,7 @@ def count_claims(queries: QueryOutputs, size: tuple[int, int] | None = None) -> 
         masks = resize_masks(queries.mask_logits, size)
         log_claim = log_known + F.logsigmoid(masks)
         log_refusal = torch.logaddexp(log_other, log_known + F.logsigmoid(-masks))
-        none = log_refusal.sum(dim=1)
-        return ClaimCount(none, none + (log_claim - log_refusal).logsumexp(dim=1))
-
-
-def sole_claim(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Float[Tensor, "B _H _W"]:
-    """Surprise that not exactly one query claims the pixel: -log P(one), from 0 up.
-
-    Mask classification gives each pixel of a known class to exactly one query. A pixel that no query claims
-    is anomalous here, and so is one that several claim, which Σ_c tanh(L[c]) takes for twice as normal.
-    Rounding may leave it a little below 0. Source: ours, see `count_claims`.
-    """
-    return -count_claims(queries, size).one
+        return -log_refusal.sum(dim=1) - (log_claim - log_refusal).logsumexp(dim=1)
 
 
 class ClassClaims(NamedTuple):

@@ -166,7 +166,6 @@ QUERY_SCORES: dict[str, QueryReader] = {
     "EAM": eam,
     "SoleClaim": sole_claim,
     "ClassClaim": class_claim,
-    "SoleClaimEntropy": _add_entropy(sole_claim),
     "ClassClaimEntropy": _add_entropy(class_claim),
     "MinDistance": min_distance,
     "UNO": uno,

@@ -61,7 +61,7 @@ def test_method_and_score_are_chosen_on_pasted_data_whatever_the_test_sets_say()
     assert rows[1].startswith("| control | RbA | 35.00 ")
     pairs = list(list_comparisons(tests, pasted))
     assert pairs[0] == (("rba", "EAM"), ("control", "RbA"))
-    assert (("sole_claim", "MSP"), ("rba", "MSP")) in pairs
+    assert (("class_claim", "MSP"), ("rba", "MSP")) in pairs
 
 
 def test_differences_have_intervals_over_seeds_and_images(tmp_path: Path) -> None:

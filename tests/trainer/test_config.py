@@ -72,7 +72,7 @@ UNREAD = LossOptions(rba=Rba(preset="code"))
         (
             LossConfig,
             {"outlier": ("rbaa",)},
-            "unknown 'rbaa'; known: rba, energy, mask2anomaly, sole_claim, class_claim, uno",
+            "unknown 'rbaa'; known: rba, energy, mask2anomaly, class_claim, uno",
         ),
         (LossConfig, {"outlier": ("rba", "rba")}, "loss.outlier: got rba, rba; each term at most once"),
         (LossConfig, {"options": UNREAD}, "loss.options.rba: nothing here reads it; this loss consists of m"),

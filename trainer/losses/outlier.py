@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from eval.predict.queries import QueryOutputs, class_claims, count_claims, mask_energy, pixel_class_scores
+from eval.predict.queries import QueryOutputs, class_claims, mask_energy, pixel_class_scores
 from eval.predict.scores import max_logit, rba
 from models.eomt import Prediction
 from shards.errors import InputError
@@ -238,43 +238,21 @@ class Mask2Anomaly(PixelTerm):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoleClaim(OutlierTerm):
-    """The likelihood that exactly one query claims an inlier, and no query an outlier.
-
-        cost_in = −log P(exactly one query claims it),  cost_out = −log P(no query claims it)
-
-    Why. A hinge on −Σ_c tanh(L[c]) has thresholds to choose, loses its gradient where queries are sure (1 −
-    tanh² is 0.42 at L = 1 and 0.07 at 2), and takes a pixel that several classes claim for more normal than
-    one with a single sure class. A likelihood has no thresholds, pulls the harder the surer a wrong claim is,
-    and its optimum is that of mask classification: one query per inlier pixel, all others silent.
-
-    Source: ours, `eval.predict.queries.count_claims`; motivation and ablation in docs/sole-claim.md.
-    """
-
-    name: ClassVar[str] = "sole_claim"
-
-    layers: int = 0
-    """Number of supervised depths, from the last, that the term sums over; 0: all."""
-
-    def costs(self, queries: QueryOutputs, label: Tensor) -> PixelCosts:
-        claims = count_claims(queries)
-        costs = -torch.stack((claims.one, claims.none), dim=1)
-        costs = F.interpolate(costs, size=label.shape[-2:], mode="bilinear")
-        return costs[:, 0], costs[:, 1]
-
-
-@dataclass(frozen=True, kw_only=True)
 class ClassClaim(OutlierTerm):
     """The likelihood that its class and no other claims an inlier, and that no class claims an outlier.
 
         cost_in = −log [P_y Π_{c ≠ y} (1 − P_c)],  cost_out = −log Π_c (1 − P_c)
 
     with P_c the noisy-or of the queries' claims for class c and y the label: the likelihood of independent
-    labels, one per class, all 0 for an outlier. It counts classes where `SoleClaim` counts queries, and reads
-    the label of an inlier, so that a sure claim for a wrong class costs, and two queries of the right class
-    cost nothing.
+    labels, one per class, all 0 for an outlier. A sure claim for a wrong class costs, and two queries of the
+    right class cost nothing.
 
-    Source: ours, `eval.predict.queries.class_claims`; see docs/losses.md.
+    Why. A hinge on −Σ_c tanh(L[c]) has thresholds to choose, loses its gradient where queries are sure (1 −
+    tanh² is 0.42 at L = 1 and 0.07 at 2), and takes a pixel that several classes claim for more normal than
+    one with a single sure class. A likelihood has no thresholds, and pulls the harder the surer a wrong claim
+    is.
+
+    Source: ours, `eval.predict.queries.class_claims`; motivation and ablation in docs/sole-claim.md.
     """
 
     name: ClassVar[str] = "class_claim"
@@ -289,5 +267,5 @@ class ClassClaim(OutlierTerm):
         return -read_own_maps(claims.sole, known), -none
 
 
-TERMS: tuple[type[OutlierTerm], ...] = (Rba, Energy, Mask2Anomaly, SoleClaim, ClassClaim)
+TERMS: tuple[type[OutlierTerm], ...] = (Rba, Energy, Mask2Anomaly, ClassClaim)
 OUTLIER_TERMS = {term.name: term for term in TERMS}
