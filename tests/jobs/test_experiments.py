@@ -8,18 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eval.report.choice import render_choice, render_differences, render_numbers
 from eval.report.record import Record, render_json
 from eval.report.seeds import SeedRun
 from jobs import experiments
 from jobs.demo import BASELINE, METHODS, Scale, make_data, train_and_evaluate
-from jobs.experiments import (
-    SCORES,
-    ExperimentsOptions,
-    list_comparisons,
-    render_choice,
-    render_differences,
-    render_numbers,
-)
+from jobs.experiments import SCORES, ExperimentsOptions, list_comparisons
 from shards.errors import InputError
 from tests.support.records import make_record, write_counts
 
@@ -43,7 +37,7 @@ def make_runs(gains: dict[tuple[str, str], float], *datasets: str) -> dict[str, 
 
 
 def test_the_table_has_means_over_the_sets_then_over_seeds() -> None:
-    lines = render_numbers(make_runs({}, "SMIYC RA-21", "FS Static")).splitlines()
+    lines = render_numbers(make_runs({}, "SMIYC RA-21", "FS Static"), [*SCORES, "MinDistance"]).splitlines()
     control = next(line for line in lines if line.startswith("| control |"))
     assert "| 40.00 ± 0.00 | 25.00 ± 5.00 / 50.00 ± 0.00 |" in control
     assert control.endswith("|  |")  # no prototypes, no MinDistance
