@@ -9,7 +9,6 @@ of photographs that no run pastes.
 
 from __future__ import annotations
 
-import logging
 import shutil
 import subprocess
 import sys
@@ -30,16 +29,15 @@ from shards.output import claimed, make_folder
 from shards.program import run_program
 from shards.settings import parse_options
 
-logger = logging.getLogger(__name__)
-
-BASELINE, CONTROL, RBA = "baseline", "control", "rba"
+BASELINE, CONTROL = "baseline", "control"
 RECIPE = CONFIGS / "small_pictures.yaml"
-_PASTED: Mapping[str, Any] = {"paste.probability": 0.5, "paste.max_size": 0.5}
+_PASTED: Mapping[str, Any] = {"paste.probability": 0.5, "paste.max_size": 0.5, "paste.held_out": 0.2}
 _RBA: Mapping[str, Any] = {**_PASTED, "loss.outlier": ["rba"]}
 METHODS: Mapping[str, Mapping[str, Any]] = {
     CONTROL: {},
-    RBA: _RBA,
+    "rba": _RBA,
     "class_claim": {**_PASTED, "loss.outlier": ["class_claim"]},
+    "rba_released": {**_RBA, "loss.options.rba.preset": "released", "adapt.mode": "heads"},
     "logit_norm": {"loss.classification": "logit_norm", "loss.options.logit_norm.temperature": 0.3},
     "isomax_plus": {"loss.classification": "isomax_plus", "model.class_head": "isomax"},
     "paste_only": _PASTED,
@@ -47,24 +45,28 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "rba_area": {**_RBA, "loss.area_exponent": 0.5},
     "rba_lora": {**_RBA, "adapt.mode": "lora"},
 }
-"""Name -> settings of its own; those of pasting need a bank."""
-SCORES = ("MSP", "MaxLogit", "MaxEntropy", "RbA", "NormalizedMSP", "NormalizedEntropy", "EntropyLogMax")
-PROTOCOLS = ("course-512", "native")
-OWN_SCORES = {"isomax_plus": ("MinDistance",)}
-"""Scores that only one method has."""
-_PARTS = {
-    "test sets": "Validation_Dataset",
-    "Cityscapes at 512 x 256": "cityscapes_256/unpack.py",
-    "COCO pictures": "coco/train2017",
-    "COCO annotations": "coco/annotations",
-    "ERFNet": "weights/erfnet_cityscapes_int8.pth",
-    "DINOv2-small": "weights/vit_s14_fp16.safetensors",
-}
+"""Name -> settings of its own. `rba_released` has thresholds, weight and mode of the released recipe, and our
+pasting."""
+SCORES = (
+    "MSP",
+    "MaxLogit",
+    "MaxEntropy",
+    "RbA",
+    "NormalizedMSP",
+    "NormalizedEntropy",
+    "EntropyLogMax",
+    "MinDistance",
+)
+UNPACK = "cityscapes_256/unpack.py"
+ERFNET, DINOV2 = "weights/erfnet_cityscapes_int8.pth", "weights/vit_s14_fp16.safetensors"
+PLACES = ("Validation_Dataset", UNPACK, "coco/train2017", "coco/annotations", ERFNET, DINOV2)
+"""Files and folders below --data."""
+PASTED_TITLE = "Pasted val"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RealOptions:
-    """Fill the suite's tables on real data; two cores take about four hours, less with bf16 units."""
+    """Fill the suite's tables on real data; two cores take HOURS."""
 
     data: Path
     """Folder with Validation_Dataset/, cityscapes_256/unpack.py, coco/ and weights/; only read."""
@@ -82,9 +84,7 @@ class RealOptions:
     """Only check that the chain holds together; the numbers mean nothing then."""
 
     def __post_init__(self) -> None:
-        if missing := [
-            f"{name} ({path})" for name, path in _PARTS.items() if not (self.data / path).exists()
-        ]:
+        if missing := [place for place in PLACES if not (self.data / place).exists()]:
             raise InputError(f"--data {self.data}: lacks {', '.join(missing)}; the tables need all of it")
         if unknown := sorted(set(self.methods) - METHODS.keys()):
             raise InputError(f"--methods: unknown {unknown[0]}; known: {', '.join(METHODS)}")
@@ -92,32 +92,47 @@ class RealOptions:
             given = " ".join(map(str, self.seeds))
             raise InputError(f"--seeds: got {given or 'none'}; at least two are needed, each once")
 
-
-@dataclass(frozen=True, kw_only=True)
-class RealFolders:
-    """Places below --out."""
-
-    out: Path
-
     @property
     def cityscapes(self) -> Path:
         """Shards of the frames."""
-        return self.out / "shards" / "cityscapes"
+        return self.out.absolute() / "shards" / "cityscapes"
 
     @property
     def bank(self) -> Path:
         """Objects of COCO; none is of a category that is an anomaly of a test set."""
-        return self.out / "shards" / "coco-objects"
+        return self.out.absolute() / "shards" / "coco-objects"
 
     @property
     def sets(self) -> Path:
         """Test sets and PastedVal."""
-        return self.out / "sets"
+        return self.out.absolute() / "sets"
+
+    @property
+    def baseline(self) -> Path:
+        """Run of the baseline."""
+        return self.out.absolute() / "runs" / BASELINE
 
     @property
     def sweep(self) -> Path:
-        """The sweep of the fine-tunings."""
-        return self.out / "sweeps" / "methods"
+        """Sweep of the fine-tunings."""
+        return self.out.absolute() / "sweeps" / "methods"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Methods, the control first."""
+        return tuple(dict.fromkeys((CONTROL, *self.methods)))
+
+    def results(self, name: str) -> list[Path]:
+        """Return the results of each seed."""
+        names = [BASELINE] if name == BASELINE else [f"{name},seed={seed}" for seed in self.seeds]
+        runs = self.baseline.parent if name == BASELINE else self.sweep / "runs"
+        return [runs / run / "eval" / "results.json" for run in names]
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """Options of every evaluation, by name."""
+        limit = {"limit": 2} if self.smoke else {}
+        return {"cityscapes": str(self.cityscapes), "components": False, **limit}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -125,198 +140,148 @@ def main(arguments: Sequence[str]) -> None:
     options: RealOptions = parse_options(RealOptions, arguments, program="jobs.real")
     with claimed(options.out):
         make_folder(options.out)
-        places = RealFolders(out=options.out)
-        _prepare(options, places)
-        _evaluate_erfnet(options, places)
-        _train_baseline(options, places)
-        _fine_tune(options, places)
-        report = _report(options, places)
+        _prepare(options)
+        _evaluate_erfnet(options)
+        _train_baseline(options)
+        fine_tune(options)
+        report = _report(options)
         write_atomically(options.out / "results.md", report)
     print(report, end="")
 
 
-def _prepare(options: RealOptions, places: RealFolders) -> None:
+def _prepare(options: RealOptions) -> None:
     """Write shards, the bank and PastedVal, and link the test sets."""
-    frames = options.out / "cityscapes"
-    if not places.cityscapes.exists():
-        if not frames.exists():
-            staged = frames.with_name(".cityscapes")
-            shutil.rmtree(staged, ignore_errors=True)
-            limit = ("--limit", "8") if options.smoke else ()
-            subprocess.run(
-                [sys.executable, options.data / "cityscapes_256" / "unpack.py", staged, *limit], check=True
-            )
-            staged.rename(frames)
-        run_job("prepare", "cityscapes", "--root", frames, "--out", places.cityscapes)
+    out, data = options.out, options.data
+    if not options.cityscapes.exists():
+        frames = out / ".cityscapes"
+        shutil.rmtree(frames, ignore_errors=True)
+        limit = ("--limit", "8") if options.smoke else ()
+        subprocess.run([sys.executable, data / UNPACK, frames, *limit], check=True)
+        run_job("prepare", "cityscapes", "--root", frames, "--out", options.cityscapes)
         shutil.rmtree(frames)
-    if not places.bank.exists():
-        coco = (
-            "--images",
-            options.data / "coco" / "train2017",
-            "--annotations",
-            options.data / "coco" / "annotations",
-        )
+    if not options.bank.exists():
+        coco = ("--images", data / "coco" / "train2017", "--annotations", data / "coco" / "annotations")
         taken = ("--min_side", 240, "--exclude", "object", "--test_categories", False)
-        run_job("prepare", "coco", *coco, *taken, "--out", places.bank)
-    pasted = options.out / "pasted"
-    if not pasted.exists():
-        settings = ("--paste.bank", places.bank, "--paste.held_out", 0.2, "--paste.max_size", 0.5)
-        settings = (*settings, "--validation.shards", places.cityscapes)
-        run_job("paste_validation", RECIPE, "--data.shards", places.cityscapes, *settings, "--out", pasted)
-    make_folder(places.sets)
-    for folder in (pasted / PASTED, *(options.data / "Validation_Dataset").iterdir()):
-        link = places.sets / folder.name
+        run_job("prepare", "coco", *coco, *taken, "--out", options.bank)
+    if not (out / "pasted").exists():
+        paste = _words({"paste.bank": options.bank, **_PASTED})
+        frames_of = ("--data.shards", options.cityscapes, "--validation.shards", options.cityscapes)
+        run_job("paste_validation", RECIPE, *frames_of, *paste, "--out", out / "pasted")
+    make_folder(options.sets)
+    for folder in (out / "pasted" / PASTED, *(data / "Validation_Dataset").iterdir()):
+        link = options.sets / folder.name
         if folder.is_dir() and not link.is_symlink():
             link.symlink_to(folder.resolve())
 
 
-def _evaluate_erfnet(options: RealOptions, places: RealFolders) -> None:
-    """Evaluate ERFNet under both protocols, and choose a temperature on PastedVal."""
-    model = ("--checkpoint", options.data / _PARTS["ERFNet"], "--name", "ERFNet")
-    sets = ("--datasets", places.sets, "--cityscapes", places.cityscapes, "--components", False)
-    limit, scores = ("--limit", 2) if options.smoke else (), ("--scores", "MSP", "MaxLogit", "MaxEntropy")
-    cache = options.out / "cache"
-    for protocol in PROTOCOLS:
-        out, kept = options.out / "erfnet" / protocol, ("--cache", cache) if protocol == "native" else ()
-        if not (out / "results.json").exists():
-            run_job("evaluate", *model, *sets, *limit, *scores, *kept, "--protocol", protocol, "--out", out)
-    if not (options.out / "temperature").exists():
-        chosen = ("--validation", PASTED, "--scores", "MSP", "--out", options.out / "temperature")
-        run_job("temperature", "--cache", cache, *chosen)
-
-
-def _train_baseline(options: RealOptions, places: RealFolders) -> None:
-    """Train an EoMT-S, the last six blocks of its trunk, and keep what is best on validation."""
-    steps = ("--loop.steps", 2, "--loop.eval_every", 2) if options.smoke else ("--loop.eval_every", 250)
-    kept = ("--ema.decay", 0.998, "--validation.select", "miou", "--loop.save_every", 100)
-    start = ("--model.weights", options.data / _PARTS["DINOv2-small"], "--adapt.mode", "last-6")
-    data = ("--data.shards", places.cityscapes, "--validation.shards", places.cityscapes)
-    run = (
-        "--name",
-        BASELINE,
-        "--out",
-        options.out / "runs",
-        "--loop.precision",
-        options.precision,
-        "--resume",
-    )
-    if not (options.out / "runs" / BASELINE / "eval" / "results.json").exists():
-        run_job("finetune", RECIPE, *run, *start, *data, *steps, *kept)
-        run_job("evaluate", *_evaluation(options, places), "--out", options.out / "runs" / BASELINE / "eval")
-
-
-def _evaluation(options: RealOptions, places: RealFolders) -> Iterator[object]:
-    yield from ("--checkpoint", options.out / "runs" / BASELINE / "best", "--datasets", places.sets)
-    for name, value in _evaluation_options(options, places).items():
+def _words(settings: Mapping[str, Any]) -> Iterator[object]:
+    for name, value in settings.items():
         yield from (f"--{name}", *(value if isinstance(value, list) else [value]))
 
 
-def _evaluation_options(options: RealOptions, places: RealFolders) -> dict[str, Any]:
-    limit = {"limit": 2} if options.smoke else {}
-    return {
-        "cityscapes": str(places.cityscapes.absolute()),
-        "scores": [*SCORES],
-        "components": False,
-        **limit,
+def _evaluate(options: RealOptions, checkpoint: Path, out: Path, **more: object) -> None:
+    if not (out / "results.json").exists():
+        where = ("--checkpoint", checkpoint, "--datasets", options.sets, "--out", out)
+        run_job("evaluate", *where, *_words({**options.evaluation, **more}))
+
+
+def _evaluate_erfnet(options: RealOptions) -> None:
+    """Evaluate ERFNet under both protocols, and choose a temperature on PastedVal."""
+    out, cache = options.out, options.out / "cache"
+    for protocol, kept in {"course-512": {}, "native": {"cache": cache}}.items():
+        how = {"name": "ERFNet", "scores": ["MSP", "MaxLogit", "MaxEntropy"], "protocol": protocol, **kept}
+        _evaluate(options, options.data / ERFNET, out / "erfnet" / protocol, **how)
+    if not (out / "temperature").exists():
+        chosen = ("--validation", PASTED, "--scores", "MSP", "--out", out / "temperature")
+        run_job("temperature", "--cache", cache, *chosen)
+
+
+def _train_baseline(options: RealOptions) -> None:
+    """Train the last six blocks and the queries of an EoMT-S, and keep what is best on validation."""
+    settings = {
+        "name": BASELINE,
+        "out": options.baseline.parent,
+        "model.weights": options.data / DINOV2,
+        "adapt.mode": "last-6",
+        "data.shards": options.cityscapes,
+        "validation.shards": options.cityscapes,
+        "validation.select": "miou",
+        "ema.decay": 0.998,
+        "loop.precision": options.precision,
+        "loop.steps": 2 if options.smoke else 2000,
+        "loop.eval_every": 2 if options.smoke else 250,
+        "loop.save_every": 100,
     }
+    results = options.baseline / "eval"
+    if not (results / "results.json").exists():
+        run_job("finetune", RECIPE, *_words(settings), "--resume")
+        _evaluate(options, options.baseline / "best", results, scores=[*SCORES[:-1]])
 
 
-def _fine_tune(options: RealOptions, places: RealFolders) -> None:
+def fine_tune(options: RealOptions) -> None:
     """Fine-tune the baseline with each method and seed, as a sweep on this machine, and evaluate."""
-    names = dict.fromkeys((CONTROL, *options.methods))
-    bank = {"paste.bank": str(places.bank.absolute()), "paste.held_out": 0.2}
+    bank = {"paste.bank": str(options.bank)}
     cells = [
-        {"name": name, **METHODS[name], **(bank if "paste.probability" in METHODS[name] else {})}
-        for name in names
+        {"name": m, **METHODS[m], **(bank if _PASTED.items() <= METHODS[m].items() else {})}
+        for m in options.names
     ]
-    shards = [str(places.cityscapes.absolute())]
     overrides = {
-        "data.shards": shards,
+        "data.shards": [str(options.cityscapes)],
         "validation.shards": [],
-        "model.weights": str((options.out / "runs" / BASELINE / "best").absolute()),
+        "model.weights": str(options.baseline / "best"),
+        "adapt.mode": "last-3",
+        "optim.lr": 1.0e-4,
         "loop.precision": options.precision,
         "loop.steps": 2 if options.smoke else 250,
         "loop.save_every": 50,
         "loop.eval_every": 0,
-        "optim.lr": 1e-4,
     }
     sweep = {
-        "name": places.sweep.name,
-        "out": str(places.sweep.parent.absolute()),
+        "name": options.sweep.name,
+        "out": str(options.sweep.parent),
         "config": str(RECIPE),
         "overrides": overrides,
         "cells": cells,
         "seeds": [*options.seeds],
-        "evaluation": {
-            "datasets": str(places.sets.absolute()),
-            "options": _evaluation_options(options, places),
-        },
+        "evaluation": {"datasets": str(options.sets), "options": {**options.evaluation, "scores": [*SCORES]}},
     }
     write_atomically(options.out / "sweep.yaml", yaml.safe_dump(sweep, sort_keys=False))
     run_job("submit", options.out / "sweep.yaml", "--local", options.at_once)
-    for name, scores in OWN_SCORES.items():
-        for run in _runs_of(name, options, places) if name in names else ():
-            if not (run / "own" / "results.json").exists():
-                sets = (
-                    "--datasets",
-                    places.sets,
-                    "--components",
-                    False,
-                    *(("--limit", 2) if options.smoke else ()),
-                )
-                run_job("evaluate", "--checkpoint", run, *sets, "--scores", *scores, "--out", run / "own")
 
 
-def _runs_of(name: str, options: RealOptions, places: RealFolders) -> list[Path]:
-    return [places.sweep / "runs" / f"{name},seed={seed}" for seed in options.seeds]
-
-
-def _report(options: RealOptions, places: RealFolders) -> str:
+def _report(options: RealOptions) -> str:
     """Put the tables one below the other: ERFNet's, its temperatures, the runs', the choice, differences."""
-    found: dict[str, list[SeedRun]] = {
-        BASELINE: [read_run(options.out / "runs" / BASELINE / "eval" / "results.json")]
+    found = {name: [*map(read_run, options.results(name))] for name in (BASELINE, *options.names)}
+    tests, pasted = (_of_sets(found, is_pasted=is_pasted) for is_pasted in (False, True))
+    out = options.out
+    tables = {
+        "ERFNet, protocol course-512": out / "erfnet" / "course-512" / "results.md",
+        "ERFNet, protocol native": out / "erfnet" / "native" / "results.md",
+        "MSP of ERFNet by temperature": out / "temperature" / "temperature.md",
+        "EoMT-S before fine-tuning": options.baseline / "eval" / "results.md",
+        "EoMT-S": options.sweep / "table" / "results.md",
     }
-    for name in dict.fromkeys((CONTROL, *options.methods)):
-        found[name] = [_read_all(run) for run in _runs_of(name, options, places)]
-    tests, pasted = (
-        {
-            name: [
-                run._replace(records=[r for r in run.records if (r.dataset == "Pasted val") is is_pasted])
-                for run in runs
-            ]
-            for name, runs in found.items()
-        }
-        for is_pasted in (False, True)
-    )
-    scores = [*SCORES, *(score for name in found for score in OWN_SCORES.get(name, ()))]
-    parts = [
-        *(
-            f"## ERFNet, {protocol}\n\n" + (options.out / "erfnet" / protocol / "results.md").read_text()
-            for protocol in PROTOCOLS
-        ),
-        "## Temperature of ERFNet's MSP\n\n" + (options.out / "temperature" / "temperature.md").read_text(),
-        "## EoMT-S\n\n" + (places.sweep / "table" / "results.md").read_text(),
-        "## Means and choice\n\n" + render_numbers(tests, scores) + render_choice(tests, pasted),
-        render_differences(tests, [*_list_pairs(pasted)]),
-    ]
-    return "\n".join(parts)
+    parts = [f"## {title}\n\n{path.read_text()}" for title, path in tables.items()]
+    parts.append(f"## Means and choice\n\n{render_numbers(tests, SCORES)}{render_choice(tests, pasted)}")
+    return "\n".join((*parts, render_differences(tests, [*_list_pairs(pasted)])))
 
 
-def _read_all(run: Path) -> SeedRun:
-    """Read a run with the scores that only it has."""
-    common = read_run(run / "eval" / "results.json")
-    own = run / "own" / "results.json"
-    return common._replace(records=[*common.records, *(read_run(own).records if own.exists() else ())])
+def _of_sets(runs: Runs, *, is_pasted: bool) -> Runs:
+    """Keep the records of PastedVal, or those of the test sets."""
+
+    def kept(run: SeedRun) -> SeedRun:
+        return run._replace(records=[r for r in run.records if (r.dataset == PASTED_TITLE) is is_pasted])
+
+    return {name: [*map(kept, of_method)] for name, of_method in runs.items()}
 
 
 def _list_pairs(pasted: Runs) -> Iterator[tuple[Way, Way]]:
     """Yield each method against the control, each with the score chosen for it, and with the same scores."""
     chosen = {name: score for name, score in choose_scores(pasted).items() if name != BASELINE}
-    yield from (
-        ((name, score), (CONTROL, chosen[CONTROL])) for name, score in chosen.items() if name != CONTROL
-    )
+    others = [name for name in chosen if name != CONTROL]
+    yield from (((name, chosen[name]), (CONTROL, chosen[CONTROL])) for name in others)
     for score in ("MSP", "NormalizedEntropy", "EntropyLogMax"):
-        yield from (((name, score), (CONTROL, score)) for name in chosen if name != CONTROL)
+        yield from (((name, score), (CONTROL, score)) for name in others)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Any
 import tyro
 from torch.cuda import device_count as count_gpus
 
+from eval.predict.scores import NEEDS
 from jobs.evaluate import EvaluateOptions
 from jobs.prepare import Job
 from models.weights.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER
@@ -155,7 +156,10 @@ def _finetuning_stages(config: SweepConfig, built: FinetuneConfig) -> dict[str, 
     if evaluation.datasets:
         chosen = run / BEST_FOLDER if built.validation.select else run
         words = ["--checkpoint", str(chosen), "--datasets", evaluation.datasets, "--out", str(run / "eval")]
-        for name, value in evaluation.options.items():
+        options = dict(evaluation.options)
+        if isinstance(scores := options.get("scores"), list):
+            options["scores"] = [name for name in scores if NEEDS.get(name, "queries") in built.model.parts]
+        for name, value in options.items():
             words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
         parse_options(EvaluateOptions, words, program="jobs.evaluate")  # refuses what it does not know
         command = job_command(evaluation.resources, EVALUATE, words)

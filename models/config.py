@@ -108,6 +108,15 @@ class ModelConfig:
         return dataclasses.replace(found, **given | {"size": given["trunk"].name})
 
     @property
+    def parts(self) -> set[str]:
+        """What anomaly scores can read of such a network, as `eval.predict.scores.NEEDS` calls it."""
+        has = {
+            "class distances": self.class_head == "isomax",
+            "an outlier class": self.outlier_class == "trained",
+        }
+        return {"queries", *(part for part, is_there in has.items() if is_there)}
+
+    @property
     def num_logits(self) -> int:
         """Columns of the class logits: classes, the outlier class if there is one, "no object"."""
         return (self.num_classes or NUM_CLASSES) + (self.outlier_class == "trained") + 1

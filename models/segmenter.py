@@ -40,11 +40,7 @@ def require_readable(model: EoMT | ERFNet, scores: Sequence[str], where: str) ->
 
     `where` is the setting and the checkpoint, for the message.
     """
-    has = {"queries"} if isinstance(model, EoMT) else set()
-    if isinstance(model, EoMT) and isinstance(model.class_head, IsoMaxHead):
-        has.add("class distances")
-    if isinstance(model, EoMT) and model.config.outlier_class == "trained":
-        has.add("an outlier class")
+    has = model.config.parts if isinstance(model, EoMT) else set()
     for name in scores:
         if (needed := NEEDS.get(name)) is not None and needed not in has:
             raise InputError(f"{where} has no {needed.removeprefix('an ')}, which {name} reads")

@@ -41,7 +41,8 @@ class EvaluationStage:
     datasets: Location = ""
     """Folder of the test sets; empty: the runs are not evaluated."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Further options of jobs.evaluate, such as cityscapes: data/cityscapes."""
+    """Further options of jobs.evaluate, such as cityscapes: data/cityscapes. Of `scores`, a cell takes those
+    that its `model` has the parts for, such as MinDistance where `class_head` is isomax."""
     resources: Resources = field(default_factory=Resources)
     """Resources of each evaluation, which is one process."""
 
