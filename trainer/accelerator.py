@@ -12,10 +12,10 @@ from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration, parse_flag_from_env
 from torch import distributed
 
-from models.segmenter import Precision
+from models.config import Precision
 from shards.errors import InputError
 from shards.rendezvous import meet, read_launch
-from trainer.loop import LoopConfig
+from trainer.sections import LoopConfig
 
 OTHER_ENGINES = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG", "SAGEMAKER")
 
