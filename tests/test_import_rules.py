@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ALLOWED: dict[str, set[str]] = {
     "shards": set(),
-    "slurm": {"shards.errors", "shards.files"},
+    "slurm": {"shards.errors", "shards.files", "shards.cores"},
     "outlier_paste": {"shards"},
     "eval": {"shards"},
     "models": {"shards", "eval"},
