@@ -21,8 +21,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import ReportOptions, table
-from models.adapt import AdaptConfig, apply_adaptation
-from models.config import ModelConfig
+from models.adapt import apply_adaptation
+from models.config import AdaptConfig, ModelConfig
 from models.eomt import EoMT
 from shards.program import run_program
 from shards.settings import parse_options

@@ -35,7 +35,7 @@ from benchmarks.machine import ThreadedOptions, describe_machine, table
 from eval.metrics.binned import count_images
 from eval.metrics.curve import exact_curve
 from eval.predict.predictions import CachedSet, WindowPredictions, read_frames, write_frame
-from eval.predict.scores import DEFAULT_SCORES
+from eval.predict.score_names import DEFAULT_SCORES
 from eval.predict.strips import predict_pixels
 from eval.store import ImageStore, score_arrays
 from eval.temperature import Sweep, Variant

@@ -33,13 +33,13 @@ from benchmarks.machine import ReportOptions, command_upstream, describe_machine
 from benchmarks.usual_loader import UsualLoader
 from outlier_paste.config import PasteConfig
 from outlier_paste.paste import build_paste
-from shards.augment import AugmentConfig
 from shards.batch import Batch
+from shards.config import AugmentConfig, StreamConfig
 from shards.errors import InputError
 from shards.manifest import read_manifest
 from shards.program import run_program
 from shards.settings import parse_options
-from shards.stream import StreamConfig, build_stream, keep_freed_memory
+from shards.stream import build_stream, keep_freed_memory
 
 CROP = 1024
 ENCODINGS = ("png", "jpeg", "tiles")

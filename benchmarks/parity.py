@@ -29,9 +29,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.machine import ThreadedOptions, command_upstream, describe_machine, table, upstream_commit
-from models.backbone import SIZES
 from models.config import DEFAULT_NUM_QUERIES, DEFAULT_PATCH_SIZE, ModelConfig
 from models.eomt import EoMT, Prediction
+from models.trunk import SIZES
 from models.weights.checkpoint import initialise_model
 from models.weights.formats import read_checkpoint
 from shards.errors import InputError

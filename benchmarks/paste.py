@@ -24,11 +24,12 @@ from benchmarks.machine import table, time_in_turns
 from outlier_paste.bank import SHRINKS
 from outlier_paste.config import PasteConfig
 from outlier_paste.paste import build_paste
+from shards.config import StreamConfig
 from shards.order import sample_generator
 from shards.program import run_program
 from shards.schema import Sample
 from shards.settings import parse_options
-from shards.stream import StreamConfig, build_stream
+from shards.stream import build_stream
 
 FRAME = (CROP, 2 * CROP)
 TARGETS = {"ours, from shards": "15", "ours, from the pool": "50"}

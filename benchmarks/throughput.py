@@ -27,7 +27,7 @@ from benchmarks.cost import CostOptions, compute_cost
 from benchmarks.frames import make_bank, make_scenes, write_frames
 from benchmarks.machine import ReportOptions, describe_machine, table
 from benchmarks.train_step import MODES
-from models.backbone import SIZES
+from models.trunk import SIZES
 from shards.errors import InputError
 from shards.program import run_program
 from shards.settings import parse_options

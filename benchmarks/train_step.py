@@ -41,11 +41,11 @@ from benchmarks.machine import (
     upstream_commit,
 )
 from benchmarks.parity import request_eomt
-from models.adapt import AdaptConfig, apply_adaptation
-from models.backbone import SIZES
-from models.config import DEFAULT_NUM_QUERIES, LoraSettings, ModelConfig
+from models.adapt import apply_adaptation
+from models.config import DEFAULT_NUM_QUERIES, AdaptConfig, LoraSettings, ModelConfig
 from models.eomt import EoMT
 from models.segmenter import compile_model
+from models.trunk import SIZES
 from models.weights.checkpoint import initialise_model
 from shards.batch import Batch
 from shards.errors import InputError
@@ -53,11 +53,13 @@ from shards.program import run_program
 from shards.schema import NUM_CLASSES
 from shards.settings import parse_options
 from trainer.accelerator import make_accelerator
-from trainer.ema import EmaConfig, WeightAverage
-from trainer.loop import LoopConfig, Run, train
-from trainer.losses import Loss, LossConfig, build_loss, weighted_sum
-from trainer.optim import OptimConfig, build_optimizer
-from trainer.schedule import ScheduleConfig, build_lr_schedule
+from trainer.ema import WeightAverage
+from trainer.loop import Run, train
+from trainer.losses.loss import Loss, build_loss, weighted_sum
+from trainer.losses.options import LossConfig
+from trainer.optim import build_optimizer
+from trainer.schedule import build_lr_schedule
+from trainer.sections import EmaConfig, LoopConfig, OptimConfig, ScheduleConfig
 
 UPSTREAM = "upstream, full"
 MODES: dict[str, AdaptConfig] = {

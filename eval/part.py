@@ -25,7 +25,7 @@ from eval.metrics.components import SegmentSizes
 from eval.metrics.curve import ImageScores
 from eval.metrics.measure import Measurement, measure_components, measure_images, measure_score
 from eval.predict.predictions import CLOSED_SET
-from eval.predict.scores import DEFAULT_SCORES
+from eval.predict.score_names import DEFAULT_SCORES
 from eval.predict.strips import predict_image
 from eval.predict.windows import Predictor, resize_image, to_tensor
 from eval.protocol import Protocol

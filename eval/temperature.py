@@ -20,7 +20,7 @@ from torch import Tensor
 from eval.metrics.closed_set import best_likelihood, count_classes
 from eval.metrics.curve import HALF_VALUES, Curve, PixelMetrics, count_half
 from eval.predict.predictions import CachedSet, read_frames
-from eval.predict.scores import DEFAULT_SCORES
+from eval.predict.score_names import DEFAULT_SCORES, OF_SHARES
 from eval.predict.strips import compare_at, predict_classes
 from eval.store import ImageStore, score_arrays
 from shards.errors import InputError
@@ -34,7 +34,6 @@ LEVELS: tuple[Level, ...] = ("pixel", "query")
 """What is divided: the class scores of a pixel, softmax(L / T), or the class logits of queries."""
 Kind = tuple[str, Level]
 """Score and level."""
-OF_SHARES = ("NormalizedMSP", "NormalizedEntropy", "EntropyLogMax")
 FIXED_AT_PIXEL = ("MaxLogit", *OF_SHARES)
 TABLE_TEMPERATURES = (1.0, 0.5, 0.75, 1.1)
 """In every table of these test sets, beside the best."""

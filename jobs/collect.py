@@ -16,13 +16,13 @@ from eval.report.differences import find_differences, list_differences, mark_tab
 from eval.report.record import render_csv, render_json
 from eval.report.seeds import build_seed_tables, group_by_seed, read_run
 from eval.report.tables import latex_tables, markdown_tables
+from models.weights.run_files import list_runs
 from shards.errors import InputError
 from shards.files import to_json, write_atomically
 from shards.output import claimed, staged_folder
 from shards.program import run_program
 from shards.settings import parse_options
 from slurm.tasks import RUNS_FOLDER, TASKS_NAME, read_tasks
-from trainer.run_folder import list_runs
 
 logger = logging.getLogger(__name__)
 

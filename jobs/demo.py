@@ -15,15 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from eval.predict.strips import predict_pixels
-from eval.report.figures import Example, plot_comparison
 from eval.report.record import Record, parse_json
 from eval.report.tables import render_markdown
 from eval.sets.registry import find_test_sets, read_image, read_target
-from models.segmenter import open_predictor
-from models.weights.checkpoint import find_checkpoint
 from shards.errors import InputError
 from shards.files import write_atomically
 from shards.output import claimed, make_folder, require_free
@@ -205,6 +200,13 @@ def _run_chain(options: DemoOptions) -> None:
 
 def _draw_picture(out: Path) -> bytes:
     """Draw the middle frame of each pictured set under two scores, before and after outlier exposure."""
+    import torch
+
+    from eval.predict.strips import predict_pixels
+    from eval.report.figures import Example, plot_comparison
+    from models.segmenter import open_predictor
+    from models.weights.checkpoint import find_checkpoint
+
     predictors = {}
     for title, name in PICTURED_RUNS.items():
         checkpoint = find_checkpoint(out / "runs" / name)

@@ -6,32 +6,18 @@ accelerate launch -m jobs.finetune CONFIG.yaml --resume
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import sys
-import time
 from collections.abc import Sequence
 
 import psutil
 
-from jobs.preview_paste import draw_contact_sheet, paste_scenes
 from shards.program import run_program
-from shards.settings import flat_settings, load_config
-from trainer.collective import writing
+from shards.settings import load_config
 from trainer.config import FinetuneConfig
-from trainer.loop import Run, train
-from trainer.optim import explain_rates
-from trainer.run import global_batch, open_run
-from trainer.run_folder import FINISHED_NAME, begin_folder, describe_run, end_folder, train_on
-from trainer.run_log import log_file, record_profile
-from trainer.runtime import Deadline, StopSignal, find_end
-from trainer.state import TrainState
-from trainer.tracking import end_tracking, show_picture, show_text, start_tracking
 
 logger = logging.getLogger(__name__)
 
-COMPARED = ("seed", "optim.lr", "adapt.mode", "loss.classification", "loss.outlier", "loop.steps")
-"""Settings that TensorBoard's tab HPARAMS shows of every run."""
 STOPPED = 75
 """Exit code of a run that was asked to stop and has saved (EX_TEMPFAIL: try again)."""
 
@@ -41,78 +27,11 @@ def main(arguments: Sequence[str]) -> None:
     resume = "--resume" in arguments
     arguments = [argument for argument in arguments if argument != "--resume"]
     config = load_config(FinetuneConfig, arguments, program="jobs.finetune")
+    from jobs.work.finetune import finetune
+
     state = finetune(config, resume=resume, started=psutil.Process().create_time())
     if not state.has_ended(config.loop.steps):
         sys.exit(STOPPED)
-
-
-def finetune(config: FinetuneConfig, *, resume: bool = False, started: float | None = None) -> TrainState:
-    """Run one fine-tuning; with `resume` from the newest checkpoint of the run's folder, if there is one.
-
-    `started` is the Unix time from which `loop.time_limit` counts; None: now.
-    """
-    deadline, given = Deadline(find_end(config.loop.time_limit, started or time.time())), list_given(config)
-    with open_run(config, deadline, resume=resume) as (run, config, explanation):
-        accelerator, folder = run.accelerator, run.folder
-        is_main = accelerator.is_main_process
-        if (folder / FINISHED_NAME).exists() and run.state.has_ended(config.loop.steps):
-            logger.info("%s: finished at step %d; %s", folder, run.state.step, train_on(folder))
-            return run.state
-        with writing(accelerator, f"{folder}: cannot be written"):
-            if is_main:
-                begin_folder(folder, config, accelerator.num_processes)
-            metrics = [*config.validation.tags(), "Loss/total"]
-            start_tracking(accelerator, config.tracking, given, metrics, step=run.state.step)
-        with log_file(folder / "log.txt" if is_main else None):
-            _introduce(run, config, explanation)
-            state = _train(run, config)
-        has_ended = state.has_ended(config.loop.steps)
-        if has_ended:
-            with writing(accelerator, f"{folder}: cannot be written"):
-                if is_main:
-                    end_folder(folder, state)
-        end_tracking(accelerator, has_ended=has_ended)
-    return state
-
-
-def list_given(config: FinetuneConfig) -> dict[str, str | int | float | bool]:
-    """List the settings that runs are compared by: `COMPARED`, and those that are not their defaults."""
-    defaults = flat_settings(FinetuneConfig(name=config.name, out=config.out))
-    settings = flat_settings(config).items()
-    return {name: value for name, value in settings if name in COMPARED or value != defaults.get(name)}
-
-
-def _introduce(run: Run, config: FinetuneConfig, explanation: Sequence[str]) -> None:
-    """Say in the log and in TensorBoard what is about to be trained."""
-    accelerator, step = run.accelerator, run.state.step
-    first = step + 1  # as of a later start from the same checkpoint, whose cards then replace these
-    logger.info("%s: %s", run.folder, explanation[0])
-    for line in explanation[1:]:
-        logger.info("  %s", line)
-    logger.info("from step %d to %d on %d processes", step, config.loop.steps, accelerator.num_processes)
-    rates = explain_rates(run.optimizer, config.optim, global_batch(config, accelerator))
-    logger.info("%s", rates)
-    if accelerator.is_main_process:
-        show_text(accelerator, "run", describe_run(run.folder, [explanation[0], rates]), first)
-        count = config.tracking.pasted_scenes if config.tracking.tensorboard else 0
-        if step == 0 and count and config.paste.probability > 0:  # before an hour is spent on it
-            sheet = draw_contact_sheet(paste_scenes(config, count), columns=count)
-            show_picture(accelerator, "pasted scenes", sheet, first)
-
-
-def _train(run: Run, config: FinetuneConfig) -> TrainState:
-    traced = config.loop.profile if run.accelerator.is_main_process else 0
-    with (
-        StopSignal(run.accelerator, run.deadline) as stop_requested,
-        record_profile(run.folder, traced) as after_step,
-    ):
-        run = dataclasses.replace(run, stop_requested=stop_requested, after_step=after_step)
-        state = train(run, config.loop)
-    if state.best.is_over:
-        logger.info("ended early at step %d: %s", state.step, state.best.explain())
-    elif not state.has_ended(config.loop.steps):
-        logger.info("%s: saved at step %d; --resume continues", stop_requested.reason, state.step)
-    return state
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.sets.benchmarks import require_no_benchmark, require_no_benchmark_scenes
 from outlier_paste.paste import OutlierPaste
 from outlier_paste.validation_set import (
     FOLDER,
@@ -64,6 +63,8 @@ def main(arguments: Sequence[str]) -> None:
     options: PasteValidationOptions = parse_options(PasteValidationOptions, own, program=PROGRAM)
     require_free(options.out)
     config = load_config(FinetuneConfig, of_run, program=PROGRAM)
+    from eval.sets.benchmarks import require_no_benchmark, require_no_benchmark_scenes
+
     places = config.validation.shards or config.data.shards
     for place in places:
         require_no_benchmark(place, "validation.shards")

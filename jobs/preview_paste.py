@@ -22,7 +22,6 @@ from shards.program import run_program
 from shards.progress import Progress
 from shards.schema import CITYSCAPES_CLASSES, OUTLIER_ID, Sample
 from shards.settings import load_config, parse_options, split_arguments
-from shards.stream import build_stream
 from trainer.config import FinetuneConfig
 
 logger = logging.getLogger(__name__)
@@ -83,6 +82,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def paste_scenes(config: FinetuneConfig, num_scenes: int) -> list[Sample]:
     """Make the first scenes of a run, every one of them with outliers where a place for them is found."""
+    from shards.stream import build_stream
+
     paste = build_paste(dataclasses.replace(config.paste, probability=1.0))
     assert paste is not None, "a probability of 1 pastes"
     data = dataclasses.replace(config.data, batch_size=1, workers=0)

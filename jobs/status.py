@@ -14,6 +14,7 @@ from pathlib import Path
 
 import tyro
 
+from models.weights.run_files import CONFIG_NAME, FINISHED_NAME, LOCK_NAME, list_runs, newest_checkpoint
 from shards.errors import InputError
 from shards.files import is_held
 from shards.program import run_program
@@ -22,8 +23,6 @@ from slurm.status import JobState, query_jobs
 from slurm.submit import Submission, read_submissions
 from slurm.sweep import SweepConfig
 from slurm.tasks import RUNS_FOLDER, TASKS_NAME, StageState, SweepTask, Tasks, read_tasks
-from trainer.checkpoint import newest_checkpoint
-from trainer.run_folder import CONFIG_NAME, FINISHED_NAME, LOCK_NAME, list_runs
 
 STEP_LINE = re.compile(r"^\S+ \S+ step (?P<step>\d+)/(?P<steps>\d+)  (?P<rest>.*)$")
 ERROR_LINE = re.compile(

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from torch.cuda import device_count as count_gpus
 
 from eval.predict.scores import NEEDS
 from jobs.evaluate import EvaluateOptions
 from jobs.prepare import Job
-from models.weights.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER
+from models.weights.run_files import BEST_FOLDER, CHECKPOINTS_FOLDER, CONFIG_NAME, FINISHED_NAME
 from shards.errors import InputError
 from shards.files import write_atomically
 from shards.location import is_there
@@ -63,8 +62,7 @@ from slurm.tasks import (
     read_tasks,
     write_tasks,
 )
-from trainer.config import FinetuneConfig
-from trainer.run_folder import CONFIG_NAME, FINISHED_NAME, MAY_CHANGE
+from trainer.config import MAY_CHANGE, FinetuneConfig
 
 logger = logging.getLogger(__name__)
 
@@ -186,7 +184,11 @@ def submit(plan: SweepPlan, options: SubmitOptions) -> None:
         return
     if scripts and options.local is None and shutil.which("sbatch") is None:
         raise SlurmError("sbatch: not found; is this a Slurm cluster? --local 1 runs the cells here")
-    machine = None if options.local is None else share_machine(config.resources, options.local, count_gpus())
+    machine = None
+    if options.local is not None:
+        from torch.cuda import device_count
+
+        machine = share_machine(config.resources, options.local, device_count())
     _write_folder(plan)
     if moved:  # the indices of earlier jobs are those of other cells now
         (config.folder / SUBMISSIONS_NAME).unlink(missing_ok=True)

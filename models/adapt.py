@@ -6,16 +6,14 @@ import itertools
 import re
 import string
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import nn
 
-from models.config import LoraSettings
+from models.config import AdaptConfig
 from models.eomt import EoMT
 from models.lora import add_adapters
 from shards.errors import InputError
-
-MODES = ("full", "heads", "queries", "queries+heads", "last-N", "gradual", "lora")
 
 PARTS = {
     "cls_token": "class token",
@@ -28,29 +26,6 @@ PARTS = {
     "mask_head": "mask head",
 }
 """Parts of a model by the beginning of their parameters' names, as the log calls them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdaptConfig:
-    """Adaptation: the parameters that train."""
-
-    mode: str = "full"
-    """full: everything; heads: class head and mask head; queries: the queries alone; queries+heads: both;
-    last-N (last-1, last-2, ...): the N last blocks, the final norm, the upscaling, queries and heads;
-    gradual: at first the joint blocks and what comes after, then one block after the other (see thaw);
-    lora: low-rank adapters in the blocks (see lora), queries and heads."""
-    thaw: tuple[float, float] = (0.1, 0.6)
-    """For gradual: shares of the run at which the last of the blocks before the joint ones starts to train,
-    and the first, with the embedding; the others evenly between. Each warms up by itself."""
-    lora: LoraSettings = field(default_factory=LoraSettings)
-
-    def __post_init__(self) -> None:
-        named = self.mode in MODES and self.mode != "last-N"
-        if not named and not re.fullmatch(r"last-[1-9]\d*", self.mode):
-            raise InputError(f"adapt.mode: unknown mode {self.mode!r}; known modes: {', '.join(MODES)}")
-        if not 0 <= self.thaw[0] < self.thaw[1] <= 1:
-            first, last = self.thaw
-            raise InputError(f"adapt.thaw: got {first} and {last}; two shares, 0 <= first < second <= 1")
 
 
 @dataclass(frozen=True)

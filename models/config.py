@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from models.backbone import SIZES, Trunk
+from models.trunk import SIZES, Trunk
 from shards.errors import InputError
 from shards.files import Location, from_json, read_json, to_json
 from shards.schema import DEFAULT_SIZE, NUM_CLASSES
@@ -18,7 +19,9 @@ LARGEST_NUMBER = 10_000
 """Of queries and of classes."""
 LARGEST_GRID = 2**18
 """Patches of an image, such as 8192x8192 pixels in patches of 16x16."""
+Precision = Literal["float32", "bf16", "fp16"]
 LORA_TARGETS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+MODES = ("full", "heads", "queries", "queries+heads", "last-N", "gradual", "lora")
 DESCRIPTION_NAME = "model.json"
 METADATA_KEY = "model"
 """In the header of an exported `.safetensors`: the text that `model.json` would hold."""
@@ -161,6 +164,38 @@ class LoraSettings:
     def scale(self) -> float:
         """Factor of an adapter's output."""
         return self.alpha / self.rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptConfig:
+    """Adaptation: the parameters that train."""
+
+    mode: str = "full"
+    """full: everything; heads: class head and mask head; queries: the queries alone; queries+heads: both;
+    last-N (last-1, last-2, ...): the N last blocks, the final norm, the upscaling, queries and heads;
+    gradual: at first the joint blocks and what comes after, then one block after the other (see thaw);
+    lora: low-rank adapters in the blocks (see lora), queries and heads."""
+    thaw: tuple[float, float] = (0.1, 0.6)
+    """For gradual: shares of the run at which the last of the blocks before the joint ones starts to train,
+    and the first, with the embedding; the others evenly between. Each warms up by itself."""
+    lora: LoraSettings = field(default_factory=LoraSettings)
+
+    def __post_init__(self) -> None:
+        named = self.mode in MODES and self.mode != "last-N"
+        if not named and not re.fullmatch(r"last-[1-9]\d*", self.mode):
+            raise InputError(f"adapt.mode: unknown mode {self.mode!r}; known modes: {', '.join(MODES)}")
+        if not 0 <= self.thaw[0] < self.thaw[1] <= 1:
+            first, last = self.thaw
+            raise InputError(f"adapt.thaw: got {first} and {last}; two shares, 0 <= first < second <= 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """Selection from `model.weights`."""
+
+    skip: tuple[str, ...] = ()
+    """Weights that keep their initial values whatever the file holds, such as class_head or queries: a full
+    name, or its first words up to a dot. Anything else that is missing is an error."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from eval.predict.predictions import PredictionRecorder
 from eval.predict.queries import QueryOutputs
-from eval.predict.scores import NEEDS
+from eval.predict.score_names import NEEDS
 from eval.predict.strips import read_queries
 from eval.predict.windows import ModelSource, Predictor, SlidingPredictor, WindowPredictor, describe_input
+from models.config import Precision
 from models.eomt import EoMT, Prediction
 from models.erfnet import STRIDE, ERFNet
 from models.heads import IsoMaxHead
@@ -31,7 +32,6 @@ from shards.schema import NUM_CLASSES
 
 logger = logging.getLogger(__name__)
 
-Precision = Literal["float32", "bf16", "fp16"]
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -42,7 +42,7 @@ def require_readable(model: EoMT | ERFNet, scores: Sequence[str], where: str) ->
     """
     has = model.config.parts if isinstance(model, EoMT) else set()
     for name in scores:
-        if (needed := NEEDS.get(name)) is not None and needed not in has:
+        if (needed := NEEDS[name]) and needed not in has:
             raise InputError(f"{where} has no {needed.removeprefix('an ')}, which {name} reads")
 
 

@@ -8,62 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from shards.errors import InputError
+from shards.config import AugmentConfig, Recipe
 from shards.schema import NUM_CLASSES, VOID_ID
 
-Recipe = Literal["ours", "upstream"]
 Size = tuple[int, int]
 """(height, width) in pixels."""
-RECIPE_SCALES: dict[Recipe, tuple[float, float]] = {"ours": (1.0, 2.0), "upstream": (0.5, 2.0)}
-"""Range of the zoom where `data.augment.scale` does not say."""
 CROP_TRIES = 10
 """Windows that are looked at for one below `max_class_share`; the last is taken as it is."""
 LABEL_STRIDE = 4
 """Every fourth row and column of the label is counted for that."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
-    """How scenes vary. `scale: [1, 1]`, `flip: 0` and `color: 0` leave the window's random place only."""
-
-    recipe: Recipe = "ours"
-    """ours: at zoom 1 the frame just covers the crop, and content smaller than the crop lies anywhere in it.
-    upstream: tue-mps/eomt's; at zoom 1 the frame just fits into the crop (its "0.5 to 2.0" is our 0.25 to 1.0
-    on Cityscapes with a square crop, and 40 % of the pixels are void), content lies at the upper left, and
-    colours change as torchvision changes them; a crop without any class is drawn anew."""
-    scale: tuple[float, float] = (0.0, 0.0)
-    """Range of the zoom, drawn uniformly; 0 0: the recipe's own, 1 to 2 for ours and 0.5 to 2 for upstream.
-    With ours, Cityscapes keeps its own resolution at 1 for a crop of 1024 rows; 2 shows half as much, twice
-    as large. Where the frame does not fill the crop, void pixels are added."""
-    flip: float = 0.5
-    """Probability of a mirror image, 0 to 1."""
-    color: float = 0.5
-    """Strength of the colour jitter, 0 (none) to 1. At 0.5: brightness +-32 of 255, contrast and saturation
-    times 0.5 to 1.5, hue +-18 degrees, each with probability 0.5."""
-    max_class_share: float = 1.0
-    """Look for a window in which no class fills more than this share of what is not void; 1: any window."""
-    class_balance: float = 0.0
-    """Probability that the window shows a random pixel of a random class of the frame, each class as likely
-    as any other; 0: windows are uniform, and small classes as rare as they are."""
-
-    def __post_init__(self) -> None:
-        if self.scale == (0, 0):
-            object.__setattr__(self, "scale", RECIPE_SCALES[self.recipe])  # a saved configuration says it
-        low, high = self.scale
-        if not 0.05 <= low <= high <= 20:
-            given = list(self.scale)
-            raise InputError(f"data.augment.scale: got {given}; two numbers in 0.05..20, smaller first")
-        for name in ("flip", "color", "class_balance"):
-            if not 0 <= (value := getattr(self, name)) <= 1:
-                raise InputError(f"data.augment.{name}: got {value}; a number in 0..1 is needed")
-        if not 0 < (share := self.max_class_share) <= 1:
-            raise InputError(f"data.augment.max_class_share: got {share}; more than 0, at most 1 is needed")
 
 
 class Window(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
+from shards.cores import count_cores
 from shards.cutout import CUTOUT_SUFFIXES, decode_cutout
 from shards.errors import InputError, and_more, printable
 from shards.files import hash_file
@@ -64,7 +64,7 @@ def examine_folder(path: str, workers: int = 0) -> dict[str, ShardFindings]:
         shards = {"": find_shards(path, None)}
     found = {split: ShardFindings(split) for split in shards}
     tasks = [(split, shard) for split, several in shards.items() for shard in several]
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:  # decoders and hashes hold no lock
+    with ThreadPoolExecutor(workers or count_cores()) as pool:  # decoders and hashes hold no lock
         for findings in pool.map(lambda task: _examine_shard(task[1], task[0]), tasks):
             found[findings.split].add(findings)
     for split, several in shards.items():

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import cv2
@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from shards.augment import AugmentConfig, choose_crop, recolor_inside, resize_crop, resize_label
+from shards.augment import choose_crop, recolor_inside, resize_crop, resize_label
 from shards.batch import Batch, stack_samples
 from shards.color import jitter_as_upstream, jitter_color
+from shards.config import StreamConfig
 from shards.errors import InputError
-from shards.files import Location
 from shards.order import BatchPositions, SampleOrder, sample_generator
 from shards.reader import ShardReader, open_shards
 from shards.scene import read_scene, require_scenes
@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt, from malloc.h; 32 MiB is the largest threshold that it takes everywhere."""
 
-MOST_SCENES, MOST_WORKERS = 4096, 256
 Transform = Callable[[Sample, np.random.Generator], Sample]
 """Changes a scene, such as by pasting objects; draws from nothing but the generator. It may write into the
 scene's arrays: nobody else has them."""
@@ -52,41 +51,6 @@ class StagedTransform(Protocol):
 
 
 AnyTransform = Transform | StagedTransform
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamConfig:
-    """Which scenes are read, and how they become batches."""
-
-    shards: tuple[Location, ...] = ()
-    """Folders written by `jobs.prepare`, tar files, or patterns such as `data/train-{000000..000031}.tar`; or
-    URLs of these (`https://`, `s3://`, ...), whose shards are copied into `cache` when first read."""
-    split: str = "train"
-    """Which part of the folders to read."""
-    crop: tuple[int, int] = (0, 0)
-    """(height, width) of what the network sees, in pixels. 0 0: as model.image_size, which follows the crop
-    where it is left out itself; 1024 1024 without both."""
-    batch_size: int = 4
-    """Scenes per process and micro-batch."""
-    workers: int = 2
-    """Loader processes per training process; 0 decodes in the training process itself."""
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    cache: Location = ""
-    """Folder for copies of remote shards, which many processes may share; empty: ~/.cache/eomt-anomaly."""
-    max_errors: int = 0
-    """How many unreadable shards, and then how many unreadable samples, a process tolerates. Each is told in
-    the log; such a shard is left out, and in place of such a sample comes the next one of its epoch that can
-    be read. 0: the first is an error."""
-
-    def __post_init__(self) -> None:
-        if min(self.crop) < 1 and any(self.crop):
-            raise InputError(f"data.crop: got {list(self.crop)}; height and width of at least 1 are needed")
-        if not 1 <= self.batch_size <= MOST_SCENES:
-            raise InputError(f"data.batch_size: got {self.batch_size}; 1..{MOST_SCENES} are allowed")
-        if not 0 <= self.workers <= MOST_WORKERS:
-            raise InputError(f"data.workers: got {self.workers}; 0..{MOST_WORKERS} are allowed")
-        if self.max_errors < 0:
-            raise InputError(f"data.max_errors: got {self.max_errors}; 0 or more are needed")
 
 
 Finished = tuple[Sample, tuple[str, ...]]

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shards.cores import share_cores
 from shards.errors import InputError
 from slurm.resources import Resources
 from slurm.tasks import LOGS_FOLDER
@@ -114,8 +115,10 @@ def share_machine(resources: Resources, at_once: int, count: int) -> Machine:
         raise InputError(f"--local 0: {has}; --local 1 uses the CPU")
     if 0 < count < ranks:
         raise InputError(f"--local: a cell has {ranks} processes, and this machine {count} GPUs")
-    gpus, environment = [str(i) for i in range(count)], resources.environment
-    return Machine(at_once=at_once or count // ranks, ranks=ranks, gpus=gpus, environment=environment)
+    gpus, at_once = [str(i) for i in range(count)], at_once or count // ranks
+    shared = share_cores(at_once * ranks) if at_once * ranks > 1 else {}
+    environment = {**shared, **resources.environment}
+    return Machine(at_once=at_once, ranks=ranks, gpus=gpus, environment=environment)
 
 
 @dataclass

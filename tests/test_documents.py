@@ -15,7 +15,7 @@ import pytest
 from eval.predict.scores import QUERY_SCORES, SCORES
 from shards.settings import read_config
 from trainer.config import FinetuneConfig
-from trainer.losses import BASES, CLASS_TERMS, OUTLIER_CLASS_TERM, OUTLIER_TERMS
+from trainer.losses.options import BASES, CLASS_HEADS, OUTLIER_CLASS_TERM, OUTLIER_OPTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(
@@ -91,7 +91,7 @@ def test_a_documented_configuration_loads(tmp_path: Path, text: str) -> None:
 
 def test_the_losses_are_documented_by_name() -> None:
     text = (ROOT / "docs/losses.md").read_text()
-    for name in (*BASES, *CLASS_TERMS, *OUTLIER_TERMS, OUTLIER_CLASS_TERM):
+    for name in (*BASES, *CLASS_HEADS, *OUTLIER_OPTIONS, OUTLIER_CLASS_TERM):
         assert f"`{name}`" in text, name
     table = re.findall(r"^\| (\w+(?:, \w+)*) \|", (ROOT / "docs/evaluation.md").read_text(), re.MULTILINE)
     assert {*SCORES, *QUERY_SCORES} <= set(", ".join(table).split(", "))

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ALLOWED: dict[str, set[str]] = {
     "shards": set(),
-    "slurm": {"shards.errors", "shards.files"},
+    "slurm": {"shards.errors", "shards.files", "shards.cores"},
     "outlier_paste": {"shards"},
     "eval": {"shards"},
     "models": {"shards", "eval"},
@@ -91,6 +91,5 @@ def test_weights_are_never_unpickled_with_code(module: str) -> None:
             )
 
 
-def test_init_files_are_empty_but_for_the_registry_of_losses() -> None:
-    full = [m for m in MODULES if m.endswith("__init__.py") and (ROOT / m).read_text().strip()]
-    assert full == ["trainer/losses/__init__.py"]
+def test_init_files_are_empty() -> None:
+    assert not [m for m in MODULES if m.endswith("__init__.py") and (ROOT / m).read_text().strip()]

@@ -12,10 +12,11 @@ from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration, parse_flag_from_env
 from torch import distributed
 
-from models.segmenter import Precision
+from models.config import Precision
+from shards.cores import THREADS, count_cores
 from shards.errors import InputError
 from shards.rendezvous import meet, read_launch
-from trainer.loop import LoopConfig
+from trainer.sections import LoopConfig
 
 OTHER_ENGINES = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG", "SAGEMAKER")
 
@@ -61,6 +62,8 @@ def make_accelerator(precision: Precision, run_folder: Path) -> Accelerator:
         if announced > 1:
             _require_gpu(on_cpu)
             meet("gloo" if on_cpu else "nccl")
+        if on_cpu and THREADS not in os.environ:
+            torch.set_num_threads(max(1, count_cores() - 1))  # one is for the loader, which is to keep up
         accelerator = Accelerator(
             cpu=on_cpu,
             mixed_precision="no" if precision == "float32" else precision,

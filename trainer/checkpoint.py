@@ -16,10 +16,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from models.eomt import EoMT
-from models.weights.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER, list_checkpoints, write_description
+from models.weights.checkpoint import write_description
 from models.weights.files import some, write_weight_file
 from models.weights.fit import find_not_finite
 from models.weights.formats import WEIGHTS_NAME
+from models.weights.run_files import BEST_FOLDER, CHECKPOINTS_FOLDER, list_checkpoints
 from shards.errors import InputError
 from shards.files import hash_file, to_json, write_atomically
 from trainer.collective import DivergenceError, explain_failure, require_sound_weights, writing
@@ -173,12 +174,6 @@ def _remove(checkpoint: Path) -> None:
     except OSError as error:
         logger.warning("%s: cannot be removed: %s", checkpoint, explain_failure(error))
     shutil.rmtree(hidden, ignore_errors=True)
-
-
-def newest_checkpoint(run_folder: Path) -> Path | None:
-    """Return the run's checkpoint with the highest step, or None."""
-    found = list_checkpoints(run_folder / CHECKPOINTS_FOLDER)
-    return found[-1] if found else None
 
 
 def save_best(

@@ -1,25 +1,106 @@
-"""Configuration of a fine-tuning run; each section lives beside its owner."""
+"""Configuration of a fine-tuning run, without what takes seconds to load."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from models.adapt import AdaptConfig
-from models.config import ModelConfig
-from models.weights.checkpoint import InitConfig
+from eval.predict.score_names import require_scores
+from models.config import AdaptConfig, InitConfig, ModelConfig
 from outlier_paste.config import PasteConfig
+from shards.config import StreamConfig
 from shards.errors import InputError
 from shards.files import Location, require_name
 from shards.schema import DEFAULT_SIZE, NUM_CLASSES
-from shards.stream import StreamConfig
-from trainer.ema import EmaConfig
-from trainer.loop import LoopConfig
-from trainer.losses import OUTLIER_CLASS_TERM, LossConfig
-from trainer.losses.classification import CLASS_TERMS
-from trainer.optim import OptimConfig
-from trainer.schedule import ScheduleConfig
-from trainer.tracking import TrackingConfig
-from trainer.validation import ValidationConfig
+from trainer.losses.options import CLASS_HEADS, OUTLIER_CLASS_TERM, LossConfig
+from trainer.sections import EmaConfig, LoopConfig, OptimConfig, ScheduleConfig
+
+MAY_CHANGE = (
+    *("out", "name", "data.workers", "data.batch_size", "data.cache", "loop.grad_accum"),
+    *("loop.activation_checkpointing", "loop.fit_memory", "loop.profile"),
+    *("loop.log_every", "loop.eval_every", "loop.save_every", "loop.keep_checkpoints"),
+    *("loop.time_limit", "loop.skip_bad_steps", "loop.sharding"),
+    *("validation.shards", "validation.split", "validation.limit"),
+    *("validation.pasted", "validation.scores", "validation.patience"),
+    *("tracking.tensorboard", "tracking.pasted_scenes", "tracking.groups", "tracking.probes"),
+    *("tracking.curves", "paste.cache_mb"),
+)
+"""Settings that a resumed run may change: they alter no weight, as long as the global batch stays."""
+MEASURED_ON = ("validation.shards", "validation.split", "validation.limit", "validation.pasted")
+"""Those of `MAY_CHANGE` that are fixed where the best of several validations is chosen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """What of a run can be watched while it trains; log.txt is always written."""
+
+    tensorboard: bool = True
+    """Write TensorBoard's files into the run's folder; what they show, and what that costs:
+    docs/monitoring.md."""
+    pasted_scenes: int = 4
+    """Number of scenes of the run, all with objects, shown there when it starts; 0: none."""
+    groups: bool = True
+    """Log learning rate and gradient norm of every parameter group, and norms of adapters, beside each log
+    line."""
+    probes: int = 3
+    """Number of frames of each validation set, always the same, shown at every validation: ground truth,
+    prediction and a map for each of validation.scores; 0: none."""
+    curves: bool = True
+    """Show precision over recall and the scores of normal and anomalous pixels of validation.pasted."""
+
+    def __post_init__(self) -> None:
+        for name in ("pasted_scenes", "probes"):
+            if getattr(self, name) < 0:
+                raise InputError(f"tracking.{name}: got {getattr(self, name)}; 0 or more are needed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """Validation while training, on Cityscapes val and on objects pasted onto it; never on a benchmark."""
+
+    shards: tuple[Location, ...] = ()
+    """Prepared Cityscapes whose `split` is measured by mIoU; empty: no mIoU."""
+    split: str = "val"
+    """Split of the shards."""
+    pasted: Location = ""
+    """Folder that `jobs.paste_validation` wrote, measured by AP and FPR95 of `scores`; empty: none. Score
+    maps lie in the run's folder meanwhile, 4 bytes per pixel and score."""
+    scores: tuple[str, ...] = ("MSP", "RbA")
+    """Anomaly scores that `pasted` is measured by; names as in `jobs.evaluate --scores`."""
+    limit: int = 0
+    """Most frames of each; 0: all."""
+    select: str = ""
+    """The one metric by which `best/` is chosen and a run ends early: miou, or ap/SCORE or fpr95/SCORE of
+    `scores`, such as ap/RbA; judged from the step on at which no query is masked any more. Empty: the newest
+    checkpoints alone are kept."""
+    patience: int = 0
+    """Validations in a row without a better `select` that end the run; 0: never. A run that ended
+    so ends again on --resume, which may raise the patience."""
+
+    def __post_init__(self) -> None:
+        require_scores(self.scores, "validation.scores")
+        if self.limit < 0:
+            raise InputError(f"validation.limit must be 0 (all) or more, got {self.limit}")
+        if self.patience < 0:
+            raise InputError(f"validation.patience must be 0 (never) or more, got {self.patience}")
+        metrics = self.metrics()
+        if self.select and self.select not in metrics:
+            known = ", ".join(metrics) or "nothing, as validation.shards and validation.pasted are empty"
+            raise InputError(f"validation.select: {self.select!r} is not measured; measured: {known}")
+        if self.patience and not self.select:
+            raise InputError("validation.patience: needs validation.select, the metric it waits for")
+
+    def metrics(self) -> list[str]:
+        """Name what is measured."""
+        scores = self.scores if self.pasted else ()
+        return [
+            *(["miou"] if self.shards else []),
+            *(f"{metric}/{score}" for score in scores for metric in ("ap", "fpr95")),
+        ]
+
+    def tags(self) -> list[str]:
+        """Name the scalars by which TensorBoard compares runs."""
+        best = [f"Validation/best/{self.select}"] if self.select else []
+        return [*best, *(f"Validation/{metric}" for metric in self.metrics())]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +178,7 @@ class FinetuneConfig:
         What the settings leave out, weights will tell.
         """
         loss, model = self.loss, self.model
-        needed = CLASS_TERMS[loss.classification].head
+        needed = CLASS_HEADS[loss.classification]
         head = model.class_head or ("" if model.weights else "linear")
         if head not in ("", needed):
             fitting = "isomax_plus" if head == "isomax" else "cross_entropy or logit_norm"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,24 +13,10 @@ from models.weights.files import read_metadata, read_weight_file, write_weight_f
 from models.weights.fit import compare_weights
 from models.weights.formats import AVERAGE_NAME
 from shards.errors import InputError
+from trainer.sections import EmaConfig
 from trainer.sharding import is_sharded
 
 _UPDATES = "updates"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmaConfig:
-    """Averaged weights; where they are kept, validation, `best/`, jobs.evaluate and jobs.export read them."""
-
-    decay: float = 0.0
-    """Share of the average that stays at each step, such as 0.999: it looks back over about 1 / (1 - decay)
-    steps. 0: no average. It takes 4 more bytes of memory per number that trains."""
-    warmup: bool = True
-    """Let the average look back less at first: after t steps the decay is at most (1 + t) / (10 + t)."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.decay < 1:
-            raise InputError(f"ema.decay must be in [0, 1), got {self.decay}")
 
 
 class WeightAverage:

@@ -19,20 +19,19 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from models.adapt import count_frozen
 from models.eomt import EoMT, Prediction
-from models.segmenter import Precision
 from shards.batch import Batch
-from shards.errors import InputError
 from shards.progress import Progress
 from trainer.checkpoint import save_best, save_checkpoint
 from trainer.collective import drop_step, find_bad_step
 from trainer.ema import WeightAverage
-from trainer.losses import Loss, weighted_sum
+from trainer.losses.loss import Loss, weighted_sum
 from trainer.losses.targets import StepTotals, count_totals
 from trainer.memory import peak_memory
 from trainer.randomness import sample_generators, seed_dropout
-from trainer.runtime import Deadline, parse_limit
-from trainer.schedule import ScheduleConfig, draw_for_validation, draw_unmasked
-from trainer.sharding import Sharding, fill_gradients, whole, whole_model
+from trainer.runtime import Deadline
+from trainer.schedule import draw_for_validation, draw_unmasked
+from trainer.sections import LoopConfig, ScheduleConfig
+from trainer.sharding import fill_gradients, whole, whole_model
 from trainer.state import TrainState
 from trainer.tracking import show_scalars
 
@@ -40,61 +39,6 @@ logger = logging.getLogger(__name__)
 
 UNGROUPED = re.compile("^(Loss|speed)/")
 """What a line of the log leaves out of a scalar's tag."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoopConfig:
-    """How long, how large, how often."""
-
-    steps: int = 20000
-    """Optimizer steps of the whole run; schedules follow it."""
-    grad_accum: int = 1
-    """Micro-batches per step and process; the global batch is data.batch_size * grad_accum * processes."""
-    precision: Precision = "float32"
-    """float32, or autocast to bf16 or fp16 (fp16 with loss scaling, GPU only)."""
-    compile: bool = False
-    """Run the model through torch.compile: the same results to rounding; minutes more at the start."""
-    activation_checkpointing: bool = False
-    """Keep nothing but the input of each block for the backward pass, which runs the block again: the same
-    gradients in less memory, for one more forward pass of the blocks that train."""
-    fit_memory: bool = False
-    """Before the first step, try data.batch_size in the GPU's memory, and halve it while it does not fit;
-    loop.grad_accum grows instead, so that the global batch stays. config.yaml keeps what fits."""
-    profile: int = 0
-    """Number of steps, after the first three, recorded as a trace in the run's profile/; 0: none."""
-    sharding: Sharding = "none"
-    """none: every process holds the whole model (DDP). fsdp2: weights, gradients and optimizer are cut over
-    the processes, block by block, for models that one GPU does not hold with their optimizer; checkpoints
-    stay the same, and a run may be resumed with the other."""
-    max_grad_norm: float = 0.01
-    """Gradients are clipped to this norm, as EoMT does; 0 switches clipping off."""
-    log_every: int = 20
-    """Steps between log lines and TensorBoard points."""
-    eval_every: int = 0
-    """Steps between validations (see `validation`); 0: never."""
-    save_every: int = 1000
-    """Steps between checkpoints; the last step always saves."""
-    keep_checkpoints: int = 2
-    """Number of newest checkpoints that stay; 0 keeps all."""
-    time_limit: str = ""
-    """Save and leave with exit code 75 before this time is over: minutes, H:MM:SS or days-H:MM:SS since the
-    program's start, or slurm for the end that Slurm has set. A step and a save, as measured, must still fit
-    in. Empty: no limit."""
-    skip_bad_steps: int = 0
-    """Number of steps of the whole run whose loss or gradient may be NaN or infinite: their samples are left
-    out, weights, optimizer and schedule stay. One more ends the run with exit code 70."""
-
-    def __post_init__(self) -> None:
-        if self.sharding == "fsdp2" and (self.precision == "fp16" or self.compile):
-            allowed = "loop.precision float32 or bf16 and without loop.compile"
-            raise InputError(f"loop.sharding: fsdp2 goes with {allowed}")
-        for name in ("steps", "grad_accum", "log_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"loop.{name} must be at least 1, got {getattr(self, name)}")
-        parse_limit("" if self.time_limit == "slurm" else self.time_limit)
-        for name in ("eval_every", "keep_checkpoints", "max_grad_norm", "skip_bad_steps", "profile"):
-            if getattr(self, name) < 0:
-                raise InputError(f"loop.{name} must be 0 or more, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

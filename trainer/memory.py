@@ -15,10 +15,11 @@ from models.eomt import EoMT
 from shards.batch import Batch
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES, OUTLIER_ID, VOID_ID
-from trainer.losses import Loss, weighted_sum
+from trainer.losses.loss import Loss, weighted_sum
 from trainer.losses.targets import StepTotals, count_totals
 from trainer.randomness import sample_generators
-from trainer.schedule import ScheduleConfig, draw_unmasked
+from trainer.schedule import draw_unmasked
+from trainer.sections import ScheduleConfig
 
 logger = logging.getLogger(__name__)
 

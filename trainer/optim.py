@@ -2,79 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Literal
-
 import torch
 from torch import nn
 
 from models.eomt import EoMT
 from shards.errors import InputError
-
-LARGEST_RATE = 100.0
-"""Of learning and of weight decay. Larger ones, whose squares float32 may not hold, are slips of the pen."""
-LR_RULES: dict[str, Callable[[float], float]] = {
-    "none": lambda ratio: 1.0,
-    "linear": lambda ratio: ratio,
-    "sqrt": math.sqrt,
-}
-"""Global batch over the batch that `lr` is meant for -> factor on the learning rate."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """AdamW."""
-
-    lr: float = 1e-4
-    """Peak learning rate of queries, heads, adapters, upscaling and final norm; block i of n gets
-    lr * layer_decay ** (n - 1 - i), and the patch and position embeddings what block 0 gets."""
-    layer_decay: float = 0.8
-    """In (0, 1]; 1 gives every block the same rate."""
-    trunk_factor: float = 1.0
-    """In (0, 1]: factor on the rates of patch and position embeddings and the blocks before the joint ones.
-    With schedule.preset eomt-dinov3, lr, layer_decay and this are 2e-4, 1 and 0.1 where they are not set."""
-    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
-    """Rule by which lr follows the global batch (data.batch_size * loop.grad_accum * processes): not at all,
-    with its ratio to lr_batch, as for SGD, or with the ratio's square root, as for Adam."""
-    lr_batch: int = 16
-    """The global batch at which lr holds as it is; EoMT's. Read where lr_scaling is not none."""
-    weight_decay: float = 0.05
-    """Weight decay of every parameter, norms and biases included, as EoMT does."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.lr <= LARGEST_RATE:
-            raise InputError(f"optim.lr must be above 0 and at most {LARGEST_RATE:g}, got {self.lr}")
-        if not 0 < self.layer_decay <= 1:
-            raise InputError(f"optim.layer_decay must be in (0, 1], got {self.layer_decay}")
-        if not 0 < self.trunk_factor <= 1:
-            raise InputError(f"optim.trunk_factor must be in (0, 1], got {self.trunk_factor}")
-        if not 0 <= self.weight_decay <= LARGEST_RATE:
-            raise InputError(f"optim.weight_decay must be in [0, {LARGEST_RATE:g}], got {self.weight_decay}")
-        if self.lr_batch < 1:
-            raise InputError(f"optim.lr_batch must be at least 1, got {self.lr_batch}")
-
-    def resolved(self, preset: str) -> OptimConfig:
-        """Return the settings with the numbers of a preset of the schedule where they have their defaults.
-
-        Source: configs/dinov3/ade20k of https://github.com/tue-mps/eomt: lr, llrd and lr_mult. Its code of
-        2026 never comes to lr_mult, so that the trunk gets the whole rate; we take what the setting says.
-        """
-        if preset != "eomt-dinov3":
-            return self
-        theirs: dict[str, Any] = {"lr": 2e-4, "layer_decay": 1.0, "trunk_factor": 0.1}
-        left = {n: v for n, v in theirs.items() if getattr(self, n) == self.__dataclass_fields__[n].default}
-        return replace(self, **left)
-
-    def scaled(self, global_batch: int) -> OptimConfig:
-        """Return the settings with the learning rate that holds for `global_batch` images per step.
-
-        Source: linear, Goyal et al., "Accurate, Large Minibatch SGD", 2017; sqrt, for adaptive methods,
-        Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms", NeurIPS 2022.
-        """
-        factor = LR_RULES[self.lr_scaling](global_batch / self.lr_batch)
-        return replace(self, lr=self.lr * factor, lr_scaling="none")
+from trainer.sections import OptimConfig
 
 
 def group_parameters(model: EoMT, config: OptimConfig) -> list[dict[str, object]]:

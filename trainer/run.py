@@ -27,7 +27,7 @@ from trainer.collective import require_agreement
 from trainer.config import FinetuneConfig
 from trainer.ema import WeightAverage
 from trainer.loop import Run
-from trainer.losses import build_loss
+from trainer.losses.loss import build_loss
 from trainer.memory import fit_micro_batch, fullest_batch, try_step
 from trainer.optim import build_optimizer
 from trainer.resume import restore_model, restore_training

@@ -20,6 +20,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from models.weights.run_files import CONFIG_NAME, FINISHED_NAME, LOCK_NAME, PROVENANCE_NAME, newest_checkpoint
 from shards.errors import InputError
 from shards.files import (
     LockTaken,
@@ -35,35 +36,16 @@ from shards.manifest import MANIFEST_NAME
 from shards.output import require_free
 from shards.settings import flat_settings, read_config, write_config
 from shards.stream import Stream
-from trainer.checkpoint import newest_checkpoint
 from trainer.collective import writing
-from trainer.config import FinetuneConfig
+from trainer.config import MAY_CHANGE, MEASURED_ON, FinetuneConfig
 from trainer.state import TrainState
 
 logger = logging.getLogger(__name__)
 
-CONFIG_NAME = "config.yaml"
-PROVENANCE_NAME = "provenance.json"
-LOCK_NAME = "lock"
-FINISHED_NAME = "finished.json"
-"""Written when a run has come to its end, also to an early one."""
 WAIT_S = 10.0
 """Loader workers outlive a training that was killed by some five seconds, and hold its lock meanwhile."""
 LOCKS_NOTHING = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 PACKAGES = ("torch", "accelerate", "timm", "numpy", "opencv-python", "webdataset", "eomt-anomaly")
-MAY_CHANGE = (
-    *("out", "name", "data.workers", "data.batch_size", "data.cache", "loop.grad_accum"),
-    *("loop.activation_checkpointing", "loop.fit_memory", "loop.profile"),
-    *("loop.log_every", "loop.eval_every", "loop.save_every", "loop.keep_checkpoints"),
-    *("loop.time_limit", "loop.skip_bad_steps", "loop.sharding"),
-    *("validation.shards", "validation.split", "validation.limit"),
-    *("validation.pasted", "validation.scores", "validation.patience"),
-    *("tracking.tensorboard", "tracking.pasted_scenes", "tracking.groups", "tracking.probes"),
-    *("tracking.curves", "paste.cache_mb"),
-)
-"""Settings that a resumed run may change: they alter no weight, as long as the global batch stays."""
-MEASURED_ON = ("validation.shards", "validation.split", "validation.limit", "validation.pasted")
-"""Those of `MAY_CHANGE` that are fixed where the best of several validations is chosen."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +83,6 @@ def plan_start(config: FinetuneConfig, *, resume: bool) -> Start:
     source = checkpoint.name if checkpoint else "the start, nothing was saved"
     logger.info("%s: resuming from %s", folder, source)
     return Start(folder, config, checkpoint, is_there=True)
-
-
-def list_runs(folder: Path) -> list[Path]:
-    """List the runs that a folder holds, by name; none where it is a run itself."""
-    if (folder / CONFIG_NAME).is_file() or not folder.is_dir():
-        return []
-    return sorted(path.parent for path in folder.glob(f"*/{CONFIG_NAME}"))
 
 
 def train_on(folder: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from shards.errors import InputError
+from trainer.sections import parse_limit
 
 SLURM_END = "SLURM_JOB_END_TIME"
 """Unix time at which Slurm ends the job; set by Slurm since 22.05."""
@@ -68,22 +68,6 @@ def find_end(setting: str, started: float, environment: Mapping[str, str] = os.e
         return float(end)
     limit = parse_limit(setting)
     return started + limit if limit else None
-
-
-def parse_limit(setting: str) -> float:
-    """Read a time limit in minutes or as [days-]H:MM:SS, and return seconds; 0 for the empty text."""
-    if not setting:
-        return 0.0
-    parts = re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)", setting)
-    if parts:
-        days, hours, minutes, seconds = (int(part or 0) for part in parts.groups())
-        limit = float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
-    else:
-        limit = 60 * float(setting) if re.fullmatch(r"\d+(\.\d+)?", setting) else 0.0
-    if limit <= 0:
-        allowed = "minutes above 0, H:MM:SS, days-H:MM:SS or slurm are allowed"
-        raise InputError(f"loop.time_limit: got {setting!r}; {allowed}")
-    return limit
 
 
 class StopSignal:

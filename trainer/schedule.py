@@ -6,76 +6,13 @@ Everything here is a function of (step, total steps), so that a resumed run need
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from shards.errors import InputError
-
-EOMT_BATCH = 16
-WARMUPS = {"eomt": (500, 1000), "eomt-dinov3": (2000, 3000)}
-"""Preset -> steps of `EOMT_BATCH` images in which heads, and then the backbone, warm up; whatever the run's
-length.
-
-Source: `warmup_steps` of https://github.com/tue-mps/eomt, configs/dinov2 and configs/dinov3."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScheduleConfig:
-    """Learning-rate and mask-annealing schedules, as fractions of the run."""
-
-    preset: Literal["", "eomt", "eomt-dinov3"] = ""
-    """eomt: upstream's own numbers, whatever the run's length: heads warm up for 500 steps of 16 images, then
-    the backbone for 1000 (of another global batch, for as many images), power 0.9, annealing eomt; for
-    DINOv3, eomt-dinov3: 2000 and 3000 steps, annealing eomt-dinov3, and the optimiser's as upstream. The
-    settings of the schedule it stands for keep their defaults then."""
-    head_warmup: float = 0.025
-    """Share of the run in which queries and heads warm up linearly, while the backbone stands still."""
-    backbone_warmup: float = 0.05
-    """Share of the run, after head_warmup, in which the backbone warms up linearly."""
-    poly_power: float = 0.9
-    """After its warm-up a rate falls to 0 as (1 - progress) ** poly_power."""
-    masked_attention: Literal["annealed", "never"] = "annealed"
-    """annealed: each joint block's queries are masked at first and unmasked one phase after the other, and
-    validation sees them as they are then; never: none is masked, and only the final prediction is
-    supervised."""
-    annealing: Literal["equal", "eomt", "eomt-dinov3"] = "equal"
-    """For annealed, when the queries of the joint blocks are unmasked. equal: one block after the other, in
-    phases of 1 / (blocks + 2) of the run; eomt: each takes a sixth of it, the first from 1/6 on, the last
-    from 4/6 on, the others evenly between, so that they overlap unless there are four (as upstream);
-    eomt-dinov3: the same, but the first from the start on, for as long as backbone_warmup."""
-
-    def __post_init__(self) -> None:
-        for name in ("head_warmup", "backbone_warmup"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"schedule.{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.head_warmup + self.backbone_warmup > 1:
-            given = f"must be at most 1, got {self.head_warmup} + {self.backbone_warmup}"
-            raise InputError(f"schedule.head_warmup + schedule.backbone_warmup {given}")
-        if self.poly_power <= 0:
-            raise InputError(f"schedule.poly_power must be above 0, got {self.poly_power}")
-        fixed = ("head_warmup", "backbone_warmup", "poly_power", "annealing") if self.preset else ()
-        for name in fixed:
-            value = getattr(self, name)
-            if value != type(self).__dataclass_fields__[name].default:
-                fixed_by = f"schedule.preset {self.preset} fixes it; leave one out"
-                raise InputError(f"schedule.{name}: got {value}, but {fixed_by}")
-
-    def resolved(self, total_steps: int, global_batch: int) -> ScheduleConfig:
-        """Turn a preset's numbers into fractions of a run, whose steps are `global_batch` images."""
-        if not self.preset:
-            return self
-        head, backbone = (steps * EOMT_BATCH / global_batch for steps in WARMUPS[self.preset])
-        if head + backbone > total_steps:
-            takes = f"takes {head + backbone:g} steps of {global_batch} images to warm up"
-            remedy = "without it, warm-ups are fractions of any run"
-            raise InputError(f"schedule.preset: {self.preset} {takes}, loop.steps is {total_steps}; {remedy}")
-        head, backbone = head / total_steps, backbone / total_steps
-        return replace(self, preset="", annealing=self.preset, head_warmup=head, backbone_warmup=backbone)
+from trainer.sections import ScheduleConfig
 
 
 def lr_factor(step: int, total_steps: int, warmup_start: int, warmup_end: int, power: float) -> float:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -27,8 +27,6 @@ from models.eomt import EoMT
 from models.lora import merge_weights
 from models.weights.fit import load_strictly
 from shards.errors import InputError
-
-Sharding = Literal["none", "fsdp2"]
 
 
 def shard_model(model: EoMT, accelerator: Accelerator) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from torch.utils.tensorboard.summary import hparams
 from eval.metrics.binned import ImageCounts, ScoreDistribution
 from models.eomt import EoMT
 from models.lora import adapter_norms
-from shards.errors import InputError
 from trainer.collective import explain_failure
+from trainer.config import TrackingConfig
 from trainer.sharding import whole
 
 logger = logging.getLogger(__name__)
@@ -53,30 +52,6 @@ PLUGINS = {"simple_value": "scalars", "image": "images", "histo": "histograms"}
 """Plugin of TensorBoard for a value that names none."""
 MOST_POINTS = 127
 """Points of a curve; TensorBoard takes no more."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrackingConfig:
-    """What of a run can be watched while it trains; log.txt is always written."""
-
-    tensorboard: bool = True
-    """Write TensorBoard's files into the run's folder; what they show, and what that costs:
-    docs/monitoring.md."""
-    pasted_scenes: int = 4
-    """Number of scenes of the run, all with objects, shown there when it starts; 0: none."""
-    groups: bool = True
-    """Log learning rate and gradient norm of every parameter group, and norms of adapters, beside each log
-    line."""
-    probes: int = 3
-    """Number of frames of each validation set, always the same, shown at every validation: ground truth,
-    prediction and a map for each of validation.scores; 0: none."""
-    curves: bool = True
-    """Show precision over recall and the scores of normal and anomalous pixels of validation.pasted."""
-
-    def __post_init__(self) -> None:
-        for name in ("pasted_scenes", "probes"):
-            if getattr(self, name) < 0:
-                raise InputError(f"tracking.{name}: got {getattr(self, name)}; 0 or more are needed")
 
 
 def start_tracking(

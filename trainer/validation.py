@@ -13,7 +13,6 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from eval.part import ClosedSetPart, TestSetPart, evaluate_closed_set, evaluate_test_set
-from eval.predict.scores import require_scores
 from eval.predict.strips import predict_pixels
 from eval.predict.windows import Predictor, SlidingPredictor
 from eval.protocol import get_protocol
@@ -26,69 +25,18 @@ from models.lora import merged
 from models.segmenter import make_predictor, require_readable
 from outlier_paste.config import PasteConfig
 from outlier_paste.validation_set import require_unseen
-from shards.errors import InputError
-from shards.files import Location
 from shards.reader import ShardReader, open_shards
 from shards.scene import decode_scene, require_scenes
 from shards.schema import NORMAL, VOID, VOID_ID
+from trainer.config import TrackingConfig, ValidationConfig
 from trainer.state import show_metric
-from trainer.tracking import TrackingConfig, show_distribution, show_picture, show_precision_recall
+from trainer.tracking import show_distribution, show_picture, show_precision_recall
 
 logger = logging.getLogger(__name__)
 
 PROTOCOL = "native"
 MakePredictor = Callable[..., Predictor]
 """Names of scores to a predictor."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValidationConfig:
-    """Validation while training, on Cityscapes val and on objects pasted onto it; never on a benchmark."""
-
-    shards: tuple[Location, ...] = ()
-    """Prepared Cityscapes whose `split` is measured by mIoU; empty: no mIoU."""
-    split: str = "val"
-    """Split of the shards."""
-    pasted: Location = ""
-    """Folder that `jobs.paste_validation` wrote, measured by AP and FPR95 of `scores`; empty: none. Score
-    maps lie in the run's folder meanwhile, 4 bytes per pixel and score."""
-    scores: tuple[str, ...] = ("MSP", "RbA")
-    """Anomaly scores that `pasted` is measured by; names as in `jobs.evaluate --scores`."""
-    limit: int = 0
-    """Most frames of each; 0: all."""
-    select: str = ""
-    """The one metric by which `best/` is chosen and a run ends early: miou, or ap/SCORE or fpr95/SCORE of
-    `scores`, such as ap/RbA; judged from the step on at which no query is masked any more. Empty: the newest
-    checkpoints alone are kept."""
-    patience: int = 0
-    """Validations in a row without a better `select` that end the run; 0: never. A run that ended
-    so ends again on --resume, which may raise the patience."""
-
-    def __post_init__(self) -> None:
-        require_scores(self.scores, "validation.scores")
-        if self.limit < 0:
-            raise InputError(f"validation.limit must be 0 (all) or more, got {self.limit}")
-        if self.patience < 0:
-            raise InputError(f"validation.patience must be 0 (never) or more, got {self.patience}")
-        metrics = self.metrics()
-        if self.select and self.select not in metrics:
-            known = ", ".join(metrics) or "nothing, as validation.shards and validation.pasted are empty"
-            raise InputError(f"validation.select: {self.select!r} is not measured; measured: {known}")
-        if self.patience and not self.select:
-            raise InputError("validation.patience: needs validation.select, the metric it waits for")
-
-    def metrics(self) -> list[str]:
-        """Name what is measured."""
-        scores = self.scores if self.pasted else ()
-        return [
-            *(["miou"] if self.shards else []),
-            *(f"{metric}/{score}" for score in scores for metric in ("ap", "fpr95")),
-        ]
-
-    def tags(self) -> list[str]:
-        """Name the scalars by which TensorBoard compares runs."""
-        best = [f"Validation/best/{self.select}"] if self.select else []
-        return [*best, *(f"Validation/{metric}" for metric in self.metrics())]
 
 
 @dataclass(frozen=True)

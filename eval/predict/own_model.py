@@ -27,7 +27,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from eval.predict.scores import DEFAULT_SCORES, NEEDS, SCORES
+from eval.predict.score_names import DEFAULT_SCORES, NEEDS
+from eval.predict.scores import SCORES
 from eval.predict.windows import ModelSource, resize_image, to_tensor
 from shards.errors import InputError
 from shards.files import hash_file, require_name
@@ -82,7 +83,7 @@ class OwnPredictor:
         if logits is not None and len(logits) < 2:
             raise InputError(f"{self._where}: logits are of one class; scores compare two or more")
         self.num_classes = 0 if logits is None else len(logits)
-        of_logits = [name for name in SCORES if name not in NEEDS]
+        of_logits = [name for name in SCORES if not NEEDS[name]]
         known = (*(of_logits if self.num_classes else ()), *maps)
         if asked == DEFAULT_SCORES:
             asked = (*(DEFAULT_SCORES if self.num_classes else ()), *maps)

@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
-from eval.predict.scores import DEFAULT_SCORES, SCORES
+from eval.predict.score_names import DEFAULT_SCORES
+from eval.predict.scores import SCORES
 from eval.predict.windows import ModelSource
 from eval.sets.frames import Frame, files_by_stem
 from eval.sets.registry import TestSet, read_image

@@ -15,8 +15,7 @@ logits up to at least 1e4 in size.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
-from typing import Literal
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -32,7 +31,6 @@ from eval.predict.queries import (
     sole_claim,
     uno,
 )
-from shards.errors import InputError
 
 QueryReader = Callable[[QueryOutputs, tuple[int, int] | None], Tensor]
 
@@ -159,8 +157,6 @@ SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "EntropyLogMax": entropy_log_max,
 }
 """Name in the tables -> class scores (B, C, H, W) to score (B, H, W)."""
-DEFAULT_SCORES = ("MSP", "MaxLogit", "MaxEntropy", "RbA")
-"""The course's: MSP and MaxEntropy are of softmax(L), whatever L is."""
 QUERY_SCORES: dict[str, QueryReader] = {
     "MaskEnergy": mask_energy,
     "EAM": eam,
@@ -171,39 +167,3 @@ QUERY_SCORES: dict[str, QueryReader] = {
     "UNO": uno,
 }
 """Name in the tables -> queries, and the size to resize their masks to, to score (B, H, W)."""
-NEEDS: dict[str, Literal["queries", "class distances", "an outlier class"]] = {
-    **dict.fromkeys(("NormalizedMSP", "NormalizedEntropy", "EntropyLogMax", *QUERY_SCORES), "queries"),
-    "MinDistance": "class distances",
-    "UNO": "an outlier class",
-}
-"""Name of a score -> the part that a network must have for it; other scores read the L of any network."""
-
-
-def explain_scores(names: Collection[str]) -> str:
-    """Say for the footnote of a table which of `names` read which probability; empty where none does."""
-    kinds = {
-        "softmax(L), of logits and of a mask model's evidence alike": ("MSP", "MaxEntropy"),
-        "L / sum(L), a mask model's probabilities": ("NormalizedMSP", "NormalizedEntropy", "EntropyLogMax"),
-    }
-    found = {kind: [name for name in of_kind if name in names] for kind, of_kind in kinds.items()}
-    return "".join(f"; {', '.join(given)} of {kind}" for kind, given in found.items() if given)
-
-
-def describe_scores() -> str:
-    """List all scores by what a network must have for them, for `--help`."""
-    groups: dict[str, list[str]] = {}
-    for name in (*SCORES, *QUERY_SCORES):
-        needed = f"of one with {NEEDS[name]}" if name in NEEDS else "of any network"
-        groups.setdefault(needed, []).append(name)
-    return "; ".join(f"{', '.join(names)} {needed}" for needed, names in groups.items())
-
-
-def require_scores(names: tuple[str, ...], setting: str = "--scores") -> None:
-    """Check that `names` are scores, at least one and each once."""
-    known = (*SCORES, *QUERY_SCORES)
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise InputError(f"{setting}: unknown score {unknown[0]!r}; known scores: {', '.join(known)}")
-    if not names or len(set(names)) < len(names):
-        given = ", ".join(names) or "nothing"
-        raise InputError(f"{setting}: got {given}; at least one score, each once, of {', '.join(known)}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy
 import yaml
 
 from eval.metrics.bootstrap import Comparison

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from eval.predict.scores import explain_scores
+from eval.predict.score_names import explain_scores
 from eval.protocol import find_protocol
 from eval.report.record import Record
 from eval.sets.registry import TEST_SETS

@@ -3,66 +3,34 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
-from models.backbone import (
-    SIZES,
-    Trunk,
-    build_backbone,
-    fit_backbone_weights,
-    load_backbone_weights,
-)
-from models.config import DEFAULT_PATCH_SIZE, DESCRIPTION_NAME, ModelConfig, describe
+from models.backbone import build_backbone, fit_backbone_weights, load_backbone_weights
+from models.config import DEFAULT_PATCH_SIZE, DESCRIPTION_NAME, InitConfig, ModelConfig, describe
 from models.eomt import EoMT
 from models.erfnet import ERFNet, fit_erfnet
 from models.heads import IsoMaxHead
+from models.trunk import SIZES, Trunk
 from models.weights.adapter import is_adapter_folder, read_adapter
 from models.weights.files import render_shape
 from models.weights.fit import LoadReport, Shapes, compare_weights, is_under, load_strictly
 from models.weights.formats import Checkpoint, find_weight_file, read_checkpoint
+from models.weights.run_files import CHECKPOINTS_FOLDER, list_checkpoints
 from shards.errors import InputError
 from shards.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINTS_FOLDER = "checkpoints"
-BEST_FOLDER = "best"
-"""Folder of a run's best weights, as `step-NNNNNNN`, where a metric was declared."""
-STEP_PATTERN = re.compile(r"step-(\d{7})")
-
-
-@dataclass(frozen=True, kw_only=True)
-class InitConfig:
-    """Selection from `model.weights`."""
-
-    skip: tuple[str, ...] = ()
-    """Weights that keep their initial values whatever the file holds, such as class_head or queries: a full
-    name, or its first words up to a dot. Anything else that is missing is an error."""
-
 
 def write_description(model: EoMT, folder: Path) -> None:
     """Write into a checkpoint folder what is needed to rebuild its model."""
     write_atomically(folder / DESCRIPTION_NAME, describe(model.config, model.lora))
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """List the complete checkpoints `step-NNNNNNN` of a folder, oldest first."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and STEP_PATTERN.fullmatch(path.name))
-
-
-def run_of(checkpoint: Path) -> str | None:
-    """Return the name of the run whose folder holds a checkpoint; None where it lies in none."""
-    folder = checkpoint.resolve().parent
-    return folder.parent.name if folder.name in (CHECKPOINTS_FOLDER, BEST_FOLDER) else None
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from models.backbone import SIZES, Trunk, read_trunk, trunk_weights
+from models.backbone import read_trunk, trunk_weights
 from models.config import (
     DESCRIPTION_NAME,
     METADATA_KEY,
@@ -21,6 +21,7 @@ from models.config import (
     read_description,
 )
 from models.lora import merge_weights
+from models.trunk import SIZES, Trunk
 from models.weights.files import (
     INDEX_SUFFIX,
     WEIGHT_SUFFIXES,

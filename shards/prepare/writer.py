@@ -26,6 +26,7 @@ from typing import Any
 
 import cv2
 
+from shards.cores import count_cores
 from shards.errors import InputError
 from shards.files import (
     from_json,
@@ -127,8 +128,7 @@ def write_shard(path: Path, samples: Iterable[EncodedSample]) -> tuple[str, ...]
 
 def _default_workers(plans: Sequence[ShardPlan]) -> int:
     """Return one worker per processor, but not more than have work for longer than their start takes."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(processors, 1 + sum(plan.num_samples for plan in plans) // SAMPLES_PER_WORKER)
+    return min(count_cores(), 1 + sum(plan.num_samples for plan in plans) // SAMPLES_PER_WORKER)
 
 
 def _entry_path(folder: Path, shard: ShardPlan) -> Path:

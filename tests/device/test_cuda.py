@@ -14,7 +14,7 @@ from torch import Tensor
 
 import jobs.finetune
 import trainer.losses.mask
-from jobs.evaluate import evaluate
+from jobs.work.evaluate import evaluate
 from models.config import LoraSettings, ModelConfig
 from models.eomt import EoMT
 from models.lora import add_adapters
@@ -33,7 +33,7 @@ from tests.trainer.small_run import (  # noqa: F401
 from tests.trainer.small_run import train as train_run
 from trainer.config import FinetuneConfig
 from trainer.loop import Run, train
-from trainer.losses import build_loss, weighted_sum
+from trainer.losses.loss import build_loss, weighted_sum
 from trainer.losses.targets import StepTotals, count_totals
 from trainer.randomness import sample_generators
 from trainer.state import TrainState

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 
-from jobs.finetune import finetune
+from jobs.work.finetune import finetune
 from tests.distributed import scenes
 from tests.support.forked import run_ranks
 

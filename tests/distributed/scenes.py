@@ -17,16 +17,16 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-import jobs.finetune
+import jobs.work.finetune
 import trainer.run
 import trainer.run_folder
-from jobs.finetune import finetune
+from jobs.work.finetune import finetune
 from shards.errors import ReportedError
 from shards.files import hold_lock
 from tests.trainer import small_run
 from trainer.config import FinetuneConfig
 from trainer.loop import Run, train
-from trainer.losses import build_loss
+from trainer.losses.loss import build_loss
 from trainer.state import TrainState
 
 POISON = "scene0"  # in the sixth of the samples, so in the batch of rank 0 of the second step
@@ -53,7 +53,7 @@ def after(step: int, action: Callable[[Run], None]) -> None:
         object.__setattr__(run, "stop_requested", stop_requested)
         return train(run, config)  # type: ignore[arg-type]
 
-    jobs.finetune.train = train_and_act
+    jobs.work.finetune.train = train_and_act
 
 
 def locked(rank: int) -> None:
@@ -167,5 +167,5 @@ def main(arguments: Sequence[str]) -> None:
             outcomes[scene.__name__] = [error.exit_code, str(error)]
         except SystemExit as stop:
             outcomes[scene.__name__] = [stop.code, ""]
-        trainer.run.build_loss, jobs.finetune.train = build_loss, train  # type: ignore[assignment]
+        trainer.run.build_loss, jobs.work.finetune.train = build_loss, train  # type: ignore[assignment]
     Path(RUN["out"], f"outcomes-{rank}.json").write_text(json.dumps(outcomes))

@@ -20,7 +20,8 @@ from shards.batch import Batch
 from shards.schema import OUTLIER_ID, VOID_ID
 from tests.support.forked import run_ranks
 from tests.trainer.losses import test_losses as losses
-from trainer.losses import LossConfig, build_loss, weighted_sum
+from trainer.losses.loss import build_loss, weighted_sum
+from trainer.losses.options import LossConfig
 from trainer.losses.targets import StepTotals, count_totals
 from trainer.randomness import sample_generators
 

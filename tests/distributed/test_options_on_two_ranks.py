@@ -12,7 +12,8 @@ import pytest
 
 import jobs.finetune
 import trainer.run
-from jobs.evaluate import EvaluateOptions, evaluate
+from jobs.evaluate import EvaluateOptions
+from jobs.work.evaluate import evaluate
 from shards.settings import read_config
 from tests.support.forked import run_ranks
 from tests.trainer.small_run import (  # noqa: F401

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.weights.checkpoint import list_checkpoints
+from models.weights.run_files import list_checkpoints
 from tests.distributed.scenes import MODES
 from tests.trainer.small_run import assert_close, weights
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed.fsdp
 from accelerate import Accelerator
 
-from jobs.finetune import finetune
+from jobs.work.finetune import finetune
 from models.config import ModelConfig
 from models.eomt import EoMT
 from models.weights.checkpoint import load_model

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from jobs import finetune
-from models.weights.checkpoint import list_checkpoints
+from models.weights.run_files import list_checkpoints
 from tests.support.forked import join, read_said, run_ranks, start_ranks
 from tests.trainer.small_run import assert_equal, make_arguments, weights
 from trainer.resume import require_files

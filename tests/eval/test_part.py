@@ -13,7 +13,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from eval.metrics.closed_set import measure_closed_set
 from eval.part import ClosedSetPart, TestSetPart, evaluate_closed_set, evaluate_test_set
-from eval.predict.scores import DEFAULT_SCORES, SCORES
+from eval.predict.score_names import DEFAULT_SCORES
+from eval.predict.scores import SCORES
 from eval.predict.windows import SlidingPredictor
 from eval.protocol import get_protocol, get_protocols
 from eval.report.record import Record

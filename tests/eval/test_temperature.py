@@ -15,9 +15,9 @@ from sklearn.metrics import average_precision_score
 from eval.metrics.closed_set import best_likelihood
 from eval.predict.predictions import CachedSet, PredictionRecorder, read_frame, write_frame, write_index
 from eval.predict.queries import pixel_class_scores
-from eval.predict.scores import DEFAULT_SCORES
+from eval.predict.score_names import DEFAULT_SCORES, OF_SHARES
 from eval.sets.benchmarks import require_selection_split
-from eval.temperature import OF_SHARES, Sweep, Variant, list_kinds, table_temperatures
+from eval.temperature import Sweep, Variant, list_kinds, table_temperatures
 from tests.support.refused import refused
 
 WINDOW = (16, 24)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from jobs.doctor import main
-from models.backbone import SIZES, build_backbone
+from models.backbone import build_backbone
+from models.trunk import SIZES
 from shards.errors import InputError
 from tests.models.tiny import make_model, save
 

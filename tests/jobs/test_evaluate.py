@@ -17,7 +17,8 @@ from eval.predict.queries import QueryOutputs, min_distance, pixel_class_scores,
 from eval.predict.scores import QUERY_SCORES, SCORES
 from eval.report.record import parse_json
 from eval.sketch import compare_resampled, read_sketch, resample_sketch, sketch_path
-from jobs.evaluate import evaluate, main
+from jobs.evaluate import main
+from jobs.work.evaluate import evaluate
 from models import segmenter
 from models.erfnet import ERFNet
 from models.segmenter import choose_device, make_predictor, require_readable

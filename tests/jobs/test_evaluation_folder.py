@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 
 from eval.report.record import parse_json
 from eval.store import Worker
-from jobs.evaluate import EvaluateOptions, evaluate
+from jobs.evaluate import EvaluateOptions
+from jobs.work.evaluate import evaluate
 from shards.errors import InputError
 from shards.output import claimed
 from tests.support.evaluation import options_for, write_val_shards

@@ -19,12 +19,12 @@ from transformers import AutoImageProcessor, EomtForUniversalSegmentation
 from eval.predict.queries import pixel_class_scores
 from eval.predict.scores import SCORES
 from jobs.export import main
-from models.adapt import AdaptConfig, apply_adaptation
-from models.backbone import SIZES
-from models.config import LoraSettings, ModelConfig
+from models.adapt import apply_adaptation
+from models.config import AdaptConfig, LoraSettings, ModelConfig
 from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT
 from models.erfnet import ERFNet
 from models.segmenter import make_predictor
+from models.trunk import SIZES
 from models.weights.checkpoint import initialise_model, load_model, open_checkpoint
 from shards.errors import InputError
 from tests.models.tiny import make_model as make_tiny

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from eval.report.record import parse_json
-from jobs.evaluate import evaluate
-from jobs.temperature import TemperatureOptions, main, sweep
+from jobs.temperature import TemperatureOptions, main
+from jobs.work.evaluate import evaluate
+from jobs.work.temperature import sweep
 from shards.errors import InputError
 from tests.support.evaluation import options_for, write_val_shards
 from tests.support.tars import encode

@@ -14,12 +14,13 @@ from transformers import EomtConfig, EomtForUniversalSegmentation
 
 from jobs.doctor import main as doctor
 from jobs.export import main as export
-from models.adapt import AdaptConfig, apply_adaptation
-from models.backbone import SIZES, build_backbone
-from models.config import LoraSettings, ModelConfig
+from models.adapt import apply_adaptation
+from models.backbone import build_backbone
+from models.config import AdaptConfig, LoraSettings, ModelConfig
 from models.eomt import EoMT
 from models.erfnet import ERFNet
 from models.segmenter import make_predictor, open_predictor
+from models.trunk import SIZES
 from models.weights.checkpoint import find_checkpoint, initialise_model, load_model
 from models.weights.formats import read_checkpoint
 from models.weights.huggingface import to_huggingface

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.adapt import AdaptConfig, apply_adaptation, count_frozen, explain_parameters, plan_unfreezing
-from models.config import LoraSettings
+from models.adapt import apply_adaptation, count_frozen, explain_parameters, plan_unfreezing
+from models.config import AdaptConfig, LoraSettings
 from models.eomt import EoMT
 from shards.errors import InputError
 from tests.models.tiny import IMAGE, make_model

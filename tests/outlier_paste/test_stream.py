@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from outlier_paste.config import PasteConfig
 from outlier_paste.paste import build_paste
-from shards.augment import AugmentConfig
+from shards.config import AugmentConfig, StreamConfig
 from shards.order import SampleOrder
 from shards.schema import OUTLIER_ID
-from shards.stream import StreamConfig, build_stream
+from shards.stream import build_stream
 from tests.conftest import NUM_SCENES
 
 # Python 3.12 warns of every fork of a process with threads; the DataLoader's default on Linux is to fork.

@@ -11,15 +11,9 @@ from hypothesis import strategies as st
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from shards.augment import (
-    AugmentConfig,
-    choose_crop,
-    find_window,
-    recolor_inside,
-    resize_crop,
-    resize_label,
-)
+from shards.augment import choose_crop, find_window, recolor_inside, resize_crop, resize_label
 from shards.color import jitter_color
+from shards.config import AugmentConfig
 from shards.schema import OUTLIER_ID, VOID_ID, Sample
 from tests.support.refused import refused
 

@@ -19,12 +19,12 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.augment import AugmentConfig
 from shards.batch import Batch
+from shards.config import AugmentConfig, StreamConfig
 from shards.prepare.writer import write_shard
 from shards.reader import open_shards
 from shards.schema import Sample
-from shards.stream import Stream, StreamConfig, build_stream
+from shards.stream import Stream, build_stream
 from tests.support.refused import refused
 
 NUM_SAMPLES = 13  # a prime: no batch size divides an epoch

@@ -22,7 +22,7 @@ Main = Callable[[Sequence[str]], None]
 """A program as `run_program` takes it; a function of a module, which the forked process imports."""
 
 PROGRAMS = ["jobs.finetune", "jobs.evaluate", "jobs.prepare", "jobs.synthesize"]
-PRELOADED = [*PROGRAMS, "torch.utils.tensorboard", "peft"]
+PRELOADED = [*PROGRAMS, "jobs.work.finetune", "jobs.work.evaluate", "torch.utils.tensorboard", "peft"]
 
 
 def start_program(

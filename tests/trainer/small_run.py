@@ -20,14 +20,14 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from jobs.finetune import finetune
-from models.adapt import AdaptConfig, apply_adaptation
-from models.config import LoraSettings, ModelConfig
+from jobs.work.finetune import finetune
+from models.adapt import apply_adaptation
+from models.config import AdaptConfig, LoraSettings, ModelConfig
 from models.eomt import EoMT, Prediction
 from shards.batch import Batch
 from shards.settings import load_config
 from trainer.config import FinetuneConfig
-from trainer.losses import Loss
+from trainer.losses.loss import Loss
 from trainer.state import TrainState
 
 

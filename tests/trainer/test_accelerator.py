@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.refused import refused
 from trainer.accelerator import require_launch
-from trainer.loop import LoopConfig
+from trainer.sections import LoopConfig
 
 DECIDED: list[tuple[str, str, Mapping[str, object]]] = [
     ("GRADIENT_ACCUMULATION_STEPS=4", "loop.grad_accum decides, which is 1", {}),

@@ -14,12 +14,13 @@ from accelerate import Accelerator
 from torch import nn
 
 import trainer.run
-from models.weights.checkpoint import list_checkpoints
+from models.weights.run_files import list_checkpoints
 from shards.batch import Batch
 from shards.stream import Stream
 from tests.trainer.small_run import PoisonedLoss, assert_equal, forget_after, train, weights
 from trainer.collective import DivergenceError, checksum, drop_step, find_bad_step, require_sound_weights
-from trainer.losses import LossConfig, build_loss
+from trainer.losses.loss import build_loss
+from trainer.losses.options import LossConfig
 
 
 def build_poisoned(config: LossConfig) -> PoisonedLoss:

@@ -8,20 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from shards.config import StreamConfig
 from shards.errors import InputError
 from shards.settings import load_config
-from shards.stream import StreamConfig
 from tests.support.refused import refused
-from trainer.config import FinetuneConfig
-from trainer.ema import EmaConfig
-from trainer.losses import LossConfig, LossOptions
+from trainer.config import FinetuneConfig, TrackingConfig, ValidationConfig
 from trainer.losses.classification import LogitNorm
-from trainer.losses.mask import MaskOptions
+from trainer.losses.options import LossConfig, LossOptions, MaskOptions
 from trainer.losses.outlier import Energy, Mask2Anomaly, Rba
-from trainer.optim import OptimConfig
-from trainer.schedule import ScheduleConfig
-from trainer.tracking import TrackingConfig
-from trainer.validation import ValidationConfig
+from trainer.sections import EmaConfig, OptimConfig, ScheduleConfig
 
 PRESET = {"preset": "eomt", "head_warmup": 0.1}
 BASE = {"mask": 1.0, "dice": 1.0, "class": 1.0}

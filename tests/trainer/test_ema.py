@@ -14,7 +14,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from models.weights.checkpoint import load_model, open_checkpoint
 from shards.errors import InputError
 from tests.trainer.small_run import assert_equal, copy_killed, train, weights
-from trainer.ema import EmaConfig, WeightAverage
+from trainer.ema import WeightAverage
+from trainer.sections import EmaConfig
 
 
 def make_net() -> nn.Module:

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.finetune import finetune
 from jobs.preview_paste import draw_contact_sheet, paste_scenes
+from jobs.work.finetune import finetune
 from models.weights.checkpoint import load_model
 from shards.errors import InputError
 from shards.schema import VOID_ID

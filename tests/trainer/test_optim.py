@@ -5,7 +5,8 @@ import pytest
 from models.eomt import EoMT
 from shards.errors import InputError
 from tests.trainer.small_run import make_model
-from trainer.optim import OptimConfig, build_optimizer, explain_rates, group_parameters
+from trainer.optim import build_optimizer, explain_rates, group_parameters
+from trainer.sections import OptimConfig
 
 
 def rates_of(model: EoMT) -> dict[object, object]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from models.weights.checkpoint import list_checkpoints
+from models.weights.run_files import list_checkpoints
 from shards.errors import InputError
 from shards.manifest import Manifest, ShardEntry, write_manifest
 from shards.schema import LABEL_ENCODING

@@ -12,8 +12,8 @@ from tensorboard.compat.tensorflow_stub.io import gfile
 
 import trainer.run
 import trainer.run_folder
-from jobs.finetune import finetune
-from models.weights.checkpoint import list_checkpoints
+from jobs.work.finetune import finetune
+from models.weights.run_files import list_checkpoints
 from shards.errors import InputError, StorageError
 from shards.files import hold_lock, is_held
 from tests.support.files import contents

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from shards.errors import InputError
-from trainer.runtime import Deadline, find_end, parse_limit
+from trainer.runtime import Deadline, find_end
+from trainer.sections import parse_limit
 
 
 class Clock:

@@ -6,7 +6,6 @@ import torch
 from shards.errors import InputError
 from trainer.randomness import sample_generators
 from trainer.schedule import (
-    ScheduleConfig,
     build_lr_schedule,
     draw_for_validation,
     draw_unmasked,
@@ -14,6 +13,7 @@ from trainer.schedule import (
     mask_probability,
     unmasking_phase,
 )
+from trainer.sections import ScheduleConfig
 
 
 def rates_of(

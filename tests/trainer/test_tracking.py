@@ -22,7 +22,8 @@ from eval.metrics.curve import ImageScores
 from models.lora import adapter_norms
 from tests.trainer.small_run import forget_after, make_model, read_events, read_scalars, train
 from tests.trainer.test_validation import write_pasted
-from trainer.optim import OptimConfig, build_optimizer
+from trainer.optim import build_optimizer
+from trainer.sections import OptimConfig
 from trainer.tracking import describe_groups, thin_curve
 
 

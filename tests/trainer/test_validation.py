@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 
 from eval.sets.benchmarks import find_benchmark
-from jobs.evaluate import EvaluateOptions, evaluate
+from jobs.evaluate import EvaluateOptions
+from jobs.work.evaluate import evaluate
 from outlier_paste.config import PasteConfig
 from outlier_paste.validation_set import RECORD_NAME, hash_files, require_unseen
 from shards.errors import InputError
 from tests.conftest import draw_scene
 from tests.support.evaluation import write_set
 from tests.trainer.small_run import read_scalars, train
-from trainer.validation import ValidationConfig, open_validation
+from trainer.config import ValidationConfig
+from trainer.validation import open_validation
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

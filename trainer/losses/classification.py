@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from shards.errors import InputError
+from trainer.losses.options import LogitNormOptions
 
 PUBLISHED_EPSILON = 1e-7
 NORM_FLOOR = 1e-3
@@ -25,9 +24,6 @@ class CrossEntropy:
 
     Computed in float32 inside autocast. Subclasses change the logits; their fields are their options.
     """
-
-    head: ClassVar[Literal["linear", "isomax"]] = "linear"
-    """The class head (`model.class_head`) whose logits it is meant for."""
 
     def __call__(
         self, logits: Float[Tensor, "N C1"], target: Int64[Tensor, " N"], weight: Float[Tensor, " C1"]
@@ -60,11 +56,8 @@ class IsoMaxPlus(CrossEntropy):
     prototype, of "no object"; a weighted mean over queries.
     """
 
-    head: ClassVar[Literal["linear", "isomax"]] = "isomax"
 
-
-@dataclass(frozen=True, kw_only=True)
-class LogitNorm(CrossEntropy):
+class LogitNorm(LogitNormOptions, CrossEntropy):
     """Cross-entropy of logits of one length: −log softmax(z / (‖z‖ + 1e-7) / temperature)[y].
 
     A network cannot lower it by growing its logits, only by turning them, so it stays less sure of what it
@@ -83,15 +76,6 @@ class LogitNorm(CrossEntropy):
     Source: Wei et al., "Mitigating Neural Network Overconfidence with Logit Normalization", ICML 2022,
     https://github.com/hongxin001/logitnorm_ood. We differ: lengths below 1e-3 count as 1e-3.
     """
-
-    temperature: float = 0.3
-    """Divisor of normalised logits: the lower, the sharper. 1.0 is the authors' code, 0.04 that of
-    OpenOOD; about 0.3 was the best of those that others tried on EoMT queries. It sets the loss's lower
-    bound, see docs/losses.md."""
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise InputError(f"loss.options.logit_norm.temperature must be above 0, got {self.temperature}")
 
     def scale(self, logits: Float[Tensor, "N C1"]) -> Float[Tensor, "N C1"]:
         length = torch.linalg.vector_norm(logits, dim=-1, keepdim=True).clamp(min=NORM_FLOOR)

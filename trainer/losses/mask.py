@@ -12,9 +12,9 @@ from torch import Tensor
 
 from models.eomt import Prediction
 from shards.batch import Batch
-from shards.errors import InputError
 from trainer.losses.classification import CrossEntropy
 from trainer.losses.matcher import MatchCosts, Matching, match_depths
+from trainer.losses.options import MaskOptions
 from trainer.losses.outlier import OutlierTerm
 from trainer.losses.targets import (
     Segments,
@@ -28,29 +28,6 @@ from trainer.losses.targets import (
 OVERSAMPLING = 3.0
 IMPORTANT_SHARE = 0.75
 """Candidates per point, and share of the points that are chosen among them, as in PointRend."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskOptions:
-    """Options of base objective `mask`."""
-
-    num_points: int = 12544
-    """Points per mask; EoMT uses 12544 (= 112²) for crops of 1024²."""
-    no_object_weight: float = 0.1
-    """Weight of "no object" in the classification loss, in (0, 1]."""
-    match_mask: float = 5.0
-    """Weight of the mask cost in the matching."""
-    match_dice: float = 5.0
-    """The same for dice."""
-    match_class: float = 2.0
-    """The same for the class."""
-
-    def __post_init__(self) -> None:
-        if self.num_points < 1:
-            raise InputError(f"loss.options.mask.num_points must be at least 1, got {self.num_points}")
-        if not 0 < self.no_object_weight <= 1:
-            given = f"must be in (0, 1], got {self.no_object_weight}"
-            raise InputError(f"loss.options.mask.no_object_weight {given}")
 
 
 class MaskLoss:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,22 +12,22 @@ from torch import Tensor
 from eval.predict.queries import QueryOutputs, class_claims, mask_energy, pixel_class_scores
 from eval.predict.scores import max_logit, rba
 from models.eomt import Prediction
-from shards.errors import InputError
 from shards.schema import NUM_CLASSES
+from trainer.losses.options import (
+    ClassClaimOptions,
+    EnergyOptions,
+    Mask2AnomalyOptions,
+    OutlierOptions,
+    RbaOptions,
+)
 from trainer.losses.targets import StepTotals, read_own_maps, weigh_outliers
 
-RBA_PRESETS: dict[str, tuple[float, float]] = {
-    "reachable": (-0.7, -0.1),
-    "released": (0.0, 5.0),
-    "code": (-1.0, -0.1),
-}
-"""Name -> (inlier_upper, outlier_lower)."""
 PixelCosts = tuple[Float[Tensor, "B H W"], Float[Tensor, "B H W"]]
 """What each pixel would cost as an inlier and as an outlier."""
 
 
-class OutlierTerm(ABC):
-    """One scalar that reads the outlier pixels of a batch; a frozen dataclass whose fields are its options.
+class OutlierTerm(OutlierOptions, ABC):
+    """One scalar that reads the outlier pixels of a batch, and its own options.
 
         term = ½ ( mean over inliers of cost_in + mean over outliers of cost_out )
 
@@ -38,20 +36,6 @@ class OutlierTerm(ABC):
     step, outliers weighted by the area of their object (see `weigh_outliers`), and the half without pixels is
     0. A subclass says what the two costs are.
     """
-
-    name: ClassVar[str]
-    """Name in `loss.outlier`, `loss.options` and `loss.weights`."""
-    layers: int
-    """Number of supervised depths, from the last, that the term sums over; 0: all."""
-
-    @property
-    def weight(self) -> float:
-        """Weight where none is given: the published one, where its options are."""
-        return 1.0
-
-    def __post_init__(self) -> None:
-        if self.layers < 0:
-            raise InputError(f"loss.options.{self.name}.layers must be 0 (all) or more, got {self.layers}")
 
     def __call__(
         self,
@@ -115,8 +99,7 @@ class PixelTerm(OutlierTerm):
         return self.inlier(score), self.outlier(score)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rba(PixelTerm):
+class Rba(RbaOptions, PixelTerm):
     """RbA outlier exposure: pixels of outliers should be rejected by all classes.
 
     A squared hinge on
@@ -137,35 +120,11 @@ class Rba(PixelTerm):
     means are over the whole step; resized with align_corners=False.
     """
 
-    name: ClassVar[str] = "rba"
-
-    preset: Literal["reachable", "released", "code"] = "reachable"
-    """Thresholds by name. reachable: -0.7, -0.1, ours; released: 0.0, 5.0, of RbA's released checkpoints;
-    code: -1.0, -0.1, the defaults of its code. What each can do: docs/losses.md."""
-    inlier_upper: float | None = None
-    """Inliers should score below this; None: as the preset."""
-    outlier_lower: float | None = None
-    """Outliers should score above this; None: as the preset."""
-    layers: int = 0
-    """Number of supervised depths, from the last, that the term sums over; 0: all."""
-
-    @property
-    def weight(self) -> float:
-        """5 with thresholds of ours, whose pull is weaker; 1, as published, with those of RbA."""
-        return 5.0 if self.preset == "reachable" else 1.0
-
-    @property
-    def thresholds(self) -> tuple[float, float]:
-        upper, lower = RBA_PRESETS[self.preset]
-        upper = upper if self.inlier_upper is None else self.inlier_upper
-        return upper, lower if self.outlier_lower is None else self.outlier_lower
-
     def score(self, queries: QueryOutputs) -> Float[Tensor, "B h w"]:
         return rba(pixel_class_scores(queries.mask_logits, queries.class_logits, num_classes=NUM_CLASSES))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Energy(PixelTerm):
+class Energy(EnergyOptions, PixelTerm):
     """A squared hinge on the free energy of the log-class scores, as PEBAL's energy loss.
 
         E = −log Σ_c exp(log L[c]) = −log Σ_c L[c]  in [−log Q, ∞)
@@ -180,29 +139,11 @@ class Energy(PixelTerm):
     of log-class scores and thresholds to match; no abstention class, sparsity or smoothness terms.
     """
 
-    name: ClassVar[str] = "energy"
-
-    inlier_upper: float = 0.15
-    """Inliers should have less energy: here, classes should claim exp(-0.15) = 0.86 of a pixel together."""
-    outlier_lower: float = 2.3
-    """Outliers should have more: no more than exp(-2.3) = 0.1 of a pixel should be claimed."""
-    layers: int = 0
-    """Number of supervised depths, from the last, that the term sums over; 0: all."""
-
-    @property
-    def weight(self) -> float:
-        return 0.1
-
-    @property
-    def thresholds(self) -> tuple[float, float]:
-        return self.inlier_upper, self.outlier_lower
-
     def score(self, queries: QueryOutputs) -> Float[Tensor, "B h w"]:
         return mask_energy(queries)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mask2Anomaly(PixelTerm):
+class Mask2Anomaly(Mask2AnomalyOptions, PixelTerm):
     """Mask2Anomaly's contrastive margin on s = 1 − max_c L[c], about [0, 1]: 0 where one class is sure.
 
     cost_in = s², cost_out = max(0, margin − s)². Where several queries repeat a class, L exceeds 1 and
@@ -213,22 +154,6 @@ class Mask2Anomaly(PixelTerm):
     code's inlier half squares −max L, which pulls inliers' class scores to 0; s is what the paper writes.
     """
 
-    name: ClassVar[str] = "mask2anomaly"
-
-    margin: float = 0.75
-    """Outliers should score above this, in (0, 1]; 0.75 is the paper's, 1.0 the code's."""
-    layers: int = 0
-    """Number of supervised depths, from the last, that the term sums over; 0: all."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.margin <= 1:
-            raise InputError(f"loss.options.mask2anomaly.margin must be in (0, 1], got {self.margin}")
-        super().__post_init__()
-
-    @property
-    def thresholds(self) -> tuple[float, float]:
-        return 0.0, self.margin
-
     def score(self, queries: QueryOutputs) -> Float[Tensor, "B h w"]:
         class_scores = pixel_class_scores(queries.mask_logits, queries.class_logits, num_classes=NUM_CLASSES)
         return 1 + max_logit(class_scores)
@@ -237,8 +162,7 @@ class Mask2Anomaly(PixelTerm):
         return score.square()
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClassClaim(OutlierTerm):
+class ClassClaim(ClassClaimOptions, OutlierTerm):
     """The likelihood that its class and no other claims an inlier, and that no class claims an outlier.
 
         cost_in = −log [P_y Π_{c ≠ y} (1 − P_c)],  cost_out = −log Π_c (1 − P_c)
@@ -255,11 +179,6 @@ class ClassClaim(OutlierTerm):
     Source: ours, `eval.predict.queries.class_claims`; motivation and ablation in docs/sole-claim.md.
     """
 
-    name: ClassVar[str] = "class_claim"
-
-    layers: int = 0
-    """Number of supervised depths, from the last, that the term sums over; 0: all."""
-
     def costs(self, queries: QueryOutputs, label: Tensor) -> PixelCosts:
         claims = class_claims(queries)
         known = label.clamp(max=NUM_CLASSES - 1).long()
@@ -267,5 +186,6 @@ class ClassClaim(OutlierTerm):
         return -read_own_maps(claims.sole, known), -none
 
 
-TERMS: tuple[type[OutlierTerm], ...] = (Rba, Energy, Mask2Anomaly, ClassClaim)
-OUTLIER_TERMS = {term.name: term for term in TERMS}
+OUTLIER_TERMS: dict[str, type[OutlierTerm]] = {
+    term.name: term for term in (Rba, Energy, Mask2Anomaly, ClassClaim)
+}

@@ -16,7 +16,8 @@ from sklearn.metrics import average_precision_score
 from eval.part import TestSetPart, evaluate_test_set
 from eval.predict.own_model import OwnPredictor
 from eval.predict.score_maps import MapFolder
-from eval.predict.scores import DEFAULT_SCORES, SCORES
+from eval.predict.score_names import DEFAULT_SCORES
+from eval.predict.scores import SCORES
 from eval.predict.strips import predict_pixels
 from eval.predict.windows import Predictor
 from eval.protocol import PROTOCOLS

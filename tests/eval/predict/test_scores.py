@@ -14,17 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from eval.predict.queries import QueryOutputs, class_claims, pixel_class_scores
-from eval.predict.scores import (
-    NEEDS,
-    QUERY_SCORES,
-    SCORES,
-    energy,
-    max_entropy,
-    max_logit,
-    msp,
-    rba,
-    require_scores,
-)
+from eval.predict.score_names import NEEDS, require_scores
+from eval.predict.scores import QUERY_SCORES, SCORES, energy, max_entropy, max_logit, msp, rba
 from shards.errors import InputError
 
 
@@ -92,7 +83,7 @@ PLAIN = {
 
 @pytest.mark.parametrize("name", SCORES)
 def test_scores_and_gradients_match_the_plain_formula_in_float64(name):
-    given = logits().abs() if name in NEEDS else logits()  # evidence is never negative
+    given = logits().abs() if NEEDS[name] else logits()  # evidence is never negative
     values, exact = given.requires_grad_(), given.detach().double().requires_grad_()
     score, expected = SCORES[name](values), PLAIN[name](exact)
     score.sum().backward()

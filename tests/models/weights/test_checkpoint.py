@@ -11,12 +11,14 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from models.backbone import SIZES, build_backbone, load_backbone_weights
-from models.config import ModelConfig
+from models.backbone import build_backbone, load_backbone_weights
+from models.config import InitConfig, ModelConfig
 from models.eomt import EoMT
-from models.weights.checkpoint import InitConfig, find_checkpoint, initialise_model, load_model, run_of
+from models.trunk import SIZES
+from models.weights.checkpoint import find_checkpoint, initialise_model, load_model
 from models.weights.files import read_weight_file
 from models.weights.formats import read_checkpoint
+from models.weights.run_files import run_of
 from shards.errors import InputError
 from tests.models.tiny import IMAGE, make_model, save
 

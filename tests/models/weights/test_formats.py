@@ -18,9 +18,10 @@ from transformers import (
 )
 
 from jobs.export import main
-from models.backbone import SIZES, build_backbone
+from models.backbone import build_backbone
 from models.config import METADATA_KEY, ModelConfig, describe
 from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT
+from models.trunk import SIZES
 from models.weights.checkpoint import initialise_model, load_model
 from models.weights.formats import read_checkpoint
 from models.weights.huggingface import from_huggingface, to_huggingface

@@ -22,8 +22,9 @@ from transformers import (
     ViTModel,
 )
 
-from models.backbone import SIZES, Trunk, build_backbone
+from models.backbone import build_backbone
 from models.config import DESCRIPTION_NAME, ModelConfig
+from models.trunk import SIZES, Trunk
 from models.weights.checkpoint import initialise_model, load_model
 from models.weights.formats import read_checkpoint
 from tests.models.tiny import make_model, save

@@ -15,10 +15,11 @@ from models.eomt import Prediction
 from shards.batch import Batch
 from shards.schema import OUTLIER_ID, VOID_ID
 from shards.settings import parse_options
-from trainer.losses import CLASS_TERMS, OUTLIER_TERMS, LossConfig, LossOptions, build_loss, weighted_sum
 from trainer.losses.classification import LogitNorm
-from trainer.losses.mask import MaskOptions, choose_points, draw_points
+from trainer.losses.loss import CLASS_TERMS, OUTLIER_TERMS, build_loss, weighted_sum
+from trainer.losses.mask import choose_points, draw_points
 from trainer.losses.matcher import MatchCosts, Matching, match_depths
+from trainer.losses.options import LossConfig, LossOptions, MaskOptions
 from trainer.losses.outlier import Rba
 from trainer.losses.targets import Segments, StepTotals, count_totals, find_segments, sample_membership
 from trainer.randomness import sample_generators
@@ -193,9 +194,10 @@ def test_a_term_is_offered_on_the_command_line_by_its_place_in_the_table_alone(
         parse_options(LossConfig, ["--help"], program="jobs.finetune")
     text = capsys.readouterr().out
     assert f"any number of: {', '.join(OUTLIER_TERMS)};" in re.sub(r"[\s│]+", " ", text)
-    for name, term in {**CLASS_TERMS, **OUTLIER_TERMS}.items():
+    for name, term in OUTLIER_TERMS.items():
         for option in dataclasses.fields(term):
             assert f"--options.{name}.{option.name} " in text
+    assert "--options.logit_norm.temperature " in text
 
 
 def test_options_reach_the_loss() -> None:

@@ -15,8 +15,8 @@ from eval.predict.queries import QueryOutputs
 from models.eomt import Prediction
 from shards.batch import Batch
 from shards.schema import OUTLIER_ID, VOID_ID
-from trainer.losses import LossConfig, LossOptions, build_loss
-from trainer.losses.mask import MaskOptions
+from trainer.losses.loss import build_loss
+from trainer.losses.options import LossConfig, LossOptions, MaskOptions
 from trainer.losses.outlier import (
     OUTLIER_TERMS,
     ClassClaim,

@@ -1,0 +1,173 @@
+"""One evaluation: inputs checked and opened, in the order of what costs least."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from eval.evaluate import Evaluation
+from eval.key import hash_key, network_key
+from eval.part import ClosedSetPart
+from eval.predict.own_model import open_own_model, parse_model_file
+from eval.predict.predictions import CacheInfo, PredictionCache, PredictionRecorder
+from eval.predict.score_maps import open_score_maps, require_map_folder
+from eval.predict.score_names import require_scores
+from eval.predict.windows import ModelSource
+from eval.protocol import get_protocols
+from eval.report.record import Record
+from eval.result import require_place
+from eval.sets.benchmarks import (
+    read_own_sets,
+    require_no_benchmark,
+    require_no_benchmark_scenes,
+    require_own_sets,
+)
+from eval.sets.registry import TestSet, check_masks, find_test_sets, read_image
+from eval.store import ALONE, Worker
+from jobs.evaluate import EvaluateOptions
+from models.segmenter import choose_device, open_predictor
+from models.weights.checkpoint import find_checkpoint
+from models.weights.run_files import CONFIG_NAME, run_of
+from shards.errors import InputError
+from shards.files import require_title
+from shards.manifest import read_manifest
+from shards.prepare.objects import find_test_categories
+from shards.reader import ShardReader, open_shards
+from shards.scene import require_scenes
+from shards.schema import NUM_CLASSES
+from shards.settings import read_settings
+from shards.task import parse_task
+
+
+def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
+    """Check all inputs, in the order of what costs least, then score what is not finished, and write.
+
+    Nothing is written where an option, test set, shard or checkpoint is wrong, which is an InputError. Of
+    several workers the first one measures and writes, and the others return nothing.
+    """
+    if options.task:
+        worker = _find_task(options, worker)
+    require_place(options.out)
+    source = _find_source(options)  # once: a run that still trains saves newer ones
+    title = model_name(options, source)
+    device = choose_device(options.device)
+    protocols = get_protocols(options.protocol)
+    for name, kept in (("cache", "predictions are saved of"), ("score_maps", "maps are of")):
+        other = [protocol.name for protocol in protocols if not protocol.is_of_the_image]
+        if getattr(options, name) is not None and other:
+            raise InputError(f"--{name}: {kept} images as they are, so without protocol {other[0]}")
+    test_sets = _find_test_sets(options)
+    scenes = _open_scenes(options.cityscapes) if options.cityscapes else None
+    recorder = PredictionRecorder()
+    model = _open_source(source, options, device, test_sets, recorder)
+    network = network_key(model.fingerprint, options.precision, options.compile, device)
+    info = CacheInfo(model=title, checkpoint=str(source), fingerprint=hash_key(network), limit=options.limit)
+    return Evaluation(
+        out=options.out,
+        earlier=options.earlier,
+        model=model,
+        info=info,
+        network=network,
+        test_sets=test_sets,
+        protocols=protocols,
+        components=options.components,
+        pictures=options.pictures,
+        all_columns=options.all_columns,
+        pasted=_describe_pasted(source),
+        closed_set=ClosedSetPart(scenes, min(options.limit or len(scenes), len(scenes))) if scenes else None,
+        cache=PredictionCache(options.cache, info, recorder) if options.cache else None,
+        worker=worker,
+    ).run()
+
+
+def _find_task(options: EvaluateOptions, worker: Worker) -> Worker:
+    task = parse_task(options.task)
+    if worker.count > 1:
+        raise InputError(f"--task {options.task}: tasks are single processes; under torchrun leave it out")
+    if options.earlier == "ignore":
+        raise InputError("--task: --earlier ignore would drop what other tasks did; give replace")
+    return Worker(task.number, task.count, is_task=True)
+
+
+def _find_source(options: EvaluateOptions) -> Path:
+    """Return the checkpoint, the Python file or the folder of maps, and check scores as far as names tell."""
+    if options.model_file:
+        return parse_model_file(options.model_file)[0]
+    if options.score_maps is not None:
+        require_map_folder(options.score_maps, options.scores)
+        return options.score_maps
+    require_scores(options.scores)
+    assert options.checkpoint is not None
+    return find_checkpoint(options.checkpoint)
+
+
+def _find_test_sets(options: EvaluateOptions) -> tuple[TestSet, ...]:
+    own = read_own_sets(options.sets) if options.sets else ()
+    test_sets = find_test_sets(options.datasets, options.limit, own=own)
+    for test_set in test_sets:
+        check_masks(test_set)
+    require_own_sets(test_sets, f"--datasets {options.datasets}")
+    return test_sets
+
+
+def _open_scenes(cityscapes: Path) -> ShardReader:
+    """Open the scenes of the mIoU, to which `jobs.temperature` calibrates, too."""
+    require_no_benchmark(str(cityscapes), "--cityscapes")
+    scenes = open_shards([str(cityscapes)], "val")
+    require_scenes(scenes)
+    require_no_benchmark_scenes(scenes, f"--cityscapes {cityscapes}")
+    return scenes
+
+
+def _open_source(
+    source: Path,
+    options: EvaluateOptions,
+    device: torch.device,
+    test_sets: Sequence[TestSet],
+    recorder: PredictionRecorder,
+) -> ModelSource:
+    """Open what `_find_source` found; a user's model and maps are read and checked at once."""
+    if options.score_maps is not None:
+        is_limited = options.limit is not None
+        return open_score_maps(source, test_sets, options.scores, options.map_range, is_limited=is_limited)
+    if not options.model_file:
+        return open_predictor(
+            source,
+            options.scores,
+            device,
+            options.precision,
+            windows_at_once=options.windows_at_once,
+            compiled=options.compile,
+            cityscapes=options.cityscapes is not None,
+            recorder=recorder if options.cache else None,
+        )
+    first = read_image(test_sets[0].frames[0])
+    model, num_classes = open_own_model(options.model_file, first, options.scores)
+    if options.cityscapes is not None and num_classes != NUM_CLASSES:
+        given = f"{options.model_file} answers logits of {num_classes} classes, Cityscapes has {NUM_CLASSES}"
+        raise InputError(f"--cityscapes: {given}; leave it out to measure anomaly scores alone")
+    return model
+
+
+def _describe_pasted(source: Path) -> str:
+    """Say which anomalies of test sets the bank of a run may hold; nothing where nobody knows."""
+    try:
+        paste = read_settings(source.resolve().parent.parent / CONFIG_NAME)["paste"]
+        if not paste["bank"] or not paste["probability"]:
+            return ""
+        held = find_test_categories(read_manifest(Path(paste["bank"]), check_files=False).options)
+    except (InputError, OSError, KeyError, TypeError):
+        return ""
+    if not held:
+        return "" if held is None else "never of a category that is an anomaly of a test set"
+    return f"of categories that are anomalies of a test set, its bank may hold {', '.join(held)}"
+
+
+def model_name(options: EvaluateOptions, source: Path) -> str:
+    """Return `--name`, or the name of the run that a checkpoint belongs to, or of the file."""
+    of_source = source.resolve().stem if source.is_file() else source.resolve().name
+    title = options.name or run_of(source) or of_source
+    require_title(title, "--name")
+    return title

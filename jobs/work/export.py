@@ -1,0 +1,157 @@
+"""Exports of a checkpoint, one function for each kind of file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from eval.predict.own_model import open_own_model, parse_model_file
+from eval.predict.score_names import require_scores
+from eval.predict.windows import ModelSource
+from eval.sets.frames import read_picture
+from eval.submissions.benchmark import BENCHMARKS
+from eval.submissions.export import write_predictions
+from eval.submissions.picture import BenchmarkImage
+from jobs.export import ExportOptions
+from models.config import METADATA_KEY, ModelConfig, describe, read_description
+from models.eomt import EoMT
+from models.onnx import write_onnx
+from models.segmenter import choose_device, hash_checkpoint, open_predictor, require_readable
+from models.weights.adapter import write_adapter
+from models.weights.checkpoint import find_checkpoint, load_model, load_segmenter, open_checkpoint
+from models.weights.files import write_weight_file
+from models.weights.formats import WEIGHTS_NAME
+from models.weights.huggingface import (
+    SHARED_ACTIVATION,
+    huggingface_config,
+    huggingface_preprocessor,
+    to_huggingface,
+)
+from models.weights.run_files import run_of
+from shards.errors import InputError
+from shards.files import to_json
+from shards.output import staged_folder
+from shards.schema import CITYSCAPES_CLASSES, NUM_CLASSES
+
+
+def export(options: ExportOptions) -> str:
+    """Export one checkpoint, and say what was written."""
+    if options.to in BENCHMARKS:
+        return _export_package(options)
+    checkpoint = _require_checkpoint(options)
+    writers = {
+        "safetensors": _export_safetensors,
+        "adapter": _export_adapter,
+        "huggingface": _export_huggingface,
+        "onnx": _export_onnx,
+    }
+    with staged_folder(options.out) as folder:
+        summary = writers[options.to](checkpoint, options, folder)
+    return f"{options.out}: {summary}\n"
+
+
+def _require_checkpoint(options: ExportOptions) -> Path:
+    require_scores((options.score,), "--score")
+    assert options.checkpoint is not None
+    return find_checkpoint(options.checkpoint)
+
+
+def _export_package(options: ExportOptions) -> str:
+    assert options.datasets is not None
+    own = options.model_file
+    source = parse_model_file(own)[0] if own else _require_checkpoint(options)
+
+    def open_model(first: BenchmarkImage) -> ModelSource:
+        scores, limit = (options.score,), options.windows_at_once
+        if not own:
+            device, precision = choose_device(options.device), options.precision
+            return open_predictor(source, scores, device, precision, windows_at_once=limit, setting="--score")
+        model, num_classes = open_own_model(own, read_picture(first.image, first.overlay), scores, "--score")
+        if BENCHMARKS[options.to].needs_classes and num_classes != NUM_CLASSES:
+            wanted = f"the benchmark wants the {NUM_CLASSES} classes of Cityscapes too"
+            raise InputError(f"--to: {wanted}; {own} answers logits of {num_classes}")
+        return model
+
+    return write_predictions(
+        open_model,
+        options.out,
+        benchmark=options.to,
+        datasets=options.datasets,
+        parts=options.parts,
+        score=options.score,
+        method=options.method or run_of(source) or source.resolve().stem,
+    )
+
+
+def _export_safetensors(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
+    model = load_model(checkpoint, str(options.base or ""))
+    metadata = {METADATA_KEY: describe(model.config)}
+    write_weight_file(model.state_dict(), folder / WEIGHTS_NAME, metadata)
+    return f"model.safetensors, {_millions(model)}"
+
+
+def _export_adapter(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
+    named = options.base or Path(read_description(checkpoint)[0].weights)
+    if named == Path():
+        raise InputError(f"--to adapter: {checkpoint} did not start from weights; --base names its base")
+    count = write_adapter(folder, checkpoint, open_checkpoint(named))
+    return f"LoRA adapter of {count:,} numbers over {named}"
+
+
+def _export_huggingface(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
+    model = load_model(checkpoint, str(options.base or ""))
+    config = model.config
+    names = [entry.name for entry in CITYSCAPES_CLASSES]
+    wrong = ""
+    if config.class_head != "linear":
+        wrong = f"transformers' EoMT has a linear class head; {checkpoint} has {config.class_head}"
+    elif config.outlier_class == "trained":
+        wrong = f"transformers' EoMT has no outlier class; {checkpoint} has one"
+    elif config.num_classes != len(names):
+        unknown = f"{checkpoint} has {config.num_classes} classes, whose names are unknown"
+        wrong = f"{unknown}; the {len(names)} of Cityscapes are needed"
+    elif config.trunk.rotary and config.trunk.gated:
+        wrong = f"{SHARED_ACTIVATION}; {checkpoint} has {config.trunk}"
+    elif not config.trunk.class_token or config.trunk.pre_norm or not config.trunk.registers:
+        wrong = f"transformers' EoMT has DINOv2 with registers or DINOv3; {checkpoint} has {config.trunk}"
+    if wrong:
+        raise InputError(f"--to huggingface: {wrong}")
+    (folder / "config.json").write_text(to_json(huggingface_config(config, names), indent=2))
+    (folder / "preprocessor_config.json").write_text(to_json(huggingface_preprocessor(config), indent=2))
+    (folder / "README.md").write_text(_describe_card(config))
+    state = to_huggingface(model.state_dict())
+    state["attn_mask_probs"] = model.queries.weight.new_zeros(model.num_blocks)  # inference never masks
+    write_weight_file(state, folder / WEIGHTS_NAME)
+    return f"Hugging Face EoMT, {_millions(model)}"
+
+
+def _describe_card(config: ModelConfig) -> str:
+    """Return the text of a model card: what the network is, and what its weights come from."""
+    height, width = config.image_size
+    tags = "library_name: transformers\npipeline_tag: image-segmentation"
+    shape = f"windows of {height} x {width}, {config.num_classes} classes of Cityscapes"
+    origin = config.origin or "unknown"
+    terms = "The licence of the weights that trained first holds for these too."
+    return f"---\n{tags}\n---\n\n# EoMT\n\nTrunk {config.trunk}; {shape}.\n\nOrigin: {origin}.\n\n{terms}\n"
+
+
+def _export_onnx(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
+    model = load_segmenter(checkpoint)
+    require_readable(model, (options.score,), f"--score: {checkpoint}")
+    provenance = {
+        "network": type(model).__name__,
+        "checkpoint": str(checkpoint),
+        "sha256": hash_checkpoint(checkpoint),
+        "producer": f"eomt-anomaly jobs.export, torch {torch.__version__}",
+    }
+    if isinstance(model, EoMT):
+        provenance["origin"] = model.config.origin
+    difference = write_onnx(model, options.score, folder / "model.onnx", provenance)
+    height, width = model.image_size
+    graph = f"model.onnx, uint8 images of {height}x{width} to class_scores and score ({options.score})"
+    return f"{graph}, described in its metadata; onnxruntime differs from torch by {difference:.1e} at most"
+
+
+def _millions(model: EoMT) -> str:
+    return f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"

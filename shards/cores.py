@@ -1,0 +1,27 @@
+"""Cores of this machine: how many are ours, and how threads wait for each other on them."""
+
+from __future__ import annotations
+
+import os
+
+THREADS = "OMP_NUM_THREADS"
+"""Variable by which a user says how many threads a process computes with."""
+
+
+def count_cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share_cores(processes: int) -> dict[str, str]:
+    """Return the variable that gives each of several processes its part of the cores; the user's own wins."""
+    return {} if THREADS in os.environ else {THREADS: str(max(1, count_cores() // processes))}
+
+
+def wait_asleep() -> None:
+    """Let OpenMP's threads sleep while they wait, unless the user wants otherwise; before torch is loaded.
+
+    By default they spin for milliseconds: on a machine with other work they burn the share of time in which
+    the thread that they wait for would have run.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
