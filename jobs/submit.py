@@ -18,7 +18,7 @@ from typing import Any
 
 import tyro
 
-from eval.predict.scores import NEEDS
+from eval.predict.score_names import NEEDS
 from jobs.evaluate import EvaluateOptions
 from jobs.prepare import Job
 from models.weights.run_files import BEST_FOLDER, CHECKPOINTS_FOLDER, CONFIG_NAME, FINISHED_NAME
@@ -156,7 +156,7 @@ def _finetuning_stages(config: SweepConfig, built: FinetuneConfig) -> dict[str, 
         words = ["--checkpoint", str(chosen), "--datasets", evaluation.datasets, "--out", str(run / "eval")]
         options = dict(evaluation.options)
         if isinstance(scores := options.get("scores"), list):
-            options["scores"] = [name for name in scores if NEEDS.get(name, "queries") in built.model.parts]
+            options["scores"] = [name for name in scores if NEEDS.get(name, "") in ("", *built.model.parts)]
         for name, value in options.items():
             words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
         parse_options(EvaluateOptions, words, program="jobs.evaluate")  # refuses what it does not know

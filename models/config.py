@@ -112,7 +112,7 @@ class ModelConfig:
 
     @property
     def parts(self) -> set[str]:
-        """What anomaly scores can read of such a network, as `eval.predict.scores.NEEDS` calls it."""
+        """What anomaly scores can read of such a network, as `eval.predict.score_names.NEEDS` calls it."""
         has = {
             "class distances": self.class_head == "isomax",
             "an outlier class": self.outlier_class == "trained",
