@@ -78,14 +78,11 @@ class SubmitOptions:
     retry_failed: bool = False
     """Also run cells that have failed; they continue from their last checkpoint."""
     local: int | None = None
-    """Number of cells to run at a time on this machine, without Slurm, under the same rules; 0: one per GPU
-    (or per group of GPUs, where a cell has several processes)."""
+    """Cells to run at a time on this machine, without Slurm; 0: one per GPU, or per group of them."""
 
     def __post_init__(self) -> None:
-        if self.local is not None and self.local < 0:
-            raise InputError(
-                f"--local: got {self.local}; 0 (as many as there are GPUs for) or more is needed"
-            )
+        if (self.local or 0) < 0:
+            raise InputError(f"--local: got {self.local}; 0 (one per GPU) or more is needed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,28 +134,27 @@ def _preparation_tasks(config: SweepConfig) -> list[SweepTask]:
     rows = []
     for index, share in enumerate(f"{index}/{count}" for index in range(count)):
         stage = SweepStage(command=job_command(config.resources, PREPARE, [*words, "--task", share]))
-        name, settings = f"task-{index}", {"task": share}
-        rows.append(SweepTask(index=index, name=name, stages={PREPARE: stage}, settings=settings))
+        settings = {"task": share}
+        rows.append(SweepTask(index=index, name=f"task-{index}", stages={PREPARE: stage}, settings=settings))
     return rows
 
 
 def _finetuning_stages(config: SweepConfig, built: FinetuneConfig) -> dict[str, SweepStage]:
     run = Path(built.out) / built.name
     last = run / CHECKPOINTS_FOLDER / f"step-{built.loop.steps:07d}"
-    saved = config.folder / CELLS_FOLDER / built.name / CONFIG_NAME
-    command = job_command(config.resources, FINETUNE, [str(saved), "--resume"])
+    saved = str(config.folder / CELLS_FOLDER / built.name / CONFIG_NAME)
+    command = job_command(config.resources, FINETUNE, [saved, "--resume"])
     end = run / FINISHED_NAME if built.validation.patience else last  # it may end early
-    progress = str(last.with_name("step-*"))
+    progress, evaluation = str(last.with_name("step-*")), config.evaluation
     stages = {FINETUNE: SweepStage(command=command, creates=str(end), progress=progress)}
-    evaluation = config.evaluation
     if evaluation.datasets:
         chosen = run / BEST_FOLDER if built.validation.select else run
         words = ["--checkpoint", str(chosen), "--datasets", evaluation.datasets, "--out", str(run / "eval")]
-        options = dict(evaluation.options)
-        if isinstance(scores := options.get("scores"), list):
-            options["scores"] = [name for name in scores if NEEDS.get(name, "") in ("", *built.model.parts)]
-        for name, value in options.items():
-            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+        for name, value in evaluation.options.items():
+            values = value if isinstance(value, list) else [value]
+            if name == "scores":
+                values = [score for score in values if NEEDS.get(score, "") in ("", *built.model.parts)]
+            words += [f"--{name}", *map(str, values)]
         parse_options(EvaluateOptions, words, program="jobs.evaluate")  # refuses what it does not know
         command = job_command(evaluation.resources, EVALUATE, words)
         stages[EVALUATE] = SweepStage(command=command, creates=str(run / "eval" / "results.json"))
@@ -171,8 +167,8 @@ def submit(plan: SweepPlan, options: SubmitOptions) -> None:
     live, moved = _check_folder(plan)
     undone = [task for task in tasks.cells if tasks.next_stage(task)]
     failed = [task for task in undone if tasks.failed_stages(task)]
-    waiting = [task for task in undone if task.index not in live]
-    todo = [task.index for task in waiting if options.retry_failed or task not in failed]
+    left = [] if options.retry_failed else failed
+    todo = [task.index for task in undone if task.index not in live and task not in left]
     is_table_wanted = EVALUATE in config.stages and (bool(todo) or len(undone) < len(tasks.cells))
     is_table_missing = is_table_wanted and not config.table.is_dir() and not is_table_queued(config.folder)
     array_size = find_array_size(config, len(todo)) if options.local is None else 0
@@ -192,12 +188,12 @@ def submit(plan: SweepPlan, options: SubmitOptions) -> None:
     _write_folder(plan)
     if moved:  # the indices of earlier jobs are those of other cells now
         (config.folder / SUBMISSIONS_NAME).unlink(missing_ok=True)
-    count = len(tasks.cells)
-    logger.info("%s: %d cells, %d done, %d to run", config.folder, count, count - len(undone), len(todo))
+    counts = len(tasks.cells), len(tasks.cells) - len(undone), len(todo)
+    logger.info("%s: %d cells, %d done, %d to run", config.folder, *counts)
     if live:
         logger.info("%d are queued or running already", len(live))
-    if failed and not options.retry_failed:
-        logger.info("%d have failed and are left out; --retry-failed runs them again", len(failed))
+    if left:
+        logger.info("%d have failed and are left out; --retry-failed runs them again", len(left))
     for task in failed if options.retry_failed else ():
         for stage in tasks.failed_stages(task):
             (tasks.control(task) / f"{stage}.json").unlink(missing_ok=True)
@@ -254,7 +250,7 @@ def find_missing(plan: SweepPlan) -> list[str]:
     for config in plan.configs.values():
         named = config.inputs() | named
     runs = plan.config.folder / RUNS_FOLDER  # a cell may start from another's
-    missing = [place for place in named if not is_there(place) and runs not in Path(place).parents]
+    missing = (place for place in named if not is_there(place) and runs not in Path(place).parents)
     return [f"{named[place]} {place}: not there (yet)" for place in missing]
 
 
@@ -262,8 +258,8 @@ def _print_plan(plan: SweepPlan, scripts: dict[str, str], todo: Sequence[int]) -
     for stage, script in scripts.items():
         print(f"# ==== {plan.config.folder / stage}.sbatch ====")
         print(script)
-    arrays = len(scripts) - ("collect" in scripts)
-    print(f"# ==== {len(plan.tasks.cells)} cells, {len(todo)} to run, in {arrays} arrays ====")
+    counts = f"{len(plan.tasks.cells)} cells, {len(todo)} to run"
+    print(f"# ==== {counts}, in {len(scripts) - ('collect' in scripts)} arrays ====")
     for task in plan.tasks.cells:
         mark, size = "" if task.index in todo else "  (not now: done, failed or queued)", ""
         if plan.configs:
@@ -275,28 +271,27 @@ def _print_plan(plan: SweepPlan, scripts: dict[str, str], todo: Sequence[int]) -
 
 def _write_folder(plan: SweepPlan) -> None:
     """Write the cells' configurations, a copy of the sweep file, and last `tasks.json`."""
-    folder = plan.config.folder
     for name in (CELLS_FOLDER, RUNS_FOLDER, LOGS_FOLDER):
-        make_folder(folder / name, "out/name")
+        make_folder(plan.config.folder / name, "out/name")
     for task in plan.tasks.cells:
         make_folder(plan.tasks.control(task), "out/name")
         if plan.configs:
             write_config(plan.configs[task.name], plan.tasks.control(task) / CONFIG_NAME)
-    write_atomically(folder / "sweep.yaml", plan.source.read_bytes())
+    write_atomically(plan.config.folder / "sweep.yaml", plan.source.read_bytes())
     write_tasks(plan.tasks)
 
 
 def _run_here(plan: SweepPlan, todo: Sequence[int], machine: Machine, is_table_wanted: bool) -> None:
     """Run the cells here, then make the table where it was left out; exit with 1 if one of them failed."""
     config = plan.config
-    codes = run_locally(config.folder, todo, config.stages, machine)
-    failed = [index for index, code in codes.items() if code]
-    for index in failed:
-        logger.info("%s: exit code %d", plan.tasks.cells[index].name, codes[index])
+    codes = run_locally(config.folder, todo, config.stages, machine).items()
+    failed = {index: code for index, code in codes if code}
+    for index, code in failed.items():
+        logger.info("%s: exit code %d", plan.tasks.cells[index].name, code)
     collect = shlex.split(config.collect_command())
     table = subprocess.run(collect, check=False).returncode if is_table_wanted else 0
-    done = len(todo) - len(failed)
-    logger.info("%d of %d cells done; python -m jobs.status %s", done, len(todo), config.folder)
+    counts = len(todo) - len(failed), len(todo)
+    logger.info("%d of %d cells done; python -m jobs.status %s", *counts, config.folder)
     if failed or table:
         sys.exit(1)
 
