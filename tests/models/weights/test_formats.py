@@ -312,6 +312,12 @@ def _dinov3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(whole, folder / "whole.bin")
     model.backbone.load_state_dict({n: v - base[n] for n, v in model.backbone.state_dict().items()})
     torch.save(as_upstream_dinov3(model), folder / "delta.bin")
+    for block in model.backbone.blocks:  # a training that barely moved the norms, up only
+        block.norm1.weight.data.fill_(1e-3)
+        block.norm2.weight.data.fill_(1e-3)
+    model.backbone.norm.weight.data.fill_(1e-3)
+    mean = {"network.encoder.pixel_mean": torch.zeros(1, 3, 1, 1)}  # upstream adds all of its encoder
+    torch.save(as_upstream_dinov3(model) | mean, folder / "rising.bin")
     return folder
 
 
@@ -332,6 +338,7 @@ def test_upstreams_differences_and_their_base_are_the_whole(dinov3: Path) -> Non
     ("weights", "base", "message"),
     [
         ("delta.bin", "", "delta.bin: holds differences to DINOv3's weights.*--model.base FILE"),
+        ("rising.bin", "", "rising.bin: holds differences to DINOv3's weights.*jobs.export --to safetensors"),
         ("whole.bin", "base.pth", "model.base .*whole.bin holds whole weights, no differences.*leave it out"),
         ("delta.bin", "whole.bin", "model.base .*: EoMT of tue-mps/eomt; DINOv3's own file is needed"),
         ("delta.bin", "small.pth", "model.base .*: is not what .* holds differences to"),
