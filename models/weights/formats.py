@@ -25,8 +25,7 @@ from models.trunk import SIZES, Trunk
 from models.weights.files import (
     INDEX_SUFFIX,
     WEIGHT_SUFFIXES,
-    hash_part,
-    list_parts,
+    hash_weights,
     read_metadata,
     read_weight_file,
     render_shape,
@@ -80,8 +79,7 @@ class Checkpoint:
         is_named = not self.path.name.startswith(("model.", "pytorch_model."))
         name = self.path.name if is_named else self.path.parent.name
         name = name if name.isprintable() else repr(name)
-        digest = "+".join(hash_part(part) for part in list_parts(self.path))
-        return f"{name}, sha256 {digest}, licence: {_read_licence(self.path, trunk)}"
+        return f"{name}, sha256 {hash_weights(self.path)}, licence: {_read_licence(self.path, trunk)}"
 
 
 def read_checkpoint(path: Path, base: str = "") -> Checkpoint:
@@ -174,8 +172,7 @@ def _add_base(
     start = read_checkpoint(Path(base))
     if start.trunk is None:
         raise InputError(f"model.base {base}: {start.title}; DINOv3's own file is needed")
-    digest = "+".join(hash_part(part) for part in list_parts(start.path))
-    notes.append(f"differences, added to {start.path}, sha256 {digest}")
+    notes.append(f"differences, added to {start.path}, sha256 {hash_weights(start.path)}")
     whole = add_difference(trunk, start.weights, str(file), base)
     return weights | {f"backbone.{name}": value for name, value in whole.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -330,6 +331,9 @@ def test_upstreams_differences_and_their_base_are_the_whole(dinov3: Path) -> Non
     )
     added = initialise_model(config)
     assert added.config.num_queries == 3
+    base = hashlib.sha256((dinov3 / "base.pth").read_bytes()).hexdigest()
+    notes = read_checkpoint(dinov3 / "delta.bin", str(dinov3 / "base.pth")).notes
+    assert f"differences, added to {dinov3 / 'base.pth'}, sha256 {base}" in notes
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(added.state_dict()[name], value, atol=1e-6, rtol=0)
 
