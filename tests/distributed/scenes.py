@@ -107,29 +107,16 @@ def late(rank: int) -> None:
     assert state.step == 1
 
 
-MODES = {
-    "full": "dinov3-tiny",
-    "heads": "dinov3-tiny",
-    "queries": "tiny",
-    "queries+heads": "tiny",
-    "last-2": "dinov3-tiny",
-    "lora": "dinov3-tiny",
-    "gradual": "tiny",
-}
-"""What trains, and over which trunk: each of the two with and without blocks that stand still."""
+MODES = ("full", "heads", "queries", "queries+heads", "last-2", "lora", "gradual")
 THAW = ("--adapt.thaw", "0.25", "0.75", "--schedule.backbone_warmup", "0")
 VALIDATED = ("--loop.eval_every", "2", "--validation.split", "train", "--validation.shards")
 """Before the scenes."""
 
 
-def adapt(mode: str) -> list[str]:
-    return ["--adapt.mode", mode, "--model.size", MODES[mode], *THAW]
-
-
 def adaptation(mode: str) -> list[str]:
     """Options of a run with outlier losses; half of the scenes are pasted, so a rank may have no outlier."""
     return [
-        *adapt(mode), "--loss.classification", "logit_norm",
+        "--adapt.mode", mode, *THAW, "--loss.classification", "logit_norm",
         "--loss.outlier", "rba", "energy", "mask2anomaly", "uno", "--model.outlier_class", "trained",
         "--paste.bank", RUN["cutouts"], "--paste.probability", "0.5",
     ]  # fmt: skip
@@ -150,7 +137,7 @@ def sharded(rank: int) -> None:
     out = Path(RUN["out"])
     for mode in ("full", "lora", "gradual"):
         AcceleratorState._reset_state(reset_partial_state=True)
-        extra = ("--loop.sharding", "fsdp2", *adapt(mode), *VALIDATED, RUN["scenes"])
+        extra = ("--loop.sharding", "fsdp2", "--adapt.mode", mode, *THAW, *VALIDATED, RUN["scenes"])
         finetune(make_config(f"sharded-{mode}", *extra))
     for name, source in (("again", "sharded-lora"), ("from-one", "plain-lora")):
         if rank == 0:
@@ -158,7 +145,8 @@ def sharded(rank: int) -> None:
             small_run.forget_after(2, out / name)
         torch.distributed.barrier()
         AcceleratorState._reset_state(reset_partial_state=True)
-        finetune(make_config(name, "--loop.sharding", "fsdp2", *adapt("lora")), resume=True)
+        extra = ("--loop.sharding", "fsdp2", "--adapt.mode", "lora", *THAW)
+        finetune(make_config(name, *extra), resume=True)
 
 
 SCENES = (locked, diverged, skipped, apart, full, late, adapted, sharded)
