@@ -1,6 +1,6 @@
 """Our EoMT beside tue-mps/eomt's, on the same random weights: every mask and class logit of every depth.
 
-python -m benchmarks.parity --upstream FOLDER [--sizes small base large] [--out RESULTS.md]
+python -m benchmarks.parity --upstream FOLDER [--sizes base dinov3-base] [--out RESULTS.md]
 
 Upstream runs in a process of its own (`benchmarks/upstream.py`) and hands over files: its weights, laid
 out as published, and its predictions. Our side reads these weights with the loader that every program uses.
@@ -9,7 +9,8 @@ Exit code 1 if anything differs by more than the tolerance.
 Compared per size: masked attention off, with every query masked, with every query released, and with half of
 them released at random, the same ones on both sides; after moving to another image size, where upstream's
 own loading refuses and its backbone's (timm's) resampling is the reference; and over a backbone in DINOv2's
-published layout, whose 14-pixel patches and 37 x 37 positions both sides resample.
+published layout, whose 14-pixel patches and 37 x 37 positions both sides resample. Over DINOv3 upstream runs
+transformers' network, which multiplies and adds in another order: equal to rounding only.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ class ParityOptions(ThreadedOptions):
 
     upstream: Path
     """Folder with the code of https://github.com/tue-mps/eomt."""
-    sizes: tuple[str, ...] = ("small", "base", "large")
-    """Keys of `models.backbone.SIZES`, tiny left out."""
+    sizes: tuple[str, ...] = ("small", "base", "large", "dinov3-small", "dinov3-base", "dinov3-large")
+    """Keys of `models.backbone.SIZES`, tiny and gated ones of DINOv3 left out."""
     image_size: tuple[int, int] = (224, 224)
     """Height and width of the comparisons; equal, as a weight file does not say the shape of its grid."""
     moved_to: tuple[int, int] = (192, 320)
@@ -69,7 +70,7 @@ class ParityOptions(ThreadedOptions):
     """Largest absolute difference that passes."""
 
     def __post_init__(self) -> None:
-        known = [name for name in SIZES if name in ("small", "base", "large", "giant")]
+        known = [n for n, trunk in SIZES.items() if "tiny" not in n and not (trunk.rotary and trunk.gated)]
         for size in (*self.sizes, self.full_size):
             if size and size not in known:
                 raise InputError(f"unknown size {size!r}; known sizes: {', '.join(known)}")
@@ -87,7 +88,8 @@ def main(arguments: Sequence[str]) -> None:
     for size in options.sizes:
         rows += compare(options, size, "", CASES)
         rows += compare(options, size, "moved, ", MASKED, moved_to=options.moved_to)
-        rows += compare(options, size, "DINOv2, ", MASKED, from_dinov2=True)
+        if not SIZES[size].rotary:
+            rows += compare(options, size, "DINOv2, ", MASKED, from_dinov2=True)
     if options.full_size:
         title = f"{FULL_SIZE[0]} x {FULL_SIZE[1]}, "
         rows += compare(options, options.full_size, title, MASKED, image_size=FULL_SIZE)
@@ -112,15 +114,17 @@ def compare(
     of the options. The network is then moved to `moved_to`; `from_dinov2`: its backbone comes from a file in
     DINOv2's layout.
     """
-    request = request_eomt(size, image_size or options.image_size, from_dinov2)
+    image_size = image_size or options.image_size
+    request = request_eomt(size, image_size, from_dinov2)
     request |= {"moved_to": moved_to, "cases": cases}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         command = command_upstream("predict", options.upstream, folder, options.threads, request)
         subprocess.run(command, check=True, cwd=folder)
         answers = load_file(folder / "answers.safetensors")
-        model = load_ours(folder, moved_to, from_dinov2)
-    torch.testing.assert_close(model.backbone.pos_embed, answers["pos_embed"], atol=1e-6, rtol=0)
+        model = load_ours(folder, moved_to or image_size, from_dinov2)
+    if "pos_embed" in answers:
+        torch.testing.assert_close(model.backbone.pos_embed, answers["pos_embed"], atol=1e-6, rtol=0)
     return [
         (difference, [size, title + case, *cells, _verdict(difference <= options.tolerance)])
         for case, probability in cases.items()
@@ -130,25 +134,33 @@ def compare(
 
 def request_eomt(size: str, image_size: tuple[int, int], from_dinov2: bool = False) -> dict[str, object]:
     """Describe a network for `benchmarks/upstream.py` to build."""
+    trunk = SIZES[size]
+    dinov3 = {
+        "hidden_size": trunk.width,
+        "num_hidden_layers": trunk.depth,
+        "num_attention_heads": trunk.num_heads,
+        "intermediate_size": trunk.hidden,
+        "num_register_tokens": trunk.registers,
+    }
     return {
-        "backbone": f"vit_{size}_patch14_reg4_dinov2",
+        "backbone": f"facebook/{size}" if trunk.rotary else f"vit_{size}_patch14_reg4_dinov2",
+        "dinov3": dinov3 if trunk.rotary else None,
         "image_size": image_size,
         "from_dinov2": from_dinov2,
         "patch_size": DEFAULT_PATCH_SIZE,
         "num_queries": DEFAULT_NUM_QUERIES,
-        "num_blocks": SIZES[size].num_joint_blocks,
+        "num_blocks": trunk.num_joint_blocks,
         "num_classes": NUM_CLASSES,
         "seed": 0,
     }
 
 
-def load_ours(folder: Path, moved_to: tuple[int, int] | None, from_dinov2: bool) -> EoMT:
-    """Build our model from upstream's files, as fine-tuning does."""
+def load_ours(folder: Path, image_size: tuple[int, int], from_dinov2: bool) -> EoMT:
+    """Build our model for images of (height, width) from upstream's files, as fine-tuning does."""
     ckpt, bare = read_checkpoint(folder / "eomt.ckpt"), read_checkpoint(folder / "eomt.bin")
     assert ckpt.weights.keys() == bare.weights.keys()
     assert all(torch.equal(value, bare.weights[name]) for name, value in ckpt.weights.items())
     if not from_dinov2:
-        image_size = moved_to or (0, 0)  # as the weights
         return initialise_model(ModelConfig(weights=str(folder / "eomt.ckpt"), image_size=image_size)).eval()
     assert ckpt.config is not None
     model = initialise_model(replace(ckpt.config, weights=str(folder / "dinov2.pth")))

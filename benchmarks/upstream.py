@@ -40,10 +40,16 @@ def answer_predictions(request: dict[str, Any], folder: Path) -> None:
     generator, network = open_network(request, folder)
     image_size = request["image_size"]
     if moved := request["moved_to"]:  # upstream's own loading refuses another size; its backbone can change
-        network.encoder.backbone.set_input_size(img_size=tuple(moved))
+        backbone = network.encoder.backbone
+        if request["dinov3"]:
+            backbone.patch_embed.grid_size = tuple(side // request["patch_size"] for side in moved)
+        else:
+            backbone.set_input_size(img_size=tuple(moved))
         image_size = moved
     image = draw_image(image_size, generator)
-    answers = {"image": image, "pos_embed": network.encoder.backbone.pos_embed.detach().clone()}
+    answers = {"image": image}
+    if not request["dinov3"]:
+        answers["pos_embed"] = network.encoder.backbone.pos_embed.detach().clone()
     for name, probability in request["cases"].items():
         answers |= {f"{name}/{key}": value for key, value in predict(network, image, probability).items()}
     save_file(answers, folder / "answers.safetensors")
@@ -181,6 +187,11 @@ def build_network(request: dict[str, Any], folder: Path, generator: torch.Genera
         timm.create_model = functools.partial(create, pretrained_cfg_overlay={"file": str(path)})
         encoder = make_vit(**kwargs)
         timm.create_model = create
+    elif request["dinov3"]:
+        module = importlib.import_module("models.vit")
+        module.AutoModel = types.SimpleNamespace(from_pretrained=lambda _: make_dinov3(request["dinov3"]))
+        encoder = make_vit(**kwargs)
+        draw_weights(encoder, generator)
     else:
         encoder = make_vit(**kwargs, ckpt_path="random")  # any path: no published weights
         draw_weights(encoder, generator)
@@ -194,14 +205,24 @@ def build_network(request: dict[str, Any], folder: Path, generator: torch.Genera
     return network.eval()
 
 
+def make_dinov3(settings: dict[str, Any]) -> Any:
+    """Build transformers' DINOv3, laid out as by the version that upstream names, with random weights."""
+    transformers = importlib.import_module("transformers")
+    model = transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**settings))
+    if not hasattr(model, "layer"):  # since version 5 a module around the blocks
+        model.layer = model.model.layer
+        del model.model
+    return model
+
+
 @torch.no_grad()
 def draw_weights(module: nn.Module, generator: torch.Generator) -> None:
     """Draw every weight, so that none stands at a 0, a 1 or a LayerScale of 1e-5 that hides differences."""
     for name, value in module.named_parameters():
         noise = torch.randn(value.shape, generator=generator)
-        if name.endswith("gamma"):
+        if name.endswith(("gamma", "lambda1")):
             drawn = 0.3 + 0.1 * noise
-        elif name.endswith(("cls_token", "reg_token", "pos_embed")):
+        elif name.endswith(("cls_token", "reg_token", "register_tokens", "pos_embed")):
             drawn = 0.3 * noise
         elif value.ndim == 1:  # biases and norms; large ones would drown what differs between patches
             drawn = 0.05 * noise + (1.0 if "norm" in name and name.endswith("weight") else 0.0)

@@ -73,9 +73,8 @@ class EoMT(nn.Module):
             allowed = f"must be in 1..{depth} for size {config.size}"
             raise InputError(f"model.num_blocks {allowed}, got {self.num_blocks}")
         for block in self.backbone.blocks[depth - self.num_blocks :] if config.trunk.rotary else ():
-            cast(
-                Any, block
-            ).attn.num_prefix_tokens += config.num_queries  # the tokens in front that have no position
+            attention = cast(Any, block).attn
+            attention.num_prefix_tokens += config.num_queries  # the tokens in front that have no position
         width = self.backbone.embed_dim
         self.queries = nn.Embedding(config.num_queries, width)
         self.class_head = _build_class_head(config, width)
@@ -250,7 +249,7 @@ def _masked_attention(
     if isinstance(attention, EvaAttention):
         biases = cast(tuple[Tensor, ...], (attention.q_bias, attention.k_bias, attention.v_bias))
         qkv = qkv + torch.cat(biases).to(qkv.dtype)
-    qkv = qkv.unflatten(2, (3, attention.num_heads, attention.head_dim))
+    qkv = qkv.unflatten(2, (3, attention.num_heads, -1))
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, T, head_dim)
     q, k = attention.q_norm(q), attention.k_norm(k)
     if rope is not None:

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from models.config import METADATA_KEY, describe, parse_description, read_description
 from models.lora import ADAPTER, merge_weights
-from models.weights.files import list_parts, read_metadata, read_weight_file, write_weight_file
+from models.weights.files import hash_weights, read_metadata, read_weight_file, write_weight_file
 from models.weights.formats import WEIGHTS_NAME, Checkpoint, read_checkpoint
 from shards.errors import InputError
-from shards.files import hash_file, read_json, to_json
+from shards.files import read_json, to_json
 
 CONFIG_NAME = "adapter_config.json"
 ADAPTER_NAME = "adapter_model.safetensors"
@@ -42,7 +42,7 @@ def write_adapter(folder: Path, checkpoint: Path, base: Checkpoint) -> int:
         raise InputError(f"{base.path}: {base.title}; an adapter needs a whole EoMT as its base")
     changed = _changed_weights(read_weight_file(checkpoint / WEIGHTS_NAME), base, checkpoint)
     state = {PREFIX + name.replace(f".{ADAPTER}.", "."): value for name, value in changed.items()}
-    metadata = {METADATA_KEY: describe(config, lora), BASE_KEY: _hash_base(base.path)}
+    metadata = {METADATA_KEY: describe(config, lora), BASE_KEY: hash_weights(base.path)}
     write_weight_file(state, folder / ADAPTER_NAME, metadata)
     peft.LoraConfig(
         r=lora.rank,
@@ -95,13 +95,9 @@ def _find_base(folder: Path, sha256: str) -> Checkpoint:
         names = f"base_model_name_or_path in {CONFIG_NAME} names {named}, which is not there"
         raise InputError(f"{folder}: a LoRA adapter without its base; {names}")
     base = read_checkpoint(named)
-    if _hash_base(base.path) != sha256:
+    if hash_weights(base.path) != sha256:
         raise InputError(f"{folder}: the LoRA adapter was trained on another base than {base.path}")
     return base
-
-
-def _hash_base(path: Path) -> str:
-    return "+".join(hash_file(part) for part in list_parts(path))
 
 
 def _changed_weights(raw: Mapping[str, Tensor], base: Checkpoint, checkpoint: Path) -> dict[str, Tensor]:

@@ -189,6 +189,11 @@ def hash_part(path: Path) -> str:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
+def hash_weights(path: Path) -> str:
+    """Return the SHA-256 of a weight file; of the files that an index lists, joined by +."""
+    return "+".join(hash_part(part) for part in list_parts(path))
+
+
 def list_parts(path: Path) -> list[Path]:
     """List the files that hold the weights of `path`: itself, or what it indexes, in its own folder only."""
     if not path.name.endswith(INDEX_SUFFIX):

@@ -25,8 +25,7 @@ from models.trunk import SIZES, Trunk
 from models.weights.files import (
     INDEX_SUFFIX,
     WEIGHT_SUFFIXES,
-    hash_part,
-    list_parts,
+    hash_weights,
     read_metadata,
     read_weight_file,
     render_shape,
@@ -80,8 +79,7 @@ class Checkpoint:
         is_named = not self.path.name.startswith(("model.", "pytorch_model."))
         name = self.path.name if is_named else self.path.parent.name
         name = name if name.isprintable() else repr(name)
-        digest = "+".join(hash_part(part) for part in list_parts(self.path))
-        return f"{name}, sha256 {digest}, licence: {_read_licence(self.path, trunk)}"
+        return f"{name}, sha256 {hash_weights(self.path)}, licence: {_read_licence(self.path, trunk)}"
 
 
 def read_checkpoint(path: Path, base: str = "") -> Checkpoint:
@@ -118,7 +116,7 @@ def _read_backbone(
 def _read_eomt(file: Path, kind: str, weights: dict[str, Tensor], notes: list[str], base: str) -> Checkpoint:
     settings = {name: value for name, value in weights.items() if name in NO_WEIGHTS}
     weights = KINDS[kind].translate({n: v for n, v in weights.items() if n not in settings})
-    weights = _add_base(file, kind, weights, base, notes)
+    weights = _add_base(file, kind, weights, settings, base, notes)
     mask_probs = settings.get("attn_mask_probs")
     if mask_probs is not None and mask_probs.ndim != 1:
         raise InputError(f"{file}: attn_mask_probs has {mask_probs.ndim} dimensions; one is needed")
@@ -151,13 +149,21 @@ BASE_RULE = "only files of tue-mps/eomt over DINOv3 hold differences to a base; 
 
 
 def _add_base(
-    file: Path, kind: str, weights: dict[str, Tensor], base: str, notes: list[str]
+    file: Path,
+    kind: str,
+    weights: dict[str, Tensor],
+    settings: Mapping[str, Tensor],
+    base: str,
+    notes: list[str],
 ) -> dict[str, Tensor]:
     """Add a file's differences to the backbone that they are from, if it holds differences."""
     trunk = trunk_weights(weights)
-    is_difference = kind == "upstream" and holds_differences(trunk)
+    is_difference = kind == "upstream" and holds_differences(trunk, settings)
     if is_difference and not base:
-        remedy = "name DINOv3's own file of that size with --model.base FILE (jobs.export: --base)"
+        remedy = (
+            "jobs.finetune takes DINOv3's own file of that size as --model.base FILE, jobs.doctor and "
+            "jobs.export as --base FILE; what jobs.export --to safetensors writes is whole for all programs"
+        )
         raise InputError(f"{file}: holds differences to DINOv3's weights, no whole EoMT; {remedy}")
     if not base:
         return weights
@@ -166,7 +172,7 @@ def _add_base(
     start = read_checkpoint(Path(base))
     if start.trunk is None:
         raise InputError(f"model.base {base}: {start.title}; DINOv3's own file is needed")
-    notes.append(f"differences, added to {start.path}")
+    notes.append(f"differences, added to {start.path}, sha256 {hash_weights(start.path)}")
     whole = add_difference(trunk, start.weights, str(file), base)
     return weights | {f"backbone.{name}": value for name, value in whole.items()}
 

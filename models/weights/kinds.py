@@ -63,6 +63,9 @@ def _plain_backbone(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 KINDS = {
+    "lightly": Kind(
+        "EoMT of LightlyTrain", ("queries.weight", "backbone.mask_token"), translate=_plain_backbone
+    ),
     "eomt-anomaly": Kind("EoMT of this suite", ("queries.weight", "backbone.")),
     "upstream": Kind("EoMT of tue-mps/eomt", ("q.weight", "encoder.backbone."), translate=from_upstream),
     "huggingface": Kind(

@@ -13,11 +13,14 @@ from jobs.doctor import main
 from models.backbone import build_backbone
 from models.trunk import SIZES
 from shards.errors import InputError
-from tests.models.tiny import make_model, save
+from tests.models.tiny import make_model, over_both_trunks, save
 
 
-def test_a_sound_checkpoint_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = make_model()
+@over_both_trunks
+def test_a_sound_checkpoint_is_described(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], size: str
+) -> None:
+    model = make_model(size=size)
     save(model, tmp_path / "run" / "checkpoints" / "step-0000002")
     main(["checkpoint", str(tmp_path / "run")])
     report = capsys.readouterr().out
@@ -25,7 +28,7 @@ def test_a_sound_checkpoint_is_described(tmp_path: Path, capsys: pytest.CaptureF
     assert str(weights) in report
     assert hashlib.sha256(weights.read_bytes()).hexdigest() in report
     assert "EoMT of this suite" in report
-    assert "tiny, image 32x32, patch 16, 3 queries, 2 joint blocks, 19 classes" in report
+    assert f"model    {size}, image 32x32, patch 16, 3 queries, 2 joint blocks, 19 classes" in report
     total = sum(value.numel() for value in model.state_dict().values())
     assert f"{len(model.state_dict())} tensors, {total:,} parameters, float32" in report
     assert "0 missing, 0 unexpected, 0 misshapen, 0 resized, 0 skipped" in report

@@ -28,7 +28,7 @@ from models.trunk import SIZES
 from models.weights.checkpoint import initialise_model, load_model, open_checkpoint
 from shards.errors import InputError
 from tests.models.tiny import make_model as make_tiny
-from tests.models.tiny import save
+from tests.models.tiny import over_both_trunks, save
 from tests.support.forked import run_ranks
 
 IMAGE = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -107,8 +107,9 @@ def test_an_adapter_over_its_base_is_the_run(tmp_path: Path, capsys: pytest.Capt
     assert saved < 0.3 * (run / "model.safetensors").stat().st_size
 
 
-def test_peft_reads_the_adapter(tmp_path: Path) -> None:
-    run = finetune_with_lora(tmp_path / "run")
+@over_both_trunks
+def test_peft_reads_the_adapter(tmp_path: Path, size: str) -> None:
+    run = finetune_with_lora(tmp_path / "run", make_model(size=size))
     out = export(run, "adapter", tmp_path / "out")
     adapted = peft.PeftModel.from_pretrained(load_model(tmp_path / "base"), str(out)).eval()
     # not merged there: two products where we have one, so float32 rounds elsewhere

@@ -107,12 +107,20 @@ def prefixed(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {prefix + name: value for name, value in weights.items()}
 
 
-def published_backbone() -> dict[str, Tensor]:
+def published_backbone(trunk: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Name weights as DINOv2 does, mask token of zeros included, as it is published."""
-    state = build_backbone(SIZES["tiny"], (28, 28), 14).state_dict()
+    state = build_backbone(SIZES["tiny"], (28, 28), 14).state_dict() if trunk is None else dict(trunk)
     state["register_tokens"] = state.pop("reg_token")
     state["pos_embed"] = torch.cat((torch.zeros(1, 1, 128), state["pos_embed"]), dim=1)
     return state | {"mask_token": torch.zeros(1, 128)}
+
+
+def trained_by_lightly() -> object:
+    """Name weights as LightlyTrain's export does."""
+    backbone = prefixed("model.backbone.", published_backbone(tiny().backbone.state_dict()))
+    heads = {n: v for n, v in tiny().state_dict().items() if not n.startswith("backbone.")}
+    weights = backbone | prefixed("model.", heads) | {"criterion.empty_weight": torch.ones(20)}
+    return {"train_model": weights, "model_init_args": {"classes": {7: "road"}}, "license_info": ""}
 
 
 def trained_backbone() -> object:
@@ -131,6 +139,7 @@ WHOLE = {
     ),
     "Lightning": (saved(lambda: {"state_dict": as_upstream(tiny())}, "last.ckpt"), "upstream"),
     "upstream": (saved(lambda: as_upstream(tiny(), ""), "pytorch_model.bin"), "upstream"),
+    "LightlyTrain": (saved(trained_by_lightly, "exported_best.pt"), "lightly"),
     "transformers": (write_published, "huggingface"),
     "our export": (write_exported, "huggingface"),
     "shards": (write_sharded, "huggingface"),

@@ -10,7 +10,7 @@ from models.adapt import apply_adaptation, count_frozen, explain_parameters, pla
 from models.config import AdaptConfig, LoraSettings
 from models.eomt import EoMT
 from shards.errors import InputError
-from tests.models.tiny import IMAGE, make_model
+from tests.models.tiny import IMAGE, make_model, over_both_trunks
 
 BLOCK = "backbone.blocks."
 
@@ -21,7 +21,7 @@ def make_adapted(mode: str, lora: LoraSettings | None = None, size: str = "tiny"
     return model
 
 
-@pytest.mark.parametrize("size", ["tiny", "dinov3-tiny"])
+@over_both_trunks
 @pytest.mark.parametrize(
     ("mode", "trains", "frozen"),
     [
@@ -57,7 +57,7 @@ def test_a_mode_frees_what_it_names_and_the_rest_keeps_every_bit(
         assert torch.equal(parameter, before[name]) is not parameter.requires_grad, name
 
 
-@pytest.mark.parametrize("size", ["tiny", "dinov3-tiny"])
+@over_both_trunks
 def test_blocks_that_stand_still_get_gradients_of_exactly_zero(size: str) -> None:
     model = make_model(size=size)
     prediction = model(IMAGE, None, 3)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.models.tiny import over_both_trunks
+
 ROOT = Path(__file__).parents[2]
 MODEL = """
 import torch
@@ -69,7 +71,7 @@ def test_the_compiler_finds_one_graph_without_breaks() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", ["tiny", "dinov3-tiny"])
+@over_both_trunks
 def test_a_compiled_model_answers_and_learns_the_same(size: str) -> None:
     """Forward and backward as traced; what the default backend makes of the graph is not our code."""
     assert int(run(STEP.replace("SIZE", size))[0]) > 90

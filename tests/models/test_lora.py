@@ -13,7 +13,7 @@ from models.lora import add_adapters, merge_weights, merged
 from models.weights.checkpoint import load_model
 from models.weights.formats import read_checkpoint
 from shards.errors import InputError
-from tests.models.tiny import IMAGE, make_model, save
+from tests.models.tiny import IMAGE, make_model, over_both_trunks, save
 
 QKV = LoraSettings(targets=("attn.qkv",))
 EVERYTHING = LoraSettings(targets=("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"), rank=4, alpha=6.0)
@@ -63,7 +63,7 @@ def test_every_adapter_counts_over_rotary_positions(targets: str) -> None:
         assert (plain - changed).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("size", ["tiny", "dinov3-tiny"])
+@over_both_trunks
 def test_merged_weights_predict_the_same_and_leave_no_trace_even_of_a_failure(size: str) -> None:
     model = adapted(size=size)
     state = {name: value.clone() for name, value in model.state_dict().items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -12,6 +13,8 @@ from models.eomt import EoMT
 from models.weights.checkpoint import write_description
 
 IMAGE = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+over_both_trunks = pytest.mark.parametrize("size", ["tiny", "dinov3-tiny"])
+"""Learned positions, as DINOv2, and rotary ones, as DINOv3."""
 
 
 def make_model(**changes: object) -> EoMT:

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.weights.checkpoint import load_model, open_checkpoint
 from shards.errors import InputError
+from tests.models.tiny import over_both_trunks
 from tests.trainer.small_run import assert_equal, copy_killed, train, weights
 from trainer.ema import WeightAverage
 from trainer.sections import EmaConfig
@@ -96,9 +97,12 @@ def test_frozen_weights_are_not_copied_and_without_decay_nothing_is(tmp_path: Pa
     assert nothing.updates == 0
 
 
-def test_a_lora_run_keeps_averages_that_every_reader_takes(tmp_path: Path, scene_shards: str) -> None:
+@over_both_trunks
+def test_a_lora_run_keeps_averages_that_every_reader_takes(
+    tmp_path: Path, scene_shards: str, size: str
+) -> None:
     """Validation, evaluation and a further run see the averages; a file of a checkpoint the weights."""
-    extra = ("--ema.decay", "0.9", "--adapt.mode", "lora")
+    extra = ("--ema.decay", "0.9", "--adapt.mode", "lora", "--model.size", size)
     train(tmp_path, scene_shards, *extra)
     checkpoint = tmp_path / "run" / "checkpoints" / "step-0000004"
     averages = load_file(checkpoint / "ema.safetensors")

@@ -23,6 +23,7 @@ from models.weights.checkpoint import load_model
 from shards.errors import InputError
 from shards.schema import VOID_ID
 from shards.settings import read_config
+from tests.models.tiny import over_both_trunks
 from tests.support.tars import encode, write_tar
 from tests.trainer.small_run import (
     assert_close,
@@ -73,8 +74,11 @@ def test_the_lower_bound_of_a_loss_is_logged_beside_it(tmp_path: Path, scene_sha
     assert f"lower_bound/class {bound:.4g}" in (tmp_path / "run" / "log.txt").read_text()
 
 
-def test_isomax_plus_trains_its_head_and_other_losses_refuse_it(tmp_path: Path, scene_shards: str) -> None:
-    extra = ("--loss.classification", "isomax_plus", "--model.class_head", "isomax")
+@over_both_trunks
+def test_isomax_plus_trains_its_head_and_other_losses_refuse_it(
+    tmp_path: Path, scene_shards: str, size: str
+) -> None:
+    extra = ("--loss.classification", "isomax_plus", "--model.class_head", "isomax", "--model.size", size)
     train(tmp_path, scene_shards, *extra)
     first, last = weights(tmp_path, 2), weights(tmp_path)
     for name in ("class_head.prototypes", "class_head.distance_scale"):
@@ -82,7 +86,7 @@ def test_isomax_plus_trains_its_head_and_other_losses_refuse_it(tmp_path: Path, 
     published = {"mask": 5.0, "dice": 5.0, "class": 2.0}
     assert read_config(FinetuneConfig, tmp_path / "run" / "config.yaml").loss.weights == published
     with pytest.raises(InputError, match="cross_entropy needs model.class_head linear, not isomax"):
-        train(tmp_path / "b", scene_shards, "--model.weights", str(tmp_path / "run"))
+        train(tmp_path / "b", scene_shards, "--model.size", size, "--model.weights", str(tmp_path / "run"))
 
 
 def test_accumulated_micro_batches_equal_one_batch(

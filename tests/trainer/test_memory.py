@@ -16,6 +16,7 @@ from models.eomt import EoMT, Prediction
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES, OUTLIER_ID, VOID_ID
 from shards.settings import read_config
+from tests.models.tiny import over_both_trunks
 from tests.trainer.small_run import assert_equal, forget_after, make_model, read_scalars, train, weights
 from trainer.config import FinetuneConfig
 from trainer.memory import OutOfMemoryError, fit_micro_batch, fullest_batch
@@ -45,7 +46,7 @@ def backward(model: EoMT, *, recompute: bool, masked: bool) -> tuple[dict[str, t
 
 @pytest.mark.parametrize("mode", ["full", "lora", "last-2"])
 @pytest.mark.parametrize("masked", [True, False], ids=["masked", "unmasked"])
-@pytest.mark.parametrize("size", ["tiny", "dinov3-tiny"])
+@over_both_trunks
 def test_recomputed_activations_give_the_same_gradients(size: str, mode: str, masked: bool) -> None:
     """To the bit, with stochastic depth and dropout of the adapters, which have to draw the same again."""
     model = make_model(mode, size, dropout=0.3).train()

@@ -14,6 +14,7 @@ from models.weights.run_files import list_checkpoints
 from shards.errors import InputError
 from shards.manifest import Manifest, ShardEntry, write_manifest
 from shards.schema import LABEL_ENCODING
+from tests.models.tiny import over_both_trunks
 from tests.trainer.small_run import (
     assert_close,
     assert_equal,
@@ -53,13 +54,17 @@ def test_a_resumed_run_has_the_weights_of_one_never_stopped(
     assert not torch.equal(early, late)
 
 
-def test_a_resumed_run_with_everything_on_is_one_never_stopped(tmp_path: Path, scene_shards: str) -> None:
+@over_both_trunks
+def test_a_resumed_run_with_everything_on_is_one_never_stopped(
+    tmp_path: Path, scene_shards: str, size: str
+) -> None:
     """Averages, best checkpoint, early end, recomputed activations and a fitted micro-batch together."""
     pasted = write_pasted(tmp_path / "pasted", count=2)
     options = ["--ema.decay", "0.5", "--loop.activation_checkpointing", "True", "--loop.fit_memory", "True"]
     options += ["--validation.pasted", str(pasted), "--validation.scores", "RbA"]
     options += ["--validation.select", "fpr95/RbA", "--validation.patience", "2", "--loop.eval_every", "1"]
     options += ["--adapt.mode", "lora", "--adapt.lora.dropout", "0.2", "--loop.steps", "6"]
+    options += ["--model.size", size]
     state = train(tmp_path / "a", scene_shards, *options)
     assert 2 < state.step <= 6
     copy_killed(tmp_path / "a", tmp_path / "b", 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -312,6 +313,12 @@ def _dinov3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(whole, folder / "whole.bin")
     model.backbone.load_state_dict({n: v - base[n] for n, v in model.backbone.state_dict().items()})
     torch.save(as_upstream_dinov3(model), folder / "delta.bin")
+    for block in model.backbone.blocks:  # a training that barely moved the norms, up only
+        block.norm1.weight.data.fill_(1e-3)
+        block.norm2.weight.data.fill_(1e-3)
+    model.backbone.norm.weight.data.fill_(1e-3)
+    mean = {"network.encoder.pixel_mean": torch.zeros(1, 3, 1, 1)}  # upstream adds all of its encoder
+    torch.save(as_upstream_dinov3(model) | mean, folder / "rising.bin")
     return folder
 
 
@@ -324,6 +331,9 @@ def test_upstreams_differences_and_their_base_are_the_whole(dinov3: Path) -> Non
     )
     added = initialise_model(config)
     assert added.config.num_queries == 3
+    base = hashlib.sha256((dinov3 / "base.pth").read_bytes()).hexdigest()
+    notes = read_checkpoint(dinov3 / "delta.bin", str(dinov3 / "base.pth")).notes
+    assert f"differences, added to {dinov3 / 'base.pth'}, sha256 {base}" in notes
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(added.state_dict()[name], value, atol=1e-6, rtol=0)
 
@@ -332,6 +342,7 @@ def test_upstreams_differences_and_their_base_are_the_whole(dinov3: Path) -> Non
     ("weights", "base", "message"),
     [
         ("delta.bin", "", "delta.bin: holds differences to DINOv3's weights.*--model.base FILE"),
+        ("rising.bin", "", "rising.bin: holds differences to DINOv3's weights.*jobs.export --to safetensors"),
         ("whole.bin", "base.pth", "model.base .*whole.bin holds whole weights, no differences.*leave it out"),
         ("delta.bin", "whole.bin", "model.base .*: EoMT of tue-mps/eomt; DINOv3's own file is needed"),
         ("delta.bin", "small.pth", "model.base .*: is not what .* holds differences to"),

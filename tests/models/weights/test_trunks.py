@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,11 +23,12 @@ from transformers import (
     ViTModel,
 )
 
-from models.backbone import build_backbone
+from models.backbone import build_backbone, fit_backbone_weights, read_trunk
 from models.config import DESCRIPTION_NAME, ModelConfig
 from models.trunk import SIZES, Trunk
 from models.weights.checkpoint import initialise_model, load_model
 from models.weights.formats import read_checkpoint
+from models.weights.kinds import KINDS
 from tests.models.tiny import make_model, save
 from tests.support.refused import refused
 
@@ -187,6 +189,47 @@ def test_a_description_of_before_there_were_trunks_is_read(tmp_path: Path) -> No
     (tmp_path / DESCRIPTION_NAME).write_text('{"size": "tiny", "image_size": [32, 32], "num_queries": 3}')
     save_file(make_model().state_dict(), tmp_path / "model.safetensors")
     assert load_model(tmp_path).config.trunk == SIZES["tiny"]
+
+
+def test_an_eomt_of_lightly_over_dinov3_is_the_same_model(tmp_path: Path) -> None:
+    model = make_model(size="", trunk=replace(SIZES["dinov3-tiny"], layer_scale=True))
+    whole = model.state_dict()
+    named = {f"backbone.{n}": v for n, v in as_meta_dinov3(model.backbone).items()}
+    named |= {n: v for n, v in whole.items() if not n.startswith("backbone.")}
+    torch.save({"train_model": {f"model.{n}": v for n, v in named.items()}}, tmp_path / "vits16.pt")
+    checkpoint = read_checkpoint(tmp_path / "vits16.pt")
+    assert checkpoint.title == "EoMT of LightlyTrain"
+    assert checkpoint.weights.keys() == whole.keys()
+    assert all(torch.equal(value, whole[name]) for name, value in checkpoint.weights.items())
+    assert checkpoint.origin.endswith("dinov3-license/")
+    load_model(tmp_path / "vits16.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("vit_small_plus_patch16_dinov3", "dinov3-small-plus"),
+        ("vit_base_patch16_dinov3", "dinov3-base"),
+        ("vit_large_patch16_dinov3", "dinov3-large"),
+        ("vit_huge_plus_patch16_dinov3_qkvb", "dinov3-huge-plus"),
+        ("vit_7b_patch16_dinov3", "dinov3-7b"),
+        ("vit_giant_patch14_reg4_dinov2", "giant"),
+    ],
+)
+def test_a_published_size_has_the_names_and_shapes_of_its_file(name: str, size: str) -> None:
+    with torch.device("meta"):
+        theirs = timm.create_model(name, num_classes=0).state_dict()
+        ours = build_backbone(SIZES[size], (64, 64), 14 if "14" in name else 16)
+    renamed = KINDS["backbone"].translate(theirs)
+    assert read_trunk(renamed, name) == SIZES[size]
+    assert fit_backbone_weights(ours, renamed, name)[1].fits
+
+
+def test_an_older_timm_is_named_where_it_cannot_build_dinov3(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.backbone.Eva", type("Eva", (), {}))  # as of 1.0.19, without `rope_type`
+    build_backbone(SIZES["tiny"], (32, 32), 16)
+    with refused(r"model.trunk: DINOv3 needs timm 1.0.20 or newer, this is 1\.\S+; pip install -U timm"):
+        initialise_model(ModelConfig(size="dinov3-tiny", image_size=(32, 32)))
 
 
 @pytest.mark.parametrize(
