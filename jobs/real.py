@@ -77,7 +77,7 @@ class RealOptions:
     methods: tuple[str, ...] = tuple(METHODS)
     """What the baseline is fine-tuned with; `control` is always among them."""
     precision: Literal["float32", "bf16"] = "float32"
-    """Of trainings. bf16 takes half the time on processors with AMX, and much more on others."""
+    """Of every EoMT. bf16 takes half the time on processors with AMX, and much more on others."""
     at_once: int = 2
     """Fine-tunings side by side."""
     smoke: bool = False
@@ -132,7 +132,7 @@ class RealOptions:
     def evaluation(self) -> dict[str, Any]:
         """Options of every evaluation, by name."""
         limit = {"limit": 2} if self.smoke else {}
-        return {"cityscapes": str(self.cityscapes), "components": False, **limit}
+        return {"cityscapes": str(self.cityscapes), "components": False, "precision": self.precision, **limit}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -189,7 +189,13 @@ def _evaluate_erfnet(options: RealOptions) -> None:
     """Evaluate ERFNet under both protocols, and choose a temperature on PastedVal."""
     out, cache = options.out, options.out / "cache"
     for protocol, kept in {"course-512": {}, "native": {"cache": cache}}.items():
-        how = {"name": "ERFNet", "scores": ["MSP", "MaxLogit", "MaxEntropy"], "protocol": protocol, **kept}
+        how = {
+            "name": "ERFNet",
+            "precision": "float32",
+            "scores": ["MSP", "MaxLogit", "MaxEntropy"],
+            "protocol": protocol,
+            **kept,
+        }
         _evaluate(options, options.data / ERFNET, out / "erfnet" / protocol, **how)
     if not (out / "temperature").exists():
         chosen = ("--validation", PASTED, "--scores", "MSP", "--out", out / "temperature")
@@ -232,7 +238,7 @@ def fine_tune(options: RealOptions) -> None:
         "adapt.mode": "last-3",
         "optim.lr": 1.0e-4,
         "loop.precision": options.precision,
-        "loop.steps": 2 if options.smoke else 250,
+        "loop.steps": 2 if options.smoke else 200,
         "loop.save_every": 50,
         "loop.eval_every": 0,
     }
