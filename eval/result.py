@@ -210,9 +210,15 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def require_place(out: Path) -> None:
-    """Check that `out` is new, empty or an evaluation's."""
-    if not (out / CELLS).is_dir():
+def require_place(out: Path, names: Collection[str] = ()) -> None:
+    """Check that `out` is new, empty or begun by the same program.
+
+    Args:
+        names: of what may lie in it and in its cells, beside hidden files; none: anything beside cells.
+    """
+    cells = out / CELLS
+    entries = [*out.iterdir(), *cells.iterdir()] if cells.is_dir() else []
+    if not entries or (names and any(e.name not in names and not e.name.startswith(".") for e in entries)):
         require_free(out)
 
 

@@ -12,30 +12,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
 from eval.predict.score_names import DEFAULT_SCORES, describe_scores
 from eval.report.tables import render_markdown
+from jobs.work.model_options import ModelOptions
 from shards.errors import InputError
-from shards.files import Location
 from shards.program import run_program
 from shards.settings import parse_options
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
+class EvaluateOptions(ModelOptions):
     """Score a checkpoint on the anomaly test sets that are present."""
 
-    checkpoint: Path | None = None
-    """A run folder, whose newest checkpoint is taken; RUN/best; a checkpoint folder; or weights of another
-    origin: a file of tue-mps/eomt, a Hugging Face folder of EoMT, an ERFNet `.pth` (`jobs.doctor checkpoint`
-    tells). Where a checkpoint has averaged weights (ema.decay), they are read; its model.safetensors, given
-    as a file, has the others."""
-    model_file: Location = ""
-    """In place of --checkpoint: your own model, as FILE.py:FUNCTION (FUNCTION is build where it is left out).
-    It runs your code. See docs/own-models.md."""
     score_maps: Path | None = None
     """In place of --checkpoint: folder with score maps (.npy, .hdf5 or 16-bit .png), one folder per test set,
     one file per image of the same stem. --scores may name the score."""
@@ -72,41 +64,27 @@ class EvaluateOptions:
     reading only share one forward pass."""
     components: bool = True
     """Compute component metrics (sIoU, PPV, F1*), slices and pictures of the best and worst images too."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
     name: str = ""
     """Model's name in tables and pictures; empty takes the name of the run's folder, or of the file."""
     all_columns: bool = False
     """Show mIoU and all five benchmarks in the tables, whether measured or not."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """Of the network; scores are computed in float32 either way."""
-    compile: bool = False
-    """Run the network through torch.compile: the same results to rounding; minutes more at the start."""
     limit: int | None = None
     """Take the first frames of each set only, for a quick look."""
-    task: str = ""
-    """I/N: score every N-th image only, from the I-th on (counted from 0), as one of N processes that share
-    --out and know nothing of each other; `slurm`: the place in a SLURM array. Whichever is last measures and
-    writes: the files of a single process."""
-    windows_at_once: int = 4
-    """Windows per forward pass; lower it where memory is short."""
     pictures: int = 3
     """Frames of each set in its picture; 0 draws none."""
 
+    sources: ClassVar[tuple[str, ...]] = (*ModelOptions.sources, "score_maps")
+
     def __post_init__(self) -> None:
-        given = [name for name in ("checkpoint", "model_file", "score_maps") if getattr(self, name)]
-        if len(given) != 1:
-            told = ", ".join(f"--{name}" for name in given) or "none of them"
-            raise InputError(f"one of --checkpoint, --model_file and --score_maps is needed; got {told}")
-        if given != ["checkpoint"]:
-            for name, default in (("cache", None), ("compile", False), ("precision", "float32")):
-                if getattr(self, name) != default:
-                    raise InputError(f"--{name}: is for --checkpoint; got --{given[0]}")
-        if given == ["score_maps"] and self.cityscapes is not None:
+        super().__post_init__()
+        if self.cache is not None and self.checkpoint is None:
+            given = next(name for name in self.sources if getattr(self, name))
+            raise InputError(f"--cache: is for --checkpoint; got --{given}")
+        if self.score_maps is not None and self.cityscapes is not None:
             raise InputError("--cityscapes: mIoU needs a model; score maps predict no classes")
         if not self.map_range[0] < self.map_range[1]:
             raise InputError(f"--map_range: got {self.map_range}; the first must be smaller")
-        for name, lowest in (("limit", 1), ("windows_at_once", 1), ("pictures", 0)):
+        for name, lowest in (("limit", 1), ("pictures", 0)):
             value = getattr(self, name)
             if value is not None and value < lowest:
                 raise InputError(f"--{name}: got {value}; at least {lowest}")

@@ -51,11 +51,19 @@ class ExportOptions:
     method: str = ""
     """For benchmarks: the method's name in the package; by default the run's folder name."""
     device: str = "auto"
-    """For benchmarks: auto, cpu, cuda or cuda:N."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """For benchmarks: of the network; scores are computed in float32 either way."""
+    """For benchmarks, and for torch in --latency: auto, cpu, cuda or cuda:N."""
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    """Of the network, for benchmarks (float32, bf16) and onnx (float32, fp16); scores are computed in float32
+    either way."""
     windows_at_once: int = 4
     """For benchmarks: windows per forward pass; lower it where memory is short."""
+    picture: tuple[int, int] | None = None
+    """For onnx: height and width of whole pictures, one at a time, to class map and score; windows are cut
+    and averaged inside. By default the graph takes windows of the model's size."""
+    calibration: Path | None = None
+    """For onnx: calibration.json of `jobs.calibrate`, whose threshold and risk the metadata shall hold."""
+    latency: int = 0
+    """For onnx with --picture: time so many frames with torch and with onnxruntime on this machine."""
 
     def __post_init__(self) -> None:
         if (self.checkpoint is None) == (not self.model_file):
@@ -68,6 +76,16 @@ class ExportOptions:
         for name in ("datasets", "parts", "method", "model_file"):
             if self.to not in PACKAGES and getattr(self, name):
                 raise InputError(f"--{name}: is for {', '.join(PACKAGES)}; --to is {self.to}")
+        for name in ("picture", "calibration", "latency"):
+            if self.to != "onnx" and getattr(self, name):
+                raise InputError(f"--{name}: is for onnx; --to is {self.to}")
+        if self.latency and self.picture is None:
+            raise InputError("--latency: times whole pictures; --picture HEIGHT WIDTH says their size")
+        if self.latency < 0 or min(self.picture or (1,)) < 1:
+            raise InputError(f"--latency, --picture: got {self.latency}, {self.picture}; at least 0, and 1")
+        allowed = {"onnx": ("float32", "fp16"), **dict.fromkeys(PACKAGES, ("float32", "bf16"))}
+        if self.precision not in (known := allowed.get(self.to, ("float32",))):
+            raise InputError(f"--precision: got {self.precision}; --to {self.to} has {', '.join(known)}")
         if self.base is not None and self.to not in (with_base := ("adapter", "safetensors", "huggingface")):
             raise InputError(f"--base: only --to {', '.join(with_base)} has a base; --to is {self.to}")
 

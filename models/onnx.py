@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from eval.predict.scores import SCORES
+from eval.predict.windows import covering_size, window_starts
 from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT
 from models.erfnet import ERFNet
-from models.segmenter import num_classes_of, read_prediction
+from models.segmenter import num_classes_of, read_prediction, stride_of
 from shards.errors import InputError
 from shards.schema import CITYSCAPES_CLASSES
 
@@ -39,65 +43,169 @@ class Scorer(nn.Module):
     ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B H W"]]:
         """Return class scores per class and the anomaly score, higher where more anomalous."""
         size = (image.shape[-2], image.shape[-1])
-        maps = read_prediction(self.model, self.model(image), size, (self.score,), whole=True)
+        return self.split(read_prediction(self.model, self.model(image), size, (self.score,), whole=True))
+
+    def split(
+        self, maps: Float[Tensor, "B N H W"]
+    ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B H W"]]:
+        """Part maps of `read_prediction` into class scores and the anomaly score."""
         if self.score in SCORES:
             return maps, SCORES[self.score](maps)
         return maps[:, :-1], maps[:, -1]
 
 
-def describe_graph(model: EoMT | ERFNet, score: str) -> dict[str, str]:
+class PictureScorer(Scorer):
+    """Deployed detector of whole pictures of one size: windows are cut, averaged and resized inside."""
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, model: EoMT | ERFNet, score: str, picture: tuple[int, int]) -> None:
+        super().__init__(model, score)
+        stride = stride_of(model)
+        self.content = covering_size(picture, model.image_size, stride or 1)
+        self.window = self.content if stride else model.image_size
+        for name, old, new in zip(("rows", "columns"), picture, self.content, strict=True):
+            self.register_buffer(name, _resizing_matrix(old, new), persistent=False)
+
+    def forward(
+        self, image: UInt8[Tensor, "1 3 H W"]
+    ) -> tuple[UInt8[Tensor, "1 H W"], Float[Tensor, "1 H W"]]:
+        """Return the predicted classes and the anomaly score of `eval.predict.windows.predict_in_windows`."""
+        (high, wide), (height, width) = self.window, self.content
+        native = (image.shape[-2], image.shape[-1])
+        seen = image
+        if self.content != native:
+            seen = (self.rows @ image.float() @ self.columns.T).round().clamp(0, 255).to(torch.uint8)
+        corners = [(y, x) for y in window_starts(height, high) for x in window_starts(width, wide)]
+        windows = torch.cat([seen[..., y : y + high, x : x + wide] for y, x in corners])
+        maps = read_prediction(self.model, self.model(windows), self.window, (self.score,), whole=True)
+        total, counts = torch.zeros(1), torch.zeros(height, width)
+        for part, (y, x) in zip(maps, corners, strict=True):
+            total = total + F.pad(part, (x, width - x - wide, y, height - y - high))
+            counts[y : y + high, x : x + wide] += 1
+        maps = (total / counts)[None]
+        if self.content != native:
+            maps = F.interpolate(maps, size=native, mode="bilinear", align_corners=False)
+        class_scores, score = self.split(maps)
+        return class_scores.argmax(dim=1).to(torch.uint8), score
+
+
+def _resizing_matrix(old: int, new: int) -> Float[Tensor, "new old"]:
+    """Return the weights of `eval.predict.windows.resize_image` along one axis.
+
+    As a product it needs no operator that runtimes lack; TensorRT has no resizing with a low-pass filter.
+    """
+    unit = torch.eye(old)[None, None]
+    return F.interpolate(unit, size=(new, old), mode="bilinear", antialias=True)[0, 0]
+
+
+def describe_graph(
+    model: EoMT | ERFNet, score: str, picture: tuple[int, int] | None = None
+) -> dict[str, str]:
     """Return what a user of the graph has to know, as texts for its metadata; lists are JSON."""
     num_classes, is_mask_model = num_classes_of(model), isinstance(model, EoMT)
     names = [entry.name for entry in CITYSCAPES_CLASSES]
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if is_mask_model else ((0.0,) * 3, (1.0,) * 3)
     facts = {
         "input": "image: uint8 (batch, 3, height, width), R G B, sRGB from 0 to 255",
-        "image_size": json.dumps(model.image_size),
+        "image_size": json.dumps(picture or model.image_size),
         "scaling": "inside the graph: (image / 255 - mean) / std",
         "mean": json.dumps(mean),
         "std": json.dumps(std),
-        "output class_scores": "sums of probabilities over queries" if is_mask_model else "logits",
         "output score": f"{score}, higher where more anomalous",
         "score": score,
         "num_classes": str(num_classes),
     }
+    if picture is None:
+        facts["output class_scores"] = "sums of probabilities over queries" if is_mask_model else "logits"
+    else:
+        facts["output class_map"] = "number of the class of largest score"
     return facts | ({"classes": json.dumps(names)} if num_classes == len(names) else {})
 
 
-def write_onnx(model: EoMT | ERFNet, score: str, path: Path, provenance: dict[str, str]) -> float:
-    """Write the graph, run it with onnxruntime on random windows, and return the largest difference.
+def write_onnx(
+    model: EoMT | ERFNet,
+    score: str,
+    path: Path,
+    facts: dict[str, str],
+    picture: tuple[int, int] | None = None,
+    *,
+    half: bool = False,
+) -> float:
+    """Write the graph, run it with onnxruntime on noise, and return the largest difference of its scores.
 
-    The batch is dynamic; height and width are the model's. Metadata are `describe_graph` and `provenance`.
+    Args:
+        facts: metadata beside those of `describe_graph`.
+        picture: (H, W) of whole pictures, one at a time; None: windows of the model's size, of which the
+            batch is dynamic.
+        half: compute the network in float16; what is before and behind it stays float32.
     """
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise InputError(f'--to onnx: {error.name} is missing; pip install "eomt-anomaly[export]"') from None
-    scorer = Scorer(model, score).eval()
-    generator = torch.Generator().manual_seed(0)
-    windows = torch.randint(0, 256, (2, 3, *model.image_size), dtype=torch.uint8, generator=generator)
+    require_onnx("--to onnx")
+    import onnx
+
+    scorer = (PictureScorer(model, score, picture) if picture else Scorer(model, score)).eval()
+    images = noise((1 if picture else 2), picture or model.image_size)
     num_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     with _silenced():
         program = torch.onnx.export(
             scorer,
-            (windows,),
+            (images,),
             dynamo=True,
             input_names=["image"],
-            output_names=["class_scores", "score"],
-            dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+            output_names=["class_map" if picture else "class_scores", "score"],
+            dynamic_shapes=None if picture else {"image": {0: torch.export.Dim("batch")}},
             custom_translation_table={torch.ops.aten._cdist_forward.default: _translate_cdist},
         )
         assert program is not None
-        program.model.metadata_props.update(describe_graph(model, score) | provenance)
+        program.model.metadata_props.update(describe_graph(model, score, picture) | facts)
         program.save(str(path), external_data=num_bytes > LARGEST_IN_ONE_FILE)
+        if half:
+            _halve(path)
     onnx.checker.check_model(str(path))
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    answers = session.run(None, {"image": windows[:1].numpy()})
     with torch.inference_mode():
-        expected = scorer(windows[:1])
-    return max(float((torch.from_numpy(a) - e).abs().max()) for a, e in zip(answers, expected, strict=True))
+        expected = scorer(images[:1])
+    pairs = zip(open_graph(path)(images[:1]), expected, strict=True)
+    return max(float((torch.from_numpy(a) - e).abs().max()) for a, e in pairs if e.is_floating_point())
+
+
+def require_onnx(setting: str) -> None:
+    """Check that what writes and runs graphs is installed."""
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f'{setting}: {name} is missing; pip install "eomt-anomaly[export]"')
+
+
+def open_graph(path: Path) -> Callable[[UInt8[Tensor, "B 3 H W"]], list[np.ndarray]]:
+    """Open a graph with onnxruntime, on the processor."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {"image": images.numpy()})
+
+
+def noise(count: int, size: tuple[int, int]) -> UInt8[Tensor, "B 3 H W"]:
+    """Return images of noise, the same each time."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8, generator=generator)
+
+
+def _halve(path: Path) -> None:
+    """Turn the network's part of a graph to float16, in place."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    graph = onnx.load(str(path))
+    kept = [node.name for node in graph.graph.node if not _is_of_network(node)]
+    halved = convert_float_to_float16(graph, keep_io_types=True, node_block_list=kept)
+    onnx.save(halved, str(path))
+
+
+def _is_of_network(node: Any) -> bool:
+    scopes = {prop.key: prop.value for prop in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "")
+    return "'model'" in scopes
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -152,7 +151,7 @@ def open_predictor(
     checkpoint: Path,
     scores: tuple[str, ...],
     device: torch.device,
-    precision: Literal["float32", "bf16"] = "float32",
+    precision: Precision = "float32",
     *,
     windows_at_once: int = 4,
     compiled: bool = False,

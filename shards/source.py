@@ -27,9 +27,14 @@ _HIDDEN = frozenset({"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle
 
 
 def read_plain(path: Path) -> bytes:
-    """Return the content of a file; an OSError refuses a pipe, which would wait, or a device without end."""
+    """Return the content of a file; an OSError refuses a pipe, which would wait, or a device without end.
+
+    So it does a file that is larger than `MAX_MEMBER_BYTES`.
+    """
     if path.exists() and not path.is_file() and not path.is_dir():
         raise OSError(errno.EINVAL, "not a plain file", str(path))
+    if path.is_file() and path.stat().st_size > MAX_MEMBER_BYTES:
+        raise OSError(errno.EFBIG, f"has over {MAX_MEMBER_BYTES:,} bytes", str(path))
     return path.read_bytes()
 
 

@@ -67,8 +67,8 @@ def count_components(
         Sums, so that frames add up: number of true and of predicted segments, sum of sIoU and of PPV; then
         per τ of `TAUS` the true segments with sIoU >= τ; then those predicted with PPV < τ.
     """
-    true = _segments(target == ANOMALY)
-    predicted = _segments((scores > threshold) & (target != VOID))
+    true = number_segments(target == ANOMALY)
+    predicted = number_segments((scores > threshold) & (target != VOID))
     predicted_sizes = np.bincount(predicted.ravel())
     keep = predicted_sizes >= smallest.predicted
     keep[0] = False
@@ -79,7 +79,7 @@ def count_components(
     return _compare(true[counted], predicted[counted])
 
 
-def _segments(mask: np.ndarray) -> np.ndarray:
+def number_segments(mask: np.ndarray) -> np.ndarray:
     """Return a map that numbers the 8-connected regions of `mask` from 1; 0 is none."""
     return cv2.connectedComponents(mask.astype(np.uint8), connectivity=8, ltype=cv2.CV_32S)[1]
 

@@ -162,3 +162,14 @@ def to_log_odds(name: str, scores: Float[Tensor, "H W"], num_classes: int) -> Fl
         return scores
     largest = 1 - 1 / num_classes if FORMS[name] is msp_log_odds else 1.0
     return torch.logit(scores.double() / largest, eps=1e-12).float()
+
+
+def from_log_odds(name: str, threshold: float, num_classes: int) -> float:
+    """Return the value of `eval.predict.scores` that `compared_scores` compares as `threshold`."""
+    form = FORMS.get(name)
+    if form is centred_energy:
+        return threshold - math.log(num_classes)
+    if form is None:
+        return threshold
+    largest = 1 - 1 / num_classes if form is msp_log_odds else 1.0
+    return largest / (1 + math.exp(-max(threshold, -700.0)))

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import matplotlib
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -64,7 +64,8 @@ def choose_examples(num_frames: int, count: int) -> frozenset[int]:
 
 
 def _shrink(picture: NDArray[Any], interpolation: int = cv2.INTER_AREA) -> NDArray[Any]:
-    size = (PANEL_WIDTH, max(1, round(picture.shape[0] * PANEL_WIDTH / picture.shape[1])))
+    height = round(picture.shape[0] * PANEL_WIDTH / picture.shape[1])
+    size = (PANEL_WIDTH, min(max(1, height), 4 * PANEL_WIDTH))  # a strip of pixels stays a panel
     return cv2.resize(picture, size, interpolation=interpolation)
 
 
@@ -74,7 +75,9 @@ def add_title(title: str, panels: UInt8[np.ndarray, "_H W 3"]) -> UInt8[np.ndarr
     return _join([_title(title, panels.shape[1]), panels], axis=0)
 
 
-def draw_panels(examples: Sequence[Example]) -> UInt8[np.ndarray, "H W 3"]:
+def draw_panels(
+    examples: Sequence[Example], marked: str = "ground truth (void grey)"
+) -> UInt8[np.ndarray, "H W 3"]:
     """Draw rows of frames and columns image | ground truth | each score | predicted classes.
 
     Ground truth is the true classes where they are known, else the anomalies, outlined on the image, and void
@@ -82,10 +85,11 @@ def draw_panels(examples: Sequence[Example]) -> UInt8[np.ndarray, "H W 3"]:
 
     Args:
         examples: at least one, shrunk, of the same scores; true classes are known of all or of none.
+        marked: words for what targets mark, where no true classes are known.
     """
     names = list(examples[0].scores)
-    ends = {name: _scale_ends(np.concatenate([e.scores[name].ravel() for e in examples])) for name in names}
-    titles = ["image", "ground truth (void grey)" if examples[0].truth is None else "true classes"]
+    ends = {name: scale_ends(np.concatenate([e.scores[name].ravel() for e in examples])) for name in names}
+    titles = ["image", marked if examples[0].truth is None else "true classes"]
     titles += [f"{name_scale(name)} [{low:.3g} .. {high:.3g}]" for name, (low, high) in ends.items()]
     rows = [_join([_title(text, PANEL_WIDTH) for text in (*titles, "predicted classes")], axis=1)]
     for example in examples:
@@ -133,13 +137,20 @@ def draw_target(
     drawn = image.copy()
     void = target == VOID
     drawn[void] = (0.3 * drawn[void] + 0.7 * _VOID_SHADE).astype(np.uint8)
-    is_anomaly = (target == ANOMALY).astype(np.uint8)
-    contours, _ = cv2.findContours(is_anomaly, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(drawn, contours, -1, _OUTLINE, 2)
-    return drawn
+    return draw_outlines(drawn, target == ANOMALY, 2)
 
 
-def _scale_ends(values: NDArray[np.float32]) -> tuple[float, float]:
+def draw_outlines(
+    picture: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], width: int
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Draw the borders of `mask`, those of holes too, into `picture`, which is returned."""
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, contours, -1, _OUTLINE, width)
+    return picture
+
+
+def scale_ends(values: NDArray[np.float32]) -> tuple[float, float]:
+    """Return where a colour scale of scores begins and ends."""
     values = values[np.isfinite(values)]
     low, high = np.percentile(values, _PERCENTILES) if values.size else (0.0, 1.0)
     return float(low), float(high)
@@ -221,7 +232,7 @@ def plot_frames(frames: Sequence[Example]) -> bytes:
         scores, panel = frame.scores[name], frame.shrink()
         picture.imshow(draw_target(panel.image, panel.target))
         picture.set_title(frame.title, fontsize=8, loc="left")
-        heat.imshow(color_scores(panel.scores[name], *_scale_ends(scores)))
+        heat.imshow(color_scores(panel.scores[name], *scale_ends(scores)))
         for axis in (picture, heat):
             axis.set_axis_off()
         values = {"normal": _thin(scores[frame.target == NORMAL])}
@@ -254,7 +265,7 @@ def plot_comparison(frames: Sequence[Mapping[str, Example]]) -> bytes:
     axes = figure.subplots(*shape, squeeze=False)
     for i, score in enumerate(names):
         values = [e.scores[score].ravel() for frame in frames for e in frame.values()]
-        low, high = _scale_ends(np.concatenate(values))
+        low, high = scale_ends(np.concatenate(values))
         for row, frame in zip(axes[i :: len(names)], frames, strict=True):
             for axis, model in zip(row[1:], models, strict=True):
                 shown = axis.imshow(frame[model].scores[score], cmap="inferno", vmin=low, vmax=high)

@@ -10,10 +10,9 @@ import torch
 from eval.evaluate import Evaluation
 from eval.key import hash_key, network_key
 from eval.part import ClosedSetPart
-from eval.predict.own_model import open_own_model, parse_model_file
+from eval.predict.own_model import open_own_model
 from eval.predict.predictions import CacheInfo, PredictionCache, PredictionRecorder
 from eval.predict.score_maps import open_score_maps, require_map_folder
-from eval.predict.score_names import require_scores
 from eval.predict.windows import ModelSource
 from eval.protocol import get_protocols
 from eval.report.record import Record
@@ -28,7 +27,6 @@ from eval.sets.registry import TestSet, check_masks, find_test_sets, read_image
 from eval.store import ALONE, Worker
 from jobs.evaluate import EvaluateOptions
 from models.segmenter import choose_device, open_predictor
-from models.weights.checkpoint import find_checkpoint
 from models.weights.run_files import CONFIG_NAME, run_of
 from shards.errors import InputError
 from shards.files import require_title
@@ -38,7 +36,6 @@ from shards.reader import ShardReader, open_shards
 from shards.scene import require_scenes
 from shards.schema import NUM_CLASSES
 from shards.settings import read_settings
-from shards.task import parse_task
 
 
 def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
@@ -47,8 +44,9 @@ def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
     Nothing is written where an option, test set, shard or checkpoint is wrong, which is an InputError. Of
     several workers the first one measures and writes, and the others return nothing.
     """
-    if options.task:
-        worker = _find_task(options, worker)
+    worker = options.join(worker)
+    if worker.is_task and options.earlier == "ignore":
+        raise InputError("--task: --earlier ignore would drop what other tasks did; give replace")
     require_place(options.out)
     source = _find_source(options)  # once: a run that still trains saves newer ones
     title = model_name(options, source)
@@ -82,25 +80,12 @@ def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
     ).run()
 
 
-def _find_task(options: EvaluateOptions, worker: Worker) -> Worker:
-    task = parse_task(options.task)
-    if worker.count > 1:
-        raise InputError(f"--task {options.task}: tasks are single processes; under torchrun leave it out")
-    if options.earlier == "ignore":
-        raise InputError("--task: --earlier ignore would drop what other tasks did; give replace")
-    return Worker(task.number, task.count, is_task=True)
-
-
 def _find_source(options: EvaluateOptions) -> Path:
     """Return the checkpoint, the Python file or the folder of maps, and check scores as far as names tell."""
-    if options.model_file:
-        return parse_model_file(options.model_file)[0]
     if options.score_maps is not None:
         require_map_folder(options.score_maps, options.scores)
         return options.score_maps
-    require_scores(options.scores)
-    assert options.checkpoint is not None
-    return find_checkpoint(options.checkpoint)
+    return options.find_source(options.scores, "--scores")
 
 
 def _find_test_sets(options: EvaluateOptions) -> tuple[TestSet, ...]:

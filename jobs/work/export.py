@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from eval.calibration import read_calibration
+from eval.predict.log_odds import from_log_odds
 from eval.predict.own_model import open_own_model, parse_model_file
 from eval.predict.score_names import require_scores
+from eval.predict.strips import predict_pixels
 from eval.predict.windows import ModelSource
+from eval.protocol import get_protocol
 from eval.sets.frames import read_picture
 from eval.submissions.benchmark import BENCHMARKS
 from eval.submissions.export import write_predictions
@@ -16,8 +23,15 @@ from eval.submissions.picture import BenchmarkImage
 from jobs.export import ExportOptions
 from models.config import METADATA_KEY, ModelConfig, describe, read_description
 from models.eomt import EoMT
-from models.onnx import write_onnx
-from models.segmenter import choose_device, hash_checkpoint, open_predictor, require_readable
+from models.erfnet import ERFNet
+from models.onnx import noise, open_graph, write_onnx
+from models.segmenter import (
+    choose_device,
+    hash_checkpoint,
+    num_classes_of,
+    open_predictor,
+    require_readable,
+)
 from models.weights.adapter import write_adapter
 from models.weights.checkpoint import find_checkpoint, load_model, load_segmenter, open_checkpoint
 from models.weights.files import write_weight_file
@@ -32,6 +46,7 @@ from models.weights.run_files import run_of
 from shards.errors import InputError
 from shards.files import to_json
 from shards.output import staged_folder
+from shards.picture import require_sane_size
 from shards.schema import CITYSCAPES_CLASSES, NUM_CLASSES
 
 
@@ -147,10 +162,54 @@ def _export_onnx(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
     }
     if isinstance(model, EoMT):
         provenance["origin"] = model.config.origin
-    difference = write_onnx(model, options.score, folder / "model.onnx", provenance)
-    height, width = model.image_size
-    graph = f"model.onnx, uint8 images of {height}x{width} to class_scores and score ({options.score})"
-    return f"{graph}, described in its metadata; onnxruntime differs from torch by {difference:.1e} at most"
+    if options.picture is not None:
+        require_sane_size(options.picture, "--picture")
+    if options.calibration is not None:
+        provenance |= _describe_threshold(options, model, provenance["sha256"])
+    path, score, half = folder / "model.onnx", options.score, options.precision == "fp16"
+    difference = write_onnx(model, score, path, provenance, options.picture, half=half)
+    height, width = options.picture or model.image_size
+    given = "class_map" if options.picture else "class_scores"
+    graph = f"model.onnx, uint8 images of {height}x{width} to {given} and score ({score})"
+    told = f"{graph}, described in its metadata; onnxruntime differs from torch by {difference:.1e} at most"
+    return "\n".join([told, *_time_frames(path, checkpoint, options)])
+
+
+def _describe_threshold(options: ExportOptions, model: EoMT | ERFNet, fingerprint: str) -> dict[str, str]:
+    """Return the metadata of a calibration, its threshold on the scale of the graph."""
+    assert options.calibration is not None
+    found, where = read_calibration(options.calibration), f"--calibration {options.calibration}"
+    source = ModelSource(str(options.checkpoint), fingerprint, (options.score,), lambda: None)  # type: ignore
+    found.require_of(source, get_protocol("native"), where)
+    threshold = from_log_odds(options.score, found.threshold, num_classes_of(model))
+    return {"threshold": repr(threshold), "smallest": str(found.smallest), "risk": found.describe()}
+
+
+def _time_frames(path: Path, checkpoint: Path, options: ExportOptions) -> list[str]:
+    """Return lines with the percentiles of a frame's time, of torch and of the graph."""
+    if not options.latency:
+        return []
+    assert options.picture is not None
+    images, device = noise(1, options.picture), choose_device(options.device)
+    frame, scores, limit = images[0].permute(1, 2, 0).numpy(), (options.score,), options.windows_at_once
+    predictor = open_predictor(checkpoint, scores, device, windows_at_once=limit).load()
+    graph = open_graph(path)
+    runs: dict[str, Callable[[], object]] = {
+        f"torch on {device}": lambda: predict_pixels(predictor(frame), scores),
+        "onnxruntime on cpu": lambda: graph(images),
+    }
+    lines = []
+    for name, run in runs.items():
+        times = [_time(run) for _ in range(2 + options.latency)][2:]
+        middle, late = 1000 * np.percentile(times, (50, 95))
+        lines.append(f"{name}: p50 {middle:.1f} ms, p95 {late:.1f} ms per frame, {options.latency} frames")
+    return lines
+
+
+def _time(run: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
 
 
 def _millions(model: EoMT) -> str:

@@ -16,17 +16,22 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoImageProcessor, EomtForUniversalSegmentation
 
+from eval.calibration import Calibration
 from eval.predict.queries import pixel_class_scores
 from eval.predict.scores import SCORES
+from eval.predict.strips import find_classes
+from eval.predict.windows import SlidingPredictor
 from jobs.export import main
 from models.adapt import apply_adaptation
 from models.config import AdaptConfig, LoraSettings, ModelConfig
 from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT
 from models.erfnet import ERFNet
-from models.segmenter import make_predictor
+from models.onnx import noise
+from models.segmenter import hash_checkpoint, make_predictor
 from models.trunk import SIZES
 from models.weights.checkpoint import initialise_model, load_model, open_checkpoint
 from shards.errors import InputError
+from shards.files import to_json
 from tests.models.tiny import make_model as make_tiny
 from tests.models.tiny import over_both_trunks, save
 from tests.support.forked import run_ranks
@@ -215,9 +220,58 @@ def test_a_graph_says_what_its_user_has_to_know_and_the_export_one_line(
     assert [output.name for output in session.get_outputs()] == ["class_scores", "score"]
 
 
+@pytest.mark.parametrize("picture", [(32, 48), (40, 90), (24, 30)], ids=str)
+def test_a_graph_of_whole_pictures_answers_as_windows_do(tmp_path: Path, picture: tuple[int, int]) -> None:
+    model = make_model(num_blocks=1)
+    run, words = save(model, tmp_path / "run"), ("--score", "RbA", "--picture", *map(str, picture))
+    images = noise(1, picture)
+    expected = SlidingPredictor(make_predictor(model, "cpu"), model.image_size)(
+        images[0].permute(1, 2, 0).numpy()
+    )
+    score = SCORES["RbA"](expected[None])[0].numpy()
+    for precision, tolerance in (("float32", 1e-4), ("fp16", 2e-2)):
+        out = export(run, "onnx", tmp_path / precision, *words, "--precision", precision)
+        classes, found = run_onnx(out, images)
+        assert (classes.dtype, found.dtype, found.shape) == (np.uint8, np.float32, (1, *picture))
+        np.testing.assert_allclose(found[0], score, atol=tolerance)
+        if precision == "float32":
+            assert (classes[0] == find_classes(expected).numpy()).mean() > 0.999
+
+
+def test_a_graph_says_threshold_and_risk_on_its_own_scale_and_is_timed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = save(make_model(num_blocks=1), tmp_path / "run")
+    found = Calibration(
+        threshold=0.5, score="MSP", protocol="smiyc", smallest=7, risk="pixels", alpha=0.1, delta=0.1, n=40,
+        frames=50, missed=0.05, false_alarms=2.0, dataset="Pasted val", model=str(run),
+        fingerprint=hash_checkpoint(run), key="",
+    )  # fmt: skip
+    (tmp_path / "c.json").write_text(to_json(found))
+    words = ("--picture", "32", "48", "--calibration", str(tmp_path / "c.json"), "--latency", "3")
+    out = export(run, "onnx", tmp_path / "out", *words)
+    session = onnxruntime.InferenceSession(str(out / "model.onnx"))
+    facts = session.get_modelmeta().custom_metadata_map
+    share = 1 / (1 + np.exp(-0.5))  # of the largest MSP, 1 - 1 / 19
+    assert float(facts["threshold"]) == pytest.approx((1 - 1 / 19) * share)
+    assert (facts["smallest"], facts["risk"]) == ("7", found.describe())
+    assert json.loads(facts["image_size"]) == [32, 48]
+    assert facts["output class_map"] == "number of the class of largest score"
+    lines = capsys.readouterr().out.splitlines()
+    for line, name in zip(lines[1:], ("torch on c", "onnxruntime on cpu"), strict=True):
+        assert re.match(rf"{name}.*: p50 [\d.]+ ms, p95 [\d.]+ ms per frame, 3 frames", line)
+    with pytest.raises(InputError, match="c.json: is of score MSP; got RbA"):
+        export(run, "onnx", tmp_path / "new", *words, "--score", "RbA")
+
+
 @pytest.mark.parametrize(
     ("settings", "options", "message"),
     [
+        ({}, "huggingface --picture 32 48", "--picture: is for onnx; --to is huggingface"),
+        ({}, "onnx --latency 3", "--latency: times whole pictures; --picture HEIGHT WIDTH says their size"),
+        ({}, "onnx --picture 0 9", r"--latency, --picture: got 0, \(0, 9\); at least 0, and 1"),
+        ({}, "onnx --picture 99999 99999", "--picture: says that it has 99999 x 99999 pixels; at most"),
+        ({}, "onnx --precision bf16", "--precision: got bf16; --to onnx has float32, fp16"),
         ({"class_head": "isomax"}, "huggingface", "EoMT has a linear class head; .*run has isomax"),
         ({"outlier_class": "trained"}, "huggingface", "EoMT has no outlier class; .*run has one"),
         ({"num_classes": 7}, "huggingface", "has 7 classes, whose names are unknown; the 19 of Cityscapes"),
@@ -232,7 +286,22 @@ def test_a_graph_says_what_its_user_has_to_know_and_the_export_one_line(
         ({}, "onnx --base x", "--base: only --to adapter, safetensors, huggingface has a base; --to is onnx"),
         ({}, "adapter", "--to adapter: .* did not start from weights; --base names its base"),
     ],
-    ids=["head", "outlier class", "classes", "gated", "registers", "distances", "score", "base", "no base"],
+    ids=[
+        "picture",
+        "latency",
+        "size",
+        "bomb",
+        "precision",
+        "head",
+        "outlier class",
+        "classes",
+        "gated",
+        "registers",
+        "distances",
+        "score",
+        "base",
+        "no base",
+    ],
 )
 def test_what_a_format_cannot_hold_is_refused(
     tmp_path: Path, settings: dict, options: str, message: str
