@@ -1,8 +1,8 @@
 """Calibration of the threshold of alarms on a declared validation set, in a folder.
 
-OUT/cells/{test set}/{size}/{image}.npz    score maps of an image; gone at the end
-OUT/calibration.md                         table
-OUT/calibration.json                       what `jobs.predict` and `jobs.export` read; written last
+OUT/cells/images/{image}.npz    score maps of an image; gone at the end
+OUT/calibration.md              table
+OUT/calibration.json            what `jobs.predict` and `jobs.export` read; written last
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from shards.files import read_json, to_json, write_atomically
 from shards.progress import Progress
 from shards.schema import ANOMALY, NORMAL
 
-CALIBRATION, TABLE = "calibration.json", "calibration.md"
+CALIBRATION, TABLE, IMAGES = "calibration.json", "calibration.md", "images"
+NAMES = (CELLS, CALIBRATION, TABLE, IMAGES)
+"""Of what lies in the folder and in its cells."""
 Unit = Literal["pixels", "objects"]
 
 
@@ -127,11 +129,11 @@ class CalibrationRun:
             scores = {"scores": " ".join(self.part.scores)}
             keys = [{**self.network, **scores, "image": image} for image in images]
             key = hash_key({str(i): hash_key(each) for i, each in enumerate(keys)} | self._settings())
-            finished, name = self._read_finished(folder, key), self.part.convention.folder
+            finished = self._read_finished(folder, key)
             worker.wait()
             if finished is not None:
                 return finished if worker.leads or worker.is_task else None
-            store = ImageStore(folder.path / CELLS / name / self.part.maps, keys)
+            store = ImageStore(folder.path / CELLS / IMAGES, keys)
             predictor = self.model.load()
             make = self.part.predict
             store.fill(lambda image: make(predictor, image)[1], worker, self.part.convention.name)

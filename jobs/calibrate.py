@@ -17,13 +17,13 @@ from typing import Annotated, Literal
 import tyro
 
 from eval.alarms import SMALLEST
-from eval.calibration import CALIBRATION, TABLE, Calibration, CalibrationRun, render_table
+from eval.calibration import NAMES, Calibration, CalibrationRun, render_table
 from eval.conformal import RiskBound
 from eval.key import network_key
 from eval.part import TestSetPart
 from eval.predict.scores import describe_scores
 from eval.protocol import get_protocol
-from eval.result import CELLS, require_place
+from eval.result import require_place
 from eval.sets.benchmarks import read_own_sets, require_own_sets
 from eval.sets.registry import TestSet, check_masks, find_test_sets, read_target
 from eval.store import ALONE, Worker, launched_worker
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str]) -> None:
 def calibrate(options: CalibrateOptions, worker: Worker = ALONE) -> Calibration | None:
     """Check all inputs, predict what is not finished, and write; None of all workers but one."""
     worker = options.join(worker)
-    require_place(options.out, (CELLS, CALIBRATION, TABLE))
+    require_place(options.out, NAMES)
     protocol, score = get_protocol(options.protocol), options.score
     if protocol.size is not None:
         raise InputError(f"--protocol {options.protocol}: resizes images; pictures to predict are not")

@@ -114,6 +114,18 @@ def test_it_is_the_same_by_tasks_and_kept(options, capsys):
     assert capsys.readouterr().out == (out / "calibration.md").read_text()
 
 
+def test_a_killed_one_goes_on(options):
+    whole = calibrate(dataclasses.replace(options, out=options.out.with_name("whole")))
+    image = options.datasets / "my_drives" / "images" / "7.png"
+    content = image.read_bytes()
+    image.write_bytes(content[:-30])
+    with refused("7.png: cannot be decoded"):
+        calibrate(options)
+    assert sorted(path.name for path in (options.out / "cells/images").iterdir())[:2] == ["0.npz", "1.npz"]
+    image.write_bytes(content)
+    assert calibrate(options) == whole
+
+
 def predict_with(options: CalibrateOptions, **changes: object) -> str:
     images = (str(options.datasets / "my_drives" / "images"),)
     values = {"model_file": options.model_file, "calibration": options.out / "calibration.json"}
