@@ -22,6 +22,7 @@ from shards.files import hash_file
 from shards.picture import decode_picture, read_size, require_sane_size
 from shards.source import list_visible
 
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; OpenCV looks once, at its first video
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 _SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip")
@@ -62,12 +63,12 @@ def find_frames(places: Sequence[str], every: int, left_out: Path, setting: str)
             name = path.stem
             if not name.isprintable():
                 raise InputError(f"{path.parent}: {name!r} holds control characters or is not UTF-8")
-            if (other := found.setdefault(name, path)) != path:
+            if name not in found:
+                found[name] = path
+                frames += _frames_of(path, every)
+            elif found[name] != path:
                 told = "outputs are named by it; predict them apart, or rename one"
-                raise InputError(f"{path}: has the name of {other}; {told}")
-            if any(frame.path == path for frame in frames[-1:]):
-                continue
-            frames += _frames_of(path, every)
+                raise InputError(f"{path}: has the name of {found[name]}; {told}")
     if not frames:
         raise InputError(f"{setting}: got {' '.join(places) or 'nothing'}; no picture and no video")
     return tuple(frames)
@@ -114,7 +115,6 @@ def open_video(path: Path) -> cv2.VideoCapture:
         raise InputError(f"{path}: is no plain file, as a video has to be")
     with path.open("rb") as file:
         head = file.read(12)
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET
     is_video = any(head[place:].startswith(start) for place, start in _STARTS)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the error below says it
     video = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG) if is_video else None
