@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from shards.errors import InputError
 from shards.tiles import decode_tiles, require_zstandard, tiles_size
 
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our errors say the same in one line
 MAX_PIXELS = 2**26
 """64 million, 32 times a Cityscapes frame. A header that promises more is refused before memory is taken."""
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

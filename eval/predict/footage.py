@@ -116,7 +116,6 @@ def open_video(path: Path) -> cv2.VideoCapture:
     with path.open("rb") as file:
         head = file.read(12)
     is_video = any(head[place:].startswith(start) for place, start in _STARTS)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the error below says it
     video = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG) if is_video else None
     if video is None or not video.isOpened():
         known = ", ".join(VIDEO_SUFFIXES)
