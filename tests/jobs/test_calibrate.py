@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from eval.calibration import missed_objects, missed_pixels, read_calibration
-from jobs.calibrate import CalibrateOptions, calibrate, main
-from jobs.predict import PredictOptions, predict
+from jobs.calibrate import CalibrateOptions, main
+from jobs.predict import PredictOptions
+from jobs.work.alarms import calibrate, predict
 from tests.support.evaluation import write_set
 from tests.support.refused import refused
 
@@ -194,7 +195,7 @@ SETTING_FAULTS = [
         "--miss_rate 0.05 --confidence 0.9: needs 45 frames with",
     ),
     ({"validation": "other"}, "no validation set other; there are my_drives; PastedVal is one"),
-    ({"protocol": "course-512"}, "--protocol course-512: resizes images"),
+    ({"protocol": "course-512"}, "--protocol course-512: resizes pictures whatever"),
     ({"smallest": 0}, "--smallest: got 0; at least 1"),
     ({"score": "blueness"}, "--score: got 'blueness'"),
 ]

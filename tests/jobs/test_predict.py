@@ -15,8 +15,9 @@ from eval.part import TestSetPart
 from eval.predict.score_maps import read_map
 from eval.protocol import get_protocol
 from eval.sets.registry import find_test_sets
-from jobs.evaluate import evaluate
-from jobs.predict import PredictOptions, main, predict
+from jobs.predict import PredictOptions, main
+from jobs.work.alarms import predict
+from jobs.work.evaluate import evaluate
 from shards.errors import InputError, StorageError
 from tests.support.evaluation import options_for, write_run, write_test_sets
 from tests.support.files import contents
