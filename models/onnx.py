@@ -59,14 +59,21 @@ class PictureScorer(Scorer):
 
     rows: Tensor
     columns: Tensor
+    counts: Tensor
 
     def __init__(self, model: EoMT | ERFNet, score: str, picture: tuple[int, int]) -> None:
         super().__init__(model, score)
         stride = stride_of(model)
         self.content = covering_size(picture, model.image_size, stride or 1)
         self.window = self.content if stride else model.image_size
-        for name, old, new in zip(("rows", "columns"), picture, self.content, strict=True):
-            self.register_buffer(name, _resizing_matrix(old, new), persistent=False)
+        self.starts = [window_starts(*pair) for pair in zip(self.content, self.window, strict=True)]
+        for i, name in enumerate(("rows", "columns")):
+            self.register_buffer(name, _resizing_matrix(picture[i], self.content[i]), persistent=False)
+        counts = [torch.zeros(side) for side in self.content]  # of windows over a pixel, along each axis
+        for count, starts, side in zip(counts, self.starts, self.window, strict=True):
+            for start in starts:
+                count[start : start + side] += 1
+        self.register_buffer("counts", counts[0][:, None] * counts[1], persistent=False)
 
     def forward(
         self, image: UInt8[Tensor, "1 3 H W"]
@@ -77,14 +84,13 @@ class PictureScorer(Scorer):
         seen = image
         if self.content != native:
             seen = (self.rows @ image.float() @ self.columns.T).round().clamp(0, 255).to(torch.uint8)
-        corners = [(y, x) for y in window_starts(height, high) for x in window_starts(width, wide)]
+        corners = [(y, x) for y in self.starts[0] for x in self.starts[1]]
         windows = torch.cat([seen[..., y : y + high, x : x + wide] for y, x in corners])
         maps = read_prediction(self.model, self.model(windows), self.window, (self.score,), whole=True)
-        total, counts = torch.zeros(1), torch.zeros(height, width)
+        total = torch.zeros(1)
         for part, (y, x) in zip(maps, corners, strict=True):
             total = total + F.pad(part, (x, width - x - wide, y, height - y - high))
-            counts[y : y + high, x : x + wide] += 1
-        maps = (total / counts)[None]
+        maps = (total / self.counts)[None]
         if self.content != native:
             maps = F.interpolate(maps, size=native, mode="bilinear", align_corners=False)
         class_scores, score = self.split(maps)
@@ -200,6 +206,7 @@ def _halve(path: Path) -> None:
     graph = onnx.load(str(path))
     kept = [node.name for node in graph.graph.node if not _is_of_network(node)]
     halved = convert_float_to_float16(graph, keep_io_types=True, node_block_list=kept)
+    path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # half of it fits into one file
     onnx.save(halved, str(path))
 
 
