@@ -27,7 +27,7 @@ from models.eomt import EoMT
 from shards.program import run_program
 from shards.settings import parse_options
 
-MODES = ("full", "last-4", "lora", "queries+heads", "queries", "heads")
+MODES = ("full", "last-4", "lora", "queries+heads", "queries", "heads", "outlier_head")
 ADAM_BYTES = 16
 """Per trainable parameter in float32: weight, gradient and AdamW's two moments."""
 
@@ -96,8 +96,10 @@ def compute_cost(size: str, adapt: AdaptConfig, options: CostOptions) -> Cost:
     kept = _Kept(model)
     with FlopCounterMode(display=False) as counter:
         with saved_tensors_hooks(kept.add, lambda tensor: tensor):
-            prediction = model(image, unmasked if options.masked else None)
-            means = [t.mean() for t in (*prediction.mask_logits, *prediction.class_logits)]
+            masked = options.masked and adapt.mode != "outlier_head"  # which reads what inference sees
+            prediction = model(image, unmasked if masked else None)
+            maps = (prediction.outlier_maps or {}).values()
+            means = [t.mean() for t in (*prediction.mask_logits, *prediction.class_logits, *maps)]
         torch.stack(means).sum().backward()
     return Cost(count.trainable, count.total, counter.get_total_flops(), kept.num_bytes)
 

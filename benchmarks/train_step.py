@@ -69,6 +69,7 @@ MODES: dict[str, AdaptConfig] = {
     "lora on all blocks": AdaptConfig(mode="lora"),
     "queries": AdaptConfig(mode="queries"),
     "heads": AdaptConfig(mode="heads"),
+    "outlier_head": AdaptConfig(mode="outlier_head"),
 }
 TARGETS = {"last-4": 1.6, "lora on the last 4 blocks": 1.6, "queries": 1.9, "heads": 1.9}
 FULL_TARGETS = {"cpu": 1.4, "cuda": 1.05}
@@ -182,7 +183,11 @@ def build_run(
     optimizer = build_optimizer(model, OptimConfig(), fused=accelerator.device.type == "cuda")
     if options.compile:
         compile_model(model, accelerator.device, "--compile")
-    schedule, config = ScheduleConfig(), LossConfig().completed()
+    schedule, config = ScheduleConfig(), LossConfig()
+    if mode == "outlier_head":
+        schedule = ScheduleConfig(masked_attention="never")
+        config = LossConfig(name="likelihood_ratio")
+    config = config.completed()
     lr_schedule = build_lr_schedule(optimizer, schedule, LONG)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     loss, losses = build_loss(config), list[Tensor]()
@@ -239,8 +244,9 @@ def render(options: StepOptions, measured: Mapping[str, list[dict[str, Any]]]) -
         f"{machine}; {device}{upstream}",
         "",
         f"EoMT-{options.size}, {options.batch_size} image(s) of {height} x {width}, {options.precision}, "
-        f"{'compiled, ' if options.compile else ''}masked attention, every depth supervised, "
-        f"{DEFAULT_NUM_QUERIES} queries; median of {options.rounds} turns of {options.steps} steps after one "
+        f"{'compiled, ' if options.compile else ''}masked attention, every depth "
+        f"supervised (outlier_head: neither), {DEFAULT_NUM_QUERIES} "
+        f"queries; median of {options.rounds} turns of {options.steps} steps after one "
         f"to warm up. Ratios to: {reference}. The first loss shows that both sides do the same work; they "
         "draw other points.",
         *table(HEADER, rows),

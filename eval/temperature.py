@@ -20,7 +20,7 @@ from torch import Tensor
 from eval.metrics.closed_set import best_likelihood, count_classes
 from eval.metrics.curve import HALF_VALUES, Curve, PixelMetrics, count_half
 from eval.predict.predictions import CachedSet, read_frames
-from eval.predict.score_names import DEFAULT_SCORES, OF_SHARES
+from eval.predict.score_names import DEFAULT_SCORES, OF_SHARES, RATIO
 from eval.predict.strips import compare_at, predict_classes
 from eval.store import ImageStore, score_arrays
 from shards.errors import InputError
@@ -41,7 +41,7 @@ _AT_ONCE = 16
 """Variants measured in one pass over the cache; bounds the disk space to 69 bytes per pixel."""
 _EVIDENCE_AT_ONCE = 4
 """Query temperatures scanned at once; each takes 160 MB per frame of 2048 x 1024, half that per window."""
-_STRIDE = 7  # of pixels along each axis that calibration is fitted to: neighbours say the same
+STRIDE = 7  # of pixels along each axis that calibration is fitted to: neighbours say the same
 _ROW = 1024
 """Pixels to a row of those that count."""
 _SCAN_ERROR = 1e-3
@@ -71,16 +71,21 @@ class Variant(NamedTuple):
         return (self.temperature, 1.0) if self.level == "query" else (1.0, self.temperature)
 
 
-def list_kinds(has_queries: bool, scores: Sequence[str] = DEFAULT_SCORES) -> list[Kind]:
-    """List the pairs of score and level at which a temperature can change a ranking.
+def list_kinds(has_queries: bool, scores: Sequence[str] = DEFAULT_SCORES, ratio: bool = False) -> list[Kind]:
+    """List the pairs of score and level at which a temperature can change a ranking, and the ratio, at last.
 
-    MaxLogit and scores of L / ΣL are left out at pixel level: dividing by T keeps every order. Without
-    queries there is no such share, and asking for its score is an InputError.
+    MaxLogit and scores of L / ΣL are left out at pixel level, where no T changes an order. A share without
+    queries and a ratio without an outlier head are refused.
     """
     levels = LEVELS if has_queries else LEVELS[:1]
+    if RATIO in scores and not ratio:
+        raise InputError(f"--scores: {RATIO} is of an outlier head; the cache's model has none")
+    of_head: list[Kind] = [(RATIO, "pixel")] * (RATIO in scores)
+    scores = [score for score in scores if score != RATIO]
     if of_masks := [score for score in scores if score in OF_SHARES and not has_queries]:
         raise InputError(f"--scores: {of_masks[0]} is of mask models; the cache holds logits of pixels")
-    return [(s, level) for s in scores for level in levels if level == "query" or s not in FIXED_AT_PIXEL]
+    found = [(s, level) for s in scores for level in levels if level == "query" or s not in FIXED_AT_PIXEL]
+    return found + of_head
 
 
 def table_temperatures(level: Level, entropic_scale: float = 0.0) -> dict[float, str | None]:
@@ -171,11 +176,14 @@ class Sweep:
         frames = Progress(read_frames(self.cache, self.cached), total=count, desc=title, unit="frame")
         for position, (target, predictions) in enumerate(frames):
             counted = target != VOID
+            for variant in (variant for variant in variants if variant.score == RATIO):
+                ratio = predictions.ratio_at(target.shape, self.cached.window).numpy() / variant.temperature
+                yield position, variant, ratio, target
             for begin in range(0, len(query_temperatures), scores_at_once):
                 group = query_temperatures[begin : begin + scores_at_once]
                 stacked = predictions.class_scores_at(target.shape, self.cached.window, group)
                 for query_t, class_scores in zip(group, stacked, strict=True):
-                    same = [variant for variant in variants if variant.divisors[0] == query_t]
+                    same = [v for v in variants if v.divisors[0] == query_t and v.score != RATIO]
                     if purpose == "measured":
                         for variant, scores in _score_class_scores(class_scores, same, centred=False):
                             yield position, variant, scores, target
@@ -283,8 +291,8 @@ def fit_calibration(cache: Path, cached: CachedSet) -> float:
     for target, predictions in read_frames(cache, cached):
         height, width = target.shape
         found = predictions.class_scores((height, width), cached.window)
-        label = target[::_STRIDE, ::_STRIDE]
+        label = target[::STRIDE, ::STRIDE]
         counted = (label != VOID) & (label != OUTLIER_ID)
-        class_scores.append(found[:, ::_STRIDE, ::_STRIDE].permute(1, 2, 0)[torch.from_numpy(counted)])
+        class_scores.append(found[:, ::STRIDE, ::STRIDE].permute(1, 2, 0)[torch.from_numpy(counted)])
         labels.append(torch.from_numpy(label[counted].astype(np.int64)))
     return best_likelihood(torch.cat(class_scores), torch.cat(labels))

@@ -50,10 +50,13 @@ METHODS: dict[str, Method] = {
     "paste_only": Method(meaning="pasted outliers, no outlier term", pastes=True),
     "rba": Method(meaning="RbA outlier exposure", pastes=True),
     "class_claim": Method(meaning="class-claim outlier exposure", pastes=True),
+    "outlier_head": Method(
+        meaning="likelihood-ratio head, the rest stands still", pastes=True, scores=("LikelihoodRatio",)
+    ),
 }
 """Name of run and configuration (`demo_NAME.yaml`) -> method."""
-IN_DEMO = tuple(name for name in METHODS if name != "paste_only")
-"""`paste_only` is an ablation: it explains the others that paste."""
+IN_DEMO = tuple(name for name in METHODS if name not in ("paste_only", "outlier_head"))
+"""`paste_only` is an ablation: it explains the others that paste; a head earns nothing on the drawn world."""
 SCORES = ("MSP", "MaxLogit", "MaxEntropy", "RbA", "NormalizedEntropy", "EntropyLogMax")
 NATURAL_SCORES = (
     "NormalizedMSP",

@@ -32,9 +32,12 @@ class ExportOptions:
     model_file: Location = ""
     """For benchmarks, in place of --checkpoint: your own model, as FILE.py:FUNCTION. It runs your code. See
     docs/own-models.md."""
-    to: Literal["safetensors", "adapter", "huggingface", "onnx", "smiyc", "fishyscapes", "bravo"]
+    to: Literal[
+        "safetensors", "adapter", "outlier_head", "huggingface", "onnx", "smiyc", "fishyscapes", "bravo"
+    ]
     """safetensors: model.safetensors, adapters merged, which this suite reads without anything beside it;
-    adapter: what a LoRA run changed, in peft's layout; huggingface: the folder that transformers loads;
+    adapter: what a LoRA run changed, in peft's layout; outlier_head: the head alone, which goes onto
+    the same EoMT by --base; huggingface: the folder that transformers loads;
     onnx: model.onnx, images of the model's size to class scores and one anomaly score; its metadata say
     classes, scaling and origin; smiyc, fishyscapes, bravo: what the benchmark takes for the images below
     --datasets, whether their labels are published or not."""
@@ -42,8 +45,11 @@ class ExportOptions:
     """New or empty folder. A package for a benchmark that was interrupted goes on."""
     score: Annotated[str, tyro.conf.arg(help=f"For onnx and benchmarks: {describe_scores()}.")] = "MSP"
     base: Path | None = None
-    """For adapter: what the run started from; by default what its model.weights says. For safetensors and
-    huggingface: DINOv3's own file, where the checkpoint holds differences to it."""
+    """For adapter and outlier_head: what the run started from; by default what its model.weights says. For
+    safetensors and huggingface: the EoMT that an outlier head goes onto, or DINOv3's own file, where the
+    checkpoint holds differences to it."""
+    outlier_head: bool = True
+    """For safetensors: whether an outlier head goes along."""
     datasets: Path | None = None
     """For benchmarks: folder with the images, as the benchmark publishes them."""
     parts: tuple[str, ...] = ()
@@ -86,8 +92,11 @@ class ExportOptions:
         allowed = {"onnx": ("float32", "fp16"), **dict.fromkeys(PACKAGES, ("float32", "bf16"))}
         if self.precision not in (known := allowed.get(self.to, ("float32",))):
             raise InputError(f"--precision: got {self.precision}; --to {self.to} has {', '.join(known)}")
-        if self.base is not None and self.to not in (with_base := ("adapter", "safetensors", "huggingface")):
+        with_base = ("adapter", "outlier_head", "safetensors", "huggingface")
+        if self.base is not None and self.to not in with_base:
             raise InputError(f"--base: only --to {', '.join(with_base)} has a base; --to is {self.to}")
+        if not self.outlier_head and self.to != "safetensors":
+            raise InputError(f"--outlier_head: is for --to safetensors; --to is {self.to}")
 
 
 def main(arguments: Sequence[str]) -> None:

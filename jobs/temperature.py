@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.predict.score_names import DEFAULT_SCORES, OF_SHARES
+from eval.predict.score_names import DEFAULT_SCORES, OF_SHARES, RATIO
 from shards.errors import InputError
 from shards.program import run_program
 from shards.settings import parse_options
@@ -43,7 +43,7 @@ class TemperatureOptions:
     """Show mIoU and all five benchmarks in the tables, whether measured or not."""
     scores: tuple[str, ...] = DEFAULT_SCORES
     """Which scores: MSP, MaxLogit, MaxEntropy, RbA; of mask models, at query level, NormalizedMSP,
-    NormalizedEntropy and EntropyLogMax."""
+    NormalizedEntropy and EntropyLogMax; of an outlier head LikelihoodRatio, in the same order at every T."""
     grid: tuple[float, ...] = GRID
     """Temperatures of the curves; choices are refined around the best, and past an end that is best, with a
     warning. 0.5, 0.75, 1 and 1.1 are added."""
@@ -52,7 +52,7 @@ class TemperatureOptions:
         for value in self.grid:
             if not (math.isfinite(value) and value > 0):
                 raise InputError(f"--grid: got {value}; temperatures are above 0")
-        allowed = (*DEFAULT_SCORES, *OF_SHARES)
+        allowed = (*DEFAULT_SCORES, *OF_SHARES, RATIO)
         unknown = [name for name in self.scores if name not in allowed]
         if unknown or not self.scores:
             given = unknown[0] if unknown else "nothing"

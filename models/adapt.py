@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from models.config import AdaptConfig
+from models.config import AdaptConfig, OutlierHeadConfig
 from models.eomt import EoMT
 from models.lora import add_adapters
+from models.outlier_head import DEFAULT_WIDTH
 from shards.errors import InputError
 
 PARTS = {
@@ -24,6 +25,7 @@ PARTS = {
     "upscale": "upscaling",
     "class_head": "class head",
     "mask_head": "mask head",
+    "outlier_head": "outlier head",
 }
 """Parts of a model by the beginning of their parameters' names, as the log calls them."""
 
@@ -66,8 +68,13 @@ def count_frozen(unfreeze_steps: tuple[int, ...], step: int) -> int:
 def apply_adaptation(model: EoMT, config: AdaptConfig) -> ParameterCount:
     """Freeze everything but what `config.mode` names; for `lora`, put the adapters in.
 
-    A frozen run of blocks at the start keeps no activations, because nothing before it needs a gradient.
+    A frozen run of blocks at the start keeps no activations, because nothing before it needs a gradient. An
+    outlier head is attached where `outlier_head` finds none; other modes take it off, since it is of no use
+    over other weights than those it has read.
     """
+    reads = config.mode == "outlier_head"
+    if reads != bool(model.config.outlier_head.width) or model.config.outlier_head.bank:
+        model.set_outlier_head(OutlierHeadConfig(width=DEFAULT_WIDTH if reads else 0))
     if config.mode == "lora":
         add_adapters(model, config.lora)
     else:
@@ -116,4 +123,5 @@ def _trainable_modules(model: EoMT, mode: str) -> list[nn.Module]:
         return [*blocks, model.backbone.norm, model.upscale, model.queries, *heads]
     queries: list[nn.Module] = [model.queries]
     by_mode = {"heads": heads, "queries": queries, "queries+heads": queries + heads, "lora": queries + heads}
+    by_mode["outlier_head"] = [] if model.outlier_head is None else [model.outlier_head]
     return by_mode.get(mode, [])  # full and gradual have freed everything

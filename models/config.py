@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from eval.predict.score_names import HEAD_SCORES
 from models.trunk import SIZES, Trunk
 from shards.errors import InputError
 from shards.files import Location, from_json, read_json, to_json
@@ -16,15 +17,69 @@ from shards.schema import DEFAULT_SIZE, NUM_CLASSES
 DEFAULT_PATCH_SIZE = 16
 DEFAULT_NUM_QUERIES = 100
 LARGEST_NUMBER = 10_000
-"""Of queries and of classes."""
+"""Of queries, of classes, and of an outlier head's channels."""
+LARGEST_BANK = 10**6
 LARGEST_GRID = 2**18
 """Patches of an image, such as 8192x8192 pixels in patches of 16x16."""
 Precision = Literal["float32", "bf16", "fp16"]
 LORA_TARGETS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-MODES = ("full", "heads", "queries", "queries+heads", "last-N", "gradual", "lora")
+MODES = ("full", "heads", "queries", "queries+heads", "last-N", "gradual", "lora", "outlier_head")
 DESCRIPTION_NAME = "model.json"
 METADATA_KEY = "model"
 """In the header of an exported `.safetensors`: the text that `model.json` would hold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutlierHeadConfig:
+    """Outlier head of `adapt.mode outlier_head`; every other mode takes off what the weights have."""
+
+    width: int = 0
+    """Channels inside it. 0: as the weights; 128 where they have no trained head."""
+    blocks: tuple[int, ...] = ()
+    """Blocks whose patch tokens it reads, counted from 0. Empty: four, evenly spread, up to the last; of a
+    fitted head the last."""
+    claims: bool = True
+    """Whether it also reads which classes and how many queries claim a pixel."""
+    bank: int = 0
+    """Tokens that a head keeps which `jobs.fit_head` has fitted; 0 of one that is trained."""
+
+    def __post_init__(self) -> None:
+        for name, most in (("width", LARGEST_NUMBER), ("bank", LARGEST_BANK)):
+            if not 0 <= (number := getattr(self, name)) <= most:
+                allowed = f"1 to {most}, or 0 to follow the weights"
+                raise InputError(f"model.outlier_head.{name} must be {allowed}, got {number}")
+        if self.width and self.bank:
+            raise InputError("model.outlier_head: width is of a trained head, bank of a fitted one; give one")
+        if list(self.blocks) != sorted({block for block in self.blocks if block >= 0}):
+            given = ", ".join(map(str, self.blocks))
+            raise InputError(f"model.outlier_head.blocks: got {given}; numbers from 0, ascending, each once")
+        if not self.exists and (self.blocks or not self.claims):
+            raise InputError("model.outlier_head: with blocks or claims, width is needed")
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a head."""
+        return bool(self.width or self.bank)
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of the scores that it says."""
+        return HEAD_SCORES[: 1 if self.width else None] if self.exists else ()
+
+    def __str__(self) -> str:
+        reads = f"which reads blocks {', '.join(map(str, self.blocks))}"
+        if self.bank:
+            return f"fitted, of {self.bank} tokens, {reads}"
+        return f"of width {self.width}, {reads}{' and claims' * self.claims}" if self.width else "none"
+
+    def completed(self, depth: int) -> OutlierHeadConfig:
+        """Fill the blocks of a head over a trunk of `depth` blocks; without a head there are none."""
+        if self.blocks and self.blocks[-1] >= depth:
+            wrong = f"got {self.blocks[-1]}, the trunk's are 0 to {depth - 1}"
+            raise InputError(f"model.outlier_head.blocks: {wrong}")
+        quarters = range(1, 5) if self.width else (4,)
+        spread = sorted({depth * quarter // 4 - 1 for quarter in quarters if depth * quarter >= 4})
+        return dataclasses.replace(self, blocks=self.blocks or tuple(spread)) if self.exists else self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +111,7 @@ class ModelConfig:
     outlier_class: Literal["", "none", "trained"] = ""
     """trained: one more class, of outliers, for loss term uno. Empty: as the weights; none without any. With
     weights that have none, its row of a linear class head starts as zeros, its prototype anywhere."""
+    outlier_head: OutlierHeadConfig = field(default_factory=OutlierHeadConfig)
     weights: Location = ""
     """The start: a run or checkpoint folder of this suite, a file of tue-mps/eomt, a Hugging Face folder, or
     a backbone: DINOv2, DINOv3 or a plain ViT (`jobs.doctor checkpoint` says what a file is). Empty: random
@@ -108,7 +164,9 @@ class ModelConfig:
         )
         given = {name: value for name, value in vars(self).items() if value and value != (0, 0)}
         given |= {"weights": self.weights, "base": self.base, "trunk": trunk or found.trunk}
-        return dataclasses.replace(found, **given | {"size": given["trunk"].name})
+        head = self.outlier_head if self.outlier_head.exists else found.outlier_head
+        given |= {"size": given["trunk"].name, "outlier_head": head.completed(given["trunk"].depth)}
+        return dataclasses.replace(found, **given)
 
     @property
     def parts(self) -> set[str]:
@@ -116,6 +174,8 @@ class ModelConfig:
         has = {
             "class distances": self.class_head == "isomax",
             "an outlier class": self.outlier_class == "trained",
+            "an outlier head": self.outlier_head.exists,
+            "a fitted outlier head": self.outlier_head.bank > 0,
         }
         return {"queries", *(part for part, is_there in has.items() if is_there)}
 
@@ -174,7 +234,8 @@ class AdaptConfig:
     """full: everything; heads: class head and mask head; queries: the queries alone; queries+heads: both;
     last-N (last-1, last-2, ...): the N last blocks, the final norm, the upscaling, queries and heads;
     gradual: at first the joint blocks and what comes after, then one block after the other (see thaw);
-    lora: low-rank adapters in the blocks (see lora), queries and heads."""
+    lora: low-rank adapters in the blocks (see lora), queries and heads; outlier_head: a head of its own that
+    reads the others, all of which stand still (see model.outlier_head)."""
     thaw: tuple[float, float] = (0.1, 0.6)
     """For gradual: shares of the run at which the last of the blocks before the joint ones starts to train,
     and the first, with the embedding; the others evenly between. Each warms up by itself."""

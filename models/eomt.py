@@ -21,6 +21,7 @@ rotary position, like class and register tokens, as upstream; its random rescali
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -33,9 +34,12 @@ from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from eval.predict.queries import QueryOutputs
 from models.backbone import build_backbone
-from models.config import LoraSettings, ModelConfig
+from models.config import LoraSettings, ModelConfig, OutlierHeadConfig
 from models.heads import IsoMaxHead
+from models.outlier_head import OutlierHead
+from models.token_bank import TokenBank
 from shards.errors import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -51,6 +55,8 @@ class Prediction(NamedTuple):
     Ready for softmax, whatever the class head."""
     class_distances: tuple[Float[Tensor, "B Q C1"], ...] | None = None
     """Distance to each prototype, in [0, 2 · distance scale]; with class head isomax only."""
+    outlier_maps: dict[str, Float[Tensor, "B 1 _h _w"]] | None = None
+    """What an outlier head, if there is one, says of the final prediction, by the score's name."""
 
 
 class EoMT(nn.Module):
@@ -83,8 +89,17 @@ class EoMT(nn.Module):
         )
         num_upscale = max(1, int(math.log2(config.patch_size)) - 2)  # mask logits at a quarter of the image
         self.upscale = nn.Sequential(*[UpscaleBlock(width) for _ in range(num_upscale)])
+        self.set_outlier_head(config.outlier_head)
         self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+
+    def set_outlier_head(self, config: OutlierHeadConfig) -> None:
+        """Attach a new outlier head, or take off the one that is there where `config` has none."""
+        width, head = self.backbone.embed_dim, config.completed(len(self.backbone.blocks))
+        self.config = replace(self.config, outlier_head=head)
+        self.outlier_head: nn.Module | None = OutlierHead(head, width) if head.width else None
+        if head.bank:
+            self.outlier_head = TokenBank(head, width, self.config.num_classes)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -114,21 +129,26 @@ class EoMT(nn.Module):
         """
         first_joint = len(self.backbone.blocks) - self.num_blocks
         x, rope = self._run_trunk(image, num_frozen)
-        for block in self.backbone.blocks[num_frozen:first_joint]:
-            x = self._run_block(block, x, rope, None)
-        queries = self.queries.weight.to(x.dtype).expand(x.shape[0], -1, -1)
-        x = torch.cat((queries, x), dim=1)  # (B, T, D)
-
-        depths: list[tuple[Tensor, Tensor, Tensor | None]] = []
-        for joint, block in enumerate(self.backbone.blocks[first_joint:]):
+        read: list[Tensor] = []  # by the outlier head
+        depths: list[tuple[Tensor, Tensor, Tensor | None, Tensor]] = []
+        for i, block in enumerate(self.backbone.blocks[num_frozen:], start=num_frozen):
             may_look = None
-            if unmasked is not None:
+            if i == first_joint:
+                queries = self.queries.weight.to(x.dtype).expand(x.shape[0], -1, -1)
+                x = torch.cat((queries, x), dim=1)  # (B, T, D)
+            if i >= first_joint and unmasked is not None:
                 depths.append(self._predict(x))
-                may_look = self._may_look(depths[-1][0], unmasked[joint])
+                may_look = self._may_look(depths[-1][0], unmasked[i - first_joint])
             x = self._run_block(block, x, rope, may_look)
+            if i in self.config.outlier_head.blocks:
+                read.append(x[:, -math.prod(self.backbone.patch_embed.grid_size) :])
         depths.append(self._predict(x))
-        masks, classes, distances = zip(*depths, strict=True)
-        return Prediction(masks, classes, None if distances[-1] is None else distances)
+        masks, classes, distances, pixels = zip(*depths, strict=True)
+        maps = None
+        if self.outlier_head is not None:
+            claims = QueryOutputs(masks[-1], classes[-1], self.config.num_classes)
+            maps = self.outlier_head(read, self.backbone.patch_embed.grid_size, pixels[-1], claims)
+        return Prediction(masks, classes, None if distances[-1] is None else distances, maps)
 
     def _run_trunk(self, image: Tensor, num_frozen: int) -> tuple[Tensor, Tensor | None]:
         """Embed the image and run the blocks that are frozen at this step."""
@@ -162,8 +182,8 @@ class EoMT(nn.Module):
         x, rope = embedded if isinstance(embedded, tuple) else (embedded, None)
         return self.backbone.norm_pre(x), rope
 
-    def _predict(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Read masks, class logits and distances to prototypes, if there are any, off the tokens."""
+    def _predict(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """Read masks, class logits, distances to prototypes, if any, and upscaled patches off the tokens."""
         x = self.backbone.norm(x)
         queries = x[:, : self.num_queries]  # (B, Q, D)
         patches = x[:, self.num_queries + self.backbone.num_prefix_tokens :]  # (B, P, D)
@@ -172,8 +192,8 @@ class EoMT(nn.Module):
         masks = torch.einsum("bqd,bdhw->bqhw", self.mask_head(queries), pixels)
         if isinstance(self.class_head, IsoMaxHead):
             distances = self.class_head.distances(queries)
-            return masks, self.class_head.to_logits(distances), distances
-        return masks, self.class_head(queries), None
+            return masks, self.class_head.to_logits(distances), distances, pixels
+        return masks, self.class_head(queries), None, pixels
 
     def _may_look(self, mask_logits: Tensor, unmasked: Tensor) -> Tensor:
         """Say which tokens each query may attend to: (B, 1, Q, T), shared by the heads.

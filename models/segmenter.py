@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from eval.predict.predictions import PredictionRecorder
 from eval.predict.queries import QueryOutputs
-from eval.predict.score_names import NEEDS
+from eval.predict.score_names import DEFAULT_SCORES, NEEDS, RATIO
 from eval.predict.strips import read_queries
 from eval.predict.windows import ModelSource, Predictor, SlidingPredictor, WindowPredictor, describe_input
 from models.config import Precision
@@ -23,7 +24,7 @@ from models.eomt import EoMT, Prediction
 from models.erfnet import STRIDE, ERFNet
 from models.heads import IsoMaxHead
 from models.weights.adapter import is_adapter_folder
-from models.weights.checkpoint import load_segmenter
+from models.weights.checkpoint import describe_head, load_segmenter
 from models.weights.files import WEIGHT_SUFFIXES, hash_part, list_parts
 from models.weights.formats import find_weight_file
 from shards.errors import InputError
@@ -42,7 +43,7 @@ def require_readable(model: EoMT | ERFNet, scores: Sequence[str], where: str) ->
     has = model.config.parts if isinstance(model, EoMT) else set()
     for name in scores:
         if (needed := NEEDS[name]) and needed not in has:
-            raise InputError(f"{where} has no {needed.removeprefix('an ')}, which {name} reads")
+            raise InputError(f"{where} has no {re.sub('^an? ', '', needed)}, which {name} reads")
 
 
 def read_prediction(
@@ -66,7 +67,8 @@ def read_prediction(
         return prediction[:, :NUM_CLASSES].float()
     assert isinstance(model, EoMT)
     masks, classes = prediction.mask_logits[-1], prediction.class_logits[-1]
-    queries = QueryOutputs(masks, classes, model.config.num_classes)
+    maps = prediction.outlier_maps
+    queries = QueryOutputs(masks, classes, model.config.num_classes, outlier_maps=maps)
     if isinstance(model.class_head, IsoMaxHead):
         assert prediction.class_distances is not None
         farthest = 2 * model.class_head.distance_scale.float().abs()
@@ -109,7 +111,8 @@ def make_predictor(
         if recorder is not None and isinstance(prediction, Tensor):
             recorder.add(prediction[:, :NUM_CLASSES])
         elif recorder is not None:
-            recorder.add(prediction.mask_logits[-1], prediction.class_logits[-1])
+            ratio = [maps[RATIO]] if (maps := prediction.outlier_maps) else []
+            recorder.add(prediction.mask_logits[-1], prediction.class_logits[-1], *ratio)
         return read_prediction(model, prediction, (window.shape[-2], window.shape[-1]), scores)
 
     return predict
@@ -161,14 +164,17 @@ def open_predictor(
 ) -> ModelSource:
     """Make a predictor of a checkpoint, which is loaded onto the device when it is needed.
 
-    `load` raises an InputError where the checkpoint is broken, or unfit for a score or the classes.
+    `load` raises an InputError where the checkpoint is broken, or unfit for scores or classes.
 
     Args:
         checkpoint: as `find_checkpoint` returns it.
+        scores: the default ones stand for those of an outlier head too, where there is one.
         cityscapes: whether classes are compared with those of Cityscapes, so that they must be the same.
         recorder: gets the predictions, for a cache.
         setting: the scores', for messages.
     """
+
+    scores += describe_head(checkpoint).scores if scores == DEFAULT_SCORES else ()
 
     def load() -> Predictor:
         model = load_segmenter(checkpoint).to(device)

@@ -147,6 +147,7 @@ class FinetuneConfig:
         if self.validation.select and not self.loop.eval_every:
             raise InputError("validation.select: loop.eval_every is 0, so that nothing is ever measured")
         self._check_model_of_loss()
+        self._check_outlier_head()
         self._agree_on_size()
 
     def _agree_on_size(self) -> None:
@@ -171,6 +172,21 @@ class FinetuneConfig:
             self.model.weights: "model.weights",
         }
         return {place: setting for place, setting in places.items() if place}
+
+    def _check_outlier_head(self) -> None:
+        """Check that the mode, the loss and the model's settings speak of an outlier head, or none does."""
+        reads = self.adapt.mode == "outlier_head"
+        if reads != self.loss.trains_head:
+            given = f"got adapt.mode {self.adapt.mode}, loss.name {self.loss.name}"
+            needed = "outlier_head goes with loss.name likelihood_ratio, and only with it"
+            raise InputError(f"adapt.mode: {needed}; {given}")
+        if reads and self.schedule.masked_attention != "never":
+            needed = "schedule.masked_attention never is needed"
+            raise InputError(f"adapt.mode: outlier_head reads a network as it is evaluated; {needed}")
+        if self.model.outlier_head.exists and not reads:
+            raise InputError(f"model.outlier_head: is for adapt.mode outlier_head, not {self.adapt.mode}")
+        if self.model.outlier_head.bank:
+            raise InputError("model.outlier_head.bank: jobs.fit_head fits such a head; give width here")
 
     def _check_model_of_loss(self) -> None:
         """Check that the model has the class head and the outlier class that the loss speaks of.

@@ -54,8 +54,8 @@ def open_run(
     set_seed(config.seed)
     if start.checkpoint is None:
         model = initialise_model(config.model, config.init)
-        config = dataclasses.replace(config, model=model.config)  # complete, and checked as a whole
         apply_adaptation(model, config.adapt)
+        config = dataclasses.replace(config, model=model.config)  # complete, and checked as a whole
     accelerator = make_accelerator(config.loop.precision, start.folder)
     if not accelerator.is_main_process:
         logging.getLogger().setLevel(logging.WARNING)
@@ -143,8 +143,9 @@ def _open_stream(config: FinetuneConfig, accelerator: Accelerator, start: int) -
     ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
     paste = build_paste(config.paste)
     stream = build_stream(config.data, seed=config.seed, **ranks, start_position=start, transform=paste)
-    if config.loss.outlier and paste is None:
-        _require_outliers(stream.dataset.reader, ", ".join(config.loss.outlier))
+    terms = (config.loss.name,) if config.loss.trains_head else config.loss.outlier
+    if terms and paste is None:
+        _require_outliers(stream.dataset.reader, ", ".join(terms))
     return stream
 
 

@@ -102,11 +102,15 @@ def expected_calibration_error(counts: Float64[np.ndarray, "*B 3 K"]) -> Float64
         return np.asarray(gaps / counts[..., 0, :].sum(axis=-1))
 
 
-def best_likelihood(class_scores: Tensor, labels: Tensor) -> float:
-    """Return the T in [0.001, 1000] that maximises the likelihood of `labels` under softmax(L / T)."""
+def best_likelihood(class_scores: Tensor, labels: Tensor, weight: Tensor | None = None) -> float:
+    """Return the T in [0.001, 1000] that maximises the likelihood of `labels` under softmax(L / T).
+
+    `weight` of each class, of float64; None: 1.
+    """
 
     def loss(log_t: float) -> float:
-        return float(torch.nn.functional.cross_entropy(class_scores.double() / float(np.exp(log_t)), labels))
+        scaled = class_scores.double() / float(np.exp(log_t))
+        return float(torch.nn.functional.cross_entropy(scaled, labels, weight))
 
     bounds = (float(np.log(1e-3)), float(np.log(1e3)))
     return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))

@@ -3,7 +3,8 @@
     CACHE/cache.json             model, checkpoint
     CACHE/{set}/index.json       name, window, frames
     CACHE/{set}/{position}.npz   target, and per window:
-                                   of a mask model   masks (float16), classes (float32), num_classes
+                                   of a mask model   masks (float16), classes (float32), num_classes,
+                                                     ratio (float32) of its outlier head, if there is one
                                    of a pixel model  logits (float16)
 
 Mask and pixel logits are rounded to half precision: 26 MB per frame of 2048×1024 in place of 80 to 160 MB.
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from eval.predict.queries import resize_masks
 from eval.predict.strips import resize_in_strips
 from eval.predict.windows import predict_in_windows
 from eval.sets.registry import Convention
@@ -79,6 +81,15 @@ class WindowPredictions:
     logits: Float[Tensor, "W C _h _w"] | None
     """For pixel models, in place of both."""
     num_classes: int
+    ratio: Float[Tensor, "W 1 _h _w"] | None = None
+    """Log-likelihood ratio of an outlier head, where the model has one."""
+
+    def ratio_at(self, size: tuple[int, int], window: tuple[int, int]) -> Float[Tensor, "H W"]:
+        """Return the log-likelihood ratio of a frame of `size`, seen in windows of (h, w)."""
+        assert self.ratio is not None
+        maps = iter(resize_masks(self.ratio, window))
+        blank = torch.zeros(3, *size, dtype=torch.uint8)
+        return predict_in_windows(blank, lambda _: next(maps)[None], window, windows_at_once=1)[0]
 
     def class_scores(
         self, size: tuple[int, int], window: tuple[int, int], query_temperature: float = 1.0
@@ -127,8 +138,8 @@ def write_frame(
     arrays: dict[str, np.ndarray] = {"target": target, "num_classes": np.array(predictions.num_classes)}
     half = {"logits": predictions.logits, "masks": predictions.masks}
     arrays |= {name: part.half().cpu().numpy() for name, part in half.items() if part is not None}
-    if predictions.classes is not None:
-        arrays["classes"] = predictions.classes.float().cpu().numpy()
+    whole = {"classes": predictions.classes, "ratio": predictions.ratio}
+    arrays |= {name: part.float().cpu().numpy() for name, part in whole.items() if part is not None}
     folder.mkdir(parents=True, exist_ok=True)
     with partial_file(folder / f"{position}.npz") as partial, partial.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
@@ -139,7 +150,7 @@ def read_frame(folder: Path, position: int) -> tuple[UInt8[np.ndarray, "H W"], W
     path = folder / f"{position}.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
-            names = ("masks", "classes", "logits")
+            names = ("masks", "classes", "logits", "ratio")
             tensors = {name: torch.from_numpy(file[name]) if name in file else None for name in names}
             return file["target"], WindowPredictions(**tensors, num_classes=int(file["num_classes"]))
     except Exception as error:  # zip, header and size each have their own
@@ -194,7 +205,7 @@ class PredictionRecorder:
         self._parts: list[tuple[Tensor, ...]] = []
 
     def add(self, *prediction: Tensor) -> None:
-        """Keep mask and class logits, or pixel logits, of a group of windows, as they are stored."""
+        """Keep mask and class logits (and a ratio), or pixel logits, of a group of windows, as stored."""
         first = prediction[0].half().cpu()
         self._parts.append((first, *(part.float().cpu() for part in prediction[1:])))
 
@@ -203,7 +214,7 @@ class PredictionRecorder:
         first, *rest = (torch.cat(parts) for parts in zip(*self._parts, strict=True))
         self._parts = []
         if rest:
-            return WindowPredictions(first, rest[0], None, self.num_classes)
+            return WindowPredictions(first, rest[0], None, self.num_classes, *rest[1:])
         return WindowPredictions(None, None, first, self.num_classes)
 
 

@@ -8,7 +8,7 @@ are differentiable, compute in float32 whatever the autocast state, and stay fin
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,6 +68,8 @@ class QueryOutputs(NamedTuple):
     """Distance to each class's prototype, where the model has prototypes."""
     farthest: Float[Tensor, ""] | float = 2.0
     """The largest distance there can be."""
+    outlier_maps: Mapping[str, Float[Tensor, "B 1 _h _w"]] | None = None
+    """What an outlier head says of each pixel, by the score's name."""
 
 
 def mask_energy(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Float[Tensor, "B _H _W"]:
@@ -126,6 +128,20 @@ def min_distance(queries: QueryOutputs, size: tuple[int, int] | None = None) -> 
         nearest = queries.class_distances.float()[..., : queries.num_classes].amin(dim=-1)  # (B, Q)
         masks = resize_masks(queries.mask_logits, size).sigmoid()
         return queries.farthest - ((queries.farthest - nearest)[..., None, None] * masks).amax(dim=1)
+
+
+def outlier_map(
+    queries: QueryOutputs, size: tuple[int, int] | None = None, *, name: str
+) -> Float[Tensor, "B _H _W"]:
+    """Return a map of the outlier head, which the model must have, resized.
+
+    `LikelihoodRatio` is log p(pixel | outlier) - log p(pixel | inlier), in nats: its sigmoid is the
+    probability of an outlier where both are equally likely beforehand. A fitted head also says `Mahalanobis`
+    and `NearestNeighbor` (`models.token_bank`).
+    """
+    assert queries.outlier_maps is not None
+    with torch.autocast(queries.mask_logits.device.type, enabled=False):
+        return resize_masks(queries.outlier_maps[name], size)[:, 0]
 
 
 def sole_claim(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Float[Tensor, "B _H _W"]:

@@ -11,12 +11,21 @@ DEFAULT_SCORES = ("MSP", "MaxLogit", "MaxEntropy", "RbA")
 """The course's: MSP and MaxEntropy are of softmax(L), whatever L is."""
 OF_SHARES = ("NormalizedMSP", "NormalizedEntropy", "EntropyLogMax")
 """Those that read L / ΣL."""
-NEEDS: dict[str, Literal["", "queries", "class distances", "an outlier class"]] = {
+RATIO = "LikelihoodRatio"
+BANK_SCORES = ("Mahalanobis", "NearestNeighbor")
+HEAD_SCORES = (RATIO, *BANK_SCORES)
+"""Maps of an outlier head, and of a fitted one; measured beside the default ones where there is one."""
+NEEDS: dict[
+    str,
+    Literal["", "queries", "class distances", "an outlier class", "an outlier head", "a fitted outlier head"],
+] = {
     **dict.fromkeys(("MSP", "MaxLogit", "MaxEntropy", "RbA", "Energy"), ""),
     **dict.fromkeys(OF_SHARES, "queries"),
     **dict.fromkeys(("MaskEnergy", "EAM", "SoleClaim", "ClassClaim", "ClassClaimEntropy"), "queries"),
     "MinDistance": "class distances",
     "UNO": "an outlier class",
+    RATIO: "an outlier head",
+    **dict.fromkeys(BANK_SCORES, "a fitted outlier head"),
 }
 """Name of a score -> the part that a network must have for it; without one a score reads the L of any."""
 

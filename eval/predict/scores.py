@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -27,10 +28,12 @@ from eval.predict.queries import (
     eam,
     mask_energy,
     min_distance,
+    outlier_map,
     pixel_class_scores,
     sole_claim,
     uno,
 )
+from eval.predict.score_names import HEAD_SCORES
 
 QueryReader = Callable[[QueryOutputs, tuple[int, int] | None], Tensor]
 
@@ -165,5 +168,6 @@ QUERY_SCORES: dict[str, QueryReader] = {
     "ClassClaimEntropy": _add_entropy(class_claim),
     "MinDistance": min_distance,
     "UNO": uno,
+    **{name: partial(outlier_map, name=name) for name in HEAD_SCORES},
 }
 """Name in the tables -> queries, and the size to resize their masks to, to score (B, H, W)."""

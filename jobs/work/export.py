@@ -21,7 +21,7 @@ from eval.submissions.benchmark import BENCHMARKS
 from eval.submissions.export import write_predictions
 from eval.submissions.picture import BenchmarkImage
 from jobs.export import ExportOptions
-from models.config import METADATA_KEY, ModelConfig, describe, read_description
+from models.config import METADATA_KEY, ModelConfig, OutlierHeadConfig, describe, read_description
 from models.eomt import EoMT
 from models.erfnet import ERFNet
 from models.onnx import noise, open_graph, write_onnx
@@ -42,6 +42,7 @@ from models.weights.huggingface import (
     huggingface_preprocessor,
     to_huggingface,
 )
+from models.weights.outlier_head import HEAD_NAME, write_head
 from models.weights.run_files import run_of
 from shards.errors import InputError
 from shards.files import to_json
@@ -58,6 +59,7 @@ def export(options: ExportOptions) -> str:
     writers = {
         "safetensors": _export_safetensors,
         "adapter": _export_adapter,
+        "outlier_head": _export_head,
         "huggingface": _export_huggingface,
         "onnx": _export_onnx,
     }
@@ -101,6 +103,8 @@ def _export_package(options: ExportOptions) -> str:
 
 def _export_safetensors(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
     model = load_model(checkpoint, str(options.base or ""))
+    if not options.outlier_head:
+        model.set_outlier_head(OutlierHeadConfig())
     metadata = {METADATA_KEY: describe(model.config)}
     write_weight_file(model.state_dict(), folder / WEIGHTS_NAME, metadata)
     return f"model.safetensors, {_millions(model)}"
@@ -112,6 +116,14 @@ def _export_adapter(checkpoint: Path, options: ExportOptions, folder: Path) -> s
         raise InputError(f"--to adapter: {checkpoint} did not start from weights; --base names its base")
     count = write_adapter(folder, checkpoint, open_checkpoint(named))
     return f"LoRA adapter of {count:,} numbers over {named}"
+
+
+def _export_head(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
+    model = load_model(checkpoint)
+    if model.outlier_head is None:
+        raise InputError(f"--to outlier_head: {checkpoint} has none; adapt.mode outlier_head trains one")
+    count = write_head(model, folder / HEAD_NAME, base := str(options.base or model.config.weights))
+    return f"{HEAD_NAME}, {count:,} numbers, over {base or 'weights without a place'}"
 
 
 def _export_huggingface(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
@@ -135,6 +147,7 @@ def _export_huggingface(checkpoint: Path, options: ExportOptions, folder: Path) 
     (folder / "config.json").write_text(to_json(huggingface_config(config, names), indent=2))
     (folder / "preprocessor_config.json").write_text(to_json(huggingface_preprocessor(config), indent=2))
     (folder / "README.md").write_text(_describe_card(config))
+    model.set_outlier_head(OutlierHeadConfig())  # transformers' EoMT has no place for one
     state = to_huggingface(model.state_dict())
     state["attn_mask_probs"] = model.queries.weight.new_zeros(model.num_blocks)  # inference never masks
     write_weight_file(state, folder / WEIGHTS_NAME)

@@ -8,19 +8,29 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from models.backbone import build_backbone, fit_backbone_weights, load_backbone_weights
-from models.config import DEFAULT_PATCH_SIZE, DESCRIPTION_NAME, InitConfig, ModelConfig, describe
+from models.config import (
+    DEFAULT_PATCH_SIZE,
+    DESCRIPTION_NAME,
+    METADATA_KEY,
+    InitConfig,
+    ModelConfig,
+    OutlierHeadConfig,
+    describe,
+    parse_description,
+    read_description,
+)
 from models.eomt import EoMT
 from models.erfnet import ERFNet, fit_erfnet
 from models.heads import IsoMaxHead
 from models.trunk import SIZES, Trunk
 from models.weights.adapter import is_adapter_folder, read_adapter
-from models.weights.files import render_shape
-from models.weights.fit import LoadReport, Shapes, compare_weights, is_under, load_strictly
-from models.weights.formats import Checkpoint, find_weight_file, read_checkpoint
+from models.weights.files import read_metadata, render_shape
+from models.weights.fit import LoadReport, compare_weights, is_under, load_strictly
+from models.weights.formats import Checkpoint, find_weight_file, fit_positions, read_checkpoint
+from models.weights.outlier_head import find_head, place_of_base, read_head
 from models.weights.run_files import CHECKPOINTS_FOLDER, list_checkpoints
 from shards.errors import InputError
 from shards.files import write_atomically
@@ -53,12 +63,22 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def open_checkpoint(path: Path, base: str = "") -> Checkpoint:
-    """Read the weights of a run, of an adapter with its base, or of any other kind in `formats.py`.
+    """Read the weights of a run, of an adapter or outlier head with its base, or of any kind in `formats.py`.
 
-    `base`: see `read_checkpoint`.
+    `base`: see `read_checkpoint`; of an outlier head, the EoMT that it goes onto.
     """
     path = find_checkpoint(path)
+    if (head := find_head(path)) is not None:
+        return read_head(head, open_checkpoint(place_of_base(head, base)))
     return read_adapter(path) if is_adapter_folder(path) and not base else read_checkpoint(path, base)
+
+
+def describe_head(path: Path) -> OutlierHeadConfig:
+    """Return which outlier head our description, beside the weights or in their header, says there is."""
+    if (path / DESCRIPTION_NAME).is_file():
+        return read_description(path)[0].outlier_head
+    text = read_metadata(find_head(path) or find_weight_file(path)).get(METADATA_KEY)
+    return parse_description(text, str(path))[0].outlier_head if text else OutlierHeadConfig()
 
 
 def load_model(path: Path, base: str = "") -> EoMT:
@@ -156,6 +176,7 @@ def complete_config(config: ModelConfig, checkpoint: Checkpoint, skip: Sequence[
         free.add("class_head")  # see `IsoMaxHead.start_from`
     if (completed.outlier_class, saved.outlier_class) == ("trained", "none"):
         free.add("outlier_class")  # see `_with_outlier_row`
+    free |= set() if saved.outlier_head.width and not is_under("outlier_head", skip) else {"outlier_head"}
     free |= {"num_queries"} if is_under("queries.weight", skip) else set()
     free |= {"num_classes", "class_head", "outlier_class"} if is_under("class_head.weight", skip) else set()
     differing = [
@@ -165,7 +186,8 @@ def complete_config(config: ModelConfig, checkpoint: Checkpoint, skip: Sequence[
     ]
     if differing:
         wrong = f"the configuration differs from the checkpoint: {', '.join(differing)}"
-        remedy = "leave it out, or name what to start anew with --init.skip queries or class_head"
+        remedy = "leave it out, or name what to start anew with --init.skip"
+        remedy = f"{remedy} queries, class_head or outlier_head"
         raise InputError(f"{where}: {wrong}; {remedy}")
     return completed
 
@@ -192,7 +214,9 @@ def fill_model(model: EoMT, checkpoint: Checkpoint, skip: Sequence[str] = ()) ->
     if checkpoint.trunk is not None:
         return _fill_backbone(model, checkpoint, skip, where)
     assert checkpoint.config is not None
-    weights, resized = _fit_positions(checkpoint.weights, checkpoint.config, model.config)
+    weights, resized = fit_positions(checkpoint.weights, checkpoint.config, model.config)
+    if model.config.outlier_head != checkpoint.config.outlier_head:
+        skip = (*skip, "outlier_head")  # a new one
     if not is_under("class_head.weight", skip):
         weights = _with_outlier_row(weights, checkpoint.config, model)
         if isinstance(model.class_head, IsoMaxHead) and checkpoint.config.class_head == "linear":
@@ -221,18 +245,6 @@ def _fill_backbone(model: EoMT, checkpoint: Checkpoint, skip: Sequence[str], whe
         resized={f"backbone.{name}": shapes for name, shapes in report.resized.items()},
         skipped=tuple(name for name in model.state_dict() if not name.startswith("backbone.")),
     )
-
-
-def _fit_positions(
-    weights: dict[str, Tensor], saved: ModelConfig, wanted: ModelConfig
-) -> tuple[dict[str, Tensor], dict[str, Shapes]]:
-    """Resample the position embedding as timm does, if the image sizes differ."""
-    name = "backbone.pos_embed"
-    if saved.image_size == wanted.image_size or name not in weights:
-        return weights, {}
-    grids = list(wanted.grid), list(saved.grid)
-    fitted = resample_abs_pos_embed(weights[name], *grids, num_prefix_tokens=0)  # bicubic with antialiasing
-    return {**weights, name: fitted}, {name: (tuple(weights[name].shape), tuple(fitted.shape))}
 
 
 def _with_outlier_row(weights: dict[str, Tensor], saved: ModelConfig, model: EoMT) -> dict[str, Tensor]:

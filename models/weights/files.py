@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -114,11 +114,14 @@ def _read_parts(index: Path) -> dict[str, Tensor]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return the texts in the header of a `.safetensors` file; nothing for other files."""
+    """Return the texts in the header of a `.safetensors` file; nothing for others, and for broken ones."""
     if path.suffix != ".safetensors":
         return {}
-    with safe_open(path, "pt") as file:
-        return dict(file.metadata() or {})
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError):  # which whoever reads the weights says
+        return {}
 
 
 def _read(path: Path) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from models.backbone import read_trunk, trunk_weights
@@ -31,6 +32,7 @@ from models.weights.files import (
     render_shape,
     some,
 )
+from models.weights.fit import Shapes
 from models.weights.huggingface import read_huggingface_config, without_unit_scales
 from models.weights.kinds import KINDS, recognise, without_infixes
 from models.weights.trunks import add_difference, holds_differences
@@ -175,6 +177,17 @@ def _add_base(
     notes.append(f"differences, added to {start.path}, sha256 {hash_weights(start.path)}")
     whole = add_difference(trunk, start.weights, str(file), base)
     return weights | {f"backbone.{name}": value for name, value in whole.items()}
+
+
+def fit_positions(
+    weights: dict[str, Tensor], saved: ModelConfig, wanted: ModelConfig
+) -> tuple[dict[str, Tensor], dict[str, Shapes]]:
+    """Resample the position embedding as timm does, bicubic with antialiasing, if the image sizes differ."""
+    name = "backbone.pos_embed"
+    if saved.image_size == wanted.image_size or name not in weights:
+        return weights, {}
+    fitted = resample_abs_pos_embed(weights[name], [*wanted.grid], [*saved.grid], num_prefix_tokens=0)
+    return {**weights, name: fitted}, {name: (tuple(weights[name].shape), tuple(fitted.shape))}
 
 
 def _is_tiny(weights: Mapping[str, Tensor]) -> bool:

@@ -107,7 +107,7 @@ def late(rank: int) -> None:
     assert state.step == 1
 
 
-MODES = ("full", "heads", "queries", "queries+heads", "last-2", "lora", "gradual")
+MODES = ("full", "heads", "queries", "queries+heads", "last-2", "lora", "gradual", "outlier_head")
 THAW = ("--adapt.thaw", "0.25", "0.75", "--schedule.backbone_warmup", "0")
 VALIDATED = ("--loop.eval_every", "2", "--validation.split", "train", "--validation.shards")
 """Before the scenes."""
@@ -115,10 +115,13 @@ VALIDATED = ("--loop.eval_every", "2", "--validation.split", "train", "--validat
 
 def adaptation(mode: str) -> list[str]:
     """Options of a run with outlier losses; half of the scenes are pasted, so a rank may have no outlier."""
+    pasted = ["--paste.bank", RUN["cutouts"], "--paste.probability", "0.5"]
+    if mode == "outlier_head":
+        return [*small_run.HEAD_OPTIONS, *pasted]
     return [
         "--adapt.mode", mode, *THAW, "--loss.classification", "logit_norm",
         "--loss.outlier", "rba", "energy", "mask2anomaly", "uno", "--model.outlier_class", "trained",
-        "--paste.bank", RUN["cutouts"], "--paste.probability", "0.5",
+        *pasted,
     ]  # fmt: skip
 
 

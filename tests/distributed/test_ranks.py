@@ -24,6 +24,7 @@ FROZEN = {
     "queries+heads": ("backbone.", "upscale."),
     "last-2": ("backbone.blocks.0.", "backbone.blocks.3.", "backbone.pos_embed"),
     "lora": ("backbone.pos_embed", "backbone.blocks.0.attn.qkv.base_layer.", "upscale."),
+    "outlier_head": ("backbone.", "queries.", "class_head.", "mask_head.", "upscale."),
     "gradual": ("backbone.pos_embed", "backbone.blocks.0."),  # block 0 trains from step 3 of 4 on
 }
 Outcomes = dict[str, list[tuple[int, str]]]

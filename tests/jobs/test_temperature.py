@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
-from eval.report.record import parse_json
+from eval.report.record import Record, parse_json
 from jobs.temperature import TemperatureOptions, main
 from jobs.work.evaluate import evaluate
 from jobs.work.temperature import sweep
+from models.config import OutlierHeadConfig
 from shards.errors import InputError
-from tests.support.evaluation import options_for, write_val_shards
+from tests.support.evaluation import options_for, write_run, write_val_shards
 from tests.support.tars import encode
 
 
@@ -22,8 +23,12 @@ from tests.support.tars import encode
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Predictions of an untrained model on two benchmarks, a validation split and Cityscapes val."""
     root = tmp_path_factory.mktemp("cached")
-    asked = {"cache": root / "cache", "cityscapes": write_val_shards(root / "val"), "sets": root / "o"}
-    options = options_for(root, **asked, components=False)
+    evaluate_with_cache(root, cityscapes=write_val_shards(root / "val"))
+    return root / "cache"
+
+
+def evaluate_with_cache(root: Path, **changes: object) -> list[Record]:
+    options = options_for(root, cache=root / "cache", sets=root / "o", components=False, **changes)
     (root / "o").write_text("mine: {use: validation, name: Mine}\n")
     rng = np.random.default_rng(4)
     for name in ("images", "labels_masks"):
@@ -31,8 +36,24 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mask = (rng.random((40, 64)) < 0.2).astype(np.uint8)
     (options.datasets / "mine/images/a.png").write_bytes(encode(rng.integers(0, 256, (40, 64, 3), np.uint8)))
     (options.datasets / "mine/labels_masks/a.png").write_bytes(encode(mask))
-    evaluate(options)
-    return root / "cache"
+    return evaluate(options)
+
+
+def test_a_ratio_keeps_its_order_and_is_calibrated_on_the_validation_set(cache, tmp_path):
+    head = OutlierHeadConfig(width=8)
+    measured = evaluate_with_cache(tmp_path, checkpoint=write_run(tmp_path / "head", outlier_head=head))
+    options = {"scores": ("LikelihoodRatio", "MSP"), "grid": (2.0,), "validation": "mine"}
+    sweep(TemperatureOptions(cache=tmp_path / "cache", out=tmp_path / "swept", **options))
+    records = parse_json((tmp_path / "swept" / "results.json").read_text(), "results.json")
+    found = [record for record in records if record.score == "LikelihoodRatio"]
+    assert {(r.temperature_from, r.temperature == 1) for r in found} == {(None, True), ("Mine by NLL", False)}
+    expected = {r.dataset: r.ap for r in measured if r.score == "LikelihoodRatio"}
+    assert {r.dataset for r in found} == expected.keys()
+    assert all(r.ap == pytest.approx(expected[r.dataset], abs=1e-5) for r in found)
+    with pytest.raises(
+        InputError, match="--scores: LikelihoodRatio is of an outlier head; the cache's model"
+    ):
+        sweep(TemperatureOptions(cache=cache, out=tmp_path / "no", scores=("LikelihoodRatio",)))
 
 
 def test_the_table_has_the_seeds_rows_and_the_oracle_its_own_column(cache, tmp_path, capsys):

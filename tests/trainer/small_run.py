@@ -49,6 +49,14 @@ def make_arguments(out: Path, scenes: str, *extra: str) -> list[str]:
     ]  # fmt: skip
 
 
+HEAD_OPTIONS = [
+    "--adapt.mode", "outlier_head", "--loss.name", "likelihood_ratio", "--schedule.masked_attention", "never",
+    "--loss.options.mask.num_points", "12544", "--loss.outlier", "none", "--paste.probability", "1",
+    "--validation.scores", "LikelihoodRatio",
+]  # fmt: skip
+"""Of a run that trains an outlier head; a bank is needed too."""
+
+
 def make_config(out: Path, scenes: str, *extra: str) -> FinetuneConfig:
     return load_config(FinetuneConfig, make_arguments(out, scenes, *extra), program="jobs.finetune")
 

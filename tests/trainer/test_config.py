@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from models.config import AdaptConfig, ModelConfig, OutlierHeadConfig
 from shards.config import StreamConfig
 from shards.errors import InputError
 from shards.settings import load_config
@@ -21,6 +22,8 @@ from trainer.sections import EmaConfig, OptimConfig, ScheduleConfig
 PRESET = {"preset": "eomt", "head_warmup": 0.1}
 BASE = {"mask": 1.0, "dice": 1.0, "class": 1.0}
 NO_TERM = "is no term of this loss; exactly one weight for each of mask, dice, class is"
+HEAD, RATIO = AdaptConfig(mode="outlier_head"), LossConfig(name="likelihood_ratio")
+WITH_HEAD = ModelConfig(outlier_head=OutlierHeadConfig(width=8))
 UNREAD = LossOptions(rba=Rba(preset="code"))
 
 
@@ -62,13 +65,31 @@ UNREAD = LossOptions(rba=Rba(preset="code"))
         (Mask2Anomaly, {"margin": 1.5}, "loss.options.mask2anomaly.margin must be in (0, 1], got 1.5"),
         (LossConfig, {"area_exponent": 1.5}, "loss.area_exponent must be in [0, 1], got 1.5"),
         (LossConfig, {"area_exponent": 0.5, "outlier": ("uno",)}, "loss.area_exponent: no outlier term with"),
-        (LossConfig, {"name": "focal"}, "loss.name: unknown 'focal'; known: mask"),
+        (LossConfig, {"name": "focal"}, "loss.name: unknown 'focal'; known: mask, likelihood_ratio"),
         (LossConfig, {"classification": "ce"}, "loss.classification: unknown 'ce'; known: cross_entropy, lo"),
         (
             LossConfig,
             {"outlier": ("rbaa",)},
             "unknown 'rbaa'; known: rba, energy, mask2anomaly, class_claim, uno",
         ),
+        (
+            LossConfig,
+            {"name": "likelihood_ratio", "outlier": ("rba",)},
+            "likelihood_ratio stands alone, as nothing else trains; got loss.outlier rba",
+        ),
+        (
+            LossConfig,
+            {"name": "likelihood_ratio", "classification": "logit_norm"},
+            "got loss.outlier none, classification logit_norm",
+        ),
+        (
+            FinetuneConfig,
+            {"adapt": HEAD},
+            "adapt.mode: outlier_head goes with loss.name likelihood_ratio, and",
+        ),
+        (FinetuneConfig, {"loss": RATIO}, "got adapt.mode full, loss.name likelihood_ratio"),
+        (FinetuneConfig, {"adapt": HEAD, "loss": RATIO}, "schedule.masked_attention never is needed"),
+        (FinetuneConfig, {"model": WITH_HEAD}, "model.outlier_head: is for adapt.mode outlier_head, not"),
         (LossConfig, {"outlier": ("rba", "rba")}, "loss.outlier: got rba, rba; each term at most once"),
         (LossConfig, {"options": UNREAD}, "loss.options.rba: nothing here reads it; this loss consists of m"),
         (LossConfig, {"weights": {"mask": 1.0, "dice": 1.0}}, "loss.weights: class is missing; exactly one"),

@@ -16,6 +16,7 @@ from shards.manifest import Manifest, ShardEntry, write_manifest
 from shards.schema import LABEL_ENCODING
 from tests.models.tiny import over_both_trunks
 from tests.trainer.small_run import (
+    HEAD_OPTIONS,
     assert_close,
     assert_equal,
     copy_killed,
@@ -38,19 +39,21 @@ TWO = ("--loop.steps", "2")
         ("gradual", "tiny"),
         ("lora", "dinov3-tiny"),
         ("gradual", "dinov3-tiny"),
+        ("outlier_head", "tiny"),
     ],
 )
 def test_a_resumed_run_has_the_weights_of_one_never_stopped(
     tmp_path: Path, scene_shards: str, cutout_shard: str, mode: str, size: str
 ) -> None:
     options = [*with_paste(cutout_shard), "--adapt.mode", mode, "--adapt.lora.dropout", "0.2"]
-    options += ["--model.size", size]
+    options += ["--model.size", size, *(HEAD_OPTIONS if mode == "outlier_head" else ())]
     train(tmp_path / "a", scene_shards, *options)
     copy_killed(tmp_path / "a", tmp_path / "b", 2)
     torch.manual_seed(99)  # nothing may depend on what was drawn before
     train(tmp_path / "b", scene_shards, *options, resume=True)
     assert_equal(weights(tmp_path / "b"), weights(tmp_path / "a"))
-    early, late = (weights(tmp_path / "a", step)["queries.weight"] for step in (2, 4))
+    moving = "outlier_head.pixels.weight" if mode == "outlier_head" else "queries.weight"
+    early, late = (weights(tmp_path / "a", step)[moving] for step in (2, 4))
     assert not torch.equal(early, late)
 
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from models.eomt import Prediction
 from shards.batch import Batch
 from trainer.losses.classification import CLASS_TERMS
-from trainer.losses.mask import MaskLoss
+from trainer.losses.mask import MaskLoss, OutlierLoss
 from trainer.losses.options import OUTLIER_CLASS_TERM, LossConfig
-from trainer.losses.outlier import OUTLIER_TERMS
+from trainer.losses.outlier import OUTLIER_TERMS, LikelihoodRatio
 from trainer.losses.targets import StepTotals
 
 
@@ -40,8 +40,10 @@ class Loss(Protocol):
         """Return the known lower bounds of terms that are not 0; logged as `lower_bound/NAME`."""
 
 
-def build_loss(config: LossConfig) -> MaskLoss:
+def build_loss(config: LossConfig) -> OutlierLoss:
     """Build the loss that a configuration names."""
+    if config.trains_head:
+        return OutlierLoss([LikelihoodRatio()], config.area_exponent)
     options: Any = config.options
     given = getattr(options, config.classification, None)
     class_term = CLASS_TERMS[config.classification](**vars(given) if given else {})

@@ -30,7 +30,26 @@ IMPORTANT_SHARE = 0.75
 """Candidates per point, and share of the points that are chosen among them, as in PointRend."""
 
 
-class MaskLoss:
+class OutlierLoss:
+    """Outlier terms alone, one scalar each, under their names: what trains a head that reads the others."""
+
+    def __init__(self, outlier_terms: Sequence[OutlierTerm], area_exponent: float = 0.0) -> None:
+        self.outlier_terms = outlier_terms
+        self.area_exponent = area_exponent
+
+    def __call__(
+        self, prediction: Prediction, batch: Batch, totals: StepTotals, generators: Sequence[torch.Generator]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Return this batch's share of the step's terms."""
+        weights = weigh_outliers(batch.label, self.area_exponent) if self.outlier_terms else None
+        return {t.name: t(prediction, batch.label, totals, weights) for t in self.outlier_terms}
+
+    def lower_bounds(self, prediction: Prediction) -> dict[str, float]:
+        """Return lower bounds that are not 0, by term."""
+        return {}
+
+
+class MaskLoss(OutlierLoss):
     """Hungarian matching, then per matched mask point-sampled BCE and dice, and a classification loss.
 
     Terms: `mask`, `dice`, `class`, each summed over the supervised depths, and one per outlier term, under
@@ -55,8 +74,7 @@ class MaskLoss:
         self.costs = MatchCosts(mask=options.match_mask, dice=options.match_dice, class_=options.match_class)
         self.class_term = class_term
         self.outlier_class = outlier_class
-        self.outlier_terms = outlier_terms
-        self.area_exponent = area_exponent
+        super().__init__(outlier_terms, area_exponent)
 
     def __call__(
         self, prediction: Prediction, batch: Batch, totals: StepTotals, generators: Sequence[torch.Generator]
@@ -75,10 +93,7 @@ class MaskLoss:
             class_loss = self._class_loss(classes, segments, matching, totals.images, num_masks)
         divisor = max(num_masks, 1.0)
         terms = {"mask": bce / divisor, "dice": dice / divisor, "class": class_loss}
-        if not self.outlier_terms:
-            return terms
-        weights = weigh_outliers(batch.label, self.area_exponent)
-        return terms | {t.name: t(prediction, batch.label, totals, weights) for t in self.outlier_terms}
+        return terms | super().__call__(prediction, batch, totals, generators)
 
     def lower_bounds(self, prediction: Prediction) -> dict[str, float]:
         """Return the lower bound of `class` over all depths of `prediction`; nothing if that is 0.

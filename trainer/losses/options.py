@@ -10,7 +10,8 @@ import tyro
 
 from shards.errors import InputError
 
-BASES = ("mask",)
+HEAD_LOSS = "likelihood_ratio"
+BASES = ("mask", HEAD_LOSS)
 OUTLIER_CLASS_TERM = "uno"
 """The outlier term without a scalar of its own: outliers are segments of one more class in the base's."""
 BASE_WEIGHTS = {"mask": 5.0, "dice": 5.0, "class": 2.0}
@@ -185,7 +186,8 @@ class LossConfig:
     """What is minimised: a base objective, its classification loss, and outlier terms."""
 
     name: str = "mask"
-    """Base objective. mask: Hungarian matching, mask BCE, dice, and a classification loss."""
+    """Base objective. mask: Hungarian matching, mask BCE, dice, and a classification loss; likelihood_ratio:
+    alone, of adapt.mode outlier_head."""
     classification: str = "cross_entropy"
     """cross_entropy, logit_norm, or isomax_plus (which needs model.class_head isomax)."""
     outlier: Annotated[tuple[str, ...], tyro.conf.arg(help=OUTLIER_HELP)] = ()
@@ -210,7 +212,7 @@ class LossConfig:
                     raise InputError(f"loss.{setting}: unknown {name!r}; known: {', '.join(known)}")
         if not 0 <= self.area_exponent <= 1:
             raise InputError(f"loss.area_exponent must be in [0, 1], got {self.area_exponent}")
-        if self.area_exponent and not set(self.outlier) - {OUTLIER_CLASS_TERM}:
+        if self.area_exponent and not (self.trains_head or set(self.outlier) - {OUTLIER_CLASS_TERM}):
             raise InputError("loss.area_exponent: no outlier term with a scalar reads it; leave it at 0")
         if len(set(self.outlier)) < len(self.outlier):
             raise InputError(f"loss.outlier: got {', '.join(self.outlier)}; each term at most once")
@@ -220,7 +222,17 @@ class LossConfig:
             if part.name not in active and value != type(value)():
                 consists = f"this loss consists of {', '.join(active)}"
                 raise InputError(f"loss.options.{part.name}: nothing here reads it; {consists}")
+        if self.trains_head and (self.outlier or self.classification != "cross_entropy"):
+            given = (
+                f"got loss.outlier {', '.join(self.outlier) or 'none'}, classification {self.classification}"
+            )
+            raise InputError(f"loss.name: {self.name} stands alone, as nothing else trains; {given}")
         self._check_weights()
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether it is the loss of an outlier head."""
+        return self.name == HEAD_LOSS
 
     def _check_weights(self) -> None:
         terms = self.default_weights()
@@ -237,7 +249,8 @@ class LossConfig:
     def default_weights(self) -> dict[str, float]:
         """Return the default weight of each term of this loss, which belongs to its options."""
         scalars = [name for name in self.outlier if name != OUTLIER_CLASS_TERM]
-        return BASE_WEIGHTS | {name: getattr(self.options, name).weight for name in scalars}
+        base = {self.name: 1.0} if self.trains_head else BASE_WEIGHTS
+        return base | {name: getattr(self.options, name).weight for name in scalars}
 
     def completed(self) -> LossConfig:
         """Write out the default weights, if none are given."""

@@ -9,11 +9,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from eval.predict.queries import QueryOutputs, class_claims, mask_energy, pixel_class_scores
+from eval.predict.queries import QueryOutputs, class_claims, mask_energy, outlier_map, pixel_class_scores
+from eval.predict.score_names import RATIO
 from eval.predict.scores import max_logit, rba
 from models.eomt import Prediction
 from shards.schema import NUM_CLASSES
 from trainer.losses.options import (
+    HEAD_LOSS,
     ClassClaimOptions,
     EnergyOptions,
     Mask2AnomalyOptions,
@@ -50,10 +52,9 @@ class OutlierTerm(OutlierOptions, ABC):
         """
         weights = weigh_outliers(label) if weights is None else weights
         depths = list(zip(prediction.mask_logits, prediction.class_logits, strict=True))[-self.layers :]
-        values = [
-            self._at_depth(QueryOutputs(*depth, NUM_CLASSES), label, totals, weights) for depth in depths
-        ]
-        return torch.stack(values).sum()
+        maps = prediction.outlier_maps
+        queries = [QueryOutputs(*depth, NUM_CLASSES, outlier_maps=maps) for depth in depths]
+        return torch.stack([self._at_depth(each, label, totals, weights) for each in queries]).sum()
 
     def _at_depth(self, queries: QueryOutputs, label: Tensor, totals: StepTotals, weights: Tensor) -> Tensor:
         with torch.autocast(queries.mask_logits.device.type, enabled=False):
@@ -184,6 +185,22 @@ class ClassClaim(ClassClaimOptions, OutlierTerm):
         known = label.clamp(max=NUM_CLASSES - 1).long()
         none = F.interpolate(claims.none[:, None], size=label.shape[-2:], mode="bilinear")[:, 0]
         return -read_own_maps(claims.sole, known), -none
+
+
+class LikelihoodRatio(OutlierTerm):
+    """Binary cross-entropy of an outlier head's logit r, which so becomes a log-likelihood ratio.
+
+        cost_in = −log (1 − sigmoid(r)),  cost_out = −log sigmoid(r)
+
+    Both means count half, however few outliers there are: the prior odds are 1, and the best r of a pixel is
+    log p(pixel | outlier) − log p(pixel | inlier). Source, and what differs: `models.outlier_head`.
+    """
+
+    name = HEAD_LOSS
+
+    def costs(self, queries: QueryOutputs, label: Tensor) -> PixelCosts:
+        ratio = outlier_map(queries, (label.shape[-2], label.shape[-1]), name=RATIO)
+        return F.softplus(ratio), F.softplus(-ratio)
 
 
 OUTLIER_TERMS: dict[str, type[OutlierTerm]] = {

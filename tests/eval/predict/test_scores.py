@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from eval.predict.queries import QueryOutputs, class_claims, pixel_class_scores
-from eval.predict.score_names import NEEDS, require_scores
+from eval.predict.score_names import HEAD_SCORES, NEEDS, require_scores
 from eval.predict.scores import QUERY_SCORES, SCORES, energy, max_entropy, max_logit, msp, rba
 from shards.errors import InputError
 
@@ -143,7 +143,9 @@ def make_queries(scale: float = 2.0, dtype: torch.dtype = torch.float32) -> Quer
     masks = scale * torch.randn(2, 7, 3, 4, generator=generator)
     classes = scale * torch.randn(2, 7, 6, generator=generator)
     distances = 3 * torch.rand(2, 7, 6, generator=generator)
-    return QueryOutputs(masks.to(dtype), classes.to(dtype), 4, distances.to(dtype), 3.0)
+    maps = {n: scale * torch.randn(2, 1, 3, 4, generator=generator).to(dtype) for n in HEAD_SCORES}
+    parts = (classes.to(dtype), 4, distances.to(dtype), 3.0, maps)
+    return QueryOutputs(masks.to(dtype), *parts)
 
 
 def sole_claim_of_pixel(claims: list[float]) -> float:
@@ -184,7 +186,10 @@ def score_of_pixel(name: str, queries: QueryOutputs, image: int, row: int, colum
     return {"MaskEnergy": -np.log(total), "EAM": 1 - total, "UNO": -total, "MinDistance": terms.min()}[name]
 
 
-@pytest.mark.parametrize("name", QUERY_SCORES)
+OF_QUERIES = [name for name in QUERY_SCORES if name not in HEAD_SCORES]
+
+
+@pytest.mark.parametrize("name", OF_QUERIES)
 def test_query_scores_equal_a_loop_over_pixels(name):
     queries = make_queries()
     score = QUERY_SCORES[name](queries, None)
@@ -192,7 +197,7 @@ def test_query_scores_equal_a_loop_over_pixels(name):
     np.testing.assert_allclose(score.flatten(), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", QUERY_SCORES)
+@pytest.mark.parametrize("name", OF_QUERIES)
 def test_query_scores_resize_the_masks_first(name):
     queries = make_queries()
     resized = F.interpolate(queries.mask_logits, size=(6, 9), mode="bilinear")
@@ -200,7 +205,7 @@ def test_query_scores_resize_the_masks_first(name):
     torch.testing.assert_close(QUERY_SCORES[name](queries, (6, 9)), expected)
 
 
-@pytest.mark.parametrize("name", QUERY_SCORES)
+@pytest.mark.parametrize("name", OF_QUERIES)
 def test_a_pixel_that_no_query_claims_is_the_most_anomalous(name):
     queries = make_queries()
     classes = torch.tensor([[9.0, 0, 0, 0, 0, 0]])[None]
@@ -211,7 +216,7 @@ def test_a_pixel_that_no_query_claims_is_the_most_anomalous(name):
     assert QUERY_SCORES[name](queries, None).isfinite().all()
 
 
-@pytest.mark.parametrize("name", QUERY_SCORES)
+@pytest.mark.parametrize("name", OF_QUERIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_query_scores_and_gradients_stay_finite_for_extreme_logits(name, dtype):
     queries = make_queries(1e4, dtype)
@@ -223,6 +228,14 @@ def test_query_scores_and_gradients_stay_finite_for_extreme_logits(name, dtype):
     assert score.isfinite().all()
     assert all(tensor.grad.isfinite().all() for tensor in given if tensor.grad is not None)
     assert given[0].grad is not None
+
+
+@pytest.mark.parametrize("name", HEAD_SCORES)
+def test_scores_of_an_outlier_head_are_its_maps_resized(name):
+    queries = make_queries(1e4, torch.bfloat16)
+    found = QUERY_SCORES[name](queries, (6, 9))
+    resized = F.interpolate(queries.outlier_maps[name].float(), size=(6, 9), mode="bilinear")
+    torch.testing.assert_close(found, resized[:, 0])
 
 
 RANGES = {"RbA": (-19, 0), "MinDistance": (0, 3), "EAM": (-6, 1), "MaskEnergy": (-math.log(7), math.inf)}

@@ -10,6 +10,7 @@ from scipy.special import logit
 from torchvision.transforms import GaussianBlur
 
 from eval.predict.queries import QueryOutputs, pixel_class_scores
+from eval.predict.score_names import HEAD_SCORES
 from eval.predict.scores import QUERY_SCORES, SCORES
 from eval.predict.strips import PixelPrediction, predict_image, predict_pixels, read_queries, resize_in_strips
 from eval.predict.windows import SlidingPredictor
@@ -22,7 +23,9 @@ def draw(size: tuple[int, int]) -> QueryOutputs:
     generator = torch.Generator().manual_seed(0)
     masks = 4 * torch.randn(2, 7, *size, generator=generator)
     classes = 3 * torch.randn(2, 7, 21, generator=generator)  # 19, a trained outlier class, "no object"
-    return QueryOutputs(masks, classes, 19, torch.rand(2, 7, 21, generator=generator), 2.0)
+    distances = torch.rand(2, 7, 21, generator=generator)
+    maps = {n: torch.randn(2, 1, size[0] // 2, size[1] // 2, generator=generator) for n in HEAD_SCORES}
+    return QueryOutputs(masks, classes, 19, distances, 2.0, maps)
 
 
 @pytest.mark.parametrize(("low", "high"), SIZES)

@@ -10,6 +10,7 @@ import pytest
 import scipy.special
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import log_loss
 
 from eval.predict.queries import QueryOutputs
 from models.eomt import Prediction
@@ -107,6 +108,30 @@ def test_class_claim_equals_a_loop_over_pixels(outliers: bool) -> None:
             )
     expected = 0.5 * sum(sum(values) / len(values) for values in found.values() if values)
     assert float(ClassClaim()(prediction, batch.label, totals)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_likelihood_ratio_weighs_outliers_as_much_as_inliers() -> None:
+    """Against scikit-learn's log loss of each kind; void has no say, and a kind without pixels is 0."""
+    prediction, batch, totals = make_case()
+    logits = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(5)).requires_grad_()
+    prediction = prediction._replace(outlier_maps={"LikelihoodRatio": logits})
+    p = F.interpolate(logits, size=(8, 8), mode="bilinear")[:, 0].sigmoid().detach().double().numpy()
+    label = batch.label.numpy()
+    means = [
+        log_loss(label[of] == OUTLIER_ID, p[of], labels=[False, True])
+        for of in (label < C, label == OUTLIER_ID)
+    ]
+    loss = build_loss(LossConfig(name="likelihood_ratio"))
+    terms = loss(prediction, batch, totals, [])
+    assert terms.keys() == {"likelihood_ratio"}
+    assert float(terms["likelihood_ratio"].detach()) == pytest.approx(0.5 * sum(means), rel=1e-5)
+    for kind in (3, OUTLIER_ID, VOID_ID):
+        batch.label[:] = kind
+        totals = StepTotals(*count_totals([batch.label]).tolist())
+        value = loss(prediction, batch, totals, [])["likelihood_ratio"]
+        (gradient,) = torch.autograd.grad(value, logits, retain_graph=True)
+        assert gradient.isfinite().all()
+        assert bool(gradient.any()) is (kind != VOID_ID)
 
 
 @pytest.mark.parametrize("name", TERMS)
