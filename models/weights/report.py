@@ -8,12 +8,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.weights.checkpoint import explain_report, open_checkpoint, try_loading
+from models.weights.checkpoint import open_checkpoint, try_loading
 from models.weights.files import list_parts
 from models.weights.fit import LoadReport, find_all_zero, find_not_finite
 from models.weights.formats import Checkpoint
 from shards.errors import InputError
 from shards.files import hash_file
+
+
+def explain_report(report: LoadReport) -> list[str]:
+    """Say in lines what was resized and what was left as initialised."""
+    shapes = {name: (render_shape(old), render_shape(new)) for name, (old, new) in report.resized.items()}
+    lines = [f"resized {name}: {old} -> {new}" for name, (old, new) in shapes.items()]
+    return [*lines, f"keep their initial values: {_parts_of(report.skipped)}"] if report.skipped else lines
 
 
 def report_checkpoint(path: Path, base: str = "") -> None:
