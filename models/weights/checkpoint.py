@@ -18,6 +18,7 @@ from models.erfnet import ERFNet, fit_erfnet
 from models.heads import IsoMaxHead
 from models.trunk import SIZES, Trunk
 from models.weights.adapter import is_adapter_folder, read_adapter
+from models.weights.files import render_shape
 from models.weights.fit import LoadReport, Shapes, compare_weights, is_under, load_strictly
 from models.weights.formats import Checkpoint, find_weight_file, read_checkpoint
 from models.weights.run_files import CHECKPOINTS_FOLDER, list_checkpoints
@@ -198,6 +199,13 @@ def fill_model(model: EoMT, checkpoint: Checkpoint, skip: Sequence[str] = ()) ->
             skip = (*skip, "class_head")
             logger.info("weights: %s", model.class_head.start_from(weights["class_head.weight"]))
     return replace(load_strictly(model, weights, where, skip), resized=resized)
+
+
+def explain_report(report: LoadReport) -> list[str]:
+    """Say in lines what was resized and what was left as initialised."""
+    shapes = {name: (render_shape(old), render_shape(new)) for name, (old, new) in report.resized.items()}
+    lines = [f"resized {name}: {old} -> {new}" for name, (old, new) in shapes.items()]
+    return [*lines, f"keep their initial values: {_parts_of(report.skipped)}"] if report.skipped else lines
 
 
 def _parts_of(names: Iterable[str]) -> str:

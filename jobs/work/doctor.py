@@ -1,4 +1,4 @@
-"""Report on a checkpoint of any kind, and on what is wrong with it."""
+"""Answers to the questions of `jobs.doctor`, and its report on a checkpoint of any kind."""
 
 from __future__ import annotations
 
@@ -8,19 +8,30 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.weights.checkpoint import open_checkpoint, try_loading
+from eval.sets.examine import report_dataset
+from eval.submissions.export import report_package
+from jobs.doctor import CheckpointQuestion, DatasetQuestion, ShardsQuestion, SubmissionQuestion
+from models.weights.checkpoint import explain_report, open_checkpoint, try_loading
 from models.weights.files import list_parts
 from models.weights.fit import LoadReport, find_all_zero, find_not_finite
 from models.weights.formats import Checkpoint
 from shards.errors import InputError
+from shards.examine import report_shards
 from shards.files import hash_file
 
 
-def explain_report(report: LoadReport) -> list[str]:
-    """Say in lines what was resized and what was left as initialised."""
-    shapes = {name: (render_shape(old), render_shape(new)) for name, (old, new) in report.resized.items()}
-    lines = [f"resized {name}: {old} -> {new}" for name, (old, new) in shapes.items()]
-    return [*lines, f"keep their initial values: {_parts_of(report.skipped)}"] if report.skipped else lines
+def answer(
+    question: CheckpointQuestion | ShardsQuestion | DatasetQuestion | SubmissionQuestion,
+) -> None:
+    """Print the answer to a question; problems are an InputError."""
+    if isinstance(question, ShardsQuestion):
+        report_shards(question.path, question.workers)
+    elif isinstance(question, DatasetQuestion):
+        report_dataset(question.path, question.limit, strict=question.strict)
+    elif isinstance(question, SubmissionQuestion):
+        report_package(question.path, question.datasets, question.parts)
+    else:
+        report_checkpoint(question.path, question.base)
 
 
 def report_checkpoint(path: Path, base: str = "") -> None:
