@@ -118,7 +118,7 @@ def train_and_evaluate(
             beside.enter_context(running("evaluate", *list_words({**evaluation, **place})))
         write_atomically(runs / "methods.yaml", yaml.safe_dump(sweep, sort_keys=False))
         at_once = max(1, min(len(methods), count_cores()))
-        run_job("submit", runs / "methods.yaml", "--local", at_once)
+        run_job("submit", runs / "methods.yaml", "--local", at_once, stdout=subprocess.DEVNULL)
 
 
 def _plan_sweep(
@@ -176,18 +176,18 @@ def list_words(settings: Mapping[str, Any]) -> Iterator[object]:
         yield from (f"--{name}", *(value if isinstance(value, list) else [value]))
 
 
-def run_job(job: str, *arguments: object) -> None:
+def run_job(job: str, *arguments: object, stdout: int | None = None) -> None:
     """Run `python -m jobs.JOB` as its own process; leave with its exit code if it fails."""
-    with running(job, *arguments):
+    with running(job, *arguments, stdout=stdout):
         pass
 
 
 @contextlib.contextmanager
-def running(job: str, *arguments: object) -> Iterator[None]:
+def running(job: str, *arguments: object, stdout: int | None = None) -> Iterator[None]:
     """Run a job beside what is done meanwhile, and wait for its end, as `run_job` does."""
     words = [str(argument) for argument in arguments]
     logger.info("\n$ python -m jobs.%s %s", job, shlex.join(words))
-    process = subprocess.Popen([sys.executable, "-m", f"jobs.{job}", *words])
+    process = subprocess.Popen([sys.executable, "-m", f"jobs.{job}", *words], stdout=stdout)
     try:
         yield
         code = process.wait()

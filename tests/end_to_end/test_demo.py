@@ -46,11 +46,11 @@ def test_the_demo_goes_from_nothing_to_tables_and_pictures(
     caplog.set_level(logging.INFO)
     out, said = tmp_path / "demo", tmp_path / "said.txt"
 
-    def start(command: list[str]) -> ForkedStep | subprocess.Popen[bytes]:
+    def start(command: list[str], stdout: int | None) -> ForkedStep | subprocess.Popen[bytes]:
         is_started = command[2] in REALLY_STARTED
-        return subprocess.Popen(command) if is_started else ForkedStep(command, said)
+        return subprocess.Popen(command, stdout=stdout) if is_started else ForkedStep(command, said)
 
-    monkeypatch.setattr(demo, "subprocess", SimpleNamespace(Popen=start))
+    monkeypatch.setattr(demo, "subprocess", SimpleNamespace(Popen=start, DEVNULL=subprocess.DEVNULL))
     try:
         demo.main(["--out", str(out), "--smoke", "True"])
     except SystemExit as stop:
