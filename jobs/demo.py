@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shlex
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from eval.predict.score_names import NEEDS
 from eval.report.choice import Runs, render_differences
 from eval.report.seeds import read_run
 from eval.sets.registry import find_test_sets, read_image, read_target
+from jobs.work.steps import list_words, run_job, running
 from shards.cores import count_cores
 from shards.errors import InputError
 from shards.files import write_atomically
@@ -43,6 +42,8 @@ METHODS = {
     "class_claim": "class-claim outlier exposure, ours",
 }
 """Name of run and configuration (`demo_NAME.yaml`) -> what the baseline is fine-tuned with."""
+BATCH = 4
+"""Images of a step of the baseline, over all its ranks."""
 IN_DEMO = (CONTROL, "rba", "class_claim")
 SCORES = ("MSP", "NormalizedEntropy", "EntropyLogMax")
 PASTED_TITLE = "Pasted val"
@@ -60,6 +61,8 @@ class Scale:
     """Options of `jobs.synthesize`."""
     baseline: Mapping[str, Any] = field(default_factory=dict)
     finetune: Mapping[str, Any] = field(default_factory=dict)
+    ranks: int = 2
+    """Processes that train the baseline, where there are as many cores."""
 
 
 SHORT = Scale(baseline={"loop.steps": 800}, finetune={"loop.steps": 150})
@@ -69,6 +72,7 @@ SMOKE = Scale(
     world=("--height", "64", "--train", "16", "--val", "3", "--coco", "24", "--anomaly_images", "3"),
     baseline={"loop.steps": 4, **_SMALL},
     finetune={"loop.steps": 2, **_SMALL},
+    ranks=1,
 )
 """A miniature world and a handful of steps: only shows that the chain holds together."""
 
@@ -108,16 +112,18 @@ def train_and_evaluate(
         "components": False,  # the maps of them and of the pictures take two thirds of the time
         "scores": list(scores),
     }
-    own = {"name": BASELINE, "out": runs, "seed": seed, **data, **scale.baseline}
+    ranks = min(scale.ranks, count_cores())
+    own = {"name": BASELINE, "out": runs, "seed": seed, "data.batch_size": BATCH // ranks, **data}
+    own |= scale.baseline
     sweep = _plan_sweep(baseline, shards / "cutouts", {**data, **scale.finetune}, seed, methods, evaluation)
     with contextlib.ExitStack() as beside:
         if not (baseline / "eval" / "results.json").exists():
-            run_job("finetune", CONFIGS / "demo_baseline.yaml", *list_words(own), "--resume")
+            run_job("finetune", CONFIGS / "demo_baseline.yaml", *list_words(own), "--resume", ranks=ranks)
             read = [score for score in scores if NEEDS[score] in ("", "queries")]
             place = {"checkpoint": baseline, "out": baseline / "eval", "scores": read}
             beside.enter_context(running("evaluate", *list_words({**evaluation, **place})))
         write_atomically(runs / "methods.yaml", yaml.safe_dump(sweep, sort_keys=False))
-        at_once = max(1, min(len(methods), count_cores()))
+        at_once = min(len(methods), count_cores() + 1)  # one that starts or ends leaves a core to others
         run_job("submit", runs / "methods.yaml", "--local", at_once, stdout=subprocess.DEVNULL)
 
 
@@ -160,43 +166,6 @@ def find_results(runs: Path, seed: int, name: str) -> Path:
     """Return where `train_and_evaluate` leaves the results of the baseline or of a method."""
     run = runs / name if name == BASELINE else runs / "methods" / "runs" / f"{name},seed={seed}"
     return run / "eval" / "results.json"
-
-
-def link_sets(folder: Path, *places: Path) -> None:
-    """Put links to the folders in `places` into one folder, so that one evaluation reads all of them."""
-    make_folder(folder)
-    for found in sorted(inner for place in places for inner in place.iterdir() if inner.is_dir()):
-        if not (link := folder / found.name).is_symlink():
-            link.symlink_to(found.resolve())
-
-
-def list_words(settings: Mapping[str, Any]) -> Iterator[object]:
-    """List settings by name as the words of a command line."""
-    for name, value in settings.items():
-        yield from (f"--{name}", *(value if isinstance(value, list) else [value]))
-
-
-def run_job(job: str, *arguments: object, stdout: int | None = None) -> None:
-    """Run `python -m jobs.JOB` as its own process; leave with its exit code if it fails."""
-    with running(job, *arguments, stdout=stdout):
-        pass
-
-
-@contextlib.contextmanager
-def running(job: str, *arguments: object, stdout: int | None = None) -> Iterator[None]:
-    """Run a job beside what is done meanwhile, and wait for its end, as `run_job` does."""
-    words = [str(argument) for argument in arguments]
-    logger.info("\n$ python -m jobs.%s %s", job, shlex.join(words))
-    process = subprocess.Popen([sys.executable, "-m", f"jobs.{job}", *words], stdout=stdout)
-    try:
-        yield
-        code = process.wait()
-    except BaseException:  # Ctrl-C reaches both of us, SIGTERM perhaps only this one
-        process.terminate()
-        process.wait()
-        raise
-    if code:
-        sys.exit(code)
 
 
 @dataclass(frozen=True, kw_only=True)

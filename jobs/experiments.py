@@ -35,11 +35,10 @@ from jobs.demo import (
     SMOKE,
     Scale,
     find_results,
-    link_sets,
     make_data,
-    run_job,
     train_and_evaluate,
 )
+from jobs.work.steps import link_sets, run_job
 from shards.errors import InputError
 from shards.files import write_atomically
 from shards.output import claimed, make_folder, require_free

@@ -29,7 +29,8 @@ from eval.report.choice import (
     render_numbers,
 )
 from eval.report.seeds import read_run
-from jobs.demo import BASELINE, CONFIGS, CONTROL, PASTED_TITLE, link_sets, list_words, run_job
+from jobs.demo import BASELINE, CONFIGS, CONTROL, PASTED_TITLE
+from jobs.work.steps import link_sets, list_words, run_job
 from outlier_paste.validation_set import FOLDER as PASTED
 from shards.errors import InputError
 from shards.files import write_atomically

@@ -15,6 +15,7 @@ import pytest
 
 from jobs import demo
 from jobs.demo import BASELINE, IN_DEMO, SCORES, find_results
+from jobs.work import steps
 from tests.support.forked import join, start_program
 
 REALLY_STARTED = ("jobs.synthesize", "jobs.submit")
@@ -50,7 +51,7 @@ def test_the_demo_goes_from_nothing_to_tables_and_pictures(
         is_started = command[2] in REALLY_STARTED
         return subprocess.Popen(command, stdout=stdout) if is_started else ForkedStep(command, said)
 
-    monkeypatch.setattr(demo, "subprocess", SimpleNamespace(Popen=start, DEVNULL=subprocess.DEVNULL))
+    monkeypatch.setattr(steps, "subprocess", SimpleNamespace(Popen=start))
     try:
         demo.main(["--out", str(out), "--smoke", "True"])
     except SystemExit as stop:
