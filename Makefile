@@ -10,15 +10,15 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed  ## the whole chain on the synthetic world, CPU only; results in $(DEMO_OUT)/
 	$(BIN)/python -m jobs.demo --out $(DEMO_OUT)
 
-experiments: $(VENV)/.installed  ## the losses over three seeds, with spread; 15 to 20 minutes a seed; goes on where it stopped
+experiments: $(VENV)/.installed  ## all losses over three seeds, with spread; goes on where it stopped
 	$(BIN)/python -m jobs.experiments --out $(EXPERIMENTS_OUT)
 
-# A file of tests belongs to one process (tests/conftest.py says which go together, and in which order); two at a time,
-# with one thread each. What C libraries say of a crash is shown.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
+# A file of tests belongs to one process (tests/conftest.py says which go together, and in which order), with one thread;
+# three at a time for two cores, since those of Slurm wait most of the time. What C libraries say of a crash is shown.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder \
 	--max-worker-restart 0 --capture=sys
 
-test: $(VENV)/.installed  ## every test, the slow ones too
+test: $(VENV)/.installed-test  ## every test, the slow ones too
 	$(TESTS) --durations=15
 
 check: $(VENV)/.installed-check  ## format, lint, types and the fast tests
@@ -27,7 +27,7 @@ check: $(VENV)/.installed-check  ## format, lint, types and the fast tests
 	$(BIN)/mypy
 	$(TESTS) -m "not slow"
 
-bench: $(VENV)/.installed  ## benchmarks: both sides and the ratio, never a test
+bench: $(VENV)/.installed-test  ## benchmarks: both sides and the ratio, never a test
 	$(BIN)/python -m benchmarks.metrics
 	$(BIN)/python -m benchmarks.loader
 	$(BIN)/python -m benchmarks.paste
@@ -36,6 +36,10 @@ install: $(VENV)/.installed
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
 	touch $@
 

@@ -59,7 +59,7 @@ class ParityOptions(ThreadedOptions):
     upstream: Path
     """Folder with the code of https://github.com/tue-mps/eomt."""
     sizes: tuple[str, ...] = ("small", "base", "large", "dinov3-small", "dinov3-base", "dinov3-large")
-    """Keys of `models.backbone.SIZES`, tiny and gated ones of DINOv3 left out."""
+    """Keys of `models.trunk.SIZES`, tiny and gated ones of DINOv3 left out."""
     image_size: tuple[int, int] = (224, 224)
     """Height and width of the comparisons; equal, as a weight file does not say the shape of its grid."""
     moved_to: tuple[int, int] = (192, 320)

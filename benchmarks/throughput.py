@@ -41,7 +41,7 @@ class ThroughputOptions(ReportOptions):
     """Time runs of fine-tuning, data included."""
 
     sizes: tuple[str, ...] = ("base", "large")
-    """Keys of `models.backbone.SIZES`."""
+    """Keys of `models.trunk.SIZES`."""
     modes: tuple[str, ...] = ("full", "last-4", "lora on the last 4 blocks")
     """Keys of `benchmarks.train_step.MODES`."""
     crop: int = 1024

@@ -87,7 +87,7 @@ class StepOptions(ThreadedOptions):
     upstream: Path | None = None
     """Folder with the code of https://github.com/tue-mps/eomt; without it our full mode is the reference."""
     size: str = "base"
-    """Key of `models.backbone.SIZES`."""
+    """Key of `models.trunk.SIZES`."""
     image_size: tuple[int, int] = (512, 512)
     """Height and width in pixels; equal."""
     batch_size: int = 1

@@ -5,87 +5,75 @@ python -m jobs.demo --out demo
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import shlex
 import subprocess
-import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 
-from eval.report.record import Record, parse_json
-from eval.report.tables import render_markdown
+from eval.predict.score_names import NEEDS
+from eval.report.choice import Runs, render_differences
+from eval.report.seeds import read_run
 from eval.sets.registry import find_test_sets, read_image, read_target
+from jobs.work.steps import list_words, run_job, running
+from shards.cores import count_cores
 from shards.errors import InputError
 from shards.files import write_atomically
 from shards.output import claimed, make_folder, require_free
 from shards.program import run_program
-from shards.settings import parse_options
+from shards.settings import parse_options, read_settings
 
 logger = logging.getLogger(__name__)
 
 CONFIGS = Path(__file__).parent / "configs"
 BASELINE, CONTROL = "baseline", "control"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """One way to fine-tune the baseline."""
-
-    meaning: str
-    """For the reader of a table."""
-    pastes: bool
-    """Whether it sees pasted outliers."""
-    scores: tuple[str, ...] = ()
-    """Scores of its own, beside those that every method has."""
-
-
-METHODS: dict[str, Method] = {
-    CONTROL: Method(meaning="the same steps, no outliers", pastes=False),
-    "logit_norm": Method(meaning="LogitNorm, no outliers", pastes=False),
-    "isomax_plus": Method(meaning="IsoMax+, no outliers", pastes=False, scores=("MinDistance",)),
-    "paste_only": Method(meaning="pasted outliers, no outlier term", pastes=True),
-    "rba": Method(meaning="RbA outlier exposure", pastes=True),
-    "class_claim": Method(meaning="class-claim outlier exposure", pastes=True),
-    "outlier_head": Method(
-        meaning="likelihood-ratio head, the rest stands still", pastes=True, scores=("LikelihoodRatio",)
-    ),
+METHODS = {
+    CONTROL: "the same steps, no outliers",
+    "logit_norm": "LogitNorm, no outliers",
+    "isomax_plus": "IsoMax+, no outliers",
+    "paste_only": "pasted outliers, no outlier term",
+    "rba": "RbA outlier exposure",
+    "class_claim": "class-claim outlier exposure, ours",
+    "outlier_head": "likelihood-ratio head, the rest stands still",
 }
-"""Name of run and configuration (`demo_NAME.yaml`) -> method."""
-IN_DEMO = tuple(name for name in METHODS if name not in ("paste_only", "outlier_head"))
-"""`paste_only` is an ablation: it explains the others that paste; a head earns nothing on the drawn world."""
-SCORES = ("MSP", "MaxLogit", "MaxEntropy", "RbA", "NormalizedEntropy", "EntropyLogMax")
-NATURAL_SCORES = (
-    "NormalizedMSP",
-    "EAM",
-    "SoleClaim",
-    "ClassClaim",
-    "ClassClaimEntropy",
-)
-"""More scores of a mask model, for comparisons over seeds."""
+"""Name of run and configuration (`demo_NAME.yaml`) -> what the baseline is fine-tuned with."""
+BATCH = 4
+"""Images of a step of the baseline, over all its ranks."""
+IN_DEMO = (CONTROL, "rba", "class_claim")
+SCORES = ("MSP", "NormalizedEntropy", "EntropyLogMax")
+PASTED_TITLE = "Pasted val"
+"""The set that `jobs.paste_validation` writes, in tables."""
 PICTURED_SETS = ("RoadAnomaly21", "fs_static")
 PICTURED_RUNS = {"before": BASELINE, "after": "class_claim"}
-PICTURED_SCORES = ("MSP", "EntropyLogMax")
+PICTURED_SCORE = "EntropyLogMax"
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Options that set the size of the world and the length of the runs."""
+    """Size of the world, and what the runs have instead of the settings of their configurations."""
 
     world: tuple[str, ...] = ()
-    baseline: tuple[str, ...] = ()
-    finetune: tuple[str, ...] = ()
+    """Options of `jobs.synthesize`."""
+    baseline: Mapping[str, Any] = field(default_factory=dict)
+    finetune: Mapping[str, Any] = field(default_factory=dict)
+    ranks: int = 2
+    """Processes that train the baseline, where there are as many cores."""
 
 
-SHORT = Scale(baseline=("--loop.steps", "800"), finetune=("--loop.steps", "150"))
-"""Fewer steps than the configurations have, so that the demo ends within ten to twenty minutes."""
+SHORT = Scale(baseline={"loop.steps": 800}, finetune={"loop.steps": 150})
+"""Fewer steps than the configurations have, so that the demo ends within five minutes."""
+_SMALL = {"data.crop": [64, 64], "model.image_size": [64, 64]}
 SMOKE = Scale(
     world=("--height", "64", "--train", "16", "--val", "3", "--coco", "24", "--anomaly_images", "3"),
-    baseline=("--loop.steps", "4", "--data.crop", "64", "64", "--model.image_size", "64", "64"),
-    finetune=("--loop.steps", "2", "--data.crop", "64", "64", "--model.image_size", "64", "64"),
+    baseline={"loop.steps": 4, **_SMALL},
+    finetune={"loop.steps": 2, **_SMALL},
+    ranks=1,
 )
 """A miniature world and a handful of steps: only shows that the chain holds together."""
 
@@ -110,53 +98,75 @@ def train_and_evaluate(
     scale: Scale,
     methods: Sequence[str] = IN_DEMO,
     scores: Sequence[str] = SCORES,
-) -> list[Record]:
-    """Train the baseline, fine-tune it with each method, evaluate all; return the baseline's records first.
+    sets: Path | None = None,
+) -> None:
+    """Train the baseline; then evaluate it, while a local sweep fine-tunes it with each method.
 
-    The data is where `make_data` has put it; what is complete in the folder `runs` is left as it is.
+    The data is where `make_data` has put it; what is complete in the folder `runs` is left as it is. `sets`
+    holds the test sets, if not the world.
     """
-    shards, names = out / "shards", (BASELINE, *methods)
-    for name in names:
-        start: tuple[object, ...] = scale.baseline
-        if name != BASELINE:
-            bank = ("--paste.bank", shards / "cutouts") if METHODS[name].pastes else ()
-            start = ("--model.weights", runs / BASELINE, *scale.finetune, *bank)
-        settings = ("--name", name, "--out", runs, "--seed", seed, "--data.shards", shards / "cityscapes")
-        if not (runs / name / "eval").exists():
-            run_job("finetune", CONFIGS / f"demo_{name}.yaml", *settings, *start, "--resume")
-    sets = ("--datasets", out / "world" / "anomaly", "--cityscapes", shards / "cityscapes")
-    found = [evaluate(runs / name, "eval", scores, *sets) for name in names]
-    return [record for results in found for record in parse_json(results.read_text(), str(results))]
+    baseline, shards = runs.absolute() / BASELINE, (out / "shards").absolute()
+    data = {"data.shards": [str(shards / "cityscapes")]}
+    evaluation = {
+        "datasets": str((sets or out / "world" / "anomaly").absolute()),
+        "cityscapes": str(shards / "cityscapes"),
+        "components": False,  # the maps of them and of the pictures take two thirds of the time
+        "scores": list(scores),
+    }
+    ranks = min(scale.ranks, count_cores())
+    own = {"name": BASELINE, "out": runs, "seed": seed, "data.batch_size": BATCH // ranks, **data}
+    own |= scale.baseline
+    sweep = _plan_sweep(baseline, shards / "cutouts", {**data, **scale.finetune}, seed, methods, evaluation)
+    with contextlib.ExitStack() as beside:
+        if not (baseline / "eval" / "results.json").exists():
+            run_job("finetune", CONFIGS / "demo_baseline.yaml", *list_words(own), "--resume", ranks=ranks)
+            read = [score for score in scores if NEEDS[score] in ("", "queries")]
+            place = {"checkpoint": baseline, "out": baseline / "eval", "scores": read}
+            beside.enter_context(running("evaluate", *list_words({**evaluation, **place})))
+        write_atomically(runs / "methods.yaml", yaml.safe_dump(sweep, sort_keys=False))
+        at_once = min(len(methods), count_cores() + 1)  # one that starts or ends leaves a core to others
+        run_job("submit", runs / "methods.yaml", "--local", at_once, stdout=subprocess.DEVNULL)
 
 
-def evaluate(run: Path, folder: str, scores: Sequence[str], *sets: object) -> Path:
-    """Evaluate a run into a folder of its own unless it is there, with the scores of its method besides.
+def _plan_sweep(
+    baseline: Path,
+    bank: Path,
+    overrides: Mapping[str, Any],
+    seed: int,
+    methods: Sequence[str],
+    evaluation: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the content of a sweep file: a cell for each method, of the configuration `demo_METHOD.yaml`."""
+    cells = []
+    for method in methods:
+        config = read_settings(CONFIGS / f"demo_{method}.yaml")
+        cell = {"name": method, "loss": config["loss"]}
+        cell |= {"model": {**config["model"], **_of_section("model", overrides), "weights": str(baseline)}}
+        cell |= {"paste": {**config["paste"], "bank": str(bank)}} if "paste" in config else {}
+        cells.append(cell)
+    return {
+        "name": "methods",
+        "out": str(baseline.parent),
+        "config": str(CONFIGS / f"demo_{CONTROL}.yaml"),
+        "overrides": dict(overrides),
+        "cells": cells,
+        "seeds": [seed],
+        "evaluation": {
+            "datasets": evaluation["datasets"],
+            "options": {name: value for name, value in evaluation.items() if name != "datasets"},
+        },
+    }
 
-    Returns:
-        Its results.json.
-    """
-    own = METHODS[run.name].scores if run.name in METHODS else ()
-    brief = ("--components", False)  # the maps of them and of the pictures take two thirds of the time
-    results = run / folder / "results.json"
-    if not results.exists():
-        place = ("--checkpoint", run, "--out", results.parent)
-        run_job("evaluate", *place, *sets, "--scores", *scores, *own, *brief)
-    return results
+
+def _of_section(section: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    names = [name for name in settings if name.startswith(f"{section}.")]
+    return {name.partition(".")[2]: settings[name] for name in names}
 
 
-def run_job(job: str, *arguments: object) -> None:
-    """Run `python -m jobs.JOB` as its own process; leave with its exit code if it fails."""
-    words = [str(argument) for argument in arguments]
-    logger.info("\n$ python -m jobs.%s %s", job, shlex.join(words))
-    process = subprocess.Popen([sys.executable, "-m", f"jobs.{job}", *words])
-    try:
-        code = process.wait()
-    except BaseException:  # Ctrl-C reaches both of us, SIGTERM perhaps only this one
-        process.terminate()
-        process.wait()
-        raise
-    if code:
-        sys.exit(code)  # the program has said why
+def find_results(runs: Path, seed: int, name: str) -> Path:
+    """Return where `train_and_evaluate` leaves the results of the baseline or of a method."""
+    run = runs / name if name == BASELINE else runs / "methods" / "runs" / f"{name},seed={seed}"
+    return run / "eval" / "results.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,24 +195,32 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _run_chain(options: DemoOptions) -> None:
-    make_folder(options.out)
-    started = time.monotonic()
+    out, runs, started = options.out, options.out / "runs", time.monotonic()
+    make_folder(runs)
     scale = SMOKE if options.smoke else SHORT
-    make_data(options.out, options.seed, scale)
-    records = train_and_evaluate(options.out, options.out / "runs", options.seed, scale)
-    table = render_markdown(records)
-    write_atomically(options.out / "results.md", table)
-    write_atomically(options.out / "picture.png", _draw_picture(options.out))
-    print(table)
-    print(_summary(records))
-    minutes = (time.monotonic() - started) / 60
-    print(f"\nall of it took {minutes:.1f} minutes")
-    print(f"look at {options.out}/picture.png and {options.out}/world/preview.png")
-    print(f"training curves: tensorboard --logdir {options.out}/runs")
+    make_data(out, options.seed, scale)
+    train_and_evaluate(out, runs, options.seed, scale)
+    paths = {name: find_results(runs, options.seed, name) for name in (BASELINE, *IN_DEMO)}
+    report = render_report({name: [read_run(path, name)] for name, path in paths.items()})
+    write_atomically(out / "results.md", report)
+    write_atomically(
+        out / "picture.png", _draw_picture(out, {n: path.parents[1] for n, path in paths.items()})
+    )
+    print(report)
+    print(f"All of it took {(time.monotonic() - started) / 60:.1f} minutes. Look at")
+    for path, shown in {
+        out / "picture.png": "streets, their anomalies, and the scores before and after outlier exposure",
+        out / "results.md": "the tables above",
+        runs / "methods" / "table" / "results.md": "each test set by itself",
+        paths[IN_DEMO[-1]].with_name("report.html"): "everything about one evaluation",
+        out / "world" / "preview.png": "the drawn world",
+    }.items():
+        print(f"  {path}  {shown}")
+    print(f"  tensorboard --logdir {runs}  the trainings")
 
 
-def _draw_picture(out: Path) -> bytes:
-    """Draw the middle frame of each pictured set under two scores, before and after outlier exposure."""
+def _draw_picture(out: Path, runs: Mapping[str, Path]) -> bytes:
+    """Draw the middle frame of each pictured set with one score, before and after outlier exposure."""
     import torch
 
     from eval.predict.strips import predict_pixels
@@ -212,36 +230,39 @@ def _draw_picture(out: Path) -> bytes:
 
     predictors = {}
     for title, name in PICTURED_RUNS.items():
-        checkpoint = find_checkpoint(out / "runs" / name)
-        predictors[title] = open_predictor(checkpoint, PICTURED_SCORES, torch.device("cpu")).load()
+        checkpoint = find_checkpoint(runs[name])
+        predictors[title] = open_predictor(checkpoint, (PICTURED_SCORE,), torch.device("cpu")).load()
     frames = []
     for test_set in find_test_sets(out / "world" / "anomaly"):
         if test_set.convention.folder in PICTURED_SETS:
             frame = test_set.frames[len(test_set.frames) // 2]
             image, target = read_image(frame), read_target(frame, test_set.convention)
-            found = {name: predict_pixels(p(image), PICTURED_SCORES) for name, p in predictors.items()}
+            found = {name: predict_pixels(p(image), (PICTURED_SCORE,)) for name, p in predictors.items()}
             frames.append(
                 {name: Example(test_set.name, image, target, *f[::-1]) for name, f in found.items()}
             )
     return plot_comparison(frames)
 
 
-def _summary(records: Sequence[Record]) -> str:
-    """Set the losses side by side: AP and FPR95 of each score, averaged over the test sets."""
+def render_report(runs: Runs) -> str:
+    """Set the methods side by side, means over the test sets, and say which differences hold."""
     lines = [
-        "Mean AP / FPR95 over the test sets. One seed: `make experiments` says which differences hold.",
-        f"  {'':<12}{'mIoU':>6}" + "".join(f"{score:>19}" for score in SCORES),
+        "AP / FPR95 in percent, means of five drawn test sets in the layouts of benchmarks; one seed.",
+        "",
+        f"| run | mIoU | {' | '.join(SCORES)} | |",
+        f"|---|---:|{'---:|' * len(SCORES)}---|",
     ]
-    for name in (BASELINE, *IN_DEMO):
-        own = [record for record in records if record.model == name]
-        cells = [f"{100 * miou:.1f}" if (miou := own[0].miou) is not None else ""]
+    for name, (run,) in runs.items():
+        cells = [f"{100 * (run.records[0].miou or 0):.1f}"]
         for score in SCORES:
-            pairs = [(r.ap, r.fpr95) for r in own if r.score == score]
-            ap, fpr95 = np.mean(np.array(pairs, dtype=float), axis=0)
-            cells.append(f"{100 * ap:.1f} / {100 * fpr95:.1f}")
-        meaning = METHODS[name].meaning if name in METHODS else "a tiny EoMT from scratch"
-        lines.append(f"  {name:<12}{cells[0]:>6}" + "".join(f"{c:>19}" for c in cells[1:]) + f"   {meaning}")
-    return "\n".join(lines)
+            found = np.array([(r.ap, r.fpr95) for r in run.records if r.score == score], dtype=float)
+            ap, fpr95 = 100 * found.mean(axis=0)
+            cells.append(f"{ap:.1f} / {fpr95:.1f}")
+        meaning = METHODS.get(name, "a tiny EoMT from scratch")
+        lines.append(f"| {' | '.join((name, *cells, meaning))} |")
+    pairs = [(name, CONTROL) for name in IN_DEMO[1:]] + [(IN_DEMO[-1], "rba")]
+    compared = [((a, score), (b, score)) for score in ("MSP", PICTURED_SCORE) for a, b in pairs]
+    return "\n".join(lines) + "\n" + render_differences(runs, compared)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from typing import Annotated, Any
 
 import tyro
 
-from shards.examine import report_shards
 from shards.program import run_program
 from shards.settings import parse_options
 
@@ -78,20 +77,9 @@ Question = (
 def main(arguments: Sequence[str]) -> None:
     """Answer one question from the command line; problems are a user's mistake (exit code 2)."""
     question: Any = parse_options(Question, arguments, program="jobs.doctor")
-    if isinstance(question, ShardsQuestion):
-        report_shards(question.path, question.workers)
-    elif isinstance(question, DatasetQuestion):
-        from eval.sets.examine import report_dataset
+    from jobs.work.doctor import answer
 
-        report_dataset(question.path, question.limit, strict=question.strict)
-    elif isinstance(question, SubmissionQuestion):
-        from eval.submissions.export import report_package
-
-        report_package(question.path, question.datasets, question.parts)
-    else:
-        from models.weights.report import report_checkpoint
-
-        report_checkpoint(question.path, question.base)
+    answer(question)
 
 
 if __name__ == "__main__":

@@ -10,28 +10,35 @@ Method and score are chosen on PastedVal alone: val frames with objects of anoth
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from eval.report.choice import Runs, Way, choose_scores, render_choice, render_differences, render_numbers
+from eval.report.choice import (
+    Runs,
+    Way,
+    choose_scores,
+    part_runs,
+    render_choice,
+    render_differences,
+    render_numbers,
+)
 from eval.report.seeds import read_run
 from jobs.demo import (
     BASELINE,
     CONFIGS,
     CONTROL,
     METHODS,
-    NATURAL_SCORES,
+    PASTED_TITLE,
     SMOKE,
     Scale,
-    evaluate,
+    find_results,
     make_data,
-    run_job,
     train_and_evaluate,
 )
-from jobs.demo import SCORES as DEMO_SCORES
+from jobs.work.steps import link_sets, run_job
 from shards.errors import InputError
 from shards.files import write_atomically
 from shards.output import claimed, make_folder, require_free
@@ -46,7 +53,10 @@ COMPARISONS = (
     ("class_claim", "rba"),
     ("class_claim", "paste_only"),
 )
-SCORES = (*DEMO_SCORES, *NATURAL_SCORES)
+SCORES = (
+    *("MSP", "MaxLogit", "MaxEntropy", "RbA", "NormalizedMSP", "NormalizedEntropy", "EntropyLogMax"),
+    *("EAM", "SoleClaim", "ClassClaim", "ClassClaimEntropy", "MinDistance"),
+)
 BASELINE_SCORES = ("MSP", "NormalizedEntropy")
 OWN_SCORES = ("SoleClaim", "ClassClaim", "EntropyLogMax", "ClassClaimEntropy")
 SCORE_COMPARISONS = (
@@ -94,13 +104,12 @@ def main(arguments: Sequence[str]) -> None:
         make_data(options.out, WORLD_SEED, scale)
         _paste_validation(options.out, scale)
         folders = [options.out / f"seed-{seed}" for seed in options.seeds]
+        link_sets(options.out / "sets", options.out / "pasted", options.out / "world" / "anomaly")
         for seed, folder in zip(options.seeds, folders, strict=True):
-            train_and_evaluate(options.out, folder, seed, scale, tuple(METHODS), SCORES)
-            for name in (BASELINE, *METHODS):
-                evaluate(folder / name, "pasted", SCORES, "--datasets", options.out / "pasted")
-        tests, pasted = (_read_runs(folders, name) for name in ("eval", "pasted"))
-        own = (score for method in METHODS.values() for score in method.scores)
-        report = render_numbers(tests, [*dict.fromkeys((*SCORES, *own))]) + render_choice(tests, pasted)
+            make_folder(folder)
+            train_and_evaluate(options.out, folder, seed, scale, tuple(METHODS), SCORES, options.out / "sets")
+        tests, pasted = part_runs(_read_runs(dict(zip(options.seeds, folders, strict=True))), PASTED_TITLE)
+        report = render_numbers(tests, SCORES) + render_choice(tests, pasted)
         report += render_differences(tests, [*list_comparisons(tests, pasted)])
         write_atomically(options.out / "results.md", report)
     print(report, end="")
@@ -122,10 +131,10 @@ def _paste_validation(out: Path, scale: Scale) -> None:
         run_job("paste_validation", CONFIGS / "demo_rba.yaml", "--out", out / "pasted", *frames, *banks)
 
 
-def _read_runs(folders: Sequence[Path], evaluation: str) -> Runs:
-    """Read an evaluation of all runs, `evaluation` the name of its folder."""
+def _read_runs(folders: Mapping[int, Path]) -> Runs:
+    """Read the results of all runs by seed."""
     return {
-        name: [read_run(folder / name / evaluation / "results.json") for folder in folders]
+        name: [read_run(find_results(folder, seed, name), name) for seed, folder in folders.items()]
         for name in (BASELINE, *METHODS)
     }
 

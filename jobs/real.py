@@ -19,9 +19,18 @@ from typing import Any, Literal
 
 import yaml
 
-from eval.report.choice import Runs, Way, choose_scores, render_choice, render_differences, render_numbers
-from eval.report.seeds import SeedRun, read_run
-from jobs.demo import CONFIGS, run_job
+from eval.report.choice import (
+    Runs,
+    Way,
+    choose_scores,
+    part_runs,
+    render_choice,
+    render_differences,
+    render_numbers,
+)
+from eval.report.seeds import read_run
+from jobs.demo import BASELINE, CONFIGS, CONTROL, PASTED_TITLE
+from jobs.work.steps import link_sets, list_words, run_job
 from outlier_paste.validation_set import FOLDER as PASTED
 from shards.errors import InputError
 from shards.files import write_atomically
@@ -29,7 +38,6 @@ from shards.output import claimed, make_folder
 from shards.program import run_program
 from shards.settings import parse_options
 
-BASELINE, CONTROL = "baseline", "control"
 RECIPE = CONFIGS / "small_pictures.yaml"
 _PASTED: Mapping[str, Any] = {"paste.probability": 0.5, "paste.max_size": 0.5, "paste.held_out": 0.2}
 _RBA: Mapping[str, Any] = {**_PASTED, "loss.outlier": ["rba"]}
@@ -61,7 +69,6 @@ UNPACK = "cityscapes_256/unpack.py"
 ERFNET, DINOV2 = "weights/erfnet_cityscapes_int8.pth", "weights/vit_s14_fp16.safetensors"
 PLACES = ("Validation_Dataset", UNPACK, "coco/train2017", "coco/annotations", ERFNET, DINOV2)
 """Files and folders below --data."""
-PASTED_TITLE = "Pasted val"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,25 +171,16 @@ def _prepare(options: RealOptions) -> None:
         taken = ("--min_side", 240, "--exclude", "object", "--test_categories", False)
         run_job("prepare", "coco", *coco, *taken, "--out", options.bank)
     if not (out / "pasted").exists():
-        paste = _words({"paste.bank": options.bank, **_PASTED})
+        paste = list_words({"paste.bank": options.bank, **_PASTED})
         frames_of = ("--data.shards", options.cityscapes, "--validation.shards", options.cityscapes)
         run_job("paste_validation", RECIPE, *frames_of, *paste, "--out", out / "pasted")
-    make_folder(options.sets)
-    for folder in (out / "pasted" / PASTED, *(data / "Validation_Dataset").iterdir()):
-        link = options.sets / folder.name
-        if folder.is_dir() and not link.is_symlink():
-            link.symlink_to(folder.resolve())
-
-
-def _words(settings: Mapping[str, Any]) -> Iterator[object]:
-    for name, value in settings.items():
-        yield from (f"--{name}", *(value if isinstance(value, list) else [value]))
+    link_sets(options.sets, out / "pasted", data / "Validation_Dataset")
 
 
 def _evaluate(options: RealOptions, checkpoint: Path, out: Path, **more: object) -> None:
     if not (out / "results.json").exists():
         where = ("--checkpoint", checkpoint, "--datasets", options.sets, "--out", out)
-        run_job("evaluate", *where, *_words({**options.evaluation, **more}))
+        run_job("evaluate", *where, *list_words({**options.evaluation, **more}))
 
 
 def _evaluate_erfnet(options: RealOptions) -> None:
@@ -220,7 +218,7 @@ def _train_baseline(options: RealOptions) -> None:
     }
     results = options.baseline / "eval"
     if not (results / "results.json").exists():
-        run_job("finetune", RECIPE, *_words(settings), "--resume")
+        run_job("finetune", RECIPE, *list_words(settings), "--resume")
         _evaluate(options, options.baseline / "best", results, scores=[*SCORES[:-1]])
 
 
@@ -258,7 +256,7 @@ def fine_tune(options: RealOptions) -> None:
 def _report(options: RealOptions) -> str:
     """Put the tables one below the other: ERFNet's, its temperatures, the runs', the choice, differences."""
     found = {name: [*map(read_run, options.results(name))] for name in (BASELINE, *options.names)}
-    tests, pasted = (_of_sets(found, is_pasted=is_pasted) for is_pasted in (False, True))
+    tests, pasted = part_runs(found, PASTED_TITLE)
     out = options.out
     tables = {
         "ERFNet, protocol course-512": out / "erfnet" / "course-512" / "results.md",
@@ -270,15 +268,6 @@ def _report(options: RealOptions) -> str:
     parts = [f"## {title}\n\n{path.read_text()}" for title, path in tables.items()]
     parts.append(f"## Means and choice\n\n{render_numbers(tests, SCORES)}{render_choice(tests, pasted)}")
     return "\n".join((*parts, render_differences(tests, [*_list_pairs(pasted)])))
-
-
-def _of_sets(runs: Runs, *, is_pasted: bool) -> Runs:
-    """Keep the records of PastedVal, or those of the test sets."""
-
-    def kept(run: SeedRun) -> SeedRun:
-        return run._replace(records=[r for r in run.records if (r.dataset == PASTED_TITLE) is is_pasted])
-
-    return {name: [*map(kept, of_method)] for name, of_method in runs.items()}
 
 
 def _list_pairs(pasted: Runs) -> Iterator[tuple[Way, Way]]:

@@ -33,6 +33,16 @@ def render_numbers(runs: Runs, scores: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def part_runs(runs: Runs, dataset: str) -> tuple[Runs, Runs]:
+    """Part the results of runs: those of all other sets, and those of one set."""
+
+    def keep(run: SeedRun, is_kept: bool) -> SeedRun:
+        return run._replace(records=[r for r in run.records if (r.dataset == dataset) is is_kept])
+
+    others, own = ({n: [keep(run, k) for run in of] for n, of in runs.items()} for k in (False, True))
+    return others, own
+
+
 def choose_scores(pasted: Runs) -> dict[str, str]:
     """Choose each method's score by mean AP on PastedVal, and order the methods by it, best first."""
     best: dict[str, tuple[float, str]] = {}
@@ -78,10 +88,10 @@ def render_differences(tests: Runs, pairs: Sequence[tuple[Way, Way]]) -> str:
         ]
 
     count = max(map(len, tests.values()))
+    drawn = f"{count} seeds and all images (two-level bootstrap)" if count > 1 else "images (bootstrap)"
     lines = [
-        f"\nDifferences of the means, with 95 % interval over {count} seeds and all images (two-level "
-        "bootstrap). An interval that holds 0 does not support the difference; of many, some exclude it by "
-        "chance.",
+        f"\nDifferences of the means, with 95 % interval over {drawn}. An interval that holds 0 does not "
+        "support the difference; of many, some exclude it by chance.",
         "",
         "| A | B | AP of A - B | | FPR95 of A - B | |",
         "|---|---|---:|---|---:|---|",

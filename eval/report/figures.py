@@ -250,30 +250,36 @@ def plot_frames(frames: Sequence[Example]) -> bytes:
 
 
 def plot_comparison(frames: Sequence[Mapping[str, Example]]) -> bytes:
-    """Plot a row per frame and score: the image, its anomalies outlined below, and the score of each model.
+    """Plot a row per frame: the image, its anomalies outlined, and the score of each model.
 
-    A score has one scale for all frames and models, and a colour bar that says it.
+    The score has one scale for all frames and models, and a colour bar that says it.
 
     Args:
-        frames: per frame, name of a model to the frame with that model's scores, the same of all.
+        frames: per frame, name of a model to the frame with that model's one score.
     """
     models, (first, *_) = list(frames[0]), frames[0].values()
-    names, (height, width) = list(first.scores), first.target.shape
-    shape = (len(frames) * len(names), 1 + len(models))
-    size = (4.6 * shape[1] + 0.6, 4.6 * shape[0] * height / width + 0.4)
-    figure = Figure(figsize=size, layout="constrained")
+    (score,), (height, width) = first.scores, first.target.shape
+    shape = (len(frames), 2 + len(models))
+    figure = Figure(
+        figsize=(4.6 * shape[1] + 0.6, 4.6 * shape[0] * height / width + 0.4), layout="constrained"
+    )
     axes = figure.subplots(*shape, squeeze=False)
-    for i, score in enumerate(names):
-        values = [e.scores[score].ravel() for frame in frames for e in frame.values()]
-        low, high = scale_ends(np.concatenate(values))
-        for row, frame in zip(axes[i :: len(names)], frames, strict=True):
-            for axis, model in zip(row[1:], models, strict=True):
-                shown = axis.imshow(frame[model].scores[score], cmap="inferno", vmin=low, vmax=high)
-                axis.set_title(f"{name_scale(score)}, {model}")
-            seen = frame[models[0]]
-            row[0].imshow(draw_target(seen.image, seen.target) if i else seen.image)
-            row[0].set_title("ground truth (void grey)" if i else seen.title)
-            figure.colorbar(shown, ax=row[-1], extend="both")
+    values = [e.scores[score].ravel() for frame in frames for e in frame.values()]
+    low, high = scale_ends(np.concatenate(values))
+    for row, frame in zip(axes, frames, strict=True):
+        seen = frame[models[0]]
+        for axis, title, picture in zip(
+            row,
+            (seen.title, "truth (void grey)"),
+            (seen.image, draw_target(seen.image, seen.target)),
+            strict=False,
+        ):
+            axis.imshow(picture)
+            axis.set_title(title)
+        for axis, model in zip(row[2:], models, strict=True):
+            shown = axis.imshow(frame[model].scores[score], cmap="inferno", vmin=low, vmax=high)
+            axis.set_title(f"{model}: {name_scale(score)}")
+    figure.colorbar(shown, ax=axes[:, -1], extend="both")
     for axis in axes.ravel():
         axis.set_axis_off()
     return _encode(figure)

@@ -14,12 +14,15 @@ import cv2
 import pytest
 
 from jobs import demo
-from jobs.demo import IN_DEMO, SCORES
+from jobs.demo import BASELINE, IN_DEMO, SCORES, find_results
+from jobs.work import steps
 from tests.support.forked import join, start_program
+
+REALLY_STARTED = ("jobs.synthesize", "jobs.submit")
 
 
 class ForkedStep:
-    """A step of the chain as `subprocess.Popen` would start it, but without loading torch fourteen times."""
+    """A step of the chain as `subprocess.Popen` would start it, but without loading torch anew."""
 
     def __init__(self, command: list[str], said: Path) -> None:
         assert command[:2] == [sys.executable, "-m"]
@@ -29,6 +32,9 @@ class ForkedStep:
     def wait(self) -> int:
         return join([self._process], 300)[0]
 
+    def terminate(self) -> None:
+        self._process.terminate()
+
 
 @pytest.mark.slow
 def test_the_demo_goes_from_nothing_to_tables_and_pictures(
@@ -37,27 +43,33 @@ def test_the_demo_goes_from_nothing_to_tables_and_pictures(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The world is drawn by a process that was really started, as all steps are for a user."""
+    """The world and the sweep's cells are of processes that were really started, as all are for a user."""
     caplog.set_level(logging.INFO)
     out, said = tmp_path / "demo", tmp_path / "said.txt"
 
-    def start(command: list[str]) -> ForkedStep | subprocess.Popen[bytes]:
-        return subprocess.Popen(command) if "jobs.synthesize" in command else ForkedStep(command, said)
+    def start(command: list[str], stdout: int | None) -> ForkedStep | subprocess.Popen[bytes]:
+        is_started = command[2] in REALLY_STARTED
+        return subprocess.Popen(command, stdout=stdout) if is_started else ForkedStep(command, said)
 
-    monkeypatch.setattr(demo, "subprocess", SimpleNamespace(Popen=start))
+    monkeypatch.setattr(steps, "subprocess", SimpleNamespace(Popen=start))
     try:
         demo.main(["--out", str(out), "--smoke", "True"])
     except SystemExit as stop:
         pytest.fail(f"exit code {stop.code}: {said.read_text()[-3000:]}")
-    for name in ("baseline", *IN_DEMO):
-        run = out / "runs" / name
-        records = json.loads((run / "eval" / "results.json").read_text())
-        assert {record["model"] for record in records} == {name}
-        assert len(records) == 5 * (len(SCORES) + (name == "isomax_plus"))  # MinDistance needs prototypes
+    for name in (BASELINE, *IN_DEMO):
+        results = find_results(out / "runs", 0, name)
+        records = json.loads(results.read_text())
+        assert {record["model"].partition(",")[0] for record in records} == {name}
+        assert len(records) == 5 * len(SCORES)
         assert all(0 <= record["ap"] <= 1 and 0 <= record["fpr95"] <= 1 for record in records)
         assert all(0 <= record["miou"] <= 1 for record in records)
-        assert list(run.glob("events*"))
-    assert (out / "results.md").read_text() in capsys.readouterr().out
+        assert list(results.parents[1].glob("events*"))
+        assert results.with_name("report.html").exists()
+    printed = capsys.readouterr().out
+    assert (out / "results.md").read_text() in printed
+    listed = [Path(line.split()[0]) for line in printed.partition("Look at\n")[2].splitlines()[:-1]]
+    assert len(listed) == 5
+    assert all(path.is_file() for path in listed)
     assert "python -m jobs.finetune" in caplog.text
     picture = cv2.imread(str(out / "picture.png"))
     assert picture is not None

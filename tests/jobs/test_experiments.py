@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from eval.report.choice import render_choice, render_differences, render_numbers
-from eval.report.record import Record, render_json
 from eval.report.seeds import SeedRun
 from jobs import experiments
-from jobs.demo import BASELINE, METHODS, Scale, make_data, train_and_evaluate
+from jobs.demo import BASELINE, METHODS, SMOKE, Scale, find_results, make_data, train_and_evaluate
 from jobs.experiments import SCORES, ExperimentsOptions, list_comparisons
+from jobs.submit import plan_sweep
 from shards.errors import InputError
+from shards.settings import read_config
+from slurm.sweep import SweepConfig
 from tests.support.records import make_record, write_counts
 
 RECORD = make_record(ap=0.2, fpr95=0.5, miou=0.4)
@@ -26,7 +28,7 @@ def make_runs(gains: dict[tuple[str, str], float], *datasets: str) -> dict[str, 
     for seed in range(3):
         for name in (BASELINE, *METHODS):
             records = []
-            for score in (*SCORES, *(METHODS[name].scores if name in METHODS else ())):
+            for score in [s for s in SCORES if s != "MinDistance" or name == "isomax_plus"]:
                 for dataset in datasets:
                     ap = 0.2 + 0.05 * seed + gains.get((name, score), 0.0)
                     ap += 0.1 if dataset == "FS Static" else -0.1
@@ -37,7 +39,7 @@ def make_runs(gains: dict[tuple[str, str], float], *datasets: str) -> dict[str, 
 
 
 def test_the_table_has_means_over_the_sets_then_over_seeds() -> None:
-    lines = render_numbers(make_runs({}, "SMIYC RA-21", "FS Static"), [*SCORES, "MinDistance"]).splitlines()
+    lines = render_numbers(make_runs({}, "SMIYC RA-21", "FS Static"), SCORES).splitlines()
     control = next(line for line in lines if line.startswith("| control |"))
     assert "| 40.00 ± 0.00 | 25.00 ± 5.00 / 50.00 ± 0.00 |" in control
     assert control.endswith("|  |")  # no prototypes, no MinDistance
@@ -103,8 +105,8 @@ def test_experiments_of_another_size_are_left_alone(tmp_path: Path) -> None:
 PROGRAM = """#!/bin/bash
 echo "${@:2}" >> "$(dirname "$0")/calls"
 for ((i = 1; i < $#; i++)); do [ "${!i}" = --out ] && n=$((i + 1)) && out="${!n}"; done
-mkdir -p "$out"
-[ "$2" != jobs.evaluate ] || cp "$(dirname "$0")/results.json" "$out"
+[ "$2" = jobs.submit ] || mkdir -p "$out"
+[ "$2" != jobs.evaluate ] || touch "$out/results.json"
 """
 """Stands for Python: notes what it is asked to run, and leaves the folder that the program would leave."""
 
@@ -112,18 +114,33 @@ mkdir -p "$out"
 def test_a_chain_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "python").write_text(PROGRAM)
     (tmp_path / "python").chmod(0o755)
-    (tmp_path / "results.json").write_text(render_json([RECORD]))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
 
-    def run() -> list[Record]:
+    def run() -> list[str]:
         make_data(tmp_path, 0, Scale())
-        return train_and_evaluate(tmp_path, tmp_path / "runs", 3, Scale(), ("control", "rba"))
+        train_and_evaluate(tmp_path, tmp_path / "runs", 3, SMOKE, METHODS, SCORES)
+        return (tmp_path / "calls").read_text().splitlines()
 
-    assert len(run()) == 3
-    calls = (tmp_path / "calls").read_text().splitlines()
-    names = ["synthesize", *["prepare"] * 2, *["finetune"] * 3, *["evaluate"] * 3]
-    assert [call.split()[0] for call in calls] == [f"jobs.{name}" for name in names]
-    assert all("--seed 3" in call and "--resume" in call for call in calls[3:6])
-    assert ["--paste.bank" in call for call in calls[3:6]] == [False, False, True]
-    assert len(run()) == 3
-    assert (tmp_path / "calls").read_text().splitlines() == calls
+    *before, trained, first, second = run()
+    assert [call.split()[0] for call in before] == ["jobs.synthesize", "jobs.prepare", "jobs.prepare"]
+    assert trained.startswith("jobs.finetune")
+    assert all(word in trained for word in ("--seed 3", "--resume", "--loop.steps 4", "crop 64 64"))
+    evaluated, submitted = sorted((first, second))
+    assert evaluated.startswith("jobs.evaluate")
+    assert "MinDistance" not in evaluated
+    assert submitted.startswith("jobs.submit")
+    assert run()[6:] == [submitted]  # which knows what is done
+
+    plan = plan_sweep(read_config(SweepConfig, tmp_path / "runs/methods.yaml"), tmp_path / "methods.yaml")
+    assert list(plan.configs) == [f"{name},seed=3" for name in METHODS]
+    for task, (name, config) in zip(plan.tasks.cells, plan.configs.items(), strict=True):
+        assert (config.seed, config.loop.steps, config.data.crop) == (3, 2, (64, 64))
+        assert config.model.weights == str(tmp_path / "runs/baseline")
+        pastes = not name.startswith(("control", "logit_norm", "isomax_plus"))
+        assert (config.paste.bank, config.paste.probability > 0) == (
+            (str(tmp_path / "shards/cutouts"), True) if pastes else ("", False)
+        )
+        assert ("MinDistance" in task.stages["evaluate"].command) == name.startswith("isomax_plus")
+        assert find_results(tmp_path / "runs", 3, name.partition(",")[0]) == Path(
+            task.stages["evaluate"].creates
+        )

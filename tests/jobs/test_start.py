@@ -14,7 +14,7 @@ LISTED = """
 import runpy, sys
 sys.argv = ["jobs.NAME", *sys.argv[1:]]
 try:
-    runpy.run_module("jobs.NAME", run_name="__main__")
+    runpy.run_module("jobs.NAME", run_name="__main__", alter_sys=True)
 finally:
     print("loaded:", *(name for name in sys.modules if "." not in name), file=sys.stderr)
 """

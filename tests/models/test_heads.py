@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from jobs.work.doctor import report_checkpoint
 from models.config import ModelConfig
 from models.eomt import EoMT
 from models.heads import IsoMaxHead
 from models.weights.checkpoint import initialise_model, load_model
-from models.weights.report import report_checkpoint
 from shards.errors import InputError
 from tests.models.tiny import IMAGE, make_model, save
 

@@ -46,6 +46,7 @@ def run(body: str, *, stdout: str = "", limit: int | None = None) -> tuple[int, 
     [
         ("raise InputError('a\\x1b[2J\\nerror: forged')", 2, r"error: a\x1b[2J\nerror: forged"),
         ("open('/proc/out', 'x')", 1, None),
+        ("sys.exit(os.environ['OMP_WAIT_POLICY'] != 'passive' or 'torch' in sys.modules)", 0, ""),
         ("raise OSError(errno.EROFS, '', '/a')", 74, "error: /a: cannot be read or written: Read-only file "),
         ("os.stat('x' * 300)", 2, "error: xxx"),
         ("raise OSError(errno.ENOENT, '', '/a')", 1, None),
