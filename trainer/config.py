@@ -162,6 +162,11 @@ class FinetuneConfig:
         object.__setattr__(self, "data", replace(self.data, crop=crop if any(crop) else size))
         object.__setattr__(self, "model", replace(self.model, image_size=size if any(size) else crop))
 
+    @property
+    def parts(self) -> set[str]:
+        """What anomaly scores can read of the network that trains, as `models.config.ModelConfig.parts`."""
+        return self.model.parts | ({"an outlier head"} if self.adapt.mode == "outlier_head" else set())
+
     def inputs(self) -> dict[str, str]:
         """Return the setting that names each file, folder or pattern that a run reads."""
         places = {
