@@ -137,11 +137,12 @@ def _plan_sweep(
     evaluation: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the content of a sweep file: a cell for each method, of the configuration `demo_METHOD.yaml`."""
-    cells = []
+    cells, control = [], read_settings(CONFIGS / f"demo_{CONTROL}.yaml")
     for method in methods:
         config = read_settings(CONFIGS / f"demo_{method}.yaml")
-        cell = {"name": method, "loss": config["loss"]}
-        cell |= {"model": {**config["model"], **_of_section("model", overrides), "weights": str(baseline)}}
+        own = {section: config[section] for section in config if config[section] != control.get(section)}
+        model = {**config["model"], **_of_section("model", overrides), "weights": str(baseline)}
+        cell = {**own, "name": method, "loss": config["loss"], "model": model}
         cell |= {"paste": {**config["paste"], "bank": str(bank)}} if "paste" in config else {}
         cells.append(cell)
     return {

@@ -55,7 +55,7 @@ COMPARISONS = (
 )
 SCORES = (
     *("MSP", "MaxLogit", "MaxEntropy", "RbA", "NormalizedMSP", "NormalizedEntropy", "EntropyLogMax"),
-    *("EAM", "SoleClaim", "ClassClaim", "ClassClaimEntropy", "MinDistance"),
+    *("EAM", "SoleClaim", "ClassClaim", "ClassClaimEntropy", "MinDistance", "LikelihoodRatio"),
 )
 BASELINE_SCORES = ("MSP", "NormalizedEntropy")
 OWN_SCORES = ("SoleClaim", "ClassClaim", "EntropyLogMax", "ClassClaimEntropy")

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import yaml
 
+from eval.predict.score_names import NEEDS
 from eval.report.choice import (
     Runs,
     Way,
@@ -45,6 +46,12 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     CONTROL: {},
     "rba": _RBA,
     "class_claim": {**_PASTED, "loss.outlier": ["class_claim"]},
+    "outlier_head": {
+        **_PASTED,
+        "adapt.mode": "outlier_head",
+        "loss": {"name": "likelihood_ratio"},
+        "optim.lr": 1.0e-3,
+    },
     "rba_released": {**_RBA, "loss.options.rba.preset": "released", "adapt.mode": "heads"},
     "logit_norm": {"loss.classification": "logit_norm", "loss.options.logit_norm.temperature": 0.3},
     "isomax_plus": {"loss.classification": "isomax_plus", "model.class_head": "isomax"},
@@ -64,6 +71,7 @@ SCORES = (
     "NormalizedEntropy",
     "EntropyLogMax",
     "MinDistance",
+    "LikelihoodRatio",
 )
 UNPACK = "cityscapes_256/unpack.py"
 ERFNET, DINOV2 = "weights/erfnet_cityscapes_int8.pth", "weights/vit_s14_fp16.safetensors"
@@ -219,14 +227,24 @@ def _train_baseline(options: RealOptions) -> None:
     results = options.baseline / "eval"
     if not (results / "results.json").exists():
         run_job("finetune", RECIPE, *list_words(settings), "--resume")
-        _evaluate(options, options.baseline / "best", results, scores=[*SCORES[:-1]])
+        _evaluate(
+            options,
+            options.baseline / "best",
+            results,
+            scores=[score for score in SCORES if NEEDS[score] in ("", "queries")],
+        )
 
 
 def fine_tune(options: RealOptions) -> None:
     """Fine-tune the baseline with each method and seed, as a sweep on this machine, and evaluate."""
     bank = {"paste.bank": str(options.bank)}
     cells = [
-        {"name": m, **METHODS[m], **(bank if _PASTED.items() <= METHODS[m].items() else {})}
+        {
+            "name": m,
+            "optim.lr": 1.0e-4,
+            **METHODS[m],
+            **(bank if _PASTED.items() <= METHODS[m].items() else {}),
+        }
         for m in options.names
     ]
     overrides = {
@@ -234,7 +252,6 @@ def fine_tune(options: RealOptions) -> None:
         "validation.shards": [],
         "model.weights": str(options.baseline / "best"),
         "adapt.mode": "last-3",
-        "optim.lr": 1.0e-4,
         "loop.precision": options.precision,
         "loop.steps": 2 if options.smoke else 200,
         "loop.save_every": 50,
