@@ -37,6 +37,7 @@ from models.backbone import build_backbone
 from models.config import LoraSettings, ModelConfig
 from models.heads import IsoMaxHead
 from shards.errors import InputError
+from shards.schema import NUM_CLASSES
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -51,6 +52,8 @@ class Prediction(NamedTuple):
     Ready for softmax, whatever the class head."""
     class_distances: tuple[Float[Tensor, "B Q C1"], ...] | None = None
     """Distance to each prototype, in [0, 2 · distance scale]; with class head isomax only."""
+    num_classes: int = NUM_CLASSES
+    """C."""
 
 
 class EoMT(nn.Module):
@@ -128,7 +131,8 @@ class EoMT(nn.Module):
             x = self._run_block(block, x, rope, may_look)
         depths.append(self._predict(x))
         masks, classes, distances = zip(*depths, strict=True)
-        return Prediction(masks, classes, None if distances[-1] is None else distances)
+        measured = None if distances[-1] is None else distances
+        return Prediction(masks, classes, measured, self.config.num_classes)
 
     def _run_trunk(self, image: Tensor, num_frozen: int) -> tuple[Tensor, Tensor | None]:
         """Embed the image and run the blocks that are frozen at this step."""

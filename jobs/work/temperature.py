@@ -57,10 +57,11 @@ def _measure(
     """Choose temperatures, and measure those of the tables on all sets; `closed` is the labelled one."""
     grid = tuple(sorted({*options.grid, *TABLE_TEMPERATURES}))
     calibration = fit_calibration(options.cache, closed) if closed else None
+    calibrated_on = closed.name if closed else ""
     reported = {kind: list(table_temperatures(kind[1], info.entropic_scale).items()) for kind in kinds}
     if calibration is not None:
         for kind in (kind for kind in kinds if kind[1] == "pixel"):
-            reported[kind].append((calibration, "Cityscapes val by NLL"))
+            reported[kind].append((calibration, f"{calibrated_on} by NLL"))
     for each in sweeps:
         each.measure(Variant(*kind, t) for kind in kinds for t, _ in reported[kind])
         each.scan(Variant(*kind, t) for kind in kinds for t in grid)
@@ -82,6 +83,7 @@ def _measure(
         chosen=chosen,
         oracle={(name, kind): t for name, best in oracle.items() for kind, t in best.items()},
         calibration=calibration,
+        calibrated_on=calibrated_on,
         confusion=count_confusion(options.cache, closed, sorted(queries)) if closed else {},
     )
 

@@ -47,6 +47,10 @@ def _describe(checkpoint: Checkpoint, report: LoadReport) -> Iterator[str]:
         sizes = f"image {height}x{width}, patch {config.patch_size}, {config.num_queries} queries"
         heads = f"{config.num_blocks} joint blocks, {config.num_classes} classes{outliers}"
         yield f"  model    {config.size}, {sizes}, {heads}"
+        if config.classes:
+            yield f"  classes  {', '.join(config.classes)}"
+        if config.trained_on:
+            yield f"  trained  on {', '.join(config.trained_on)}"
     if trunk := config.trunk if config else checkpoint.trunk:
         yield f"  trunk    {trunk}"
     if checkpoint.origin:

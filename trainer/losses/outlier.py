@@ -12,7 +12,7 @@ from torch import Tensor
 from eval.predict.queries import QueryOutputs, class_claims, mask_energy, pixel_class_scores
 from eval.predict.scores import max_logit, rba
 from models.eomt import Prediction
-from shards.schema import NUM_CLASSES
+from shards.schema import OUTLIER_ID
 from trainer.losses.options import (
     ClassClaimOptions,
     EnergyOptions,
@@ -50,15 +50,13 @@ class OutlierTerm(OutlierOptions, ABC):
         """
         weights = weigh_outliers(label) if weights is None else weights
         depths = list(zip(prediction.mask_logits, prediction.class_logits, strict=True))[-self.layers :]
-        values = [
-            self._at_depth(QueryOutputs(*depth, NUM_CLASSES), label, totals, weights) for depth in depths
-        ]
-        return torch.stack(values).sum()
+        queries = [QueryOutputs(*depth, prediction.num_classes) for depth in depths]
+        return torch.stack([self._at_depth(each, label, totals, weights) for each in queries]).sum()
 
     def _at_depth(self, queries: QueryOutputs, label: Tensor, totals: StepTotals, weights: Tensor) -> Tensor:
         with torch.autocast(queries.mask_logits.device.type, enabled=False):
             inlier, outlier = self.costs(queries, label)
-            inlier = (inlier * (label < NUM_CLASSES)).sum()
+            inlier = (inlier * (label < OUTLIER_ID)).sum()
             outlier = (outlier * weights).sum()  # of which the step has a sum, or none at all
             return 0.5 * (inlier / max(totals.inlier_pixels, 1.0) + outlier / (totals.outlier_pixels or 1.0))
 
@@ -104,7 +102,7 @@ class Rba(RbaOptions, PixelTerm):
 
     A squared hinge on
 
-        RbA = −Σ_c tanh(L[c])  in (−19, 0]
+        RbA = −Σ_c tanh(L[c])  in (−C, 0]
 
     the very score of the evaluation: about −0.76 where one class is sure (L = 1), −0.92 where two share a
     pixel equally, 0 where no query claims it.
@@ -121,7 +119,8 @@ class Rba(RbaOptions, PixelTerm):
     """
 
     def score(self, queries: QueryOutputs) -> Float[Tensor, "B h w"]:
-        return rba(pixel_class_scores(queries.mask_logits, queries.class_logits, num_classes=NUM_CLASSES))
+        masks, classes, num_classes = queries[:3]
+        return rba(pixel_class_scores(masks, classes, num_classes=num_classes))
 
 
 class Energy(EnergyOptions, PixelTerm):
@@ -155,8 +154,8 @@ class Mask2Anomaly(Mask2AnomalyOptions, PixelTerm):
     """
 
     def score(self, queries: QueryOutputs) -> Float[Tensor, "B h w"]:
-        class_scores = pixel_class_scores(queries.mask_logits, queries.class_logits, num_classes=NUM_CLASSES)
-        return 1 + max_logit(class_scores)
+        masks, classes, num_classes = queries[:3]
+        return 1 + max_logit(pixel_class_scores(masks, classes, num_classes=num_classes))
 
     def inlier(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
         return score.square()
@@ -181,7 +180,7 @@ class ClassClaim(ClassClaimOptions, OutlierTerm):
 
     def costs(self, queries: QueryOutputs, label: Tensor) -> PixelCosts:
         claims = class_claims(queries)
-        known = label.clamp(max=NUM_CLASSES - 1).long()
+        known = label.clamp(max=queries.num_classes - 1).long()
         none = F.interpolate(claims.none[:, None], size=label.shape[-2:], mode="bilinear")[:, 0]
         return -read_own_maps(claims.sole, known), -none
 
