@@ -47,7 +47,7 @@ def draw_labels(rng: np.random.Generator) -> UInt8[np.ndarray, "H W"]:
     """Draw label ids: bands of the large classes, then 60 ellipses so that all 19 classes occur."""
     ids = np.full(FRAME, 23, np.uint8)  # sky
     ids[300:], ids[560:], ids[940:] = 11, 7, 1  # building, road, and the ego vehicle, which is void
-    names = [entry.label_id for entry in CITYSCAPES_CLASSES]
+    names = [entry.ids[0] for entry in CITYSCAPES_CLASSES]
     for i in range(60):
         centre = (int(rng.integers(FRAME[1])), int(rng.integers(300, 900)))
         axes = (int(rng.integers(10, 120)), int(rng.integers(10, 120)))

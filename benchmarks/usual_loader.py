@@ -25,7 +25,7 @@ from shards.schema import CITYSCAPES_CLASSES, OUTLIER_ID
 
 Scene = tuple[Tensor, Tensor, Tensor]
 """Picture (3, H, W), masks (K, H, W), class of each mask (K)."""
-TRAIN_IDS = {entry.label_id: i for i, entry in enumerate(CITYSCAPES_CLASSES)} | {OUTLIER_ID: OUTLIER_ID}
+TRAIN_IDS = {entry.ids[0]: i for i, entry in enumerate(CITYSCAPES_CLASSES)} | {OUTLIER_ID: OUTLIER_ID}
 JITTER = (
     (functional.adjust_brightness, 1 - 32 / 255, 1 + 32 / 255),
     (functional.adjust_contrast, 0.5, 1.5),

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from eval.report.figures import color_classes, color_scores, draw_outlines
-from shards.schema import VOID_ID
+from shards.schema import CITYSCAPES, VOID_ID, ClassTable
 
 SMALLEST = 50
 """Pixels of the smallest alarm, where nothing else is said: the toolkit of SegmentMeIfYouCan drops smaller
@@ -80,6 +80,7 @@ def draw_overlay(
     classes: UInt8[np.ndarray, "H W"],
     mask: Bool[np.ndarray, "H W"],
     ends: tuple[float, float],
+    table: ClassTable = CITYSCAPES,
 ) -> UInt8[np.ndarray, "H _W 3"]:
     """Draw heat and the contours of alarms on the picture and, to its right, the colours of its classes.
 
@@ -93,4 +94,6 @@ def draw_overlay(
     draw_outlines(heated, mask, max(1, round(image.shape[1] / 640)))
     if (classes == VOID_ID).all():
         return heated
-    return np.concatenate([heated, cv2.addWeighted(image, 0.5, color_classes(classes), 0.5, 0)], axis=1)
+    return np.concatenate(
+        [heated, cv2.addWeighted(image, 0.5, color_classes(classes, table), 0.5, 0)], axis=1
+    )

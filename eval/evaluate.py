@@ -21,11 +21,11 @@ from eval.key import hash_frames, hash_scenes, hash_texts
 from eval.metrics.closed_set import ClosedSetCounts, measure_closed_set, unseen_classes
 from eval.part import ClosedSetPart, TestSetPart
 from eval.predict.predictions import CLOSED_SET, CacheInfo, PredictionCache
-from eval.predict.windows import ModelSource, Predictor
+from eval.predict.windows import ModelSource, Predictor, classes_of
 from eval.protocol import Protocol
 from eval.report.figures import add_title, decode_png, encode_png
 from eval.report.page import render_page, render_per_image
-from eval.report.record import Record, render_csv, render_json
+from eval.report.record import Record, csv_text, render_csv, render_json
 from eval.report.tables import build_tables, latex_tables, markdown_tables
 from eval.result import CELLS, RESULTS, Earlier, ResultFolder, SavedResults, open_folder, unpack_results
 from eval.sets.registry import TestSet
@@ -145,6 +145,7 @@ class Evaluation:
                     components=self.components,
                     num_examples=self.pictures,
                     sees=self._predictor.sees,
+                    classes=classes_of(self._predictor),
                 )
                 for maps in dict.fromkeys(protocol.maps for protocol in wanted)
             ]
@@ -204,18 +205,22 @@ class Evaluation:
         """Write the results of what is kept, which is all now, as the model's that is evaluated."""
         info, subject = self.info, dict[str, Any]()
         subject |= {"model": info.model, "checkpoint": info.checkpoint, "limit": info.limit}
-        subject["pasted"] = self.pasted
+        subject |= {"pasted": self.pasted, "trained_on": ", ".join(self.model.trained_on)}
+        texts = dict[str, str]()
         if self.closed_set is not None:
             counts = ClosedSetCounts(**folder.read(CLOSED_SET).arrays)
-            found = measure_closed_set(counts)
+            names = self.closed_set.reader.classes.names
+            found = measure_closed_set(counts, names)
             subject |= {name: getattr(found, name) for name in ("miou", "miou_ci", "ece", "ece_ci")}
             subject["miou_images"] = self.closed_set.images
-            subject["miou_unseen"] = unseen_classes(counts.confusion.sum(axis=0))
-            logger.info("Cityscapes val: mIoU %.2f %%, ECE %.2f %%", 100 * found.miou, 100 * found.ece)
-        names = [f"{t.convention.folder}.{p.name}" for t in self.test_sets for p in self.protocols]
-        sets = [unpack_results(folder.read(name), subject) for name in names]
+            subject["miou_unseen"] = unseen_classes(counts.confusion.sum(axis=0), names)
+            texts[f"{CLOSED_SET}.csv"] = csv_text([("class", "iou"), *found.iou.items()])
+            title = self.closed_set.convention.name
+            logger.info("%s: mIoU %.2f %%, ECE %.2f %%", title, 100 * found.miou, 100 * found.ece)
+        files = [f"{t.convention.folder}.{p.name}" for t in self.test_sets for p in self.protocols]
+        sets = [unpack_results(folder.read(name), subject) for name in files]
         with folder.replaced(self._keys) as written:
-            render_results(written, sets, self.all_columns)
+            render_results(written, sets, self.all_columns, texts)
         logger.info("%s: results of %d test sets", self.out, len(self.test_sets))
         return [result.record for results, _ in sets for result in results]
 
@@ -225,8 +230,10 @@ def _set_of(result: str) -> str:
     return result.rpartition(".")[0] or result
 
 
-def render_results(folder: Path, sets: Sequence[SavedResults], all_columns: bool) -> None:
-    """Write tables, per-image table, pictures, page and sketches into `folder`.
+def render_results(
+    folder: Path, sets: Sequence[SavedResults], all_columns: bool, others: Mapping[str, str] | None = None
+) -> None:
+    """Write tables, per-image table, pictures, page, sketches and `others`, texts by name, into `folder`.
 
     Args:
         sets: one per test set and protocol.
@@ -236,7 +243,7 @@ def render_results(folder: Path, sets: Sequence[SavedResults], all_columns: bool
     records = [result.record for result in results]
     tables, model = build_tables(records, all_columns), records[0].title
     texts = {RESULTS: render_json(records), "results.csv": render_csv(records)}
-    texts |= {"results.md": markdown_tables(tables), "results.tex": latex_tables(tables)}
+    texts |= {**(others or {}), "results.md": markdown_tables(tables), "results.tex": latex_tables(tables)}
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     (folder / "per_image.csv").write_text(render_per_image(results), encoding="utf-8")

@@ -45,6 +45,7 @@ from eval.store import ALONE, ImageStore, Worker, score_arrays
 from shards.progress import Progress
 from shards.reader import ShardReader
 from shards.scene import decode_scene, find_scene_members
+from shards.schema import CITYSCAPES, ClassTable
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,8 @@ class TestSetPart:
     """Whether images are resampled for the 95 % intervals."""
     sees: str = ""
     """As of `Record.sees`."""
+    classes: ClassTable = CITYSCAPES
+    """Those of the model."""
 
     @property
     def convention(self) -> Convention:
@@ -124,7 +127,7 @@ class TestSetPart:
             assert record.fpr95 is not None
             numbers = (record.protocol, 100 * record.ap, 100 * record.fpr95)
             logger.info("  %-10s %s: AuPRC %6.2f %%  FPR95 %6.2f %%", record.score, *numbers)
-        panels = encode_png(draw_panels(examples)) if examples else b""
+        panels = encode_png(draw_panels(examples, self.classes)) if examples else b""
         names = [protocol.name for protocol in self.protocols]
         packed = [pack_results([r for r in results if r.record.protocol == name], panels) for name in names]
         return {f"{self.convention.folder}.{name}": each for name, each in zip(names, packed, strict=True)}
@@ -159,7 +162,8 @@ class TestSetPart:
             found = measure_components(maps, threshold, protocol, smallest, intervals=self.intervals)
             record = dataclasses.replace(record, **found._asdict())
             threshold = measured.fpr95_threshold
-            errors = analyse_errors(score, threshold, protocol, rows, self.stems, read_maps, read_pixels)
+            shown = (self.stems, read_maps, read_pixels, self.classes)
+            errors = analyse_errors(score, threshold, protocol, rows, *shown)
         folder = self.convention.folder
         return Result(record, measured.counts, rows, self.stems, folder, errors, measured.distribution)
 
@@ -194,8 +198,13 @@ class ClosedSetPart:
 
     reader: ShardReader
     count: int
-    convention = Convention(CLOSED_SET, "Cityscapes val", is_benchmark=False)
     maps = "native"
+
+    @property
+    def convention(self) -> Convention:
+        """Facts about the scenes; without a manifest they are of Cityscapes."""
+        title = self.reader.shards[0].title or "Cityscapes"
+        return Convention(CLOSED_SET, f"{title} {self.reader.split or 'val'}", is_benchmark=False)
 
     @property
     def stems(self) -> tuple[str, ...]:
@@ -214,7 +223,7 @@ class ClosedSetPart:
         """Count the predicted classes (argmax of the class scores at native size) of a scene."""
         scene = decode_scene(self.reader, image)
         confusion, confidence = count_scene(
-            predictor(scene.image), scene.label, has_evidence=predictor.has_evidence
+            predictor(scene.image), scene.label, len(self.reader.classes), has_evidence=predictor.has_evidence
         )
         return scene.label, {"confusion": confusion, "confidence": confidence}
 
@@ -251,7 +260,7 @@ def evaluate_closed_set(
 ) -> MiouResult:
     """Compare predicted classes with labels, without intervals; all ranks get the same result."""
     with _filled_store(part, predictor, scratch, worker) as store:
-        return measure_closed_set(part.measure(store), intervals=False)
+        return measure_closed_set(part.measure(store), part.reader.classes.names, intervals=False)
 
 
 @contextmanager

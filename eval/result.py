@@ -182,7 +182,8 @@ class ResultFolder:
             for path in self.list_kept():
                 name = path.name.removesuffix(SUFFIX)
                 if path.is_file() and name not in names:
-                    (self.path / f"{name.rpartition('.')[0]}.png").unlink(missing_ok=True)
+                    for of_result in (f"{name.rpartition('.')[0]}.png", f"{name}.csv"):
+                        (self.path / of_result).unlink(missing_ok=True)
                 if path.is_dir() or name not in names:
                     _remove(path)
             for path in sorted(written.iterdir(), key=lambda path: path.name == RESULTS):

@@ -25,7 +25,7 @@ from eval.predict.strips import compare_at, predict_classes
 from eval.store import ImageStore, score_arrays
 from shards.errors import InputError
 from shards.progress import Progress
-from shards.schema import ANOMALY, NORMAL, NUM_CLASSES, OUTLIER_ID, VOID
+from shards.schema import ANOMALY, NORMAL, OUTLIER_ID, VOID
 
 logger = logging.getLogger(__name__)
 
@@ -271,14 +271,15 @@ def count_confusion(
 
     A pixel temperature moves no class before another.
     """
-    counts = {t: np.zeros((NUM_CLASSES, NUM_CLASSES), dtype=np.int64) for t in query_temperatures}
+    counts: dict[float, Int64[np.ndarray, "C C"]] = {}
     frames = read_frames(cache, cached)
     for target, predictions in Progress(
         frames, total=len(cached.stems), desc=f"{cached.name}, classes", unit="frame"
     ):
-        for t in counts:
+        for t in query_temperatures:
             found = predictions.class_scores(target.shape, cached.window, t)
-            counts[t] += count_classes(target, predict_classes(found).numpy())
+            counted = count_classes(target, predict_classes(found).numpy(), predictions.num_classes)
+            counts[t] = counts.get(t, 0) + counted
     return counts
 
 

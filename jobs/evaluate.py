@@ -51,7 +51,8 @@ class EvaluateOptions(ModelOptions):
     """New or empty folder to save the network's predictions to, for `jobs.temperature`; 26 MB per frame of
     2048 x 1024 and a mask model."""
     cityscapes: Path | None = None
-    """Folder written by `jobs.prepare cityscapes`; its val split gives the mIoU, which is missing without."""
+    """Folder written by `jobs.prepare cityscapes`, or `folders`, of the model's classes; its val split gives
+    the mIoU, and the IoU of each class in cityscapes.csv; both are missing without."""
     scores: Annotated[
         tuple[str, ...],
         tyro.conf.arg(help=f"Which anomaly scores, defined in docs/evaluation.md: {describe_scores()}."),

@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
     always = dataclasses.replace(config.paste, bank=config.paste.bank or options.bank, probability=1.0)
     with staged_folder(options.out) as folder:
         count = min(options.frames or len(reader), len(reader))
-        frames = paste_frames(reader, OutlierPaste(always, bank), count, options.variant)
+        frames = paste_frames(reader, OutlierPaste(always, bank, reader.classes), count, options.variant)
         written = write_set(frames, folder / FOLDER)
         if not written:
             raise InputError(f"paste: none of {len(reader)} frames has a place for an object")

@@ -1,4 +1,4 @@
-"""Turn downloads into shards: Cityscapes into scenes; COCO, or pictures with segment maps, into objects."""
+"""Turn downloads into shards: Cityscapes or own folders into scenes; COCO or segment maps into objects."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from typing import Annotated
 import tyro
 
 from shards.errors import InputError
+from shards.files import require_title
 from shards.manifest import MANIFEST_NAME
 from shards.output import require_free
-from shards.prepare.cityscapes import JPEG_QUALITY, ImageEncoding, Split, plan_cityscapes
+from shards.prepare.cityscapes import plan_cityscapes
 from shards.prepare.coco import plan_cutouts
+from shards.prepare.folders import plan_folders, read_classes
 from shards.prepare.objects import ObjectFilter
 from shards.prepare.plan import FolderPlan
+from shards.prepare.scenes import SceneEncoding, Split
 from shards.prepare.segments import SegmentFilter, plan_segments
 from shards.prepare.writer import write_folder
 from shards.program import run_program
 from shards.settings import parse_options
 from shards.task import Task, parse_task
-from shards.tiles import require_zstandard
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ class Sharing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CityscapesJob(Sharing):
+class CityscapesJob(SceneEncoding, Sharing):
     """Cityscapes frames and their labels -> shards of scenes."""
 
     root: Path
@@ -61,31 +63,56 @@ class CityscapesJob(Sharing):
     """New or empty folder for the shards and `manifest.json`."""
     splits: tuple[Split, ...] = ("train", "val")
     """Which parts to take."""
-    samples_per_shard: int = 64
-    """Most frames in one shard. A small split is still cut into 8 shards."""
-    image_encoding: ImageEncoding = "jpeg"
-    """`jpeg`: without chroma subsampling, a quarter of the size, decodes 4 times faster than PNG; `png`: the
-    original file's bytes; `tiles`: lossless, a fifth larger than PNG, and a crop decodes its part only, which
-    is faster than JPEG (needs the package zstandard)."""
-    val_encoding: ImageEncoding = "png"
-    """The same of split val: without loss, as published mIoU is measured."""
-    jpeg_quality: int = JPEG_QUALITY
-    """Quality of encoding jpeg, 1 to 100."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.check(self.samples_per_shard)
-        if not 1 <= self.jpeg_quality <= 100:
-            raise InputError(f"jpeg_quality: is {self.jpeg_quality}; 1 to 100 is needed")
-        for name in ("image_encoding", "val_encoding"):
-            if getattr(self, name) == "tiles":
-                require_zstandard(f"--{name}")
         if not self.splits:
             raise InputError("splits: is empty; train, val or test is needed")
 
     def plan(self) -> FolderPlan:
         """Plan the shards."""
-        names = ("splits", "samples_per_shard", "image_encoding", "val_encoding", "jpeg_quality")
-        return plan_cityscapes(self.root, **{name: getattr(self, name) for name in names})
+        encoded = {field.name: getattr(self, field.name) for field in fields(SceneEncoding)}
+        return plan_cityscapes(self.root, splits=self.splits, **encoded)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldersJob(SceneEncoding, Sharing):
+    """Pictures, label maps of the same names, and a table of classes -> shards of scenes."""
+
+    images: Path
+    """Folder of pictures, at any of four depths. Where all lie in folders train, val and test, these are the
+    splits."""
+    labels: Path
+    """Folder of PNG label maps, laid out as the pictures: numbers of a channel or a palette, or colours."""
+    classes: Path
+    """YAML file: name, colour and ids of each class, and ids of void and outlier; docs/sample-format.md."""
+    out: Path
+    """New or empty folder for the shards and `manifest.json`."""
+    image_ending: str = ""
+    """End of pictures' names that those of labels lack, such as _leftImg8bit.png; empty: their suffix."""
+    label_ending: str = ".png"
+    """The same of labels, such as _gtFine_labellevel3Ids.png or _L.png; other files are left aside."""
+    split: Split = "train"
+    """Split of pictures that lie in no folder of such a name."""
+    name: str = ""
+    """Name of the set in results; empty: that of the folder OUT."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check(self.samples_per_shard)
+        require_title(self.name or self.out.absolute().name, "--name")
+
+    def plan(self) -> FolderPlan:
+        """Plan the shards."""
+        return plan_folders(
+            (self.images, self.image_ending),
+            (self.labels, self.label_ending),
+            read_classes(self.classes),
+            SceneEncoding(**{field.name: getattr(self, field.name) for field in fields(SceneEncoding)}),
+            split=self.split,
+            name=self.name or self.out.absolute().name,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,16 +166,17 @@ Job = (
     Annotated[CityscapesJob, tyro.conf.subcommand("cityscapes")]
     | Annotated[CocoJob, tyro.conf.subcommand("coco")]
     | Annotated[SegmentsJob, tyro.conf.subcommand("segments")]
+    | Annotated[FoldersJob, tyro.conf.subcommand("folders")]
 )
-DOWNLOADS = ("cityscapes", "coco", "segments")
+DOWNLOADS = ("cityscapes", "coco", "segments", "folders")
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Prepare one download, as the first argument says: `cityscapes`, `coco` or `segments`."""
+    """Prepare one download, as the first argument says: `cityscapes`, `coco`, `segments` or `folders`."""
     if arguments and arguments[0] not in (*DOWNLOADS, "-h", "--help"):
         known = ", ".join(DOWNLOADS)
         raise InputError(f"which download: {arguments[0]!r} is not known; the first argument is {known}")
-    job: CityscapesJob | CocoJob | SegmentsJob = parse_options(Job, arguments, program="jobs.prepare")
+    job: Job = parse_options(Job, arguments, program="jobs.prepare")
     task = parse_task(job.task) if job.task else Task(0, 1) if job.resume else None
     if task is None or not (job.out / MANIFEST_NAME).is_file():  # which another task may have completed
         require_free(job.out)

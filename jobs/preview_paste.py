@@ -17,10 +17,12 @@ from outlier_paste.config import PasteConfig
 from outlier_paste.paste import build_paste
 from shards.errors import InputError
 from shards.files import write_atomically
+from shards.location import find_classes
 from shards.output import claimed
 from shards.program import run_program
 from shards.progress import Progress
-from shards.schema import CITYSCAPES_CLASSES, OUTLIER_ID, Sample
+from shards.reader import list_shards
+from shards.schema import CITYSCAPES, OUTLIER_ID, ClassTable, Sample
 from shards.settings import load_config, parse_options, split_arguments
 from trainer.config import FinetuneConfig
 
@@ -74,7 +76,8 @@ def main(arguments: Sequence[str]) -> None:
             raise InputError(f"--out {options.out}: the file is already there; --overwrite True replaces it")
         scenes = paste_scenes(config, options.scenes)
         log_bank(config.paste)
-        sheet = draw_contact_sheet(scenes, columns=options.columns, tile_width=options.tile_width)
+        shape = {"columns": options.columns, "tile_width": options.tile_width}
+        sheet = draw_contact_sheet(scenes, find_scene_classes(config), **shape)
         _, content = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
         write_atomically(options.out, content.tobytes())
     logger.info("%s: %d scenes", options.out, len(scenes))
@@ -84,7 +87,7 @@ def paste_scenes(config: FinetuneConfig, num_scenes: int) -> list[Sample]:
     """Make the first scenes of a run, every one of them with outliers where a place for them is found."""
     from shards.stream import build_stream
 
-    paste = build_paste(dataclasses.replace(config.paste, probability=1.0))
+    paste = build_paste(dataclasses.replace(config.paste, probability=1.0), find_scene_classes(config))
     assert paste is not None, "a probability of 1 pastes"
     data = dataclasses.replace(config.data, batch_size=1, workers=0)
     stream = build_stream(
@@ -94,6 +97,12 @@ def paste_scenes(config: FinetuneConfig, num_scenes: int) -> list[Sample]:
         Sample(key=batch.keys[0], image=batch.image[0].permute(1, 2, 0).numpy(), label=batch.label[0].numpy())
         for batch in Progress(stream, total=num_scenes, desc="scenes", unit="scene")
     ]
+
+
+def find_scene_classes(config: FinetuneConfig) -> ClassTable:
+    """Return the classes of the scenes of a run."""
+    data = config.data
+    return find_classes(list_shards(data.shards, data.split, cache=data.cache, max_errors=data.max_errors))
 
 
 def log_bank(config: PasteConfig) -> None:
@@ -106,10 +115,10 @@ def log_bank(config: PasteConfig) -> None:
 
 
 def draw_contact_sheet(
-    scenes: Sequence[Sample], *, columns: int = 4, tile_width: int = 480
+    scenes: Sequence[Sample], classes: ClassTable = CITYSCAPES, *, columns: int = 4, tile_width: int = 480
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Arrange scenes of one size, at least one, row by row; each is `tile_width` pixels wide."""
-    tiles = [draw_scene(scene, tile_width) for scene in scenes]
+    tiles = [draw_scene(scene, tile_width, classes) for scene in scenes]
     columns = min(columns, len(tiles))
     height, width = tiles[0].shape[0] + GAP, tile_width + GAP
     rows = -(-len(tiles) // columns)
@@ -120,7 +129,7 @@ def draw_contact_sheet(
     return sheet
 
 
-def draw_scene(scene: Sample, width: int) -> UInt8[np.ndarray, "H W 3"]:
+def draw_scene(scene: Sample, width: int, classes: ClassTable = CITYSCAPES) -> UInt8[np.ndarray, "H W 3"]:
     """Draw one scene: its key and share of outlier pixels, its outlined picture, its label map in colours."""
     size = (width, max(1, round(scene.label.shape[0] * width / scene.label.shape[1])))
     method = cv2.INTER_AREA if width < scene.label.shape[1] else cv2.INTER_LINEAR
@@ -132,13 +141,12 @@ def draw_scene(scene: Sample, width: int) -> UInt8[np.ndarray, "H W 3"]:
     caption = np.zeros((CAPTION_HEIGHT, width, 3), np.uint8)
     text = f"{scene.key}  {100 * float((scene.label == OUTLIER_ID).mean()):.1f} %"
     cv2.putText(caption, text, (4, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
-    return np.concatenate([caption, picture, label_colors()[label]])
+    return np.concatenate([caption, picture, label_colors(classes)[label]])
 
 
-def label_colors() -> UInt8[np.ndarray, "256 3"]:
-    """Return the colour of each label value: Cityscapes' own, white for outliers, black for void."""
-    colors = np.zeros((256, 3), np.uint8)
-    colors[: len(CITYSCAPES_CLASSES)] = [entry.color for entry in CITYSCAPES_CLASSES]
+def label_colors(classes: ClassTable = CITYSCAPES) -> UInt8[np.ndarray, "256 3"]:
+    """Return the colour of each label value: the class's own, white for outliers, black for void."""
+    colors = classes.palette()
     colors[OUTLIER_ID] = OUTLIER_COLOR
     return colors
 

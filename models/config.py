@@ -11,8 +11,8 @@ from typing import Literal
 from eval.predict.score_names import HEAD_SCORES
 from models.trunk import SIZES, Trunk
 from shards.errors import InputError
-from shards.files import Location, from_json, read_json, to_json
-from shards.schema import DEFAULT_SIZE, NUM_CLASSES
+from shards.files import Location, from_json, read_json, require_title, to_json
+from shards.schema import CITYSCAPES, DEFAULT_SIZE, NUM_CLASSES, ClassTable, SceneClass, unnamed_classes
 
 DEFAULT_PATCH_SIZE = 16
 DEFAULT_NUM_QUERIES = 100
@@ -102,7 +102,13 @@ class ModelConfig:
     """Last blocks that carry queries. 0: as the weights; without any, by the number of blocks: 2 below 12, 3
     below 24, 4 below 32, 5 from there on, as published."""
     num_classes: int = 0
-    """Classes without "no object". 0: as the weights; 19 without any."""
+    """Classes without "no object". 0: as the shards that it trains on, else as the weights."""
+    classes: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    """Colour (R, G, B) of each class by name, in the order of train ids: as the shards. Empty: Cityscapes'
+    where there are 19, else without names."""
+    trained_on: tuple[str, ...] = field(default=(), compare=False)
+    """Names of the sets of scenes that it was trained on, as their manifests have them; results say them.
+    Empty: Cityscapes, or not known."""
     class_head: Literal["", "linear", "isomax"] = ""
     """linear, or isomax (distances to prototypes, for loss isomax_plus). Empty: as the weights; linear
     without any. With linear weights, isomax starts from the directions of their rows."""
@@ -145,6 +151,10 @@ class ModelConfig:
             if not 0 <= (number := getattr(self, name)) <= LARGEST_NUMBER:
                 allowed = f"1 to {LARGEST_NUMBER}, or 0 to follow the weights"
                 raise InputError(f"model.{name} must be {allowed}, got {number}")
+        for name in self.trained_on:
+            require_title(name, "model.trained_on")
+        if self.classes and len(self.class_table) != self.num_classes:
+            raise InputError(f"model.num_classes: got {self.num_classes}, model.classes {len(self.classes)}")
 
     def completed(self, found: ModelConfig | None = None) -> ModelConfig:
         """Fill what is left out from `found`, the weights' own complete settings, or with the defaults."""
@@ -166,6 +176,7 @@ class ModelConfig:
         given |= {"weights": self.weights, "base": self.base, "trunk": trunk or found.trunk}
         head = self.outlier_head if self.outlier_head.exists else found.outlier_head
         given |= {"size": given["trunk"].name, "outlier_head": head.completed(given["trunk"].depth)}
+        given |= {"classes": self.classes} if self.num_classes else {}
         return dataclasses.replace(found, **given)
 
     @property
@@ -183,6 +194,30 @@ class ModelConfig:
     def num_logits(self) -> int:
         """Columns of the class logits: classes, the outlier class if there is one, "no object"."""
         return (self.num_classes or NUM_CLASSES) + (self.outlier_class == "trained") + 1
+
+    @property
+    def class_table(self) -> ClassTable:
+        """Names and colours of the classes."""
+        if not self.classes:
+            return unnamed_classes(self.num_classes or NUM_CLASSES)
+        return ClassTable(tuple(SceneClass(name, color) for name, color in self.classes.items()))
+
+    def of_classes(self, table: ClassTable, trained_on: tuple[str, ...] = ()) -> ModelConfig:
+        """Return these settings for the classes of shards; Cityscapes' names are not written down."""
+        if self.num_classes not in (0, len(table)):
+            given = f"{len(table)}, as many as the shards have, got {self.num_classes}"
+            start = "weights of another label set can start with --init.skip class_head"
+            raise InputError(f"model.num_classes must be {given}; {start}")
+        named = {} if table == CITYSCAPES else table.colors
+        return dataclasses.replace(
+            self, num_classes=len(table), classes=named, trained_on=trained_on or self.trained_on
+        )
+
+    def join_sets(self, later: tuple[str, ...]) -> tuple[str, ...]:
+        """Add sets that it trains on now; a model of Cityscapes that names none has seen Cityscapes."""
+        is_cityscapes = not self.classes and self.num_classes == NUM_CLASSES
+        before = self.trained_on or (("Cityscapes",) if is_cityscapes else ())
+        return tuple(dict.fromkeys((*before, *later))) if later else self.trained_on
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -273,7 +308,11 @@ class _Description(ModelConfig):
 
 def describe(config: ModelConfig, lora: LoraSettings | None = None) -> str:
     """Return the text of `model.json`; `lora` stands for the adapters that the weights contain."""
-    return to_json(dataclasses.asdict(config) | ({"lora": lora} if lora else {}), indent=2)
+    settings = dataclasses.asdict(config) | ({"lora": lora} if lora else {})
+    for name, usual in (("classes", {}), ("trained_on", ("Cityscapes",))):
+        if settings[name] in (usual, ()):
+            del settings[name]
+    return to_json(settings, indent=2)
 
 
 def parse_description(text: str, where: str) -> tuple[ModelConfig, LoraSettings | None]:

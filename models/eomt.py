@@ -41,6 +41,7 @@ from models.heads import IsoMaxHead
 from models.outlier_head import OutlierHead
 from models.token_bank import TokenBank
 from shards.errors import InputError
+from shards.schema import NUM_CLASSES
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -57,6 +58,8 @@ class Prediction(NamedTuple):
     """Distance to each prototype, in [0, 2 · distance scale]; with class head isomax only."""
     outlier_maps: dict[str, Float[Tensor, "B 1 _h _w"]] | None = None
     """What an outlier head, if there is one, says of the final prediction, by the score's name."""
+    num_classes: int = NUM_CLASSES
+    """C."""
 
 
 class EoMT(nn.Module):
@@ -144,11 +147,11 @@ class EoMT(nn.Module):
                 read.append(x[:, -math.prod(self.backbone.patch_embed.grid_size) :])
         depths.append(self._predict(x))
         masks, classes, distances, pixels = zip(*depths, strict=True)
-        maps = None
+        maps, num_classes = None, self.config.num_classes
         if self.outlier_head is not None:
-            claims = QueryOutputs(masks[-1], classes[-1], self.config.num_classes)
+            claims = QueryOutputs(masks[-1], classes[-1], num_classes)
             maps = self.outlier_head(read, self.backbone.patch_embed.grid_size, pixels[-1], claims)
-        return Prediction(masks, classes, None if distances[-1] is None else distances, maps)
+        return Prediction(masks, classes, None if distances[-1] is None else distances, maps, num_classes)
 
     def _run_trunk(self, image: Tensor, num_frozen: int) -> tuple[Tensor, Tensor | None]:
         """Embed the image and run the blocks that are frozen at this step."""

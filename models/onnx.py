@@ -22,9 +22,8 @@ from eval.predict.scores import SCORES
 from eval.predict.windows import covering_size, window_starts
 from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT
 from models.erfnet import ERFNet
-from models.segmenter import num_classes_of, read_prediction, stride_of
+from models.segmenter import num_classes_of, read_prediction, stride_of, table_of
 from shards.errors import InputError
-from shards.schema import CITYSCAPES_CLASSES
 
 LARGEST_IN_ONE_FILE = 1.8e9
 """Bytes of weights; protobuf ends at 2 GiB, and more weights get a file of their own."""
@@ -111,7 +110,6 @@ def describe_graph(
 ) -> dict[str, str]:
     """Return what a user of the graph has to know, as texts for its metadata; lists are JSON."""
     num_classes, is_mask_model = num_classes_of(model), isinstance(model, EoMT)
-    names = [entry.name for entry in CITYSCAPES_CLASSES]
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if is_mask_model else ((0.0,) * 3, (1.0,) * 3)
     facts = {
         "input": "image: uint8 (batch, 3, height, width), R G B, sRGB from 0 to 255",
@@ -127,7 +125,8 @@ def describe_graph(
         facts["output class_scores"] = "sums of probabilities over queries" if is_mask_model else "logits"
     else:
         facts["output class_map"] = "number of the class of largest score"
-    return facts | ({"classes": json.dumps(names)} if num_classes == len(names) else {})
+    classes = table_of(model)
+    return facts | ({"classes": json.dumps(classes.names)} if classes.is_named else {})
 
 
 def write_onnx(

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -26,9 +26,9 @@ from models.heads import IsoMaxHead
 from models.weights.adapter import is_adapter_folder
 from models.weights.checkpoint import describe_head, load_segmenter
 from models.weights.files import WEIGHT_SUFFIXES, hash_part, list_parts
-from models.weights.formats import find_weight_file
+from models.weights.formats import find_weight_file, read_settings
 from shards.errors import InputError
-from shards.schema import NUM_CLASSES
+from shards.schema import CITYSCAPES, NUM_CLASSES, ClassTable
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +131,11 @@ def num_classes_of(model: EoMT | ERFNet) -> int:
     return model.config.num_classes if isinstance(model, EoMT) else NUM_CLASSES
 
 
+def table_of(model: EoMT | ERFNet) -> ClassTable:
+    """Return names and colours of the closed set."""
+    return model.config.class_table if isinstance(model, EoMT) else CITYSCAPES
+
+
 def stride_of(model: EoMT | ERFNet) -> int:
     """Return what the sides of images have to be multiples of; 0: the network knows one size."""
     return 0 if isinstance(model, EoMT) else STRIDE
@@ -158,7 +163,7 @@ def open_predictor(
     *,
     windows_at_once: int = 4,
     compiled: bool = False,
-    cityscapes: bool = False,
+    check_classes: Callable[[ClassTable], None] | None = None,
     recorder: PredictionRecorder | None = None,
     setting: str = "--scores",
 ) -> ModelSource:
@@ -169,7 +174,7 @@ def open_predictor(
     Args:
         checkpoint: as `find_checkpoint` returns it.
         scores: the default ones stand for those of an outlier head too, where there is one.
-        cityscapes: whether classes are compared with those of Cityscapes, so that they must be the same.
+        check_classes: raises an InputError where the classes are not those that they are compared with.
         recorder: gets the predictions, for a cache.
         setting: the scores', for messages.
     """
@@ -181,15 +186,17 @@ def open_predictor(
         require_readable(model, scores, f"{setting}: {checkpoint}")
         if compiled:
             compile_model(model, device, "--compile")
-        if cityscapes and (count := num_classes_of(model)) != NUM_CLASSES:
-            given = f"{checkpoint} has {count} classes, Cityscapes {NUM_CLASSES}"
-            raise InputError(f"--cityscapes: {given}; leave it out to measure anomaly scores alone")
+        if check_classes is not None:
+            check_classes(table_of(model))
         logger.info("%s on %s", checkpoint, device)
         predict = make_predictor(model, device, precision, scores, recorder)
         is_mask_model, limit = isinstance(model, EoMT), windows_at_once
-        return SlidingPredictor(predict, model.image_size, limit, is_mask_model, stride_of(model))
+        known = (is_mask_model, stride_of(model), table_of(model))
+        return SlidingPredictor(predict, model.image_size, limit, *known)
 
-    return ModelSource(str(checkpoint), hash_checkpoint(checkpoint), scores, load)
+    config, _ = read_settings(find_weight_file(checkpoint))
+    sets = config.trained_on if config else ()
+    return ModelSource(str(checkpoint), hash_checkpoint(checkpoint), scores, load, sets)
 
 
 def hash_checkpoint(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import cv2
 import numpy as np
@@ -12,8 +13,8 @@ from outlier_paste.appearance import APPEARANCES, Patch
 from outlier_paste.bank import CutoutBank, fitting_shrink, open_bank, resize_cutout
 from outlier_paste.blend import BLENDS, blend_into, find_overlap, hard_opacity
 from outlier_paste.config import PasteConfig
-from outlier_paste.placement import PLACEMENTS, SIZINGS, Place, Situation
-from shards.schema import NUM_CLASSES, OUTLIER_ID, VOID_ID, Sample
+from outlier_paste.placement import PLACEMENTS, SIZINGS, Place, Situation, place_on_road
+from shards.schema import CITYSCAPES, OUTLIER_ID, VOID_ID, ClassTable, Sample
 
 ATTEMPTS = 10
 """Tries to find a place that meets no other object; then the scene gets one object less."""
@@ -26,9 +27,13 @@ Planned = tuple[int, bool, Place]
 class OutlierPaste:
     """Pastes objects of a bank onto scenes; a transform for `shards.stream.build_stream`."""
 
-    def __init__(self, config: PasteConfig, bank: CutoutBank) -> None:
+    def __init__(self, config: PasteConfig, bank: CutoutBank, classes: ClassTable = CITYSCAPES) -> None:
+        """Paste onto scenes of these classes, of which placement `road` needs one of that name."""
         self.config = config
         self.bank = bank
+        self._place = PLACEMENTS[config.placement]
+        if config.placement == "road":
+            self._place = partial(place_on_road, road_id=classes.find("road", "paste.placement road"))
 
     @property
     def before_crop(self) -> bool:
@@ -76,7 +81,7 @@ class OutlierPaste:
             return SIZINGS[config.sizing](Situation(shape, (height, width), limits, nearness), generator)
 
         for _ in range(ATTEMPTS):
-            place = PLACEMENTS[config.placement](sample.label, size, generator)
+            place = self._place(sample.label, size, generator)
             if config.overlap == "ordered" or place is None or not any(map(place.meets, taken)):
                 return place
         return None
@@ -109,12 +114,13 @@ class OutlierPaste:
         return covered
 
 
-def build_paste(config: PasteConfig) -> OutlierPaste | None:
+def build_paste(config: PasteConfig, classes: ClassTable = CITYSCAPES) -> OutlierPaste | None:
     """Open the bank's part that is for training; None where nothing is ever pasted."""
     if config.probability == 0:
         return None
     use = (config.pool, config.pool_refresh)
-    return OutlierPaste(config, open_bank(config.bank, config.cache_mb, pool=use, held_out=config.held_out))
+    bank = open_bank(config.bank, config.cache_mb, pool=use, held_out=config.held_out)
+    return OutlierPaste(config, bank, classes)
 
 
 def count_values(label: UInt8[np.ndarray, "h w"], mask: UInt8[np.ndarray, "h w"]) -> dict[int, int]:
@@ -128,7 +134,7 @@ def drop_remnants(label: UInt8[np.ndarray, "H W"], hidden: set[int], min_pixels:
     sampled = np.ascontiguousarray(label[SAMPLED])
     for train_id in sorted(hidden):
         is_large = cv2.countNonZero(cv2.inRange(sampled, (train_id,), (train_id,))) >= max(1, min_pixels)
-        if train_id >= NUM_CLASSES or is_large:
+        if train_id >= OUTLIER_ID or is_large:
             continue
         rest = cv2.inRange(label, (train_id,), (train_id,))  # for a few classes faster than a histogram
         if 0 < cv2.countNonZero(rest) < min_pixels:

@@ -65,14 +65,14 @@ def place_inside(label: UInt8[np.ndarray, "H W"], size: Size, generator: np.rand
 
 
 def place_on_road(
-    label: UInt8[np.ndarray, "H W"], size: Size, generator: np.random.Generator
+    label: UInt8[np.ndarray, "H W"], size: Size, generator: np.random.Generator, road_id: int = ROAD_ID
 ) -> Place | None:
     """Stand the object on a road pixel, the smaller the farther away; None where no road is seen.
 
     The foot's row is uniform over the rows with road, then its column over that row's road pixels: uniform
     over pixels, most objects would be near. The horizon is that of `find_horizon`.
     """
-    road = label == ROAD_ID
+    road = label == road_id
     rows = np.flatnonzero(road.any(axis=1))
     if not len(rows):
         return None

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from shards.config import AugmentConfig, Recipe
-from shards.schema import NUM_CLASSES, VOID_ID
+from shards.schema import OUTLIER_ID, VOID_ID
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -78,7 +78,7 @@ def choose_crop(
     """
     drawn = _draw_crop(label, config, crop, generator)
     for _ in range(CROP_TRIES - 1 if config.recipe == "upstream" else 0):
-        if (label[drawn.rows, drawn.columns] < NUM_CLASSES).any():
+        if (label[drawn.rows, drawn.columns] < OUTLIER_ID).any():
             break
         drawn = _draw_crop(label, config, crop, generator)
     return drawn
@@ -179,7 +179,7 @@ def _place_on_a_class(
 
     The pixel is anywhere in the window: in its middle, small classes would always be seen there.
     """
-    counts = cv2.calcHist([label], [0], None, [NUM_CLASSES], [0, NUM_CLASSES])
+    counts = cv2.calcHist([label], [0], None, [OUTLIER_ID], [0, OUTLIER_ID])
     present = np.flatnonzero(counts)
     if not len(present):
         return None

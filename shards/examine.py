@@ -19,7 +19,7 @@ from shards.location import Shard, find_shards
 from shards.manifest import MANIFEST_NAME, read_manifest
 from shards.reader import ShardReader
 from shards.scene import EncodedScene, read_scene
-from shards.schema import CITYSCAPES_CLASSES, OUTLIER_ID, VOID_ID
+from shards.schema import CITYSCAPES, OUTLIER_ID, VOID_ID, ClassTable
 
 
 @dataclass
@@ -27,6 +27,7 @@ class ShardFindings:
     """What was found in some shards."""
 
     split: str
+    classes: ClassTable = CITYSCAPES
     num_shards: int = 0
     num_samples: int = 0
     num_bytes: int = 0
@@ -44,7 +45,7 @@ class ShardFindings:
 
     def add(self, other: ShardFindings) -> None:
         """Take in what was found in other shards."""
-        for name in (f.name for f in fields(self) if f.name != "split"):
+        for name in (f.name for f in fields(self) if f.name not in ("split", "classes")):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
@@ -62,7 +63,7 @@ def examine_folder(path: str, workers: int = 0) -> dict[str, ShardFindings]:
         shards = {split: find_shards(path, split, check_files=False) for split in splits}
     else:
         shards = {"": find_shards(path, None)}
-    found = {split: ShardFindings(split) for split in shards}
+    found = {split: ShardFindings(split, of_split[0].classes) for split, of_split in shards.items()}
     tasks = [(split, shard) for split, several in shards.items() for shard in several]
     with ThreadPoolExecutor(workers or count_cores()) as pool:  # decoders and hashes hold no lock
         for findings in pool.map(lambda task: _examine_shard(task[1], task[0]), tasks):
@@ -77,7 +78,7 @@ def examine_folder(path: str, workers: int = 0) -> dict[str, ShardFindings]:
 
 
 def _examine_shard(shard: Shard, split: str) -> ShardFindings:
-    findings = ShardFindings(split, num_shards=1)
+    findings = ShardFindings(split, shard.classes, num_shards=1)
     path = Path(shard.location)
     try:
         findings.num_bytes = path.stat().st_size
@@ -158,9 +159,11 @@ def _suspect_labels(findings: ShardFindings) -> list[str]:
     """Name what is allowed, and yet is a mistake as a rule."""
     shown, warnings = np.flatnonzero(findings.pixels).tolist(), []
     void = findings.pixels[VOID_ID] / max(1, findings.pixels.sum())
-    classes = [value for value in shown if value < len(CITYSCAPES_CLASSES)]
+    if findings.classes != CITYSCAPES:
+        return []
+    classes = [value for value in shown if value < OUTLIER_ID]
     if void > 0.5 and len(classes) >= 3 and max(classes) <= CLASS_OF_ID_17:
-        lacking = f"no class from {CITYSCAPES_CLASSES[CLASS_OF_ID_17 + 1].name} on, and {void:.0%} void"
+        lacking = f"no class from {CITYSCAPES.names[CLASS_OF_ID_17 + 1]} on, and {void:.0%} void"
         warnings.append(f"{lacking}: were these labels made of labelIds files that held train ids?")
     if shown == [0, VOID_ID]:
         rule = f"an outlier is {OUTLIER_ID} in a label, 0 is road"
@@ -171,11 +174,11 @@ def _suspect_labels(findings: ShardFindings) -> list[str]:
 def _render_classes(findings: ShardFindings) -> list[str]:
     if not (total := int(findings.pixels.sum())):
         return []
-    names = {i: entry.name for i, entry in enumerate(CITYSCAPES_CLASSES)}
+    names = dict(enumerate(findings.classes.names))
     names |= {OUTLIER_ID: "(outlier)", VOID_ID: "(void)"}
     lines = [f"    {'value':>5}  {'class':<14}{'pixels':>16}{'share':>10}{'scenes':>9}"]
     for value, (pixels, frames) in enumerate(zip(findings.pixels, findings.frames, strict=True)):
-        if pixels or value < len(CITYSCAPES_CLASSES):
+        if pixels or value < len(findings.classes):
             share = f"{pixels / total:>10.5f}{frames:>9,}"
             lines.append(f"    {value:>5}  {names.get(value, '?'):<14}{pixels:>16,}{share}")
     return lines

@@ -28,6 +28,7 @@ from shards.errors import InputError, refusal_of
 from shards.files import hash_file, hold_lock, partial_file, remove_partials, this_process
 from shards.index import INDEX_ENDING, IndexedSample, load_index, parse_index
 from shards.manifest import MANIFEST_NAME, Manifest, parse_manifest, read_manifest
+from shards.schema import CITYSCAPES, ClassTable
 
 ATTEMPTS = 3
 PAUSE_S = 2.0
@@ -46,6 +47,10 @@ class Shard:
     num_bytes: int | None = None
     """Size that a manifest says it has."""
     sha256: str | None = None
+    classes: ClassTable = CITYSCAPES
+    """What its train ids mean; without a manifest Cityscapes' classes."""
+    title: str = ""
+    """Name of the set, where a manifest says it."""
     cache: Path | None = None
     """Folder for the local copy of a remote shard; None: it is a local file."""
     stamp: str = ""
@@ -172,7 +177,16 @@ def _select(manifest: Manifest, folder: str, given: str, split: str | None) -> l
         entries = manifest.shards if split is None else manifest.select(split)
     except InputError as error:
         raise InputError(f"{given}: {error}") from None
-    return [Shard(f"{folder}/{e.name}", e.keys, e.num_bytes, e.sha256) for e in entries]
+    known = (manifest.classes, manifest.title)
+    return [Shard(f"{folder}/{e.name}", e.keys, e.num_bytes, e.sha256, *known) for e in entries]
+
+
+def find_classes(shards: Sequence[Shard]) -> ClassTable:
+    """Return the one table of classes of several shards."""
+    for shard in shards[1:]:
+        advice = "scenes of one run have the same classes, in one order"
+        shard.classes.require_fit(shards[0].classes, str(shard), str(shards[0]), advice)
+    return shards[0].classes if shards else CITYSCAPES
 
 
 def _expand(path: str) -> list[str]:

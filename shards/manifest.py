@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import InputError
-from shards.files import from_json, to_json, write_atomically
+from shards.files import from_json, require_title, to_json, write_atomically
+from shards.schema import CITYSCAPES, ClassTable
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_VERSION = 1
-KINDS = ("cityscapes", "cutouts")
-"""Kinds of samples: road scenes with labels, or objects to paste."""
+CLASS_OPTIONS = ("classes", "void", "outlier")
+"""Options of kind `scenes` that are the fields of its `ClassTable`."""
+KINDS = ("cityscapes", "scenes", "cutouts")
+"""Kinds of samples: Cityscapes or other scenes with labels, or objects to paste."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,17 @@ class Manifest:
             raise InputError(f"kind is {self.kind!r}; known kinds are {', '.join(KINDS)}")
 
     @property
+    def classes(self) -> ClassTable:
+        """What the train ids mean: Cityscapes' classes where the options name none."""
+        given = {name: self.options[name] for name in CLASS_OPTIONS if name in self.options}
+        return from_json(ClassTable, given, "options") if self.kind == "scenes" else CITYSCAPES
+
+    @property
+    def title(self) -> str:
+        """Name of the set, for results."""
+        return str(self.options.get("name", "")) if self.kind == "scenes" else "Cityscapes"
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that have shards, in the order of the shards."""
         return tuple(dict.fromkeys(entry.split for entry in self.shards))
@@ -107,4 +121,10 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
     given, held = manifest.num_samples, sum(entry.num_samples for entry in manifest.shards)
     if given != held:
         raise InputError(f"{path}: num_samples is {given}, but the shards add up to {held}")
+    try:
+        _ = manifest.classes
+        if manifest.kind == "scenes":
+            require_title(manifest.options.get("name"), "options: name")
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     return manifest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Collection
 
 import cv2
@@ -22,6 +23,8 @@ pixels."""
 GREY, COLOUR, GREY_ALPHA, COLOUR_ALPHA = (8, 0), (8, 2), (8, 4), (8, 6)
 """Kinds of PNG: bits per channel and colour type."""
 GREY16 = (16, 0)
+PALETTE = (8, 3)
+"""Its numbers are those of the palette's entries, whatever colours these have."""
 OPACITIES = ((1, 0), (2, 0), (4, 0), GREY)
 """Kinds whose numbers may be scaled to 0..255: how much of a pixel an object covers."""
 _COLOR_TYPES = {0: "grey", 2: "colour", 3: "palette", 4: "grey with alpha", 6: "colour with alpha"}
@@ -74,8 +77,28 @@ def decode_numbers(
     content: bytes, where: str, kinds: Collection[tuple[int, int]], flags: int = cv2.IMREAD_UNCHANGED
 ) -> np.ndarray:
     """Decode a PNG whose pixels are numbers (a label, a mask, a map), as the file stores them."""
+    if PALETTE in kinds and _kind(content) == PALETTE:
+        content = _without_palette(content)
     require_kind(content, where, kinds)
     return decode_picture(content, where, flags)
+
+
+def _kind(content: bytes) -> tuple[int, int]:
+    return (content[24], content[25]) if content.startswith(PNG_SIGNATURE) and len(content) >= 26 else (0, 0)
+
+
+def _without_palette(content: bytes) -> bytes:
+    """Return a PNG with a palette as one of a grey channel, which holds the same numbers."""
+    parts, place = [PNG_SIGNATURE], len(PNG_SIGNATURE)
+    while place + 8 <= len(content):
+        length, name = struct.unpack_from(">I4s", content, place)
+        data = content[place + 8 : place + 8 + length]
+        if name == b"IHDR":
+            data = data[:9] + bytes([GREY[1]]) + data[10:]
+        if name in (b"IHDR", b"IDAT", b"IEND", b"acTL"):
+            parts += [struct.pack(">I4s", len(data), name), data, struct.pack(">I", zlib.crc32(name + data))]
+        place += 12 + length
+    return b"".join(parts)
 
 
 def require_kind(content: bytes, where: str, kinds: Collection[tuple[int, int]]) -> None:
@@ -83,10 +106,10 @@ def require_kind(content: bytes, where: str, kinds: Collection[tuple[int, int]])
 
     Decoders scale 1, 2 and 4 bits to 8, and turn the numbers of a palette into its colours.
     """
-    if not content.startswith(PNG_SIGNATURE) or len(content) < 26:
+    if not (kind := _kind(content))[0]:
         raise InputError(f"{where}: is no PNG file ({len(content)} bytes)")
     needed = " or ".join(map(_describe, kinds))
-    if (kind := (content[24], content[25])) not in kinds:
+    if kind not in kinds:
         raise InputError(f"{where}: is {_describe(kind)}; {needed} is needed, in which numbers stay exact")
     place = 8
     while place + 8 <= len(content) and (name := content[place + 4 : place + 8]) != b"IDAT":

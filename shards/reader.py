@@ -12,7 +12,7 @@ from typing import Any
 
 from shards.errors import InputError
 from shards.index import Member, require_header
-from shards.location import Shard, find_shards
+from shards.location import Shard, find_classes, find_shards
 
 MAX_OPEN_FILES = 64
 """Per process; far below the usual limit of 1024, and opening a file again costs little."""
@@ -56,6 +56,8 @@ class ShardReader:
                 self._entries.append((len(self.shards), members))
             self.shards += (shard,)
         self.keys = tuple(owners)
+        self.classes = find_classes(self.shards)
+        """What the train ids of all labels mean."""
         self._handles: OrderedDict[int, int] = OrderedDict()
 
     def __len__(self) -> int:
@@ -123,12 +125,20 @@ def open_shards(
     See `shards.location.find_shards` for `paths`, `split` and `cache`. Bare tar files do not say which split
     they are and are taken as they are.
     """
+    return ShardReader(
+        list_shards(paths, split, cache=cache, max_errors=max_errors), split, max_errors=max_errors
+    )
+
+
+def list_shards(
+    paths: Sequence[str], split: str | None, *, cache: str = "", max_errors: int = 0
+) -> list[Shard]:
+    """List the shards that `open_shards` indexes; of folders no more than the manifest is read."""
     if not paths:
         advice = "give a folder of shards, a .tar file or a pattern of them"
         raise InputError(f"data.shards: the list is empty; {advice}")
     strict = max_errors == 0
-    found = [shard for path in paths for shard in find_shards(path, split, cache, check_files=strict)]
-    return ShardReader(found, split, max_errors=max_errors)
+    return [shard for path in paths for shard in find_shards(path, split, cache, check_files=strict)]
 
 
 def _require_listed_keys(shard: Shard, held: Sequence[str]) -> None:

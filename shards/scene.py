@@ -15,7 +15,15 @@ from jaxtyping import UInt8
 from shards.errors import InputError
 from shards.picture import Picture, decode_gray
 from shards.reader import ShardReader
-from shards.schema import LABEL_SUFFIX, MAX_LABEL_ID, NUM_CLASSES, OUTLIER_ID, VOID_ID, Sample, train_id_table
+from shards.schema import (
+    LABEL_SUFFIX,
+    MAX_LABEL_ID,
+    NUM_CLASSES,
+    OUTLIER_ID,
+    VOID_ID,
+    Sample,
+    train_id_table,
+)
 
 IMAGE_NAMES = ("image", "img", "rgb", "leftimg8bit", "input", "")
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "tiles")
@@ -65,15 +73,15 @@ def find_scene_members(key: str, suffixes: Sequence[str]) -> tuple[str, str]:
     return images[0], labels[0]
 
 
-def open_scene(key: str, members: Mapping[str, bytes]) -> EncodedScene:
+def open_scene(key: str, members: Mapping[str, bytes], num_classes: int = NUM_CLASSES) -> EncodedScene:
     """Decode the label of a scene, and the header of its picture.
 
-    The label holds train ids, `OUTLIER_ID` or `VOID_ID`, or label ids where its name says so; any other value
-    is refused.
+    The label holds train ids below `num_classes`, `OUTLIER_ID` or `VOID_ID`, or Cityscapes' label ids where
+    its name says so; any other value is refused.
     """
     image_name, label_name = find_scene_members(key, tuple(members))
     picture = Picture(members[image_name], f"sample {key}: {image_name}")
-    label = _decode_label(f"sample {key}: {label_name}", members[label_name], label_name)
+    label = _decode_label(f"sample {key}: {label_name}", members[label_name], label_name, num_classes)
     if picture.shape != label.shape:
         raise InputError(f"sample {key}: image is {picture.shape} but label is {label.shape} (height, width)")
     return EncodedScene(key, picture, label)
@@ -88,7 +96,8 @@ def require_scenes(reader: ShardReader) -> None:
 def read_scene(reader: ShardReader, index: int) -> EncodedScene:
     """Read the two members of a scene, whatever else the sample holds."""
     key = reader.keys[index]
-    return open_scene(key, reader.read(index, find_scene_members(key, reader.suffixes(index))))
+    members = reader.read(index, find_scene_members(key, reader.suffixes(index)))
+    return open_scene(key, members, len(reader.classes))
 
 
 def decode_scene(reader: ShardReader, index: int) -> Sample:
@@ -96,12 +105,12 @@ def decode_scene(reader: ShardReader, index: int) -> Sample:
     return read_scene(reader, index).decode()
 
 
-def _decode_label(where: str, content: bytes, suffix: str) -> UInt8[np.ndarray, "H W"]:
-    if suffix in LABEL_ID_LABELS:
-        return decode_label_ids(content, where)
-    label = decode_gray(content, where)
-    allowed = f"train ids 0..{NUM_CLASSES - 1}, {OUTLIER_ID} (outlier) and {VOID_ID} (void)"
-    _require_values(label, NUM_CLASSES, OUTLIER_ID - 1, where, allowed)
+def _decode_label(where: str, content: bytes, suffix: str, num_classes: int) -> UInt8[np.ndarray, "H W"]:
+    is_coded = suffix in LABEL_ID_LABELS
+    label = decode_label_ids(content, where) if is_coded else decode_gray(content, where)
+    allowed = f"train ids 0..{num_classes - 1}, {OUTLIER_ID} (outlier) and {VOID_ID} (void)"
+    if num_classes < OUTLIER_ID:
+        _require_values(label, num_classes, OUTLIER_ID - 1, where, allowed)
     return label
 
 

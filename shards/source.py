@@ -149,9 +149,9 @@ def open_source(path: Path, setting: str) -> Source:
     return ZipSource(path)
 
 
-def list_near(source: Source) -> list[str]:
-    """Return the names of the files that lie directly in a source or one folder below."""
-    return sorted({*source.match("*"), *source.match("*/*")})
+def list_near(source: Source, depth: int = 2) -> list[str]:
+    """Return the names of the files that lie directly in a source or one folder below; or at more depths."""
+    return sorted({name for n in range(depth) for name in source.match("/".join("*" * (n + 1)))})
 
 
 @lru_cache(maxsize=4)

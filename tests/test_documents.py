@@ -18,10 +18,11 @@ from trainer.config import FinetuneConfig
 from trainer.losses.options import BASES, CLASS_HEADS, OUTLIER_CLASS_TERM, OUTLIER_OPTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("jobs/configs", "jobs/classes", "slurm/examples")
 DOCUMENTS = sorted(
     [
         *(path for folder in (".", "docs") for path in (ROOT / folder).glob("*.md")),
-        *(path for folder in ("jobs/configs", "slurm/examples") for path in (ROOT / folder).rglob("*.yaml")),
+        *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.yaml")),
     ]
 )
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]

@@ -10,7 +10,7 @@ from outlier_paste.config import PasteConfig
 from shards.config import StreamConfig
 from shards.errors import InputError
 from shards.files import Location, require_name
-from shards.schema import DEFAULT_SIZE, NUM_CLASSES
+from shards.schema import DEFAULT_SIZE
 from trainer.losses.options import CLASS_HEADS, OUTLIER_CLASS_TERM, LossConfig
 from trainer.sections import EmaConfig, LoopConfig, OptimConfig, ScheduleConfig
 
@@ -105,7 +105,7 @@ class ValidationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """Fine-tune EoMT on Cityscapes shards: `python -m jobs.finetune [CONFIG.yaml] [--section.setting value]`.
+    """Fine-tune EoMT on shards of scenes: `python -m jobs.finetune [CONFIG.yaml] [--section.setting value]`.
 
     Everything goes to OUT/NAME/: config.yaml, provenance.json, log.txt, checkpoints/, TensorBoard's files.
     With --resume a run that is there continues from its newest checkpoint (or starts, if there is none).
@@ -139,11 +139,6 @@ class FinetuneConfig:
         require_name(self.name, "name")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed must be in 0..{2**32 - 1}, got {self.seed}")
-        if self.model.num_classes not in (0, NUM_CLASSES):
-            given = f"{NUM_CLASSES}, as many as the shards have, got {self.model.num_classes}"
-            remedy = f"--model.num_classes {NUM_CLASSES} --init.skip class_head"
-            start = f"weights of another label set can start with {remedy}"
-            raise InputError(f"model.num_classes must be {given}; {start}")
         if self.validation.select and not self.loop.eval_every:
             raise InputError("validation.select: loop.eval_every is 0, so that nothing is ever measured")
         self._check_model_of_loss()

@@ -80,9 +80,9 @@ def fit_micro_batch(accelerator: Accelerator, batch_size: int, attempt: Callable
         size = smaller
 
 
-def fullest_batch(size: int, crop: tuple[int, int]) -> Batch:
+def fullest_batch(size: int, crop: tuple[int, int], num_classes: int = NUM_CLASSES) -> Batch:
     """Return a batch that needs as much memory as any: every class, outliers and void in every image."""
-    values = torch.tensor([*range(NUM_CLASSES), OUTLIER_ID, VOID_ID], dtype=torch.uint8)
+    values = torch.tensor([*range(num_classes), OUTLIER_ID, VOID_ID], dtype=torch.uint8)
     height, width = crop
     row = values[torch.arange(width) * len(values) // max(width, len(values))]
     label = row.expand(size, height, width).contiguous()

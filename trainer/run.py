@@ -17,8 +17,9 @@ from models.segmenter import compile_model
 from models.weights.checkpoint import initialise_model
 from outlier_paste.paste import build_paste
 from shards.errors import InputError
+from shards.location import find_classes
 from shards.output import make_folder
-from shards.reader import ShardReader
+from shards.reader import ShardReader, list_shards
 from shards.scene import read_scene
 from shards.schema import OUTLIER_ID
 from shards.stream import Stream, build_stream
@@ -53,7 +54,10 @@ def open_run(
     config = start.config
     set_seed(config.seed)
     if start.checkpoint is None:
-        model = initialise_model(config.model, config.init)
+        data = config.data
+        shards = list_shards(data.shards, data.split, cache=data.cache, max_errors=data.max_errors)
+        sets = tuple(dict.fromkeys(shard.title for shard in shards if shard.title))
+        model = initialise_model(config.model.of_classes(find_classes(shards), sets), config.init)
         apply_adaptation(model, config.adapt)
         config = dataclasses.replace(config, model=model.config)  # complete, and checked as a whole
     accelerator = make_accelerator(config.loop.precision, start.folder)
@@ -86,7 +90,7 @@ def _fit_memory(config: FinetuneConfig, model: EoMT, accelerator: Accelerator) -
     loss = build_loss(config.loss)
 
     def attempt(size: int) -> None:
-        batch = fullest_batch(size, config.data.crop)
+        batch = fullest_batch(size, config.data.crop, model.config.num_classes)
         try_step(accelerator, model, loss, config.loss.weights, config.schedule, batch)
 
     size = fit_micro_batch(accelerator, config.data.batch_size, attempt)
@@ -114,7 +118,7 @@ def _build(
     if start.checkpoint is not None:
         state = restore_training(accelerator, start.checkpoint, model, optimizer, lr_schedule, ema)
     state.best.metric, state.best.patience = config.validation.select, config.validation.patience
-    stream = _open_stream(config, accelerator, state.samples_seen)
+    stream = _open_stream(config, model, accelerator, state.samples_seen)
     require_same_samples(state, stream, batch, accelerator.num_processes)
     shown, folder = config.tracking, start.folder
     describe = partial(describe_groups, optimizer, model, config.loop.max_grad_norm)
@@ -138,14 +142,17 @@ def _build(
     )
 
 
-def _open_stream(config: FinetuneConfig, accelerator: Accelerator, start: int) -> Stream:
+def _open_stream(config: FinetuneConfig, model: EoMT, accelerator: Accelerator, start: int) -> Stream:
     """Open this process's share of the samples, from the position on at which the run stands."""
     ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
-    paste = build_paste(config.paste)
+    classes = model.config.class_table
+    paste = build_paste(config.paste, classes)
     stream = build_stream(config.data, seed=config.seed, **ranks, start_position=start, transform=paste)
+    reader = stream.dataset.reader
+    classes.require_fit(reader.classes, "--resume: the run", "data.shards", "a resumed run keeps its data")
     terms = (config.loss.name,) if config.loss.trains_head else config.loss.outlier
     if terms and paste is None:
-        _require_outliers(stream.dataset.reader, ", ".join(terms))
+        _require_outliers(reader, ", ".join(terms))
     return stream
 
 

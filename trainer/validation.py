@@ -27,7 +27,7 @@ from outlier_paste.config import PasteConfig
 from outlier_paste.validation_set import require_unseen
 from shards.reader import ShardReader, open_shards
 from shards.scene import decode_scene, require_scenes
-from shards.schema import NORMAL, VOID, VOID_ID
+from shards.schema import NORMAL, VOID, VOID_ID, ClassTable
 from trainer.config import TrackingConfig, ValidationConfig
 from trainer.state import show_metric
 from trainer.tracking import show_distribution, show_picture, show_precision_recall
@@ -61,12 +61,14 @@ class Validation:
         Fractions in [0, 1], and per score the gap between the medians of anomalous and normal pixels.
         """
 
+        classes = model.config.class_table
+
         def make(scores: tuple[str, ...] = ()) -> Predictor:
             predict = make_predictor(model, self.accelerator.device, scores=scores, unmasked=unmasked)
             return SlidingPredictor(predict, model.image_size)
 
         with merged(model):
-            scalars = self._measure_scenes(make, step) | self._measure_pasted(make, step)
+            scalars = self._measure_scenes(make, step) | self._measure_pasted(make, step, classes)
         metrics = {tag.removeprefix("Validation/"): value for tag, value in scalars.items()}
         named = [f"{name} {show_metric(name, value)}" for name, value in metrics.items()]
         logger.info("validation at step %d: %s", step, "  ".join(named))
@@ -81,7 +83,7 @@ class Validation:
         if self._num_probes and worker.leads:
             chosen = sorted(choose_examples(count, self._num_probes))
             probes = [self._draw_scene(make, self.scenes, index) for index in chosen]
-            self._show("scenes", f"validation scenes at step {step}", probes, step)
+            self._show("scenes", f"validation scenes at step {step}", probes, step, self.scenes.classes)
         return {"Validation/miou": result.miou}
 
     def _draw_scene(self, make: MakePredictor, reader: ShardReader, index: int) -> Example:
@@ -91,7 +93,7 @@ class Validation:
         example = Example(scene.key, scene.image, target, predicted.classes, predicted.scores, scene.label)
         return example.shrink()
 
-    def _measure_pasted(self, make: MakePredictor, step: int) -> dict[str, float]:
+    def _measure_pasted(self, make: MakePredictor, step: int, classes: ClassTable) -> dict[str, float]:
         if self.pasted is None:
             return {}
         names, scalars = self.config.scores, dict[str, float]()
@@ -117,13 +119,16 @@ class Validation:
                 show_precision_recall(self.accelerator, tag, each.counts, step)
                 show_distribution(self.accelerator, f"scores/{record.score}", each.distribution, step)
         if result.examples:
-            self._show("pasted", f"pasted objects at step {step}", result.examples, step)
+            self._show("pasted", f"pasted objects at step {step}", result.examples, step, classes)
         shared = [scalars]
         broadcast_object_list(shared)
         return shared[0]
 
-    def _show(self, name: str, title: str, examples: Sequence[Example], step: int) -> None:
-        show_picture(self.accelerator, f"probes/{name}", add_title(title, draw_panels(examples)), step)
+    def _show(
+        self, name: str, title: str, examples: Sequence[Example], step: int, classes: ClassTable
+    ) -> None:
+        panels = add_title(title, draw_panels(examples, classes))
+        show_picture(self.accelerator, f"probes/{name}", panels, step)
 
     @property
     def _num_probes(self) -> int:
@@ -167,4 +172,7 @@ def build_validation(
     if scenes is None and pasted is None:
         return None
     require_readable(model, config.scores, "validation.scores: the model")  # probes of scenes show them too
+    if scenes is not None:
+        where, advice = "validation.shards: the model", "mIoU compares the same classes"
+        model.config.class_table.require_fit(scenes.classes, where, "the shards", advice)
     return Validation(config, scenes, pasted, accelerator, folder, tracking)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -15,7 +16,7 @@ from torch import Tensor
 from eval.metrics.bootstrap import Interval, bootstrap_intervals
 from eval.predict.scores import msp, normalized_msp
 from shards.errors import InputError
-from shards.schema import CITYSCAPES_CLASSES, NUM_CLASSES, OUTLIER_ID, VOID_ID
+from shards.schema import CITYSCAPES, NUM_CLASSES, OUTLIER_ID, VOID_ID
 
 NUM_BINS = 15
 """Of confidence, of equal width."""
@@ -25,7 +26,7 @@ _STRIP_ROWS = 32
 
 
 def count_classes(
-    label: UInt8[np.ndarray, "H W"], prediction: UInt8[np.ndarray, "H W"]
+    label: UInt8[np.ndarray, "H W"], prediction: UInt8[np.ndarray, "H W"], num_classes: int = NUM_CLASSES
 ) -> Int64[np.ndarray, "C C"]:
     """Count the pixels of an image per true class (row) and predicted class (column); images add up.
 
@@ -43,12 +44,12 @@ def count_classes(
         # A 2-d histogram of bytes: three times as fast as np.bincount, which casts to int64 first.
         histogram += cv2.calcHist(pair, [0, 1], None, [256, 256], [0, 256, 0, 256]).astype(np.int64)
     histogram[[VOID_ID, OUTLIER_ID]] = 0
-    unknown = np.flatnonzero(histogram[NUM_CLASSES:].any(axis=1))
+    unknown = np.flatnonzero(histogram[num_classes:].any(axis=1))
     if unknown.size:
-        allowed = f"0..{NUM_CLASSES - 1}, {OUTLIER_ID} (outlier) and {VOID_ID} (void)"
-        raise InputError(f"miou: label value {NUM_CLASSES + unknown[0]}; allowed are {allowed}")
-    assert not histogram[:, NUM_CLASSES:].any(), "a predicted class beyond the last"
-    return histogram[:NUM_CLASSES, :NUM_CLASSES]
+        allowed = f"0..{num_classes - 1}, {OUTLIER_ID} (outlier) and {VOID_ID} (void)"
+        raise InputError(f"miou: label value {num_classes + unknown[0]}; allowed are {allowed}")
+    assert not histogram[:, num_classes:].any(), "a predicted class beyond the last"
+    return histogram[:num_classes, :num_classes]
 
 
 def iou_of(counts: Shaped[np.ndarray, "*B C C"]) -> Float64[np.ndarray, "*B C"]:
@@ -69,10 +70,12 @@ def mean_iou(counts: Shaped[np.ndarray, "*B C C"]) -> Float64[np.ndarray, "*B"]:
     return np.divide(np.nansum(iou, axis=-1), total, out=np.full(total.shape, np.nan), where=total > 0)
 
 
-def unseen_classes(counts: Shaped[np.ndarray, "C C"]) -> tuple[str, ...]:
+def unseen_classes(
+    counts: Shaped[np.ndarray, "C C"], names: Sequence[str] = CITYSCAPES.names
+) -> tuple[str, ...]:
     """Name the classes that `mean_iou` counts with 0 since they are predicted and in no label."""
     unseen = np.flatnonzero(~counts.any(axis=1) & counts.any(axis=0))
-    return tuple(CITYSCAPES_CLASSES[i].name for i in unseen)
+    return tuple(names[i] for i in unseen.tolist())
 
 
 def count_confidence(
@@ -140,7 +143,11 @@ class ClosedSetCounts(NamedTuple):
 
 
 def count_scene(
-    class_scores: Float[Tensor, "N H W"], label: UInt8[np.ndarray, "H W"], *, has_evidence: bool
+    class_scores: Float[Tensor, "N H W"],
+    label: UInt8[np.ndarray, "H W"],
+    num_classes: int = NUM_CLASSES,
+    *,
+    has_evidence: bool,
 ) -> tuple[Int64[np.ndarray, "C C"], Float64[np.ndarray, "3 K"]]:
     """Count the predicted classes (argmax of class scores) of a scene, and their confidence.
 
@@ -150,16 +157,19 @@ def count_scene(
         has_evidence: whether class scores are sums of probabilities; if not, they are logits.
     """
     doubt = normalized_msp if has_evidence else msp
-    strips = class_scores[:NUM_CLASSES].split(_STRIP_ROWS, dim=1)
+    strips = class_scores[:num_classes].split(_STRIP_ROWS, dim=1)
     with torch.no_grad():
         confidence = torch.cat([1 - doubt(strip[None])[0] for strip in strips]).numpy()
         predictions = [strip.max(dim=0).indices.to(torch.uint8) for strip in strips]
     prediction = torch.cat(predictions).numpy()
     labelled = (label != VOID_ID) & (label != OUTLIER_ID)
-    return count_classes(label, prediction), count_confidence(confidence, prediction == label, labelled)
+    confusion = count_classes(label, prediction, num_classes)
+    return confusion, count_confidence(confidence, prediction == label, labelled)
 
 
-def measure_closed_set(counts: ClosedSetCounts, *, intervals: bool = True) -> MiouResult:
+def measure_closed_set(
+    counts: ClosedSetCounts, names: Sequence[str] = CITYSCAPES.names, *, intervals: bool = True
+) -> MiouResult:
     """Add frames up, and resample them where `intervals` are asked for.
 
     Raises:
@@ -169,8 +179,8 @@ def measure_closed_set(counts: ClosedSetCounts, *, intervals: bool = True) -> Mi
     whole = confusion.sum(axis=0)
     if not whole.any():
         raise InputError("miou: no labelled pixel was seen; are all labels void?")
-    by_class = zip(CITYSCAPES_CLASSES, iou_of(whole).tolist(), strict=True)
-    iou = {entry.name: None if math.isnan(value) else value for entry, value in by_class}
+    by_class = zip(names, iou_of(whole).tolist(), strict=True)
+    iou = {name: None if math.isnan(value) else value for name, value in by_class}
 
     def of_sets(weights: Float64[np.ndarray, "B R"]) -> tuple[Float64[np.ndarray, " B"], ...]:
         drawn = np.tensordot(weights, confusion.astype(np.float64), axes=1)

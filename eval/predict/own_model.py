@@ -32,6 +32,7 @@ from eval.predict.scores import SCORES
 from eval.predict.windows import ModelSource, resize_image, to_tensor
 from shards.errors import InputError
 from shards.files import hash_file, require_name
+from shards.schema import CITYSCAPES, unnamed_classes
 
 LOGITS = "logits"
 MapOrTensor = np.ndarray | Tensor
@@ -63,6 +64,8 @@ class OwnPredictor:
         """Names of the scores that are measured."""
         self.num_classes = 0
         """Classes of its logits; 0: it returns none."""
+        self.classes = CITYSCAPES
+        """Their names, where there are as many; whoever knows others sets them."""
 
     def choose_scores(
         self, image: UInt8[np.ndarray, "H W 3"], asked: tuple[str, ...], setting: str = "--scores"
@@ -83,6 +86,7 @@ class OwnPredictor:
         if logits is not None and len(logits) < 2:
             raise InputError(f"{self._where}: logits are of one class; scores compare two or more")
         self.num_classes = 0 if logits is None else len(logits)
+        self.classes = unnamed_classes(self.num_classes or len(CITYSCAPES))
         of_logits = [name for name in SCORES if not NEEDS[name]]
         known = (*(of_logits if self.num_classes else ()), *maps)
         if asked == DEFAULT_SCORES:

@@ -49,6 +49,8 @@ class CacheInfo:
     """Factor of distances in the class logits of an IsoMax+ head; 0 of other heads."""
     limit: int | None = None
     """As of `eval.report.record.Record`."""
+    classes: tuple[str, ...] = ()
+    """Names of the closed set's classes; empty: Cityscapes', or there is no such set."""
 
 
 @dataclass(frozen=True, kw_only=True)

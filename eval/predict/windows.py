@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
+
+from shards.schema import CITYSCAPES, ClassTable
 
 
 @runtime_checkable
@@ -50,6 +52,25 @@ class ModelSource:
     scores: tuple[str, ...]
     """Names of the scores that it is built for."""
     load: Callable[[], Predictor]
+    trained_on: tuple[str, ...] = ()
+    """Names of the sets of scenes that it says it was trained on; Cityscapes alone may be left out."""
+
+    def with_classes(self, classes: ClassTable) -> ModelSource:
+        """Return a model whose predictor calls its classes so."""
+
+        def load() -> Predictor:
+            predictor: Any = self.load()
+            predictor.classes = classes
+            return predictor  # type: ignore[no-any-return]
+
+        named = self.fingerprint if classes == CITYSCAPES else f"{self.fingerprint} {classes.colors}"
+        return replace(self, fingerprint=named, load=load)
+
+
+def classes_of(predictor: Predictor) -> ClassTable:
+    """Return the classes that a predictor names; Cityscapes' where it names none."""
+    classes: ClassTable = getattr(predictor, "classes", CITYSCAPES)
+    return classes
 
 
 def to_tensor(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[Tensor, "3 H W"]:
@@ -155,6 +176,7 @@ class SlidingPredictor:
     windows_at_once: int = 4
     has_evidence: bool = True
     stride: int = 0
+    classes: ClassTable = CITYSCAPES
 
     @property
     def sees(self) -> str:

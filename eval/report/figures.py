@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from eval.metrics.binned import ImageCounts
 from eval.predict.log_odds import FORMS, centred_energy
-from shards.schema import ANOMALY, CITYSCAPES_CLASSES, NORMAL, VOID
+from shards.schema import ANOMALY, CITYSCAPES, NORMAL, VOID, ClassTable
 
 matplotlib.use("Agg")
 _DPI = 110
@@ -76,7 +76,9 @@ def add_title(title: str, panels: UInt8[np.ndarray, "_H W 3"]) -> UInt8[np.ndarr
 
 
 def draw_panels(
-    examples: Sequence[Example], marked: str = "ground truth (void grey)"
+    examples: Sequence[Example],
+    classes: ClassTable = CITYSCAPES,
+    marked: str = "ground truth (void grey)",
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Draw rows of frames and columns image | ground truth | each score | predicted classes.
 
@@ -96,9 +98,10 @@ def draw_panels(
         truth = example.truth
         outlined = _put_text(example.image.copy(), example.title, (5, 15), (0, 0, 0), 3)
         panels = [_put_text(outlined, example.title, (5, 15), (255, 255, 255))]
-        panels += [draw_target(example.image, example.target) if truth is None else color_classes(truth)]
+        shown = draw_target(example.image, example.target) if truth is None else color_classes(truth, classes)
+        panels += [shown]
         panels += [color_scores(example.scores[name], *ends[name]) for name in names]
-        rows.append(_join([*panels, color_classes(example.prediction)], axis=1))
+        rows.append(_join([*panels, color_classes(example.prediction, classes)], axis=1))
     return _join(rows, axis=0)
 
 
@@ -123,11 +126,11 @@ def color_scores(scores: Float32[np.ndarray, "h w"], low: float, high: float) ->
     return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
 
 
-def color_classes(prediction: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Paint train ids in the Cityscapes palette; every other value black."""
-    palette = np.zeros((256, 3), dtype=np.uint8)
-    palette[: len(CITYSCAPES_CLASSES)] = [entry.color for entry in CITYSCAPES_CLASSES]
-    return palette[prediction]
+def color_classes(
+    prediction: UInt8[np.ndarray, "h w"], classes: ClassTable = CITYSCAPES
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Paint train ids in the colours of their classes; every other value black."""
+    return classes.palette()[prediction]
 
 
 def draw_target(

@@ -65,6 +65,9 @@ class Record:
     pasted: str = ""
     """Words for which anomalies of test sets training may have pasted; empty: not known, or none at all."""
 
+    trained_on: str = ""
+    """Names of the sets of scenes that it was trained on; empty: Cityscapes alone, or not known."""
+
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             numbers = value if isinstance(value, tuple) else (value,)

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float32, UInt8
 from eval.metrics.measure import ImageMetrics, round_scores
 from eval.protocol import Protocol
 from eval.report.figures import Example, plot_frames
-from shards.schema import ANOMALY, CITYSCAPES_CLASSES, NORMAL
+from shards.schema import ANOMALY, CITYSCAPES, NORMAL, ClassTable
 
 FrameMaps = tuple[Float32[np.ndarray, "H W"], UInt8[np.ndarray, "H W"], UInt8[np.ndarray, "H W"]]
 """Scores, target and predicted train ids."""
@@ -63,6 +63,7 @@ def analyse_errors(
     stems: Sequence[str],
     read_maps: Callable[[int], FrameMaps],
     read_image: Callable[[int], UInt8[np.ndarray, "H W 3"]],
+    classes: ClassTable = CITYSCAPES,
 ) -> ErrorAnalysis:
     """Draw the best and worst frames and count the slices of all at the `threshold` of FPR95.
 
@@ -73,7 +74,7 @@ def analyse_errors(
     counts: Counter[tuple[Slice, bool]] = Counter()
     for row in rows:
         scores, target, prediction = read_maps(row.image)
-        counts += count_slices(round_scores(scores, protocol), target, prediction, threshold)
+        counts += count_slices(round_scores(scores, protocol), target, prediction, threshold, classes)
     frames = []
     for which, row in choose_extremes(rows):
         assert row.metrics is not None
@@ -89,6 +90,7 @@ def count_slices(
     target: UInt8[np.ndarray, "H W"],
     prediction: UInt8[np.ndarray, "H W"],
     threshold: float,
+    classes: ClassTable = CITYSCAPES,
 ) -> Counter[tuple[Slice, bool]]:
     """Count, per slice, the pixels of a frame that reach the threshold (True) and that do not (False)."""
     counts: Counter[tuple[Slice, bool]] = Counter()
@@ -114,8 +116,8 @@ def count_slices(
     near = cv2.dilate(anomalous.astype(np.uint8), kernel) > 0
     count("alarm", f"within {NEAR_PIXELS} px of an anomaly", normal & near)
     count("alarm", "elsewhere", normal & ~near)
-    alarms = np.bincount(prediction[normal & called], minlength=len(CITYSCAPES_CLASSES))
-    for entry, number in zip(CITYSCAPES_CLASSES, alarms.tolist(), strict=False):
+    alarms = np.bincount(prediction[normal & called], minlength=len(classes))
+    for entry, number in zip(classes.classes, alarms.tolist(), strict=False):
         counts[Slice("alarms by class", entry.name), True] += number
         counts[Slice("alarms by class", entry.name), False] += int(alarms.sum()) - number
     return counts

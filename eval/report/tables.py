@@ -156,12 +156,14 @@ def build_table(
 
 
 def _notes(records: Sequence[Record]) -> Iterator[str]:
-    """Yield the sentences on what models saw, on what was pasted, and on classes that no label has."""
+    """Yield the sentences on what models saw and trained on, and on classes that no label has."""
     models = _group_titles(records, "sees")
     for sees, titles in models.items():
         yield f"{f'Input of {titles}' if len(models) > 1 else 'Model input'}: {sees}."
     for pasted, titles in _group_titles(records, "pasted").items():
         yield f"Objects pasted in training of {titles}: {pasted}."
+    for sets, titles in _group_titles(records, "trained_on").items():
+        yield f"Scenes that {titles} trained on: {sets}."
     for images in dict.fromkeys(record.miou_images for record in records if record.miou_images):
         yield f"mIoU on {images}."
     for title, names in dict.fromkeys((record.title, record.miou_unseen) for record in records):

@@ -14,6 +14,7 @@ from eval.report.figures import plot_temperatures
 from eval.report.record import Record, csv_text, render_csv, render_json
 from eval.report.tables import MISSING, Table, build_tables, latex_tables, markdown_row, markdown_tables
 from eval.temperature import Kind, Sweep, Variant
+from shards.schema import CITYSCAPES
 
 _PRECISION = (
     "Predictions read back from half precision. Numbers here are measured in float32; the search for a best "
@@ -45,6 +46,8 @@ class TemperatureReport:
     """Temperature of least NLL on the closed set."""
     confusion: Mapping[float, Int64[np.ndarray, "C C"]]
     """Pixels of the closed set per true and predicted class, by query temperature; empty without that set."""
+    calibrated_on: str = "Cityscapes val"
+    """Name of the closed set."""
 
     def render(self, all_columns: bool) -> dict[str, str | bytes]:
         """Render all files, by name; `all_columns` as of `eval.report.tables.list_columns`."""
@@ -70,6 +73,7 @@ class TemperatureReport:
 
     def _record(self, sweep: Sweep, variant: Variant, source: str | None) -> Record:
         metrics, confusion = sweep.metrics[variant], self.confusion.get(variant.divisors[0])
+        names = self.info.classes or CITYSCAPES.names
         return Record(
             model=self.info.model,
             checkpoint=self.info.checkpoint,
@@ -89,7 +93,7 @@ class TemperatureReport:
             best_f1=metrics.best_f1,
             limit=sweep.cached.limit,
             sees=sweep.cached.sees,
-            miou_unseen=() if confusion is None else unseen_classes(confusion),
+            miou_unseen=() if confusion is None else unseen_classes(confusion, names),
         )
 
     def _markdown(self, tables: Sequence[Table]) -> str:
@@ -98,7 +102,7 @@ class TemperatureReport:
             name = self.validation.name
             parts.append(f"Best temperatures were chosen by AP on {name}, which is no test set.\n")
         if self.calibration is not None:
-            criterion = "least NLL of the closed set on Cityscapes val"
+            criterion = f"least NLL of the closed set on {self.calibrated_on}"
             parts.append(f"Calibration temperature ({criterion}): {self.calibration:.3g}.\n")
         for sweep in self.sweeps:
             for kind, end in sweep.at_end.items():

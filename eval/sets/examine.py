@@ -23,12 +23,12 @@ from eval.submissions.benchmark import BENCHMARKS
 from shards.errors import InputError, and_more
 from shards.files import hash_file
 from shards.picture import decode_picture
-from shards.prepare import cityscapes
 from shards.prepare.annotations import read_instances
-from shards.prepare.cityscapes import Split, list_frames, open_cityscapes
+from shards.prepare.cityscapes import list_frames, open_cityscapes
 from shards.prepare.coco import find_picture
+from shards.prepare.scenes import SceneFrame, Split
 from shards.scene import decode_label_ids
-from shards.schema import ANOMALY, CITYSCAPES_CLASSES, NORMAL, VOID_ID
+from shards.schema import ANOMALY, CITYSCAPES, NORMAL, VOID_ID
 from shards.source import list_visible, open_source
 
 T = TypeVar("T")
@@ -154,7 +154,7 @@ def _examine_unlabelled(root: Path, limit: int) -> Iterable[Findings]:
 def _examine_cityscapes(root: Path, limit: int) -> Findings:
     findings = Findings("Cityscapes")
 
-    def read(frame: cityscapes.CityscapesFrame) -> np.ndarray:
+    def read(frame: SceneFrame) -> np.ndarray:
         picture = decode_picture(files.images.read(frame.image), files.images.locate(frame.image))
         where = files.labels.locate(frame.label)
         label = decode_label_ids(files.labels.read(frame.label), where)
@@ -173,7 +173,7 @@ def _examine_cityscapes(root: Path, limit: int) -> Findings:
             findings.compare(f"{split} frames", len(frames), known)
             _, counts = findings.read(frames[: limit or None], read, f"{split} sizes", CITYSCAPES_SIZE)
             shares = counts.sum(0) / max(1, counts.sum())
-            names = {i: entry.name for i, entry in enumerate(CITYSCAPES_CLASSES)} | {VOID_ID: "void"}
+            names = dict(enumerate(CITYSCAPES.names)) | {VOID_ID: "void"}
             line = ", ".join(f"{name} {shares[i]:.4f}" for i, name in names.items())
             findings.lines.append(f"{split} shares: {line}")
     return findings

@@ -67,6 +67,10 @@ def _describe(checkpoint: Checkpoint, report: LoadReport) -> Iterator[str]:
         yield f"  model    {config.size}, {sizes}, {heads}"
         if config.outlier_head.exists:
             yield f"  outlier head {config.outlier_head}"
+        if config.classes:
+            yield f"  classes  {', '.join(config.classes)}"
+        if config.trained_on:
+            yield f"  trained  on {', '.join(config.trained_on)}"
     if trunk := config.trunk if config else checkpoint.trunk:
         yield f"  trunk    {trunk}"
     if checkpoint.origin:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,8 +36,10 @@ from shards.manifest import read_manifest
 from shards.prepare.objects import find_test_categories
 from shards.reader import ShardReader, open_shards
 from shards.scene import require_scenes
-from shards.schema import NUM_CLASSES
+from shards.schema import ClassTable
 from shards.settings import read_settings
+
+_ALONE = "leave it out to measure anomaly scores alone"
 
 
 def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
@@ -59,9 +63,10 @@ def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
     test_sets = _find_test_sets(options)
     scenes = _open_scenes(options.cityscapes) if options.cityscapes else None
     recorder = PredictionRecorder()
-    model = _open_source(source, options, device, test_sets, recorder)
+    model = _open_source(source, options, device, test_sets, recorder, scenes)
     network = network_key(model.fingerprint, options.precision, options.compile, device)
     info = CacheInfo(model=title, checkpoint=str(source), fingerprint=hash_key(network), limit=options.limit)
+    info = replace(info, classes=scenes.classes.names) if scenes else info
     return Evaluation(
         out=options.out,
         earlier=options.earlier,
@@ -112,6 +117,7 @@ def _open_source(
     device: torch.device,
     test_sets: Sequence[TestSet],
     recorder: PredictionRecorder,
+    scenes: ShardReader | None,
 ) -> ModelSource:
     """Open what `_find_source` found; a user's model and maps are read and checked at once."""
     if options.score_maps is not None:
@@ -125,15 +131,21 @@ def _open_source(
             options.precision,
             windows_at_once=options.windows_at_once,
             compiled=options.compile,
-            cityscapes=options.cityscapes is not None,
+            check_classes=partial(_require_classes, scenes, source) if scenes else None,
             recorder=recorder if options.cache else None,
         )
     first = read_image(test_sets[0].frames[0])
     model, num_classes = open_own_model(options.model_file, first, options.scores)
-    if options.cityscapes is not None and num_classes != NUM_CLASSES:
-        given = f"{options.model_file} answers logits of {num_classes} classes, Cityscapes has {NUM_CLASSES}"
-        raise InputError(f"--cityscapes: {given}; leave it out to measure anomaly scores alone")
-    return model
+    if scenes is not None and num_classes != len(scenes.classes):
+        held = f"{scenes.shards[0].title or 'Cityscapes'} has {len(scenes.classes)}"
+        given = f"{options.model_file} answers logits of {num_classes} classes, {held}"
+        raise InputError(f"--cityscapes: {given}; {_ALONE}")
+    return model if scenes is None else model.with_classes(scenes.classes)
+
+
+def _require_classes(scenes: ShardReader, source: Path, classes: ClassTable) -> None:
+    title = scenes.shards[0].title or "Cityscapes"
+    classes.require_fit(scenes.classes, f"--cityscapes: {source}", title, _ALONE)
 
 
 def _describe_pasted(source: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ from shards.errors import InputError
 from shards.files import to_json
 from shards.output import staged_folder
 from shards.picture import require_sane_size
-from shards.schema import CITYSCAPES_CLASSES, NUM_CLASSES
+from shards.schema import CITYSCAPES, NUM_CLASSES, ClassTable
 
 
 def export(options: ExportOptions) -> str:
@@ -83,7 +84,9 @@ def _export_package(options: ExportOptions) -> str:
         scores, limit = (options.score,), options.windows_at_once
         if not own:
             device, precision = choose_device(options.device), options.precision
-            return open_predictor(source, scores, device, precision, windows_at_once=limit, setting="--score")
+            check = _require_benchmark_classes if BENCHMARKS[options.to].needs_classes else None
+            known: dict[str, Any] = {"windows_at_once": limit, "setting": "--score", "check_classes": check}
+            return open_predictor(source, scores, device, precision, **known)
         model, num_classes = open_own_model(own, read_picture(first.image, first.overlay), scores, "--score")
         if BENCHMARKS[options.to].needs_classes and num_classes != NUM_CLASSES:
             wanted = f"the benchmark wants the {NUM_CLASSES} classes of Cityscapes too"
@@ -99,6 +102,11 @@ def _export_package(options: ExportOptions) -> str:
         score=options.score,
         method=options.method or run_of(source) or source.resolve().stem,
     )
+
+
+def _require_benchmark_classes(classes: ClassTable) -> None:
+    advice = "it wants the predicted class of each pixel too"
+    classes.require_fit(CITYSCAPES, "--to: the checkpoint", "the benchmark", advice)
 
 
 def _export_safetensors(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
@@ -129,22 +137,22 @@ def _export_head(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
 def _export_huggingface(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
     model = load_model(checkpoint, str(options.base or ""))
     config = model.config
-    names = [entry.name for entry in CITYSCAPES_CLASSES]
+    table = config.class_table
     wrong = ""
     if config.class_head != "linear":
         wrong = f"transformers' EoMT has a linear class head; {checkpoint} has {config.class_head}"
     elif config.outlier_class == "trained":
         wrong = f"transformers' EoMT has no outlier class; {checkpoint} has one"
-    elif config.num_classes != len(names):
+    elif not table.is_named:
         unknown = f"{checkpoint} has {config.num_classes} classes, whose names are unknown"
-        wrong = f"{unknown}; the {len(names)} of Cityscapes are needed"
+        wrong = f"{unknown}; the {NUM_CLASSES} of Cityscapes are needed, or those of its own shards"
     elif config.trunk.rotary and config.trunk.gated:
         wrong = f"{SHARED_ACTIVATION}; {checkpoint} has {config.trunk}"
     elif not config.trunk.class_token or config.trunk.pre_norm or not config.trunk.registers:
         wrong = f"transformers' EoMT has DINOv2 with registers or DINOv3; {checkpoint} has {config.trunk}"
     if wrong:
         raise InputError(f"--to huggingface: {wrong}")
-    (folder / "config.json").write_text(to_json(huggingface_config(config, names), indent=2))
+    (folder / "config.json").write_text(to_json(huggingface_config(config, list(table.names)), indent=2))
     (folder / "preprocessor_config.json").write_text(to_json(huggingface_preprocessor(config), indent=2))
     (folder / "README.md").write_text(_describe_card(config))
     model.set_outlier_head(OutlierHeadConfig())  # transformers' EoMT has no place for one
@@ -158,7 +166,8 @@ def _describe_card(config: ModelConfig) -> str:
     """Return the text of a model card: what the network is, and what its weights come from."""
     height, width = config.image_size
     tags = "library_name: transformers\npipeline_tag: image-segmentation"
-    shape = f"windows of {height} x {width}, {config.num_classes} classes of Cityscapes"
+    whose = f": {', '.join(config.classes)}" if config.classes else " of Cityscapes"
+    shape = f"windows of {height} x {width}, {config.num_classes} classes{whose}"
     origin = config.origin or "unknown"
     terms = "The licence of the weights that trained first holds for these too."
     return f"---\n{tags}\n---\n\n# EoMT\n\nTrunk {config.trunk}; {shape}.\n\nOrigin: {origin}.\n\n{terms}\n"

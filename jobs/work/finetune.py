@@ -78,7 +78,8 @@ def _introduce(run: Run, config: FinetuneConfig, explanation: Sequence[str]) -> 
         show_text(accelerator, "run", describe_run(run.folder, [explanation[0], rates]), first)
         count = config.tracking.pasted_scenes if config.tracking.tensorboard else 0
         if step == 0 and count and config.paste.probability > 0:  # before an hour is spent on it
-            sheet = draw_contact_sheet(paste_scenes(config, count), columns=count)
+            scenes, classes = paste_scenes(config, count), config.model.class_table
+            sheet = draw_contact_sheet(scenes, classes, columns=count)
             show_picture(accelerator, "pasted scenes", sheet, first)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -63,7 +63,9 @@ def _measure(
     """Choose temperatures, and measure those of the tables on all sets; `closed` is the labelled one."""
     grid = tuple(sorted({*options.grid, *TABLE_TEMPERATURES}))
     calibration = fit_calibration(options.cache, closed) if closed else None
-    reported = {kind: _list_temperatures(kind, options, info, validation, calibration) for kind in kinds}
+    calibrated_on = closed.name if closed else ""
+    by_nll = {} if calibration is None else {calibration: f"{calibrated_on} by NLL"}
+    reported = {kind: _list_temperatures(kind, options, info, validation, by_nll) for kind in kinds}
     kinds = [kind for kind in kinds if kind[0] != RATIO]  # whose order no T changes
     for each in sweeps:
         each.measure(Variant(*kind, t) for kind in reported for t, _ in reported[kind])
@@ -86,6 +88,7 @@ def _measure(
         chosen=chosen,
         oracle={(name, kind): t for name, best in oracle.items() for kind, t in best.items()},
         calibration=calibration,
+        calibrated_on=calibrated_on,
         confusion=count_confusion(options.cache, closed, sorted(queries)) if closed else {},
     )
 
@@ -95,16 +98,14 @@ def _list_temperatures(
     options: TemperatureOptions,
     info: CacheInfo,
     validation: CachedSet | None,
-    calibration: float | None,
+    by_nll: Mapping[float, str],
 ) -> list[tuple[float, str | None]]:
     """List the temperatures of a table that do not depend on a search, and where each is from."""
     if kind[0] == RATIO:
         judge = [] if validation is None else [validation]
         return [(1.0, None), *((_calibrate_ratio(options.cache, c), f"{c.name} by NLL") for c in judge)]
     found = list(table_temperatures(kind[1], info.entropic_scale).items())
-    if calibration is not None and kind[1] == "pixel":
-        found.append((calibration, "Cityscapes val by NLL"))
-    return found
+    return [*found, *by_nll.items()] if kind[1] == "pixel" else found
 
 
 def _calibrate_ratio(cache: Path, cached: CachedSet) -> float:

@@ -45,7 +45,7 @@ class LabelId(IntEnum):
     BICYCLE = 33
 
 
-EVALUATED = tuple(LabelId(entry.label_id) for entry in CITYSCAPES_CLASSES)
+EVALUATED = tuple(LabelId(*entry.ids) for entry in CITYSCAPES_CLASSES)
 """The 19 classes that Cityscapes scores."""
 
 OBJECT_ID = 60_000
@@ -69,6 +69,6 @@ def label_ids(identities: Integer[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"
 def colour_labels(labels: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
     """Paint label ids in the official palette."""
     palette = np.zeros((256, 3), dtype=np.uint8)
-    colours = {entry.label_id: entry.color for entry in CITYSCAPES_CLASSES} | _OTHER_COLOURS
+    colours = {entry.ids[0]: entry.color for entry in CITYSCAPES_CLASSES} | _OTHER_COLOURS
     palette[list(colours)] = list(colours.values())
     return palette[labels]

@@ -170,15 +170,12 @@ def complete_config(config: ModelConfig, checkpoint: Checkpoint, skip: Sequence[
             raise InputError(f"{where}: a backbone of size {trunk}; model.size says {wanted}")
         return replace(config, size="", trunk=trunk).completed()
     completed, saved = config.completed(checkpoint.config), checkpoint.config
-    free = {"weights", "base", "origin", "image_size", "num_blocks", "entropic_scale"}  # or in no weight
-    free.add("trunk" if completed.size != saved.size else "size")  # which says it in a word, or nothing
-    if (completed.class_head, saved.class_head) == ("isomax", "linear"):
-        free.add("class_head")  # see `IsoMaxHead.start_from`
-    if (completed.outlier_class, saved.outlier_class) == ("trained", "none"):
-        free.add("outlier_class")  # see `_with_outlier_row`
-    free |= set() if saved.outlier_head.width and not is_under("outlier_head", skip) else {"outlier_head"}
-    free |= {"num_queries"} if is_under("queries.weight", skip) else set()
-    free |= {"num_classes", "class_head", "outlier_class"} if is_under("class_head.weight", skip) else set()
+    completed = replace(completed, trained_on=saved.join_sets(config.trained_on))
+    free = _free_settings(completed, saved, skip)
+    if not is_under("class_head.weight", skip) and (config.classes or saved.classes):
+        advice = "--init.skip class_head starts its class head anew"  # names, not numbers alone
+        saved.class_table.require_fit(completed.class_table, where, "the shards", advice)
+        free |= {"num_classes", "classes"}
     differing = [
         f"model.{name} {ours} (checkpoint: {getattr(saved, name)})"
         for name, ours in vars(completed).items()
@@ -190,6 +187,22 @@ def complete_config(config: ModelConfig, checkpoint: Checkpoint, skip: Sequence[
         remedy = f"{remedy} queries, class_head or outlier_head"
         raise InputError(f"{where}: {wrong}; {remedy}")
     return completed
+
+
+def _free_settings(completed: ModelConfig, saved: ModelConfig, skip: Sequence[str]) -> set[str]:
+    """Name the settings in which a model may differ from its weights."""
+    free = {"weights", "base", "origin", "trained_on"}
+    free |= {"image_size", "num_blocks", "entropic_scale"}  # or in no weight
+    free.add("trunk" if completed.size != saved.size else "size")  # which says it in a word, or nothing
+    if (completed.class_head, saved.class_head) == ("isomax", "linear"):
+        free.add("class_head")  # see `IsoMaxHead.start_from`
+    if (completed.outlier_class, saved.outlier_class) == ("trained", "none"):
+        free.add("outlier_class")  # see `_with_outlier_row`
+    free |= set() if saved.outlier_head.width and not is_under("outlier_head", skip) else {"outlier_head"}
+    free |= {"num_queries"} if is_under("queries.weight", skip) else set()
+    if is_under("class_head.weight", skip):
+        free |= {"num_classes", "classes", "class_head", "outlier_class"}
+    return free
 
 
 def _is_size_of(config: ModelConfig, trunk: Trunk) -> bool:

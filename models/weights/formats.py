@@ -125,7 +125,7 @@ def _read_eomt(file: Path, kind: str, weights: dict[str, Tensor], notes: list[st
     num_blocks = 0 if mask_probs is None else len(mask_probs)
     if kind != "eomt-anomaly" and _is_tiny(weights):
         weights = without_unit_scales(weights)
-    described, lora = _read_settings(file, kind, weights)
+    described, lora = read_settings(file, kind, weights)
     if lora is not None:
         weights = merge_weights(weights, lora, str(file))
     elif any(".lora_" in name for name in weights):
@@ -286,11 +286,11 @@ def _read_averages(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Tenso
     return averages
 
 
-def _read_settings(
-    file: Path, kind: str, weights: Mapping[str, Tensor]
+def read_settings(
+    file: Path, kind: str = "eomt-anomaly", weights: Mapping[str, Tensor] | None = None
 ) -> tuple[ModelConfig | None, LoraSettings | None]:
-    """Read the settings of the model beside its weights, or in their header."""
-    if kind == "huggingface" and (file.parent / "config.json").is_file():
+    """Read the settings of the model beside its weights, or in their header; None: none are there."""
+    if weights is not None and kind == "huggingface" and (file.parent / "config.json").is_file():
         return read_huggingface_config(file.parent / "config.json", weights), None
     if kind == "eomt-anomaly":
         if file.name == WEIGHTS_NAME and (file.parent / DESCRIPTION_NAME).is_file():

@@ -82,7 +82,9 @@ def huggingface_config(config: ModelConfig, class_names: Sequence[str]) -> dict[
             "intermediate_size": trunk.hidden,
             "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
         }
+    own = {"classes": config.classes, "trained_on": config.trained_on}
     return kind | {
+        **{name: value for name, value in own.items() if value},
         "hidden_size": trunk.width,
         "num_hidden_layers": trunk.depth,
         "num_attention_heads": trunk.num_heads,
@@ -141,7 +143,8 @@ def read_huggingface_config(path: Path, weights: Mapping[str, Tensor]) -> ModelC
     eps = from_json(float, fields.get("layer_norm_eps", found.norm_eps), f"{path}: layer_norm_eps")
     trunk = asdict(replace(found, norm_eps=eps))
     settings = {"trunk": trunk, "image_size": sides, "num_classes": len(labels), **numbers}
-    return from_json(ModelConfig, settings | {"origin": fields.get("origin", "")}, str(path)).completed()
+    own = {name: fields[name] for name in ("origin", "classes", "trained_on") if name in fields}
+    return from_json(ModelConfig, settings | own, str(path)).completed()
 
 
 def to_huggingface(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
 """Pictures with segment maps, as ADE20K has them, as cut-out objects.
 
-A map is a PNG of its picture's height and width. One channel of 8 or 16 bits holds the number of each pixel's
-segment; three channels hold R + 256 * G + 65536 * B, as COCO's panoptic maps do.
+A map is a PNG of its picture's height and width. One channel of 8 or 16 bits, or the entry of a palette,
+holds the number of each pixel's segment; three channels hold R + 256 * G + 65536 * B, as COCO's panoptic maps
+do.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from jaxtyping import Int32, UInt8
 
 from shards.cutout import Cutout, encode_cutout
 from shards.errors import InputError
-from shards.picture import COLOUR, GREY, GREY16, Picture, decode_numbers
+from shards.picture import COLOUR, GREY, GREY16, PALETTE, Picture, decode_numbers
 from shards.prepare.objects import FilterReport, ObjectSize, plan_bank
 from shards.prepare.plan import EncodedSample, FolderPlan, split_into_shards
 from shards.progress import Progress
 from shards.source import Source, list_near, open_source
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,7 @@ def _cut_segments(
 
 def read_ids(content: bytes, where: str) -> Int32[np.ndarray, "H W"]:
     """Decode a map."""
-    coded = decode_numbers(content, where, (GREY, GREY16, COLOUR))
+    coded = decode_numbers(content, where, (GREY, GREY16, COLOUR, PALETTE))
     if coded.ndim == 2:
         return coded.astype(np.int32)
     blue, green, red = (coded[..., i].astype(np.int32) for i in range(3))  # OpenCV's order

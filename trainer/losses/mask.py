@@ -56,7 +56,7 @@ class MaskLoss(OutlierLoss):
     its name. They are computed in float32 inside autocast and stay connected to the graph when a batch holds
     no class at all. The matcher reads the plain class logits, whatever the classification loss makes of them.
     `class` is the weighted mean of `class_term`'s losses of all queries. With `outlier_class` outliers are
-    segments of class `NUM_CLASSES` (UNO); otherwise of none, and masks should leave their pixels out.
+    segments of class C (UNO); otherwise of none, and masks should leave their pixels out.
 
     Source: Mask2Former, Cheng et al., CVPR 2022; weights and points as EoMT. We differ: normalisers are the
     totals of the whole step (see `StepTotals`), not of a micro-batch; masks are read off the label map.
@@ -80,7 +80,7 @@ class MaskLoss(OutlierLoss):
         self, prediction: Prediction, batch: Batch, totals: StepTotals, generators: Sequence[torch.Generator]
     ) -> dict[str, Float[Tensor, ""]]:
         """Return this batch's share of the step's terms."""
-        segments = find_segments(batch.label, self.outlier_class)
+        segments = find_segments(batch.label, self.outlier_class, prediction.num_classes)
         num_masks = totals.masks + (totals.outlier_masks if self.outlier_class else 0)
         depths = list(zip(prediction.mask_logits, prediction.class_logits, strict=True))
         num_queries, device = depths[0][1].shape[1], depths[0][0].device

@@ -13,7 +13,7 @@ from eval.predict.queries import QueryOutputs, class_claims, mask_energy, outlie
 from eval.predict.score_names import RATIO
 from eval.predict.scores import max_logit, rba
 from models.eomt import Prediction
-from shards.schema import NUM_CLASSES
+from shards.schema import OUTLIER_ID
 from trainer.losses.options import (
     HEAD_LOSS,
     ClassClaimOptions,
@@ -52,14 +52,14 @@ class OutlierTerm(OutlierOptions, ABC):
         """
         weights = weigh_outliers(label) if weights is None else weights
         depths = list(zip(prediction.mask_logits, prediction.class_logits, strict=True))[-self.layers :]
-        maps = prediction.outlier_maps
-        queries = [QueryOutputs(*depth, NUM_CLASSES, outlier_maps=maps) for depth in depths]
+        maps, num_classes = prediction.outlier_maps, prediction.num_classes
+        queries = [QueryOutputs(*depth, num_classes, outlier_maps=maps) for depth in depths]
         return torch.stack([self._at_depth(each, label, totals, weights) for each in queries]).sum()
 
     def _at_depth(self, queries: QueryOutputs, label: Tensor, totals: StepTotals, weights: Tensor) -> Tensor:
         with torch.autocast(queries.mask_logits.device.type, enabled=False):
             inlier, outlier = self.costs(queries, label)
-            inlier = (inlier * (label < NUM_CLASSES)).sum()
+            inlier = (inlier * (label < OUTLIER_ID)).sum()
             outlier = (outlier * weights).sum()  # of which the step has a sum, or none at all
             return 0.5 * (inlier / max(totals.inlier_pixels, 1.0) + outlier / (totals.outlier_pixels or 1.0))
 
@@ -105,7 +105,7 @@ class Rba(RbaOptions, PixelTerm):
 
     A squared hinge on
 
-        RbA = −Σ_c tanh(L[c])  in (−19, 0]
+        RbA = −Σ_c tanh(L[c])  in (−C, 0]
 
     the very score of the evaluation: about −0.76 where one class is sure (L = 1), −0.92 where two share a
     pixel equally, 0 where no query claims it.
@@ -122,7 +122,8 @@ class Rba(RbaOptions, PixelTerm):
     """
 
     def score(self, queries: QueryOutputs) -> Float[Tensor, "B h w"]:
-        return rba(pixel_class_scores(queries.mask_logits, queries.class_logits, num_classes=NUM_CLASSES))
+        masks, classes, num_classes = queries[:3]
+        return rba(pixel_class_scores(masks, classes, num_classes=num_classes))
 
 
 class Energy(EnergyOptions, PixelTerm):
@@ -156,8 +157,8 @@ class Mask2Anomaly(Mask2AnomalyOptions, PixelTerm):
     """
 
     def score(self, queries: QueryOutputs) -> Float[Tensor, "B h w"]:
-        class_scores = pixel_class_scores(queries.mask_logits, queries.class_logits, num_classes=NUM_CLASSES)
-        return 1 + max_logit(class_scores)
+        masks, classes, num_classes = queries[:3]
+        return 1 + max_logit(pixel_class_scores(masks, classes, num_classes=num_classes))
 
     def inlier(self, score: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
         return score.square()
@@ -182,7 +183,7 @@ class ClassClaim(ClassClaimOptions, OutlierTerm):
 
     def costs(self, queries: QueryOutputs, label: Tensor) -> PixelCosts:
         claims = class_claims(queries)
-        known = label.clamp(max=NUM_CLASSES - 1).long()
+        known = label.clamp(max=queries.num_classes - 1).long()
         none = F.interpolate(claims.none[:, None], size=label.shape[-2:], mode="bilinear")[:, 0]
         return -read_own_maps(claims.sole, known), -none
 

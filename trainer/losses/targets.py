@@ -48,11 +48,13 @@ class StepTotals:
     """Images with an outlier pixel: masks more, where outliers are a class."""
 
 
-def find_segments(label: UInt8[Tensor, "B H W"], outlier_class: bool = False) -> Segments:
-    """List which classes occur in which image; with `outlier_class` outliers are one more, `NUM_CLASSES`."""
+def find_segments(
+    label: UInt8[Tensor, "B H W"], outlier_class: bool = False, num_classes: int = NUM_CLASSES
+) -> Segments:
+    """List which classes occur in which image; with `outlier_class` outliers are one more, `num_classes`."""
     if outlier_class:
-        label = label.masked_fill(label == OUTLIER_ID, NUM_CLASSES)
-    present = _count_values(label)[:, : NUM_CLASSES + outlier_class] > 0  # (B, C)
+        label = label.masked_fill(label == OUTLIER_ID, num_classes)
+    present = _count_values(label)[:, : OUTLIER_ID + outlier_class] > 0  # (B, C)
     image_index, class_id = present.nonzero(as_tuple=True)
     return Segments(label, image_index, class_id, tuple(present.sum(dim=1).tolist()))
 
@@ -86,7 +88,7 @@ def count_totals(
     total = torch.zeros(5, dtype=torch.float64, device=labels[0].device)
     for label in labels:
         counts = _count_values(label)
-        inlier, outlier = counts[:, :NUM_CLASSES], counts[:, OUTLIER_ID]
+        inlier, outlier = counts[:, :OUTLIER_ID], counts[:, OUTLIER_ID]
         images = counts.new_tensor(len(label))
         masks, outlier_masks = (inlier > 0).sum(), (outlier > 0).sum()
         weight = weigh_outliers(label, area_exponent).double().sum() if area_exponent else outlier.sum()

@@ -40,6 +40,7 @@ def test_json_has_the_fields_of_the_format_and_null_for_missing():
         "auroc_ci", "miou_ci", "best_f1", "best_f1_ci", "siou", "siou_ci", "ppv", "ppv_ci", "f1_star",
         "f1_star_ci",
         "ece", "ece_ci", "limit", "sees", "miou_images", "miou_unseen", "pasted",
+        "trained_on",
     ]  # fmt: skip
     assert entry["miou"] is None
     assert entry["ap"] == 0.74386

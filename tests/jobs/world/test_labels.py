@@ -8,7 +8,7 @@ from shards.schema import CITYSCAPES_CLASSES
 
 def test_label_ids_bear_the_names_of_the_schema() -> None:
     for entry in CITYSCAPES_CLASSES:
-        assert LabelId(entry.label_id).name.lower().replace("_", " ") == entry.name
+        assert LabelId(entry.ids[0]).name.lower().replace("_", " ") == entry.name
 
 
 def test_label_ids_are_the_thousands_of_instance_ids() -> None:

@@ -83,7 +83,7 @@ def test_labels_hold_the_train_ids_of_the_official_table(root: Path) -> None:
     label_ids = cv2.imread(str(label_path(root, "aachen_000000_000019")), cv2.IMREAD_UNCHANGED)
     expected = np.full(SIZE, VOID_ID)
     for train_id, entry in enumerate(CITYSCAPES_CLASSES):
-        expected[label_ids == entry.label_id] = train_id
+        expected[label_ids == entry.ids[0]] = train_id
     assert (label.dtype, label.shape) == (np.uint8, SIZE)
     np.testing.assert_array_equal(label, expected)
 
