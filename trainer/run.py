@@ -32,7 +32,7 @@ from trainer.memory import fit_micro_batch, fullest_batch, try_step
 from trainer.optim import build_optimizer
 from trainer.resume import restore_model, restore_training
 from trainer.run_folder import Start, hold_run, plan_start, require_same_samples
-from trainer.runtime import Deadline
+from trainer.runtime import StopSignal
 from trainer.schedule import build_lr_schedule
 from trainer.sharding import prepare, shard_model
 from trainer.state import TrainState
@@ -42,7 +42,7 @@ from trainer.validation import build_validation
 
 @contextlib.contextmanager
 def open_run(
-    config: FinetuneConfig, deadline: Deadline, *, resume: bool
+    config: FinetuneConfig, stop: StopSignal, *, resume: bool
 ) -> Iterator[tuple[Run, FinetuneConfig, Sequence[str]]]:
     """Build a run, or restore it from its newest checkpoint, and hold the lock of its folder meanwhile.
 
@@ -59,6 +59,7 @@ def open_run(
     accelerator = make_accelerator(config.loop.precision, start.folder)
     if not accelerator.is_main_process:
         logging.getLogger().setLevel(logging.WARNING)
+    stop.leave_if_asked(in_training=False)
     require_agreement(accelerator, f"{start.folder}: checkpoint to start from", str(start.checkpoint))
     with contextlib.ExitStack() as held:
         if start.is_there:  # before anything is read that another run may be writing
@@ -68,7 +69,7 @@ def open_run(
         what_trains = [f"{config.adapt.mode}; {count_parameters(model)}", *explain_parameters(model)]
         if config.loop.fit_memory:
             config = _fit_memory(config, model, accelerator)
-        run = _build(config, model, accelerator, start, deadline)
+        run = _build(config, model, accelerator, start, stop)
         if not start.is_there:
             make_folder(start.folder, "out/name")
             held.enter_context(hold_run(start, accelerator))
@@ -97,7 +98,7 @@ def _fit_memory(config: FinetuneConfig, model: EoMT, accelerator: Accelerator) -
 
 
 def _build(
-    config: FinetuneConfig, model: EoMT, accelerator: Accelerator, start: Start, deadline: Deadline
+    config: FinetuneConfig, model: EoMT, accelerator: Accelerator, start: Start, stop: StopSignal
 ) -> Run:
     batch, steps = global_batch(config, accelerator), config.loop.steps
     _shard_and_compile(config, model, accelerator)  # before the optimizer takes the parameters
@@ -131,9 +132,12 @@ def _build(
         folder=folder,
         ema=ema,
         state=state,
-        evaluate=build_validation(config.validation, config.paste, shown, model, accelerator, folder),
+        evaluate=build_validation(
+            config.validation, config.paste, shown, model, accelerator, folder, stop.leave_if_asked
+        ),
         details=describe if shown.groups and shown.tensorboard else None,
-        deadline=deadline,
+        stop_requested=stop,
+        deadline=stop.deadline,
         unfreeze_steps=unfreeze_steps,
     )
 
