@@ -35,7 +35,7 @@ from slurm.sweep import (
     render_scripts,
     submit_scripts,
 )
-from slurm.tasks import TASKS_NAME, read_tasks, write_state
+from slurm.tasks import TASKS_NAME, Tasks, read_tasks, write_state
 
 logger = logging.getLogger(__name__)
 
@@ -100,12 +100,7 @@ def submit(plan: SweepPlan, options: SubmitOptions) -> None:
     write_plan(plan)
     if moved:  # the indices of earlier jobs are those of other cells now
         (config.folder / SUBMISSIONS_NAME).unlink(missing_ok=True)
-    counts = len(tasks.cells), len(tasks.cells) - len(undone), len(todo)
-    logger.info("%s: %d cells, %d done, %d to run", config.folder, *counts)
-    if live:
-        logger.info("%d are queued or running already", len(live))
-    if left:
-        logger.info("%d have failed and are left out; --retry-failed runs them again", len(left))
+    _count(tasks, len(undone), len(todo), len(live), len(left))
     for task in failed if options.retry_failed else ():
         for stage in tasks.failed_stages(task):
             write_state(tasks.control(task), stage, tasks.state(task, stage).forgiven())
@@ -116,6 +111,16 @@ def submit(plan: SweepPlan, options: SubmitOptions) -> None:
     elif scripts:
         submit_scripts(config, list(scripts), todo, array_size)
         logger.info("watch it: python -m jobs.status %s", shlex.quote(str(config.folder)))
+
+
+def _count(tasks: Tasks, undone: int, todo: int, live: int, left: int) -> None:
+    """Say how many cells there are of each kind."""
+    count = len(tasks.cells)
+    logger.info("%s: %d cells, %d done, %d to run", tasks.folder, count, count - undone, todo)
+    if live:
+        logger.info("%d are queued or running already", live)
+    if left:
+        logger.info("%d have failed and are left out; --retry-failed runs them again", left)
 
 
 def _check_folder(plan: SweepPlan) -> tuple[set[int], bool]:

@@ -103,9 +103,8 @@ def _build(
     batch, steps = global_batch(config, accelerator), config.loop.steps
     _shard_and_compile(config, model, accelerator)  # before the optimizer takes the parameters
     fused = accelerator.device.type == "cuda" and accelerator.scaler is None
-    optimizer = build_optimizer(
-        model, config.optim.resolved(config.schedule.preset).scaled(batch), fused=fused
-    )
+    optim = config.optim.resolved(config.schedule.preset).scaled(batch)
+    optimizer = build_optimizer(model, optim, fused=fused)
     unfreeze_steps = plan_unfreezing(config.adapt, model, steps)
     schedule = config.schedule.resolved(steps, batch)
     lr_schedule = build_lr_schedule(optimizer, schedule, steps, unfreeze_steps)
@@ -117,7 +116,7 @@ def _build(
     state.best.metric, state.best.patience = config.validation.select, config.validation.patience
     stream = _open_stream(config, accelerator, state.samples_seen)
     require_same_samples(state, stream, batch, accelerator.num_processes)
-    shown, folder = config.tracking, start.folder
+    shown, folder, ask = config.tracking, start.folder, stop.leave_if_asked
     describe = partial(describe_groups, optimizer, model, config.loop.max_grad_norm)
     return Run(
         accelerator=accelerator,
@@ -132,9 +131,7 @@ def _build(
         folder=folder,
         ema=ema,
         state=state,
-        evaluate=build_validation(
-            config.validation, config.paste, shown, model, accelerator, folder, stop.leave_if_asked
-        ),
+        evaluate=build_validation(config.validation, config.paste, shown, model, accelerator, folder, ask),
         details=describe if shown.groups and shown.tensorboard else None,
         stop_requested=stop,
         deadline=stop.deadline,
