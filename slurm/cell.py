@@ -70,7 +70,7 @@ class StageRunner:
         self._control = tasks.control(task)
         self._launch: Launch | None = None
         self._asked = 0  # the signal that asked to stop
-        self._under_slurm = False
+        self._under_slurm = self._passed_on = False
 
     def run(self, launcher: Sequence[str], *, num_ranks: int, wait_s: float) -> int:
         """Take the lock (or raise LockTaken), and run the command, unless it is done or starts in vain."""
@@ -106,16 +106,22 @@ class StageRunner:
             where = mark or "the beginning"
             self._say(f"start {len(state.starts)}, from {where}: {self._stage.command}")
             self._launch = Launch(shlex.split(self._stage.command), launcher, num_ranks, keep_open=lock)
+            self._pass_on()  # what came before there was anybody to ask
             return self._leave(state, self._launch.wait())
 
     def _notice(self, number: int, _frame: FrameType | None) -> None:
+        self._asked = self._asked or number
+        self._pass_on()
+
+    def _pass_on(self) -> None:
         """Pass on the wish to stop, once: a second signal ends the command at once.
 
         Slurm itself sends TERM to the processes of a job that it ends, and srun would kill them at once if it
         got one; USR1 comes to the batch script alone, and srun passes it on.
         """
-        first, self._asked = not self._asked, self._asked or number
-        if first and self._launch is not None and not (self._under_slurm and number == signal.SIGTERM):
+        by_slurm = self._under_slurm and self._asked == signal.SIGTERM
+        if self._asked and self._launch is not None and not self._passed_on and not by_slurm:
+            self._passed_on = True
             self._launch.ask_to_stop(signal.SIGUSR1 if self._under_slurm else signal.SIGTERM)
 
     def _leave(self, state: StageState, code: int) -> int:
