@@ -83,6 +83,8 @@ class Worker:
     count: int = 1
     wait: Callable[[], None] = lambda: None
     """Barrier of all ranks; array tasks wait for nobody."""
+    ask: Callable[[], None] = lambda: None
+    """Called by all ranks before each image but odd ones at the end; raises where all leave."""
     is_task: bool = False
     """Whether the others are array tasks, which may run at another time."""
 
@@ -172,6 +174,8 @@ class ImageStore:
         """
         mine = range(worker.number, len(self), worker.count)
         for image in Progress(mine, desc=title, unit="image", disable=worker.number != 0):
+            if image - worker.number + worker.count <= len(self):
+                worker.ask()
             if not (self.has(image) and is_done(image)):
                 self.write(image, make(image))
 

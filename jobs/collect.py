@@ -83,6 +83,7 @@ def _collect_into(folder: Path, options: CollectOptions) -> str:
     differences = find_differences(groups)
     tables = mark_tables(build_seed_tables(groups, options.all_columns), differences)
     note = f"\nMissing: {'; '.join(missing)}.\n" if missing else ""
+    note += "".join(map(_list_costs, options.runs))
     markdown = markdown_tables(tables) + list_differences(differences) + note
     texts = [render_json(records), render_csv(records), markdown, latex_tables(tables)]
     texts.append(to_json(differences, allow_nan=False))
@@ -109,6 +110,23 @@ def find_results(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
             found += results[:1]
             missing += [] if results else [f"{folder.name} ({state})"]
     return found, missing
+
+
+def _list_costs(sweep: Path) -> str:
+    """Return, in Markdown, what the cells of a sweep have cost so far; nothing for what is no sweep."""
+    if not (sweep / TASKS_NAME).is_file():
+        return ""
+    tasks = read_tasks(sweep)
+    lines = [
+        f"\n## Cost of {tasks.sweep}\n",
+        "| cell | GPU h | CPU h | restarts | lost steps |",
+        "|---|" + 4 * "---:|",
+    ]
+    for task in tasks.cells:
+        cost = tasks.cost(task)
+        hours = f"{cost.gpu_hours:.2f} | {cost.cpu_hours:.2f}"
+        lines.append(f"| {task.name} | {hours} | {cost.restarts} | {cost.lost_steps} |")
+    return "\n".join([*lines, ""])
 
 
 def _list_sweep(sweep: Path) -> list[tuple[Path, str]]:

@@ -6,6 +6,11 @@ accelerate launch -m jobs.finetune CONFIG.yaml --resume
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":  # StopSignal notices what comes while modules are loaded
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
+
 import logging
 import sys
 from collections.abc import Sequence
@@ -14,12 +19,9 @@ import psutil
 
 from shards.program import run_program
 from shards.settings import load_config
-from trainer.config import FinetuneConfig
+from trainer.config import STOPPED, FinetuneConfig
 
 logger = logging.getLogger(__name__)
-
-STOPPED = 75
-"""Exit code of a run that was asked to stop and has saved (EX_TEMPFAIL: try again)."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -28,8 +30,15 @@ def main(arguments: Sequence[str]) -> None:
     arguments = [argument for argument in arguments if argument != "--resume"]
     config = load_config(FinetuneConfig, arguments, program="jobs.finetune")
     from jobs.work.finetune import finetune
+    from trainer.runtime import StopAsked, StopSignal
 
-    state = finetune(config, resume=resume, started=psutil.Process().create_time())
+    stop = StopSignal()
+    stop.listen()  # to the end of the process
+    try:
+        state = finetune(config, resume=resume, started=psutil.Process().create_time(), stop=stop)
+    except StopAsked:
+        logger.info("%s before the first step: nothing new was to save", stop.reason)
+        raise
     if not state.has_ended(config.loop.steps):
         sys.exit(STOPPED)
 

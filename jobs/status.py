@@ -22,15 +22,28 @@ from shards.settings import parse_options, read_config
 from slurm.status import JobState, query_jobs
 from slurm.submit import Submission, read_submissions
 from slurm.sweep import SweepConfig
-from slurm.tasks import RUNS_FOLDER, TASKS_NAME, StageState, SweepTask, Tasks, read_tasks
+from slurm.tasks import (
+    RUNS_FOLDER,
+    TASKS_NAME,
+    CellCost,
+    StageState,
+    SweepTask,
+    Tasks,
+    read_tail,
+    read_tasks,
+)
 
 STEP_LINE = re.compile(r"^\S+ \S+ step (?P<step>\d+)/(?P<steps>\d+)  (?P<rest>.*)$")
 ERROR_LINE = re.compile(
     r"^(\S*: )?error: |^[\w.]*(Error|Exception|Interrupt)\b|Killed|oom[-_]kill", re.IGNORECASE
 )
 RANK_MARK = re.compile(r"^\[rank\d+\]: ")
-TAIL_BYTES = 65536
 NUMBERS = ("state", "step", "images/s", "to go", "limit", "loss", "checkpoint")
+MOST_ROWS, MOST_REASONS, MOST_NAMES = 40, 12, 3
+"""What fits on a screen: cells, else reasons of those that need a person, and names of cells for each."""
+COSTS = ("GPU h", "CPU h", "restarts", "lost steps")
+NEEDY = ("failed", "lost", "timeout", "out_of_memory", "node_fail", "boot_fail", "preempted", "cancelled")
+"""States that end only if somebody sees to them, or the job at the end of the sweep."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +52,8 @@ class StatusOptions:
 
     sweep: tyro.conf.Positional[Path]
     """The sweep's folder, its sweep file, a folder of runs, or a run."""
+    all: bool = False
+    """Show every cell; without it, only a sweep of 40 cells at most is shown cell by cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +77,7 @@ def main(arguments: Sequence[str]) -> None:
     folder = find_sweep(options.sweep)
     tasks, submitted = read_tasks(folder), read_submissions(folder)
     jobs, complaints = query_jobs([entry.job for entry in submitted])
-    print(render_status(tasks, submitted, jobs), end="")
+    print(render_status(tasks, submitted, jobs, rows=options.all or len(tasks.cells) <= MOST_ROWS), end="")
     for text in complaints:
         print(f"note: {text}")
 
@@ -84,32 +99,69 @@ def describe_run(folder: Path) -> tuple[str, ...]:
     return (folder.name, state, *numbers, mark.name if mark else "")
 
 
-def render_status(tasks: Tasks, submitted: Sequence[Submission], jobs: Mapping[str, JobState]) -> str:
-    """Lay out one row per cell, why cells failed, and the job that makes the table."""
-    header = ("cell", *NUMBERS, "host")
-    rows, failures, counts = [], [], Counter[str]()
+def render_status(
+    tasks: Tasks, submitted: Sequence[Submission], jobs: Mapping[str, JobState], *, rows: bool = True
+) -> str:
+    """Lay out a row per cell if `rows` are wanted, counts, costs, what needs a person, the job at the end."""
+    newest = {(i, entry.stage): entry.key(i) for entry in submitted for i in entry.indices}
+    table: list[tuple[str, ...]] = [("cell", *NUMBERS, "host", *COSTS)]
+    counts, needy, total = Counter[str](), [], CellCost()
     for task in tasks.cells:
-        stage = tasks.next_stage(task) or list(task.stages)[-1]
-        keys = [entry.key(task.index) for entry in submitted if entry.stage == stage]
-        job = next((jobs[key] for key in reversed(keys) if key in jobs), None)
-        state = tasks.state(task, stage)
-        word = "done" if tasks.is_done(task, stage) else f"{stage} {_describe(tasks, task, state, job)}"
-        counts[word.split()[-1]] += 1
-        progress = read_progress(tasks.folder / RUNS_FOLDER / task.name / "log.txt")
-        mark = next(iter(task.stages.values())).progress_mark()
-        to_go = progress.to_go if "running" in word else ""
-        limit, host = (job.time_left, job.host) if job else ("", "")
-        numbers = (progress.step, progress.images_per_s, to_go, limit, progress.loss)
-        rows.append((task.name, word, *numbers, mark, host))
-        if state.state == "failed" or word.endswith(("lost", "timeout", "failed", "out_of_memory")):
-            failures.append(f"  {task.name}: {explain(state, job)}")
-    totals = ", ".join(f"{count} {word}" for word, count in counts.items())
-    lines = [*_columns([header, *rows]), "", totals, *failures]
+        stage = tasks.next_stage(task)
+        job = jobs.get(newest.get((task.index, stage), ""))
+        state, cost = tasks.state(task, stage) if stage else StageState(state="done"), tasks.cost(task)
+        word = f"{stage} {_describe(tasks, task, state, job)}" if stage else "done"
+        counts[word], total = counts[word] + 1, total + cost
+        if rows:
+            table.append((task.name, word, *_describe_run_of(tasks, task, word, job), *_list_cost(cost)))
+        if "; no checkpoint since" in state.reason or word.endswith(NEEDY):
+            needy.append((task.name, word, state, job))
+    lines = [*_columns(table), ""] if rows else []
+    lines.append(", ".join(f"{count} {word}" for word, count in counts.most_common()))
+    if any(
+        spent := [f"{value} {name}" for name, value in zip(COSTS, _list_cost(total), strict=True) if value]
+    ):
+        lines.append(f"so far: {', '.join(spent)}")
+    is_idle = not any(job.is_live for job in jobs.values()) and "running" not in " ".join(counts)
+    if is_idle and counts["done"] < len(tasks.cells):
+        lines.append("nothing of it is queued; jobs.submit continues what is not done and has not failed")
+    lines += _list_reasons(needy)
     for entry in submitted[-1:]:
         if not entry.array:
             word = jobs[entry.job].state.lower() if entry.job in jobs else "no longer known"
             lines.append(f"{entry.stage}: job {entry.job} {word}")
     return "\n".join(lines) + "\n"
+
+
+def _describe_run_of(tasks: Tasks, task: SweepTask, word: str, job: JobState | None) -> tuple[str, ...]:
+    """Return the numbers of a cell's run, and its host."""
+    progress = read_progress(tasks.folder / RUNS_FOLDER / task.name / "log.txt")
+    mark = next(iter(task.stages.values())).progress_mark()
+    to_go = progress.to_go if "running" in word else ""
+    limit, host = (job.time_left, job.host) if job else ("", "")
+    return progress.step, progress.images_per_s, to_go, limit, progress.loss, mark, host
+
+
+def _list_cost(cost: CellCost) -> tuple[str, ...]:
+    """Write a cost as `COSTS` names it, 0 as nothing; the hours of processors only where no GPU is."""
+    hours = [cost.gpu_hours, 0 if cost.gpu_hours else cost.cpu_hours]
+    counts = [str(number or "") for number in (cost.restarts, cost.lost_steps)]
+    return (*(f"{value:.2f}" if value else "" for value in hours), *counts)
+
+
+def _list_reasons(needy: Sequence[tuple[str, str, StageState, JobState | None]]) -> list[str]:
+    """Say what needs a person: one line for all cells with the same reason, the log of the first."""
+    alike: dict[tuple[str, str], list[int]] = {}
+    for i, (_, word, state, job) in enumerate(needy):
+        alike.setdefault((word, state.reason or (job.state if job else "")), []).append(i)
+    lines = []
+    for (word, _), cells in list(alike.items())[:MOST_REASONS]:
+        names = ", ".join(needy[i][0] for i in cells[:MOST_NAMES])
+        more = f" and {len(cells) - MOST_NAMES} more" if len(cells) > MOST_NAMES else ""
+        lines.append(f"  {names}{more}: {word}: {explain(*needy[cells[0]][2:])}")
+    if len(alike) > MOST_REASONS:
+        lines.append(f"  and {len(alike) - MOST_REASONS} reasons more; --all True shows every cell")
+    return lines
 
 
 def _describe(tasks: Tasks, task: SweepTask, state: StageState, job: JobState | None) -> str:
@@ -137,6 +189,8 @@ def read_progress(log: Path) -> Pace:
 def explain(state: StageState, job: JobState | None) -> str:
     """Say why a cell failed: our own reason or Slurm's state, and the last error line of its log."""
     reason = state.reason or (f"Slurm says {job.state}" if job else "its process is gone")
+    if job is not None and job.state == "TIMEOUT":
+        reason = "the time limit struck before it had saved; raise time_limit_min or stop_before_end_s"
     tail = read_tail(Path(state.log)) if state.log else []
     lines = [RANK_MARK.sub("", line) for line in tail if line.strip()]
     # Slurm speaks last, after the program has said why
@@ -145,16 +199,6 @@ def explain(state: StageState, job: JobState | None) -> str:
     errors = [line for line in lines if ERROR_LINE.search(line)]
     last = (said_errors or errors or said or [""])[-1].strip()
     return f"{reason}; {last[:300]} ({state.log})" if last else reason
-
-
-def read_tail(path: Path) -> list[str]:
-    """Read the last lines of a text file; a missing one has none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            return file.read().decode("utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:

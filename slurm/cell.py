@@ -16,7 +16,8 @@ import shlex
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType
@@ -25,7 +26,7 @@ from shards.errors import InputError
 from shards.files import LockTaken, hold_lock
 from slurm.launch import Launch
 from slurm.submit import SlurmError, call, current_job
-from slurm.tasks import StageState, SweepTask, Tasks, read_tasks, write_state
+from slurm.tasks import HUNG, CellStart, StageState, SweepTask, Tasks, read_tasks, write_state
 
 STOPPED = 75
 """Exit code of a command that was asked to stop and has saved (EX_TEMPFAIL: try again)."""
@@ -69,7 +70,7 @@ class StageRunner:
         self._control = tasks.control(task)
         self._launch: Launch | None = None
         self._asked = 0  # the signal that asked to stop
-        self._under_slurm = False
+        self._under_slurm = self._passed_on = False
 
     def run(self, launcher: Sequence[str], *, num_ranks: int, wait_s: float) -> int:
         """Take the lock (or raise LockTaken), and run the command, unless it is done or starts in vain."""
@@ -84,27 +85,43 @@ class StageRunner:
                 return 0
             state = self._tasks.state(self._task, self._name)
             mark = self._stage.progress_mark()
+            if Path(state.log).is_file():  # of a start whose runner was killed
+                state = state.closed(Path(state.log).stat().st_mtime, mark)
             if (starts := state.starts_from(mark)) >= self._tasks.max_starts_without_progress:
                 reason = f"started {starts} times from {mark or 'the beginning'} without getting further"
                 return self._finish(state, "failed", FAILED, reason)
-            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            start = {"time": now, "host": socket.gethostname(), "job": _job_name(), "progress": mark}
+            gpus, cpus = count_devices(num_ranks)
+            start = CellStart(
+                time=datetime.now(timezone.utc).isoformat(),
+                host=socket.gethostname(),
+                job=_job_name(),
+                progress=mark,
+                gpus=gpus,
+                cpus=cpus,
+            )
             state = StageState(state="running", starts=(*state.starts, start), log=self._log)
             write_state(self._control, self._name, state)
             if self._asked:
                 return self._leave(state, STOPPED)
-            self._say(f"start {len(state.starts)}, from {mark or 'the beginning'}: {self._stage.command}")
+            where = mark or "the beginning"
+            self._say(f"start {len(state.starts)}, from {where}: {self._stage.command}")
             self._launch = Launch(shlex.split(self._stage.command), launcher, num_ranks, keep_open=lock)
+            self._pass_on()  # what came before there was anybody to ask
             return self._leave(state, self._launch.wait())
 
     def _notice(self, number: int, _frame: FrameType | None) -> None:
+        self._asked = self._asked or number
+        self._pass_on()
+
+    def _pass_on(self) -> None:
         """Pass on the wish to stop, once: a second signal ends the command at once.
 
         Slurm itself sends TERM to the processes of a job that it ends, and srun would kill them at once if it
         got one; USR1 comes to the batch script alone, and srun passes it on.
         """
-        first, self._asked = not self._asked, self._asked or number
-        if first and self._launch is not None and not (self._under_slurm and number == signal.SIGTERM):
+        by_slurm = self._under_slurm and self._asked == signal.SIGTERM
+        if self._asked and self._launch is not None and not self._passed_on and not by_slurm:
+            self._passed_on = True
             self._launch.ask_to_stop(signal.SIGUSR1 if self._under_slurm else signal.SIGTERM)
 
     def _leave(self, state: StageState, code: int) -> int:
@@ -112,8 +129,10 @@ class StageRunner:
         done = Path(self._stage.creates).exists() if self._stage.creates else code == 0
         if done:
             return self._finish(state, "done", code, "")
-        if code == STOPPED or (self._asked and code):
-            self._finish(state, "stopped", STOPPED, "asked to stop")
+        if code == STOPPED or (self._asked and code) or (code and HUNG in state.told()):
+            mark = self._stage.progress_mark()
+            stuck = f"; no checkpoint since {mark or 'the beginning'}" * (mark == state.starts[-1].progress)
+            self._finish(state, "stopped", STOPPED, f"{'asked to stop' if self._asked else 'left'}{stuck}")
             return self._queue_again(state)
         if code == 0:
             return self._finish(state, "failed", FAILED, f"ended well, but left no {self._stage.creates}")
@@ -133,13 +152,24 @@ class StageRunner:
         return STOPPED
 
     def _finish(self, state: StageState, name: str, code: int, reason: str) -> int:
-        changed = dataclasses.replace(state, state=name, exit_code=code, reason=reason)
+        ended = state.closed(time.time(), self._stage.progress_mark())
+        changed = dataclasses.replace(ended, state=name, exit_code=code, reason=reason)
         write_state(self._control, self._name, changed)
         self._say(f"{name} {reason}".strip())
         return 0 if name == "done" else code
 
     def _say(self, text: str) -> None:
         print(f"[{self._task.name}] {self._name}: {text}", flush=True)
+
+
+def count_devices(num_ranks: int, environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """Return how many GPUs and processors a cell holds, as Slurm says, or as it was started here."""
+    nodes = int(environment.get("SLURM_NNODES", "1"))
+    visible = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    threads = environment.get("OMP_NUM_THREADS", "1")
+    cpus = num_ranks * (int(threads) if threads.isdecimal() else 1)
+    here = int(environment.get("SLURM_GPUS_ON_NODE", len(visible)))
+    return nodes * here, nodes * int(environment.get("SLURM_CPUS_ON_NODE", cpus))
 
 
 def _job_name() -> str:

@@ -65,12 +65,17 @@ def render_array(
     return "\n".join(lines) + "\n"
 
 
-def render_job(workspace: Workspace, stage: str, resources: Resources, command: str) -> str:
-    """Render the script of a single job that runs one command, which is given as a shell would take it."""
+def render_job(workspace: Workspace, stage: str, resources: Resources, *commands: str) -> str:
+    """Render the script of a single job that runs commands, given as a shell would take them, one by one.
+
+    One that fails stops none behind it, and is told by the exit code.
+    """
     lines = [
         *_head(workspace, f"stage {stage}", _options(workspace, stage, resources, f"{stage}-%j.log")),
         *_environment(resources),
-        f"exec {command}",
+        "code=0",
+        *(f"{command} || code=$?" for command in commands),
+        'exit "$code"',
     ]
     return "\n".join(lines) + "\n"
 

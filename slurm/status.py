@@ -14,6 +14,8 @@ ENDED = frozenset(
     | {"PREEMPTED", "REVOKED", "TIMEOUT"}
 )
 """States that a job does not leave by itself."""
+TAKEN = frozenset({"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "TIMEOUT"})
+"""Those in which Slurm has taken a job away that nobody wanted to end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +36,10 @@ class JobState:
         return self.state not in ENDED
 
 
-def query_jobs(jobs: Sequence[str]) -> tuple[dict[str, JobState], list[str]]:
+def query_jobs(jobs: Sequence[str], *, all_tasks: bool = False) -> tuple[dict[str, JobState], list[str]]:
     """Ask squeue, and for jobs that it no longer knows sacct, then scontrol.
+
+    Squeue soon forgets tasks of an array that goes on; with `all_tasks` the others are asked for these, too.
 
     `jobs` are numbers of jobs, of an array its one number. Returned are states by `17`, or `17_3` for a task
     of an array (a job that nobody knows any more is missing), and the messages of the commands that failed.
@@ -44,7 +48,7 @@ def query_jobs(jobs: Sequence[str]) -> tuple[dict[str, JobState], list[str]]:
     complaints: list[str] = []
     for command, parse in QUERIES:
         known = {key.partition("_")[0] for key in found}
-        missing = [job for job in jobs if job not in known]
+        missing = [job for job in jobs if all_tasks or job not in known]
         asked = missing if command[0] == "scontrol" else [",".join(missing)]  # which takes one at a time
         for names in filter(None, asked):
             try:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from shards.errors import InputError
 from shards.files import from_json, to_json, write_atomically
+from slurm.array import parse_array_expression
 
 SUBMISSIONS_NAME = "submissions.json"
 TIMEOUT_S = 120
@@ -30,6 +31,11 @@ class Submission:
     """Indices of the cells, such as `0-3,7`; empty for a job that is no array."""
     offset: int = 0
     """Index of a cell less the id of its task."""
+
+    @property
+    def indices(self) -> list[int]:
+        """Cells of the array."""
+        return parse_array_expression(self.array) if self.array else []
 
     def key(self, index: int) -> str:
         """Return Slurm's name of the task of a cell."""

@@ -13,10 +13,10 @@ from typing import Any
 
 from shards.errors import InputError
 from shards.files import Location, require_name
-from slurm.array import array_expression, parse_array_expression, split_indices
+from slurm.array import array_expression, split_indices
 from slurm.resources import Resources
 from slurm.sbatch import Workspace, render_array, render_job
-from slurm.status import query_jobs
+from slurm.status import TAKEN, query_jobs
 from slurm.submit import (
     SlurmError,
     Submission,
@@ -26,6 +26,7 @@ from slurm.submit import (
     read_submissions,
     submit_script,
 )
+from slurm.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +153,8 @@ def render_scripts(config: SweepConfig, indices: Sequence[int], array_size: int 
     """Render the scripts of every stage for these cells, and of the job at the end; by name, in order.
 
     A stage has one array, `finetune`, or several where task ids must stay below `array_size`: `finetune-1001`
-    begins with cell 1001. Without cells it is the job at the end alone.
+    begins with cell 1001. Without cells it is the job at the end alone. That submits what Slurm has taken
+    away, and itself behind it, then makes the table.
     """
     workspace = Workspace(sweep=config.name, folder=config.folder, root=Path.cwd(), python=sys.executable)
     scripts = {}
@@ -163,8 +165,9 @@ def render_scripts(config: SweepConfig, indices: Sequence[int], array_size: int 
             stoppable, name = stage == FINETUNE, f"{stage}-{offset}" if offset else stage
             script = render_array(workspace, stage, resources, array, stoppable=stoppable, offset=offset)
             scripts[name] = script
-    if EVALUATE in config.stages:
-        scripts[COLLECT] = render_job(workspace, COLLECT, config.collect_resources, config.collect_command())
+    again = shlex.join([sys.executable, "-m", "jobs.submit", str(config.folder), "--lost", "True"])
+    tables = [config.collect_command()] if EVALUATE in config.stages else []
+    scripts[COLLECT] = render_job(workspace, COLLECT, config.collect_resources, again, *tables)
     return scripts
 
 
@@ -173,7 +176,27 @@ def find_live_cells(folder: Path) -> set[int]:
     arrays = [entry for entry in read_submissions(folder) if entry.array]
     jobs, _ = query_jobs([entry.job for entry in arrays])
     live = {key for key, job in jobs.items() if job.is_live}
-    return {i for entry in arrays for i in parse_array_expression(entry.array) if entry.key(i) in live}
+    return {i for entry in arrays for i in entry.indices if entry.key(i) in live}
+
+
+def find_lost_cells(tasks: Tasks) -> set[int]:
+    """Return the cells that are not done because Slurm took a job of theirs away.
+
+    It has forgotten a job after a while where there is no accounting; then its cell counts if it has started.
+    """
+    submitted = [entry for entry in read_submissions(tasks.folder) if entry.array]
+    jobs, _ = query_jobs([entry.job for entry in submitted], all_tasks=True)
+    latest = {(i, entry.stage): entry.key(i) for entry in submitted for i in entry.indices}
+    lost = set()
+    for task in tasks.cells:
+        stage = tasks.next_stage(task)
+        found = {name: jobs.get(latest.get((task.index, name), "")) for name in task.stages}
+        words = {name: job.state for name, job in found.items() if job is not None}
+        state = tasks.state(task, stage).state if stage else "done"
+        forgotten = stage not in words and state in ("running", "stopped")
+        if state not in ("done", "failed") and (forgotten or TAKEN & set(words.values())):
+            lost.add(task.index)
+    return lost
 
 
 def is_table_queued(folder: Path) -> bool:

@@ -10,8 +10,10 @@ SWEEP/logs/                 what they print
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,11 @@ TASKS_NAME = "tasks.json"
 CELLS_FOLDER = "cells"
 LOGS_FOLDER = "logs"
 RUNS_FOLDER = "runs"
+TAIL_BYTES = 65536
+HUNG = "it leaves with 75"
+"""Words of a process that hung; where another one had to be killed, srun tells the code of that one."""
+FORGIVEN = "-"
+"""Progress of a start from before a person has retried its cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,21 +62,71 @@ class SweepTask:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CellStart:
+    """One start of a stage of a cell, and what it cost."""
+
+    time: str
+    """In UTC, in ISO 8601."""
+    host: str
+    job: str
+    progress: str
+    """Name of what it began from; empty: the beginning."""
+    seconds: float = 0.0
+    """Time until its end; 0 while it runs."""
+    gpus: int = 0
+    cpus: int = 1
+    lost_steps: int = 0
+    """Steps that it took behind its last checkpoint, of those that its log tells."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageState:
     """State of one stage of one cell; written by the holder of the cell's lock."""
 
     state: str = "waiting"
     """waiting, running, stopped (asked to, and will go on), failed, done."""
-    starts: tuple[Mapping[str, str], ...] = ()
-    """One entry per start: time, host, job, and from where (`progress`)."""
+    starts: tuple[CellStart, ...] = ()
     exit_code: int | None = None
     reason: str = ""
     log: str = ""
 
     def starts_from(self, mark: str) -> int:
         """Count the latest starts in a row that began at `mark`."""
-        others = [i for i, start in enumerate(reversed(self.starts)) if start["progress"] != mark]
+        others = [i for i, start in enumerate(reversed(self.starts)) if start.progress != mark]
         return min(others, default=len(self.starts))
+
+    def told(self) -> str:
+        """Return the end of what the latest start has printed."""
+        return "\n".join(read_tail(Path(self.log))).rpartition(f": start {len(self.starts)},")[2]
+
+    def forgiven(self) -> StageState:
+        """Return a waiting state with the same costs, none of whose starts counts as one without progress."""
+        starts = tuple(replace(start, progress=FORGIVEN) for start in self.starts)
+        return StageState(starts=starts, log=self.log)
+
+    def closed(self, end: float, mark: str) -> StageState:
+        """Note what the latest start has cost, which ended at Unix time `end` and checkpoint `mark`."""
+        if not self.starts or self.starts[-1].seconds:
+            return self
+        last = self.starts[-1]
+        seconds = max(0.1, end - datetime.fromisoformat(last.time).timestamp())
+        reached = [int(step) for step in re.findall(r"\bstep (\d+)/\d", self.told())][-1:] or [0]
+        saved = int(mark.rpartition("-")[2]) if re.fullmatch(r"step-\d+", mark) else 0
+        last = replace(last, seconds=seconds, lost_steps=max(0, reached[0] - saved))
+        return replace(self, starts=(*self.starts[:-1], last))
+
+
+@dataclass(frozen=True)
+class CellCost:
+    """What cells have cost so far."""
+
+    restarts: int = 0
+    gpu_hours: float = 0.0
+    cpu_hours: float = 0.0
+    lost_steps: int = 0
+
+    def __add__(self, other: CellCost) -> CellCost:
+        return CellCost(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +139,8 @@ class Tasks:
     max_starts_without_progress: int
     """Number of starts from one and the same point after which a stage is given up."""
     cells: list[SweepTask]
+    ranks: int = 0
+    """Processes of a cell when the sweep was submitted first, which its batch sizes are meant for."""
 
     def control(self, task: SweepTask) -> Path:
         """Return the folder of a cell's lock and state."""
@@ -99,6 +158,15 @@ class Tasks:
     def failed_stages(self, task: SweepTask) -> list[str]:
         """List the stages that have failed."""
         return [stage for stage in task.stages if self.state(task, stage).state == "failed"]
+
+    def cost(self, task: SweepTask) -> CellCost:
+        """Add up what a cell's starts have cost; one that runs counts when it has ended."""
+        cost = CellCost()
+        for starts in (self.state(task, stage).starts for stage in task.stages):
+            for i, start in enumerate(starts):
+                hours, lost = start.seconds / 3600, start.lost_steps
+                cost += CellCost(min(i, 1), start.gpus * hours, start.cpus * hours, lost)
+        return cost
 
     def state(self, task: SweepTask, stage: str) -> StageState:
         """Read the state of a stage."""
@@ -134,3 +202,13 @@ def read_state(control: Path, stage: str) -> StageState:
 def write_state(control: Path, stage: str, state: StageState) -> None:
     """Write the state of a stage."""
     write_atomically(control / f"{stage}.json", to_json(state))
+
+
+def read_tail(path: Path) -> list[str]:
+    """Read the last lines of a text file; a missing one has none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            return file.read().decode("utf-8", errors="replace").splitlines()
+    except OSError:
+        return []

@@ -14,6 +14,7 @@ import pytest
 
 from eval.predict.scores import QUERY_SCORES, SCORES
 from shards.settings import read_config
+from slurm.sweep import SweepConfig
 from trainer.config import FinetuneConfig
 from trainer.losses.options import BASES, CLASS_HEADS, OUTLIER_CLASS_TERM, OUTLIER_OPTIONS
 
@@ -87,7 +88,7 @@ SNIPPETS = [
 @pytest.mark.parametrize("text", SNIPPETS)
 def test_a_documented_configuration_loads(tmp_path: Path, text: str) -> None:
     (tmp_path / "snippet.yaml").write_text(text)
-    read_config(FinetuneConfig, tmp_path / "snippet.yaml")
+    read_config(SweepConfig if "\nresources:" in text else FinetuneConfig, tmp_path / "snippet.yaml")
 
 
 def test_the_losses_are_documented_by_name() -> None:

@@ -14,11 +14,13 @@ from shards.schema import DEFAULT_SIZE
 from trainer.losses.options import CLASS_HEADS, OUTLIER_CLASS_TERM, LossConfig
 from trainer.sections import EmaConfig, LoopConfig, OptimConfig, ScheduleConfig
 
+STOPPED = 75
+"""Exit code of a run that was asked to stop and has saved (EX_TEMPFAIL: try again)."""
 MAY_CHANGE = (
     *("out", "name", "data.workers", "data.batch_size", "data.cache", "loop.grad_accum"),
     *("loop.activation_checkpointing", "loop.fit_memory", "loop.profile"),
     *("loop.log_every", "loop.eval_every", "loop.save_every", "loop.keep_checkpoints"),
-    *("loop.time_limit", "loop.skip_bad_steps", "loop.sharding"),
+    *("loop.time_limit", "loop.hang_s", "loop.skip_bad_steps", "loop.sharding"),
     *("validation.shards", "validation.split", "validation.limit"),
     *("validation.pasted", "validation.scores", "validation.patience"),
     *("tracking.tensorboard", "tracking.pasted_scenes", "tracking.groups", "tracking.probes"),

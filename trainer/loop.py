@@ -28,12 +28,13 @@ from trainer.losses.loss import Loss, weighted_sum
 from trainer.losses.targets import StepTotals, count_totals
 from trainer.memory import peak_memory
 from trainer.randomness import sample_generators, seed_dropout
-from trainer.runtime import Deadline
+from trainer.runtime import Deadline, StopAsked
 from trainer.schedule import draw_for_validation, draw_unmasked
 from trainer.sections import LoopConfig, ScheduleConfig
 from trainer.sharding import fill_gradients, whole, whole_model
 from trainer.state import TrainState
 from trainer.tracking import show_scalars
+from trainer.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Run:
     deadline: Deadline = field(default_factory=Deadline)
     after_step: Callable[[], None] = lambda: None
     """Called after every optimizer step (see `trainer.run_log.record_profile`)."""
+    watchdog: Watchdog = field(default_factory=Watchdog)
     unfreeze_steps: tuple[int, ...] = ()
     """Step from which each of the first blocks trains (see `models.adapt.plan_unfreezing`)."""
 
@@ -87,8 +89,11 @@ def train(run: Run, config: LoopConfig) -> TrainState:
     progress = Progress(total=config.steps, initial=state.step, unit="step", every_s=math.inf, disable=hidden)
     clock = _Clock(state.samples_seen)
     run.model.train()
+    stopping = False
+    if state.validation_due and not (stopping := not _validate(run, config)):
+        _save(run, config)
 
-    while not state.has_ended(config.steps):
+    while not stopping and not state.has_ended(config.steps):
         batches = clock.wait_for(run.batches, config.grad_accum, accelerator.device)
         counts = count_totals([batch.label for batch in batches], run.loss.area_exponent)
         totals = StepTotals(*accelerator.reduce(counts, reduction="sum").tolist())
@@ -121,7 +126,9 @@ def train(run: Run, config: LoopConfig) -> TrainState:
             run.ema.update()
         state.step += 1
         progress.update()
-        run.after_step()
+        run.watchdog.beat()
+        with run.watchdog.paused():
+            run.after_step()
 
         if logs:
             scalars = _step_scalars(run, sums, prediction, grad_norm, clock)
@@ -129,26 +136,43 @@ def train(run: Run, config: LoopConfig) -> TrainState:
             named = "  ".join(f"{UNGROUPED.sub('', tag)} {value:.4g}" for tag, value in scalars.items())
             logger.info("step %d/%d  to_go %s  %s", state.step, config.steps, progress.rest(), named)
         run.lr_schedule.step()  # after the log, which shows the rates of this step
-        if run.evaluate is not None and is_due(state.step, config.eval_every, config.steps):
-            run.model.eval()
-            place = state.step, config.steps, model.num_blocks, model.num_queries
-            unmasked = draw_for_validation(run.schedule, *place)
-            with run.ema.applied():
-                measured = run.evaluate(whole_model(model), state.step, unmasked)
-                # masked, it is not yet what anybody would run
-                if unmasked is None and state.best.judge(measured, state.step):
-                    save_best(accelerator, run.model, model, run.folder, state.best)
-            show_scalars(accelerator, {**measured, **state.best.scalars()}, state.step)
-            run.model.train()
-        stopping = run.stop_requested()  # asked once per step; all ranks get the same answer
+        state.validation_due = is_due(state.step, config.eval_every, config.steps)
+        stopping = not _validate(run, config) or run.stop_requested()  # the same answer on all ranks
         if stopping or state.best.is_over or is_due(state.step, config.save_every, config.steps):
-            keep = config.keep_checkpoints
-            with run.deadline.saving():
-                save_checkpoint(accelerator, model, run.optimizer, state, run.folder, keep=keep, ema=run.ema)
-        if stopping:
-            break
+            _save(run, config)
     progress.close()
     return state
+
+
+def _validate(run: Run, config: LoopConfig) -> bool:
+    """Validate where that is due; return False where it was given up and stays due, as the run must leave."""
+    state, model = run.state, run.accelerator.unwrap_model(run.model)
+    state.validation_due &= run.evaluate is not None
+    if not state.validation_due or run.evaluate is None:
+        return True
+    run.model.eval()
+    place = state.step, config.steps, model.num_blocks, model.num_queries
+    unmasked = draw_for_validation(run.schedule, *place)
+    try:
+        with run.watchdog.paused(), run.ema.applied():
+            measured = run.evaluate(whole_model(model), state.step, unmasked)
+            # masked, it is not yet what anybody would run
+            if unmasked is None and state.best.judge(measured, state.step):
+                save_best(run.accelerator, run.model, model, run.folder, state.best)
+    except StopAsked:
+        return False
+    finally:
+        run.model.train()
+    show_scalars(run.accelerator, {**measured, **state.best.scalars()}, state.step)
+    state.validation_due = False
+    return True
+
+
+def _save(run: Run, config: LoopConfig) -> None:
+    model: EoMT = run.accelerator.unwrap_model(run.model)
+    where, keep = (run.optimizer, run.state, run.folder), config.keep_checkpoints
+    with run.watchdog.paused(), run.deadline.saving():
+        save_checkpoint(run.accelerator, model, *where, keep=keep, ema=run.ema)
 
 
 def is_due(step: int, every: int, last: int) -> bool:

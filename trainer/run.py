@@ -33,7 +33,7 @@ from trainer.memory import fit_micro_batch, fullest_batch, try_step
 from trainer.optim import build_optimizer
 from trainer.resume import restore_model, restore_training
 from trainer.run_folder import Start, hold_run, plan_start, require_same_samples
-from trainer.runtime import Deadline
+from trainer.runtime import StopSignal
 from trainer.schedule import build_lr_schedule
 from trainer.sharding import prepare, shard_model
 from trainer.state import TrainState
@@ -43,7 +43,7 @@ from trainer.validation import build_validation
 
 @contextlib.contextmanager
 def open_run(
-    config: FinetuneConfig, deadline: Deadline, *, resume: bool
+    config: FinetuneConfig, stop: StopSignal, *, resume: bool
 ) -> Iterator[tuple[Run, FinetuneConfig, Sequence[str]]]:
     """Build a run, or restore it from its newest checkpoint, and hold the lock of its folder meanwhile.
 
@@ -63,6 +63,7 @@ def open_run(
     accelerator = make_accelerator(config.loop.precision, start.folder)
     if not accelerator.is_main_process:
         logging.getLogger().setLevel(logging.WARNING)
+    stop.leave_if_asked(in_training=False)
     require_agreement(accelerator, f"{start.folder}: checkpoint to start from", str(start.checkpoint))
     with contextlib.ExitStack() as held:
         if start.is_there:  # before anything is read that another run may be writing
@@ -72,7 +73,7 @@ def open_run(
         what_trains = [f"{config.adapt.mode}; {count_parameters(model)}", *explain_parameters(model)]
         if config.loop.fit_memory:
             config = _fit_memory(config, model, accelerator)
-        run = _build(config, model, accelerator, start, deadline)
+        run = _build(config, model, accelerator, start, stop)
         if not start.is_there:
             make_folder(start.folder, "out/name")
             held.enter_context(hold_run(start, accelerator))
@@ -101,14 +102,13 @@ def _fit_memory(config: FinetuneConfig, model: EoMT, accelerator: Accelerator) -
 
 
 def _build(
-    config: FinetuneConfig, model: EoMT, accelerator: Accelerator, start: Start, deadline: Deadline
+    config: FinetuneConfig, model: EoMT, accelerator: Accelerator, start: Start, stop: StopSignal
 ) -> Run:
     batch, steps = global_batch(config, accelerator), config.loop.steps
     _shard_and_compile(config, model, accelerator)  # before the optimizer takes the parameters
     fused = accelerator.device.type == "cuda" and accelerator.scaler is None
-    optimizer = build_optimizer(
-        model, config.optim.resolved(config.schedule.preset).scaled(batch), fused=fused
-    )
+    optim = config.optim.resolved(config.schedule.preset).scaled(batch)
+    optimizer = build_optimizer(model, optim, fused=fused)
     unfreeze_steps = plan_unfreezing(config.adapt, model, steps)
     schedule = config.schedule.resolved(steps, batch)
     lr_schedule = build_lr_schedule(optimizer, schedule, steps, unfreeze_steps)
@@ -120,7 +120,7 @@ def _build(
     state.best.metric, state.best.patience = config.validation.select, config.validation.patience
     stream = _open_stream(config, model, accelerator, state.samples_seen)
     require_same_samples(state, stream, batch, accelerator.num_processes)
-    shown, folder = config.tracking, start.folder
+    shown, folder, ask = config.tracking, start.folder, stop.leave_if_asked
     describe = partial(describe_groups, optimizer, model, config.loop.max_grad_norm)
     return Run(
         accelerator=accelerator,
@@ -135,9 +135,10 @@ def _build(
         folder=folder,
         ema=ema,
         state=state,
-        evaluate=build_validation(config.validation, config.paste, shown, model, accelerator, folder),
+        evaluate=build_validation(config.validation, config.paste, shown, model, accelerator, folder, ask),
         details=describe if shown.groups and shown.tensorboard else None,
-        deadline=deadline,
+        stop_requested=stop,
+        deadline=stop.deadline,
         unfreeze_steps=unfreeze_steps,
     )
 

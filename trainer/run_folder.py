@@ -168,8 +168,11 @@ def require_same_samples(state: TrainState, stream: Stream, global_batch: int, n
     state.data = reader.fingerprint()
 
 
-def begin_folder(folder: Path, config: FinetuneConfig, num_processes: int) -> None:
-    """Write the complete settings, and one more entry of provenance; what a kill left of them is removed."""
+def begin_folder(folder: Path, config: FinetuneConfig, num_processes: int) -> str:
+    """Write the complete settings, and one more entry of provenance; what a kill left of them is removed.
+
+    Returns words for how the run is shared out, as its log has them.
+    """
     for name in (CONFIG_NAME, PROVENANCE_NAME, FINISHED_NAME):
         remove_partials(folder, name)
     write_config(config, folder / CONFIG_NAME)
@@ -187,8 +190,13 @@ def begin_folder(folder: Path, config: FinetuneConfig, num_processes: int) -> No
         "packages": {name: _version(name) for name in PACKAGES},
         "manifests": _hash_manifests(config),
     }
-    write_atomically(path, to_json([*_read_entries(path), entry], indent=2))
+    earlier = _read_entries(path)
+    write_atomically(path, to_json([*earlier, entry], indent=2))
     (folder / FINISHED_NAME).unlink(missing_ok=True)
+    shared = f"{num_processes} processes, {config.data.batch_size} x {config.loop.grad_accum} images each"
+    before = earlier[-1].get("num_processes", num_processes) if earlier else num_processes
+    changed = f", {before} before: the same samples in each step, sums in another order"
+    return shared + (changed if before != num_processes else "")
 
 
 def end_folder(folder: Path, state: TrainState) -> None:

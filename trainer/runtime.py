@@ -10,11 +10,15 @@ from contextlib import contextmanager
 from types import FrameType
 
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
+from accelerate.utils import reduce
+from torch import distributed
 
 from shards.errors import InputError
+from trainer.config import STOPPED
 from trainer.sections import parse_limit
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 SLURM_END = "SLURM_JOB_END_TIME"
 """Unix time at which Slurm ends the job; set by Slurm since 22.05."""
 UNMEASURED_SAVE_S = 120.0
@@ -70,22 +74,34 @@ def find_end(setting: str, started: float, environment: Mapping[str, str] = os.e
     return started + limit if limit else None
 
 
+class StopAsked(SystemExit):
+    """The run is to leave; raised by all ranks at one place."""
+
+    def __init__(self) -> None:
+        super().__init__(STOPPED)
+
+
 class StopSignal:
     """Notices SIGTERM, SIGUSR1 and the end of the time, so that a job that must leave saves first.
 
-    A second signal ends the process at once. Use as a context manager; the handlers are put back after.
+    A second signal ends the process at once. As a context manager it puts the handlers back at the end.
     """
 
-    def __init__(self, accelerator: Accelerator, deadline: Deadline) -> None:
-        self._accelerator, self._deadline = accelerator, deadline
+    def __init__(self, deadline: Deadline | None = None) -> None:
+        self.deadline = deadline or Deadline()
         self._asked = False
         self.reason = ""
         """Why the run stops; the same on all ranks."""
         self._before: dict[int, object] = {}
 
-    def __enter__(self) -> StopSignal:
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+    def listen(self) -> None:
+        """Notice signals from now on, those included that were held back while modules were loaded."""
+        for number in STOP_SIGNALS:
             self._before[number] = signal.signal(number, self._notice)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+    def __enter__(self) -> StopSignal:
+        self.listen()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -94,9 +110,20 @@ class StopSignal:
 
     def __call__(self) -> bool:
         """Ask all ranks whether any of them must stop; all get the same answer."""
-        flags = torch.tensor([float(self._asked), float(self._deadline.is_near())])
-        if self._accelerator.num_processes > 1:
-            flags = self._accelerator.reduce(flags.to(self._accelerator.device), reduction="sum")
+        return self._ask(self.deadline.is_near())
+
+    def leave_if_asked(self, *, in_training: bool = True) -> None:
+        """Wait for all ranks, and raise StopAsked on all of them if any must stop.
+
+        The deadline counts `in_training` alone: how long a step takes, start-up does not tell.
+        """
+        if self._ask(in_training and self.deadline.is_near()):
+            raise StopAsked
+
+    def _ask(self, is_late: bool) -> bool:
+        flags = torch.tensor([float(self._asked), float(is_late)])
+        if distributed.is_initialized():
+            flags = reduce(flags.to(PartialState().device), reduction="sum")
         asked, late = (flag > 0 for flag in flags.tolist())
         self.reason = "asked to stop" if asked else "time limit" if late else ""
         return bool(self.reason)

@@ -191,6 +191,10 @@ class LoopConfig:
     """Save and leave with exit code 75 before this time is over: minutes, H:MM:SS or days-H:MM:SS since the
     program's start, or slurm for the end that Slurm has set. A step and a save, as measured, must still fit
     in. Empty: no limit."""
+    hang_s: float = 300.0
+    """Seconds after which a step hangs, or 2.5 times the median step if that is longer: the stacks of all
+    processes go to the log, and the run leaves with 75. 0: never. The first step, compilation, validation
+    and saves are not watched."""
     skip_bad_steps: int = 0
     """Number of steps of the whole run whose loss or gradient may be NaN or infinite: their samples are left
     out, weights, optimizer and schedule stay. One more ends the run with exit code 70."""
@@ -203,7 +207,8 @@ class LoopConfig:
             if getattr(self, name) < 1:
                 raise InputError(f"loop.{name} must be at least 1, got {getattr(self, name)}")
         parse_limit("" if self.time_limit == "slurm" else self.time_limit)
-        for name in ("eval_every", "keep_checkpoints", "max_grad_norm", "skip_bad_steps", "profile"):
+        others = ("max_grad_norm", "skip_bad_steps", "hang_s")
+        for name in ("eval_every", "keep_checkpoints", "profile", *others):
             if getattr(self, name) < 0:
                 raise InputError(f"loop.{name} must be 0 or more, got {getattr(self, name)}")
 

@@ -78,6 +78,8 @@ class TrainState:
     data: str = ""
     """Fingerprint of those samples (`shards.reader.ShardReader`)."""
     best: Best = field(default_factory=Best)
+    validation_due: bool = False
+    """Whether the validation of this step was given up, and comes before the next step."""
 
     def __post_init__(self) -> None:
         _require_counters(self, "step", "samples_seen", "skipped_steps")
@@ -89,7 +91,7 @@ class TrainState:
 
     def has_ended(self, steps: int) -> bool:
         """Say whether a run of `steps` steps is over, by their number or by validation."""
-        return self.step >= steps or self.best.is_over
+        return not self.validation_due and (self.step >= steps or self.best.is_over)
 
 
 def _require_counters(state: Best | TrainState, *names: str) -> None:

@@ -52,11 +52,13 @@ class Validation:
     """Folder that all ranks see."""
     tracking: TrackingConfig
     """Settings of the probes and curves that are shown beside the numbers."""
+    ask: Callable[[], None] = lambda: None
+    """Called by all ranks before each image and wherever they wait; raises where the run must leave."""
 
     def __call__(self, model: EoMT, step: int, unmasked: Tensor | None = None) -> dict[str, float]:
         """Measure `model`, in evaluation mode, and log and show it; by TensorBoard tag.
 
-        `unmasked` as of `models.segmenter.make_predictor`.
+        `unmasked` as of `models.segmenter.make_predictor`. What `ask` raises ends it, and leaves nothing.
 
         Fractions in [0, 1], and per score the gap between the medians of anomalous and normal pixels.
         """
@@ -136,7 +138,7 @@ class Validation:
 
     def _worker(self) -> Worker:
         accelerator = self.accelerator
-        return Worker(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone)
+        return Worker(accelerator.process_index, accelerator.num_processes, self.ask, self.ask)
 
 
 def open_validation(
@@ -166,6 +168,7 @@ def build_validation(
     model: EoMT,
     accelerator: Accelerator,
     folder: Path,
+    ask: Callable[[], None] = lambda: None,
 ) -> Validation | None:
     """Open the validation sets of a run, and check that its model has what the scores read; None: no sets."""
     scenes, pasted = open_validation(config, paste)
@@ -175,4 +178,4 @@ def build_validation(
     if scenes is not None:
         where, advice = "validation.shards: the model", "mIoU compares the same classes"
         model.config.class_table.require_fit(scenes.classes, where, "the shards", advice)
-    return Validation(config, scenes, pasted, accelerator, folder, tracking)
+    return Validation(config, scenes, pasted, accelerator, folder, tracking, ask)

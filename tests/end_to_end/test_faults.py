@@ -1,14 +1,17 @@
 """Trainings killed and signalled at random moments, resumed, and compared to the bit with one never stopped.
 
 Each trial starts a tiny run of `jobs.finetune`, as one process or two, does one thing to it at a random
-moment (start-up and saves included), looks at what is left, and resumes it. FAULT_SEEDS=7 in the environment
-takes seven moments of each kind.
+moment (start-up, validation and saves included), looks at what is left, and resumes it. FAULT_SEEDS=7 in the
+environment takes seven moments of each kind; `-s` shows what each trial lost.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,11 +27,14 @@ from models.weights.run_files import list_checkpoints
 from tests.support.forked import join, read_said, run_ranks, start_ranks
 from tests.trainer.small_run import assert_equal, make_arguments, weights
 from trainer.resume import require_files
+from trainer.runtime import STOPPED
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).resolve().parents[2]
 STEPS = 24
-PATIENCE_S = 30.0
+PATIENCE_S, MOST_S = 30.0, 20.0
+"""Time after which a process is ended, and in which one that was asked to stop must have left."""
 
 
 @dataclass(frozen=True)
@@ -37,23 +43,29 @@ class Fault:
 
     signals: tuple[int, ...]
     """Sent one after the other, up to 0.1 s apart."""
-    in_save: bool = False
-    """Whether the first one waits for a save to begin."""
+    within: str = ""
+    """Pattern of a file in the run's folder that the first one waits for; empty: none."""
     targets: tuple[int, ...] = (0,)
     """Ranks that get the signals."""
     ranks: int = 1
 
 
+SAVE, VALIDATION = "checkpoints/.*.partial", "[.t][im][mp]*"
+"""Folders of a save and of a validation, which is .images, or tmp... of one process."""
 FAULTS: dict[str, Fault] = {
     "kill -9": Fault((SIGKILL,)),
-    "kill -9 in a save": Fault((SIGKILL,), in_save=True),
+    "kill -9 in a save": Fault((SIGKILL,), within=SAVE),
     "SIGTERM": Fault((SIGTERM,)),
     "SIGUSR1": Fault((SIGUSR1,)),
     "SIGTERM twice": Fault((SIGTERM, SIGTERM)),
-    "SIGUSR1, SIGTERM in a save": Fault((SIGUSR1, SIGTERM), in_save=True),
+    "SIGUSR1, SIGTERM in a save": Fault((SIGUSR1, SIGTERM), within=SAVE),
+    "SIGUSR1 in a save": Fault((SIGUSR1,), within=SAVE),
+    "SIGUSR1 in a validation": Fault((SIGUSR1,), within=VALIDATION),
     "two processes: kill -9 of one": Fault((SIGKILL,), ranks=2, targets=(1,)),
-    "two processes: kill -9 of both in a save": Fault((SIGKILL,), in_save=True, ranks=2, targets=(0, 1)),
+    "two processes: kill -9 of both in a save": Fault((SIGKILL,), within=SAVE, ranks=2, targets=(0, 1)),
     "two processes: SIGTERM to one": Fault((SIGTERM,), ranks=2, targets=(1,)),
+    "two processes: SIGTERM to both": Fault((SIGTERM,), ranks=2, targets=(0, 1)),
+    "two processes: SIGUSR1 to one in a validation": Fault((SIGUSR1,), VALIDATION, targets=(1,), ranks=2),
 }
 Whole = dict[int, tuple[Path, float]]
 """By the number of ranks: where a run never stopped lies, and the seconds it took."""
@@ -63,7 +75,8 @@ def arguments(out: Path, scenes: str, ranks: int) -> list[str]:
     """Return the arguments of a run; its global batch does not depend on the number of ranks."""
     steps = ["--loop.steps", str(STEPS), "--loop.save_every", "3", "--loop.keep_checkpoints", "2"]
     lora = ["--adapt.mode", "lora", "--adapt.lora.dropout", "0.1", "--tracking.tensorboard", "False"]
-    return make_arguments(out, scenes, "--data.batch_size", str(4 // ranks), *steps, *lora)
+    best = ["--validation.shards", scenes, "--validation.select", "miou", "--loop.eval_every", "4"]
+    return make_arguments(out, scenes, "--data.batch_size", str(4 // ranks), *steps, *lora, *best)
 
 
 @pytest.fixture(name="whole", scope="module")
@@ -86,28 +99,39 @@ def test_an_interrupted_run_ends_in_the_bits_of_one_never_stopped(
     options = arguments(tmp_path, scene_shards, fault.ranks)
     processes = start_ranks(finetune.main, options, tmp_path / "said", fault.ranks)
     disturb(processes, fault, tmp_path, seconds, draw)
-    codes = join(processes, PATIENCE_S)
+    asked = time.monotonic()
+    codes, left = join(processes, PATIENCE_S), time.monotonic()
     checkpoints, log = list_checkpoints(tmp_path / "run/checkpoints"), tmp_path / "run/log.txt"
     for path in checkpoints:
         require_files(path)
     saved = int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
     logged = re.findall(r"step (\d+)/", log.read_text()) if log.exists() else []
     step, told = int(logged[-1]) if logged else 0, read_said(tmp_path / "said")
-    if fault.signals in ((SIGTERM,), (SIGUSR1,)) and step and any(codes):  # asked once, and not at the end
-        assert set(codes) == {finetune.STOPPED}, told
+    print(f"\ntrial of {kind}, seed {seed}: codes {codes}, {step - saved} lost, {left - asked:.1f} s")
+    if fault.signals in ((SIGTERM,), (SIGUSR1,)) and any(codes):  # asked once, and not at the end
+        assert set(codes) == {STOPPED}, told
         assert step == saved, told
+        assert left - asked < MOST_S
     run_ranks(finetune.main, [*options, "--resume"], tmp_path / "resumed", fault.ranks)
     for file in ("model.safetensors", "optimizer.safetensors"):
         assert_equal(weights(tmp_path, STEPS, file=file), weights(expected, STEPS, file=file))
+    ends = [json.loads((folder / "run/finished.json").read_text()) for folder in (tmp_path, expected)]
+    assert ends[0] == ends[1]
 
 
 def disturb(
     processes: Sequence[BaseProcess], fault: Fault, folder: Path, seconds: float, draw: np.random.Generator
 ) -> None:
-    """Send the signals: at a moment of the run's usual length, or up to 0.05 s into the next save."""
+    """Send the signals: at a moment of the run's usual length, or up to 0.05 s into what comes next.
+
+    They come once every rank listens; the test below sends one before.
+    """
+    for process in processes:
+        while process.is_alive() and process.pid and not has_signal(process.pid, "SigCgt"):
+            time.sleep(0.001)
     time.sleep(float(draw.uniform(0, 0.8 * seconds)))
-    if fault.in_save:
-        while processes[0].is_alive() and not list((folder / "run/checkpoints").glob(".*.partial")):
+    if fault.within:
+        while processes[0].is_alive() and not list((folder / "run").glob(fault.within)):
             time.sleep(0.001)
         time.sleep(float(draw.uniform(0, 0.05)))
     for number in fault.signals:
@@ -116,3 +140,23 @@ def disturb(
             if processes[target].is_alive() and pid is not None:
                 os.kill(pid, number)
         time.sleep(float(draw.uniform(0, 0.1)))
+
+
+def has_signal(pid: int, mask: str) -> bool:
+    """Say whether SIGUSR1 is in a mask of a process: of the signals that it catches, or holds back."""
+    found = re.search(rf"{mask}:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return found is not None and bool(int(found[1], 16) >> (SIGUSR1 - 1) & 1)
+
+
+def test_a_signal_while_modules_are_loaded_is_noticed_later(tmp_path: Path, scene_shards: str) -> None:
+    command = [sys.executable, "-m", "jobs.finetune", *arguments(tmp_path, scene_shards, 1)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not has_signal(process.pid, "SigBlk"):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        process.send_signal(SIGUSR1)
+        _, told = process.communicate(timeout=120)
+    assert process.returncode == STOPPED, told
+    assert "asked to stop before the first step: nothing new was to save" in told
+    assert not (tmp_path / "run" / "checkpoints").exists()

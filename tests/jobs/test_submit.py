@@ -117,7 +117,7 @@ def test_three_jobs_are_chained_and_every_cell_keeps_its_exact_commands(
     stages, run = rows[3]["stages"], folder / "runs" / "optim.lr=0.0001,seed=1"
     config = folder / "cells" / "optim.lr=0.0001,seed=1" / "config.yaml"
     assert stages["finetune"]["command"].endswith(f"python -m jobs.finetune {config} --resume")
-    assert stages["finetune"]["creates"] == str(run / "checkpoints" / "step-0020000")
+    assert stages["finetune"]["creates"] == str(run / "finished.json")
     expected = f"jobs.evaluate --checkpoint {run} --datasets sets --out {run}/eval --scores MSP RbA"
     assert stages["evaluate"]["command"].endswith(expected)
     built = read_config(FinetuneConfig, config)
@@ -147,7 +147,7 @@ def test_done_queued_and_failed_cells_are_left_out(sweep: Write, slurm: Path, tm
     (slurm / "queue").write_text("")
     main([str(sweep()), "--retry-failed"])
     assert "#SBATCH --array=1-3\n" in (tasks.folder / "finetune.sbatch").read_text()
-    assert not (tasks.control(tasks.cells[1]) / "finetune.json").exists()
+    assert tasks.state(tasks.cells[1], "finetune").state == "waiting"
     assert len(asked(slurm)) == 9
 
 
@@ -169,6 +169,51 @@ def test_a_sweep_may_grow_and_change_its_resources_but_not_its_cells(
     with pytest.raises(InputError, match="cells were added or moved while jobs of .* are queued"):
         main([str(sweep(seeds=[0, 1, 2, 3]))])
     assert len(asked(slurm)) == count
+
+
+def test_what_slurm_took_away_is_sent_again_and_nothing_else(
+    sweep: Write, slurm: Path, tmp_path: Path
+) -> None:
+    """Of the folder, whatever has become of the file; the cells are preempted, cancelled, done, failed."""
+    main([str(sweep())])
+    tasks = read_tasks(tmp_path / "sweeps" / "lr")
+    again = f"-m jobs.submit {tasks.folder} --lost True || code=$?\n"
+    assert again in (tasks.folder / "collect.sbatch").read_text()
+    (tmp_path / "base.yaml").unlink()
+    states = ["PREEMPTED", "CANCELLED", "COMPLETED", "PREEMPTED"]
+    (slurm / "queue").write_text("".join(f"101_{i}|{word}|0:00|n1|x\n" for i, word in enumerate(states)))
+    for stage in tasks.cells[2].stages.values():
+        Path(stage.creates).mkdir(parents=True)
+    write_state(tasks.control(tasks.cells[3]), "finetune", StageState(state="failed"))
+    main([str(tasks.folder), "--lost"])
+    assert "#SBATCH --array=0\n" in (tasks.folder / "finetune.sbatch").read_text()
+    assert len(asked(slurm)) == 6
+    (slurm / "queue").write_text("")  # and nobody knows any more
+    for index, word in ((0, "stopped"), (1, "waiting")):
+        write_state(tasks.control(tasks.cells[index]), "finetune", StageState(state=word))
+    main([str(tasks.folder), "--lost"])
+    assert "#SBATCH --array=0\n" in (tasks.folder / "finetune.sbatch").read_text()
+    (slurm / "queue").write_text("107_0|CANCELLED|0:00|n1|x\n109|RUNNING|1:00|n1|None\n")
+    main([str(tasks.folder), "--lost"])
+    assert len(asked(slurm)) == 9
+
+
+@pytest.mark.parametrize(
+    ("ranks", "overrides", "cut"),
+    [(1, {}, (4, 2)), (4, {}, (2, 1)), (8, {}, (1, 1)), (1, {"loop.grad_accum": 2}, (4, 2)), (2, {}, (4, 1))],
+)
+def test_global_batches_stay_where_the_number_of_processes_changes(
+    sweep: Write, slurm: Path, tmp_path: Path, ranks: int, overrides: dict[str, int], cut: tuple[int, int]
+) -> None:
+    """Batches of 4 on two processes; a seed that is new has the batch of the others."""
+    main([str(sweep(resources={"ranks_per_node": 2}))])
+    for _ in range(2):
+        main([str(sweep(resources={"ranks_per_node": ranks}, overrides=overrides, seeds=[0, 1, 2]))])
+    for name in ("optim.lr=0.001,seed=0", "optim.lr=0.0001,seed=2"):
+        config = read_config(FinetuneConfig, tmp_path / "sweeps/lr/cells" / name / "config.yaml")
+        assert (config.data.batch_size, config.loop.grad_accum) == cut
+    with pytest.raises(InputError, match="resources: the global batch of .* is 8, which 3 processes cannot"):
+        main([str(sweep(resources={"ranks_per_node": 3}, seeds=[0, 1, 2]))])
 
 
 def test_a_refusal_is_shown_and_leaves_nothing_submitted(sweep: Write, slurm: Path, tmp_path: Path) -> None:
@@ -359,7 +404,7 @@ def test_status_tells_states_numbers_and_why_a_cell_failed(
     assert lines[3].split()[:3] == ["optim.lr=0.0001,seed=0", "finetune", "failed"]
     assert lines[4].split()[:3] == ["optim.lr=0.0001,seed=1", "finetune", "timeout"]
     assert f"exit code 1; RuntimeError: CUDA out of memory ({log})" in lines[7]
-    assert "Slurm says TIMEOUT" in lines[8]
+    assert "the time limit struck before it had saved; raise time_limit_min or stop_before" in lines[8]
     assert "collect: job 103 pending" in lines
 
 

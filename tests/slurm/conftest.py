@@ -61,7 +61,10 @@ KillWait=5
 MinJobAge=3600
 # job ids differ from those of any other cluster of this host, whose port it would be
 FirstJobId={first_job}
+PreemptType=preempt/partition_prio
+PreemptMode=CANCEL
 PartitionName=main Nodes=ALL Default=YES MaxTime=60 DefaultTime=10 State=UP
+PartitionName=urgent Nodes=ALL PriorityTier=9 PreemptMode=OFF MaxTime=60 DefaultTime=10 State=UP
 """
 
 
@@ -164,7 +167,7 @@ def _start(cluster: Cluster) -> None:
         )
         cluster.run("unshare", "--uts", "--mount", "sh", "-c", inner, "sh", node, root)
     ask = ("sinfo", "-h", "-N", "-t", "idle", "-o", "%N")
-    all_idle = lambda: len(cluster.run(*ask, check=False).split()) == len(NODES)  # noqa: E731
+    all_idle = lambda: set(cluster.run(*ask, check=False).split()) == set(NODES)  # noqa: E731
     cluster.until(all_idle, START_S, "both nodes idle")
 
 

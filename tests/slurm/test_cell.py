@@ -85,6 +85,22 @@ def test_a_failure_keeps_its_exit_code_and_reason(tmp_path: Path) -> None:
     assert run(tasks, 2).returncode == 128 + 9
 
 
+def test_a_cell_that_hung_goes_on_whatever_code_its_killed_process_had(tmp_path: Path) -> None:
+    """And says what its checkpoints did not keep; a start before it does not count."""
+    say = "echo 'step 9/20'; echo 'error: process 1 of 2: no step ended; it leaves with 75'"
+    tasks = make_sweep(tmp_path, f"{say}; [ $(wc -l < starts) = 2 ] || touch step-0000007; exit 137")
+    log = tmp_path / "log"
+    for _ in range(2):
+        with log.open("a") as output:
+            words = command(tasks, 0, "--log", str(log))
+            assert subprocess.run(words, cwd=ROOT, stdout=output, timeout=60).returncode == 75
+    assert state(tasks).reason == "left; no checkpoint since step-0000007"
+    assert [start.lost_steps for start in state(tasks).starts] == [2, 2]
+    log.write_text("")
+    assert run(tasks).returncode == 137
+    assert tasks.cost(tasks.cells[0]).restarts == 2
+
+
 def test_starts_without_progress_are_limited_and_progress_renews_them(tmp_path: Path) -> None:
     line = "touch $work/step-$(wc -l < $work/starts | sed s/[34]/2/); exit 75"
     tasks = make_sweep(tmp_path, line, max_starts=2)

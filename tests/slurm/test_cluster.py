@@ -129,7 +129,7 @@ def test_a_task_that_is_asked_to_stop_is_queued_again_alone(cluster, folder: Pat
     cluster.until(lambda: (sweep.work(1) / "end").exists(), 60, "the end of cell 1")
     assert (sweep.starts(0), sweep.starts(1)) == (1, 2)
     cluster.until(lambda: sweep.state(1).state == "done", 10, "the state of cell 1")
-    assert [start["progress"] for start in sweep.state(1).starts] == ["", "step-1"]
+    assert [start.progress for start in sweep.state(1).starts] == ["", "step-1"]
     assert cluster.states(job)["0"] == "RUNNING"  # and was left in peace
     cluster.run("scancel", job)
     cluster.until_ended(job)

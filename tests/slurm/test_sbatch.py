@@ -89,7 +89,9 @@ export OMP_NUM_THREADS=1
 export PYTHONUNBUFFERED=1
 export CUDA_VISIBLE_DEVICES=''
 
-exec python -m jobs.collect 'a b'
+code=0
+python -m jobs.collect 'a b' || code=$?
+exit "$code"
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -135,7 +136,9 @@ def test_a_training_over_two_machines_resumes_exactly_and_ends_in_a_table(
     last = f"two nodes/runs/seed=0/checkpoints/step-{STEPS:07d}/model.safetensors"
     expected, actual = (load_file(tmp_path / out / last) for out in "ab")
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
-    tables = [(tmp_path / out / "two nodes/table/results.md").read_text() for out in "ab"]
+    texts = [(tmp_path / out / "two nodes/table/results.md").read_text() for out in "ab"]
+    tables, costs = zip(*(text.split("## Cost") for text in texts), strict=True)
+    assert re.search(r"\| seed=0 \| 0.00 \| \d+.\d\d \| 2 \| \d \|", costs[0])
     assert "| seed=0 | MSP |" in tables[0]
     assert tables[0] == tables[1]
     assert "1 cells, 1 done, 0 to run" in job(submit, sweep)

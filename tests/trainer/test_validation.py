@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from outlier_paste.validation_set import RECORD_NAME, hash_files, require_unseen
 from shards.errors import InputError
 from tests.conftest import draw_scene
 from tests.support.evaluation import write_set
-from tests.trainer.small_run import read_scalars, train
+from tests.trainer.small_run import assert_equal, at_step, read_scalars, train, weights
 from trainer.config import ValidationConfig
 from trainer.validation import open_validation
 
@@ -136,3 +138,24 @@ def test_a_score_that_the_model_cannot_answer_is_refused(tmp_path: Path, scene_s
     with pytest.raises(InputError, match="validation.scores: the model has no class distances, which Min"):
         train(tmp_path, scene_shards, *extra)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_a_validation_that_is_given_up_is_made_up_for(tmp_path: Path, scene_shards: str, step: int) -> None:
+    """Asked to stop at the log of a validated step, before the first image; the last step among them."""
+    extra = ["--validation.shards", scene_shards, "--validation.select", "miou", "--loop.eval_every", "2"]
+    train(tmp_path / "whole", scene_shards, *extra)
+    with at_step(step, lambda: os.kill(os.getpid(), signal.SIGUSR1)):
+        state = train(tmp_path, scene_shards, *extra, "--loop.save_every", "100")
+    log = tmp_path / "run" / "log.txt"
+    assert (state.step, state.validation_due) == (step, True)
+    assert f"asked to stop: saved at step {step}" in log.read_text()
+    assert f"validation at step {step}" not in log.read_text()
+    assert not (tmp_path / "run" / "finished.json").exists()
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith((".", "tmp"))]
+    train(tmp_path, scene_shards, *extra, "--loop.save_every", "100", resume=True)
+    assert_equal(weights(tmp_path), weights(tmp_path / "whole"))
+    assert log.read_text().count(f"validation at step {step}") == 1
+    for name in ("finished.json", "checkpoints/step-0000004/training.json"):
+        ends = [json.loads((folder / "run" / name).read_text()) for folder in (tmp_path, tmp_path / "whole")]
+        assert ends[0].get("state", ends[0]) == ends[1].get("state", ends[1])
