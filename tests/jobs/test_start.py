@@ -36,4 +36,4 @@ def test_help_and_a_wrong_option_load_no_network(job: str, option: str) -> None:
     assert ("usage: " if option == "--help" else "error: ") in said
     assert "tyro" in loaded
     assert not loaded & set(HEAVY)
-    assert len(loaded) < 400
+    assert len(loaded) < 250
