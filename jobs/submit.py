@@ -22,6 +22,7 @@ from eval.predict.score_names import NEEDS
 from jobs.evaluate import EvaluateOptions
 from jobs.prepare import Job
 from models.weights.run_files import BEST_FOLDER, CHECKPOINTS_FOLDER, CONFIG_NAME, FINISHED_NAME
+from shards.cores import count_gpus
 from shards.errors import InputError
 from shards.files import write_atomically
 from shards.location import is_there
@@ -180,16 +181,12 @@ def submit(plan: SweepPlan, options: SubmitOptions) -> None:
         return
     if scripts and options.local is None and shutil.which("sbatch") is None:
         raise SlurmError("sbatch: not found; is this a Slurm cluster? --local 1 runs the cells here")
-    machine = None
-    if options.local is not None:
-        from torch.cuda import device_count
-
-        machine = share_machine(config.resources, options.local, device_count())
+    machine = None if options.local is None else share_machine(config.resources, options.local, count_gpus())
     _write_folder(plan)
     if moved:  # the indices of earlier jobs are those of other cells now
         (config.folder / SUBMISSIONS_NAME).unlink(missing_ok=True)
-    counts = len(tasks.cells), len(tasks.cells) - len(undone), len(todo)
-    logger.info("%s: %d cells, %d done, %d to run", config.folder, *counts)
+    count = len(tasks.cells)
+    logger.info("%s: %d cells, %d done, %d to run", config.folder, count, count - len(undone), len(todo))
     if live:
         logger.info("%d are queued or running already", len(live))
     if left:
