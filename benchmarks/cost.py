@@ -22,7 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import ReportOptions, table
 from models.adapt import apply_adaptation
-from models.config import AdaptConfig, ModelConfig
+from models.adaptation import AdaptConfig
+from models.config import ModelConfig
 from models.eomt import EoMT
 from shards.program import run_program
 from shards.settings import parse_options

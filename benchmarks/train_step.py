@@ -42,7 +42,8 @@ from benchmarks.machine import (
 )
 from benchmarks.parity import request_eomt
 from models.adapt import apply_adaptation
-from models.config import DEFAULT_NUM_QUERIES, AdaptConfig, LoraSettings, ModelConfig
+from models.adaptation import AdaptConfig, LoraSettings
+from models.config import DEFAULT_NUM_QUERIES, ModelConfig
 from models.eomt import EoMT
 from models.segmenter import compile_model
 from models.trunk import SIZES

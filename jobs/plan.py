@@ -152,7 +152,7 @@ def _finetuning_stages(config: SweepConfig, built: FinetuneConfig) -> dict[str, 
         for name, value in evaluation.options.items():
             values = value if isinstance(value, list) else [value]
             if name == "scores":
-                values = [score for score in values if NEEDS.get(score, "") in ("", *built.model.parts)]
+                values = [score for score in values if NEEDS.get(score, "") in ("", *built.parts)]
             words += [f"--{name}", *map(str, values)]
         parse_options(EvaluateOptions, words, program="jobs.evaluate")  # refuses what it does not know
         command = job_command(evaluation.resources, EVALUATE, words)

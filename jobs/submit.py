@@ -18,6 +18,7 @@ from pathlib import Path
 import tyro
 
 from jobs.plan import SweepPlan, find_missing, plan_sweep, read_plan, require_same_sweep, write_plan
+from shards.cores import count_gpus
 from shards.errors import InputError
 from shards.files import write_atomically
 from shards.output import claimed, require_free
@@ -92,11 +93,7 @@ def submit(plan: SweepPlan, options: SubmitOptions) -> None:
         return
     if scripts and options.local is None and shutil.which("sbatch") is None:
         raise SlurmError("sbatch: not found; is this a Slurm cluster? --local 1 runs the cells here")
-    machine = None
-    if options.local is not None:
-        from torch.cuda import device_count
-
-        machine = share_machine(config.resources, options.local, device_count())
+    machine = None if options.local is None else share_machine(config.resources, options.local, count_gpus())
     write_plan(plan)
     if moved:  # the indices of earlier jobs are those of other cells now
         (config.folder / SUBMISSIONS_NAME).unlink(missing_ok=True)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from models.config import AdaptConfig, OutlierHeadConfig
+from models.adaptation import AdaptConfig
+from models.config import OutlierHeadConfig
 from models.eomt import EoMT
 from models.lora import add_adapters
 from models.outlier_head import DEFAULT_WIDTH

@@ -35,8 +35,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from eval.predict.queries import QueryOutputs
+from models.adaptation import LoraSettings
 from models.backbone import build_backbone
-from models.config import LoraSettings, ModelConfig, OutlierHeadConfig
+from models.config import ModelConfig, OutlierHeadConfig
 from models.heads import IsoMaxHead
 from models.outlier_head import OutlierHead
 from models.token_bank import TokenBank

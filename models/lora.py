@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.adaptation import LoraSettings
 from models.backbone import count_blocks
-from models.config import LoraSettings
 from models.eomt import EoMT
 from shards.errors import InputError
 

@@ -1,4 +1,4 @@
-"""Cores of this machine: how many are ours, and how threads wait for each other on them."""
+"""Cores and GPUs of this machine: how many are ours, and how threads wait for each other."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ THREADS = "OMP_NUM_THREADS"
 def count_cores() -> int:
     """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def count_gpus() -> int:
+    """Return the number of GPUs that this process may use; loads torch."""
+    from torch.cuda import device_count
+
+    return device_count()
 
 
 def share_cores(processes: int) -> dict[str, str]:

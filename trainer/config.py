@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from eval.predict.score_names import require_scores
-from models.config import AdaptConfig, InitConfig, ModelConfig
+from models.adaptation import AdaptConfig
+from models.config import InitConfig, ModelConfig
 from outlier_paste.config import PasteConfig
 from shards.config import StreamConfig
 from shards.errors import InputError

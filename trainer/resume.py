@@ -12,7 +12,8 @@ from accelerate import Accelerator
 from torch.optim.lr_scheduler import LambdaLR
 
 from models.adapt import apply_adaptation
-from models.config import DESCRIPTION_NAME, AdaptConfig, ModelConfig, read_description
+from models.adaptation import AdaptConfig
+from models.config import DESCRIPTION_NAME, ModelConfig, read_description
 from models.eomt import EoMT
 from models.weights.files import hash_part, read_weight_file
 from models.weights.fit import compare_weights, load_strictly

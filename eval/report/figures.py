@@ -263,20 +263,15 @@ def plot_comparison(frames: Sequence[Mapping[str, Example]]) -> bytes:
     models, (first, *_) = list(frames[0]), frames[0].values()
     (score,), (height, width) = first.scores, first.target.shape
     shape = (len(frames), 2 + len(models))
-    figure = Figure(
-        figsize=(4.6 * shape[1] + 0.6, 4.6 * shape[0] * height / width + 0.4), layout="constrained"
-    )
+    size = (4.6 * shape[1] + 0.6, 4.6 * shape[0] * height / width + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(*shape, squeeze=False)
     values = [e.scores[score].ravel() for frame in frames for e in frame.values()]
     low, high = scale_ends(np.concatenate(values))
     for row, frame in zip(axes, frames, strict=True):
         seen = frame[models[0]]
-        for axis, title, picture in zip(
-            row,
-            (seen.title, "truth (void grey)"),
-            (seen.image, draw_target(seen.image, seen.target)),
-            strict=False,
-        ):
+        pictures = {seen.title: seen.image, "truth (void grey)": draw_target(seen.image, seen.target)}
+        for axis, (title, picture) in zip(row, pictures.items(), strict=False):
             axis.imshow(picture)
             axis.set_title(title)
         for axis, model in zip(row[2:], models, strict=True):

@@ -15,7 +15,8 @@ from torch import Tensor
 import jobs.finetune
 import trainer.losses.mask
 from jobs.work.evaluate import evaluate
-from models.config import LoraSettings, ModelConfig
+from models.adaptation import LoraSettings
+from models.config import ModelConfig
 from models.eomt import EoMT
 from models.lora import add_adapters
 from shards.errors import InputError

@@ -23,7 +23,8 @@ from eval.predict.strips import find_classes
 from eval.predict.windows import SlidingPredictor
 from jobs.export import main
 from models.adapt import apply_adaptation
-from models.config import AdaptConfig, LoraSettings, ModelConfig
+from models.adaptation import AdaptConfig, LoraSettings
+from models.config import ModelConfig
 from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT
 from models.erfnet import ERFNet
 from models.onnx import noise

@@ -15,8 +15,9 @@ from transformers import EomtConfig, EomtForUniversalSegmentation
 from jobs.doctor import main as doctor
 from jobs.export import main as export
 from models.adapt import apply_adaptation
+from models.adaptation import AdaptConfig, LoraSettings
 from models.backbone import build_backbone
-from models.config import AdaptConfig, LoraSettings, ModelConfig
+from models.config import ModelConfig
 from models.eomt import EoMT
 from models.erfnet import ERFNet
 from models.segmenter import make_predictor, open_predictor

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models.adapt import apply_adaptation, count_frozen, explain_parameters, plan_unfreezing
-from models.config import AdaptConfig, LoraSettings
+from models.adaptation import AdaptConfig, LoraSettings
 from models.eomt import EoMT
 from shards.errors import InputError
 from tests.models.tiny import IMAGE, make_model, over_both_trunks

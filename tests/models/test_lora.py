@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.config import LoraSettings
+from models.adaptation import LoraSettings
 from models.eomt import EoMT
 from models.lora import add_adapters, merge_weights, merged
 from models.weights.checkpoint import load_model

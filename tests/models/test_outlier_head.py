@@ -17,7 +17,8 @@ from eval.predict.score_names import NEEDS
 from eval.predict.scores import QUERY_SCORES, SCORES
 from jobs import doctor, evaluate, export, finetune
 from models.adapt import apply_adaptation, count_parameters
-from models.config import AdaptConfig, ModelConfig, OutlierHeadConfig
+from models.adaptation import AdaptConfig
+from models.config import ModelConfig, OutlierHeadConfig
 from models.eomt import EoMT
 from models.outlier_head import read_claims
 from models.segmenter import make_predictor

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from jobs.work.finetune import finetune
 from models.adapt import apply_adaptation
-from models.config import AdaptConfig, LoraSettings, ModelConfig
+from models.adaptation import AdaptConfig, LoraSettings
+from models.config import ModelConfig
 from models.eomt import EoMT, Prediction
 from shards.batch import Batch
 from shards.settings import load_config

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from models.config import AdaptConfig, ModelConfig, OutlierHeadConfig
+from models.adaptation import AdaptConfig
+from models.config import ModelConfig, OutlierHeadConfig
 from shards.config import StreamConfig
 from shards.errors import InputError
 from shards.settings import load_config
