@@ -66,7 +66,7 @@ class PredictionCounts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prediction:
+class PredictionRun:
     """A model, looked up and checked, and the frames that it is to see."""
 
     out: Path

@@ -151,19 +151,10 @@ def write_onnx(
 
     scorer = (PictureScorer(model, score, picture) if picture else Scorer(model, score)).eval()
     images = noise((1 if picture else 2), picture or model.image_size)
-    num_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     with _silenced():
-        program = torch.onnx.export(
-            scorer,
-            (images,),
-            dynamo=True,
-            input_names=["image"],
-            output_names=["class_map" if picture else "class_scores", "score"],
-            dynamic_shapes=None if picture else {"image": {0: torch.export.Dim("batch")}},
-            custom_translation_table={torch.ops.aten._cdist_forward.default: _translate_cdist},
-        )
-        assert program is not None
+        program = _trace(scorer, images, is_of_windows=picture is None)
         program.model.metadata_props.update(describe_graph(model, score, picture) | facts)
+        num_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
         program.save(str(path), external_data=num_bytes > LARGEST_IN_ONE_FILE)
         if half:
             _halve(path)
@@ -172,6 +163,20 @@ def write_onnx(
         expected = scorer(images[:1])
     pairs = zip(open_graph(path)(images[:1]), expected, strict=True)
     return max(float((torch.from_numpy(a) - e).abs().max()) for a, e in pairs if e.is_floating_point())
+
+
+def _trace(scorer: Scorer, images: UInt8[Tensor, "B 3 H W"], *, is_of_windows: bool) -> Any:
+    program = torch.onnx.export(
+        scorer,
+        (images,),
+        dynamo=True,
+        input_names=["image"],
+        output_names=["class_scores" if is_of_windows else "class_map", "score"],
+        dynamic_shapes={"image": {0: torch.export.Dim("batch")}} if is_of_windows else None,
+        custom_translation_table={torch.ops.aten._cdist_forward.default: _translate_cdist},
+    )
+    assert program is not None
+    return program
 
 
 def require_onnx(setting: str) -> None:
@@ -201,12 +206,14 @@ def _halve(path: Path) -> None:
     """Turn the network's part of a graph to float16, in place."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
     graph = onnx.load(str(path))
     kept = [node.name for node in graph.graph.node if not _is_of_network(node)]
-    halved = convert_float_to_float16(graph, keep_io_types=True, node_block_list=kept)
+    halved = OnnxModel(convert_float_to_float16(graph, keep_io_types=True, node_block_list=kept))
+    halved.topological_sort()
     path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # half of it fits into one file
-    onnx.save(halved, str(path))
+    onnx.save(halved.model, str(path))
 
 
 def _is_of_network(node: Any) -> bool:

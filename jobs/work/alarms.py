@@ -12,7 +12,7 @@ from eval.conformal import RiskBound
 from eval.key import network_key
 from eval.part import TestSetPart
 from eval.predict.footage import find_frames
-from eval.prediction import NAMES, Prediction, PredictionCounts
+from eval.prediction import NAMES, PredictionCounts, PredictionRun
 from eval.protocol import Protocol, get_protocol
 from eval.result import require_place
 from eval.sets.benchmarks import read_own_sets, require_own_sets
@@ -40,7 +40,7 @@ def predict(options: PredictOptions, worker: Worker = ALONE) -> str:
     if calibration is not None:
         calibration.require_of(model, protocol, f"--calibration {options.calibration}")
     threshold = options.threshold if calibration is None else calibration.threshold
-    counts = Prediction(
+    counts = PredictionRun(
         out=options.out,
         model=model,
         network=network_key(model.fingerprint, options.precision, options.compile, device),
