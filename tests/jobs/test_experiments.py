@@ -42,7 +42,7 @@ def test_the_table_has_means_over_the_sets_then_over_seeds() -> None:
     lines = render_numbers(make_runs({}, "SMIYC RA-21", "FS Static"), SCORES).splitlines()
     control = next(line for line in lines if line.startswith("| control |"))
     assert "| 40.00 ± 0.00 | 25.00 ± 5.00 / 50.00 ± 0.00 |" in control
-    assert control.endswith("|  |")  # no prototypes, no MinDistance
+    assert "|  |" in control  # no prototypes, no MinDistance
 
 
 def test_method_and_score_are_chosen_on_pasted_data_whatever_the_test_sets_say() -> None:
