@@ -17,7 +17,7 @@ from pathlib import Path
 
 import tyro
 
-from jobs.plan import SweepPlan, find_missing, plan_sweep, read_plan, require_same_sweep, write_plan
+from jobs.work.plan import SweepPlan, find_missing, plan_sweep, read_plan, require_same_sweep, write_plan
 from shards.cores import count_gpus
 from shards.errors import InputError
 from shards.files import write_atomically

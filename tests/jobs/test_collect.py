@@ -166,9 +166,8 @@ def test_a_sweep_says_what_is_missing_and_why(tmp_path: Path) -> None:
     write_tasks(tasks)
     main([str(sweep), "--out", str(tmp_path / "table")])
     table = (tmp_path / "table" / "results.md").read_text()
-    assert table.endswith(
-        "\nMissing: b,seed=0 (evaluate failed: exit code 3); c,seed=0 (evaluate waiting).\n"
-    )
+    missing = "\nMissing: b,seed=0 (evaluate failed: exit code 3); c,seed=0 (evaluate waiting).\n"
+    assert f"{missing}\n## Cost of s\n" in table
     assert [row[0] for row in rows(table)] == ["a,seed=0"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,12 +46,8 @@ def _large(tmp_path: Path) -> Tasks:
     return tasks
 
 
-def test_a_large_sweep_is_one_screen_and_quickly_there(
-    large: Tasks, capsys: pytest.CaptureFixture[str]
-) -> None:
-    started = time.process_time()
+def test_a_large_sweep_is_one_screen(large: Tasks, capsys: pytest.CaptureFixture[str]) -> None:
     status([str(large.folder)])
-    assert time.process_time() - started < 3
     lines = capsys.readouterr().out.splitlines()
     log = large.folder / "log"
     assert lines == [
