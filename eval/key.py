@@ -6,15 +6,14 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import torch
 
 from eval.sets.frames import read_file
 from eval.sets.registry import TestSet
 from shards.reader import ShardReader
+from shards.settings import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("eval", "models", "shards/scene.py")
 """The code that a number comes from."""
 

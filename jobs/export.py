@@ -43,6 +43,9 @@ class ExportOptions:
     --datasets, whether their labels are published or not."""
     out: Path
     """New or empty folder. A package for a benchmark that was interrupted goes on."""
+    push: str = ""
+    """Not for benchmarks: a repository of Hugging Face's hub, such as org/name, to which the complete folder
+    is uploaded, through huggingface_hub and its log-in; a new one is private."""
     score: Annotated[str, tyro.conf.arg(help=f"For onnx and benchmarks: {describe_scores()}.")] = "MSP"
     base: Path | None = None
     """For adapter and outlier_head: what the run started from; by default what its model.weights says. For
@@ -92,6 +95,8 @@ class ExportOptions:
         allowed = {"onnx": ("float32", "fp16"), **dict.fromkeys(PACKAGES, ("float32", "bf16"))}
         if self.precision not in (known := allowed.get(self.to, ("float32",))):
             raise InputError(f"--precision: got {self.precision}; --to {self.to} has {', '.join(known)}")
+        if self.push and self.to in PACKAGES:
+            raise InputError(f"--push: uploads weights; --to is {self.to}, which its benchmark takes")
         with_base = ("adapter", "outlier_head", "safetensors", "huggingface")
         if self.base is not None and self.to not in with_base:
             raise InputError(f"--base: only --to {', '.join(with_base)} has a base; --to is {self.to}")

@@ -25,6 +25,7 @@ from models.erfnet import ERFNet
 from models.segmenter import num_classes_of, read_prediction, stride_of, table_of
 from shards.errors import InputError
 
+ONNX_NAME = "model.onnx"
 LARGEST_IN_ONE_FILE = 1.8e9
 """Bytes of weights; protobuf ends at 2 GiB, and more weights get a file of their own."""
 

@@ -135,8 +135,8 @@ def find_shards(path: str, split: str | None, cache: str = "", *, check_files: b
 
 
 def is_there(path: str) -> bool:
-    """Say whether a path or a pattern leads to something; a URL is believed."""
-    return "://" in path or any(glob.glob(pattern) for pattern in braceexpand(path))  # noqa: PTH207
+    """Say whether a path or a pattern leads to something; a URL is believed, and so is `hf:org/name`."""
+    return "://" in path or path.startswith("hf:") or any(glob.glob(pattern) for pattern in braceexpand(path))  # noqa: PTH207
 
 
 def default_cache() -> Path:

@@ -28,6 +28,8 @@ Config = TypeVar("Config")
 
 LARGEST = 1e12
 """Size of the largest number in a setting; products of a few of them are numbers in float32 still."""
+ROOT = Path(__file__).resolve().parent.parent
+"""The folder in which jobs/configs and slurm/examples lie, in the repository or installed."""
 UNSET = ("none", "null")
 """Words that take a setting of the file back, such as `--loss.outlier none`: its default holds."""
 
@@ -84,9 +86,15 @@ def read_config(config_type: type[Config], path: Path) -> Config:
 
 def read_settings(path: Path) -> Any:
     """Read a YAML file as it is, unchecked; an empty one is an empty mapping."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such configuration file")
-    return read_yaml(path) or {}
+    return read_yaml(find_config(path)) or {}
+
+
+def find_config(path: Path) -> Path:
+    """Return a configuration file, or the suite's own of that name, such as jobs/configs/rba.yaml."""
+    for file in (path, ROOT / path):
+        if file.is_file():
+            return file
+    raise InputError(f"{path}: no such configuration file")
 
 
 def build_config(config_type: type[Config], settings: Any, where: str) -> Config:

@@ -68,7 +68,6 @@ def make_accelerator(precision: Precision, run_folder: Path) -> Accelerator:
             cpu=on_cpu,
             mixed_precision="no" if precision == "float32" else precision,
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-            log_with="tensorboard",
             project_config=ProjectConfiguration(project_dir=str(run_folder), logging_dir=str(run_folder)),
             step_scheduler_with_optimizer=False,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from eval.predict.score_names import require_scores
 from models.adaptation import AdaptConfig
@@ -24,12 +25,17 @@ MAY_CHANGE = (
     *("loop.time_limit", "loop.hang_s", "loop.skip_bad_steps", "loop.sharding"),
     *("validation.shards", "validation.split", "validation.limit"),
     *("validation.pasted", "validation.scores", "validation.patience"),
-    *("tracking.tensorboard", "tracking.pasted_scenes", "tracking.groups", "tracking.probes"),
-    *("tracking.curves", "paste.cache_mb"),
+    *("tracking.tensorboard", "tracking.log_with", "tracking.pasted_scenes", "tracking.groups"),
+    *("tracking.probes", "tracking.curves", "paste.cache_mb"),
 )
 """Settings that a resumed run may change: they alter no weight, as long as the global batch stays."""
 MEASURED_ON = ("validation.shards", "validation.split", "validation.limit", "validation.pasted")
 """Those of `MAY_CHANGE` that are fixed where the best of several validations is chosen."""
+
+
+Tracker = Literal[
+    "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +45,9 @@ class TrackingConfig:
     tensorboard: bool = True
     """Write TensorBoard's files into the run's folder; what they show, and what that costs:
     docs/monitoring.md."""
+    log_with: tuple[Tracker, ...] = ()
+    """Trackers besides, by the names that Accelerate gives them, each with its own package and log-in: they
+    get settings and the same scalars, and pictures where they take them."""
     pasted_scenes: int = 4
     """Number of scenes of the run, all with objects, shown there when it starts; 0: none."""
     groups: bool = True
@@ -54,6 +63,12 @@ class TrackingConfig:
         for name in ("pasted_scenes", "probes"):
             if getattr(self, name) < 0:
                 raise InputError(f"tracking.{name}: got {getattr(self, name)}; 0 or more are needed")
+
+    @property
+    def trackers(self) -> list[str]:
+        """All trackers, each once."""
+        own = ["tensorboard"] if self.tensorboard else []
+        return list(dict.fromkeys([*own, *self.log_with]))
 
 
 @dataclass(frozen=True, kw_only=True)

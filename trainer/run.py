@@ -136,7 +136,7 @@ def _build(
         ema=ema,
         state=state,
         evaluate=build_validation(config.validation, config.paste, shown, model, accelerator, folder, ask),
-        details=describe if shown.groups and shown.tensorboard else None,
+        details=describe if shown.groups and shown.trackers else None,
         stop_requested=stop,
         deadline=stop.deadline,
         unfreeze_steps=unfreeze_steps,

@@ -34,7 +34,7 @@ from shards.files import (
 )
 from shards.manifest import MANIFEST_NAME
 from shards.output import require_free
-from shards.settings import flat_settings, read_config, write_config
+from shards.settings import ROOT, flat_settings, read_config, write_config
 from shards.stream import Stream
 from trainer.collective import writing
 from trainer.config import MAY_CHANGE, MEASURED_ON, FinetuneConfig
@@ -226,8 +226,13 @@ def _read_entries(path: Path) -> list[dict[str, Any]]:
 
 
 def _git(*arguments: str) -> str | None:
-    """Ask git about the code's own folder, without locks, which a kill would leave; None: no checkout."""
-    command = ["git", "--no-optional-locks", "-C", str(Path(__file__).resolve().parent), *arguments]
+    """Ask git about the code's own folder, without locks, which a kill would leave; None: no checkout.
+
+    Installed, the code may lie in somebody else's checkout, whose state says nothing of it.
+    """
+    if not (ROOT / ".git").exists():
+        return None
+    command = ["git", "--no-optional-locks", "-C", str(ROOT), *arguments]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):

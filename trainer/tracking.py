@@ -1,4 +1,4 @@
-"""TensorBoard of a run."""
+"""TensorBoard of a run, and other trackers that get its scalars and pictures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
@@ -17,6 +18,7 @@ from torch.utils.tensorboard.summary import hparams
 from eval.metrics.binned import ImageCounts, ScoreDistribution
 from models.eomt import EoMT
 from models.lora import adapter_norms
+from shards.errors import InputError
 from trainer.collective import explain_failure
 from trainer.config import TrackingConfig
 from trainer.sharding import whole
@@ -50,8 +52,20 @@ DESCRIPTIONS = {
 first two groups: Loss and Validation."""
 PLUGINS = {"simple_value": "scalars", "image": "images", "histo": "histograms"}
 """Plugin of TensorBoard for a value that names none."""
+TENSORBOARD, PROJECT = "tensorboard", "eomt-anomaly"
+NAMED_BY = {"wandb": "name", "trackio": "name", "mlflow": "run_name", "swanlab": "experiment_name"}
+"""Tracker -> its option for the run's name; the others know it as the setting `run`."""
+ONE_PICTURE = ("aim", "clearml")
+"""Trackers that take a picture by its tag; the others take a list of them."""
 MOST_POINTS = 127
 """Points of a curve; TensorBoard takes no more."""
+
+
+def require_trackers(config: TrackingConfig) -> None:
+    """Check that the package of every tracker is installed."""
+    if missing := [name for name in config.trackers if name not in map(str, get_available_trackers())]:
+        package = missing[0].replace("_", "-")
+        raise InputError(f"tracking.log_with: {missing[0]} is not installed; pip install {package}")
 
 
 def start_tracking(
@@ -62,16 +76,41 @@ def start_tracking(
     *,
     step: int = 0,
 ) -> None:
-    """Open TensorBoard's files, and enter the run into the tab HPARAMS: settings, and tags of metrics.
+    """Open the trackers, and enter the run into TensorBoard's tab HPARAMS: settings, and tags of metrics.
 
-    What an earlier start of the run has written of steps after `step` is shown no more.
+    What an earlier start of the run has written of steps after `step` is shown no more by TensorBoard; for
+    the other trackers each start is a run of its own.
     """
-    if config.tensorboard:
-        accelerator.init_trackers("", init_kwargs={"tensorboard": {"purge_step": step + 1}})
-        experiment, start, _ = hparams(dict(settings), dict.fromkeys(metrics, 0.0))
-        _show(accelerator, _add_descriptions)
-        _show(accelerator, lambda board: board.file_writer.add_summary(experiment))
-        _show(accelerator, lambda board: board.file_writer.add_summary(start))
+    if not accelerator.is_main_process:
+        return
+    run = Path(accelerator.logging_dir or "").absolute()
+    for name in config.trackers:
+        try:
+            tracker = _make_tracker(name, run, step)
+            tracker.start()
+        except Exception as error:  # each package raises its own, such as that nobody has logged in
+            if name == TENSORBOARD:
+                raise
+            raise InputError(f"tracking.log_with: {name} does not start: {_one_line(error)}") from None
+        accelerator.trackers.append(tracker)
+    experiment, start, _ = hparams(dict(settings), dict.fromkeys(metrics, 0.0))
+    _show(accelerator, _add_descriptions)
+    _show(accelerator, lambda board: board.file_writer.add_summary(experiment))
+    given = {"run": run.name, **settings}
+    _show(
+        accelerator,
+        lambda board: board.file_writer.add_summary(start),
+        lambda tracker: tracker.store_init_configuration(given),
+    )
+
+
+def _make_tracker(name: str, run: Path, step: int) -> Any:
+    """Make Accelerate's tracker of that name for a run's folder."""
+    make: Any = LOGGER_TYPE_TO_CLASS[name]
+    place = (str(run),) if make.requires_logging_directory else ()
+    if name == TENSORBOARD:
+        return make("", *place, purge_step=step + 1)
+    return make(PROJECT, *place, **({NAMED_BY[name]: run.name} if name in NAMED_BY else {}))
 
 
 def _add_descriptions(board: Any) -> None:
@@ -98,7 +137,7 @@ def describe_tag(tag: str) -> str:
 
 
 def end_tracking(accelerator: Accelerator, *, has_ended: bool) -> None:
-    """Close TensorBoard's files, and say in the tab HPARAMS whether the run has come to its end."""
+    """Close the trackers, and say in TensorBoard's tab HPARAMS whether the run has come to its end."""
     end = hparams({}, {})[2]
     _show(accelerator, lambda board: board.file_writer.add_summary(end) if has_ended else None)
     accelerator.end_training()
@@ -111,12 +150,17 @@ def show_scalars(accelerator: Accelerator, scalars: Mapping[str, float], step: i
         for tag, value in scalars.items():
             board.add_scalar(tag, value, step)
 
-    _show(accelerator, write)
+    _show(accelerator, write, lambda tracker: tracker.log(dict(scalars), step=step))
 
 
 def show_picture(accelerator: Accelerator, tag: str, picture: UInt8[np.ndarray, "H W 3"], step: int) -> None:
-    """Show a picture (R, G, B)."""
-    _show(accelerator, lambda board: board.add_image(tag, picture, step, dataformats="HWC"))
+    """Show a picture (R, G, B), wherever pictures are taken."""
+
+    def send(tracker: Any) -> None:
+        if hasattr(tracker, "log_images"):
+            tracker.log_images({tag: picture if tracker.name in ONE_PICTURE else [picture]}, step=step)
+
+    _show(accelerator, lambda board: board.add_image(tag, picture, step, dataformats="HWC"), send)
 
 
 def show_text(accelerator: Accelerator, tag: str, markdown: str, step: int) -> None:
@@ -158,19 +202,34 @@ def show_distribution(accelerator: Accelerator, tag: str, spread: ScoreDistribut
     _show(accelerator, write)
 
 
-def _show(accelerator: Accelerator, write: Callable[[Any], object]) -> None:
-    """Let the main rank write to TensorBoard's `SummaryWriter`, if there is one.
+def _show(
+    accelerator: Accelerator, write: Callable[[Any], object], send: Callable[[Any], object] | None = None
+) -> None:
+    """Let the main rank write to TensorBoard's `SummaryWriter`, and send to the other trackers.
 
-    A full disk ends TensorBoard's files, not the run. Checkpoints say by themselves if they fail.
+    A full disk ends TensorBoard's files, and any fault another tracker, but not the run. Checkpoints say by
+    themselves if they fail.
     """
     for tracker in list(accelerator.trackers) if accelerator.is_main_process else ():
         try:
-            write(tracker.writer)
-            tracker.writer.flush()
-        except OSError as error:
-            accelerator.trackers.clear()
-            folder, why = Path(tracker.writer.get_logdir()), explain_failure(error)
-            logger.warning("%s: cannot be written; the run goes on without TensorBoard: %s", folder, why)
+            if tracker.name == TENSORBOARD:
+                write(tracker.writer)
+                tracker.writer.flush()
+            elif send is not None:
+                send(tracker)
+        except Exception as error:
+            if tracker.name != TENSORBOARD:
+                logger.warning("%s: the run goes on without it: %s", tracker.name, _one_line(error))
+            elif isinstance(error, OSError):
+                folder, why = Path(tracker.writer.get_logdir()), explain_failure(error)
+                logger.warning("%s: cannot be written; the run goes on without TensorBoard: %s", folder, why)
+            else:
+                raise
+            accelerator.trackers.remove(tracker)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def describe_groups(

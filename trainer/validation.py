@@ -134,7 +134,7 @@ class Validation:
 
     @property
     def _num_probes(self) -> int:
-        return self.tracking.probes if self.tracking.tensorboard else 0
+        return self.tracking.probes if self.tracking.trackers else 0
 
     def _worker(self) -> Worker:
         accelerator = self.accelerator

@@ -11,10 +11,13 @@ from torch import Tensor
 from eval.sets.examine import report_dataset
 from eval.submissions.export import report_package
 from jobs.doctor import CheckpointQuestion, DatasetQuestion, ShardsQuestion, SubmissionQuestion
+from models.onnx import ONNX_NAME
+from models.weights.card import check_card
 from models.weights.checkpoint import explain_report, open_checkpoint, try_loading
 from models.weights.files import list_parts
 from models.weights.fit import LoadReport, find_all_zero, find_not_finite
 from models.weights.formats import Checkpoint
+from models.weights.hub import localize
 from shards.errors import InputError
 from shards.examine import report_shards
 from shards.files import hash_file
@@ -39,9 +42,14 @@ def report_checkpoint(path: Path, base: str = "") -> None:
 
     Numbers are judged of those weights that loading would take.
     """
+    path = localize(path)
+    card = check_card(path)
+    if card and (graph := path / ONNX_NAME).is_file():
+        print(f"{graph}\n  kind     ONNX graph\n  card     {card}\n\n  no problem found")
+        return
     checkpoint = open_checkpoint(path, base)
     weights, report = try_loading(checkpoint, str(checkpoint.path))
-    print("\n".join(_describe(checkpoint, report)))
+    print("\n".join(_describe(checkpoint, report, card)))
     taken = {name: weights[name] for name in report.loaded}
     problems = [] if report.fits else [f"does not fit the model: {report.explain()}"]
     if names := find_not_finite(taken):
@@ -53,7 +61,7 @@ def report_checkpoint(path: Path, base: str = "") -> None:
     print("\n  no problem found")
 
 
-def _describe(checkpoint: Checkpoint, report: LoadReport) -> Iterator[str]:
+def _describe(checkpoint: Checkpoint, report: LoadReport, card: str) -> Iterator[str]:
     weights = checkpoint.weights
     yield str(checkpoint.path)
     yield f"  kind     {checkpoint.title}"
@@ -75,6 +83,8 @@ def _describe(checkpoint: Checkpoint, report: LoadReport) -> Iterator[str]:
         yield f"  trunk    {trunk}"
     if checkpoint.origin:
         yield f"  origin   {checkpoint.origin}"
+    if card:
+        yield f"  card     {card}"
     total = sum(value.numel() for value in weights.values())
     dtypes = sorted({str(value.dtype).removeprefix("torch.") for value in weights.values()})
     yield f"  weights  {len(weights)} tensors, {total:,} parameters, {', '.join(dtypes)}"

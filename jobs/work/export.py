@@ -25,7 +25,7 @@ from jobs.export import ExportOptions
 from models.config import METADATA_KEY, ModelConfig, OutlierHeadConfig, describe, read_description
 from models.eomt import EoMT
 from models.erfnet import ERFNet
-from models.onnx import noise, open_graph, write_onnx
+from models.onnx import ONNX_NAME, noise, open_graph, write_onnx
 from models.segmenter import (
     choose_device,
     hash_checkpoint,
@@ -34,9 +34,11 @@ from models.segmenter import (
     require_readable,
 )
 from models.weights.adapter import write_adapter
+from models.weights.card import ModelCard, write_card
 from models.weights.checkpoint import find_checkpoint, load_model, load_segmenter, open_checkpoint
 from models.weights.files import write_weight_file
 from models.weights.formats import WEIGHTS_NAME
+from models.weights.hub import push_folder, require_repository
 from models.weights.huggingface import (
     SHARED_ACTIVATION,
     huggingface_config,
@@ -51,6 +53,11 @@ from shards.output import staged_folder
 from shards.picture import require_sane_size
 from shards.schema import CITYSCAPES, NUM_CLASSES, ClassTable
 
+LIBRARIES = {"huggingface": "transformers", "adapter": "peft", "onnx": "onnx"}
+"""Kind of export -> the library that loads it, as the hub calls it."""
+Written = tuple[str, EoMT | ERFNet | ModelConfig]
+"""What is said of an export, and the network that it holds."""
+
 
 def export(options: ExportOptions) -> str:
     """Export one checkpoint, and say what was written."""
@@ -64,9 +71,31 @@ def export(options: ExportOptions) -> str:
         "huggingface": _export_huggingface,
         "onnx": _export_onnx,
     }
+    if options.push:
+        require_repository(options.push)
     with staged_folder(options.out) as folder:
-        summary = writers[options.to](checkpoint, options, folder)
-    return f"{options.out}: {summary}\n"
+        summary, model = writers[options.to](checkpoint, options, folder)
+        write_card(folder, _card_of(model, checkpoint, options))
+    pushed = f"; uploaded to {push_folder(options.out, options.push)}" if options.push else ""
+    return f"{options.out}: {summary}{pushed}\n"
+
+
+def _card_of(model: EoMT | ERFNet | ModelConfig, checkpoint: Path, options: ExportOptions) -> ModelCard:
+    config = model.config if isinstance(model, EoMT) else model
+    network = "ERFNet, a convolutional network"
+    if isinstance(config, ModelConfig):
+        height, width = config.image_size
+        named = f": {', '.join(config.classes)}" if config.classes else ""
+        size = f"windows of {height} x {width}, {config.num_classes} classes{named}"
+        network = f"EoMT, trunk {config.trunk}; {size}"
+    return ModelCard(
+        title=run_of(checkpoint) or checkpoint.resolve().stem,
+        library=LIBRARIES.get(options.to, "eomt-anomaly"),
+        network=f"{network}. It marks in road scenes what was not in training.",
+        origin=config.origin if isinstance(config, ModelConfig) else "",
+        checkpoint=checkpoint,
+        risk=read_calibration(options.calibration).describe() if options.calibration else "",
+    )
 
 
 def _require_checkpoint(options: ExportOptions) -> Path:
@@ -109,32 +138,33 @@ def _require_benchmark_classes(classes: ClassTable) -> None:
     classes.require_fit(CITYSCAPES, "--to: the checkpoint", "the benchmark", advice)
 
 
-def _export_safetensors(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
+def _export_safetensors(checkpoint: Path, options: ExportOptions, folder: Path) -> Written:
     model = load_model(checkpoint, str(options.base or ""))
     if not options.outlier_head:
         model.set_outlier_head(OutlierHeadConfig())
     metadata = {METADATA_KEY: describe(model.config)}
     write_weight_file(model.state_dict(), folder / WEIGHTS_NAME, metadata)
-    return f"model.safetensors, {_millions(model)}"
+    return f"model.safetensors, {_millions(model)}", model
 
 
-def _export_adapter(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
-    named = options.base or Path(read_description(checkpoint)[0].weights)
+def _export_adapter(checkpoint: Path, options: ExportOptions, folder: Path) -> Written:
+    config = read_description(checkpoint)[0]
+    named = options.base or Path(config.weights)
     if named == Path():
         raise InputError(f"--to adapter: {checkpoint} did not start from weights; --base names its base")
     count = write_adapter(folder, checkpoint, open_checkpoint(named))
-    return f"LoRA adapter of {count:,} numbers over {named}"
+    return f"LoRA adapter of {count:,} numbers over {named}", config
 
 
-def _export_head(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
+def _export_head(checkpoint: Path, options: ExportOptions, folder: Path) -> Written:
     model = load_model(checkpoint)
     if model.outlier_head is None:
         raise InputError(f"--to outlier_head: {checkpoint} has none; adapt.mode outlier_head trains one")
     count = write_head(model, folder / HEAD_NAME, base := str(options.base or model.config.weights))
-    return f"{HEAD_NAME}, {count:,} numbers, over {base or 'weights without a place'}"
+    return f"{HEAD_NAME}, {count:,} numbers, over {base or 'weights without a place'}", model
 
 
-def _export_huggingface(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
+def _export_huggingface(checkpoint: Path, options: ExportOptions, folder: Path) -> Written:
     model = load_model(checkpoint, str(options.base or ""))
     config = model.config
     table = config.class_table
@@ -154,26 +184,14 @@ def _export_huggingface(checkpoint: Path, options: ExportOptions, folder: Path) 
         raise InputError(f"--to huggingface: {wrong}")
     (folder / "config.json").write_text(to_json(huggingface_config(config, list(table.names)), indent=2))
     (folder / "preprocessor_config.json").write_text(to_json(huggingface_preprocessor(config), indent=2))
-    (folder / "README.md").write_text(_describe_card(config))
     model.set_outlier_head(OutlierHeadConfig())  # transformers' EoMT has no place for one
     state = to_huggingface(model.state_dict())
     state["attn_mask_probs"] = model.queries.weight.new_zeros(model.num_blocks)  # inference never masks
     write_weight_file(state, folder / WEIGHTS_NAME)
-    return f"Hugging Face EoMT, {_millions(model)}"
+    return f"Hugging Face EoMT, {_millions(model)}", model
 
 
-def _describe_card(config: ModelConfig) -> str:
-    """Return the text of a model card: what the network is, and what its weights come from."""
-    height, width = config.image_size
-    tags = "library_name: transformers\npipeline_tag: image-segmentation"
-    whose = f": {', '.join(config.classes)}" if config.classes else " of Cityscapes"
-    shape = f"windows of {height} x {width}, {config.num_classes} classes{whose}"
-    origin = config.origin or "unknown"
-    terms = "The licence of the weights that trained first holds for these too."
-    return f"---\n{tags}\n---\n\n# EoMT\n\nTrunk {config.trunk}; {shape}.\n\nOrigin: {origin}.\n\n{terms}\n"
-
-
-def _export_onnx(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
+def _export_onnx(checkpoint: Path, options: ExportOptions, folder: Path) -> Written:
     model = load_segmenter(checkpoint)
     require_readable(model, (options.score,), f"--score: {checkpoint}")
     provenance = {
@@ -188,13 +206,13 @@ def _export_onnx(checkpoint: Path, options: ExportOptions, folder: Path) -> str:
         require_sane_size(options.picture, "--picture")
     if options.calibration is not None:
         provenance |= _describe_threshold(options, model, provenance["sha256"])
-    path, score, half = folder / "model.onnx", options.score, options.precision == "fp16"
+    path, score, half = folder / ONNX_NAME, options.score, options.precision == "fp16"
     difference = write_onnx(model, score, path, provenance, options.picture, half=half)
     height, width = options.picture or model.image_size
     given = "class_map" if options.picture else "class_scores"
     graph = f"model.onnx, uint8 images of {height}x{width} to {given} and score ({score})"
     told = f"{graph}, described in its metadata; onnxruntime differs from torch by {difference:.1e} at most"
-    return "\n".join([told, *_time_frames(path, checkpoint, options)])
+    return "\n".join([told, *_time_frames(path, checkpoint, options)]), model
 
 
 def _describe_threshold(options: ExportOptions, model: EoMT | ERFNet, fingerprint: str) -> dict[str, str]:

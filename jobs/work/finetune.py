@@ -20,7 +20,7 @@ from trainer.run_folder import begin_folder, describe_run, end_folder, train_on
 from trainer.run_log import log_file, record_profile
 from trainer.runtime import Deadline, StopSignal, find_end
 from trainer.state import TrainState
-from trainer.tracking import end_tracking, show_picture, show_text, start_tracking
+from trainer.tracking import end_tracking, require_trackers, show_picture, show_text, start_tracking
 from trainer.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ def finetune(
     if stop is None:
         with StopSignal() as stop:
             return finetune(config, resume=resume, started=started, stop=stop)
+    require_trackers(config.tracking)
     stop.deadline = Deadline(find_end(config.loop.time_limit, started or time.time()))
     given = list_given(config)
     with open_run(config, stop, resume=resume) as (run, config, explanation):
@@ -88,7 +89,7 @@ def _introduce(run: Run, config: FinetuneConfig, explanation: Sequence[str], sha
     logger.info("%s", rates)
     if accelerator.is_main_process:
         show_text(accelerator, "run", describe_run(run.folder, [explanation[0], rates]), first)
-        count = config.tracking.pasted_scenes if config.tracking.tensorboard else 0
+        count = config.tracking.pasted_scenes if config.tracking.trackers else 0
         if step == 0 and count and config.paste.probability > 0:  # before an hour is spent on it
             scenes, classes = paste_scenes(config, count), config.model.class_table
             sheet = draw_contact_sheet(scenes, classes, columns=count)

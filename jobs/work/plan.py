@@ -18,6 +18,7 @@ from shards.location import is_there
 from shards.output import make_folder
 from shards.settings import (
     build_config,
+    find_config,
     flat_settings,
     parse_options,
     read_config,
@@ -201,5 +202,5 @@ def write_plan(plan: SweepPlan) -> None:
         make_folder(plan.tasks.control(task), "out/name")
         if plan.configs:
             write_config(plan.configs[task.name], plan.tasks.control(task) / CONFIG_NAME)
-    write_atomically(folder / SOURCE_NAME, plan.source.read_bytes())
+    write_atomically(folder / SOURCE_NAME, find_config(plan.source).read_bytes())
     write_tasks(plan.tasks)

@@ -30,6 +30,7 @@ from models.weights.adapter import is_adapter_folder, read_adapter
 from models.weights.files import read_metadata, render_shape
 from models.weights.fit import LoadReport, compare_weights, is_under, load_strictly
 from models.weights.formats import Checkpoint, find_weight_file, fit_positions, read_checkpoint
+from models.weights.hub import localize
 from models.weights.outlier_head import find_head, place_of_base, read_head
 from models.weights.run_files import CHECKPOINTS_FOLDER, list_checkpoints
 from shards.errors import InputError
@@ -44,7 +45,11 @@ def write_description(model: EoMT, folder: Path) -> None:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Return the newest checkpoint of the run that `path` is, or `path` itself if it is or holds weights."""
+    """Return the newest checkpoint of the run that `path` is, or `path` itself if it is or holds weights.
+
+    Of `hf:org/name`, that of the local copy.
+    """
+    path = localize(path)
     try:
         if not path.exists():
             raise InputError(f"checkpoint {path}: no such file or folder")
@@ -67,7 +72,7 @@ def open_checkpoint(path: Path, base: str = "") -> Checkpoint:
 
     `base`: see `read_checkpoint`; of an outlier head, the EoMT that it goes onto.
     """
-    path = find_checkpoint(path)
+    path, base = find_checkpoint(path), str(localize(Path(base))) if base else ""
     if (head := find_head(path)) is not None:
         return read_head(head, open_checkpoint(place_of_base(head, base)))
     return read_adapter(path) if is_adapter_folder(path) and not base else read_checkpoint(path, base)

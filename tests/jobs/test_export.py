@@ -77,7 +77,7 @@ def masks(model: EoMT, image: torch.Tensor = IMAGE) -> torch.Tensor:
 def test_one_merged_file_needs_nothing_beside_it(tmp_path: Path) -> None:
     run = finetune_with_lora(tmp_path / "run", make_model(outlier_class="trained"))
     out = export(run, "safetensors", tmp_path / "out")
-    assert [path.name for path in out.iterdir()] == ["model.safetensors"]
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "model.safetensors"]
     alone = tmp_path / "renamed.safetensors"
     (out / "model.safetensors").rename(alone)
     loaded = load_model(alone)

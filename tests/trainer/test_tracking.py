@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from accelerate import tracking
+from accelerate.tracking import GeneralTracker
 from sklearn.metrics import precision_score, recall_score
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
@@ -20,6 +22,7 @@ from tensorboard.util.tensor_util import make_ndarray
 from eval.metrics.binned import count_images
 from eval.metrics.curve import ImageScores
 from models.lora import adapter_norms
+from shards.errors import InputError
 from tests.trainer.small_run import forget_after, make_model, read_events, read_scalars, train
 from tests.trainer.test_validation import write_pasted
 from trainer.optim import build_optimizer
@@ -187,6 +190,104 @@ def test_each_step_appears_once_after_a_kill_and_a_resume(tmp_path: Path, scene_
             EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload().Tensors("run", "run/text_summary")
         )
         assert [card.step for card in cards] == ([1, 3] if step else [1])
+
+
+class Stub(GeneralTracker):
+    """A tracker that keeps what it is told; without pictures unless it is wandb."""
+
+    requires_logging_directory = False
+    name = "mlflow"
+
+    def __init__(self, project: str, **named: str) -> None:
+        self.project, self.named, self.told = project, named, list[tuple]()
+        STUBS[self.name] = self
+
+    tracker = None
+
+    def store_init_configuration(self, values: dict) -> None:
+        self.told.append(("settings", values))
+
+    def log(self, values: dict, step: int | None = None, **_: object) -> None:
+        self.told += [(tag, step, value) for tag, value in values.items()]
+
+    def finish(self) -> None:
+        self.told.append(("end",))
+
+
+class PicturedStub(Stub):
+    name = "wandb"
+
+    def log_images(self, values: dict, step: int | None = None, **_: object) -> None:
+        self.told += [(tag, step, picture.shape) for tag, (picture,) in values.items()]
+
+
+class BrokenStub(Stub):
+    name = "trackio"
+
+    def log(self, values: dict, step: int | None = None, **_: object) -> None:
+        raise ConnectionError("no answer\nfrom the server")
+
+
+STUBS: dict[str, Stub] = {}
+
+
+@pytest.fixture(name="stubs")
+def _stubs(monkeypatch: pytest.MonkeyPatch) -> dict[str, Stub]:
+    STUBS.clear()
+    for stub in (Stub, PicturedStub, BrokenStub):
+        monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, stub.name, stub)
+    monkeypatch.setattr(tracking, "_available_trackers", ["tensorboard", "mlflow", "wandb", "trackio"])
+    return STUBS
+
+
+def test_all_trackers_get_the_scalars_and_some_the_pictures(
+    tmp_path: Path, scene_shards: str, stubs: dict[str, Stub], caplog: pytest.LogCaptureFixture
+) -> None:
+    shown = ("--validation.shards", scene_shards, "--loop.eval_every", "2", "--loop.steps", "4")
+    train(tmp_path, scene_shards, *shown, "--tracking.log_with", "mlflow", "wandb", "trackio", "tensorboard")
+    scalars = sorted(
+        (tag, *point) for tag, points in read_scalars(tmp_path / "run").items() for point in points
+    )
+    for name, stub in stubs.items():
+        (kind, settings), *told = stub.told
+        assert (stub.project, *stub.named.values(), kind) == ("eomt-anomaly", "run", "settings")
+        assert (settings["run"], settings["loop.steps"]) == ("run", 4)
+        assert told.pop() == ("end",) if name != "trackio" else told == []
+        found = sorted((tag, step, float(np.float32(value))) for tag, step, *rest in told for value in rest
+                       if isinstance(value, int | float))  # fmt: skip
+        assert found == ([] if name == "trackio" else scalars)
+    pictures = [told for told in stubs["wandb"].told if told[0].startswith("probes/")]
+    assert [(tag, step) for tag, step, _ in pictures] == [("probes/scenes", 2), ("probes/scenes", 4)]
+    assert "trackio: the run goes on without it: no answer from the server" in caplog.text
+
+
+def test_a_tracker_that_is_missing_or_does_not_start_is_one_line(
+    tmp_path: Path, scene_shards: str, stubs: dict[str, Stub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="comet_ml is not installed; pip install comet-ml"):
+        train(tmp_path, scene_shards, "--tracking.log_with", "comet_ml")
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(Stub, "start", lambda _: 1 / 0, raising=False)
+    with pytest.raises(InputError, match="tracking.log_with: mlflow does not start: division by zero"):
+        train(tmp_path, scene_shards, "--tracking.log_with", "mlflow")
+
+
+def test_the_file_store_of_mlflow_holds_the_scalars(
+    tmp_path: Path, scene_shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri(f"file://{tmp_path}/store")
+    train(tmp_path, scene_shards, "--tracking.log_with", "mlflow")
+    client = mlflow.MlflowClient()
+    (experiment,) = client.search_experiments(filter_string="name = 'eomt-anomaly'")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_name == "run"
+    for tag, points in read_scalars(tmp_path / "run").items():
+        found = [
+            (m.step, float(np.float32(m.value))) for m in client.get_metric_history(run.info.run_id, tag)
+        ]
+        assert sorted(found) == points
 
 
 def test_what_is_switched_off_is_not_written(tmp_path: Path, scene_shards: str) -> None:
