@@ -290,7 +290,11 @@ def test_a_graph_says_threshold_and_risk_on_its_own_scale_and_is_timed(
         ({"size": "", "trunk": PLAIN}, "huggingface", "has DINOv2 with registers or DINOv3; .*, 0 registers"),
         ({}, "onnx --score MinDistance", "--score: .*run has no class distances, which MinDistance"),
         ({}, "onnx --score msp", "--score: unknown score 'msp'; known scores: MSP"),
-        ({}, "onnx --base x", "--base: only --to adapter, safetensors, huggingface has a base; --to is onnx"),
+        (
+            {},
+            "onnx --base x",
+            "--base: only --to adapter, outlier_head, safetensors, huggingface has a base; --to is onnx",
+        ),
         ({}, "adapter", "--to adapter: .* did not start from weights; --base names its base"),
     ],
     ids=[
