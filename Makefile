@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO_OUT ?= demo
 EXPERIMENTS_OUT ?= experiments
+REAL ?= downloads/real
+REAL_OUT ?= real
 BIN := $(VENV)/bin
 
-.PHONY: demo experiments test check bench install clean
+.PHONY: demo experiments real test check bench install clean
 
 demo: $(VENV)/.installed  ## the whole chain on the synthetic world, CPU only; results in $(DEMO_OUT)/
 	$(BIN)/python -m jobs.demo --out $(DEMO_OUT)
@@ -13,9 +15,12 @@ demo: $(VENV)/.installed  ## the whole chain on the synthetic world, CPU only; r
 experiments: $(VENV)/.installed  ## all losses over three seeds, with spread; goes on where it stopped
 	$(BIN)/python -m jobs.experiments --out $(EXPERIMENTS_OUT)
 
-# A file of tests belongs to one process (tests/conftest.py says which go together, and in which order), with one thread;
-# three at a time for two cores, since those of Slurm wait most of the time. What C libraries say of a crash is shown.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder \
+real: $(VENV)/.installed  ## the tables of docs/results.md from the data in $(REAL); goes on where it stopped
+	$(BIN)/python -m jobs.real --data $(REAL) --out $(REAL_OUT)
+
+# A file of tests belongs to one process (tests/conftest.py says which go together, and in which order); two at a time,
+# with one thread each. What C libraries say of a crash is shown.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
 	--max-worker-restart 0 --capture=sys
 
 test: $(VENV)/.installed-test  ## every test, the slow ones too

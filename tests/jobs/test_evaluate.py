@@ -99,12 +99,7 @@ def test_every_score_comes_from_one_pass_where_the_model_has_what_it_reads(tmp_p
     parts = {"class_head": "isomax", "outlier_class": "trained", "outlier_head": OutlierHeadConfig(width=8)}
     checkpoint = write_run(tmp_path / "uno", **parts)
     val = write_val_shards(tmp_path / "val")
-    settings = {
-        "scores": tuple(ALL_SCORES),
-        "components": False,
-        "cityscapes": val,
-        "cache": tmp_path / "cache",
-    }
+    settings = {"scores": tuple(ALL_SCORES), "cityscapes": val, "cache": tmp_path / "cache"}
     records = evaluate(options_for(tmp_path, checkpoint=checkpoint, components=False, **settings))
     assert [record.score for record in records[: len(ALL_SCORES)]] == ALL_SCORES
     assert all(record.ap is not None and 0 < record.ap < 1 for record in records)

@@ -34,7 +34,7 @@ def sets(tmp_path: Path) -> Path:
 
 def documented_model() -> str:
     text = (ROOT / "docs/own-models.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (code,) = re.findall(r"```python\n(\"{3}my_model.py.*?)```", text, re.DOTALL)
     assert isinstance(code, str)
     return code
 
