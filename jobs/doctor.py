@@ -77,9 +77,22 @@ Question = (
 def main(arguments: Sequence[str]) -> None:
     """Answer one question from the command line; problems are a user's mistake (exit code 2)."""
     question: Any = parse_options(Question, arguments, program="jobs.doctor")
-    from jobs.work.doctor import answer
+    if isinstance(question, ShardsQuestion):
+        from shards.examine import report_shards
 
-    answer(question)
+        report_shards(question.path, question.workers)
+    elif isinstance(question, DatasetQuestion):
+        from eval.sets.examine import report_dataset
+
+        report_dataset(question.path, question.limit, strict=question.strict)
+    elif isinstance(question, SubmissionQuestion):
+        from eval.submissions.export import report_package
+
+        report_package(question.path, question.datasets, question.parts)
+    else:
+        from jobs.work.doctor import report_checkpoint
+
+        report_checkpoint(question.path, question.base)
 
 
 if __name__ == "__main__":

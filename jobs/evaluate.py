@@ -78,6 +78,8 @@ class EvaluateOptions(ModelOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.task and self.earlier == "ignore":
+            raise InputError("--task: --earlier ignore would drop what other tasks did; give replace")
         if self.cache is not None and self.checkpoint is None:
             given = next(name for name in self.sources if getattr(self, name))
             raise InputError(f"--cache: is for --checkpoint; got --{given}")

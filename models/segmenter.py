@@ -178,7 +178,6 @@ def open_predictor(
         recorder: gets the predictions, for a cache.
         setting: the scores', for messages.
     """
-
     scores += describe_head(checkpoint).scores if scores == DEFAULT_SCORES else ()
 
     def load() -> Predictor:
@@ -190,9 +189,8 @@ def open_predictor(
             check_classes(table_of(model))
         logger.info("%s on %s", checkpoint, device)
         predict = make_predictor(model, device, precision, scores, recorder)
-        is_mask_model, limit = isinstance(model, EoMT), windows_at_once
-        known = (is_mask_model, stride_of(model), table_of(model))
-        return SlidingPredictor(predict, model.image_size, limit, *known)
+        known = (isinstance(model, EoMT), stride_of(model), table_of(model))
+        return SlidingPredictor(predict, model.image_size, windows_at_once, *known)
 
     config, _ = read_settings(find_weight_file(checkpoint))
     sets = config.trained_on if config else ()

@@ -1,4 +1,4 @@
-"""Answers to the questions of `jobs.doctor`, and its report on a checkpoint of any kind."""
+"""The report of `jobs.doctor` on a checkpoint of any kind."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from eval.sets.examine import report_dataset
-from eval.submissions.export import report_package
-from jobs.doctor import CheckpointQuestion, DatasetQuestion, ShardsQuestion, SubmissionQuestion
 from models.onnx import ONNX_NAME
 from models.weights.card import check_card
 from models.weights.checkpoint import explain_report, open_checkpoint, try_loading
@@ -19,22 +16,7 @@ from models.weights.fit import LoadReport, find_all_zero, find_not_finite
 from models.weights.formats import Checkpoint
 from models.weights.hub import localize
 from shards.errors import InputError
-from shards.examine import report_shards
 from shards.files import hash_file
-
-
-def answer(
-    question: CheckpointQuestion | ShardsQuestion | DatasetQuestion | SubmissionQuestion,
-) -> None:
-    """Print the answer to a question; problems are an InputError."""
-    if isinstance(question, ShardsQuestion):
-        report_shards(question.path, question.workers)
-    elif isinstance(question, DatasetQuestion):
-        report_dataset(question.path, question.limit, strict=question.strict)
-    elif isinstance(question, SubmissionQuestion):
-        report_package(question.path, question.datasets, question.parts)
-    else:
-        report_checkpoint(question.path, question.base)
 
 
 def report_checkpoint(path: Path, base: str = "") -> None:

@@ -49,8 +49,6 @@ def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
     several workers the first one measures and writes, and the others return nothing.
     """
     worker = options.join(worker)
-    if worker.is_task and options.earlier == "ignore":
-        raise InputError("--task: --earlier ignore would drop what other tasks did; give replace")
     require_place(options.out)
     source = _find_source(options)  # once: a run that still trains saves newer ones
     title = model_name(options, source)

@@ -42,7 +42,7 @@ def test_shards_are_selected_by_split(tmp_path: Path) -> None:
     [
         ({"version": 7}, {}, "version is 7; this program reads version 1"),
         ({"version": True}, {}, "version is True; int is needed"),
-        ({"kind": "boxes"}, {}, "kind is 'boxes'; known kinds are cityscapes, cutouts"),
+        ({"kind": "boxes"}, {}, "kind is 'boxes'; known kinds are cityscapes, scenes, cutouts"),
         ({"label_encoding": None}, {}, "has no field 'label_encoding'"),
         ({"num_samples": 5}, {}, "num_samples is 5, but the shards add up to 4"),
         ({}, {"sha256": None}, r"shards\[0\]: has no field 'sha256'"),
