@@ -202,7 +202,7 @@ def _step_scalars(
     bounds = {f"Loss/lower_bound/{name}": value for name, value in run.loss.lower_bounds(prediction).items()}
     errors = accelerator.reduce(torch.tensor(float(clock.errors), device=accelerator.device), reduction="sum")
     return {
-        **{"Loss/total": total, **terms, **bounds, "grad_norm": grad_norm, **(heads or rates)},
+        **{"Loss/total": total, **terms, **bounds, "grad_norm/all": grad_norm, **(heads or rates)},
         **clock.rates(state.samples_seen),
         **({"skipped_steps": state.skipped_steps} if state.skipped_steps else {}),
         **{"data/errors": float(errors), **peak_memory(accelerator)},

@@ -53,7 +53,7 @@ def test_a_run_leaves_everything_a_reader_needs(tmp_path: Path, scene_shards: st
     events = read_events(run)
     tags = set(events.Tags()["scalars"])
     terms = {f"Loss/{name}" for name in ("total", "mask", "dice", "class", "rba")}
-    assert terms | {"lr/heads", "grad_norm"} <= tags
+    assert terms | {"lr/heads", "grad_norm/all"} <= tags
     assert not any(tag.startswith("Loss/lower_bound") for tag in tags)  # which are 0 here
     assert [point.step for point in events.Scalars("Loss/total")] == [1, 2, 3, 4]
     (shown,) = events.Images("pasted scenes")
