@@ -28,7 +28,8 @@ from models.eomt import EoMT
 from shards.program import run_program
 from shards.settings import parse_options
 
-MODES = ("full", "last-4", "lora", "queries+heads", "queries", "heads", "outlier_head")
+MODES = ("full", "last-4", "lora", "queries+heads", "queries", "heads")
+"""Not outlier_head, which reads claims under autocast, and the meta device has none."""
 ADAM_BYTES = 16
 """Per trainable parameter in float32: weight, gradient and AdamW's two moments."""
 
@@ -91,16 +92,14 @@ def compute_cost(size: str, adapt: AdaptConfig, options: CostOptions) -> Cost:
         model = EoMT(ModelConfig(size=size, image_size=side))
         image = torch.empty(1, 3, *side, dtype=torch.uint8)
         unmasked = torch.empty(model.num_blocks, 1, model.num_queries, dtype=torch.bool)
-    count = apply_adaptation(model, adapt)
+        count = apply_adaptation(model, adapt)
     model.to(torch.bfloat16)  # stands for autocast, which the meta device lacks
     model.backbone.patch_embed.register_forward_pre_hook(lambda _, inputs: inputs[0].bfloat16())
     kept = _Kept(model)
     with FlopCounterMode(display=False) as counter:
         with saved_tensors_hooks(kept.add, lambda tensor: tensor):
-            masked = options.masked and adapt.mode != "outlier_head"  # which reads what inference sees
-            prediction = model(image, unmasked if masked else None)
-            maps = (prediction.outlier_maps or {}).values()
-            means = [t.mean() for t in (*prediction.mask_logits, *prediction.class_logits, *maps)]
+            prediction = model(image, unmasked if options.masked else None)
+            means = [t.mean() for t in (*prediction.mask_logits, *prediction.class_logits)]
         torch.stack(means).sum().backward()
     return Cost(count.trainable, count.total, counter.get_total_flops(), kept.num_bytes)
 

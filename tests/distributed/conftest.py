@@ -31,7 +31,7 @@ def played(tmp_path_factory: pytest.TempPathFactory, scene_shards: str, cutout_s
 def runs_of_one() -> list[tuple[str, list[str]]]:
     """Name the runs of one process to which those of two are compared, with their options."""
     plain = [
-        (f"plain-{mode}", ["--adapt.mode", mode, *scenes.THAW, *scenes.VALIDATED, scenes.RUN["scenes"]])
+        (f"plain-{mode}", [*scenes.adapt(mode), *scenes.VALIDATED, scenes.RUN["scenes"]])
         for mode in ("full", "lora", "gradual")
     ]
     return [*plain, *((f"one-{mode}", scenes.adaptation(mode)) for mode in scenes.MODES)]

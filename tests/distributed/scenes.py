@@ -107,10 +107,24 @@ def late(rank: int) -> None:
     assert state.step == 1
 
 
-MODES = ("full", "heads", "queries", "queries+heads", "last-2", "lora", "gradual", "outlier_head")
+MODES = {
+    "full": "dinov3-tiny",
+    "heads": "dinov3-tiny",
+    "queries": "tiny",
+    "queries+heads": "tiny",
+    "last-2": "dinov3-tiny",
+    "lora": "dinov3-tiny",
+    "gradual": "tiny",
+    "outlier_head": "tiny",
+}
+"""What trains, and over which trunk: each of the two with and without blocks that stand still."""
 THAW = ("--adapt.thaw", "0.25", "0.75", "--schedule.backbone_warmup", "0")
 VALIDATED = ("--loop.eval_every", "2", "--validation.split", "train", "--validation.shards")
 """Before the scenes."""
+
+
+def adapt(mode: str) -> list[str]:
+    return ["--adapt.mode", mode, "--model.size", MODES[mode], *THAW]
 
 
 def adaptation(mode: str) -> list[str]:
@@ -119,7 +133,7 @@ def adaptation(mode: str) -> list[str]:
     if mode == "outlier_head":
         return [*small_run.HEAD_OPTIONS, *pasted]
     return [
-        "--adapt.mode", mode, *THAW, "--loss.classification", "logit_norm",
+        *adapt(mode), "--loss.classification", "logit_norm",
         "--loss.outlier", "rba", "energy", "mask2anomaly", "uno", "--model.outlier_class", "trained",
         *pasted,
     ]  # fmt: skip
@@ -140,7 +154,7 @@ def sharded(rank: int) -> None:
     out = Path(RUN["out"])
     for mode in ("full", "lora", "gradual"):
         AcceleratorState._reset_state(reset_partial_state=True)
-        extra = ("--loop.sharding", "fsdp2", "--adapt.mode", mode, *THAW, *VALIDATED, RUN["scenes"])
+        extra = ("--loop.sharding", "fsdp2", *adapt(mode), *VALIDATED, RUN["scenes"])
         finetune(make_config(f"sharded-{mode}", *extra))
     for name, source in (("again", "sharded-lora"), ("from-one", "plain-lora")):
         if rank == 0:
@@ -148,8 +162,7 @@ def sharded(rank: int) -> None:
             small_run.forget_after(2, out / name)
         torch.distributed.barrier()
         AcceleratorState._reset_state(reset_partial_state=True)
-        extra = ("--loop.sharding", "fsdp2", "--adapt.mode", "lora", *THAW)
-        finetune(make_config(name, *extra), resume=True)
+        finetune(make_config(name, "--loop.sharding", "fsdp2", *adapt("lora")), resume=True)
 
 
 SCENES = (locked, diverged, skipped, apart, full, late, adapted, sharded)

@@ -58,8 +58,8 @@ def test_a_run_goes_from_one_process_to_shards_and_back(played: Path) -> None:
     assert_close(weights(played, name="from-one"), expected)
     shutil.copytree(played / "sharded-lora", played / "to-one")
     forget_after(2, played / "to-one")
-    extra = ("--data.batch_size", "2", "--adapt.mode", "lora", *scenes.THAW)
-    finetune(scenes.make_config("to-one", *extra), resume=True)
+    config = scenes.make_config("to-one", "--data.batch_size", "2", *scenes.adapt("lora"))
+    finetune(config, resume=True)
     assert_close(weights(played, name="to-one"), expected)
 
 
