@@ -154,8 +154,18 @@ class ModelConfig:
         if self.classes and len(self.class_table) != self.num_classes:
             raise InputError(f"model.num_classes: got {self.num_classes}, model.classes {len(self.classes)}")
 
+    def over(self, trunk: Trunk) -> ModelConfig:
+        """Take a trunk where `size` names it or, of a DINOv2, one of its width and depth."""
+        named = SIZES.get(self.size)
+        if self.trunk.width or named is None or named.rotary > trunk.rotary:
+            return self
+        is_named = (named.width, named.depth) == (trunk.width, trunk.depth)
+        return dataclasses.replace(self, size="", trunk=trunk) if is_named else self
+
     def completed(self, found: ModelConfig | None = None) -> ModelConfig:
         """Fill what is left out from `found`, the weights' own complete settings, or with the defaults."""
+        if found is not None and self != (over := self.over(found.trunk)):
+            return over.completed(found)
         trunk = self.trunk if self.trunk.width else SIZES.get(self.size)
         default = trunk or SIZES["base"]
         found = found or ModelConfig(

@@ -25,7 +25,6 @@ from models.config import (
 from models.eomt import EoMT
 from models.erfnet import ERFNet, fit_erfnet
 from models.heads import IsoMaxHead
-from models.trunk import SIZES, Trunk
 from models.weights.adapter import is_adapter_folder, read_adapter
 from models.weights.files import read_metadata, render_shape
 from models.weights.fit import LoadReport, compare_weights, is_under, load_strictly
@@ -167,8 +166,7 @@ def complete_config(config: ModelConfig, checkpoint: Checkpoint, skip: Sequence[
         raise InputError(f"{where}: ERFNet weights cannot start an EoMT")
     trunk = checkpoint.config.trunk if checkpoint.config else checkpoint.trunk
     assert trunk is not None
-    if _is_size_of(config, trunk):
-        config = replace(config, size="", trunk=trunk)
+    config = config.over(trunk)
     if checkpoint.config is None:
         if (config.size or config.trunk.width) and config.completed().trunk != trunk:
             wanted = config.completed().trunk
@@ -208,14 +206,6 @@ def _free_settings(completed: ModelConfig, saved: ModelConfig, skip: Sequence[st
     if is_under("class_head.weight", skip):
         free |= {"num_classes", "classes", "class_head", "outlier_class"}
     return free
-
-
-def _is_size_of(config: ModelConfig, trunk: Trunk) -> bool:
-    """Say whether `model.size` names this trunk or, of a DINOv2, one of its width and depth."""
-    if config.trunk.width or config.size not in SIZES:
-        return False
-    named = SIZES[config.size]
-    return (named.width, named.depth) == (trunk.width, trunk.depth) and named.rotary <= trunk.rotary
 
 
 def fill_model(model: EoMT, checkpoint: Checkpoint, skip: Sequence[str] = ()) -> LoadReport:

@@ -10,11 +10,12 @@ import pytest
 import torch
 import yaml
 
+from models.trunk import SIZES
 from models.weights.run_files import list_checkpoints
 from shards.errors import InputError
 from shards.manifest import Manifest, ShardEntry, write_manifest
 from shards.schema import LABEL_ENCODING
-from tests.models.tiny import over_both_trunks
+from tests.models.tiny import make_model, over_both_trunks, save
 from tests.trainer.small_run import (
     HEAD_OPTIONS,
     assert_close,
@@ -55,6 +56,19 @@ def test_a_resumed_run_has_the_weights_of_one_never_stopped(
     moving = "outlier_head.pixels.weight" if mode == "outlier_head" else "queries.weight"
     early, late = (weights(tmp_path / "a", step)[moving] for step in (2, 4))
     assert not torch.equal(early, late)
+
+
+def test_a_run_goes_on_over_a_trunk_that_its_size_names_by_width_and_depth(
+    tmp_path: Path, scene_shards: str
+) -> None:
+    """Such as DINOv2 without registers, which `model.size` small starts from as well."""
+    trunk = dataclasses.replace(SIZES["tiny"], registers=0)
+    save(make_model(trunk=trunk, size=""), tmp_path / "plain")
+    options = ["--model.weights", str(tmp_path / "plain"), "--model.num_queries", "0"]
+    train(tmp_path / "a", scene_shards, *options)
+    copy_killed(tmp_path / "a", tmp_path / "b", 2)
+    train(tmp_path / "b", scene_shards, *options, resume=True)
+    assert_equal(weights(tmp_path / "b"), weights(tmp_path / "a"))
 
 
 @over_both_trunks
