@@ -67,7 +67,7 @@ class Scale:
 
 
 SHORT = Scale(baseline={"loop.steps": 800}, finetune={"loop.steps": 150})
-"""Fewer steps than the configurations have, so that the demo ends within five minutes."""
+"""Fewer steps than the configurations have, so that the demo ends after seven minutes or so."""
 _SMALL = {"data.crop": [64, 64], "model.image_size": [64, 64]}
 SMOKE = Scale(
     world=("--height", "64", "--train", "16", "--val", "3", "--coco", "24", "--anomaly_images", "3"),
