@@ -20,8 +20,9 @@ import yaml
 from eval.predict.score_names import NEEDS
 from eval.report.choice import Runs, render_differences
 from eval.report.seeds import read_run
-from eval.sets.registry import find_test_sets, read_image, read_target
+from eval.sets.registry import VALIDATION_SETS, find_test_sets, read_image, read_target
 from jobs.work.steps import list_words, run_job, running
+from outlier_paste.validation_set import FOLDER as PASTED
 from shards.cores import count_cores
 from shards.errors import InputError
 from shards.files import write_atomically
@@ -47,7 +48,7 @@ BATCH = 4
 """Images of a step of the baseline, over all its ranks."""
 IN_DEMO = (CONTROL, "rba", "class_claim")
 SCORES = ("MSP", "NormalizedEntropy", "EntropyLogMax")
-PASTED_TITLE = "Pasted val"
+PASTED_TITLE = VALIDATION_SETS[PASTED].name
 """The set that `jobs.paste_validation` writes, in tables."""
 PICTURED_SETS = ("RoadAnomaly21", "fs_static")
 PICTURED_RUNS = {"before": BASELINE, "after": "class_claim"}

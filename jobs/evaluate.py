@@ -21,7 +21,7 @@ from eval.report.tables import render_markdown
 from jobs.work.model_options import ModelOptions
 from shards.errors import InputError
 from shards.program import run_program
-from shards.settings import parse_options
+from shards.settings import parse_options, require_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +87,7 @@ class EvaluateOptions(ModelOptions):
             raise InputError("--cityscapes: mIoU needs a model; score maps predict no classes")
         if not self.map_range[0] < self.map_range[1]:
             raise InputError(f"--map_range: got {self.map_range}; the first must be smaller")
-        for name, lowest in (("limit", 1), ("pictures", 0)):
-            value = getattr(self, name)
-            if value is not None and value < lowest:
-                raise InputError(f"--{name}: got {value}; at least {lowest}")
+        require_least(self, limit=1, pictures=0)
 
 
 def main(arguments: Sequence[str]) -> None:

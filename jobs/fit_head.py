@@ -17,7 +17,7 @@ from pathlib import Path
 from shards.errors import InputError
 from shards.files import Location
 from shards.program import run_program
-from shards.settings import parse_options
+from shards.settings import parse_options, require_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +51,7 @@ class FitOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.shrinkage <= 1:
             raise InputError(f"--shrinkage: got {self.shrinkage}; 0 to 1 are allowed")
-        for name, lowest in (("bank", 1), ("limit", 0), ("seed", 0)):
-            if (value := getattr(self, name)) < lowest:
-                raise InputError(f"--{name}: got {value}; at least {lowest}")
+        require_least(self, bank=1, limit=0, seed=0)
 
 
 def main(arguments: Sequence[str]) -> None:

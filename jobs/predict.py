@@ -20,7 +20,7 @@ from jobs.work.model_options import ModelOptions
 from shards.errors import InputError
 from shards.files import Location
 from shards.program import run_program
-from shards.settings import parse_options
+from shards.settings import parse_options, require_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +59,7 @@ class PredictOptions(ModelOptions):
                     raise InputError(f"--{name}: --calibration says it; give one of them")
         if self.heat is not None and not self.heat[0] < self.heat[1]:
             raise InputError(f"--heat: got {self.heat}; the first must be smaller")
-        for name, lowest in (("smallest", 1), ("every", 1), ("pictures", 0)):
-            value = getattr(self, name)
-            if value is not None and value < lowest:
-                raise InputError(f"--{name}: got {value}; at least {lowest}")
+        require_least(self, smallest=1, every=1, pictures=0)
 
 
 def main(arguments: Sequence[str]) -> None:

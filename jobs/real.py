@@ -81,7 +81,7 @@ PLACES = ("Validation_Dataset", UNPACK, "coco/train2017", "coco/annotations", ER
 
 @dataclass(frozen=True, kw_only=True)
 class RealOptions:
-    """Fill the suite's tables on real data; two cores take HOURS."""
+    """Fill the suite's tables on real data; by estimate four hours of two cores in bf16."""
 
     data: Path
     """Folder with Validation_Dataset/, cityscapes_256/unpack.py, coco/ and weights/; only read."""

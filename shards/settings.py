@@ -278,3 +278,11 @@ def _takes_null(kind: Any) -> frozenset[str]:
 
 def _choices(kind: Any) -> tuple[Any, ...]:
     return (True, False) if kind is bool else typing.get_args(kind)
+
+
+def require_least(options: object, **lowest: int) -> None:
+    """Check that numbers of a program's options, where they are given, are no smaller."""
+    for name, least in lowest.items():
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise InputError(f"--{name}: got {value}; at least {least}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from shards.errors import InputError
 from shards.files import Location
+from shards.settings import require_least
 from shards.task import parse_task
 
 if TYPE_CHECKING:  # a help page loads no network
@@ -52,8 +53,7 @@ class ModelOptions:
             for name, default in (("compile", False), ("precision", "float32")):
                 if getattr(self, name) != default:
                     raise InputError(f"--{name}: is for --checkpoint; got --{given[0]}")
-        if self.windows_at_once < 1:
-            raise InputError(f"--windows_at_once: got {self.windows_at_once}; at least 1")
+        require_least(self, windows_at_once=1)
 
     def join(self, worker: Worker) -> Worker:
         """Return the array task that `task` names, or this rank."""
