@@ -12,11 +12,11 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed  ## the whole chain on the synthetic world, CPU only; results in $(DEMO_OUT)/
 	$(BIN)/python -m jobs.demo --out $(DEMO_OUT)
 
-experiments: $(VENV)/.installed  ## all losses over three seeds, with spread; goes on where it stopped
-	$(BIN)/python -m jobs.experiments --out $(EXPERIMENTS_OUT)
+experiments: $(VENV)/.installed  ## all methods over three seeds on the synthetic world; goes on where it stopped
+	$(BIN)/python -m jobs.experiments --out $(EXPERIMENTS_OUT) --seeds 0 1 2
 
 real: $(VENV)/.installed  ## the tables of docs/results.md from the data in $(REAL); goes on where it stopped
-	$(BIN)/python -m jobs.real --data $(REAL) --out $(REAL_OUT)
+	$(BIN)/python -m jobs.experiments --data $(REAL) --out $(REAL_OUT)
 
 # A file of tests belongs to one process (tests/conftest.py says which go together, and in which order); two at a time,
 # with one thread each. What C libraries say of a crash is shown.

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.machine import ReportOptions, describe_machine, table
-from jobs.demo import CONFIGS, Scale, make_data
+from jobs.work.small_world import RECIPE, Scale, make_world, plan_study
 from shards.cores import count_cores
 from shards.settings import parse_options
 
@@ -58,7 +58,8 @@ def main() -> None:
     options: BusyOptions = parse_options(BusyOptions, sys.argv[1:], program="benchmarks.busy")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_data(folder, 0, Scale(world=("--train", "16", "--val", "1", "--anomaly_images", "1")))
+        scale = Scale(world=("--train", "16", "--val", "1", "--anomaly_images", "1"))
+        make_world(plan_study(folder, 0, scale), 0, scale)
         lines = [describe_machine(torch.get_num_threads(), [torch])]
         alone, counted = {s: train(folder, s, options) for s in SIDES}, count(5)
         with busy(options.processes):
@@ -93,9 +94,9 @@ def count(seconds: float) -> int:
 def train(folder: Path, side: str, options: BusyOptions) -> float:
     """Train for some steps, or as many as there is time for; return images per second behind the tenth."""
     with tempfile.TemporaryDirectory(dir=folder) as out:
-        config, shards = CONFIGS / "demo_baseline.yaml", folder / "shards" / "cityscapes"
+        shards = folder / "shards" / "cityscapes"
         words = ["--out", out, "--data.shards", shards, "--loop.steps", options.steps, "--loop.log_every", 5]
-        command = [sys.executable, "-m", "jobs.finetune", config, *words, "--tracking.tensorboard", "False"]
+        command = [sys.executable, "-m", "jobs.finetune", RECIPE, *words, "--tracking.tensorboard", "False"]
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
         began = time.monotonic()
         process = subprocess.Popen(list(map(str, command)), env=kept | SIDES[side], stderr=subprocess.DEVNULL)

@@ -1,163 +1,113 @@
-"""The demo's comparison of losses over several seeds: a choice on validation data, and its test numbers.
+"""The study of all methods: a baseline, what each makes of it, a choice on validation data, and test numbers.
 
-    python -m jobs.experiments --out experiments --seeds 0 1 2
+    python -m jobs.experiments --out experiments                 # on the drawn world
+    python -m jobs.experiments --out real --data REAL            # on real data, with ERFNet beside it
 
-One world, drawn once. For each seed a baseline from scratch, every method of `jobs.demo` on top of it, and
-their evaluations on pasted validation data and on the test sets. Run again, it goes on where it stopped.
-Method and score are chosen on PastedVal alone: val frames with objects of another world's photographs.
+One baseline is trained, and fine-tuned with each method and seed by a local sweep. Run again, it goes on
+where it stopped. Methods and scores are chosen on PastedVal: val frames with objects pasted of photographs
+that no run pastes.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import yaml
 
-from eval.report.choice import (
-    Runs,
-    Way,
-    choose_scores,
-    part_runs,
-    render_choice,
-    render_differences,
-    render_numbers,
-)
-from eval.report.seeds import read_run
-from jobs.demo import (
-    BASELINE,
-    CONFIGS,
-    CONTROL,
-    METHODS,
-    PASTED_TITLE,
-    SMOKE,
-    Scale,
-    find_results,
-    make_data,
-    train_and_evaluate,
-)
-from jobs.work.steps import link_sets, run_job
+from jobs.work import small_cityscapes, small_world
+from jobs.work.small_world import SMOKE, Scale
+from jobs.work.steps import link_sets
+from jobs.work.study import METHODS, Study
 from shards.errors import InputError
 from shards.files import write_atomically
 from shards.output import claimed, make_folder, require_free
 from shards.program import run_program
 from shards.settings import parse_options, read_settings
 
-logger = logging.getLogger(__name__)
-
-WORLD_SEED, PASTED_WORLD_SEED = 0, 1
-COMPARISONS = (
-    *((name, CONTROL) for name in METHODS if name != CONTROL),
-    ("class_claim", "rba"),
-    ("class_claim", "paste_only"),
-)
-SCORES = (
-    *("MSP", "MaxLogit", "MaxEntropy", "RbA", "NormalizedMSP", "NormalizedEntropy", "EntropyLogMax"),
-    *("EAM", "SoleClaim", "ClassClaim", "ClassClaimEntropy", "MinDistance", "LikelihoodRatio"),
-)
-BASELINE_SCORES = ("MSP", "NormalizedEntropy")
-OWN_SCORES = ("SoleClaim", "ClassClaim", "EntropyLogMax", "ClassClaimEntropy")
-SCORE_COMPARISONS = (
-    ("SoleClaim", "RbA"),
-    ("NormalizedEntropy", "MSP"),
-    *((own, other) for own in OWN_SCORES for other in BASELINE_SCORES),
-)
-COMPARED_SCORES = (
-    "MSP",
-    "NormalizedEntropy",
-    "SoleClaim",
-    "ClassClaim",
-    "EntropyLogMax",
-    "ClassClaimEntropy",
-)
-"""Those under which methods are compared with each other."""
+SEED = 0
+"""Of the drawn world and of its baseline."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentsOptions:
-    """Compare the losses on the synthetic world, over several seeds."""
+    """Compare all methods, on the drawn world (an hour or so) or on real data (by estimate four hours)."""
 
     out: Path
     """New or empty folder, or that of the same experiments, which are continued."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of the runs; at least two, each once. The world has always the same."""
+    data: Path | None = None
+    """Real data, only read: a folder with Validation_Dataset/, cityscapes_256/unpack.py, coco/ and weights/.
+    Without it the drawn world."""
+    seeds: tuple[int, ...] = (0, 1)
+    """Seeds of the fine-tunings, at least two, each once; the baseline has seed 0."""
+    methods: tuple[str, ...] = tuple(METHODS)
+    """What the baseline is fine-tuned with; `control` is always among them."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """Of every EoMT. bf16 takes half the time on processors with AMX, and much more on others."""
+    at_once: int = 2
+    """Fine-tunings side by side."""
     smoke: bool = False
     """Only check that the chain holds together; the numbers mean nothing then."""
 
     def __post_init__(self) -> None:
-        if len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds):
+        if len(set(self.seeds)) < max(len(self.seeds), 2):
             given = " ".join(map(str, self.seeds))
-            needed = "at least two, each once, are needed for a spread"
-            raise InputError(f"--seeds: got {given or 'none'}; {needed}")
-        if any(not 0 <= seed < 2**32 for seed in self.seeds):
-            raise InputError(f"--seeds: got {min(self.seeds)}..{max(self.seeds)}; allowed are 0..{2**32 - 1}")
+            raise InputError(f"--seeds: got {given or 'none'}; at least two are needed, each once")
+
+    @property
+    def scale(self) -> Scale:
+        """Size of the drawn world."""
+        return SMOKE if self.smoke else Scale()
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the experiments from the command line."""
     options: ExperimentsOptions = parse_options(ExperimentsOptions, arguments, program="jobs.experiments")
+    study = plan(options)
     with claimed(options.out):
         _require_same_experiments(options)
-        scale = SMOKE if options.smoke else Scale()
-        make_data(options.out, WORLD_SEED, scale)
-        _paste_validation(options.out, scale)
-        folders = [options.out / f"seed-{seed}" for seed in options.seeds]
-        link_sets(options.out / "sets", options.out / "pasted", options.out / "world" / "anomaly")
-        for seed, folder in zip(options.seeds, folders, strict=True):
-            make_folder(folder)
-            train_and_evaluate(options.out, folder, seed, scale, tuple(METHODS), SCORES, options.out / "sets")
-        tests, pasted = part_runs(_read_runs(dict(zip(options.seeds, folders, strict=True))), PASTED_TITLE)
-        report = render_numbers(tests, SCORES) + render_choice(tests, pasted)
-        report += render_differences(tests, [*list_comparisons(tests, pasted)])
+        tables = _prepare(study, options)
+        study.run()
+        report = study.render(tables)
         write_atomically(options.out / "results.md", report)
     print(report, end="")
 
 
-def _paste_validation(out: Path, scale: Scale) -> None:
-    """Paste objects of another world's photographs, which no run sees, onto all val frames."""
-    other, shards = out / "other", out / "shards"
-    if not (other / "world").exists():
-        few = ("--train", 1, "--val", 1, "--anomaly_images", 1)
-        run_job("synthesize", "--out", other / "world", "--seed", PASTED_WORLD_SEED, *(scale.world or few))
-    if not (other / "cutouts").exists():
-        coco = other / "world" / "coco"
-        places = ("--images", coco / "train2017", "--annotations", coco / "annotations")
-        run_job("prepare", "coco", *places, "--out", other / "cutouts")
-    if not (out / "pasted").exists():
-        banks = ("--paste.bank", shards / "cutouts", "--bank", other / "cutouts")
-        frames = ("--data.shards", shards / "cityscapes", "--frames", 0)
-        run_job("paste_validation", CONFIGS / "demo_rba.yaml", "--out", out / "pasted", *frames, *banks)
+def plan(options: ExperimentsOptions) -> Study:
+    """Return what is to be run; an InputError names data that is missing or a method that is unknown."""
+    if options.data:
+        study = small_cityscapes.plan_study(options.out, options.data, options.precision, options.smoke)
+    else:
+        study = small_world.plan_study(options.out, SEED, options.scale, options.precision)
+    at_once, seeds, methods = options.at_once, options.seeds, options.methods
+    return dataclasses.replace(study, methods=methods, seeds=seeds, at_once=at_once)
 
 
-def _read_runs(folders: Mapping[int, Path]) -> Runs:
-    """Read the results of all runs by seed."""
-    return {
-        name: [read_run(find_results(folder, seed, name), name) for seed, folder in folders.items()]
-        for name in (BASELINE, *METHODS)
-    }
+def _prepare(study: Study, options: ExperimentsOptions) -> Mapping[str, Path]:
+    """Make the data of a study; return tables of what is measured beside it, by title."""
+    if not options.data:
+        test_sets = small_world.make_world(study, SEED, options.scale)
+        link_sets(study.sets, study.paste_validation(), test_sets)
+        return {}
+    test_sets = small_cityscapes.prepare_data(study, options.data, options.smoke)
+    link_sets(study.sets, study.paste_validation(), test_sets)
+    return small_cityscapes.evaluate_erfnet(study, options.data)
 
 
 def _require_same_experiments(options: ExperimentsOptions) -> None:
-    """Take a new folder, or one of the same experiments; seeds may have been added."""
+    """Take a new folder, or one of the same experiments; seeds and methods may have been added."""
     marker = options.out / "experiments.yaml"
-    if marker.is_file():
-        smoke = read_settings(marker).get("smoke")
-        if smoke is not options.smoke:
-            raise InputError(f"--out {options.out}: holds experiments with --smoke {smoke}")
-        return
-    require_free(options.out)
-    make_folder(options.out)
-    write_atomically(marker, yaml.safe_dump({"smoke": options.smoke}))
-
-
-def list_comparisons(tests: Runs, pasted: Runs) -> Iterator[tuple[Way, Way]]:
-    """Yield what is compared: the choice with the other methods' choices, methods, and scores of a method."""
-    first, *others = choose_scores(pasted).items()
-    yield from ((first, other) for other in others)
-    yield from (((a, score), (b, score)) for a, b in COMPARISONS for score in COMPARED_SCORES)
-    yield from (((name, a), (name, b)) for name in tests for a, b in SCORE_COMPARISONS)
+    given = {"data": str(options.data.absolute()) if options.data else None, "smoke": options.smoke}
+    if not marker.is_file():
+        require_free(options.out)
+        make_folder(options.out)
+        write_atomically(marker, yaml.safe_dump(given))
+    elif (held := read_settings(marker)) != given:
+        name = next(name for name in given if held.get(name) != given[name])
+        raise InputError(f"--out {options.out}: holds experiments with --{name} {held.get(name)}")
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ Way = tuple[str, str]
 def render_numbers(runs: Runs, scores: Sequence[str]) -> str:
     """Render mean ± spread of every method and score; means over the test sets, in percent."""
     count = max(map(len, runs.values()))
+    over = f"Mean ± standard deviation over {count} seeds" if count > 1 else "One seed"
     lines = [
-        f"Mean ± standard deviation over {count} seeds; AP / FPR95 in percent, mean of the test sets.",
+        f"{over}; AP / FPR95 in percent, mean of the test sets.",
         "",
         f"| method | mIoU | {' | '.join(scores)} |",
         f"|---|---:|{'---:|' * len(scores)}",

@@ -14,8 +14,9 @@ import cv2
 import pytest
 
 from jobs import demo
-from jobs.demo import BASELINE, IN_DEMO, SCORES, find_results
+from jobs.demo import METHODS, SCORES
 from jobs.work import steps
+from jobs.work.study import BASELINE
 from tests.support.forked import join, start_program
 
 REALLY_STARTED = ("jobs.synthesize", "jobs.submit")
@@ -56,8 +57,9 @@ def test_the_demo_goes_from_nothing_to_tables_and_pictures(
         demo.main(["--out", str(out), "--smoke", "True"])
     except SystemExit as stop:
         pytest.fail(f"exit code {stop.code}: {said.read_text()[-3000:]}")
-    for name in (BASELINE, *IN_DEMO):
-        results = find_results(out / "runs", 0, name)
+    fine_tuned = [out / "sweeps" / "methods" / "runs" / f"{name},seed=0" for name in METHODS]
+    for name, run in zip((BASELINE, *METHODS), (out / "runs" / BASELINE, *fine_tuned), strict=True):
+        results = run / "eval" / "results.json"
         records = json.loads(results.read_text())
         assert {record["model"].partition(",")[0] for record in records} == {name}
         assert len(records) == 5 * len(SCORES)
