@@ -27,7 +27,7 @@ def group_parameters(model: EoMT, config: OptimConfig) -> list[dict[str, object]
 
 
 def build_optimizer(model: EoMT, config: OptimConfig, *, fused: bool = False) -> torch.optim.AdamW:
-    """Build AdamW over what trains; `fused` updates with a few kernels in place of some per group, on a GPU.
+    """Build AdamW over what trains; `fused` updates with a few kernels in place of some per group.
 
     Not with a `GradScaler`, which would leave it to the kernels to skip a step, and could not tell it was.
     """

@@ -106,7 +106,7 @@ def _build(
 ) -> Run:
     batch, steps = global_batch(config, accelerator), config.loop.steps
     _shard_and_compile(config, model, accelerator)  # before the optimizer takes the parameters
-    fused = accelerator.device.type == "cuda" and accelerator.scaler is None
+    fused = accelerator.scaler is None
     optim = config.optim.resolved(config.schedule.preset).scaled(batch)
     optimizer = build_optimizer(model, optim, fused=fused)
     unfreeze_steps = plan_unfreezing(config.adapt, model, steps)
