@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -227,13 +228,14 @@ class Study:
 
 
 def pair(pasted: Runs) -> Iterator[tuple[Way, Way]]:
-    """Yield each method against the control and class_claim against rba: with chosen scores, then with equal.
+    """Yield methods to compare: with chosen scores each and the control, each and the next, best first; then
+    each and the control with equal scores.
 
     A score is chosen by `pasted`, the results on PastedVal.
     """
     chosen = {name: score for name, score in choose_scores(pasted).items() if name != BASELINE}
-    pairs = [(name, CONTROL) for name in chosen if name != CONTROL]
-    pairs += [("class_claim", "rba")] if {"class_claim", "rba"} <= chosen.keys() else []
-    yield from (((a, chosen[a]), (b, chosen[b])) for a, b in pairs)
+    against_control = [(name, CONTROL) for name in chosen if name != CONTROL]
+    between = [names for names in itertools.pairwise(chosen) if names not in against_control]
+    yield from (((a, chosen[a]), (b, chosen[b])) for a, b in (*against_control, *between))
     for score in ("MSP", "NormalizedEntropy", "EntropyLogMax"):
-        yield from (((a, score), (b, score)) for a, b in pairs)
+        yield from (((a, score), (b, score)) for a, b in against_control)
