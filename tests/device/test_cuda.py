@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import jobs.finetune
-import trainer.losses.mask
+import trainer.losses.loss
 from jobs.work.evaluate import evaluate
 from models.adaptation import LoraSettings
 from models.config import ModelConfig
@@ -132,7 +132,7 @@ def test_every_loss_is_finite_and_connected(kind: str, dtype: torch.dtype) -> No
 
 def test_a_loss_is_the_same_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the same points: a GPU's generators draw others."""
-    draw = trainer.losses.mask.draw_points
+    draw = trainer.losses.loss.draw_points
 
     def draw_on_the_cpu(depths, counts, number, generators, device):  # type: ignore[no-untyped-def]
         seeds = [generator.initial_seed() for generator in generators]
@@ -141,7 +141,7 @@ def test_a_loss_is_the_same_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> No
         parts = (getattr(drawn, field.name).to(device) for field in dataclasses.fields(drawn))
         return type(drawn)(*parts)
 
-    monkeypatch.setattr(trainer.losses.mask, "draw_points", draw_on_the_cpu)
+    monkeypatch.setattr(trainer.losses.loss, "draw_points", draw_on_the_cpu)
     for name, config in MIXTURES.items():
         found: list[dict[str, float]] = []
         for device in (torch.device("cpu"), CUDA):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.heads import IsoMaxHead
-from trainer.losses.classification import CrossEntropy, IsoMaxPlus, LogitNorm
+from trainer.losses.classification import CrossEntropy, LogitNorm
 
 K = 20
 
@@ -75,7 +75,7 @@ def test_the_lower_bound_is_reached_by_the_direction_in_the_docstring() -> None:
         assert term.lower_bound(K) == pytest.approx(bound, abs=2e-3)
         value = term(best, torch.tensor([3]), torch.ones(K))
         assert float(value) == pytest.approx(term.lower_bound(K), rel=1e-5, abs=1e-6)
-    assert CrossEntropy().lower_bound(K) == IsoMaxPlus().lower_bound(K) == 0.0
+    assert CrossEntropy().lower_bound(K) == CrossEntropy().lower_bound(K) == 0.0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -102,7 +102,7 @@ def test_isomax_plus_is_the_published_second_part() -> None:
     _, target, weight = make_case()
     with torch.no_grad():
         distances = head.distances(queries)[0].double().numpy()
-        actual = float(IsoMaxPlus()(head(queries)[0], target, weight))
+        actual = float(CrossEntropy()(head(queries)[0], target, weight))
     total = 0.0
     for d, y in zip(distances, target.tolist(), strict=True):
         p = np.exp(-10.0 * d) / np.exp(-10.0 * d).sum()
@@ -113,7 +113,7 @@ def test_isomax_plus_is_the_published_second_part() -> None:
 def test_isomax_plus_stays_finite_where_the_published_probability_is_zero() -> None:
     """Distances 0 and 12 at E = 10: p = e^-120 is 0 in float32, its logarithm -inf."""
     logits = torch.tensor([[0.0, -120.0]], requires_grad=True)
-    loss = IsoMaxPlus()(logits, torch.tensor([1]), torch.ones(2))
+    loss = CrossEntropy()(logits, torch.tensor([1]), torch.ones(2))
     loss.backward()
     assert float(loss.detach()) == pytest.approx(120.0)
     assert logits.grad is not None

@@ -16,8 +16,14 @@ from shards.batch import Batch
 from shards.schema import OUTLIER_ID, VOID_ID
 from shards.settings import parse_options
 from trainer.losses.classification import LogitNorm
-from trainer.losses.loss import CLASS_TERMS, OUTLIER_TERMS, build_loss, weighted_sum
-from trainer.losses.mask import choose_points, draw_points
+from trainer.losses.loss import (
+    CLASS_TERMS,
+    OUTLIER_TERMS,
+    build_loss,
+    choose_points,
+    draw_points,
+    weighted_sum,
+)
 from trainer.losses.matcher import MatchCosts, Matching, match_depths
 from trainer.losses.options import LossConfig, LossOptions, MaskOptions
 from trainer.losses.outlier import Rba

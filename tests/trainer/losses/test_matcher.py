@@ -9,7 +9,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 from shards.schema import VOID_ID
-from trainer.losses.mask import draw_points
+from trainer.losses.loss import draw_points
 from trainer.losses.matcher import MatchCosts, Matching, _pairwise_bce, _pairwise_dice, match_depths
 from trainer.losses.targets import find_segments
 from trainer.randomness import sample_generators
