@@ -33,7 +33,7 @@ from models.segmenter import (
     open_predictor,
     require_readable,
 )
-from models.weights.adapter import write_adapter
+from models.weights.adapter import HEAD_NAME, write_adapter, write_head
 from models.weights.card import ModelCard, write_card
 from models.weights.checkpoint import find_checkpoint, load_model, load_segmenter, open_checkpoint
 from models.weights.files import write_weight_file
@@ -45,7 +45,6 @@ from models.weights.huggingface import (
     huggingface_preprocessor,
     to_huggingface,
 )
-from models.weights.outlier_head import HEAD_NAME, write_head
 from models.weights.run_files import run_of
 from shards.errors import InputError
 from shards.files import to_json

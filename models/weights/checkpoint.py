@@ -25,12 +25,11 @@ from models.config import (
 from models.eomt import EoMT
 from models.erfnet import ERFNet, fit_erfnet
 from models.heads import IsoMaxHead
-from models.weights.adapter import is_adapter_folder, read_adapter
+from models.weights.adapter import find_head, is_adapter_folder, place_of_base, read_adapter, read_head
 from models.weights.files import read_metadata, render_shape
 from models.weights.fit import LoadReport, compare_weights, is_under, load_strictly
 from models.weights.formats import Checkpoint, find_weight_file, fit_positions, read_checkpoint
 from models.weights.hub import localize
-from models.weights.outlier_head import find_head, place_of_base, read_head
 from models.weights.run_files import CHECKPOINTS_FOLDER, list_checkpoints
 from shards.errors import InputError
 from shards.files import write_atomically

@@ -28,8 +28,7 @@ from models.weights.files import (
 )
 from models.weights.fit import Shapes
 from models.weights.huggingface import read_huggingface_config, without_unit_scales
-from models.weights.kinds import KINDS, recognise, without_infixes
-from models.weights.trunks import add_difference, holds_differences
+from models.weights.kinds import KINDS, add_difference, holds_differences, recognise, without_infixes
 from shards.errors import InputError
 from shards.files import from_json, read_json
 

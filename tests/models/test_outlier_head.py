@@ -22,8 +22,8 @@ from models.config import ModelConfig, OutlierHeadConfig
 from models.eomt import EoMT
 from models.outlier_head import read_claims
 from models.segmenter import make_predictor
+from models.weights.adapter import fingerprint
 from models.weights.checkpoint import initialise_model, load_model, open_checkpoint
-from models.weights.outlier_head import fingerprint
 from tests.models.tiny import IMAGE, make_model, save
 from tests.support.evaluation import write_test_sets
 from tests.support.refused import refused
