@@ -27,9 +27,9 @@ from trainer.ema import WeightAverage
 from trainer.losses.loss import Loss, weighted_sum
 from trainer.losses.targets import StepTotals, count_totals
 from trainer.memory import peak_memory
+from trainer.optim import draw_for_validation, draw_unmasked
 from trainer.randomness import sample_generators, seed_dropout
 from trainer.runtime import Deadline, StopAsked
-from trainer.schedule import draw_for_validation, draw_unmasked
 from trainer.sections import LoopConfig, ScheduleConfig
 from trainer.sharding import fill_gradients, whole, whole_model
 from trainer.state import TrainState

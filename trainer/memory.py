@@ -17,8 +17,8 @@ from shards.errors import InputError
 from shards.schema import NUM_CLASSES, OUTLIER_ID, VOID_ID
 from trainer.losses.loss import Loss, weighted_sum
 from trainer.losses.targets import StepTotals, count_totals
+from trainer.optim import draw_unmasked
 from trainer.randomness import sample_generators
-from trainer.schedule import draw_unmasked
 from trainer.sections import ScheduleConfig
 
 logger = logging.getLogger(__name__)

@@ -23,18 +23,16 @@ from shards.reader import ShardReader, list_shards
 from shards.scene import read_scene
 from shards.schema import OUTLIER_ID
 from shards.stream import Stream, build_stream
-from trainer.accelerator import make_accelerator, require_launch
 from trainer.collective import require_agreement
 from trainer.config import FinetuneConfig
 from trainer.ema import WeightAverage
 from trainer.loop import Run
 from trainer.losses.loss import build_loss
 from trainer.memory import fit_micro_batch, fullest_batch, try_step
-from trainer.optim import build_optimizer
+from trainer.optim import build_lr_schedule, build_optimizer
 from trainer.resume import restore_model, restore_training
 from trainer.run_folder import Start, hold_run, plan_start, require_same_samples
-from trainer.runtime import StopSignal
-from trainer.schedule import build_lr_schedule
+from trainer.runtime import StopSignal, make_accelerator, require_launch
 from trainer.sharding import prepare, shard_model
 from trainer.state import TrainState
 from trainer.tracking import describe_groups
