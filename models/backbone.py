@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
-import timm
 from timm.layers import LayerNorm, resample_abs_pos_embed, resample_patch_embed
 from timm.layers.mlp import GluMlp
 from timm.models.eva import Eva
@@ -17,11 +15,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from models.trunk import HEAD_WIDTH, SIZES, Trunk
-from models.weights.fit import LoadReport, Shapes, compare_weights, load_strictly
+from models.weights.fit import LoadReport, Shapes, compare_weights
 from shards.errors import InputError
-
-TIMM_OF_DINOV3 = "1.0.20"
-"""First release that has it."""
 
 
 def build_backbone(trunk: Trunk, image_size: tuple[int, int], patch_size: int) -> VisionTransformer | Eva:
@@ -42,9 +37,6 @@ def build_backbone(trunk: Trunk, image_size: tuple[int, int], patch_size: int) -
             reg_tokens=trunk.registers,
             pre_norm=trunk.pre_norm,
         )
-    if "rope_type" not in inspect.signature(Eva).parameters:
-        needed = f"DINOv3 needs timm {TIMM_OF_DINOV3} or newer, this is {timm.__version__}"
-        raise InputError(f"model.trunk: {needed}; pip install -U timm")
     backbone = Eva(
         **shared,
         mlp_ratio=ratio,
@@ -129,15 +121,6 @@ KNOWN = (
     "what can be read are plain ViTs, such as DINOv3's dinov3_vitb16_pretrain_lvd1689m, DINOv2's "
     "dinov2_vitb14_pretrain.pth or timm's vit_base_patch16_224"
 )
-
-
-def load_backbone_weights(
-    backbone: VisionTransformer | Eva, weights: Mapping[str, Tensor], where: str
-) -> LoadReport:
-    """Fill a backbone with what `fit_backbone_weights` makes of `weights`; everything has to fit exactly."""
-    fitted, report = fit_backbone_weights(backbone, weights, where)
-    load_strictly(backbone, fitted, where)
-    return report
 
 
 def fit_backbone_weights(

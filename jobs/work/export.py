@@ -29,7 +29,6 @@ from models.onnx import ONNX_NAME, noise, open_graph, write_onnx
 from models.segmenter import (
     choose_device,
     hash_checkpoint,
-    num_classes_of,
     open_predictor,
     require_readable,
 )
@@ -220,7 +219,7 @@ def _describe_threshold(options: ExportOptions, model: EoMT | ERFNet, fingerprin
     found, where = read_calibration(options.calibration), f"--calibration {options.calibration}"
     source = ModelSource(str(options.checkpoint), fingerprint, (options.score,), lambda: None)  # type: ignore
     found.require_of(source, get_protocol("native"), where)
-    threshold = from_log_odds(options.score, found.threshold, num_classes_of(model))
+    threshold = from_log_odds(options.score, found.threshold, len(model.classes))
     return {"threshold": repr(threshold), "smallest": str(found.smallest), "risk": found.describe()}
 
 

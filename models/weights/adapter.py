@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.adapt import ADAPTER, merge_weights
 from models.config import METADATA_KEY, describe, parse_description, read_description
 from models.eomt import EoMT
-from models.lora import ADAPTER, merge_weights
 from models.weights.files import hash_weights, read_metadata, read_weight_file, write_weight_file
 from models.weights.formats import WEIGHTS_NAME, Checkpoint, fit_positions, read_checkpoint
 from shards.errors import InputError
@@ -45,7 +45,7 @@ def write_adapter(folder: Path, checkpoint: Path, base: Checkpoint) -> int:
 
     The frozen weights of `base`, the start of the run, must be those of the checkpoint.
     """
-    import peft  # here, as in models.lora
+    import peft  # here, as in models.adapt
 
     config, lora = read_description(checkpoint)
     if lora is None:

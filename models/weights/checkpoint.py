@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.backbone import build_backbone, fit_backbone_weights, load_backbone_weights
+from models.backbone import build_backbone, fit_backbone_weights
 from models.config import (
     DEFAULT_PATCH_SIZE,
     DESCRIPTION_NAME,
@@ -246,7 +246,8 @@ def _parts_of(names: Iterable[str]) -> str:
 def _fill_backbone(model: EoMT, checkpoint: Checkpoint, skip: Sequence[str], where: str) -> LoadReport:
     if any(is_under(name, skip) for name in model.state_dict() if name.startswith("backbone.")):
         raise InputError(f"init.skip: {where} holds a backbone alone; skipping parts of it is not possible")
-    report = load_backbone_weights(model.backbone, checkpoint.weights, where)
+    fitted, report = fit_backbone_weights(model.backbone, checkpoint.weights, where)
+    load_strictly(model.backbone, fitted, where)
     return LoadReport(
         loaded=tuple(f"backbone.{name}" for name in report.loaded),
         resized={f"backbone.{name}": shapes for name, shapes in report.resized.items()},

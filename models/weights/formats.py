@@ -12,10 +12,10 @@ from typing import Any
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
+from models.adapt import merge_weights
 from models.adaptation import LoraSettings
 from models.backbone import read_trunk, trunk_weights
 from models.config import DESCRIPTION_NAME, METADATA_KEY, ModelConfig, parse_description, read_description
-from models.lora import merge_weights
 from models.trunk import SIZES, Trunk
 from models.weights.files import (
     INDEX_SUFFIX,

@@ -15,10 +15,10 @@ from torch import Tensor
 import jobs.finetune
 import trainer.losses.loss
 from jobs.work.evaluate import evaluate
+from models.adapt import add_adapters
 from models.adaptation import LoraSettings
 from models.config import ModelConfig
 from models.eomt import EoMT
-from models.lora import add_adapters
 from shards.errors import InputError
 from shards.settings import read_config
 from tests.support.evaluation import options_for, write_val_shards
@@ -32,12 +32,12 @@ from tests.trainer.small_run import (  # noqa: F401
     with_paste,
 )
 from tests.trainer.small_run import train as train_run
+from trainer.checkpoint import TrainState
 from trainer.config import FinetuneConfig
 from trainer.loop import Run, train
 from trainer.losses.loss import build_loss, weighted_sum
 from trainer.losses.targets import StepTotals, count_totals
-from trainer.randomness import sample_generators
-from trainer.state import TrainState
+from trainer.optim import sample_generators
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),

@@ -27,9 +27,9 @@ from models.config import ModelConfig
 from models.eomt import EoMT, Prediction
 from shards.batch import Batch
 from shards.settings import load_config
+from trainer.checkpoint import TrainState
 from trainer.config import FinetuneConfig
 from trainer.losses.loss import Loss
-from trainer.state import TrainState
 
 
 @pytest.fixture(autouse=True)

@@ -17,9 +17,9 @@ from trainer.optim import (
     group_parameters,
     lr_factor,
     mask_probability,
+    sample_generators,
     unmasking_phase,
 )
-from trainer.randomness import sample_generators
 from trainer.sections import OptimConfig, ScheduleConfig
 
 
@@ -231,14 +231,6 @@ def test_the_preset_has_upstreams_warm_ups_whatever_the_length(batch: int, head_
         assert backbone[end] == 1.0
         middle = (end + steps) // 2
         assert backbone[middle] == pytest.approx((1 - (middle - end) / (steps - end)) ** 0.9)
-
-
-@pytest.mark.parametrize("steps", [100, 1000, 19902])
-def test_fractions_follow_the_length_of_the_run(steps: int) -> None:
-    config = ScheduleConfig(head_warmup=0.1, backbone_warmup=0.2).resolved(steps, 64)
-    heads, backbone = schedule_of(config, steps).values()
-    assert heads.index(1.0) == round(0.1 * steps)
-    assert backbone.index(1.0) == round(0.1 * steps) + round(0.2 * steps)
 
 
 def test_a_preset_that_does_not_fit_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""A process: settings of Accelerate that would decide what a run decides; time limits, and leaving in time."""
+"""A process: what Accelerate may not be asked to decide beside a run; time limits, and leaving in time."""
 
 from __future__ import annotations
 
@@ -12,20 +12,13 @@ from trainer.runtime import Deadline, find_end, require_launch
 from trainer.sections import LoopConfig, parse_limit
 
 DECIDED: list[tuple[str, str, Mapping[str, object]]] = [
-    ("GRADIENT_ACCUMULATION_STEPS=4", "loop.grad_accum decides, which is 1", {}),
     ("GRADIENT_ACCUMULATION_STEPS=4", "loop.grad_accum decides, which is 2", {"grad_accum": 2}),
     ("GRADIENT_CLIPPING=1.0", "loop.max_grad_norm decides, which is 0.01", {}),
     ("MIXED_PRECISION=bf16", "loop.precision decides, which is float32", {}),
-    ("MIXED_PRECISION=FP16", "loop.precision decides, which is bf16", {"precision": "bf16"}),
     ("MIXED_PRECISION=fp8", "loop.precision decides", {"precision": "bf16"}),
-    ("DYNAMO_BACKEND=INDUCTOR", "loop.compile decides, which is False", {}),
     ("DYNAMO_BACKEND=inductor", "loop.compile decides, which is True", {"compile": True}),
-    ("USE_FSDP=true", "loop.sharding decides, which is none", {}),
     ("USE_FSDP=1", "loop.sharding decides, which is fsdp2", {"sharding": "fsdp2"}),
     ("USE_DEEPSPEED=true", "loop.sharding decides", {}),
-    ("USE_MEGATRON_LM=true", "loop.sharding decides", {}),
-    ("USE_PARALLELISM_CONFIG=true", "loop.sharding decides", {}),
-    ("USE_SAGEMAKER=true", "loop.sharding decides", {}),
     ("TORCH_DEVICE=cuda:0", "CUDA_VISIBLE_DEVICES decides; unset it", {}),
 ]
 
