@@ -180,7 +180,7 @@ def build_run(
 ) -> tuple[Run, list[Tensor]]:
     """Build a run as `jobs.finetune` does, and a list that takes the loss of every step."""
     apply_adaptation(model, MODES[mode])
-    optimizer = build_optimizer(model, OptimConfig(), fused=accelerator.device.type == "cuda")
+    optimizer = build_optimizer(model, OptimConfig(), fused=accelerator.scaler is None)
     if options.compile:
         compile_model(model, accelerator.device, "--compile")
     schedule, config = ScheduleConfig(), LossConfig()
