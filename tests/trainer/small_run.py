@@ -128,12 +128,12 @@ def copy_killed(source: Path, target: Path, step: int) -> None:
     forget_after(step, target / "run")
 
 
-class PoisonedLoss:
+class PoisonedLoss(Loss):
     """A loss whose dice term is NaN wherever a batch holds a certain scene."""
 
     def __init__(self, loss: Loss, key: str) -> None:
-        self._loss, self._key, self.lower_bounds = loss, key, loss.lower_bounds
-        self.area_exponent = loss.area_exponent
+        super().__init__((), loss.area_exponent)
+        self._loss, self._key = loss, key
 
     def __call__(self, prediction: Prediction, batch: Batch, *others: Any) -> dict[str, Tensor]:
         terms = self._loss(prediction, batch, *others)
