@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
+import timm
 from timm.layers import LayerNorm, resample_abs_pos_embed, resample_patch_embed
 from timm.layers.mlp import GluMlp
 from timm.models.eva import Eva
@@ -17,6 +19,9 @@ from torch import Tensor, nn
 from models.trunk import HEAD_WIDTH, SIZES, Trunk
 from models.weights.fit import LoadReport, Shapes, compare_weights
 from shards.errors import InputError
+
+TIMM_OF_DINOV3 = "1.0.20"
+"""First release that has it."""
 
 
 def build_backbone(trunk: Trunk, image_size: tuple[int, int], patch_size: int) -> VisionTransformer | Eva:
@@ -37,6 +42,9 @@ def build_backbone(trunk: Trunk, image_size: tuple[int, int], patch_size: int) -
             reg_tokens=trunk.registers,
             pre_norm=trunk.pre_norm,
         )
+    if "rope_type" not in inspect.signature(Eva).parameters:
+        needed = f"DINOv3 needs timm {TIMM_OF_DINOV3} or newer, this is {timm.__version__}"
+        raise InputError(f"model.trunk: {needed}; pip install -U timm")
     backbone = Eva(
         **shared,
         mlp_ratio=ratio,

@@ -222,6 +222,13 @@ def test_a_published_size_has_the_names_and_shapes_of_its_file(name: str, size: 
     assert fit_backbone_weights(ours, renamed, name)[1].fits
 
 
+def test_an_older_timm_is_named_where_it_cannot_build_dinov3(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.backbone.Eva", type("Eva", (), {}))  # as of 1.0.19, without `rope_type`
+    build_backbone(SIZES["tiny"], (32, 32), 16)
+    with refused(r"model.trunk: DINOv3 needs timm 1.0.20 or newer, this is 1\.\S+; pip install -U timm"):
+        initialise_model(ModelConfig(size="dinov3-tiny", image_size=(32, 32)))
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
