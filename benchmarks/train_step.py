@@ -53,13 +53,12 @@ from shards.errors import InputError
 from shards.program import run_program
 from shards.schema import NUM_CLASSES
 from shards.settings import parse_options
-from trainer.accelerator import make_accelerator
 from trainer.ema import WeightAverage
 from trainer.loop import Run, train
 from trainer.losses.loss import Loss, build_loss, weighted_sum
 from trainer.losses.options import LossConfig
-from trainer.optim import build_optimizer
-from trainer.schedule import build_lr_schedule
+from trainer.optim import build_lr_schedule, build_optimizer
+from trainer.runtime import make_accelerator
 from trainer.sections import EmaConfig, LoopConfig, OptimConfig, ScheduleConfig
 
 UPSTREAM = "upstream, full"
@@ -181,7 +180,7 @@ def build_run(
 ) -> tuple[Run, list[Tensor]]:
     """Build a run as `jobs.finetune` does, and a list that takes the loss of every step."""
     apply_adaptation(model, MODES[mode])
-    optimizer = build_optimizer(model, OptimConfig(), fused=accelerator.device.type == "cuda")
+    optimizer = build_optimizer(model, OptimConfig(), fused=accelerator.scaler is None)
     if options.compile:
         compile_model(model, accelerator.device, "--compile")
     schedule, config = ScheduleConfig(), LossConfig()
@@ -198,6 +197,7 @@ def build_run(
         losses.append(weighted_sum(terms, config.weights).detach())
         return terms
 
+    note.area_exponent = loss.area_exponent  # type: ignore[attr-defined]
     return Run(
         accelerator=accelerator,
         model=prepared,
@@ -272,7 +272,10 @@ def _render_times(
     ratios = [f"{theirs / own:.2f}" for theirs, own in zip(base, ours, strict=True)]
     targets = {**TARGETS, "full": FULL_TARGETS[options.device]} if options.upstream is not None else {}
     flops = rate = mfu = ""
-    if side != UPSTREAM:  # the model's FLOPs, forward and backward
+    if side not in (
+        UPSTREAM,
+        "outlier_head",
+    ):  # FLOPs as `benchmarks.cost` can tell
         cost = CostOptions(image_size=options.image_size[0], masked=True)
         tera = options.batch_size * compute_cost(options.size, MODES[side], cost).step / 1e12
         flops, rate = f"{tera:.2f}", f"{tera / seconds:.3g}"

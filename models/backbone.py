@@ -17,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from models.trunk import HEAD_WIDTH, SIZES, Trunk
-from models.weights.fit import LoadReport, Shapes, compare_weights, load_strictly
+from models.weights.fit import LoadReport, Shapes, compare_weights
 from shards.errors import InputError
 
 TIMM_OF_DINOV3 = "1.0.20"
@@ -129,15 +129,6 @@ KNOWN = (
     "what can be read are plain ViTs, such as DINOv3's dinov3_vitb16_pretrain_lvd1689m, DINOv2's "
     "dinov2_vitb14_pretrain.pth or timm's vit_base_patch16_224"
 )
-
-
-def load_backbone_weights(
-    backbone: VisionTransformer | Eva, weights: Mapping[str, Tensor], where: str
-) -> LoadReport:
-    """Fill a backbone with what `fit_backbone_weights` makes of `weights`; everything has to fit exactly."""
-    fitted, report = fit_backbone_weights(backbone, weights, where)
-    load_strictly(backbone, fitted, where)
-    return report
 
 
 def fit_backbone_weights(

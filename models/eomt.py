@@ -38,11 +38,10 @@ from eval.predict.queries import QueryOutputs
 from models.adaptation import LoraSettings
 from models.backbone import build_backbone
 from models.config import ModelConfig, OutlierHeadConfig
-from models.heads import IsoMaxHead
-from models.outlier_head import OutlierHead
+from models.heads import IsoMaxHead, OutlierHead
 from models.token_bank import TokenBank
 from shards.errors import InputError
-from shards.schema import NUM_CLASSES
+from shards.schema import NUM_CLASSES, ClassTable
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -69,9 +68,11 @@ class EoMT(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
     lora: LoraSettings | None = None
-    """The adapters that it carries; set by `models.lora`."""
+    """The adapters that it carries; set by `models.adapt`."""
     recompute: bool = False
     """Activation checkpointing: blocks keep their input only and run again in the backward pass."""
+    stride = 0
+    """What image sides have to be multiples of; 0: it takes `image_size` alone."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -109,6 +110,11 @@ class EoMT(nn.Module):
     def image_size(self) -> tuple[int, int]:
         """Height and width in pixels of the images it takes."""
         return self.config.image_size
+
+    @property
+    def classes(self) -> ClassTable:
+        """Names and colours of the closed set."""
+        return self.config.class_table
 
     @property
     def num_queries(self) -> int:

@@ -20,12 +20,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from shards.errors import InputError
-from shards.schema import NUM_CLASSES
+from shards.schema import CITYSCAPES, NUM_CLASSES
 
-STRIDE = 8
-"""Image sides have to be multiples of it."""
-IMAGE_SIZE = (512, 1024)
-"""Height and width in pixels that it was trained at: half of a Cityscapes frame."""
 DILATIONS = (2, 4, 8, 16)
 BATCH_NORM_EPS = 1e-3
 
@@ -113,15 +109,16 @@ class Decoder(nn.Module):
 class ERFNet(nn.Module):
     """Per-pixel classifier of 19 classes, or of 20 channels with the published void channel last."""
 
+    stride = 8
+    """Image sides have to be multiples of it."""
+    image_size = (512, 1024)
+    """Height and width in pixels that it was trained at: half of a Cityscapes frame."""
+    classes = CITYSCAPES
+
     def __init__(self, num_channels: int = NUM_CLASSES + 1) -> None:
         super().__init__()
         self.encoder = Encoder(num_channels)
         self.decoder = Decoder(num_channels)
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width in pixels that it was trained at; any multiples of 8 work."""
-        return IMAGE_SIZE
 
     def forward(self, image: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B C H W"]:
         """Predict logits, the void channel included if there is one, from sRGB in [0, 255].
@@ -129,8 +126,8 @@ class ERFNet(nn.Module):
         It is divided by 255 and not normalised otherwise, as it was trained.
         """
         height, width = image.shape[-2:]
-        if height % STRIDE or width % STRIDE:
-            needed = f"both sides must be multiples of {STRIDE}"
+        if height % self.stride or width % self.stride:
+            needed = f"both sides must be multiples of {self.stride}"
             raise InputError(f"ERFNet: an image of {height}x{width}; {needed}")
         return self.decoder(self.encoder(image.float() / 255))
 

@@ -22,7 +22,7 @@ from eval.predict.scores import SCORES
 from eval.predict.windows import covering_size, window_starts
 from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT
 from models.erfnet import ERFNet
-from models.segmenter import num_classes_of, read_prediction, stride_of, table_of
+from models.segmenter import read_prediction
 from shards.errors import InputError
 
 ONNX_NAME = "model.onnx"
@@ -63,7 +63,7 @@ class PictureScorer(Scorer):
 
     def __init__(self, model: EoMT | ERFNet, score: str, picture: tuple[int, int]) -> None:
         super().__init__(model, score)
-        stride = stride_of(model)
+        stride = model.stride
         self.content = covering_size(picture, model.image_size, stride or 1)
         self.window = self.content if stride else model.image_size
         self.starts = [window_starts(*pair) for pair in zip(self.content, self.window, strict=True)]
@@ -110,7 +110,7 @@ def describe_graph(
     model: EoMT | ERFNet, score: str, picture: tuple[int, int] | None = None
 ) -> dict[str, str]:
     """Return what a user of the graph has to know, as texts for its metadata; lists are JSON."""
-    num_classes, is_mask_model = num_classes_of(model), isinstance(model, EoMT)
+    is_mask_model, classes = isinstance(model, EoMT), model.classes
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if is_mask_model else ((0.0,) * 3, (1.0,) * 3)
     facts = {
         "input": "image: uint8 (batch, 3, height, width), R G B, sRGB from 0 to 255",
@@ -120,13 +120,12 @@ def describe_graph(
         "std": json.dumps(std),
         "output score": f"{score}, higher where more anomalous",
         "score": score,
-        "num_classes": str(num_classes),
+        "num_classes": str(len(classes)),
     }
     if picture is None:
         facts["output class_scores"] = "sums of probabilities over queries" if is_mask_model else "logits"
     else:
         facts["output class_map"] = "number of the class of largest score"
-    classes = table_of(model)
     return facts | ({"classes": json.dumps(classes.names)} if classes.is_named else {})
 
 

@@ -21,14 +21,14 @@ from eval.predict.strips import read_queries
 from eval.predict.windows import ModelSource, Predictor, SlidingPredictor, WindowPredictor, describe_input
 from models.config import Precision
 from models.eomt import EoMT, Prediction
-from models.erfnet import STRIDE, ERFNet
+from models.erfnet import ERFNet
 from models.heads import IsoMaxHead
 from models.weights.adapter import is_adapter_folder
 from models.weights.checkpoint import describe_head, load_segmenter
 from models.weights.files import WEIGHT_SUFFIXES, hash_part, list_parts
 from models.weights.formats import find_weight_file, read_settings
 from shards.errors import InputError
-from shards.schema import CITYSCAPES, NUM_CLASSES, ClassTable
+from shards.schema import NUM_CLASSES, ClassTable
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +84,8 @@ def make_predictor(
     recorder: PredictionRecorder | None = None,
     unmasked: Bool[Tensor, "L 1 Q"] | None = None,
 ) -> WindowPredictor:
-    """Make a predictor of windows of `model.image_size`, or of what else `stride_of` allows, whose maps are
-    those of `read_prediction`.
+    """Make a predictor of windows of `model.image_size`, or of what else its `stride` allows, whose maps
+    are those of `read_prediction`.
 
     Args:
         model: in evaluation mode, on `device`.
@@ -120,25 +120,10 @@ def make_predictor(
 
 def _introduce(model: EoMT | ERFNet, recorder: PredictionRecorder) -> None:
     """Tell a recorder whose predictions it gets."""
-    recorder.num_classes, recorder.window = num_classes_of(model), model.image_size
+    recorder.num_classes, recorder.window = len(model.classes), model.image_size
     if isinstance(model, EoMT) and isinstance(model.class_head, IsoMaxHead):
         recorder.entropic_scale = model.class_head.entropic_scale
-    recorder.sees = describe_input(model.image_size, stride_of(model))
-
-
-def num_classes_of(model: EoMT | ERFNet) -> int:
-    """Return the number of classes of the closed set."""
-    return model.config.num_classes if isinstance(model, EoMT) else NUM_CLASSES
-
-
-def table_of(model: EoMT | ERFNet) -> ClassTable:
-    """Return names and colours of the closed set."""
-    return model.config.class_table if isinstance(model, EoMT) else CITYSCAPES
-
-
-def stride_of(model: EoMT | ERFNet) -> int:
-    """Return what the sides of images have to be multiples of; 0: the network knows one size."""
-    return 0 if isinstance(model, EoMT) else STRIDE
+    recorder.sees = describe_input(model.image_size, model.stride)
 
 
 def compile_model(model: nn.Module, device: torch.device, setting: str) -> None:
@@ -186,10 +171,10 @@ def open_predictor(
         if compiled:
             compile_model(model, device, "--compile")
         if check_classes is not None:
-            check_classes(table_of(model))
+            check_classes(model.classes)
         logger.info("%s on %s", checkpoint, device)
         predict = make_predictor(model, device, precision, scores, recorder)
-        known = (isinstance(model, EoMT), stride_of(model), table_of(model))
+        known = (isinstance(model, EoMT), model.stride, model.classes)
         return SlidingPredictor(predict, model.image_size, windows_at_once, *known)
 
     config, _ = read_settings(find_weight_file(checkpoint))

@@ -14,7 +14,7 @@ shrunk, (1 − s) Σ + s · tr(Σ) / D · I. Sums are of float64.
 Source: Lee et al., NeurIPS 2018 (Mahalanobis); Ren et al., "A Simple Fix to Mahalanobis Distance", 2021,
 whose relative distance is the ratio of the two densities for the nearest class; Sun et al., ICML 2022
 (nearest neighbours). We differ: the ratio adds up the classes by their shares; tokens of patches, not images.
-UEM's generative head (`models.outlier_head`) needs outliers: a trained mixture of them, and one of inliers.
+UEM's generative head (`models.heads`) needs outliers: a trained mixture of them, and one of inliers.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class TokenBank(nn.Module):
     def forward(
         self, tokens: Sequence[Float[Tensor, "B P D"]], grid: tuple[int, int], *_: object
     ) -> dict[str, Float[Tensor, "B 1 gh gw"]]:
-        """Return the scores; arguments as of `models.outlier_head.OutlierHead`, of which two are read."""
+        """Return the scores; arguments as of `models.heads.OutlierHead`, of which two are read."""
         with torch.autocast(tokens[0].device.type, enabled=False):
             x = join_tokens(tokens)
             whiten, whiten_all = self.get_buffer("whiten"), self.get_buffer("whiten_all")

@@ -21,18 +21,16 @@ from models.adapt import count_frozen
 from models.eomt import EoMT, Prediction
 from shards.batch import Batch
 from shards.progress import Progress
-from trainer.checkpoint import save_best, save_checkpoint
+from trainer.checkpoint import TrainState, save_best, save_checkpoint
 from trainer.collective import drop_step, find_bad_step
 from trainer.ema import WeightAverage
 from trainer.losses.loss import Loss, weighted_sum
 from trainer.losses.targets import StepTotals, count_totals
 from trainer.memory import peak_memory
-from trainer.randomness import sample_generators, seed_dropout
+from trainer.optim import draw_for_validation, draw_unmasked, sample_generators, seed_dropout
 from trainer.runtime import Deadline, StopAsked
-from trainer.schedule import draw_for_validation, draw_unmasked
 from trainer.sections import LoopConfig, ScheduleConfig
 from trainer.sharding import fill_gradients, whole, whole_model
-from trainer.state import TrainState
 from trainer.tracking import show_scalars
 from trainer.watchdog import Watchdog
 
@@ -78,13 +76,10 @@ def train(run: Run, config: LoopConfig) -> TrainState:
     """Take optimizer steps until `config.steps`, validation gets no better, or the job is asked to stop.
 
     A resumed run enters here exactly like a fresh one: weights, optimizer, schedule and counters were
-    restored into `run` before the call. Loss terms are shares of the whole step (see `StepTotals`), so
-    micro-batches and ranks add up; `share` undoes the average over ranks. A bad step too many ends in a
-    DivergenceError, with the weights of before it; a checkpoint that cannot be saved in a StorageError.
+    restored into `run` before the call. A bad step too many ends in a DivergenceError, with the weights of
+    before it; a checkpoint that cannot be saved in a StorageError.
     """
     accelerator, state = run.accelerator, run.state
-    model: EoMT = accelerator.unwrap_model(run.model)
-    share = accelerator.num_processes  # DistributedDataParallel averages over ranks
     hidden = not accelerator.is_main_process
     progress = Progress(total=config.steps, initial=state.step, unit="step", every_s=math.inf, disable=hidden)
     clock = _Clock(state.samples_seen)
@@ -95,41 +90,14 @@ def train(run: Run, config: LoopConfig) -> TrainState:
 
     while not stopping and not state.has_ended(config.steps):
         batches = clock.wait_for(run.batches, config.grad_accum, accelerator.device)
-        counts = count_totals([batch.label for batch in batches], run.loss.area_exponent)
-        totals = StepTotals(*accelerator.reduce(counts, reduction="sum").tolist())
-        sums: dict[str, Tensor] = {}
-        for i, batch in enumerate(batches):
-            seed_dropout(run.seed, state.step, batch.keys)
-            generators = sample_generators(run.seed, state.step, batch.keys, accelerator.device)
-            unmasked = draw_unmasked(
-                run.schedule, state.step, config.steps, model.num_blocks, model.num_queries, generators
-            )
-            is_last = i == len(batches) - 1  # after which ranks exchange their gradients
-            with contextlib.nullcontext() if is_last else accelerator.no_sync(run.model):
-                prediction = run.model(batch.image, unmasked, count_frozen(run.unfreeze_steps, state.step))
-                terms = run.loss(prediction, batch, totals, generators)
-                accelerator.backward(weighted_sum(terms, run.loss_weights) * share)
-            sums = {name: sums.get(name, 0) + value.detach() for name, value in terms.items()}
-            state.samples_seen += len(batch) * accelerator.num_processes
-
-        fill_gradients(run.model)
-        trained = [p for p in run.model.parameters() if p.requires_grad]
-        grad_norm = float(whole(accelerator.clip_grad_norm_(trained, config.max_grad_norm or math.inf)))
+        sums, prediction, grad_norm = _backward(run, config, batches)
         if bad := find_bad_step(accelerator, sums, grad_norm):
             _skip(run, bad, batches, config.skip_bad_steps)
             continue
         logs = is_due(state.step + 1, config.log_every, config.steps)
         details = run.details(grad_norm) if logs and run.details else {}  # before gradients are gone
-        run.optimizer.step()
-        run.optimizer.zero_grad()
-        if not accelerator.optimizer_step_was_skipped:  # as fp16 does with an infinite gradient
-            run.ema.update()
-        state.step += 1
+        _update(run)
         progress.update()
-        run.watchdog.beat()
-        with run.watchdog.paused():
-            run.after_step()
-
         if logs:
             scalars = _step_scalars(run, sums, prediction, grad_norm, clock)
             show_scalars(accelerator, {**scalars, **details}, state.step)
@@ -142,6 +110,50 @@ def train(run: Run, config: LoopConfig) -> TrainState:
             _save(run, config)
     progress.close()
     return state
+
+
+def _backward(
+    run: Run, config: LoopConfig, batches: list[Batch]
+) -> tuple[dict[str, Tensor], Prediction, float]:
+    """Add up the gradients of a step's micro-batches, and clip them.
+
+    Loss terms are shares of the whole step (see `StepTotals`), so micro-batches and ranks add up. Returns
+    this rank's terms, its last prediction, and the norm of all gradients before clipping.
+    """
+    accelerator, state = run.accelerator, run.state
+    model: EoMT = accelerator.unwrap_model(run.model)
+    share = accelerator.num_processes  # DistributedDataParallel averages over ranks
+    counts = count_totals([batch.label for batch in batches], run.loss.area_exponent)
+    totals = StepTotals(*accelerator.reduce(counts, reduction="sum").tolist())
+    place = state.step, config.steps, model.num_blocks, model.num_queries
+    sums: dict[str, Tensor] = {}
+    for i, batch in enumerate(batches):
+        seed_dropout(run.seed, state.step, batch.keys)
+        generators = sample_generators(run.seed, state.step, batch.keys, accelerator.device)
+        unmasked = draw_unmasked(run.schedule, *place, generators)
+        is_last = i == len(batches) - 1  # after which ranks exchange their gradients
+        with contextlib.nullcontext() if is_last else accelerator.no_sync(run.model):
+            prediction = run.model(batch.image, unmasked, count_frozen(run.unfreeze_steps, state.step))
+            terms = run.loss(prediction, batch, totals, generators)
+            accelerator.backward(weighted_sum(terms, run.loss_weights) * share)
+        sums = {name: sums.get(name, 0) + value.detach() for name, value in terms.items()}
+        state.samples_seen += len(batch) * accelerator.num_processes
+    fill_gradients(run.model)
+    trained = [p for p in run.model.parameters() if p.requires_grad]
+    norm = accelerator.clip_grad_norm_(trained, config.max_grad_norm or math.inf)
+    return sums, prediction, float(whole(norm))
+
+
+def _update(run: Run) -> None:
+    """Take the optimizer's step."""
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    if not run.accelerator.optimizer_step_was_skipped:  # as fp16 does with an infinite gradient
+        run.ema.update()
+    run.state.step += 1
+    run.watchdog.beat()
+    with run.watchdog.paused():
+        run.after_step()
 
 
 def _validate(run: Run, config: LoopConfig) -> bool:

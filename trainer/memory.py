@@ -17,15 +17,12 @@ from shards.errors import InputError
 from shards.schema import NUM_CLASSES, OUTLIER_ID, VOID_ID
 from trainer.losses.loss import Loss, weighted_sum
 from trainer.losses.targets import StepTotals, count_totals
-from trainer.randomness import sample_generators
-from trainer.schedule import draw_unmasked
+from trainer.optim import draw_unmasked, sample_generators
 from trainer.sections import ScheduleConfig
 
 logger = logging.getLogger(__name__)
 
 GIB = 2**30
-OutOfMemoryError = torch.cuda.OutOfMemoryError
-"""Raised by PyTorch on any accelerator; torch 2.4 has it under this name only."""
 
 
 def peak_memory(accelerator: Accelerator) -> dict[str, float]:
@@ -62,7 +59,7 @@ def fit_micro_batch(accelerator: Accelerator, batch_size: int, attempt: Callable
         with torch.random.fork_rng(devices):
             try:
                 attempt(size)
-            except OutOfMemoryError:  # unnamed: its traceback holds the tensors, and ends here
+            except torch.OutOfMemoryError:  # unnamed: its traceback holds the tensors, and ends here
                 failed = True
         gc.collect()
         if devices:

@@ -20,10 +20,17 @@ from models.weights.fit import compare_weights, load_strictly
 from models.weights.formats import WEIGHTS_NAME
 from shards.errors import InputError
 from shards.files import read_json
-from trainer.checkpoint import MOMENTS, OPTIMIZER_NAME, STATE_NAME, SavedTraining, names_of, pack_moments
+from trainer.checkpoint import (
+    MOMENTS,
+    OPTIMIZER_NAME,
+    STATE_NAME,
+    SavedTraining,
+    TrainState,
+    names_of,
+    pack_moments,
+)
 from trainer.collective import together
 from trainer.ema import WeightAverage
-from trainer.state import TrainState
 
 
 @contextmanager

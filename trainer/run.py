@@ -23,20 +23,18 @@ from shards.reader import ShardReader, list_shards
 from shards.scene import read_scene
 from shards.schema import OUTLIER_ID
 from shards.stream import Stream, build_stream
-from trainer.accelerator import make_accelerator, require_launch
+from trainer.checkpoint import TrainState
 from trainer.collective import require_agreement
 from trainer.config import FinetuneConfig
 from trainer.ema import WeightAverage
 from trainer.loop import Run
 from trainer.losses.loss import build_loss
 from trainer.memory import fit_micro_batch, fullest_batch, try_step
-from trainer.optim import build_optimizer
+from trainer.optim import build_lr_schedule, build_optimizer
 from trainer.resume import restore_model, restore_training
 from trainer.run_folder import Start, hold_run, plan_start, require_same_samples
-from trainer.runtime import StopSignal
-from trainer.schedule import build_lr_schedule
+from trainer.runtime import StopSignal, make_accelerator, require_launch
 from trainer.sharding import prepare, shard_model
-from trainer.state import TrainState
 from trainer.tracking import describe_groups
 from trainer.validation import build_validation
 
@@ -70,7 +68,8 @@ def open_run(
             held.enter_context(hold_run(start, accelerator))
         if start.checkpoint is not None:
             model = restore_model(accelerator, start.checkpoint, config.model, config.adapt)
-        what_trains = [f"{config.adapt.mode}; {count_parameters(model)}", *explain_parameters(model)]
+        count = count_parameters(model.parameters())
+        what_trains = [f"{config.adapt.mode}; {count}", *explain_parameters(model)]
         if config.loop.fit_memory:
             config = _fit_memory(config, model, accelerator)
         run = _build(config, model, accelerator, start, stop)
@@ -146,7 +145,7 @@ def _build(
 def _open_stream(config: FinetuneConfig, model: EoMT, accelerator: Accelerator, start: int) -> Stream:
     """Open this process's share of the samples, from the position on at which the run stands."""
     ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
-    classes = model.config.class_table
+    classes = model.classes
     paste = build_paste(config.paste, classes)
     stream = build_stream(config.data, seed=config.seed, **ranks, start_position=start, transform=paste)
     reader = stream.dataset.reader

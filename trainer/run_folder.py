@@ -36,9 +36,9 @@ from shards.manifest import MANIFEST_NAME
 from shards.output import require_free
 from shards.settings import ROOT, flat_settings, read_config, write_config
 from shards.stream import Stream
+from trainer.checkpoint import TrainState
 from trainer.collective import writing
 from trainer.config import MAY_CHANGE, MEASURED_ON, FinetuneConfig
-from trainer.state import TrainState
 
 logger = logging.getLogger(__name__)
 

@@ -17,14 +17,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, distributed, nn
+from torch.utils._pytree import tree_map_only
 
+from models.adapt import merge_weights
 from models.eomt import EoMT
-from models.lora import merge_weights
 from models.weights.fit import load_strictly
 from shards.errors import InputError
 
@@ -33,11 +35,8 @@ def shard_model(model: EoMT, accelerator: Accelerator) -> None:
     """Cut a model over all ranks, in place; build its optimizer after this."""
     if accelerator.num_processes == 1:
         raise InputError("loop.sharding: fsdp2 needs two processes or more, and this is one")
-    try:
-        from torch.distributed.fsdp import fully_shard  # public since 2.6
-    except ImportError:
-        needed = f"torch 2.6 or newer, this is {torch.__version__}"
-        raise InputError(f"loop.sharding: fsdp2 needs {needed}") from None
+    from torch.distributed.fsdp import fully_shard
+
     # of in-place changes to the output, which losses do not make
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = distributed.device_mesh.init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
@@ -103,6 +102,9 @@ def _to_cpu(value: Tensor) -> Tensor:
 
 
 def _cut_like(value: Tensor, parameter: Tensor) -> Tensor:
+    """Cut what has one number per number of a sharded parameter, as a count of steps has not."""
+    if not value.ndim or is_sharded(value) or not is_sharded(parameter):
+        return value
     from torch.distributed.tensor import distribute_tensor
 
     mesh, placements = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]
@@ -111,30 +113,17 @@ def _cut_like(value: Tensor, parameter: Tensor) -> Tensor:
 
 def _gather_weights(_module: nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
     if not prefix:
-        for name, value in state.items():
-            state[name] = _to_cpu(value)
+        state.update({name: _to_cpu(value) for name, value in state.items()})
 
 
 def _gather_state(_optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    gathered = {
-        index: {name: _to_cpu(value) if isinstance(value, Tensor) else value for name, value in entry.items()}
-        for index, entry in state["state"].items()
-    }
-    return {**state, "state": gathered}
+    return tree_map_only(Tensor, _to_cpu, state)
 
 
 def _cut_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     cut = {
-        index: {
-            name: _cut_like(value, parameters[index]) if _has_shape_of(value, parameters[index]) else value
-            for name, value in entry.items()
-        }
+        index: tree_map_only(Tensor, partial(_cut_like, parameter=parameters[index]), entry)
         for index, entry in state["state"].items()
     }
     return {**state, "state": cut}
-
-
-def _has_shape_of(value: object, parameter: Tensor) -> bool:
-    """Say whether a value of the optimizer has one number per number of a parameter; a step count has not."""
-    return isinstance(value, Tensor) and value.ndim > 0 and is_sharded(parameter) and not is_sharded(value)

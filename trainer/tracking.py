@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 
 from eval.metrics.binned import ImageCounts, ScoreDistribution
+from models.adapt import adapter_norms
 from models.eomt import EoMT
-from models.lora import adapter_norms
 from shards.errors import InputError
 from trainer.collective import explain_failure
 from trainer.config import TrackingConfig

@@ -20,16 +20,16 @@ from eval.report.figures import Example, add_title, choose_examples, draw_panels
 from eval.sets.benchmarks import require_no_benchmark, require_no_benchmark_scenes, require_own_sets
 from eval.sets.registry import TestSet, check_masks, find_test_sets
 from eval.store import Worker
+from models.adapt import merged
 from models.eomt import EoMT
-from models.lora import merged
 from models.segmenter import make_predictor, require_readable
 from outlier_paste.config import PasteConfig
 from outlier_paste.validation_set import require_unseen
 from shards.reader import ShardReader, open_shards
 from shards.scene import decode_scene, require_scenes
 from shards.schema import NORMAL, VOID, VOID_ID, ClassTable
+from trainer.checkpoint import show_metric
 from trainer.config import TrackingConfig, ValidationConfig
-from trainer.state import show_metric
 from trainer.tracking import show_distribution, show_picture, show_precision_recall
 
 logger = logging.getLogger(__name__)
@@ -58,19 +58,16 @@ class Validation:
     def __call__(self, model: EoMT, step: int, unmasked: Tensor | None = None) -> dict[str, float]:
         """Measure `model`, in evaluation mode, and log and show it; by TensorBoard tag.
 
-        `unmasked` as of `models.segmenter.make_predictor`. What `ask` raises ends it, and leaves nothing.
-
         Fractions in [0, 1], and per score the gap between the medians of anomalous and normal pixels.
+        `unmasked` as of `models.segmenter.make_predictor`. What `ask` raises ends it, and leaves nothing.
         """
-
-        classes = model.config.class_table
 
         def make(scores: tuple[str, ...] = ()) -> Predictor:
             predict = make_predictor(model, self.accelerator.device, scores=scores, unmasked=unmasked)
             return SlidingPredictor(predict, model.image_size)
 
         with merged(model):
-            scalars = self._measure_scenes(make, step) | self._measure_pasted(make, step, classes)
+            scalars = self._measure_scenes(make, step) | self._measure_pasted(make, step, model.classes)
         metrics = {tag.removeprefix("Validation/"): value for tag, value in scalars.items()}
         named = [f"{name} {show_metric(name, value)}" for name, value in metrics.items()]
         logger.info("validation at step %d: %s", step, "  ".join(named))
@@ -177,5 +174,5 @@ def build_validation(
     require_readable(model, config.scores, "validation.scores: the model")  # probes of scenes show them too
     if scenes is not None:
         where, advice = "validation.shards: the model", "mIoU compares the same classes"
-        model.config.class_table.require_fit(scenes.classes, where, "the shards", advice)
+        model.classes.require_fit(scenes.classes, where, "the shards", advice)
     return Validation(config, scenes, pasted, accelerator, folder, tracking, ask)

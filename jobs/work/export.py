@@ -29,11 +29,10 @@ from models.onnx import ONNX_NAME, noise, open_graph, write_onnx
 from models.segmenter import (
     choose_device,
     hash_checkpoint,
-    num_classes_of,
     open_predictor,
     require_readable,
 )
-from models.weights.adapter import write_adapter
+from models.weights.adapter import HEAD_NAME, write_adapter, write_head
 from models.weights.card import ModelCard, write_card
 from models.weights.checkpoint import find_checkpoint, load_model, load_segmenter, open_checkpoint
 from models.weights.files import write_weight_file
@@ -45,7 +44,6 @@ from models.weights.huggingface import (
     huggingface_preprocessor,
     to_huggingface,
 )
-from models.weights.outlier_head import HEAD_NAME, write_head
 from models.weights.run_files import run_of
 from shards.errors import InputError
 from shards.files import to_json
@@ -221,7 +219,7 @@ def _describe_threshold(options: ExportOptions, model: EoMT | ERFNet, fingerprin
     found, where = read_calibration(options.calibration), f"--calibration {options.calibration}"
     source = ModelSource(str(options.checkpoint), fingerprint, (options.score,), lambda: None)  # type: ignore
     found.require_of(source, get_protocol("native"), where)
-    threshold = from_log_odds(options.score, found.threshold, num_classes_of(model))
+    threshold = from_log_odds(options.score, found.threshold, len(model.classes))
     return {"threshold": repr(threshold), "smallest": str(found.smallest), "risk": found.describe()}
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from jobs.preview_paste import draw_contact_sheet, paste_scenes
 from models.weights.run_files import FINISHED_NAME
 from shards.settings import flat_settings
+from trainer.checkpoint import TrainState
 from trainer.collective import writing
 from trainer.config import FinetuneConfig
 from trainer.loop import Run, train
@@ -19,7 +20,6 @@ from trainer.run import global_batch, open_run
 from trainer.run_folder import begin_folder, describe_run, end_folder, train_on
 from trainer.run_log import log_file, record_profile
 from trainer.runtime import Deadline, StopSignal, find_end
-from trainer.state import TrainState
 from trainer.tracking import end_tracking, require_trackers, show_picture, show_text, start_tracking
 from trainer.watchdog import Watchdog
 

@@ -18,8 +18,8 @@ from models.config import OutlierHeadConfig
 from models.eomt import EoMT
 from models.segmenter import choose_device, hash_checkpoint
 from models.token_bank import TokenBank, TokenReader, TokenSums, label_patches, sum_tokens
+from models.weights.adapter import HEAD_NAME, write_head
 from models.weights.checkpoint import find_checkpoint, load_model
-from models.weights.outlier_head import HEAD_NAME, write_head
 from shards.errors import InputError
 from shards.output import require_free, staged_folder
 from shards.reader import ShardReader, open_shards

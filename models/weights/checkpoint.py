@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.backbone import build_backbone, fit_backbone_weights, load_backbone_weights
+from models.backbone import build_backbone, fit_backbone_weights
 from models.config import (
     DEFAULT_PATCH_SIZE,
     DESCRIPTION_NAME,
@@ -25,12 +25,11 @@ from models.config import (
 from models.eomt import EoMT
 from models.erfnet import ERFNet, fit_erfnet
 from models.heads import IsoMaxHead
-from models.weights.adapter import is_adapter_folder, read_adapter
+from models.weights.adapter import find_head, is_adapter_folder, place_of_base, read_adapter, read_head
 from models.weights.files import read_metadata, render_shape
 from models.weights.fit import LoadReport, compare_weights, is_under, load_strictly
 from models.weights.formats import Checkpoint, find_weight_file, fit_positions, read_checkpoint
 from models.weights.hub import localize
-from models.weights.outlier_head import find_head, place_of_base, read_head
 from models.weights.run_files import CHECKPOINTS_FOLDER, list_checkpoints
 from shards.errors import InputError
 from shards.files import write_atomically
@@ -247,7 +246,8 @@ def _parts_of(names: Iterable[str]) -> str:
 def _fill_backbone(model: EoMT, checkpoint: Checkpoint, skip: Sequence[str], where: str) -> LoadReport:
     if any(is_under(name, skip) for name in model.state_dict() if name.startswith("backbone.")):
         raise InputError(f"init.skip: {where} holds a backbone alone; skipping parts of it is not possible")
-    report = load_backbone_weights(model.backbone, checkpoint.weights, where)
+    fitted, report = fit_backbone_weights(model.backbone, checkpoint.weights, where)
+    load_strictly(model.backbone, fitted, where)
     return LoadReport(
         loaded=tuple(f"backbone.{name}" for name in report.loaded),
         resized={f"backbone.{name}": shapes for name, shapes in report.resized.items()},

@@ -12,10 +12,10 @@ from typing import Any
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
+from models.adapt import merge_weights
 from models.adaptation import LoraSettings
 from models.backbone import read_trunk, trunk_weights
 from models.config import DESCRIPTION_NAME, METADATA_KEY, ModelConfig, parse_description, read_description
-from models.lora import merge_weights
 from models.trunk import SIZES, Trunk
 from models.weights.files import (
     INDEX_SUFFIX,
@@ -28,8 +28,7 @@ from models.weights.files import (
 )
 from models.weights.fit import Shapes
 from models.weights.huggingface import read_huggingface_config, without_unit_scales
-from models.weights.kinds import KINDS, recognise, without_infixes
-from models.weights.trunks import add_difference, holds_differences
+from models.weights.kinds import KINDS, add_difference, holds_differences, recognise, without_infixes
 from shards.errors import InputError
 from shards.files import from_json, read_json
 

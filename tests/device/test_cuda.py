@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 import jobs.finetune
-import trainer.losses.mask
+import trainer.losses.loss
 from jobs.work.evaluate import evaluate
+from models.adapt import add_adapters
 from models.adaptation import LoraSettings
 from models.config import ModelConfig
 from models.eomt import EoMT
-from models.lora import add_adapters
 from shards.errors import InputError
 from shards.settings import read_config
 from tests.support.evaluation import options_for, write_val_shards
@@ -32,12 +32,12 @@ from tests.trainer.small_run import (  # noqa: F401
     with_paste,
 )
 from tests.trainer.small_run import train as train_run
+from trainer.checkpoint import TrainState
 from trainer.config import FinetuneConfig
 from trainer.loop import Run, train
 from trainer.losses.loss import build_loss, weighted_sum
 from trainer.losses.targets import StepTotals, count_totals
-from trainer.randomness import sample_generators
-from trainer.state import TrainState
+from trainer.optim import sample_generators
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
@@ -132,7 +132,7 @@ def test_every_loss_is_finite_and_connected(kind: str, dtype: torch.dtype) -> No
 
 def test_a_loss_is_the_same_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the same points: a GPU's generators draw others."""
-    draw = trainer.losses.mask.draw_points
+    draw = trainer.losses.loss.draw_points
 
     def draw_on_the_cpu(depths, counts, number, generators, device):  # type: ignore[no-untyped-def]
         seeds = [generator.initial_seed() for generator in generators]
@@ -141,7 +141,7 @@ def test_a_loss_is_the_same_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> No
         parts = (getattr(drawn, field.name).to(device) for field in dataclasses.fields(drawn))
         return type(drawn)(*parts)
 
-    monkeypatch.setattr(trainer.losses.mask, "draw_points", draw_on_the_cpu)
+    monkeypatch.setattr(trainer.losses.loss, "draw_points", draw_on_the_cpu)
     for name, config in MIXTURES.items():
         found: list[dict[str, float]] = []
         for device in (torch.device("cpu"), CUDA):

@@ -24,10 +24,10 @@ from jobs.work.finetune import finetune
 from shards.errors import ReportedError
 from shards.files import hold_lock
 from tests.trainer import small_run
+from trainer.checkpoint import TrainState
 from trainer.config import FinetuneConfig
 from trainer.loop import Run, train
 from trainer.losses.loss import build_loss
-from trainer.state import TrainState
 
 POISON = "scene0"  # in the sixth of the samples, so in the batch of rank 0 of the second step
 RUN = {"out": "", "scenes": "", "cutouts": ""}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import jobs.finetune
 import trainer.run
@@ -26,7 +27,7 @@ from tests.trainer.small_run import (  # noqa: F401
 )
 from tests.trainer.test_validation import write_pasted
 from trainer.config import FinetuneConfig
-from trainer.memory import OutOfMemoryError, try_step
+from trainer.memory import try_step
 
 pytestmark = [
     pytest.mark.slow,
@@ -39,7 +40,7 @@ def train_with_small_second_rank(arguments: Sequence[str]) -> None:
 
     def limited(*arguments: Any) -> None:
         if os.environ["RANK"] == "1" and len(arguments[-1]) > 1:
-            raise OutOfMemoryError("the second rank has room for one image")
+            raise torch.OutOfMemoryError("the second rank has room for one image")
         try_step(*arguments)
 
     trainer.run.try_step = limited

@@ -9,16 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed.fsdp
-from accelerate import Accelerator
 
 from jobs.work.finetune import finetune
-from models.config import ModelConfig
-from models.eomt import EoMT
 from models.weights.checkpoint import load_model
 from shards.errors import InputError
 from tests.distributed import scenes
 from tests.trainer.small_run import _fresh_accelerator, assert_close, assert_equal, forget_after, weights  # noqa: F401
-from trainer.sharding import shard_model
 
 pytestmark = [
     pytest.mark.slow,
@@ -79,11 +75,3 @@ def test_what_cannot_be_sharded_is_said(
     for extra in (("--loop.precision", "fp16"), ("--loop.compile", "True")):
         with pytest.raises(InputError, match=message):
             scenes.make_config("run", "--loop.sharding", "fsdp2", *extra)
-
-
-def test_an_old_torch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(torch.distributed.fsdp, "fully_shard")
-    monkeypatch.setattr(Accelerator, "num_processes", 2)
-    model = EoMT(ModelConfig(size="tiny", image_size=(32, 32)))
-    with pytest.raises(InputError, match=r"loop.sharding: fsdp2 needs torch 2.6 or newer, this is \d"):
-        shard_model(model, Accelerator(cpu=True))

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
 import pytest
 
+import jobs.work.finetune
 from jobs import finetune
+from shards.batch import Batch
 from tests.support.forked import join, run_ranks, start_ranks
 from tests.trainer.small_run import assert_close, assert_equal, copy_killed, make_arguments, weights
+from trainer.loop import Run, train
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "jobs.finetune"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 ACCELERATE = ["-m", "accelerate.commands.launch", "--config_file", "docs/accelerate_two_processes.yaml"]
 """A saved `accelerate config`, as docs/training.md has it."""
 
@@ -51,21 +56,48 @@ def launch(command: list[str], **environment: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def finetune_noting_samples(arguments: Sequence[str]) -> None:
+    """Be `jobs.finetune`, and write into the run's folder which samples each step of this rank takes."""
+
+    def noted(run: Run) -> Iterator[Batch]:
+        ranks, rank = run.accelerator.num_processes, run.accelerator.process_index
+        for batch in run.batches:
+            with (run.folder / f"samples-{ranks}-{rank}.txt").open("a") as file:
+                print(run.state.step, *batch.keys, file=file)
+            yield batch
+
+    jobs.work.finetune.train = lambda run, config: train(dataclasses.replace(run, batches=noted(run)), config)
+    finetune.main(arguments)
+
+
+def samples_of(run: Path, ranks: int) -> dict[str, list[str]]:
+    """Return the samples of each step, in order, as so many ranks took them."""
+    taken = defaultdict[str, list[str]](list)
+    for rank in range(ranks):
+        for line in (run / f"samples-{ranks}-{rank}.txt").read_text().splitlines():
+            step, *keys = line.split()
+            taken[step] += keys
+    return taken
+
+
 @pytest.fixture(scope="module", name="ended")
 def _ended(tmp_path_factory: pytest.TempPathFactory, arguments: Arguments) -> Path:
-    """The folder of two runs of four steps: of one process, and of the two that torchrun started."""
+    """The folder of two runs of four steps: of one process, and of two."""
     folder = tmp_path_factory.mktemp("ended")
-    run_ranks(finetune.main, arguments(folder / "one", 4), folder / "told")
-    launch([*TORCHRUN, *arguments(folder / "two", 2)])
+    for name, ranks in (("one", 1), ("two", 2)):
+        words = arguments(folder / name, 4 // ranks)
+        run_ranks(finetune_noting_samples, words, folder / f"told-{name}", ranks)
     return folder
 
 
-def test_two_processes_train_the_weights_of_one(ended: Path, tmp_path: Path, arguments: Arguments) -> None:
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_two_processes_train_the_weights_of_one(
+    ended: Path, tmp_path: Path, arguments: Arguments, launcher: list[str]
+) -> None:
     """However they are launched."""
-    options = arguments(tmp_path / "three", 2)
-    launch([*ACCELERATE, "-m", "jobs.finetune", *options], ACCELERATE_USE_CPU="true")
-    assert_close(weights(ended / "two"), weights(ended / "one"))
-    assert_equal(weights(tmp_path / "three"), weights(ended / "two"))
+    launch([*launcher, "-m", "jobs.finetune", *arguments(tmp_path, 2)], ACCELERATE_USE_CPU="true")
+    assert_equal(weights(tmp_path), weights(ended / "two"))
+    assert_close(weights(tmp_path), weights(ended / "one"))
 
 
 def kill_after(checkpoints: Path, count: int, processes: Sequence[BaseProcess]) -> int:
@@ -100,16 +132,19 @@ def test_two_processes_killed_outright_mid_epoch_resume_to_the_same_bits(
 
 
 @pytest.mark.parametrize(("name", "ranks"), [("two", 1), ("one", 2)])
-def test_a_resume_on_another_number_of_processes_keeps_the_weights(
+def test_a_resume_on_another_number_of_processes_keeps_samples_and_weights(
     ended: Path, tmp_path: Path, arguments: Arguments, name: str, ranks: int
 ) -> None:
-    """The global batch stays 4; tolerance as for two processes against one."""
-    expected = weights(ended / name, 4)
+    """The global batch stays 4, cut anew; tolerance as for two processes against one."""
     copy_killed(ended / name, tmp_path / name, 2)
-    options = arguments(tmp_path / name, 4 // ranks)
-    told = run_ranks(finetune.main, [*options, "--resume"], tmp_path / "told", ranks)
-    assert f"from step 2 to 4 on {ranks} processes" in told
-    assert_close(weights(tmp_path / name), expected)
+    words = [*arguments(tmp_path / name, 4 // ranks), "--resume"]
+    told = run_ranks(finetune_noting_samples, words, tmp_path / "told", ranks)
+    cut = f"{ranks} processes, {4 // ranks} x 1 images each, {3 - ranks} before"
+    assert f"from step 2 to 4 on {cut}: the same samples in each step, sums in another order" in told
+    before = samples_of(ended / name / "run", 3 - ranks)
+    assert samples_of(tmp_path / name / "run", ranks) == {step: before[step] for step in ("2", "3")}
+    assert len({key for step in ("0", "1") for key in before[step]}) == 8  # an epoch, in steps of 4
+    assert_close(weights(tmp_path / name), weights(ended / name))
 
 
 def test_a_signal_to_the_whole_job_saves_before_leaving(tmp_path: Path, arguments: Arguments) -> None:

@@ -76,7 +76,7 @@ def test_the_command_line_prints_the_table(tmp_path, capsys):
 
 @pytest.fixture
 def erfnet(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr("models.erfnet.IMAGE_SIZE", (32, 64))
+    monkeypatch.setattr("models.erfnet.ERFNet.image_size", (32, 64))
     torch.manual_seed(0)
     weights = {f"module.{name}": value for name, value in ERFNet(20).state_dict().items()}
     torch.save(weights, tmp_path / "erfnet.pth")

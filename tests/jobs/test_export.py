@@ -191,7 +191,7 @@ def test_onnx_has_scores_that_read_queries_too(
 
 
 def test_the_baseline_is_exported_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.erfnet.IMAGE_SIZE", (16, 32))
+    monkeypatch.setattr("models.erfnet.ERFNet.image_size", (16, 32))
     torch.manual_seed(0)
     torch.save(ERFNet(20).state_dict(), tmp_path / "erfnet.pth")
     out = export(tmp_path / "erfnet.pth", "onnx", tmp_path / "out")

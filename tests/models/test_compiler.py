@@ -15,7 +15,7 @@ MODEL = """
 import torch
 from models.config import LoraSettings, ModelConfig
 from models.eomt import EoMT
-from models.lora import add_adapters
+from models.adapt import add_adapters
 
 torch.manual_seed(0)
 image = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)

@@ -106,14 +106,6 @@ def record_depths(predict: Callable, depths: dict[str, list[torch.Tensor]]) -> C
     return recorded
 
 
-def test_masked_attention_changes_the_prediction_and_unmasking_undoes_it() -> None:
-    model = make_confident_model()
-    with torch.no_grad():
-        free, masked, unmasked = (model(IMAGE, m).mask_logits[-1] for m in (None, NOWHERE, ~NOWHERE))
-    assert (free - masked).abs().max() > 1e-3
-    torch.testing.assert_close(free, unmasked, atol=1e-5, rtol=1e-5)
-
-
 @over_both_trunks
 def test_split_attention_equals_a_dense_mask(size: str) -> None:
     """Queries with a mask and all others without, against one call whose mask has a row for every token."""

@@ -18,42 +18,29 @@ def published_shapes(num_channels: int) -> dict[str, tuple[int, ...]]:
     """Write down names and shapes from the paper's table of 23 layers, not from our modules."""
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def convolution(name: str, *shape: int) -> None:
-        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, (shape[0],)
-
-    def transposed(name: str, *shape: int) -> None:
-        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, (shape[1],)
+    def convolution(name: str, *shape: int, bias: int = 0) -> None:
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, (bias or shape[0],)
 
     def batch_norm(name: str, channels: int) -> None:
         for kind in ("weight", "bias", "running_mean", "running_var"):
             shapes[f"{name}.{kind}"] = (channels,)
         shapes[f"{name}.num_batches_tracked"] = ()
 
-    def residual(name: str, channels: int) -> None:
+    for name, before, after in (("initial_block", 3, 16), ("layers.0", 16, 64), ("layers.6", 64, 128)):
+        convolution(f"encoder.{name}.conv", after - before, before, 3, 3)
+        batch_norm(f"encoder.{name}.bn", after)
+    for layer, before, after in ((0, 128, 64), (3, 64, 16)):
+        convolution(f"decoder.layers.{layer}.conv", before, after, 3, 3, bias=after)
+        batch_norm(f"decoder.layers.{layer}.bn", after)
+    residual = {f"encoder.layers.{i}": 64 if i < 6 else 128 for i in (*range(1, 6), *range(7, 15))}
+    residual |= {f"decoder.layers.{i}": 64 if i < 3 else 16 for i in (1, 2, 4, 5)}
+    for name, channels in residual.items():
         for number in (1, 2):
             convolution(f"{name}.conv3x1_{number}", channels, channels, 3, 1)
             convolution(f"{name}.conv1x3_{number}", channels, channels, 1, 3)
             batch_norm(f"{name}.bn{number}", channels)
-
-    downsamplers = {
-        "encoder.initial_block": (3, 16),
-        "encoder.layers.0": (16, 64),
-        "encoder.layers.6": (64, 128),
-    }
-    for name, (before, after) in downsamplers.items():
-        convolution(f"{name}.conv", after - before, before, 3, 3)
-        batch_norm(f"{name}.bn", after)
-    for layer in (1, 2, 3, 4, 5):
-        residual(f"encoder.layers.{layer}", 64)
-    for layer in range(7, 15):
-        residual(f"encoder.layers.{layer}", 128)
     convolution("encoder.output_conv", num_channels, 128, 1, 1)
-    for layer, before, after in ((0, 128, 64), (3, 64, 16)):
-        transposed(f"decoder.layers.{layer}.conv", before, after, 3, 3)
-        batch_norm(f"decoder.layers.{layer}.bn", after)
-        for further in (1, 2):
-            residual(f"decoder.layers.{layer + further}", after)
-    transposed("decoder.output_conv", 16, num_channels, 2, 2)
+    convolution("decoder.output_conv", 16, num_channels, 2, 2, bias=num_channels)
     return shapes
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import EomtForUniversalSegmentation
 
 from eval.predict.queries import QueryOutputs
@@ -20,10 +20,11 @@ from models.adapt import apply_adaptation, count_parameters
 from models.adaptation import AdaptConfig
 from models.config import ModelConfig, OutlierHeadConfig
 from models.eomt import EoMT
-from models.outlier_head import read_claims
+from models.heads import read_claims
 from models.segmenter import make_predictor
+from models.weights.adapter import fingerprint
 from models.weights.checkpoint import initialise_model, load_model, open_checkpoint
-from models.weights.outlier_head import fingerprint
+from models.weights.files import read_metadata, write_weight_file
 from tests.models.tiny import IMAGE, make_model, save
 from tests.support.evaluation import write_test_sets
 from tests.support.refused import refused
@@ -49,6 +50,11 @@ def save_with_head(folder: Path, base: EoMT, **changes: object) -> Path:
     return save(with_head(initialise_model(settings)), folder / "run")
 
 
+def write_export(checkpoint: Path, kind: str, out: Path, *options: str) -> Path:
+    export.main(["--checkpoint", str(checkpoint), "--to", kind, "--out", str(out), *options])
+    return out
+
+
 @pytest.mark.parametrize("changes", [{}, {"class_head": "isomax"}, {"size": "dinov3-tiny"}], ids=str)
 def test_no_other_score_and_no_class_moves_by_a_bit(changes: dict[str, str]) -> None:
     names = [name for name in (*SCORES, *QUERY_SCORES) if NEEDS[name] in ("", "queries")]
@@ -68,7 +74,8 @@ def test_no_other_score_and_no_class_moves_by_a_bit(changes: dict[str, str]) -> 
 
 def test_the_head_alone_trains_and_nothing_is_kept_of_what_it_reads() -> None:
     model = with_head(make_model())
-    assert count_parameters(model).trainable == count_parameters(model.outlier_head).total
+    whole, head = (count_parameters(part.parameters()) for part in (model, model.outlier_head))
+    assert whole.trainable == head.total
     before = {name: value.clone() for name, value in model.state_dict().items()}
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.grad_fn) or t, lambda t: t):
@@ -140,93 +147,46 @@ def test_the_trained_head_is_measured_exported_and_read_back(
     run = tmp_path / "runs" / "run"
     arguments = make_arguments(run.parent, scene_shards, *HEAD_OPTIONS, "--paste.bank", cutout_shard)
     finetune.main([*arguments, "--model.weights", str(save(base, tmp_path / "base"))])
-    trained = weights(run.parent)
+    trained, early = weights(run.parent), weights(run.parent, 2)
     assert all(torch.equal(trained[name], value) for name, value in base.state_dict().items())
-    moved = [
-        n
-        for n in trained
-        if n.startswith("outlier_head.") and not torch.equal(trained[n], weights(run.parent, 2)[n])
-    ]
-    assert len(moved) == sum(name.startswith("outlier_head.") for name in trained)
+    own = trained.keys() - base.state_dict().keys()
+    assert not [name for name in own if torch.equal(trained[name], early[name])]
 
-    export.main(["--checkpoint", str(run), "--to", "outlier_head", "--out", str(tmp_path / "head")])
-    head = tmp_path / "head" / "outlier_head.safetensors"
-    assert load_file(head).keys() == trained.keys() - base.state_dict().keys()
+    head = write_export(run, "outlier_head", tmp_path / "head") / "outlier_head.safetensors"
+    assert load_file(head).keys() == own
     logits = ratio(load_model(run))
     assert torch.equal(ratio(load_model(head)), logits)
-    export.main(
-        ["--checkpoint", str(tmp_path / "base"), "--to", "huggingface", "--out", str(tmp_path / "hf")]
-    )
-    onto = ["--checkpoint", str(tmp_path / "head"), "--base", str(tmp_path / "hf"), "--to", "safetensors"]
-    export.main([*onto, "--out", str(tmp_path / "whole")])
-    whole = tmp_path / "whole" / "model.safetensors"
-    assert torch.equal(ratio(load_model(whole)), logits)
-    assert load_model(whole).config.image_size == (32, 32)
-    export.main(
-        [
-            "--checkpoint",
-            str(run),
-            "--to",
-            "safetensors",
-            "--outlier_head",
-            "False",
-            "--out",
-            str(tmp_path / "off"),
-        ]
-    )
-    assert load_file(tmp_path / "off" / "model.safetensors").keys() == base.state_dict().keys()
-    export.main(["--checkpoint", str(run), "--to", "huggingface", "--out", str(tmp_path / "hf-of-run")])
-    theirs = EomtForUniversalSegmentation.from_pretrained(tmp_path / "hf-of-run")
-    assert theirs.config.num_queries == 5
+    theirs = write_export(tmp_path / "base", "huggingface", tmp_path / "hf")
+    whole = write_export(tmp_path / "head", "safetensors", tmp_path / "whole", "--base", str(theirs))
+    assert torch.equal(ratio(load_model(whole / "model.safetensors")), logits)
+    assert load_model(whole / "model.safetensors").config.image_size == (32, 32)
+    off = write_export(run, "safetensors", tmp_path / "off", "--outlier_head", "False")
+    assert load_file(off / "model.safetensors").keys() == base.state_dict().keys()
+    of_run = write_export(run, "huggingface", tmp_path / "hf-of-run")
+    assert EomtForUniversalSegmentation.from_pretrained(of_run).config.num_queries == 5
     doctor.main(["checkpoint", str(head)])
     assert "of width 128, which reads blocks 0, 2, 3, 5 and claims" in capsys.readouterr().out
 
     sets = ["--datasets", str(write_test_sets(tmp_path / "sets")), "--device", "cpu", "--pictures", "0"]
-    for place in (run, head, tmp_path / "whole"):
+    for place in (run, head, whole):
         evaluate.main(["--checkpoint", str(place), *sets, "--out", str(tmp_path / f"eval-{place.name}")])
-        printed = capsys.readouterr().out
-        assert "| LikelihoodRatio |" in printed
-    text = f"--scores: {tmp_path / 'base'} has no outlier head, which LikelihoodRatio reads"
-    with refused(text):
-        evaluate.main(
-            [
-                "--checkpoint",
-                str(tmp_path / "base"),
-                *sets,
-                "--scores",
-                "LikelihoodRatio",
-                "--out",
-                str(tmp_path / "no"),
-            ]
-        )
+        assert "| LikelihoodRatio |" in capsys.readouterr().out
+    sets += ["--scores", "LikelihoodRatio", "--out", str(tmp_path / "no")]
+    with refused(f"--scores: {tmp_path / 'base'} has no outlier head, which LikelihoodRatio reads"):
+        evaluate.main(["--checkpoint", str(tmp_path / "base"), *sets])
 
-    export.main(
-        [
-            "--checkpoint",
-            str(run),
-            "--to",
-            "onnx",
-            "--score",
-            "LikelihoodRatio",
-            "--out",
-            str(tmp_path / "onnx"),
-        ]
-    )
-    session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / "model.onnx"))
-    classes, score = session.run(None, {"image": IMAGE.numpy()})
+    graph = write_export(run, "onnx", tmp_path / "onnx", "--score", "LikelihoodRatio") / "model.onnx"
+    classes, score = onnxruntime.InferenceSession(str(graph)).run(None, {"image": IMAGE.numpy()})
     maps = make_predictor(load_model(run), "cpu", scores=("LikelihoodRatio",))(IMAGE)
     np.testing.assert_allclose(np.concatenate((classes, score[:, None]), axis=1), maps, atol=1e-4)
 
 
 def test_a_head_fits_its_base_at_any_image_size_and_no_other_base(tmp_path: Path) -> None:
     run = save_with_head(tmp_path, make_model(), image_size=(64, 32))
-    export.main(["--checkpoint", str(run), "--to", "outlier_head", "--out", str(tmp_path / "head")])
-    head = tmp_path / "head" / "outlier_head.safetensors"
-    found = open_checkpoint(head)
+    head = write_export(run, "outlier_head", tmp_path / "head") / "outlier_head.safetensors"
+    found, whole = open_checkpoint(head), load_model(run).state_dict()
     assert found.config.image_size == (64, 32)
-    assert all(
-        torch.equal(value, load_model(run).state_dict()[name]) for name, value in found.weights.items()
-    )
+    assert all(torch.equal(value, whole[name]) for name, value in found.weights.items())
     torch.manual_seed(1)
     others = {
         "other": (EoMT(dataclasses.replace(make_model().config)), "was trained on other weights than"),
@@ -236,33 +196,23 @@ def test_a_head_fits_its_base_at_any_image_size_and_no_other_base(tmp_path: Path
         with refused(rf"outlier_head.safetensors: the outlier head {text}"):
             load_model(head, str(save(model, tmp_path / name)))
     (tmp_path / "base").rename(tmp_path / "moved")
-    with refused(
-        r"an outlier head without its base; its header names '.*base', which is not there; jobs.expor"
-    ):
+    with refused(r"an outlier head without its base; its header names '.*base', which is not there; jobs"):
         load_model(head)
     assert load_model(head, str(tmp_path / "moved")).outlier_head is not None
 
 
 def test_a_head_of_other_blocks_or_damaged_is_one_line(tmp_path: Path) -> None:
-    from safetensors import safe_open
-
     run = save_with_head(tmp_path, make_model())
-    export.main(["--checkpoint", str(run), "--to", "outlier_head", "--out", str(tmp_path / "head")])
-    head = tmp_path / "head" / "outlier_head.safetensors"
-    with safe_open(head, "pt") as file:
-        facts = file.metadata()
-    content = load_file(head)
-    lacking = {name: value for name, value in content.items() if ".tokens.3." not in name}
-    save_file(lacking, head, metadata=facts)
+    head = write_export(run, "outlier_head", tmp_path / "head") / "outlier_head.safetensors"
+    lacking = {name: value for name, value in load_file(head).items() if ".tokens.3." not in name}
+    write_weight_file(lacking, head, read_metadata(head))
     with refused(r"do not fit the model: 4 missing \[outlier_head.tokens.3"):
         load_model(head)
     head.write_bytes(head.read_bytes()[:100])
     with refused("outlier_head.safetensors: truncated, or no safetensors file"):
         load_model(head)
     with refused("--to outlier_head: .*base has none; adapt.mode outlier_head trains one"):
-        export.main(
-            ["--checkpoint", str(tmp_path / "base"), "--to", "outlier_head", "--out", str(tmp_path / "x")]
-        )
+        write_export(tmp_path / "base", "outlier_head", tmp_path / "x")
 
 
 def test_a_fingerprint_is_of_the_numbers_alone() -> None:

@@ -27,9 +27,9 @@ from models.config import ModelConfig
 from models.eomt import EoMT, Prediction
 from shards.batch import Batch
 from shards.settings import load_config
+from trainer.checkpoint import TrainState
 from trainer.config import FinetuneConfig
 from trainer.losses.loss import Loss
-from trainer.state import TrainState
 
 
 @pytest.fixture(autouse=True)
@@ -128,12 +128,12 @@ def copy_killed(source: Path, target: Path, step: int) -> None:
     forget_after(step, target / "run")
 
 
-class PoisonedLoss:
+class PoisonedLoss(Loss):
     """A loss whose dice term is NaN wherever a batch holds a certain scene."""
 
     def __init__(self, loss: Loss, key: str) -> None:
-        self._loss, self._key, self.lower_bounds = loss, key, loss.lower_bounds
-        self.area_exponent = loss.area_exponent
+        super().__init__((), loss.area_exponent)
+        self._loss, self._key = loss, key
 
     def __call__(self, prediction: Prediction, batch: Batch, *others: Any) -> dict[str, Tensor]:
         terms = self._loss(prediction, batch, *others)

@@ -15,9 +15,8 @@ from safetensors.torch import load_file
 from jobs.finetune import main
 from models.weights.checkpoint import find_checkpoint, load_model
 from shards.errors import InputError
-from tests.trainer.small_run import assert_equal, copy_killed, make_config, make_model, train, weights
-from trainer.checkpoint import save_best
-from trainer.state import Best, TrainState
+from tests.trainer.small_run import assert_equal, copy_killed, make_model, train, weights
+from trainer.checkpoint import Best, TrainState, save_best
 
 
 def judge_all(best: Best, values: list[float]) -> list[bool]:
@@ -70,14 +69,16 @@ def test_nothing_is_judged_before_the_last_mask_is_released(tmp_path: Path, scen
 
 
 @pytest.mark.usefixtures("fixed")
-def test_a_run_ends_early_and_keeps_its_best_apart(tmp_path: Path, scene_shards: str) -> None:
+def test_a_run_ends_early_keeps_its_best_and_goes_on_with_more_patience(
+    tmp_path: Path, scene_shards: str
+) -> None:
     state = train_long(tmp_path, scene_shards)
     run = tmp_path / "run"
     assert state.step == 8
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-0000008"]
     assert [p.name for p in (run / "best").iterdir()] == ["step-0000004"]
     assert sorted(p.name for p in (run / "best" / "step-0000004").iterdir()) == [
-        *("best.json", "model.json", "model.safetensors"),
+        *("best.json", "model.json", "model.safetensors")
     ]
     record = json.loads((run / "best" / "step-0000004" / "best.json").read_text())
     assert (record["metric"], record["value"], record["step"]) == ("miou", 0.9, 4)
@@ -86,13 +87,9 @@ def test_a_run_ends_early_and_keeps_its_best_apart(tmp_path: Path, scene_shards:
     assert message in (run / "log.txt").read_text()
     assert find_checkpoint(run / "best") == run / "best" / "step-0000004"
     best = load_model(run / "best").state_dict()
-    assert not torch.equal(best["queries.weight"], weights(tmp_path, 8)["queries.weight"])
-
-
-@pytest.mark.usefixtures("fixed")
-def test_a_run_that_ended_early_goes_on_only_with_more_patience(tmp_path: Path, scene_shards: str) -> None:
-    train_long(tmp_path, scene_shards)
     before = weights(tmp_path, 8)
+    assert not torch.equal(best["queries.weight"], before["queries.weight"])
+
     main([str(tmp_path / "run" / "config.yaml"), "--resume"])  # exit code 0: it has come to its end
     assert_equal(weights(tmp_path, 8), before)
     message = "--resume: validation.limit is 3 but .* a resumed run keeps its sett"
@@ -135,8 +132,3 @@ def test_the_same_best_saved_again_is_never_missing(tmp_path: Path, monkeypatch:
     assert load_model(final).state_dict()["queries.weight"].unique().tolist() == [1.0]
     assert json.loads((final / "best.json").read_text())["value"] == 0.6
     assert [path.name for path in final.parent.iterdir()] == ["step-0000004"]
-
-
-def test_a_choice_without_validations_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="validation.select: loop.eval_every is 0, so that nothing is ever"):
-        make_config(tmp_path, "scenes", "--validation.shards", "val", "--validation.select", "miou")

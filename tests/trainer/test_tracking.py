@@ -21,7 +21,7 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from eval.metrics.binned import count_images
 from eval.metrics.curve import ImageScores
-from models.lora import adapter_norms
+from models.adapt import adapter_norms
 from shards.errors import InputError
 from tests.trainer.small_run import forget_after, make_model, read_events, read_scalars, train
 from tests.trainer.test_validation import write_pasted
@@ -87,15 +87,6 @@ def _runs(tmp_path_factory: pytest.TempPathFactory, scene_shards: str) -> Path:
     return out
 
 
-def test_every_group_has_its_rate_and_gradients_and_adapters_their_norms(runs: Path) -> None:
-    found = read_scalars(runs / "slow")
-    groups = {f"{kind}/{group}" for kind in ("lr", "grad_norm") for group in ("heads", "lora")}
-    assert groups | {"lora/blocks.5.attn.proj"} <= found.keys()
-    both = zip(found["grad_norm/heads"], found["grad_norm/lora"], found["grad_norm/all"], strict=True)
-    for (_, heads), (_, lora), (_, whole) in both:
-        assert (heads**2 + lora**2) ** 0.5 == pytest.approx(whole, rel=1e-3)
-
-
 def test_probes_are_shown_at_every_validation(runs: Path) -> None:
     events = read_events(runs / "slow")
     for tag in ("probes/scenes", "probes/pasted"):
@@ -124,15 +115,8 @@ def test_curves_and_histograms_say_what_was_measured(runs: Path) -> None:
 def test_the_card_says_how_the_run_is_set_and_where_it_comes_from(runs: Path) -> None:
     (card,) = read_events(runs / "slow").Tensors("run/text_summary")
     text = make_ndarray(card.tensor_proto)[0].decode()
-    for part in (
-        "| commit |",
-        "| torch |",
-        "    optim:",
-        "      lr: 0.0001",
-        "parameters train",
-        "peak learni",
-    ):
-        assert part in text
+    wanted = ("| commit |", "| torch |", "    optim:", "      lr: 0.0001", "parameters train", "peak learni")
+    assert [part for part in wanted if part not in text] == []
 
 
 def test_runs_are_compared_by_their_settings_and_latest_values(runs: Path) -> None:
@@ -160,10 +144,8 @@ def test_runs_are_compared_by_their_settings_and_latest_values(runs: Path) -> No
 def test_runs_bear_their_names_and_loss_and_validation_come_first(runs: Path) -> None:
     assert sorted(EventMultiplexer().AddRunsFromDirectory(str(runs)).Reload().Runs()) == ["fast", "slow"]
     tags = read_events(runs / "slow").Tags()
-    groups = sorted(
-        {tag.partition("/")[0] for kind in ("scalars", "images", "tensors") for tag in tags[kind]}
-    )
-    assert groups[:2] == ["Loss", "Validation"]
+    groups = {tag.partition("/")[0] for kind in ("scalars", "images", "tensors") for tag in tags[kind]}
+    assert sorted(groups)[:2] == ["Loss", "Validation"]
 
 
 def test_every_card_has_a_description(runs: Path) -> None:
@@ -186,9 +168,8 @@ def test_each_step_appears_once_after_a_kill_and_a_resume(tmp_path: Path, scene_
             assert [at for at, _ in found[tag]] == [1, 2, 3, 4, 5], tag
         events = read_events(tmp_path / "run")
         assert [image.step for image in events.Images("probes/scenes")] == [1, 2, 3, 4, 5]
-        cards = (
-            EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload().Tensors("run", "run/text_summary")
-        )
+        runs = EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload()
+        cards = runs.Tensors("run", "run/text_summary")
         assert [card.step for card in cards] == ([1, 3] if step else [1])
 
 
@@ -245,9 +226,8 @@ def test_all_trackers_get_the_scalars_and_some_the_pictures(
 ) -> None:
     shown = ("--validation.shards", scene_shards, "--loop.eval_every", "2", "--loop.steps", "4")
     train(tmp_path, scene_shards, *shown, "--tracking.log_with", "mlflow", "wandb", "trackio", "tensorboard")
-    scalars = sorted(
-        (tag, *point) for tag, points in read_scalars(tmp_path / "run").items() for point in points
-    )
+    found = read_scalars(tmp_path / "run")
+    scalars = sorted((tag, *point) for tag, points in found.items() for point in points)
     for name, stub in stubs.items():
         (kind, settings), *told = stub.told
         assert (stub.project, *stub.named.values(), kind) == ("eomt-anomaly", "run", "settings")
@@ -256,6 +236,8 @@ def test_all_trackers_get_the_scalars_and_some_the_pictures(
         found = sorted((tag, step, float(np.float32(value))) for tag, step, *rest in told for value in rest
                        if isinstance(value, int | float))  # fmt: skip
         assert found == ([] if name == "trackio" else scalars)
+    tags = {tag for tag, *_ in scalars}
+    assert not [tag for tag in tags for other in tags if other.startswith(f"{tag}/")]  # mlflow's are folders
     pictures = [told for told in stubs["wandb"].told if told[0].startswith("probes/")]
     assert [(tag, step) for tag, step, _ in pictures] == [("probes/scenes", 2), ("probes/scenes", 4)]
     assert "trackio: the run goes on without it: no answer from the server" in caplog.text
@@ -270,24 +252,6 @@ def test_a_tracker_that_is_missing_or_does_not_start_is_one_line(
     monkeypatch.setattr(Stub, "start", lambda _: 1 / 0, raising=False)
     with pytest.raises(InputError, match="tracking.log_with: mlflow does not start: division by zero"):
         train(tmp_path, scene_shards, "--tracking.log_with", "mlflow")
-
-
-def test_the_file_store_of_mlflow_holds_the_scalars(
-    tmp_path: Path, scene_shards: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mlflow = pytest.importorskip("mlflow")
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    mlflow.set_tracking_uri(f"file://{tmp_path}/store")
-    train(tmp_path, scene_shards, "--tracking.log_with", "mlflow")
-    client = mlflow.MlflowClient()
-    (experiment,) = client.search_experiments(filter_string="name = 'eomt-anomaly'")
-    (run,) = client.search_runs([experiment.experiment_id])
-    assert (run.info.run_name, run.info.status) == ("run", "FINISHED")
-    for tag, points in read_scalars(tmp_path / "run").items():
-        found = [
-            (m.step, float(np.float32(m.value))) for m in client.get_metric_history(run.info.run_id, tag)
-        ]
-        assert sorted(found) == points
 
 
 def test_what_is_switched_off_is_not_written(tmp_path: Path, scene_shards: str) -> None:

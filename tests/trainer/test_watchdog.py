@@ -92,17 +92,9 @@ def sleep_on(processes: Sequence[BaseProcess], what: str) -> None:
 def test_all_ranks_leave_a_training_in_which_something_sleeps(
     tmp_path: Path, scene_shards: str, what: str
 ) -> None:
-    settings = [
-        "--loop.steps",
-        "100000",
-        "--loop.save_every",
-        "5",
-        "--loop.hang_s",
-        "2",
-        "--data.workers",
-        "1",
-    ]
-    options = make_arguments(tmp_path, scene_shards, *settings, "--tracking.tensorboard", "False")
+    settings = ["--loop.steps", "100000", "--loop.save_every", "5", "--loop.hang_s", "2"]
+    settings += ["--data.workers", "1", "--tracking.tensorboard", "False"]
+    options = make_arguments(tmp_path, scene_shards, *settings)
     processes = start_ranks(finetune.main, options, tmp_path / "said", 2)
     log = tmp_path / "run" / "log.txt"
     wait_for(log, "step 12/")

@@ -42,21 +42,6 @@ class CrossEntropy:
         return 0.0
 
 
-class IsoMaxPlus(CrossEntropy):
-    """Enhanced Isotropy Maximization: −log softmax(−E · D)[y] over distances D to prototypes.
-
-    The isomax class head (`models.heads.IsoMaxHead`) holds the first part of the published loss, prototypes
-    and distance scale; its logits already are −E · D with the entropic scale E. What is left is the
-    cross-entropy of those logits, with the weight of "no object" kept. The matcher reads the same logits, so
-    its class cost lies in [−1, 0] like that of any head.
-
-    Source: Macêdo and Ludermir, "Enhanced Isotropy Maximization Loss", 2021,
-    https://github.com/dlmacedo/entropic-out-of-distribution-detection. We differ: log-softmax at once (theirs
-    takes the logarithm of a probability, which is −inf from distances that differ by about 10); one more
-    prototype, of "no object"; a weighted mean over queries.
-    """
-
-
 class LogitNorm(LogitNormOptions, CrossEntropy):
     """Cross-entropy of logits of one length: −log softmax(z / (‖z‖ + 1e-7) / temperature)[y].
 
@@ -89,5 +74,8 @@ class LogitNorm(LogitNormOptions, CrossEntropy):
 CLASS_TERMS: dict[str, type[CrossEntropy]] = {
     "cross_entropy": CrossEntropy,
     "logit_norm": LogitNorm,
-    "isomax_plus": IsoMaxPlus,
+    "isomax_plus": CrossEntropy,
 }
+"""IsoMax+ (Macêdo and Ludermir, 2021) is a cross-entropy of the logits -E · D of `models.heads.IsoMaxHead`,
+which holds prototypes and distance scale. We differ: log-softmax at once (theirs takes the logarithm of a
+probability, which is -inf from distances that differ by about 10), and a weighted mean over queries."""

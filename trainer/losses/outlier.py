@@ -194,7 +194,7 @@ class LikelihoodRatio(OutlierTerm):
         cost_in = −log (1 − sigmoid(r)),  cost_out = −log sigmoid(r)
 
     Both means count half, however few outliers there are: the prior odds are 1, and the best r of a pixel is
-    log p(pixel | outlier) − log p(pixel | inlier). Source, and what differs: `models.outlier_head`.
+    log p(pixel | outlier) − log p(pixel | inlier). Source, and what differs: `models.heads.OutlierHead`.
     """
 
     name = HEAD_LOSS

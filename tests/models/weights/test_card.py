@@ -70,13 +70,8 @@ def test_the_hub_reads_the_numbers_of_this_checkpoint_off_the_card(exported: Pat
     )  # fmt: skip
     assert ap.metric_args == {"score": "RbA", "interval_95": [0.1, 0.2]}
     text = (exported / "README.md").read_text()
-    for part in (
-        ORIGIN,
-        "Shards `cityscapes`; pasted from `coco-objects`",
-        "outlier terms: rba",
-        "`step-0000040`",
-    ):
-        assert part in text
+    trained = ("Shards `cityscapes`; pasted from `coco-objects`", "outlier terms: rba", "`step-0000040`")
+    assert [part for part in (ORIGIN, *trained) if part not in text] == []
     assert "/home/me" not in text
 
 
@@ -126,23 +121,14 @@ def flip(name: str, at: int) -> Callable[[Path], None]:
 
 EDITS: list[tuple[Callable[[Path], object], str]] = [
     (flip("model.safetensors", -1), "model.safetensors: is another file than what was exported"),
-    (flip("model.safetensors", 3000), "model.safetensors: is another file"),
     (flip("model.safetensors", 9), "model.safetensors: is another file"),
     (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: is missing"),
-    (lambda f: (f / "model.safetensors").write_bytes(b""), "model.safetensors: is another file"),
     (replace("config.json", '"car"', '"bus"'), "config.json: is another file"),
-    (replace("config.json", "layer_norm_eps", "layer_norm"), "config.json: is another file"),
     (lambda f: (f / "config.json").unlink(), "config.json: is missing"),
-    (replace("preprocessor_config.json", "0.485", "0.5"), "preprocessor_config.json: is another file"),
     (lambda f: (f / "model.json").write_text("{}"), "model.json: is not in what was exported"),
     (lambda f: (f / "ema.safetensors").write_bytes(b"x"), "ema.safetensors: is not in"),
     (replace("README.md", "0.123456789", "0.923456789"), "README.md: was edited"),
-    (replace("README.md", "12.35", "92.35"), "README.md: was edited"),
-    (replace("README.md", "- 0.1\n", "- 0.12\n"), "README.md: was edited"),
-    (replace("README.md", "config: fishyscapes", "config: smiyc"), "README.md: was edited"),
     (replace("README.md", "license: apache-2.0", "license: mit"), "README.md: was edited"),
-    (replace("README.md", "sha256 00ff", "sha256 00fe"), "README.md: was edited"),
-    (replace("README.md", "FS Lost & Found", "FS Static"), "README.md: was edited"),
     (replace("README.md", "<!-- sha256", "<!-- sha255"), "README.md: was edited"),
     (replace("README.md", "\n## Files", "\nBetter.\n\n## Files"), "README.md: was edited"),
     (lambda f: (f / "README.md").write_bytes(b"\xff"), "README.md: is no UTF-8"),

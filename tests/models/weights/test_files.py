@@ -120,11 +120,7 @@ def _npz() -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        (
-            "w.onnx",
-            b"\x08\x0a\x12\x07pytorch",
-            r"\(an ONNX graph, .* the checkpoint it was exported from\): ",
-        ),
+        ("w.onnx", b"\x08\x0a\x12", r"\(an ONNX graph, .* the checkpoint it was exported from\): "),
         ("w.bin", b"\x08\x0a\x12\x07pytorch", r"\(an ONNX graph"),
         ("w.bin", b"\x89HDF\r\n", r"\(an HDF5 file"),
         ("w.bin", _npz(), r"\(a zip archive; TorchScript's and NumPy's are not read"),

@@ -92,6 +92,16 @@ def test_what_the_file_says_of_joint_blocks_is_noted(
     assert note in checkpoint.notes
 
 
+def shaken(network: torch.nn.Module) -> torch.nn.Module:
+    """Move weights off 0 and 1, where differences would not show."""
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.ndim > 1 or "lambda" in name or "bias" in name:
+                parameter.normal_(std=0.05)
+        network.attn_mask_probs.zero_()  # transformers masks in inference too where these are above 0
+    return network.eval()
+
+
 @pytest.fixture(name="reference", scope="module")
 def _reference() -> EomtForUniversalSegmentation:
     torch.manual_seed(1)
@@ -99,13 +109,7 @@ def _reference() -> EomtForUniversalSegmentation:
         hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=64, num_blocks=4,
         num_queries=6, id2label={i: str(i) for i in range(9)},
     )  # fmt: skip
-    reference = EomtForUniversalSegmentation(config).eval()
-    with torch.no_grad():  # differences would not show in what starts at 0 or 1
-        for name, parameter in reference.named_parameters():
-            if parameter.ndim > 1 or "lambda" in name or "bias" in name:
-                parameter.normal_(std=0.05)
-        reference.attn_mask_probs.zero_()  # transformers masks in inference too where these are above 0
-    return reference
+    return shaken(EomtForUniversalSegmentation(config))
 
 
 def assert_same_prediction(model: EoMT, reference: torch.nn.Module) -> None:
@@ -134,14 +138,8 @@ def test_a_hugging_face_folder_gives_the_same_prediction(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"model_type": "mask2former"},
-            "model_type 'mask2former' is not supported; eomt and eomt_dinov3 are",
-        ),
-        (
-            {"hidden_size": 768},
-            "says a width of 768 and 12 blocks; the weights beside it have a width of 384",
-        ),
+        ({"model_type": "mask2former"}, "model_type 'mask2former' is not supported; eomt and eomt_dinov3"),
+        ({"hidden_size": 768}, "says a width of 768 and 12 blocks; the weights beside it have a width of 3"),
         ({"patch_size": 0}, "patch_size is 0; at least 1 is needed"),
         ({"num_blocks": "x"}, "num_blocks is 'x'; int is needed"),
         ({"image_size": [64]}, "image_size: "),
@@ -168,9 +166,8 @@ def test_names_to_hugging_face_and_back_are_the_same(model: EoMT) -> None:
 
 @pytest.mark.parametrize("value", [torch.tensor(1.0), torch.ones(128, 5)], ids=["scalar", "columns"])
 def test_pieces_that_do_not_fit_together_are_named(tmp_path: Path, model: EoMT, value: torch.Tensor) -> None:
-    torch.save(
-        to_huggingface(model.state_dict()) | {"layers.1.attention.k_proj.weight": value}, tmp_path / "w.bin"
-    )
+    theirs = to_huggingface(model.state_dict()) | {"layers.1.attention.k_proj.weight": value}
+    torch.save(theirs, tmp_path / "w.bin")
     with refused(r"1 missing \[backbone.blocks.1.attn.qkv.weight\], 3 unexpected \[layers.1.attention."):
         load_model(tmp_path / "w.bin")
 
@@ -224,31 +221,27 @@ def test_a_wrapped_backbone_is_recognised(tmp_path: Path) -> None:
     ("names", "message"),
     [
         (
-            ["fc.weight", "fc.bias"],
-            r"weights of no known kind, with names \[fc.weight, fc.bias\]; known .*; --model_file",
+            "fc.weight fc.bias",
+            r"weights of no known kind, with names \[fc.weight, fc.bias\]; known .*; --m",
         ),
+        ("q.weight encoder.backbone.a ema.q.weight ema.encoder.backbone.a", "2 times: no prefix, ema.; keep"),
         (
-            ["q.weight", "encoder.backbone.a", "ema.q.weight", "ema.encoder.backbone.a"],
-            "holds an EoMT of tue-mps/eomt 2 times: no prefix, ema.; keep one of them",
-        ),
-        (
-            ["a._orig_mod.q.weight", "a.q.weight"],
-            "holds a.q.weight twice, with and without what a wrapper adds to names",
+            "a._orig_mod.q.weight a.q.weight",
+            "holds a.q.weight twice, with and without what a wrapper add",
         ),
     ],
     ids=["unknown", "two models", "twice"],
 )
-def test_what_is_not_recognised_is_refused(tmp_path: Path, names: list[str], message: str) -> None:
-    torch.save({name: torch.ones(1) for name in names}, tmp_path / "w.pth")
-    with pytest.raises(InputError, match=f"w.pth: {message}"):
+def test_what_is_not_recognised_is_refused(tmp_path: Path, names: str, message: str) -> None:
+    torch.save({name: torch.ones(1) for name in names.split()}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=f"w.pth: .*{message}"):
         read_checkpoint(tmp_path / "w.pth")
 
 
 def test_what_lies_beside_a_network_is_noted(tmp_path: Path, model: EoMT) -> None:
     torch.save(as_upstream(model) | {"metric.count": torch.ones(1)}, tmp_path / "last.ckpt")
-    assert "left aside, as it is not below network.: [criterion.empty_weight, metric.count]" in (
-        read_checkpoint(tmp_path / "last.ckpt").notes
-    )
+    note = "left aside, as it is not below network.: [criterion.empty_weight, metric.count]"
+    assert note in read_checkpoint(tmp_path / "last.ckpt").notes
 
 
 def test_folders_that_hold_no_or_several_weight_files_are_refused(tmp_path: Path) -> None:
@@ -326,10 +319,8 @@ def test_upstreams_differences_and_their_base_are_the_whole(dinov3: Path) -> Non
     whole = load_model(dinov3 / "whole.bin")
     assert whole.config.trunk == replace(SIZES["dinov3-tiny"], layer_scale=True)
     assert whole.config.image_size == (1024, 1024)  # in no weight
-    config = ModelConfig(
-        weights=str(dinov3 / "delta.bin"), base=str(dinov3 / "base.pth"), image_size=(32, 64)
-    )
-    added = initialise_model(config)
+    places = {"weights": str(dinov3 / "delta.bin"), "base": str(dinov3 / "base.pth")}
+    added = initialise_model(ModelConfig(**places, image_size=(32, 64)))
     assert added.config.num_queries == 3
     base = hashlib.sha256((dinov3 / "base.pth").read_bytes()).hexdigest()
     notes = read_checkpoint(dinov3 / "delta.bin", str(dinov3 / "base.pth")).notes
@@ -362,17 +353,11 @@ def test_a_base_that_is_not_the_one_is_refused(dinov3: Path, weights: str, base:
 
 def test_a_hugging_face_folder_over_dinov3_gives_the_same_prediction_and_comes_back(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    theirs = EomtDinov3ForUniversalSegmentation(
-        EomtDinov3Config(
-            hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536,
-            image_size=64, num_blocks=3, num_queries=6, layer_norm_eps=1e-5, num_labels=19,
-        )
-    ).eval()  # fmt: skip
-    with torch.no_grad():
-        for name, parameter in theirs.named_parameters():
-            if parameter.ndim > 1 or "lambda" in name or "bias" in name:
-                parameter.normal_(std=0.05)
-        theirs.attn_mask_probs.zero_()
+    config = EomtDinov3Config(
+        hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536,
+        image_size=64, num_blocks=3, num_queries=6, layer_norm_eps=1e-5, num_labels=19,
+    )  # fmt: skip
+    theirs = shaken(EomtDinov3ForUniversalSegmentation(config))
     theirs.save_pretrained(tmp_path / "eomt")
     model = load_model(tmp_path / "eomt")
     assert model.config.size == "dinov3-small"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 
 import pytest
@@ -16,15 +17,22 @@ from shards.batch import Batch
 from shards.schema import OUTLIER_ID, VOID_ID
 from shards.settings import parse_options
 from trainer.losses.classification import LogitNorm
-from trainer.losses.loss import CLASS_TERMS, OUTLIER_TERMS, build_loss, weighted_sum
-from trainer.losses.mask import choose_points, draw_points
+from trainer.losses.loss import (
+    CLASS_TERMS,
+    OUTLIER_TERMS,
+    build_loss,
+    choose_points,
+    draw_points,
+    weighted_sum,
+)
 from trainer.losses.matcher import MatchCosts, Matching, match_depths
 from trainer.losses.options import LossConfig, LossOptions, MaskOptions
 from trainer.losses.outlier import Rba
 from trainer.losses.targets import Segments, StepTotals, count_totals, find_segments, sample_membership
-from trainer.randomness import sample_generators
+from trainer.optim import sample_generators
 
 Q, C = 6, 19
+COSTS = MatchCosts(mask=5.0, dice=5.0, class_=2.0)
 
 
 def make_batch(kind: str = "mixed", size: int = 4) -> Batch:
@@ -97,9 +105,9 @@ def test_the_whole_base_loss_equals_that_of_transformers(monkeypatch: pytest.Mon
     masks, classes = prediction.mask_logits[0].detach(), prediction.class_logits[0].detach()
     terms = run_loss(make_config(), Prediction((masks,), (classes,)), batch)
 
-    segments, costs = find_segments(batch.label), MatchCosts(mask=5.0, dice=5.0, class_=2.0)
+    segments = find_segments(batch.label)
     drawn = draw_points(1, [0] * 3, num_points, sample_generators(0, 0, batch.keys, "cpu"), masks.device)
-    matching = match_depths([(masks, classes)], segments, costs, drawn.matching)
+    matching = match_depths([(masks, classes)], segments, COSTS, drawn.matching)
     answers = replay_points(matching, segments, batch.keys, num_points)
     settings = {"class_weight": 2.0, "dice_weight": 5.0, "mask_weight": 5.0, "no_object_weight": 0.1}
     config = EomtConfig(train_num_points=num_points, num_labels=C, **settings)
@@ -176,10 +184,9 @@ def test_uno_counts_the_masks_of_outliers() -> None:
     batch, prediction = make_batch("outlier", size=1), make_prediction(1, columns=C + 2)
     masks, classes = prediction.mask_logits[0], prediction.class_logits[0]
     terms = run_loss(make_config("uno"), Prediction((masks,), (classes,)), batch)
-    costs = MatchCosts(mask=5.0, dice=5.0, class_=2.0)
     drawn = draw_points(1, [0], 64, sample_generators(0, 0, batch.keys, "cpu"), masks.device)
     segments = find_segments(batch.label, outlier_class=True)
-    query = int(match_depths([(masks, classes)], segments, costs, drawn.matching).query)
+    query = int(match_depths([(masks, classes)], segments, COSTS, drawn.matching).query)
     target = torch.full((Q,), C + 1)
     target[query] = C
     weight = torch.ones(C + 2)
@@ -209,3 +216,63 @@ def test_options_reach_the_loss() -> None:
     options = LossOptions(**parts)
     loss = build_loss(LossConfig(classification="logit_norm", outlier=("rba",), options=options))
     assert (loss.options, loss.class_term, *loss.outlier_terms) == tuple(parts.values())
+
+
+def test_nothing_to_match_more_segments_than_queries_and_costs_that_are_not_finite() -> None:
+    classes, points = torch.randn(1, 2, 20), torch.rand(1, 1, 10, 2)
+
+    def match(masks: torch.Tensor, label: torch.Tensor) -> Matching:
+        return match_depths([(masks, classes)], find_segments(label), COSTS, points)
+
+    masks, void = torch.randn(1, 2, 8, 8), torch.full((1, 8, 8), VOID_ID, dtype=torch.uint8)
+    assert match(masks, void).query.shape == (1, 0)
+    crowded = torch.arange(16, dtype=torch.uint8).view(1, 4, 4)
+    assert sorted(match(masks, crowded).query[0].tolist()) == [0, 1]
+    assert match(masks * math.nan, torch.zeros_like(void)).query.shape == (1, 1)
+
+
+def test_depths_are_matched_each_for_itself_after_one_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second image is void, so matrices and images are not one to one."""
+    label = torch.randint(0, 3, (2, 8, 8), dtype=torch.uint8)
+    label[1] = VOID_ID
+    depths = [(3 * torch.randn(2, 5, 8, 8), torch.randn(2, 5, 20)) for _ in range(3)]
+    points = torch.rand(3, 2, 30, 2)
+    segments = find_segments(label)
+    transfers = []
+    to_cpu = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: transfers.append(tensor) or to_cpu(tensor))
+    together = match_depths(depths, segments, COSTS, points)
+    assert [tuple(tensor.shape) for tensor in transfers] == [(3, 2, 5, 3)]
+    assert together.query.shape == (3, 3)
+    for i, (depth, where) in enumerate(zip(depths, points, strict=True)):
+        alone = match_depths([depth], segments, COSTS, where[None])
+        assert torch.equal(alone.segment[0], together.segment[i])
+        assert torch.equal(alone.query[0], together.query[i])
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_terms_and_gradients_of_a_step_are_the_sums_of_its_images(name: str) -> None:
+    """Two with outliers, one without, one void; float32 sums in another order, of gradients up to 1."""
+    config = MIXTURES[name]
+    loss, batch = build_loss(config), make_batch()
+    batch.label[3] = VOID_ID
+    prediction = make_prediction(columns=columns_for(config))
+    leaves = [*prediction.mask_logits, *prediction.class_logits]
+    totals = StepTotals(*count_totals([batch.label[:1], batch.label[1:]]).tolist())
+
+    def take(parts: list[slice]) -> list[torch.Tensor]:
+        sums = torch.zeros(len(config.weights))
+        for part in parts:
+            cut = Prediction(*(tuple(depth[part] for depth in depths) for depths in prediction[:2]))
+            micro = Batch(batch.image[part], batch.label[part], batch.keys[part])
+            terms = loss(cut, micro, totals, sample_generators(0, 0, micro.keys, "cpu"))
+            weighted_sum(terms, config.weights).backward()
+            sums += torch.stack([terms[term].detach() for term in config.weights])
+        gradients = [leaf.grad.clone() for leaf in leaves if leaf.grad is not None]
+        for leaf in leaves:
+            leaf.grad = None
+        return [sums, *gradients]
+
+    whole, added = take([slice(None)]), take([slice(i, i + 1) for i in range(4)])
+    assert all(bool(value.any()) for value in whole)
+    torch.testing.assert_close(added, whole, atol=2e-6, rtol=1e-5)

@@ -9,7 +9,6 @@ from trainer.losses.targets import (
     count_totals,
     find_segments,
     read_own_maps,
-    sample_logits,
     sample_membership,
 )
 
@@ -48,13 +47,6 @@ def test_membership_equals_bilinear_sampling_of_the_boolean_mask() -> None:
     masks = (label[segments.image_index] == segments.class_id[:, None, None]).float()
     expected = sample_point(masks[:, None], points, align_corners=False)[:, 0]
     torch.testing.assert_close(sample_membership(segments, which, points), expected, atol=1e-5, rtol=0)
-
-
-def test_logits_are_sampled_as_transformers_samples_them() -> None:
-    logits = torch.randn(4, 8, 6)
-    points = torch.rand(4, 50, 2)
-    expected = sample_point(logits[:, None], points, align_corners=False)[:, 0]
-    torch.testing.assert_close(sample_logits(logits, points), expected)
 
 
 def test_own_maps_are_those_of_a_gather_from_all_maps_resized() -> None:
