@@ -152,7 +152,7 @@ def test_a_trained_outlier_class_is_no_class_of_the_closed_set(name: str) -> Non
 
 
 def test_what_the_presets_can_and_cannot_do() -> None:
-    sure, nothing = (-torch.tensor(claimed).tanh() for claimed in (0.999, 0.001))
+    sure, nothing = (-torch.tensor([[[claimed]]]).tanh() for claimed in (0.999, 0.001))
     terms = {name: Rba(preset=name) for name in RBA_PRESETS}  # type: ignore[arg-type]
     found = {name: (float(term.inlier(sure)), float(term.outlier(nothing))) for name, term in terms.items()}
     assert found["reachable"] == (0, 0)
