@@ -136,8 +136,8 @@ def outlier_map(
     """Return a map of the outlier head, which the model must have, resized.
 
     `LikelihoodRatio` is log p(pixel | outlier) - log p(pixel | inlier), in nats: its sigmoid is the
-    probability of an outlier where both are equally likely beforehand. A fitted head also says `Mahalanobis`
-    and `NearestNeighbor` (`models.token_bank`).
+    probability of an outlier where both are equally likely beforehand. A fitted head also says `Mahalanobis`,
+    `NearestNeighbor` and `StandardizedMaxLogit` (`models.token_bank`).
     """
     assert queries.outlier_maps is not None
     with torch.autocast(queries.mask_logits.device.type, enabled=False):
