@@ -21,7 +21,6 @@ import numpy as np
 from jaxtyping import UInt8
 
 from eval.metrics.closed_set import ClosedSetCounts, MiouResult, count_scene, measure_closed_set
-from eval.metrics.components import SegmentSizes
 from eval.metrics.curve import ImageScores
 from eval.metrics.measure import Measurement, measure_components, measure_images, measure_score
 from eval.predict.predictions import CLOSED_SET
@@ -158,12 +157,11 @@ class TestSetPart:
         record, errors = self._record(score, protocol, measured), None
         if self.components:
             maps = (read_maps(row.image)[:2] for row in rows)
-            threshold, smallest = measured.metrics.f1_threshold, SegmentSizes(*self.convention.smallest)
-            found = measure_components(maps, threshold, protocol, smallest, intervals=self.intervals)
-            record = dataclasses.replace(record, **found._asdict())
-            threshold = measured.fpr95_threshold
+            threshold, smallest = measured.metrics.f1_threshold, self.convention.smallest
+            found: Any = measure_components(maps, threshold, protocol, smallest, intervals=self.intervals)
+            record = dataclasses.replace(record, **found)
             shown = (self.stems, read_maps, read_pixels, self.classes)
-            errors = analyse_errors(score, threshold, protocol, rows, *shown)
+            errors = analyse_errors(score, measured.fpr95_threshold, protocol, rows, *shown)
         folder = self.convention.folder
         return Result(record, measured.counts, rows, self.stems, folder, errors, measured.distribution)
 

@@ -181,7 +181,7 @@ class Sweep:
                 yield position, variant, ratio, target
             for begin in range(0, len(query_temperatures), scores_at_once):
                 group = query_temperatures[begin : begin + scores_at_once]
-                stacked = predictions.class_scores_at(target.shape, self.cached.window, group)
+                stacked = predictions.class_scores(target.shape, self.cached.window, group)
                 for query_t, class_scores in zip(group, stacked, strict=True):
                     same = [v for v in variants if v.divisors[0] == query_t and v.score != RATIO]
                     if purpose == "measured":
@@ -277,7 +277,7 @@ def count_confusion(
         frames, total=len(cached.stems), desc=f"{cached.name}, classes", unit="frame"
     ):
         for t in query_temperatures:
-            found = predictions.class_scores(target.shape, cached.window, t)
+            found = predictions.class_scores(target.shape, cached.window, (t,))[0]
             counted = count_classes(target, predict_classes(found).numpy(), predictions.num_classes)
             counts[t] = counts.get(t, 0) + counted
     return counts
@@ -290,8 +290,7 @@ def fit_calibration(cache: Path, cached: CachedSet) -> float:
     """
     class_scores, labels = [], []
     for target, predictions in read_frames(cache, cached):
-        height, width = target.shape
-        found = predictions.class_scores((height, width), cached.window)
+        found = predictions.class_scores(target.shape, cached.window)[0]
         label = target[::STRIDE, ::STRIDE]
         counted = (label != VOID) & (label != OUTLIER_ID)
         class_scores.append(found[:, ::STRIDE, ::STRIDE].permute(1, 2, 0)[torch.from_numpy(counted)])

@@ -22,7 +22,7 @@ from eval.metrics.binned import (
     nth_score,
 )
 from eval.metrics.bootstrap import Interval, bootstrap_intervals
-from eval.metrics.components import SegmentSizes, component_metrics, count_components
+from eval.metrics.components import ComponentMetrics, component_metrics, count_components
 from eval.metrics.curve import (
     HALF_VALUES,
     Curve,
@@ -145,31 +145,23 @@ def measure_images(images: Sequence[ImageScores], protocol: Protocol) -> list[Im
     return rows
 
 
-class ComponentMeasurement(NamedTuple):
-    """Component metrics of a set; None where there is no segment to average over."""
-
-    siou: float | None
-    ppv: float | None
-    f1_star: float | None
-    siou_ci: Interval | None
-    ppv_ci: Interval | None
-    f1_star_ci: Interval | None
-
-
 def measure_components(
     frames: Iterable[tuple[Float32[np.ndarray, "H W"], UInt8[np.ndarray, "H W"]]],
     threshold: float,
     protocol: Protocol,
-    smallest: SegmentSizes,
+    smallest: tuple[int, int],
     *,
     intervals: bool = True,
-) -> ComponentMeasurement:
-    """Compute sIoU, PPV and F1* at the threshold where the pixels' F1 is best.
+) -> dict[str, float | Interval | None]:
+    """Compute sIoU, PPV and F1* at the threshold where the pixels' F1 is best, and their intervals.
+
+    By name of the record's field; None where there is no segment to average over, or no interval.
 
     Args:
         frames: score map and target of each image that counts (`ImageMetrics.image`), in set order.
         threshold: `f1_threshold` of the pixel metrics. Pixels at it are predicted, but for protocol smiyc,
             whose toolkit compares with `>`.
+        smallest: as of `count_components`.
     """
     if protocol.is_binned:
         # The toolkit compares float16 maps with it; NumPy 1, which it pins, rounds it to float16 for that.
@@ -177,11 +169,15 @@ def measure_components(
     else:
         below = float(np.nextafter(np.float32(threshold), np.float32(-np.inf)))
     sums = np.stack([count_components(round_scores(s, protocol), t, below, smallest) for s, t in frames])
-    siou, ppv, f1 = (None if np.isnan(found[0]) else float(found[0]) for found in component_metrics(sums))
-    ends: list[Interval | None] = [None] * 3
+    values = [None if np.isnan(found[0]) else float(found[0]) for found in component_metrics(sums)]
+    ends: list[Interval | None] = [None] * len(values)
     if intervals:
         ends = bootstrap_intervals(lambda weights: component_metrics(sums, weights), len(sums))
-    return ComponentMeasurement(siou, ppv, f1, *ends)
+    names = ComponentMetrics._fields
+    return {
+        **dict(zip(names, values, strict=True)),
+        **{f"{n}_ci": e for n, e in zip(names, ends, strict=True)},
+    }
 
 
 def round_scores(scores: Float32[np.ndarray, "..."], protocol: Protocol) -> Float32[np.ndarray, "..."]:

@@ -94,18 +94,13 @@ class WindowPredictions:
         return predict_in_windows(blank, lambda _: next(maps)[None], window, windows_at_once=1)[0]
 
     def class_scores(
-        self, size: tuple[int, int], window: tuple[int, int], query_temperature: float = 1.0
-    ) -> Float[Tensor, "C H W"]:
+        self, size: tuple[int, int], window: tuple[int, int], query_temperatures: Sequence[float] = (1.0,)
+    ) -> Float[Tensor, "T C H W"]:
         """Return the class scores of a frame of `size` (H, W), seen in windows of (h, w).
 
-        `query_temperature`: T of softmax(class logits / T), before the sum over queries; mask models only.
+        `query_temperatures`: of softmax(class logits / T), before the sum over queries; mask models only,
+        whose masks are resized and squashed once for all.
         """
-        return self.class_scores_at(size, window, (query_temperature,))[0]
-
-    def class_scores_at(
-        self, size: tuple[int, int], window: tuple[int, int], query_temperatures: Sequence[float]
-    ) -> Float[Tensor, "T C H W"]:
-        """Return the class scores at several query temperatures: masks are resized and squashed once."""
         position = 0
         if self.logits is not None and len(self.logits) == 1:  # one window is the whole image, scaled
             whole = F.interpolate(self.logits.float(), size=size, mode="bilinear", align_corners=False)
@@ -149,23 +144,24 @@ def write_frame(
 
 def read_frame(folder: Path, position: int) -> tuple[UInt8[np.ndarray, "H W"], WindowPredictions]:
     """Read target and predictions of one frame of a set."""
-    path = folder / f"{position}.npz"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names = ("masks", "classes", "logits", "ratio")
-            tensors = {name: torch.from_numpy(file[name]) if name in file else None for name in names}
-            return file["target"], WindowPredictions(**tensors, num_classes=int(file["num_classes"]))
-    except Exception as error:  # zip, header and size each have their own
-        raise InputError(f"{path}: no cached prediction: {error}") from None
+    arrays = _read_arrays(folder, position)
+    names = ("masks", "classes", "logits", "ratio")
+    tensors = {name: torch.from_numpy(arrays[name]) if name in arrays else None for name in names}
+    return arrays["target"], WindowPredictions(**tensors, num_classes=int(arrays["num_classes"]))
 
 
 def read_target(folder: Path, position: int) -> UInt8[np.ndarray, "H W"]:
     """Read the target of one frame of a set alone."""
+    return np.ascontiguousarray(_read_arrays(folder, position, ("target",))["target"])
+
+
+def _read_arrays(folder: Path, position: int, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Read some arrays of a frame; none named: all of them."""
     path = folder / f"{position}.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
-            return np.ascontiguousarray(file["target"])
-    except Exception as error:
+            return {name: file[name] for name in names or file.files}
+    except Exception as error:  # zip, header and size each have their own
         raise InputError(f"{path}: no cached prediction: {error}") from None
 
 
