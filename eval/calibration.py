@@ -120,8 +120,7 @@ class CalibrationRun:
     def run(self) -> Calibration | None:
         """Predict what is not finished, calibrate, and write; None: another worker does.
 
-        Raises:
-            InputError: too few frames have an anomaly, or the folder holds another calibration.
+        An InputError says that too few frames have an anomaly, or the folder holds another calibration.
         """
         worker = self.worker
         with open_folder(self.out, "continue", worker) as folder:

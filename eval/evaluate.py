@@ -66,9 +66,8 @@ class Evaluation:
     def run(self) -> list[Record]:
         """Score what is not finished yet, and write the results; return the records where they were written.
 
-        Raises:
-            InputError: another evaluation is writing to the folder, results would be lost, or an image or
-                prediction is no good; see `eval.part.evaluate_test_set`.
+        An InputError says that another evaluation is writing to the folder, results would be lost, or an
+        image or prediction is no good; see `eval.part.evaluate_test_set`.
         """
         worker = self.worker
         with contextlib.ExitStack() as stack:

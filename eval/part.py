@@ -240,14 +240,13 @@ def evaluate_test_set(
 ) -> SetResults:
     """Predict and measure a test set, and keep nothing.
 
+    An InputError says that a file is broken or breaks the convention, sizes differ, no pixel is anomalous, or
+    the model answers NaN.
+
     Args:
         scratch: folder for the maps (4 bytes per pixel and score, and 4 more per pixel) until this returns;
             None is the system's. All ranks must see it where there are several.
         worker: this rank. All but the first get an empty result.
-
-    Raises:
-        InputError: a file is broken or breaks the convention, sizes differ, no pixel is anomalous, or the
-            model answers NaN.
     """
     with _filled_store(part, predictor, scratch, worker) as store:
         return part.measure(store) if worker.leads else SetResults([], [])

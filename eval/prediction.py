@@ -93,8 +93,8 @@ class PredictionRun:
     def run(self) -> PredictionCounts | None:
         """Predict what is not finished yet, and write; None: another worker does, or frames are missing.
 
-        Raises:
-            InputError: a frame is damaged, the model answers NaN, or the folder holds other predictions.
+        An InputError says that a frame is damaged, the model answers NaN, or the folder holds other
+        predictions.
         """
         worker = self.worker
         with open_folder(self.out, "continue", worker) as folder:

@@ -182,8 +182,7 @@ class ImageStore:
     def read(self, image: int, name: str) -> np.ndarray:
         """Read one array of an image.
 
-        Raises:
-            InputError: its file was removed or damaged since it was found.
+        An InputError says that its file was removed or damaged since it was found.
         """
         try:
             with self.path(image).open("rb") as file, np.load(file, allow_pickle=False) as members:
@@ -219,8 +218,7 @@ class ImageStore:
     def measure(self, name: str) -> PixelMetrics:
         """Compute the metrics of one score over all pixels.
 
-        Raises:
-            InputError: a class has no pixel, or a score is NaN.
+        An InputError says that a class has no pixel, or a score is NaN.
         """
         with self.sorted_scores(name) as images:
             return exact_curve(images).metrics()

@@ -30,12 +30,11 @@ def count_classes(
 ) -> Int64[np.ndarray, "C C"]:
     """Count the pixels of an image per true class (row) and predicted class (column); images add up.
 
+    An InputError says that `label` holds another value.
+
     Args:
         label: train ids; `VOID_ID` and `OUTLIER_ID` are not counted.
         prediction: train ids.
-
-    Raises:
-        InputError: `label` holds another value.
     """
     histogram = np.zeros((256, 256), dtype=np.int64)
     rows = max(1, _MAX_PIXELS // label.shape[1])
@@ -172,8 +171,7 @@ def measure_closed_set(
 ) -> MiouResult:
     """Add frames up, and resample them where `intervals` are asked for.
 
-    Raises:
-        InputError: no pixel is labelled.
+    An InputError says that no pixel is labelled.
     """
     confusion, sure = counts
     whole = confusion.sum(axis=0)

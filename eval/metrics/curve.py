@@ -108,11 +108,7 @@ class Curve(NamedTuple):
         return np.asarray(self.false / self.num_negatives)
 
     def metrics(self, fpr_rule: str = "first-at-least") -> PixelMetrics:
-        """Read all metrics off, FPR95 by one of `FPR_RULES`.
-
-        Raises:
-            InputError: a class is empty.
-        """
+        """Read all metrics off, FPR95 by one of `FPR_RULES`; an InputError says that a class is empty."""
         for name, is_empty in (("anomalous", not self.true.any()), ("normal", not self.num_negatives)):
             if is_empty:
                 raise InputError(f"metrics: no {name} pixel; AP, FPR95 and AUROC need both classes")
@@ -160,11 +156,9 @@ class Curve(NamedTuple):
 def exact_curve(images: Sequence[ImageScores]) -> Curve:
     """Count at every distinct score of a positive, over all images.
 
-    Scores may be infinite; -0.0 equals 0.0. Memory is some 70 bytes per anomalous pixel and two
-    times 64 MB for negatives: it grows with the anomalous pixels of the set, not with its images otherwise.
-
-    Raises:
-        InputError: a score is NaN.
+    Scores may be infinite; -0.0 equals 0.0. Memory is some 70 bytes per anomalous pixel and two times 64 MB
+    for negatives: it grows with the anomalous pixels of the set, not with its images otherwise. An InputError
+    says that a score is NaN.
 
     Source: `average_precision_score`, `roc_curve(drop_intermediate=False)` and `precision_recall_curve` of
     scikit-learn, which the metrics of this curve agree with to rounding.
@@ -233,8 +227,7 @@ def pixel_metrics(
 ) -> PixelMetrics:
     """Compute the exact metrics of scores in memory, in any order.
 
-    Raises:
-        InputError: a class is empty, or a score is NaN.
+    An InputError says that a class is empty, or a score is NaN.
     """
     return exact_curve([ImageScores(np.sort(positives), np.sort(negatives))]).metrics(fpr_rule)
 
@@ -250,8 +243,7 @@ _AT_ONCE = 1 << 24
 def count_half(scores: Float16[np.ndarray, " _N"]) -> Int64[np.ndarray, " K"]:
     """Count half-precision scores per entry of `HALF_VALUES`, for `Curve.from_counts`; counts add up.
 
-    Raises:
-        InputError: a score is NaN.
+    An InputError says that a score is NaN.
     """
     bits = np.ascontiguousarray(scores).view(np.uint16)
     counts = np.zeros(1 << 16, dtype=np.int64)

@@ -71,14 +71,12 @@ def measure_score(
     """Compute the pixel metrics of a score and their 95 % intervals over images.
 
     The numbers come from all pixels, the intervals from counts per image and bin (`eval/metrics/binned.py`),
-    both of the scores in the protocol's float type.
+    both of the scores in the protocol's float type. An InputError says that a class has no pixel, a score is
+    NaN, or beyond the protocol's float type.
 
     Args:
         images: of the whole set, in its order; the protocol selects.
         intervals: resample images for the 95 % intervals too.
-
-    Raises:
-        InputError: a class has no pixel, a score is NaN, or beyond the protocol's float type.
     """
     positions = _counted(images, protocol)
     counted = [images[position] for position in positions]
@@ -192,9 +190,7 @@ def _percentile_steps(positives: Float16[np.ndarray, " P"], negatives: Float16[n
     """Choose the thresholds of an image as SMIYC's toolkit does, and count its pixels at each.
 
     Every image brings 384 quantiles of its anomalous and 384 of its normal scores; either class may be empty.
-
-    Raises:
-        InputError: a score is not finite in half precision.
+    An InputError says that a score is not finite in half precision.
 
     Source: `PixBinaryClass` in road-anomaly-benchmark, as of its step-sum AP. Numbers agree to rounding.
     """
@@ -219,9 +215,7 @@ def _percentile_metrics(curves: Sequence[Steps]) -> PixelMetrics:
 
     The curve runs over the thresholds of all images from the highest down; an image's pixels count when the
     lower end of their bin is passed. `f1_threshold` is such a lower end, which the toolkit compares with `>`.
-
-    Raises:
-        InputError: a class has no pixel.
+    An InputError says that a class has no pixel.
     """
     thresholds, positives, negatives = (np.concatenate(parts) for parts in zip(*curves, strict=True))
     order = np.argsort(thresholds)

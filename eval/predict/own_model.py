@@ -72,12 +72,11 @@ class OwnPredictor:
     ) -> str:
         """Ask the model about an image, and settle which scores are measured; return a hash of its answer.
 
+        An InputError says that it is no `OwnModel`, or does not give a score that is asked for.
+
         Args:
             asked: names of scores; the default is all that the model's answers suffice for.
             setting: the scores', for messages.
-
-        Raises:
-            InputError: it is no `OwnModel`, or does not give a score that is asked for.
         """
         logits, maps = self._ask(image)
         if computed := [name for name in maps if name in SCORES]:

@@ -50,13 +50,12 @@ class MapFolder:
     ) -> None:
         """Match maps with images and read every map once, which takes seconds.
 
+        An InputError says that a set has no folder, a map is missing, left over, of another size or type than
+        its image needs, or not finite; or one image of two sets has two different maps.
+
         Args:
             scale: (low, high) scores of 0 and 65535 in PNG files.
             is_limited: the sets hold their first images only, so that maps may be left over.
-
-        Raises:
-            InputError: a set has no folder, a map is missing, left over, of another size or type than its
-                image needs, or not finite; or one image of two sets has two different maps.
         """
         self._scale = scale
         self._maps: dict[bytes, tuple[Path, str]] = {}
