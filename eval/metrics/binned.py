@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 from numpy.typing import NDArray
 
-from eval.metrics.curve import HALF_VALUES, TPR, Curve, ImageScores, choose_splitters
+from eval.metrics.curve import HALF_VALUES, TPR, Curve, ImageScores
 
 NUM_BINS = 4096
 """Bins aimed at; half of them split the anomalous pixels evenly, half the normal ones."""
@@ -90,6 +90,24 @@ def count_images(
     classes = [image.positives for image in images], [image.negatives for image in images]
     chosen = [choose_splitters(runs, max(1, 8 * _size(runs) // num_bins)) for runs in classes]
     return count_on_bins(images, positions, np.unique(np.concatenate(chosen)))
+
+
+def choose_splitters(runs: Sequence[Float32[np.ndarray, " _N"]], most: int) -> Float32[np.ndarray, " _S"]:
+    """Choose values that cut the union of sorted runs into open intervals of at most `most` scores.
+
+    A value that occurs often becomes a splitter itself, and what equals a splitter lies in no interval: ties,
+    however many, never make an interval large.
+
+    Sampling every s-th score of each of R runs leaves fewer than s scores of a run between two neighbours of
+    its sample, so an interval with m samples inside has at most (m + R) · s scores.
+    """
+    runs = [run for run in runs if run.size]
+    if sum(run.size for run in runs) <= most:
+        return np.zeros(0, dtype=np.float32)
+    stride = max(1, most // (2 * len(runs)))
+    samples = np.sort(np.concatenate([run[stride - 1 :: stride] for run in runs]))
+    every = max(1, most // (2 * stride))
+    return np.unique(samples[every - 1 :: every])
 
 
 def choose_half_bins(

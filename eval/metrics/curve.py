@@ -5,7 +5,6 @@ One `Curve` serves exact metrics, half-precision counts, the toolkit of SegmentM
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -17,8 +16,6 @@ from numpy.typing import NDArray
 from shards.errors import InputError
 
 TPR = 0.95
-_BLOCK = 1 << 20
-"""Scores between two of the values between which precision is summed up."""
 _JOINED = 1 << 24
 """Negatives that are joined before positives are looked up among them: 64 MB, twice."""
 
@@ -79,8 +76,6 @@ class Curve(NamedTuple):
     false_above: NDArray[np.number]
     """Negatives with a higher score."""
     num_negatives: int
-    splitters: Float32[np.ndarray, " S"] = np.zeros(0, np.float32)
-    """Thresholds between which precision is summed up, upwards; fixes the rounding of AP."""
 
     @classmethod
     def from_counts(
@@ -114,26 +109,18 @@ class Curve(NamedTuple):
                 raise InputError(f"metrics: no {name} pixel; AP, FPR95 and AUROC need both classes")
         num_positives = int(self.true[-1])
         positives = np.diff(self.true, prepend=0)
+        at = np.flatnonzero(positives)
+        precision = positives[at] * self.true[at] / (self.true[at] + self.false[at])
         ordered = float((positives * (2 * self.num_negatives - self.false - self.false_above)).sum())
         f1 = 2 * self.true / (self.true + self.false + num_positives)
         best = int(f1.argmax())
         return PixelMetrics(
-            ap=self._sum_precision(positives) / num_positives,
+            ap=float(precision.sum()) / num_positives,
             fpr95=self._fpr95(fpr_rule),
             auroc=ordered / 2 / num_positives / self.num_negatives,
             best_f1=float(f1[best]),
             f1_threshold=float(self.thresholds[best]),
         )
-
-    def _sum_precision(self, positives: NDArray[np.number]) -> float:
-        """Return the sum of each positive's precision."""
-        occurs = np.flatnonzero(positives)[::-1]
-        values = self.thresholds[occurs]
-        terms = positives[occurs] * self.true[occurs] / (self.true[occurs] + self.false[occurs])
-        at = np.searchsorted(values, self.splitters)
-        at = at[values[np.minimum(at, values.size - 1)] == self.splitters]
-        between = np.split(np.delete(terms, at), np.searchsorted(np.delete(values, at), self.splitters))
-        return math.fsum(float(part.sum()) for part in (terms[at], *between))
 
     def _fpr95(self, rule: str) -> float:
         if rule == "first-at-least":
@@ -163,7 +150,6 @@ def exact_curve(images: Sequence[ImageScores]) -> Curve:
     Source: `average_precision_score`, `roc_curve(drop_intermediate=False)` and `precision_recall_curve` of
     scikit-learn, which the metrics of this curve agree with to rounding.
     """
-    splitters = choose_splitters([run for image in images for run in image], _BLOCK)
     positives = np.concatenate([np.zeros(0, np.float32), *(image.positives for image in images)])
     positives.sort()
     _refuse_nan([positives], "anomalous")
@@ -179,9 +165,7 @@ def exact_curve(images: Sequence[ImageScores]) -> Curve:
         tied[equal] += np.searchsorted(negatives, values[equal], side="right") - left[equal]
     num_negatives = sum(image.negatives.size for image in images)
     false = num_negatives - below[::-1]
-    return Curve(
-        values[::-1], positives.size - first[::-1], false, false - tied[::-1], num_negatives, splitters
-    )
+    return Curve(values[::-1], positives.size - first[::-1], false, false - tied[::-1], num_negatives)
 
 
 def _join(runs: Sequence[Float32[np.ndarray, " _N"]]) -> Iterator[Float32[np.ndarray, " _M"]]:
@@ -199,24 +183,6 @@ def _refuse_nan(runs: Sequence[Float32[np.ndarray, " _N"]], name: str) -> None:
     if count:
         total = sum(run.size for run in runs)
         raise InputError(f"metrics: {count} of {total} scores of {name} pixels are NaN")
-
-
-def choose_splitters(runs: Sequence[Float32[np.ndarray, " _N"]], most: int) -> Float32[np.ndarray, " _S"]:
-    """Choose values that cut the union of sorted runs into open intervals of at most `most` scores.
-
-    A value that occurs often becomes a splitter itself, and what equals a splitter lies in no interval: ties,
-    however many, never make an interval large.
-
-    Sampling every s-th score of each of R runs leaves fewer than s scores of a run between two neighbours of
-    its sample, so an interval with m samples inside has at most (m + R) · s scores.
-    """
-    runs = [run for run in runs if run.size]
-    if sum(run.size for run in runs) <= most:
-        return np.zeros(0, dtype=np.float32)
-    stride = max(1, most // (2 * len(runs)))
-    samples = np.sort(np.concatenate([run[stride - 1 :: stride] for run in runs]))
-    every = max(1, most // (2 * stride))
-    return np.unique(samples[every - 1 :: every])
 
 
 def pixel_metrics(

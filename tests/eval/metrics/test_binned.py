@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eval.metrics.binned import ImageCounts, choose_half_bins, count_images, count_scores, nth_score
+from eval.metrics.binned import (
+    ImageCounts,
+    choose_half_bins,
+    choose_splitters,
+    count_images,
+    count_scores,
+    nth_score,
+)
 from eval.metrics.curve import ImageScores, count_half, pixel_metrics
 
 
@@ -89,6 +96,20 @@ def test_half_precision_bins_are_every_value_or_cut_each_class_evenly(num_bins):
     for scores in both:
         inside = np.histogram(scores.astype(np.float64), [-np.inf, *bins[bins > -np.inf].tolist(), np.inf])[0]
         assert inside.max() <= 8 * scores.size / num_bins + np.isin(scores, bins).sum()
+
+
+@pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
+@pytest.mark.parametrize("most", [12, 100, 2000, 10**6])
+def test_open_intervals_between_splitters_are_small(ties, most):
+    rng = np.random.default_rng(1)
+    runs = [rng.standard_normal(size).astype(np.float32) for size in (0, 1, 7, 500, 3000)]
+    if ties:
+        runs = [np.round(run) for run in runs]
+        runs[3][:20], runs[4][:9] = np.inf, -np.inf
+    splitters = choose_splitters([np.sort(run) for run in runs], most)
+    scores = np.concatenate(runs)
+    inside = np.searchsorted(splitters, scores[~np.isin(scores, splitters)])
+    assert np.bincount(inside, minlength=1).max() <= most
 
 
 def split(scores: np.ndarray, pieces: int) -> list[np.ndarray]:
