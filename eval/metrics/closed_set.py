@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from eval.metrics.bootstrap import Interval, bootstrap_intervals
-from eval.predict.scores import msp, normalized_msp
+from eval.predict.strips import plain_scores, predict_pixels
 from shards.errors import InputError
 from shards.schema import CITYSCAPES, NUM_CLASSES, OUTLIER_ID, VOID_ID
 
@@ -22,7 +22,6 @@ NUM_BINS = 15
 """Of confidence, of equal width."""
 _MAX_PIXELS = 1 << 24
 """`cv2.calcHist` counts in float32, which is exact up to here."""
-_STRIP_ROWS = 32
 
 
 def count_classes(
@@ -155,15 +154,11 @@ def count_scene(
         label: train ids, outlier or void; another value is an InputError.
         has_evidence: whether class scores are sums of probabilities; if not, they are logits.
     """
-    doubt = normalized_msp if has_evidence else msp
-    strips = class_scores[:num_classes].split(_STRIP_ROWS, dim=1)
-    with torch.no_grad():
-        confidence = torch.cat([1 - doubt(strip[None])[0] for strip in strips]).numpy()
-        predictions = [strip.max(dim=0).indices.to(torch.uint8) for strip in strips]
-    prediction = torch.cat(predictions).numpy()
+    doubt = "NormalizedMSP" if has_evidence else "MSP"
+    scores, prediction = predict_pixels(class_scores[:num_classes], [doubt], plain_scores)
     labelled = (label != VOID_ID) & (label != OUTLIER_ID)
     confusion = count_classes(label, prediction, num_classes)
-    return confusion, count_confidence(confidence, prediction == label, labelled)
+    return confusion, count_confidence(1 - scores[doubt], prediction == label, labelled)
 
 
 def measure_closed_set(

@@ -17,9 +17,9 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,25 +36,16 @@ from shards.schema import CITYSCAPES, unnamed_classes
 
 LOGITS = "logits"
 MapOrTensor = np.ndarray | Tensor
-OwnAnswer = MapOrTensor | Mapping[str, MapOrTensor]
-
-
-@runtime_checkable
-class OwnModel(Protocol):
-    """An image, UInt8 (H, W, 3) in the order R, G, B, to what the model says of it.
-
-    Logits, Float (C, H, W), in the order of Cityscapes' train ids where there are 19; or maps by name, each
-    Float (H, W), higher = more anomalous, and logits among them under the name `logits`.
-    """
-
-    def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> OwnAnswer: ...
+OwnModel = Callable[[UInt8[np.ndarray, "H W 3"]], MapOrTensor | Mapping[str, MapOrTensor]]
+"""An image, R G B, to what the model says of it: logits, Float (C, H, W), in the order of Cityscapes' train
+ids where there are 19; or maps by name, each Float (H, W), higher = more anomalous, and logits among them under
+the name `logits`."""
 
 
 class OwnPredictor:
     """A user's model as an `eval.predict.windows.Predictor`, its answers checked."""
 
     sees = "images as they are, seen as the user's own model does"
-
     has_evidence = False
 
     def __init__(self, model: OwnModel, where: str) -> None:

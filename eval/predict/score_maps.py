@@ -28,6 +28,7 @@ from eval.submissions.smiyc import read_hdf5
 from shards.errors import InputError
 from shards.files import require_name
 from shards.picture import GREY16, MAX_PIXELS, decode_numbers
+from shards.schema import CITYSCAPES
 
 _MOST_BYTES = 8 * MAX_PIXELS + 2**20
 SUFFIXES = (".npy", ".hdf5", ".h5", ".png")
@@ -37,8 +38,8 @@ class MapFolder:
     """Maps of a folder as a `Predictor`: an image is known again by its pixels."""
 
     sees = "score maps of the user's"
-
     has_evidence = False
+    classes = CITYSCAPES
 
     def __init__(
         self,
