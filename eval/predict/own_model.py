@@ -38,8 +38,8 @@ LOGITS = "logits"
 MapOrTensor = np.ndarray | Tensor
 OwnModel = Callable[[UInt8[np.ndarray, "H W 3"]], MapOrTensor | Mapping[str, MapOrTensor]]
 """An image, R G B, to what the model says of it: logits, Float (C, H, W), in the order of Cityscapes' train
-ids where there are 19; or maps by name, each Float (H, W), higher = more anomalous, and logits among them under
-the name `logits`."""
+ids where there are 19; or maps by name, each Float (H, W), higher = more anomalous, and logits among them
+under the name `logits`."""
 
 
 class OwnPredictor:
