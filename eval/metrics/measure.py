@@ -7,28 +7,24 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float16, Float32, UInt8
+from jaxtyping import Float32, UInt8
 from numpy.typing import NDArray
 
 from eval.metrics.binned import (
     BinnedMetrics,
     ImageCounts,
     ScoreDistribution,
-    choose_half_bins,
     count_below,
     count_images,
-    count_on_bins,
     count_scores,
     nth_score,
 )
 from eval.metrics.bootstrap import Interval, bootstrap_intervals
 from eval.metrics.components import ComponentMetrics, component_metrics, count_components
 from eval.metrics.curve import (
-    HALF_VALUES,
     Curve,
     ImageScores,
     PixelMetrics,
-    count_half,
     exact_curve,
 )
 from eval.protocol import Protocol
@@ -80,15 +76,18 @@ def measure_score(
     """
     positions = _counted(images, protocol)
     counted = [images[position] for position in positions]
-    if protocol.float_type == "float16":
-        metrics, counts = _measure_half(counted, positions, protocol)
+    rounded = partial(round_scores, protocol=protocol)  # keeps the order
+    if protocol.is_binned:
+        metrics = _percentile_metrics(
+            [_percentile_steps(*map(rounded, i)) for i in counted if sum(map(len, i))]
+        )
     else:
-        metrics, counts = exact_curve(counted).metrics(protocol.fpr_rule), count_images(counted, positions)
+        metrics = exact_curve(counted).metrics(protocol.fpr_rule)
+    counts = count_images(counted, positions, rounded=rounded)
     found: dict[str, Interval | None] = dict.fromkeys(BinnedMetrics._fields)
     if intervals:
         of_sets = partial(counts.metrics, interpolate=protocol.fpr_rule == "interpolated")
         found = dict(zip(found, bootstrap_intervals(of_sets, len(positions)), strict=True))
-    rounded = partial(round_scores, protocol=protocol)  # keeps the order
     positives, negatives = ([image[i] for image in counted] for i in (0, 1))
     num_positives, num_negatives = (sum(run.size for run in runs) for runs in (positives, negatives))
     threshold = rounded(nth_score(positives, int(0.05 * num_positives)))
@@ -113,24 +112,6 @@ def _counted(images: Sequence[ImageScores], protocol: Protocol) -> list[int]:
         if (protocol.images_without_anomaly == "kept" or image.positives.size)
         and (protocol.most_images is None or position < protocol.most_images)
     ]
-
-
-def _measure_half(
-    images: Sequence[ImageScores], positions: Sequence[int], protocol: Protocol
-) -> tuple[PixelMetrics, ImageCounts]:
-    """Measure scores rounded to half precision, one image at a time."""
-    half, curves = np.zeros((2, HALF_VALUES.size), dtype=np.int64), []
-    for image in images:
-        p, n = (round_scores(scores, protocol).astype(np.float16) for scores in image)
-        if protocol.is_binned and p.size + n.size:
-            curves.append(_percentile_steps(p, n))
-        half += [count_half(p), count_half(n)]
-    if protocol.is_binned:
-        metrics = _percentile_metrics(curves)
-    else:
-        metrics = Curve.from_counts(HALF_VALUES, *half).metrics(protocol.fpr_rule)
-    rounded = (ImageScores(*(round_scores(scores, protocol) for scores in image)) for image in images)
-    return metrics, count_on_bins(rounded, positions, choose_half_bins(list(half)))
 
 
 def measure_images(images: Sequence[ImageScores], protocol: Protocol) -> list[ImageMetrics]:
@@ -186,7 +167,7 @@ def round_scores(scores: Float32[np.ndarray, "..."], protocol: Protocol) -> Floa
         return scores.astype(np.float16).astype(np.float32)
 
 
-def _percentile_steps(positives: Float16[np.ndarray, " P"], negatives: Float16[np.ndarray, " N"]) -> Steps:
+def _percentile_steps(positives: Float32[np.ndarray, " P"], negatives: Float32[np.ndarray, " N"]) -> Steps:
     """Choose the thresholds of an image as SMIYC's toolkit does, and count its pixels at each.
 
     Every image brings 384 quantiles of its anomalous and 384 of its normal scores; either class may be empty.
@@ -194,6 +175,7 @@ def _percentile_steps(positives: Float16[np.ndarray, " P"], negatives: Float16[n
 
     Source: `PixBinaryClass` in road-anomaly-benchmark, as of its step-sum AP. Numbers agree to rounding.
     """
+    positives, negatives = positives.astype(np.float16), negatives.astype(np.float16)
     scores = np.concatenate([positives, negatives])
     if not np.isfinite(scores).all():
         raise InputError(
