@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool
 
 from eval.alarms import raise_mask
 from eval.conformal import RiskBound, choose_threshold
@@ -235,7 +235,7 @@ def missed_objects(mask: Bool[np.ndarray, "H W"], is_anomaly: Bool[np.ndarray, "
     return float(1 - np.unique(numbers[mask & is_anomaly]).size / numbers.max())
 
 
-_LOSSES: dict[Unit, Callable[[UInt8[np.ndarray, "H W"], UInt8[np.ndarray, "H W"]], float]] = {
+_LOSSES: dict[Unit, Callable[[np.ndarray, np.ndarray], float]] = {
     "pixels": missed_pixels,
     "objects": missed_objects,
 }
