@@ -55,6 +55,7 @@ def fit(options: FitOptions, worker: Worker = ALONE) -> str:
     model.outlier_head = TokenReader()
     facts = {"weights": hash_checkpoint(source), "data": reader.fingerprint(), "seed": str(options.seed)}
     facts |= {"blocks": str(model.config.outlier_head.blocks), "bank": str(options.bank), "count": str(count)}
+    facts["sums"] = " ".join(TokenSums._fields)  # a part of before one was added is read anew
     keys = [{"fit": hash_key(facts)}] * math.ceil(count / SCENES_PER_PART)
     store = ImageStore(options.out.with_name(f".{options.out.name}.parts"), keys)
     share = math.ceil(options.bank / NUM_CLASSES)  # of a class
