@@ -6,6 +6,7 @@ of it is in memory.
 
 from __future__ import annotations
 
+import functools
 import glob
 import os
 from collections.abc import Iterable, Sequence
@@ -153,11 +154,8 @@ class FrameReader:
 
 def hash_inputs(frames: Sequence[InputFrame]) -> list[str]:
     """Return for each frame the SHA-256 of its file."""
-    hashes: dict[Path, str] = {}
-    for frame in frames:
-        if frame.path not in hashes:
-            hashes[frame.path] = hash_file(frame.path)
-    return [hashes[frame.path] for frame in frames]
+    hash_once = functools.cache(hash_file)
+    return [hash_once(frame.path) for frame in frames]
 
 
 _LONGEST = 3840

@@ -1,4 +1,4 @@
-"""Mean and spread over seeds, against the standard library and scipy; one row per setting and method."""
+"""Mean and spread over seeds, against the standard library; one row per setting and method."""
 
 from __future__ import annotations
 
