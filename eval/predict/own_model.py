@@ -131,17 +131,17 @@ class OwnPredictor:
         return value.detach().float().cpu()
 
 
-def parse_model_file(text: str, setting: str = "--model_file") -> tuple[Path, str]:
+def parse_model_file(text: str) -> tuple[Path, str]:
     """Split FILE.py:FUNCTION, of a Python file that must be there."""
     match = re.fullmatch(r"(?P<file>.+\.py)(?::(?P<function>\w+))?", text)
     if match is None or not Path(match["file"]).is_file():
-        raise InputError(f"{setting} {text}: no such Python file; expected FILE.py or FILE.py:FUNCTION")
+        raise InputError(f"--model_file {text}: no such Python file; expected FILE.py or FILE.py:FUNCTION")
     return Path(match["file"]), match["function"] or "build"
 
 
-def load_own_model(text: str, setting: str = "--model_file") -> OwnPredictor:
+def load_own_model(text: str) -> OwnPredictor:
     """Run a user's Python file and call its function. What the file itself does wrong keeps its traceback."""
-    path, function = parse_model_file(text, setting)
+    path, function = parse_model_file(text)
     name = f"own_model_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -153,11 +153,11 @@ def load_own_model(text: str, setting: str = "--model_file") -> OwnPredictor:
     build = getattr(module, function, None)
     if not callable(build):
         there = ", ".join(key for key, value in vars(module).items() if inspect.isfunction(value)) or "none"
-        raise InputError(f"{setting} {text}: no function {function} in it; there are {there}")
+        raise InputError(f"--model_file {text}: no function {function} in it; there are {there}")
     model = build()
     if not callable(model):
         expected = "expected a function from an image to logits or scores"
-        raise InputError(f"{setting} {text}: {function}() returns {type(model).__name__}; {expected}")
+        raise InputError(f"--model_file {text}: {function}() returns {type(model).__name__}; {expected}")
     return OwnPredictor(model, text)
 
 

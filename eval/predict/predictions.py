@@ -170,16 +170,16 @@ def write_index(cache: Path, cached: CachedSet) -> None:
     write_atomically(cache / cached.folder / "index.json", to_json(cached))
 
 
-def read_cache(cache: Path, setting: str = "--cache") -> tuple[CacheInfo, tuple[CachedSet, ...]]:
+def read_cache(cache: Path) -> tuple[CacheInfo, tuple[CachedSet, ...]]:
     """Read what a cache holds, of which at least one set must be finished."""
     try:
         info: CacheInfo = read_json(CacheInfo, cache / "cache.json")
         paths = sorted(cache.glob("*/index.json"))
         sets: tuple[CachedSet, ...] = tuple(read_json(CachedSet, path) for path in paths)
     except InputError as error:
-        raise InputError(f"{setting} {cache}: no cache of jobs.evaluate --cache: {error}") from None
+        raise InputError(f"--cache {cache}: no cache of jobs.evaluate --cache: {error}") from None
     if not sets:
-        raise InputError(f"{setting} {cache}: no finished set in it; run jobs.evaluate --cache to its end")
+        raise InputError(f"--cache {cache}: no finished set in it; run jobs.evaluate --cache to its end")
     return info, sets
 
 

@@ -73,20 +73,18 @@ class Benchmark:
         match = self.file_pattern.fullmatch(name)
         return (match["key"], match.groupdict().get("method", "")) if match else None
 
-    def choose_pictures(
-        self, root: Path, parts: Sequence[str] = (), setting: str = "--datasets"
-    ) -> tuple[BenchmarkImage, ...]:
+    def choose_pictures(self, root: Path, parts: Sequence[str] = ()) -> tuple[BenchmarkImage, ...]:
         """List the images below `root`, at least one.
 
         Args:
             parts: those wanted, which must be there and go into one package; none named: all there are.
         """
         if not root.is_dir():
-            raise InputError(f"{setting} {root}: no such folder")
+            raise InputError(f"--datasets {root}: no such folder")
         pictures = self.find_pictures(root, parts)
         present = tuple(dict.fromkeys(picture.part for picture in pictures))
         if not pictures and not parts:
-            raise InputError(f"{setting} {root}: no image of {self.name} in it; expected {self.expects}")
+            raise InputError(f"--datasets {root}: no image of {self.name} in it; expected {self.expects}")
         for part in parts:
             if part not in present:
                 there = dict.fromkeys(picture.part for picture in self.find_pictures(root, ()))
