@@ -180,15 +180,15 @@ def read_queries(
     readers = [QUERY_SCORES[name] for name in names if name in QUERY_SCORES]
     masks, classes, num_classes = queries.mask_logits, queries.class_logits, queries.num_classes
     if whole:
-        class_scores = pixel_class_scores(masks, classes, size, num_classes)
-        return torch.cat([class_scores, *(read(queries, size)[:, None] for read in readers)], dim=1)
+        class_scores, resized = pixel_class_scores(masks, classes, size, num_classes), queries.resized(size)
+        return torch.cat([class_scores, *(read(resized)[:, None] for read in readers)], dim=1)
     answer = torch.empty(len(masks), num_classes + len(readers), *size, device=masks.device)
     maps = {n: resize_masks(v, size) for n, v in (queries.outlier_maps or {}).items() if n in names}
     for rows, strip in resize_in_strips(masks, size):
         answer[:, :num_classes, rows] = pixel_class_scores(strip, classes, num_classes=num_classes)
         of_strip = {name: value[:, :, rows] for name, value in maps.items()}
         for i, read in enumerate(readers, start=num_classes):
-            answer[:, i, rows] = read(queries._replace(mask_logits=strip, outlier_maps=of_strip), None)
+            answer[:, i, rows] = read(queries._replace(mask_logits=strip, outlier_maps=of_strip))
     return answer
 
 
