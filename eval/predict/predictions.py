@@ -13,9 +13,10 @@ Class logits, a few thousand numbers, stay float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ from eval.sets.registry import Convention
 from shards.errors import InputError
 from shards.files import partial_file, read_json, remove_partials, to_json, write_atomically
 from shards.output import make_folder, require_free
+
+T = TypeVar("T")
 
 CLOSED_SET = "cityscapes"
 """Name of the set whose targets are train ids, not anomalies."""
@@ -144,23 +147,25 @@ def write_frame(
 
 def read_frame(folder: Path, position: int) -> tuple[UInt8[np.ndarray, "H W"], WindowPredictions]:
     """Read target and predictions of one frame of a set."""
-    arrays = _read_arrays(folder, position)
-    names = ("masks", "classes", "logits", "ratio")
-    tensors = {name: torch.from_numpy(arrays[name]) if name in arrays else None for name in names}
-    return arrays["target"], WindowPredictions(**tensors, num_classes=int(arrays["num_classes"]))
+
+    def read(file: Any) -> tuple[UInt8[np.ndarray, "H W"], WindowPredictions]:
+        names = ("masks", "classes", "logits", "ratio")
+        tensors = {name: torch.from_numpy(file[name]) if name in file else None for name in names}
+        return file["target"], WindowPredictions(**tensors, num_classes=int(file["num_classes"]))
+
+    return _read_file(folder, position, read)
 
 
 def read_target(folder: Path, position: int) -> UInt8[np.ndarray, "H W"]:
     """Read the target of one frame of a set alone."""
-    return np.ascontiguousarray(_read_arrays(folder, position, ("target",))["target"])
+    return _read_file(folder, position, lambda file: np.ascontiguousarray(file["target"]))
 
 
-def _read_arrays(folder: Path, position: int, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """Read some arrays of a frame; none named: all of them."""
+def _read_file(folder: Path, position: int, read: Callable[[Any], T]) -> T:
     path = folder / f"{position}.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in names or file.files}
+            return read(file)
     except Exception as error:  # zip, header and size each have their own
         raise InputError(f"{path}: no cached prediction: {error}") from None
 
