@@ -78,9 +78,8 @@ def measure_score(
     counted = [images[position] for position in positions]
     rounded = partial(round_scores, protocol=protocol)  # keeps the order
     if protocol.is_binned:
-        metrics = _percentile_metrics(
-            [_percentile_steps(*map(rounded, i)) for i in counted if sum(map(len, i))]
-        )
+        steps = (_percentile_steps(*map(rounded, each)) for each in counted if any(map(len, each)))
+        metrics = _percentile_metrics(list(steps))
     else:
         metrics = exact_curve(counted).metrics(protocol.fpr_rule)
     counts = count_images(counted, positions, rounded=rounded)

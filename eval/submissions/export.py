@@ -49,10 +49,7 @@ def write_predictions(
         parts: parts of the benchmark; none named: all that are there.
     """
     require_free(out)
-    if not re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*", method):  # the name of a folder anywhere
-        raise InputError(
-            f"--method: got {method!r}; a method's name has letters, digits, _ - + and dots only"
-        )
+    _require_method(method)
     if benchmark == SMIYC.name:
         require_h5py()
     pictures = BENCHMARKS[benchmark].choose_pictures(datasets, parts)
@@ -73,6 +70,13 @@ def write_predictions(
         predict = partial(predict_pixels, names=[score], compute=plain_scores)
         findings = write_package(out, description, pictures, lambda image: predict(predictor(image)))
     return _render(out, findings)
+
+
+def _require_method(method: str) -> None:
+    """Check that a method's name can be the name of a folder anywhere."""
+    if not re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*", method):
+        allowed = "a method's name has letters, digits, _ - + and dots only"
+        raise InputError(f"--method: got {method!r}; {allowed}")
 
 
 def unfinished_folder(folder: Path) -> Path:
