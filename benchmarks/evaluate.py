@@ -211,7 +211,7 @@ def write_cache(folder: Path, options: EvaluationOptions) -> CachedSet:
 
 def usual_sweep(cache: Path, cached: CachedSet, options: EvaluationOptions) -> tuple[float, SweptNumbers]:
     """Score whole frames, keep lists, call scikit-learn; once per temperature."""
-    frames = [(target, found.class_scores(FRAME, WINDOW)) for target, found in read_frames(cache, cached)]
+    frames = [(target, found.class_scores(FRAME, WINDOW)[0]) for target, found in read_frames(cache, cached)]
     begin = time.process_time()
     numbers: SweptNumbers = {}
     for temperature in options.temperatures:

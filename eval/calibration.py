@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool
 
 from eval.alarms import raise_mask
 from eval.conformal import RiskBound, choose_threshold
@@ -120,8 +120,7 @@ class CalibrationRun:
     def run(self) -> Calibration | None:
         """Predict what is not finished, calibrate, and write; None: another worker does.
 
-        Raises:
-            InputError: too few frames have an anomaly, or the folder holds another calibration.
+        An InputError says that too few frames have an anomaly, or the folder holds another calibration.
         """
         worker = self.worker
         with open_folder(self.out, "continue", worker) as folder:
@@ -236,7 +235,7 @@ def missed_objects(mask: Bool[np.ndarray, "H W"], is_anomaly: Bool[np.ndarray, "
     return float(1 - np.unique(numbers[mask & is_anomaly]).size / numbers.max())
 
 
-_LOSSES: dict[Unit, Callable[[UInt8[np.ndarray, "H W"], UInt8[np.ndarray, "H W"]], float]] = {
+_LOSSES: dict[Unit, Callable[[np.ndarray, np.ndarray], float]] = {
     "pixels": missed_pixels,
     "objects": missed_objects,
 }

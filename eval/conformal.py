@@ -19,6 +19,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from scipy.special import bdtr
+
 _STEPS = 24
 """Halvings of the range of scores."""
 _ROUNDING = 1e-9
@@ -59,18 +61,7 @@ def p_value(mean: float, count: int, alpha: float) -> float:
     divergence = (1 - mean) * math.log((1 - mean) / (1 - alpha))
     divergence += mean * math.log(mean / alpha) if mean > 0 else 0.0
     hits = math.ceil(count * mean - _ROUNDING)
-    return min(1.0, math.exp(-count * divergence), math.e * _binomial(hits, count, alpha))
-
-
-def _binomial(hits: int, count: int, alpha: float) -> float:
-    """Return P(Binomial(count, α) <= hits)."""
-    whole = math.lgamma(count + 1)
-    terms = (
-        whole - math.lgamma(k + 1) - math.lgamma(count - k + 1) + k * math.log(alpha)
-        + (count - k) * math.log1p(-alpha)
-        for k in range(hits + 1)
-    )  # fmt: skip
-    return math.fsum(map(math.exp, terms))
+    return min(1.0, math.exp(-count * divergence), math.e * float(bdtr(hits, count, alpha)))
 
 
 def choose_threshold(

@@ -21,7 +21,7 @@ from eval.key import hash_frames, hash_scenes, hash_texts
 from eval.metrics.closed_set import ClosedSetCounts, measure_closed_set, unseen_classes
 from eval.part import ClosedSetPart, TestSetPart
 from eval.predict.predictions import CLOSED_SET, CacheInfo, PredictionCache
-from eval.predict.windows import ModelSource, Predictor, classes_of
+from eval.predict.windows import ModelSource, Predictor
 from eval.protocol import Protocol
 from eval.report.figures import add_title, decode_png, encode_png
 from eval.report.page import render_page, render_per_image
@@ -66,9 +66,8 @@ class Evaluation:
     def run(self) -> list[Record]:
         """Score what is not finished yet, and write the results; return the records where they were written.
 
-        Raises:
-            InputError: another evaluation is writing to the folder, results would be lost, or an image or
-                prediction is no good; see `eval.part.evaluate_test_set`.
+        An InputError says that another evaluation is writing to the folder, results would be lost, or an
+        image or prediction is no good; see `eval.part.evaluate_test_set`.
         """
         worker = self.worker
         with contextlib.ExitStack() as stack:
@@ -145,7 +144,7 @@ class Evaluation:
                     components=self.components,
                     num_examples=self.pictures,
                     sees=self._predictor.sees,
-                    classes=classes_of(self._predictor),
+                    classes=self._predictor.classes,
                 )
                 for maps in dict.fromkeys(protocol.maps for protocol in wanted)
             ]
@@ -156,7 +155,7 @@ class Evaluation:
         missing = folder.find_missing(self._keys)
         if self.cache is not None:
             for name, key in self._keys.items():
-                if not self.cache.has_set(_set_of(name), key["data"]):
+                if not self.cache.has_set(name.rpartition(".")[0] or name, key["data"]):
                     missing.add(name)
         count = len(self._keys)
         if len(missing) < count:
@@ -223,11 +222,6 @@ class Evaluation:
             render_results(written, sets, self.all_columns, texts)
         logger.info("%s: results of %d test sets", self.out, len(self.test_sets))
         return [result.record for results, _ in sets for result in results]
-
-
-def _set_of(result: str) -> str:
-    """Return the folder of the set that a result is of."""
-    return result.rpartition(".")[0] or result
 
 
 def render_results(

@@ -21,7 +21,6 @@ import numpy as np
 from jaxtyping import UInt8
 
 from eval.metrics.closed_set import ClosedSetCounts, MiouResult, count_scene, measure_closed_set
-from eval.metrics.components import SegmentSizes
 from eval.metrics.curve import ImageScores
 from eval.metrics.measure import Measurement, measure_components, measure_images, measure_score
 from eval.predict.predictions import CLOSED_SET
@@ -158,12 +157,11 @@ class TestSetPart:
         record, errors = self._record(score, protocol, measured), None
         if self.components:
             maps = (read_maps(row.image)[:2] for row in rows)
-            threshold, smallest = measured.metrics.f1_threshold, SegmentSizes(*self.convention.smallest)
-            found = measure_components(maps, threshold, protocol, smallest, intervals=self.intervals)
-            record = dataclasses.replace(record, **found._asdict())
-            threshold = measured.fpr95_threshold
+            threshold, smallest = measured.metrics.f1_threshold, self.convention.smallest
+            found: Any = measure_components(maps, threshold, protocol, smallest, intervals=self.intervals)
+            record = dataclasses.replace(record, **found)
             shown = (self.stems, read_maps, read_pixels, self.classes)
-            errors = analyse_errors(score, threshold, protocol, rows, *shown)
+            errors = analyse_errors(score, measured.fpr95_threshold, protocol, rows, *shown)
         folder = self.convention.folder
         return Result(record, measured.counts, rows, self.stems, folder, errors, measured.distribution)
 
@@ -242,14 +240,13 @@ def evaluate_test_set(
 ) -> SetResults:
     """Predict and measure a test set, and keep nothing.
 
+    An InputError says that a file is broken or breaks the convention, sizes differ, no pixel is anomalous, or
+    the model answers NaN.
+
     Args:
         scratch: folder for the maps (4 bytes per pixel and score, and 4 more per pixel) until this returns;
             None is the system's. All ranks must see it where there are several.
         worker: this rank. All but the first get an empty result.
-
-    Raises:
-        InputError: a file is broken or breaks the convention, sizes differ, no pixel is anomalous, or the
-            model answers NaN.
     """
     with _filled_store(part, predictor, scratch, worker) as store:
         return part.measure(store) if worker.leads else SetResults([], [])

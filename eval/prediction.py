@@ -36,14 +36,13 @@ from eval.predict.footage import (
     write_video,
 )
 from eval.predict.strips import PixelPrediction, predict_image
-from eval.predict.windows import ModelSource, Predictor, classes_of
+from eval.predict.windows import ModelSource, Predictor
 from eval.protocol import Protocol
 from eval.report.figures import Example, add_title, choose_examples, draw_panels, encode_png, scale_ends
 from eval.result import CELLS, ResultFolder, open_folder
 from eval.store import SUFFIX, ImageStore, Key, Worker, read_cached, write_cached
 from shards.errors import InputError
 from shards.files import PARTIAL, partial_file, remove_partials, write_atomically
-from shards.schema import ClassTable
 
 logger = logging.getLogger(__name__)
 
@@ -93,8 +92,8 @@ class PredictionRun:
     def run(self) -> PredictionCounts | None:
         """Predict what is not finished yet, and write; None: another worker does, or frames are missing.
 
-        Raises:
-            InputError: a frame is damaged, the model answers NaN, or the folder holds other predictions.
+        An InputError says that a frame is damaged, the model answers NaN, or the folder holds other
+        predictions.
         """
         worker = self.worker
         with open_folder(self.out, "continue", worker) as folder:
@@ -116,10 +115,6 @@ class PredictionRun:
     @cached_property
     def _predictor(self) -> Predictor:
         return self.model.load()
-
-    @property
-    def _classes(self) -> ClassTable:
-        return classes_of(self._predictor)
 
     @property
     def _score(self) -> str:
@@ -193,7 +188,7 @@ class PredictionRun:
         ends, (image, predicted) = self._ends, self._predict(position) if position else self._first
         frame, scores = self.frames[position], predicted.scores[self._score]
         alarms = find_alarms(scores, self.threshold, self.smallest)
-        overlay = draw_overlay(image, scores, predicted.classes, alarms.mask, ends, self._classes)
+        overlay = draw_overlay(image, scores, predicted.classes, alarms.mask, ends, self._predictor.classes)
         overlay_file, *map_files = self._files(frame)
         write_atomically(overlay_file, _encode_jpeg(overlay))
         for path in map_files:
@@ -251,7 +246,9 @@ class PredictionRun:
             frame = self.frames[i]
             examples.append(Example(frame.name, image, target, prediction, {self._score: scores}))
         limit = f" above {self.threshold:.4g}" if math.isfinite(self.threshold) else ", no threshold"
-        return encode_png(add_title(f"{self._score}{limit}", draw_panels(examples, self._classes, "alarms")))
+        return encode_png(
+            add_title(f"{self._score}{limit}", draw_panels(examples, self._predictor.classes, "alarms"))
+        )
 
     def _remove_others(self, folder: Path) -> None:
         """Remove files of frames that an earlier, unfinished call was given."""

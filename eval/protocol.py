@@ -177,10 +177,10 @@ def find_protocol(name: str) -> Protocol | None:
     return None
 
 
-def get_protocols(names: Sequence[str], setting: str = "--protocol") -> tuple[Protocol, ...]:
+def get_protocols(names: Sequence[str]) -> tuple[Protocol, ...]:
     """Look up several protocols: at least one, each once."""
-    protocols = tuple(get_protocol(name, setting) for name in names)
+    protocols = tuple(get_protocol(name) for name in names)
     if not names or len({protocol.name for protocol in protocols}) < len(names):
         given = ", ".join(names) or "nothing"
-        raise InputError(f"{setting}: got {given}; at least one, each once, of {', '.join(PROTOCOLS)}")
+        raise InputError(f"--protocol: got {given}; at least one, each once, of {', '.join(PROTOCOLS)}")
     return protocols

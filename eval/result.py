@@ -120,8 +120,7 @@ class ResultFolder:
     def find_missing(self, keys: Mapping[str, Key]) -> set[str]:
         """Return the names of the results that are not kept with the key asked for.
 
-        Raises:
-            InputError: finished results would lose something that they were made from.
+        An InputError says that finished results would lose something that they were made from.
         """
         missing, lost = set(keys), []
         for path in sorted((self.path / CELLS).glob(f"[!.]*{SUFFIX}")):
@@ -160,8 +159,7 @@ class ResultFolder:
     def read(self, name: str) -> Cached:
         """Read a result that is kept.
 
-        Raises:
-            InputError: its file was removed or damaged since it was found.
+        An InputError says that its file was removed or damaged since it was found.
         """
         cached = read_cached(self.file(name))
         if cached is None:

@@ -19,7 +19,7 @@ from shards.errors import InputError
 from shards.source import ZIP_DAMAGES
 
 FOLDER = "sketches"
-METRICS = ("ap", "fpr95", "auroc", "best_f1")
+METRICS = BinnedMetrics._fields
 
 
 class Sketch(NamedTuple):

@@ -120,12 +120,12 @@ def launched_worker() -> Iterator[Worker]:
 
 
 def score_arrays(
-    scores: Mapping[str, Float32[np.ndarray, "H W"]], target: UInt8[np.ndarray, "H W"], **arrays: np.ndarray
+    scores: Mapping[str, Float32[np.ndarray, "*P"]], target: UInt8[np.ndarray, "*P"], **arrays: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Return an image's arrays as an `ImageStore` names them.
 
     Args:
-        scores: maps by name, higher = more anomalous.
+        scores: maps (H, W), or lists of pixels, by name, higher = more anomalous.
         target: 0 normal, 1 anomaly, 255 void.
         arrays: others, such as `prediction`, the predicted train ids.
     """
@@ -182,8 +182,7 @@ class ImageStore:
     def read(self, image: int, name: str) -> np.ndarray:
         """Read one array of an image.
 
-        Raises:
-            InputError: its file was removed or damaged since it was found.
+        An InputError says that its file was removed or damaged since it was found.
         """
         try:
             with self.path(image).open("rb") as file, np.load(file, allow_pickle=False) as members:
@@ -191,8 +190,8 @@ class ImageStore:
         except _DAMAGES as error:
             raise InputError(f"{self.path(image)}: was removed or damaged meanwhile: {error}") from None
 
-    def scores(self, image: int, name: str) -> Float32[np.ndarray, "H W"]:
-        """Read a score map."""
+    def scores(self, image: int, name: str) -> Float32[np.ndarray, "*P"]:
+        """Read the scores of an image by their name."""
         return self.read(image, f"score.{name}")
 
     @contextmanager
@@ -219,8 +218,7 @@ class ImageStore:
     def measure(self, name: str) -> PixelMetrics:
         """Compute the metrics of one score over all pixels.
 
-        Raises:
-            InputError: a class has no pixel, or a score is NaN.
+        An InputError says that a class has no pixel, or a score is NaN.
         """
         with self.sorted_scores(name) as images:
             return exact_curve(images).metrics()

@@ -132,11 +132,11 @@ class Sweep:
             with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
                 store = ImageStore(Path(folder), [{}] * len(self.cached.stems))
                 self.num_pixels = 0
-                for image, scored in groupby(self._score(group, 1, "measured"), key=itemgetter(0)):
-                    _, variants_of_image, maps, targets = zip(*scored, strict=True)
+                for image, scored in groupby(self._score(group, 1, centred=False), key=itemgetter(0)):
+                    _, variants_of_image, scores, labels = zip(*scored, strict=True)
                     names = (str(group.index(variant)) for variant in variants_of_image)
-                    store.write(image, score_arrays(dict(zip(names, maps, strict=True)), targets[0]))
-                    self.num_pixels += int((targets[0] != VOID).sum())
+                    store.write(image, score_arrays(dict(zip(names, scores, strict=True)), labels[0]))
+                    self.num_pixels += len(labels[0])
                 self.metrics |= {variant: store.measure(str(i)) for i, variant in enumerate(group)}
 
     def scan(self, variants: Iterable[Variant]) -> None:
@@ -146,9 +146,9 @@ class Sweep:
         """
         missing = [variant for variant in dict.fromkeys(variants) if variant not in self.known]
         counts = {variant: np.zeros((2, HALF_VALUES.size), dtype=np.int64) for variant in missing}
-        for _, variant, scores, target in self._score(missing, _EVIDENCE_AT_ONCE, "scanned"):
+        for _, variant, scores, labels in self._score(missing, _EVIDENCE_AT_ONCE, centred=True):
             half = torch.from_numpy(scores).half().numpy()  # a quarter of the time of NumPy's
-            counts[variant] += [count_half(half[target == value]) for value in (ANOMALY, NORMAL)]
+            counts[variant] += [count_half(half[labels == value]) for value in (ANOMALY, NORMAL)]
         self.scanned |= {v: Curve.from_counts(HALF_VALUES, *found).metrics() for v, found in counts.items()}
 
     @property
@@ -157,40 +157,36 @@ class Sweep:
         return self.scanned | self.metrics
 
     def _score(
-        self, variants: Sequence[Variant], scores_at_once: int, purpose: Literal["measured", "scanned"]
-    ) -> Iterator[tuple[int, Variant, Float32[np.ndarray, "*P"], UInt8[np.ndarray, "*P"]]]:
-        """Yield position, variant, scores and target: all variants of a frame, frame by frame.
-
-        What is measured are maps (H, W). What is scanned are the pixels that count, a list, and their scores
-        less that of a mask model's sure pixel (class scores 1 for one class, 0 for the others), which scores
-        of L / ΣL have no need of: float16 is finest about 0.
+        self, variants: Sequence[Variant], scores_at_once: int, *, centred: bool
+    ) -> Iterator[tuple[int, Variant, Float32[np.ndarray, " P"], UInt8[np.ndarray, " P"]]]:
+        """Yield position, variant, and scores and labels of the pixels that count, frame by frame.
 
         Args:
             scores_at_once: query temperatures whose class scores are held at once, and share masks.
+            centred: less the score of a mask model's sure pixel (class scores 1 for one class, 0 for the
+                others), which scores of L / ΣL have no need of: float16 is finest about 0.
         """
         if not variants:
             return
-        title, count = f"{self.cached.name}, {len(variants)} variants {purpose}", len(self.cached.stems)
+        purpose, count = "scanned" if centred else "measured", len(self.cached.stems)
+        title = f"{self.cached.name}, {len(variants)} variants {purpose}"
         logger.info("%s: %d frames", title, count)
         query_temperatures = sorted({variant.divisors[0] for variant in variants})
         frames = Progress(read_frames(self.cache, self.cached), total=count, desc=title, unit="frame")
         for position, (target, predictions) in enumerate(frames):
             counted = target != VOID
+            labels = target[counted]
             for variant in (variant for variant in variants if variant.score == RATIO):
-                ratio = predictions.ratio_at(target.shape, self.cached.window).numpy() / variant.temperature
-                yield position, variant, ratio, target
+                ratio = predictions.ratio_at(target.shape, self.cached.window).numpy()[counted]
+                yield position, variant, ratio / variant.temperature, labels
             for begin in range(0, len(query_temperatures), scores_at_once):
                 group = query_temperatures[begin : begin + scores_at_once]
-                stacked = predictions.class_scores_at(target.shape, self.cached.window, group)
+                stacked = predictions.class_scores(target.shape, self.cached.window, group)
                 for query_t, class_scores in zip(group, stacked, strict=True):
                     same = [v for v in variants if v.divisors[0] == query_t and v.score != RATIO]
-                    if purpose == "measured":
-                        for variant, scores in _score_class_scores(class_scores, same, centred=False):
-                            yield position, variant, scores, target
-                    else:
-                        rows, labels = _take_pixels(class_scores, counted), target[counted]
-                        for variant, scores in _score_class_scores(rows, same, centred=True):
-                            yield position, variant, scores.ravel()[: len(labels)], labels
+                    rows = _take_pixels(class_scores, counted)
+                    for variant, scores in _score_class_scores(rows, same, centred=centred):
+                        yield position, variant, scores.ravel()[: len(labels)], labels
 
     def refine(self, kinds: Sequence[Kind], grid: Sequence[float]) -> dict[Kind, float]:
         """Return each kind's temperature of best AP: of the grid, then of ever closer neighbours of the best.
@@ -277,7 +273,7 @@ def count_confusion(
         frames, total=len(cached.stems), desc=f"{cached.name}, classes", unit="frame"
     ):
         for t in query_temperatures:
-            found = predictions.class_scores(target.shape, cached.window, t)
+            found = predictions.class_scores(target.shape, cached.window, (t,))[0]
             counted = count_classes(target, predict_classes(found).numpy(), predictions.num_classes)
             counts[t] = counts.get(t, 0) + counted
     return counts
@@ -290,8 +286,7 @@ def fit_calibration(cache: Path, cached: CachedSet) -> float:
     """
     class_scores, labels = [], []
     for target, predictions in read_frames(cache, cached):
-        height, width = target.shape
-        found = predictions.class_scores((height, width), cached.window)
+        found = predictions.class_scores(target.shape, cached.window)[0]
         label = target[::STRIDE, ::STRIDE]
         counted = (label != VOID) & (label != OUTLIER_ID)
         class_scores.append(found[:, ::STRIDE, ::STRIDE].permute(1, 2, 0)[torch.from_numpy(counted)])

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 from numpy.typing import NDArray
 
-from eval.metrics.curve import HALF_VALUES, TPR, Curve, ImageScores, choose_splitters
+from eval.metrics.curve import TPR, Curve, ImageScores
 
 NUM_BINS = 4096
 """Bins aimed at; half of them split the anomalous pixels evenly, half the normal ones."""
@@ -35,6 +35,7 @@ class BinnedMetrics(NamedTuple):
 Runs = Sequence[Float32[np.ndarray, " _N"]]
 """Scores of one class, a sorted array per image."""
 Rounding = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""Keeps the order."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,12 @@ class ImageCounts:
 
 
 def count_images(
-    images: Sequence[ImageScores], positions: Sequence[int], num_bins: int = NUM_BINS
+    images: Sequence[ImageScores],
+    positions: Sequence[int],
+    num_bins: int = NUM_BINS,
+    rounded: Rounding = np.asarray,
 ) -> ImageCounts:
-    """Count the scores of each image in bins chosen from all of them.
+    """Count the scores of each image, `rounded`, in bins chosen from all of them.
 
     Every threshold is a score that occurs; what equals it is a bin of its own, so that ties stay ties. An
     open bin holds at most 8 / `num_bins` of the positives or as little of the negatives. Where fewer distinct
@@ -89,35 +93,10 @@ def count_images(
     """
     classes = [image.positives for image in images], [image.negatives for image in images]
     chosen = [choose_splitters(runs, max(1, 8 * _size(runs) // num_bins)) for runs in classes]
-    return count_on_bins(images, positions, np.unique(np.concatenate(chosen)))
-
-
-def choose_half_bins(
-    classes: Sequence[Int64[np.ndarray, " K"]], num_bins: int = NUM_BINS
-) -> Float32[np.ndarray, " _S"]:
-    """Choose values that cut each class, counted per entry of `HALF_VALUES`, into intervals of few scores.
-
-    Every value that occurs, where `num_bins` suffice; else those at which a further 8 / `num_bins` of a class
-    is reached.
-    """
-    used = np.flatnonzero(sum(classes))
-    if used.size <= num_bins:
-        return HALF_VALUES[used]
-    chosen = []
-    for counts in classes:
-        up_to = counts.cumsum()
-        steps = np.arange(1, num_bins // 4 + 1) * (up_to[-1] / (num_bins // 4))
-        chosen.append(np.minimum(np.searchsorted(up_to, steps), HALF_VALUES.size - 1))
-    return HALF_VALUES[np.unique(np.concatenate(chosen))]
-
-
-def count_on_bins(
-    images: Iterable[ImageScores], positions: Sequence[int], splitters: Float32[np.ndarray, " _S"]
-) -> ImageCounts:
-    """Count the scores of each image, one at a time: each splitter is a bin, and so is what lies between."""
+    splitters = np.unique(rounded(np.concatenate(chosen)))  # each is a bin, and so is what lies between
     tables = np.empty((2, len(positions), 2 * splitters.size + 1), dtype=np.float32)
     for row, image in enumerate(images):
-        for table, scores in zip(tables, image, strict=True):
+        for table, scores in zip(tables, map(rounded, image), strict=True):
             left = np.searchsorted(scores, splitters, side="left")
             right = np.searchsorted(scores, splitters, side="right")
             edges = np.stack([left, right], axis=1).ravel()
@@ -126,6 +105,24 @@ def count_on_bins(
     used = tables.any(axis=(0, 1))
     positives, negatives = (table[:, used] for table in tables)
     return ImageCounts(np.array(positions, dtype=np.int64), positives, negatives, single[used])
+
+
+def choose_splitters(runs: Sequence[Float32[np.ndarray, " _N"]], most: int) -> Float32[np.ndarray, " _S"]:
+    """Choose values that cut the union of sorted runs into open intervals of at most `most` scores.
+
+    A value that occurs often becomes a splitter itself, and what equals a splitter lies in no interval: ties,
+    however many, never make an interval large.
+
+    Sampling every s-th score of each of R runs leaves fewer than s scores of a run between two neighbours of
+    its sample, so an interval with m samples inside has at most (m + R) · s scores.
+    """
+    runs = [run for run in runs if run.size]
+    if sum(run.size for run in runs) <= most:
+        return np.zeros(0, dtype=np.float32)
+    stride = max(1, most // (2 * len(runs)))
+    samples = np.sort(np.concatenate([run[stride - 1 :: stride] for run in runs]))
+    every = max(1, most // (2 * stride))
+    return np.unique(samples[every - 1 :: every])
 
 
 def _read_metrics(

@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from eval.metrics.bootstrap import Interval, bootstrap_intervals
-from eval.predict.scores import msp, normalized_msp
+from eval.predict.strips import plain_scores, predict_pixels
 from shards.errors import InputError
 from shards.schema import CITYSCAPES, NUM_CLASSES, OUTLIER_ID, VOID_ID
 
@@ -22,7 +22,6 @@ NUM_BINS = 15
 """Of confidence, of equal width."""
 _MAX_PIXELS = 1 << 24
 """`cv2.calcHist` counts in float32, which is exact up to here."""
-_STRIP_ROWS = 32
 
 
 def count_classes(
@@ -30,12 +29,11 @@ def count_classes(
 ) -> Int64[np.ndarray, "C C"]:
     """Count the pixels of an image per true class (row) and predicted class (column); images add up.
 
+    An InputError says that `label` holds another value.
+
     Args:
         label: train ids; `VOID_ID` and `OUTLIER_ID` are not counted.
         prediction: train ids.
-
-    Raises:
-        InputError: `label` holds another value.
     """
     histogram = np.zeros((256, 256), dtype=np.int64)
     rows = max(1, _MAX_PIXELS // label.shape[1])
@@ -156,15 +154,11 @@ def count_scene(
         label: train ids, outlier or void; another value is an InputError.
         has_evidence: whether class scores are sums of probabilities; if not, they are logits.
     """
-    doubt = normalized_msp if has_evidence else msp
-    strips = class_scores[:num_classes].split(_STRIP_ROWS, dim=1)
-    with torch.no_grad():
-        confidence = torch.cat([1 - doubt(strip[None])[0] for strip in strips]).numpy()
-        predictions = [strip.max(dim=0).indices.to(torch.uint8) for strip in strips]
-    prediction = torch.cat(predictions).numpy()
+    doubt = "NormalizedMSP" if has_evidence else "MSP"
+    scores, prediction = predict_pixels(class_scores[:num_classes], [doubt], plain_scores)
     labelled = (label != VOID_ID) & (label != OUTLIER_ID)
     confusion = count_classes(label, prediction, num_classes)
-    return confusion, count_confidence(confidence, prediction == label, labelled)
+    return confusion, count_confidence(1 - scores[doubt], prediction == label, labelled)
 
 
 def measure_closed_set(
@@ -172,8 +166,7 @@ def measure_closed_set(
 ) -> MiouResult:
     """Add frames up, and resample them where `intervals` are asked for.
 
-    Raises:
-        InputError: no pixel is labelled.
+    An InputError says that no pixel is labelled.
     """
     confusion, sure = counts
     whole = confusion.sum(axis=0)

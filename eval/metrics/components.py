@@ -19,7 +19,6 @@ segment.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import cv2
@@ -30,14 +29,6 @@ from shards.schema import ANOMALY, VOID
 
 TAUS: tuple[float, ...] = tuple(np.linspace(0.25, 0.75, 11).tolist())
 """As the toolkit computes them: 0.6 is 0.6000000000000001, so that three pixels of five do not reach it."""
-
-
-@dataclass(frozen=True)
-class SegmentSizes:
-    """The smallest segments that count, in pixels."""
-
-    predicted: int
-    true: int
 
 
 class ComponentMetrics(NamedTuple):
@@ -52,7 +43,7 @@ def count_components(
     scores: Float32[np.ndarray, "H W"],
     target: UInt8[np.ndarray, "H W"],
     threshold: float,
-    smallest: SegmentSizes,
+    smallest: tuple[int, int],
 ) -> Float64[np.ndarray, " F"]:
     """Compare the segments of one frame.
 
@@ -60,8 +51,8 @@ def count_components(
         scores: higher = more anomalous.
         target: 0 normal, 1 anomaly, 255 void. Void is cut out of predictions before they are segmented.
         threshold: pixels above it (not at it) are predicted; usually where the pixels' F1 is best.
-        smallest: predicted segments below are dropped; true ones below become void, with what is predicted
-            on them.
+        smallest: fewest pixels of a predicted segment, others are dropped; and of a true one, others become
+            void, with what is predicted on them.
 
     Returns:
         Sums, so that frames add up: number of true and of predicted segments, sum of sIoU and of PPV; then
@@ -70,10 +61,10 @@ def count_components(
     true = number_segments(target == ANOMALY)
     predicted = number_segments((scores > threshold) & (target != VOID))
     predicted_sizes = np.bincount(predicted.ravel())
-    keep = predicted_sizes >= smallest.predicted
+    keep = predicted_sizes >= smallest[0]
     keep[0] = False
     predicted = np.where(keep[predicted], predicted, 0)
-    too_small = np.bincount(true.ravel()) < smallest.true
+    too_small = np.bincount(true.ravel()) < smallest[1]
     too_small[0] = False
     counted = (target != VOID) & ~too_small[true]
     return _compare(true[counted], predicted[counted])

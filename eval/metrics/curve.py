@@ -5,7 +5,6 @@ One `Curve` serves exact metrics, half-precision counts, the toolkit of SegmentM
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -17,8 +16,6 @@ from numpy.typing import NDArray
 from shards.errors import InputError
 
 TPR = 0.95
-_BLOCK = 1 << 20
-"""Scores between two of the values between which precision is summed up."""
 _JOINED = 1 << 24
 """Negatives that are joined before positives are looked up among them: 64 MB, twice."""
 
@@ -79,8 +76,6 @@ class Curve(NamedTuple):
     false_above: NDArray[np.number]
     """Negatives with a higher score."""
     num_negatives: int
-    splitters: Float32[np.ndarray, " S"] = np.zeros(0, np.float32)
-    """Thresholds between which precision is summed up, upwards; fixes the rounding of AP."""
 
     @classmethod
     def from_counts(
@@ -108,36 +103,24 @@ class Curve(NamedTuple):
         return np.asarray(self.false / self.num_negatives)
 
     def metrics(self, fpr_rule: str = "first-at-least") -> PixelMetrics:
-        """Read all metrics off, FPR95 by one of `FPR_RULES`.
-
-        Raises:
-            InputError: a class is empty.
-        """
+        """Read all metrics off, FPR95 by one of `FPR_RULES`; an InputError says that a class is empty."""
         for name, is_empty in (("anomalous", not self.true.any()), ("normal", not self.num_negatives)):
             if is_empty:
                 raise InputError(f"metrics: no {name} pixel; AP, FPR95 and AUROC need both classes")
         num_positives = int(self.true[-1])
         positives = np.diff(self.true, prepend=0)
+        at = np.flatnonzero(positives)
+        precision = positives[at] * self.true[at] / (self.true[at] + self.false[at])
         ordered = float((positives * (2 * self.num_negatives - self.false - self.false_above)).sum())
         f1 = 2 * self.true / (self.true + self.false + num_positives)
         best = int(f1.argmax())
         return PixelMetrics(
-            ap=self._sum_precision(positives) / num_positives,
+            ap=float(precision.sum()) / num_positives,
             fpr95=self._fpr95(fpr_rule),
             auroc=ordered / 2 / num_positives / self.num_negatives,
             best_f1=float(f1[best]),
             f1_threshold=float(self.thresholds[best]),
         )
-
-    def _sum_precision(self, positives: NDArray[np.number]) -> float:
-        """Return the sum of each positive's precision."""
-        occurs = np.flatnonzero(positives)[::-1]
-        values = self.thresholds[occurs]
-        terms = positives[occurs] * self.true[occurs] / (self.true[occurs] + self.false[occurs])
-        at = np.searchsorted(values, self.splitters)
-        at = at[values[np.minimum(at, values.size - 1)] == self.splitters]
-        between = np.split(np.delete(terms, at), np.searchsorted(np.delete(values, at), self.splitters))
-        return math.fsum(float(part.sum()) for part in (terms[at], *between))
 
     def _fpr95(self, rule: str) -> float:
         if rule == "first-at-least":
@@ -160,16 +143,13 @@ class Curve(NamedTuple):
 def exact_curve(images: Sequence[ImageScores]) -> Curve:
     """Count at every distinct score of a positive, over all images.
 
-    Scores may be infinite; -0.0 equals 0.0. Memory is some 70 bytes per anomalous pixel and two
-    times 64 MB for negatives: it grows with the anomalous pixels of the set, not with its images otherwise.
-
-    Raises:
-        InputError: a score is NaN.
+    Scores may be infinite; -0.0 equals 0.0. Memory is some 70 bytes per anomalous pixel and two times 64 MB
+    for negatives: it grows with the anomalous pixels of the set, not with its images otherwise. An InputError
+    says that a score is NaN.
 
     Source: `average_precision_score`, `roc_curve(drop_intermediate=False)` and `precision_recall_curve` of
     scikit-learn, which the metrics of this curve agree with to rounding.
     """
-    splitters = choose_splitters([run for image in images for run in image], _BLOCK)
     positives = np.concatenate([np.zeros(0, np.float32), *(image.positives for image in images)])
     positives.sort()
     _refuse_nan([positives], "anomalous")
@@ -185,9 +165,7 @@ def exact_curve(images: Sequence[ImageScores]) -> Curve:
         tied[equal] += np.searchsorted(negatives, values[equal], side="right") - left[equal]
     num_negatives = sum(image.negatives.size for image in images)
     false = num_negatives - below[::-1]
-    return Curve(
-        values[::-1], positives.size - first[::-1], false, false - tied[::-1], num_negatives, splitters
-    )
+    return Curve(values[::-1], positives.size - first[::-1], false, false - tied[::-1], num_negatives)
 
 
 def _join(runs: Sequence[Float32[np.ndarray, " _N"]]) -> Iterator[Float32[np.ndarray, " _M"]]:
@@ -207,24 +185,6 @@ def _refuse_nan(runs: Sequence[Float32[np.ndarray, " _N"]], name: str) -> None:
         raise InputError(f"metrics: {count} of {total} scores of {name} pixels are NaN")
 
 
-def choose_splitters(runs: Sequence[Float32[np.ndarray, " _N"]], most: int) -> Float32[np.ndarray, " _S"]:
-    """Choose values that cut the union of sorted runs into open intervals of at most `most` scores.
-
-    A value that occurs often becomes a splitter itself, and what equals a splitter lies in no interval: ties,
-    however many, never make an interval large.
-
-    Sampling every s-th score of each of R runs leaves fewer than s scores of a run between two neighbours of
-    its sample, so an interval with m samples inside has at most (m + R) · s scores.
-    """
-    runs = [run for run in runs if run.size]
-    if sum(run.size for run in runs) <= most:
-        return np.zeros(0, dtype=np.float32)
-    stride = max(1, most // (2 * len(runs)))
-    samples = np.sort(np.concatenate([run[stride - 1 :: stride] for run in runs]))
-    every = max(1, most // (2 * stride))
-    return np.unique(samples[every - 1 :: every])
-
-
 def pixel_metrics(
     positives: Float32[np.ndarray, " P"],
     negatives: Float32[np.ndarray, " N"],
@@ -233,8 +193,7 @@ def pixel_metrics(
 ) -> PixelMetrics:
     """Compute the exact metrics of scores in memory, in any order.
 
-    Raises:
-        InputError: a class is empty, or a score is NaN.
+    An InputError says that a class is empty, or a score is NaN.
     """
     return exact_curve([ImageScores(np.sort(positives), np.sort(negatives))]).metrics(fpr_rule)
 
@@ -250,8 +209,7 @@ _AT_ONCE = 1 << 24
 def count_half(scores: Float16[np.ndarray, " _N"]) -> Int64[np.ndarray, " K"]:
     """Count half-precision scores per entry of `HALF_VALUES`, for `Curve.from_counts`; counts add up.
 
-    Raises:
-        InputError: a score is NaN.
+    An InputError says that a score is NaN.
     """
     bits = np.ascontiguousarray(scores).view(np.uint16)
     counts = np.zeros(1 << 16, dtype=np.int64)

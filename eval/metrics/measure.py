@@ -7,28 +7,24 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float16, Float32, UInt8
+from jaxtyping import Float32, UInt8
 from numpy.typing import NDArray
 
 from eval.metrics.binned import (
     BinnedMetrics,
     ImageCounts,
     ScoreDistribution,
-    choose_half_bins,
     count_below,
     count_images,
-    count_on_bins,
     count_scores,
     nth_score,
 )
 from eval.metrics.bootstrap import Interval, bootstrap_intervals
-from eval.metrics.components import SegmentSizes, component_metrics, count_components
+from eval.metrics.components import ComponentMetrics, component_metrics, count_components
 from eval.metrics.curve import (
-    HALF_VALUES,
     Curve,
     ImageScores,
     PixelMetrics,
-    count_half,
     exact_curve,
 )
 from eval.protocol import Protocol
@@ -71,26 +67,26 @@ def measure_score(
     """Compute the pixel metrics of a score and their 95 % intervals over images.
 
     The numbers come from all pixels, the intervals from counts per image and bin (`eval/metrics/binned.py`),
-    both of the scores in the protocol's float type.
+    both of the scores in the protocol's float type. An InputError says that a class has no pixel, a score is
+    NaN, or beyond the protocol's float type.
 
     Args:
         images: of the whole set, in its order; the protocol selects.
         intervals: resample images for the 95 % intervals too.
-
-    Raises:
-        InputError: a class has no pixel, a score is NaN, or beyond the protocol's float type.
     """
     positions = _counted(images, protocol)
     counted = [images[position] for position in positions]
-    if protocol.float_type == "float16":
-        metrics, counts = _measure_half(counted, positions, protocol)
+    rounded = partial(round_scores, protocol=protocol)  # keeps the order
+    if protocol.is_binned:
+        steps = (_percentile_steps(*map(rounded, each)) for each in counted if any(map(len, each)))
+        metrics = _percentile_metrics(list(steps))
     else:
-        metrics, counts = exact_curve(counted).metrics(protocol.fpr_rule), count_images(counted, positions)
+        metrics = exact_curve(counted).metrics(protocol.fpr_rule)
+    counts = count_images(counted, positions, rounded=rounded)
     found: dict[str, Interval | None] = dict.fromkeys(BinnedMetrics._fields)
     if intervals:
         of_sets = partial(counts.metrics, interpolate=protocol.fpr_rule == "interpolated")
         found = dict(zip(found, bootstrap_intervals(of_sets, len(positions)), strict=True))
-    rounded = partial(round_scores, protocol=protocol)  # keeps the order
     positives, negatives = ([image[i] for image in counted] for i in (0, 1))
     num_positives, num_negatives = (sum(run.size for run in runs) for runs in (positives, negatives))
     threshold = rounded(nth_score(positives, int(0.05 * num_positives)))
@@ -117,24 +113,6 @@ def _counted(images: Sequence[ImageScores], protocol: Protocol) -> list[int]:
     ]
 
 
-def _measure_half(
-    images: Sequence[ImageScores], positions: Sequence[int], protocol: Protocol
-) -> tuple[PixelMetrics, ImageCounts]:
-    """Measure scores rounded to half precision, one image at a time."""
-    half, curves = np.zeros((2, HALF_VALUES.size), dtype=np.int64), []
-    for image in images:
-        p, n = (round_scores(scores, protocol).astype(np.float16) for scores in image)
-        if protocol.is_binned and p.size + n.size:
-            curves.append(_percentile_steps(p, n))
-        half += [count_half(p), count_half(n)]
-    if protocol.is_binned:
-        metrics = _percentile_metrics(curves)
-    else:
-        metrics = Curve.from_counts(HALF_VALUES, *half).metrics(protocol.fpr_rule)
-    rounded = (ImageScores(*(round_scores(scores, protocol) for scores in image)) for image in images)
-    return metrics, count_on_bins(rounded, positions, choose_half_bins(list(half)))
-
-
 def measure_images(images: Sequence[ImageScores], protocol: Protocol) -> list[ImageMetrics]:
     """Compute the exact metrics of every image that counts by itself, under the protocol's FPR95 rule."""
     rows = []
@@ -145,31 +123,23 @@ def measure_images(images: Sequence[ImageScores], protocol: Protocol) -> list[Im
     return rows
 
 
-class ComponentMeasurement(NamedTuple):
-    """Component metrics of a set; None where there is no segment to average over."""
-
-    siou: float | None
-    ppv: float | None
-    f1_star: float | None
-    siou_ci: Interval | None
-    ppv_ci: Interval | None
-    f1_star_ci: Interval | None
-
-
 def measure_components(
     frames: Iterable[tuple[Float32[np.ndarray, "H W"], UInt8[np.ndarray, "H W"]]],
     threshold: float,
     protocol: Protocol,
-    smallest: SegmentSizes,
+    smallest: tuple[int, int],
     *,
     intervals: bool = True,
-) -> ComponentMeasurement:
-    """Compute sIoU, PPV and F1* at the threshold where the pixels' F1 is best.
+) -> dict[str, float | Interval | None]:
+    """Compute sIoU, PPV and F1* at the threshold where the pixels' F1 is best, and their intervals.
+
+    By name of the record's field; None where there is no segment to average over, or no interval.
 
     Args:
         frames: score map and target of each image that counts (`ImageMetrics.image`), in set order.
         threshold: `f1_threshold` of the pixel metrics. Pixels at it are predicted, but for protocol smiyc,
             whose toolkit compares with `>`.
+        smallest: as of `count_components`.
     """
     if protocol.is_binned:
         # The toolkit compares float16 maps with it; NumPy 1, which it pins, rounds it to float16 for that.
@@ -177,11 +147,15 @@ def measure_components(
     else:
         below = float(np.nextafter(np.float32(threshold), np.float32(-np.inf)))
     sums = np.stack([count_components(round_scores(s, protocol), t, below, smallest) for s, t in frames])
-    siou, ppv, f1 = (None if np.isnan(found[0]) else float(found[0]) for found in component_metrics(sums))
-    ends: list[Interval | None] = [None] * 3
+    values = [None if np.isnan(found[0]) else float(found[0]) for found in component_metrics(sums)]
+    ends: list[Interval | None] = [None] * len(values)
     if intervals:
         ends = bootstrap_intervals(lambda weights: component_metrics(sums, weights), len(sums))
-    return ComponentMeasurement(siou, ppv, f1, *ends)
+    names = ComponentMetrics._fields
+    return {
+        **dict(zip(names, values, strict=True)),
+        **{f"{n}_ci": e for n, e in zip(names, ends, strict=True)},
+    }
 
 
 def round_scores(scores: Float32[np.ndarray, "..."], protocol: Protocol) -> Float32[np.ndarray, "..."]:
@@ -192,16 +166,15 @@ def round_scores(scores: Float32[np.ndarray, "..."], protocol: Protocol) -> Floa
         return scores.astype(np.float16).astype(np.float32)
 
 
-def _percentile_steps(positives: Float16[np.ndarray, " P"], negatives: Float16[np.ndarray, " N"]) -> Steps:
+def _percentile_steps(positives: Float32[np.ndarray, " P"], negatives: Float32[np.ndarray, " N"]) -> Steps:
     """Choose the thresholds of an image as SMIYC's toolkit does, and count its pixels at each.
 
     Every image brings 384 quantiles of its anomalous and 384 of its normal scores; either class may be empty.
-
-    Raises:
-        InputError: a score is not finite in half precision.
+    An InputError says that a score is not finite in half precision.
 
     Source: `PixBinaryClass` in road-anomaly-benchmark, as of its step-sum AP. Numbers agree to rounding.
     """
+    positives, negatives = positives.astype(np.float16), negatives.astype(np.float16)
     scores = np.concatenate([positives, negatives])
     if not np.isfinite(scores).all():
         raise InputError(
@@ -223,9 +196,7 @@ def _percentile_metrics(curves: Sequence[Steps]) -> PixelMetrics:
 
     The curve runs over the thresholds of all images from the highest down; an image's pixels count when the
     lower end of their bin is passed. `f1_threshold` is such a lower end, which the toolkit compares with `>`.
-
-    Raises:
-        InputError: a class has no pixel.
+    An InputError says that a class has no pixel.
     """
     thresholds, positives, negatives = (np.concatenate(parts) for parts in zip(*curves, strict=True))
     order = np.argsort(thresholds)

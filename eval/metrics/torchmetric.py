@@ -61,8 +61,7 @@ class PixelAnomaly(Metric):
     def compute(self) -> dict[str, Float[Tensor, ""]]:
         """Return `NAMES` as fractions, in float64; NaN where one of the classes has no pixel.
 
-        Raises:
-            InputError: a score is NaN.
+        An InputError says that a score is NaN.
         """
         counts = _join(self.counts).view(torch.int32).reshape(-1, 2)
         runs = [

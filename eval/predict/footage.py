@@ -6,6 +6,7 @@ of it is in memory.
 
 from __future__ import annotations
 
+import functools
 import glob
 import os
 from collections.abc import Iterable, Sequence
@@ -45,14 +46,12 @@ class InputFrame:
 def find_frames(places: Sequence[str], every: int, left_out: Path, setting: str) -> tuple[InputFrame, ...]:
     """List the frames of pictures, folders, patterns (`*`, `?`, `[...]`, `**`) and videos, in their order.
 
-    Pictures of one place are in numeric order. Every video is read once, to count its frames.
+    Pictures of one place are in numeric order. Every video is read once, to count its frames. An InputError
+    says that a place holds no picture, a file is none, or two have the same name.
 
     Args:
         every: take every n-th frame of a video.
         left_out: folder whose files are no input: what is written.
-
-    Raises:
-        InputError: a place holds no picture, a file is none, or two have the same name.
     """
     found: dict[str, Path] = {}
     frames: list[InputFrame] = []
@@ -139,11 +138,7 @@ class FrameReader:
         self._video: cv2.VideoCapture | None = None
 
     def read(self, frame: InputFrame) -> UInt8[np.ndarray, "H W 3"]:
-        """Decode a frame to RGB.
-
-        Raises:
-            InputError: it is damaged, or was changed since it was found.
-        """
+        """Decode a frame to RGB; an InputError says that it is damaged, or was changed since it was found."""
         if frame.number is None:
             return read_picture(frame.path)
         if self._video is None or self._path != frame.path or self._next > frame.number:
@@ -159,11 +154,8 @@ class FrameReader:
 
 def hash_inputs(frames: Sequence[InputFrame]) -> list[str]:
     """Return for each frame the SHA-256 of its file."""
-    hashes: dict[Path, str] = {}
-    for frame in frames:
-        if frame.path not in hashes:
-            hashes[frame.path] = hash_file(frame.path)
-    return [hashes[frame.path] for frame in frames]
+    hash_once = functools.cache(hash_file)
+    return [hash_once(frame.path) for frame in frames]
 
 
 _LONGEST = 3840

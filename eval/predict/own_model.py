@@ -17,9 +17,9 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,25 +36,16 @@ from shards.schema import CITYSCAPES, unnamed_classes
 
 LOGITS = "logits"
 MapOrTensor = np.ndarray | Tensor
-OwnAnswer = MapOrTensor | Mapping[str, MapOrTensor]
-
-
-@runtime_checkable
-class OwnModel(Protocol):
-    """An image, UInt8 (H, W, 3) in the order R, G, B, to what the model says of it.
-
-    Logits, Float (C, H, W), in the order of Cityscapes' train ids where there are 19; or maps by name, each
-    Float (H, W), higher = more anomalous, and logits among them under the name `logits`.
-    """
-
-    def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> OwnAnswer: ...
+OwnModel = Callable[[UInt8[np.ndarray, "H W 3"]], MapOrTensor | Mapping[str, MapOrTensor]]
+"""An image, R G B, to what the model says of it: logits, Float (C, H, W), in the order of Cityscapes' train
+ids where there are 19; or maps by name, each Float (H, W), higher = more anomalous, and logits among them
+under the name `logits`."""
 
 
 class OwnPredictor:
     """A user's model as an `eval.predict.windows.Predictor`, its answers checked."""
 
     sees = "images as they are, seen as the user's own model does"
-
     has_evidence = False
 
     def __init__(self, model: OwnModel, where: str) -> None:
@@ -72,12 +63,11 @@ class OwnPredictor:
     ) -> str:
         """Ask the model about an image, and settle which scores are measured; return a hash of its answer.
 
+        An InputError says that it is no `OwnModel`, or does not give a score that is asked for.
+
         Args:
             asked: names of scores; the default is all that the model's answers suffice for.
             setting: the scores', for messages.
-
-        Raises:
-            InputError: it is no `OwnModel`, or does not give a score that is asked for.
         """
         logits, maps = self._ask(image)
         if computed := [name for name in maps if name in SCORES]:
@@ -141,17 +131,17 @@ class OwnPredictor:
         return value.detach().float().cpu()
 
 
-def parse_model_file(text: str, setting: str = "--model_file") -> tuple[Path, str]:
+def parse_model_file(text: str) -> tuple[Path, str]:
     """Split FILE.py:FUNCTION, of a Python file that must be there."""
     match = re.fullmatch(r"(?P<file>.+\.py)(?::(?P<function>\w+))?", text)
     if match is None or not Path(match["file"]).is_file():
-        raise InputError(f"{setting} {text}: no such Python file; expected FILE.py or FILE.py:FUNCTION")
+        raise InputError(f"--model_file {text}: no such Python file; expected FILE.py or FILE.py:FUNCTION")
     return Path(match["file"]), match["function"] or "build"
 
 
-def load_own_model(text: str, setting: str = "--model_file") -> OwnPredictor:
+def load_own_model(text: str) -> OwnPredictor:
     """Run a user's Python file and call its function. What the file itself does wrong keeps its traceback."""
-    path, function = parse_model_file(text, setting)
+    path, function = parse_model_file(text)
     name = f"own_model_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -163,11 +153,11 @@ def load_own_model(text: str, setting: str = "--model_file") -> OwnPredictor:
     build = getattr(module, function, None)
     if not callable(build):
         there = ", ".join(key for key, value in vars(module).items() if inspect.isfunction(value)) or "none"
-        raise InputError(f"{setting} {text}: no function {function} in it; there are {there}")
+        raise InputError(f"--model_file {text}: no function {function} in it; there are {there}")
     model = build()
     if not callable(model):
         expected = "expected a function from an image to logits or scores"
-        raise InputError(f"{setting} {text}: {function}() returns {type(model).__name__}; {expected}")
+        raise InputError(f"--model_file {text}: {function}() returns {type(model).__name__}; {expected}")
     return OwnPredictor(model, text)
 
 

@@ -13,9 +13,10 @@ Class logits, a few thousand numbers, stay float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ from eval.sets.registry import Convention
 from shards.errors import InputError
 from shards.files import partial_file, read_json, remove_partials, to_json, write_atomically
 from shards.output import make_folder, require_free
+
+T = TypeVar("T")
 
 CLOSED_SET = "cityscapes"
 """Name of the set whose targets are train ids, not anomalies."""
@@ -94,18 +97,13 @@ class WindowPredictions:
         return predict_in_windows(blank, lambda _: next(maps)[None], window, windows_at_once=1)[0]
 
     def class_scores(
-        self, size: tuple[int, int], window: tuple[int, int], query_temperature: float = 1.0
-    ) -> Float[Tensor, "C H W"]:
+        self, size: tuple[int, int], window: tuple[int, int], query_temperatures: Sequence[float] = (1.0,)
+    ) -> Float[Tensor, "T C H W"]:
         """Return the class scores of a frame of `size` (H, W), seen in windows of (h, w).
 
-        `query_temperature`: T of softmax(class logits / T), before the sum over queries; mask models only.
+        `query_temperatures`: of softmax(class logits / T), before the sum over queries; mask models only,
+        whose masks are resized and squashed once for all.
         """
-        return self.class_scores_at(size, window, (query_temperature,))[0]
-
-    def class_scores_at(
-        self, size: tuple[int, int], window: tuple[int, int], query_temperatures: Sequence[float]
-    ) -> Float[Tensor, "T C H W"]:
-        """Return the class scores at several query temperatures: masks are resized and squashed once."""
         position = 0
         if self.logits is not None and len(self.logits) == 1:  # one window is the whole image, scaled
             whole = F.interpolate(self.logits.float(), size=size, mode="bilinear", align_corners=False)
@@ -149,23 +147,26 @@ def write_frame(
 
 def read_frame(folder: Path, position: int) -> tuple[UInt8[np.ndarray, "H W"], WindowPredictions]:
     """Read target and predictions of one frame of a set."""
-    path = folder / f"{position}.npz"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names = ("masks", "classes", "logits", "ratio")
-            tensors = {name: torch.from_numpy(file[name]) if name in file else None for name in names}
-            return file["target"], WindowPredictions(**tensors, num_classes=int(file["num_classes"]))
-    except Exception as error:  # zip, header and size each have their own
-        raise InputError(f"{path}: no cached prediction: {error}") from None
+
+    def read(file: Any) -> tuple[UInt8[np.ndarray, "H W"], WindowPredictions]:
+        names = ("masks", "classes", "logits", "ratio")
+        tensors = {name: torch.from_numpy(file[name]) if name in file else None for name in names}
+        return file["target"], WindowPredictions(**tensors, num_classes=int(file["num_classes"]))
+
+    return _read_file(folder, position, read)
 
 
 def read_target(folder: Path, position: int) -> UInt8[np.ndarray, "H W"]:
     """Read the target of one frame of a set alone."""
+    return _read_file(folder, position, lambda file: np.ascontiguousarray(file["target"]))
+
+
+def _read_file(folder: Path, position: int, read: Callable[[Any], T]) -> T:
     path = folder / f"{position}.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
-            return np.ascontiguousarray(file["target"])
-    except Exception as error:
+            return read(file)
+    except Exception as error:  # zip, header and size each have their own
         raise InputError(f"{path}: no cached prediction: {error}") from None
 
 
@@ -174,16 +175,16 @@ def write_index(cache: Path, cached: CachedSet) -> None:
     write_atomically(cache / cached.folder / "index.json", to_json(cached))
 
 
-def read_cache(cache: Path, setting: str = "--cache") -> tuple[CacheInfo, tuple[CachedSet, ...]]:
+def read_cache(cache: Path) -> tuple[CacheInfo, tuple[CachedSet, ...]]:
     """Read what a cache holds, of which at least one set must be finished."""
     try:
         info: CacheInfo = read_json(CacheInfo, cache / "cache.json")
         paths = sorted(cache.glob("*/index.json"))
         sets: tuple[CachedSet, ...] = tuple(read_json(CachedSet, path) for path in paths)
     except InputError as error:
-        raise InputError(f"{setting} {cache}: no cache of jobs.evaluate --cache: {error}") from None
+        raise InputError(f"--cache {cache}: no cache of jobs.evaluate --cache: {error}") from None
     if not sets:
-        raise InputError(f"{setting} {cache}: no finished set in it; run jobs.evaluate --cache to its end")
+        raise InputError(f"--cache {cache}: no finished set in it; run jobs.evaluate --cache to its end")
     return info, sets
 
 

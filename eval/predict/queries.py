@@ -71,8 +71,13 @@ class QueryOutputs(NamedTuple):
     outlier_maps: Mapping[str, Float[Tensor, "B 1 _h _w"]] | None = None
     """What an outlier head says of each pixel, by the score's name."""
 
+    def resized(self, size: tuple[int, int]) -> QueryOutputs:
+        """Resize masks and maps to (H, W), before any sigmoid."""
+        maps = {name: resize_masks(each, size) for name, each in (self.outlier_maps or {}).items()}
+        return self._replace(mask_logits=resize_masks(self.mask_logits, size), outlier_maps=maps)
 
-def mask_energy(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Float[Tensor, "B _H _W"]:
+
+def mask_energy(queries: QueryOutputs) -> Float[Tensor, "B h w"]:
     """Free energy of the log-class scores: -log Σ_c exp(log L[c]) = -log Σ_c L[c], from -log Q up.
 
     0 where the queries' claims add up to one, 2.3 where they add up to a tenth. It ranks as -Σ_c L[c] does.
@@ -82,11 +87,11 @@ def mask_energy(queries: QueryOutputs, size: tuple[int, int] | None = None) -> F
     with torch.autocast(queries.mask_logits.device.type, enabled=False):
         logits = queries.class_logits.float()
         log_class = logits[..., : queries.num_classes].logsumexp(dim=-1) - logits.logsumexp(dim=-1)  # (B, Q)
-        log_mask = F.logsigmoid(resize_masks(queries.mask_logits, size))
+        log_mask = F.logsigmoid(queries.mask_logits.float())
         return -(log_class[..., None, None] + log_mask).logsumexp(dim=1)
 
 
-def eam(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Float[Tensor, "B _H _W"]:
+def eam(queries: QueryOutputs) -> Float[Tensor, "B h w"]:
     """Ensemble over anomaly scores of masks: 1 - Σ_q sigmoid(mask_q) · max_c softmax(class_logits_q)[c].
 
     Source: Grcić et al., "On Advantages of Mask-level Recognition for Outlier-aware Segmentation", CVPRW
@@ -94,10 +99,10 @@ def eam(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Float[Ten
     """
     with torch.autocast(queries.mask_logits.device.type, enabled=False):
         sure = queries.class_logits.float().softmax(dim=-1)[..., : queries.num_classes].amax(dim=-1)
-        return 1 - torch.einsum("bq,bqhw->bhw", sure, resize_masks(queries.mask_logits, size).sigmoid())
+        return 1 - torch.einsum("bq,bqhw->bhw", sure, queries.mask_logits.float().sigmoid())
 
 
-def uno(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Float[Tensor, "B _H _W"]:
+def uno(queries: QueryOutputs) -> Float[Tensor, "B h w"]:
     """Trained outlier class against the surest class: Σ_q sigmoid(mask_q) · (p_q[outlier] - max_c p_q[c]).
 
     In (-Q, Q). Needs a model with an outlier class.
@@ -108,10 +113,10 @@ def uno(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Float[Ten
     with torch.autocast(queries.mask_logits.device.type, enabled=False):
         p = queries.class_logits.float().softmax(dim=-1)
         balance = p[..., queries.num_classes] - p[..., : queries.num_classes].amax(dim=-1)
-        return torch.einsum("bq,bqhw->bhw", balance, resize_masks(queries.mask_logits, size).sigmoid())
+        return torch.einsum("bq,bqhw->bhw", balance, queries.mask_logits.float().sigmoid())
 
 
-def min_distance(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Float[Tensor, "B _H _W"]:
+def min_distance(queries: QueryOutputs) -> Float[Tensor, "B h w"]:
     """Minimum distance to a class's prototype, of those queries that claim the pixel, in [0, farthest].
 
         min_q [ sigmoid(mask_q) · min_c D_q[c] + (1 - sigmoid(mask_q)) · farthest ]
@@ -126,25 +131,22 @@ def min_distance(queries: QueryOutputs, size: tuple[int, int] | None = None) -> 
     assert queries.class_distances is not None
     with torch.autocast(queries.mask_logits.device.type, enabled=False):
         nearest = queries.class_distances.float()[..., : queries.num_classes].amin(dim=-1)  # (B, Q)
-        masks = resize_masks(queries.mask_logits, size).sigmoid()
+        masks = queries.mask_logits.float().sigmoid()
         return queries.farthest - ((queries.farthest - nearest)[..., None, None] * masks).amax(dim=1)
 
 
-def outlier_map(
-    queries: QueryOutputs, size: tuple[int, int] | None = None, *, name: str
-) -> Float[Tensor, "B _H _W"]:
-    """Return a map of the outlier head, which the model must have, resized.
+def outlier_map(queries: QueryOutputs, *, name: str) -> Float[Tensor, "B h w"]:
+    """Return a map of the outlier head, which the model must have.
 
     `LikelihoodRatio` is log p(pixel | outlier) - log p(pixel | inlier), in nats: its sigmoid is the
-    probability of an outlier where both are equally likely beforehand. A fitted head also says `Mahalanobis`
-    and `NearestNeighbor` (`models.token_bank`).
+    probability of an outlier where both are equally likely beforehand. A fitted head also says `Mahalanobis`,
+    `NearestNeighbor` and `StandardizedMaxLogit` (`models.token_bank`).
     """
     assert queries.outlier_maps is not None
-    with torch.autocast(queries.mask_logits.device.type, enabled=False):
-        return resize_masks(queries.outlier_maps[name], size)[:, 0]
+    return queries.outlier_maps[name][:, 0].float()
 
 
-def sole_claim(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Float[Tensor, "B _H _W"]:
+def sole_claim(queries: QueryOutputs) -> Float[Tensor, "B h w"]:
     """Surprise that not exactly one query claims the pixel: -log P(one), from 0 up.
 
     Mask classification gives each pixel of a known class to exactly one query. A pixel that no query claims
@@ -163,7 +165,7 @@ def sole_claim(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Fl
         everything = logits.logsumexp(dim=-1)
         log_known = (logits[..., : queries.num_classes].logsumexp(dim=-1) - everything)[..., None, None]
         log_other = (logits[..., queries.num_classes :].logsumexp(dim=-1) - everything)[..., None, None]
-        masks = resize_masks(queries.mask_logits, size)
+        masks = queries.mask_logits.float()
         log_claim = log_known + F.logsigmoid(masks)
         log_refusal = torch.logaddexp(log_other, log_known + F.logsigmoid(-masks))
         return -log_refusal.sum(dim=1) - (log_claim - log_refusal).logsumexp(dim=1)
@@ -188,7 +190,7 @@ class ClassClaims(NamedTuple):
         return self.claimed - self.refused + self.none[:, None]
 
 
-def class_claims(queries: QueryOutputs, size: tuple[int, int] | None = None) -> ClassClaims:
+def class_claims(queries: QueryOutputs) -> ClassClaims:
     """Compute the log-probabilities that each class claims a pixel, by any number of queries, and does not.
 
         P_c = 1 - Π_q (1 - softmax(class_logits_q)[c] · sigmoid(mask_q))
@@ -202,19 +204,19 @@ def class_claims(queries: QueryOutputs, size: tuple[int, int] | None = None) -> 
         itself = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)[: queries.num_classes]
         others = logits[..., None, :].masked_fill(itself, -math.inf).logsumexp(dim=-1)  # (B, Q, C)
         margins = logits[..., : queries.num_classes] - others
-        refused = _Refusal.apply(margins, resize_masks(queries.mask_logits, size))
+        refused = _Refusal.apply(margins, queries.mask_logits.float())
         faint = torch.log(-torch.expm1(refused.clamp(min=-1.0, max=-1e-37)))
         sure = torch.log1p(-torch.exp(refused.clamp(max=-1.0)))
         return ClassClaims(refused, torch.where(refused > -1, faint, sure))
 
 
-def class_claim(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Float[Tensor, "B _H _W"]:
+def class_claim(queries: QueryOutputs) -> Float[Tensor, "B h w"]:
     """Surprise that not exactly one class claims the pixel: -log max_c P_c Π_{c' ≠ c} (1 - P_c'), from 0 up.
 
     As `sole_claim`, but queries that repeat one class agree here, and one that is torn between two does not
     make a sure claim. Source: ours, see `class_claims`.
     """
-    return -class_claims(queries, size).sole.amax(dim=1)
+    return -class_claims(queries).sole.amax(dim=1)
 
 
 _SERIES: Sequence[float] = (

@@ -28,6 +28,7 @@ from eval.submissions.smiyc import read_hdf5
 from shards.errors import InputError
 from shards.files import require_name
 from shards.picture import GREY16, MAX_PIXELS, decode_numbers
+from shards.schema import CITYSCAPES
 
 _MOST_BYTES = 8 * MAX_PIXELS + 2**20
 SUFFIXES = (".npy", ".hdf5", ".h5", ".png")
@@ -37,8 +38,8 @@ class MapFolder:
     """Maps of a folder as a `Predictor`: an image is known again by its pixels."""
 
     sees = "score maps of the user's"
-
     has_evidence = False
+    classes = CITYSCAPES
 
     def __init__(
         self,
@@ -50,13 +51,12 @@ class MapFolder:
     ) -> None:
         """Match maps with images and read every map once, which takes seconds.
 
+        An InputError says that a set has no folder, a map is missing, left over, of another size or type than
+        its image needs, or not finite; or one image of two sets has two different maps.
+
         Args:
             scale: (low, high) scores of 0 and 65535 in PNG files.
             is_limited: the sets hold their first images only, so that maps may be left over.
-
-        Raises:
-            InputError: a set has no folder, a map is missing, left over, of another size or type than its
-                image needs, or not finite; or one image of two sets has two different maps.
         """
         self._scale = scale
         self._maps: dict[bytes, tuple[Path, str]] = {}
@@ -143,9 +143,14 @@ def read_map(path: Path, scale: tuple[float, float] = (0.0, 1.0)) -> Float32[np.
     """Read one score map, finite; (low, high) of `scale` are the scores of 0 and 65535 in PNG files."""
     if not path.is_file() or path.stat().st_size > _MOST_BYTES:
         raise InputError(f"{path}: is no file of at most {_MOST_BYTES:,} bytes")
-    values = _READERS[path.suffix.lower()](path)
-    if path.suffix.lower() == ".png":
-        values = scale[0] + (scale[1] - scale[0]) * (values.astype(np.float64) / 65535)
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        values = _read_npy(path)
+    elif suffix == ".png":  # of 256 levels whole regions would tie
+        levels = decode_numbers(path.read_bytes(), str(path), (GREY16,)).astype(np.float64)
+        values = scale[0] + (scale[1] - scale[0]) * (levels / 65535)
+    else:
+        values = read_hdf5(path.read_bytes(), str(path))
     is_map = values.ndim == 2 and np.issubdtype(values.dtype, np.floating)
     if not is_map or not 0 < values.size <= MAX_PIXELS:
         given = f"{values.dtype} of shape {values.shape}"
@@ -166,14 +171,3 @@ def _read_npy(path: Path) -> np.ndarray:
         values.close()
         raise InputError(f"{path}: is an npz file; a single array is needed, as np.save writes it")
     return values
-
-
-def _read_hdf5(path: Path) -> np.ndarray:
-    return read_hdf5(path.read_bytes(), str(path))
-
-
-def _read_png(path: Path) -> np.ndarray:
-    return decode_numbers(path.read_bytes(), str(path), (GREY16,))  # 256 levels would tie whole regions
-
-
-_READERS = {".npy": _read_npy, ".hdf5": _read_hdf5, ".h5": _read_hdf5, ".png": _read_png}

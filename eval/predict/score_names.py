@@ -12,7 +12,7 @@ DEFAULT_SCORES = ("MSP", "MaxLogit", "MaxEntropy", "RbA")
 OF_SHARES = ("NormalizedMSP", "NormalizedEntropy", "EntropyLogMax")
 """Those that read L / ΣL."""
 RATIO = "LikelihoodRatio"
-BANK_SCORES = ("Mahalanobis", "NearestNeighbor")
+BANK_SCORES = ("Mahalanobis", "NearestNeighbor", "StandardizedMaxLogit")
 HEAD_SCORES = (RATIO, *BANK_SCORES)
 """Maps of an outlier head, and of a fitted one; measured beside the default ones where there is one."""
 NEEDS: dict[

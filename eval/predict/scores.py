@@ -35,7 +35,7 @@ from eval.predict.queries import (
 )
 from eval.predict.score_names import HEAD_SCORES
 
-QueryReader = Callable[[QueryOutputs, tuple[int, int] | None], Tensor]
+QueryReader = Callable[[QueryOutputs], Tensor]
 
 
 def msp(class_scores: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
@@ -142,9 +142,9 @@ def entropy_log_max(class_scores: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 
 def _add_entropy(read: QueryReader) -> QueryReader:
     """Make the sum of a query score, a -log of a probability, and the entropy of L / ΣL in nats."""
 
-    def read_sum(queries: QueryOutputs, size: tuple[int, int] | None = None) -> Tensor:
+    def read_sum(queries: QueryOutputs) -> Tensor:
         masks, classes, num_classes = queries[:3]
-        return read(queries, size) + _entropy(pixel_class_scores(masks, classes, size, num_classes))
+        return read(queries) + _entropy(pixel_class_scores(masks, classes, num_classes=num_classes))
 
     return read_sum
 
@@ -170,4 +170,4 @@ QUERY_SCORES: dict[str, QueryReader] = {
     "UNO": uno,
     **{name: partial(outlier_map, name=name) for name in HEAD_SCORES},
 }
-"""Name in the tables -> queries, and the size to resize their masks to, to score (B, H, W)."""
+"""Name in the tables -> queries, at the size that is asked for, to score (B, H, W)."""

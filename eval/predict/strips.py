@@ -25,26 +25,32 @@ from shards.schema import VOID_ID
 _STRIP_PIXELS = 8192
 """Scores are computed in strips: their intermediate results then stay in the processor's cache."""
 
+Compute = Callable[[Tensor, Sequence[str]], dict[str, Tensor]]
+"""Class scores (B, C, H, W) and names of `eval.predict.scores.SCORES` to maps (B, H, W)."""
+
 
 class PixelPrediction(NamedTuple):
     """Scores and classes of every pixel of an image."""
 
     scores: dict[str, Float32[np.ndarray, "H W"]]
-    """Each in the form in which it is compared; see `eval.predict.log_odds`."""
-    classes: UInt8[np.ndarray, "H W"]
-    """Train ids."""
+    """By name, in the form in which it is compared (`eval.predict.log_odds`) where nothing else is said."""
+    classes: UInt8[np.ndarray, "_H _W"]
+    """Train ids; `VOID_ID` where the model says scores only."""
 
 
 @torch.no_grad()
-def predict_pixels(maps: Float[Tensor, "N H W"], names: Sequence[str]) -> PixelPrediction:
-    """Compute scores, in the form in which they are compared, and the predicted classes.
+def predict_pixels(
+    maps: Float[Tensor, "N H W"], names: Sequence[str], compute: Compute = compared_scores
+) -> PixelPrediction:
+    """Compute scores and the predicted classes.
 
     Args:
         maps: as a `Predictor` returns them; see `split_maps`.
         names: names of `eval.predict.scores.SCORES` and `QUERY_SCORES`, or a user's own.
+        compute: form of the scores, that in which they are compared or `plain_scores`.
     """
     class_scores, given = split_maps(maps, names)
-    scores = score_strips(class_scores, names, compared_scores) | given
+    scores = score_strips(class_scores, names, compute) | given
     chosen = {name: scores[name].cpu().numpy() for name in names}
     return PixelPrediction(chosen, find_classes(class_scores).cpu().numpy())
 
@@ -102,7 +108,7 @@ def plain_scores(
 def score_strips(
     class_scores: Float[Tensor, "C H W"],
     names: Sequence[str],
-    compute: Callable[[Tensor, Sequence[str]], dict[str, Tensor]],
+    compute: Compute,
 ) -> dict[str, Float[Tensor, "H W"]]:
     """Compute those of `names` that class scores suffice for, in strips, by `plain_scores` or alike."""
     height, width = class_scores.shape[1:]
@@ -174,15 +180,15 @@ def read_queries(
     readers = [QUERY_SCORES[name] for name in names if name in QUERY_SCORES]
     masks, classes, num_classes = queries.mask_logits, queries.class_logits, queries.num_classes
     if whole:
-        class_scores = pixel_class_scores(masks, classes, size, num_classes)
-        return torch.cat([class_scores, *(read(queries, size)[:, None] for read in readers)], dim=1)
+        class_scores, resized = pixel_class_scores(masks, classes, size, num_classes), queries.resized(size)
+        return torch.cat([class_scores, *(read(resized)[:, None] for read in readers)], dim=1)
     answer = torch.empty(len(masks), num_classes + len(readers), *size, device=masks.device)
     maps = {n: resize_masks(v, size) for n, v in (queries.outlier_maps or {}).items() if n in names}
     for rows, strip in resize_in_strips(masks, size):
         answer[:, :num_classes, rows] = pixel_class_scores(strip, classes, num_classes=num_classes)
         of_strip = {name: value[:, :, rows] for name, value in maps.items()}
         for i, read in enumerate(readers, start=num_classes):
-            answer[:, i, rows] = read(queries._replace(mask_logits=strip, outlier_maps=of_strip), None)
+            answer[:, i, rows] = read(queries._replace(mask_logits=strip, outlier_maps=of_strip))
     return answer
 
 

@@ -32,6 +32,10 @@ class Predictor(Protocol):
     def sees(self) -> str:
         """Words for how it sees an image, below tables."""
 
+    @property
+    def classes(self) -> ClassTable:
+        """Names and colours of its classes."""
+
     def __call__(self, image: UInt8[np.ndarray, "H W 3"], scale: float = 1.0) -> Float[Tensor, "N H W"]:
         """Predict, seeing the image `scale` times as large as usual."""
 
@@ -65,12 +69,6 @@ class ModelSource:
 
         named = self.fingerprint if classes == CITYSCAPES else f"{self.fingerprint} {classes.colors}"
         return replace(self, fingerprint=named, load=load)
-
-
-def classes_of(predictor: Predictor) -> ClassTable:
-    """Return the classes that a predictor names; Cityscapes' where it names none."""
-    classes: ClassTable = getattr(predictor, "classes", CITYSCAPES)
-    return classes
 
 
 def to_tensor(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[Tensor, "3 H W"]:

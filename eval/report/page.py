@@ -16,10 +16,10 @@ from eval.report.record import csv_text
 from eval.report.slices import ErrorAnalysis
 from eval.report.tables import MISSING, Table, format_interval
 from eval.result import Result
+from eval.sketch import METRICS
 
 _MOST_CLASSES = 8
 """Classes listed of false alarms."""
-_METRICS = ("ap", "fpr95", "auroc", "best_f1")
 
 
 def render_page(
@@ -98,9 +98,9 @@ def render_per_image(cells: Sequence[Result]) -> str:
         [
             *(getattr(cell.record, name) for name in names),
             *(cell.stems[row.image], row.num_normal, row.num_anomalous),
-            *(getattr(row.metrics, name, None) for name in _METRICS),
+            *(getattr(row.metrics, name, None) for name in METRICS),
         ]
         for cell in cells
         for row in cell.images
     ]
-    return csv_text([(*names, "image", "num_normal", "num_anomalous", *_METRICS), *rows])
+    return csv_text([(*names, "image", "num_normal", "num_anomalous", *METRICS), *rows])

@@ -132,10 +132,10 @@ def _refuse(what: str) -> NoReturn:
     raise InputError(f"{told}; validation takes Cityscapes val, or what jobs.paste_validation wrote")
 
 
-def read_own_sets(path: Path, setting: str = "--sets") -> tuple[Convention, ...]:
+def read_own_sets(path: Path) -> tuple[Convention, ...]:
     """Read the user's own sets from a YAML file; their folders and titles are names, and nobody else's."""
-    where = f"{setting} {path}"
-    entries = read_yaml(path, setting)
+    where = f"--sets {path}"
+    entries = read_yaml(path, "--sets")
     if not isinstance(entries, dict) or not entries:
         raise InputError(f"{where}: expected folders and what is known of each, got {shorten(entries)}")
     found: list[Convention] = []

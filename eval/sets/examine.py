@@ -18,8 +18,8 @@ from jaxtyping import Int64
 
 from eval.sets.frames import Frame, HiddenLabelsError, read_picture
 from eval.sets.registry import TEST_SETS, TestSet, find_test_sets, read_image, read_target, require_same_size
-from eval.submissions import bravo
-from eval.submissions.benchmark import BENCHMARKS
+from eval.submissions.bravo import BRAVO, NUM_IMAGES, SUBSETS
+from eval.submissions.package import BENCHMARKS
 from shards.errors import InputError, and_more
 from shards.files import hash_file
 from shards.picture import decode_picture
@@ -145,9 +145,9 @@ def _examine_unlabelled(root: Path, limit: int) -> Iterable[Findings]:
             findings.lines.append(f"images: {len(images)}")
             findings.read(images[: limit or None], read_picture, "sizes")
             yield findings
-        if benchmark.name == bravo.NAME and len(parts) == len(bravo.SUBSETS):
+        if benchmark is BRAVO and len(parts) == len(SUBSETS):
             findings = Findings("BRAVO, all subsets")
-            findings.compare("images", len(pictures), bravo.NUM_IMAGES)
+            findings.compare("images", len(pictures), NUM_IMAGES)
             yield findings
 
 

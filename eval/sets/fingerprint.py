@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from eval.sets.registry import TEST_SETS, TestSet, read_image, read_target
+from eval.sets.registry import TEST_SETS, Convention, TestSet, read_image, read_target
 from shards.schema import ANOMALY
 
 _ROWS, _COLUMNS = 8, 16
@@ -62,11 +62,9 @@ def _pack(bits: Bool[np.ndarray, "8 16"]) -> int:
 
 def list_originals(test_set: TestSet) -> list[Original]:
     """Read all frames of a benchmark."""
-    convention, found = test_set.convention, []
-    for frame in test_set.frames:
-        fingerprint = take_fingerprint(read_image(frame), read_target(frame, convention))
-        found.append(Original(f"{convention.name}, image {frame.stem}", fingerprint, convention.own_images))
-    return found
+    convention = test_set.convention
+    pairs = ((frame.stem, read_image(frame), read_target(frame, convention)) for frame in test_set.frames)
+    return [_original(convention, stem, take_fingerprint(*pair)) for stem, *pair in pairs]
 
 
 @functools.cache
@@ -76,10 +74,12 @@ def known_originals() -> tuple[Original, ...]:
     for line in _KNOWN.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             folder, stem, image, mask = line.split()
-            convention, fingerprint = TEST_SETS[folder], Fingerprint(int(image, 16), int(mask, 16))
-            name = f"{convention.name}, image {stem}"
-            found.append(Original(name, fingerprint, convention.own_images))
+            found.append(_original(TEST_SETS[folder], stem, Fingerprint(int(image, 16), int(mask, 16))))
     return tuple(found)
+
+
+def _original(convention: Convention, stem: str, fingerprint: Fingerprint) -> Original:
+    return Original(f"{convention.name}, image {stem}", fingerprint, convention.own_images)
 
 
 def find_original(

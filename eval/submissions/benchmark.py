@@ -1,39 +1,67 @@
-"""Benchmarks that packages are written for, by name."""
+"""Benchmarks that packages are written for: their images, and the files of each in a package."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from eval.submissions import bravo, fishyscapes, smiyc
-from eval.submissions.picture import BenchmarkImage, PictureAnswer, Stored
+import numpy as np
+from jaxtyping import Shaped, UInt8
+
+from eval.predict.strips import PixelPrediction
+from eval.sets.frames import Frame
+from eval.sets.registry import Convention
 from shards.errors import InputError
 
 
 @dataclass(frozen=True)
+class BenchmarkImage:
+    """One image; whether its labels are published does not matter."""
+
+    part: str
+    """Part of the benchmark, as `--parts` takes it."""
+    key: str
+    """Name within the benchmark, from which the names of its files in a package follow."""
+    image: Path
+    overlay: Path | None = None
+    truth: tuple[Frame, Convention] | None = None
+    """Published labels, which say whether scores are the right way up."""
+
+
+class Stored(NamedTuple):
+    """What a package holds of an image, decoded."""
+
+    anomaly: Shaped[np.ndarray, "H W"]
+    """Higher where more anomalous, as exact as it is stored."""
+    classes: UInt8[np.ndarray, "_h _w"] | None
+    """Predicted train ids, where the benchmark asks for them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """Images and files of one benchmark; images are called by their key."""
 
     name: str
+    expects: str
+    """What must lie below the root, for messages."""
     find_pictures: Callable[[Path, Sequence[str]], tuple[BenchmarkImage, ...]]
     """Root and wanted parts to images; parts that are not wanted may be among them."""
     files: tuple[str, ...]
     """Names of an image's files in a package, with {key} and {method}."""
     file_pattern: re.Pattern[str]
     """The way back: groups key and, where names have it, method."""
-    encode: Callable[[str, PictureAnswer], tuple[bytes, ...]]
-    """Score's name and answers to the contents of the files."""
+    encode: Callable[[str, PixelPrediction], tuple[bytes, ...]]
+    """Score's name, and it as `eval.predict.scores` defines it with classes, to the contents of the files."""
     decode: Callable[[Sequence[bytes], Sequence[str]], Stored]
-    """Contents and names, for messages, to what they say."""
-    known_counts: Mapping[str, int]
+    """Contents and names, for messages, to what they say; an InputError of what the benchmark cannot read."""
+    known_counts: Mapping[str, int] = field(default_factory=dict)
     """Images of each part, where its authors say so."""
-    expects: str
-    """What must lie below the root, for messages."""
-    together: bool
+    together: bool = True
     """Whether its parts go into one package."""
-    needs_classes: bool
+    needs_classes: bool = True
     """Whether it wants predicted classes too."""
 
     def name_files(self, key: str, method: str) -> tuple[str, ...]:
@@ -45,49 +73,24 @@ class Benchmark:
         match = self.file_pattern.fullmatch(name)
         return (match["key"], match.groupdict().get("method", "")) if match else None
 
+    def choose_pictures(self, root: Path, parts: Sequence[str] = ()) -> tuple[BenchmarkImage, ...]:
+        """List the images below `root`, at least one.
 
-BENCHMARKS: dict[str, Benchmark] = {
-    module.NAME: Benchmark(
-        module.NAME,
-        module.find_pictures,
-        module.FILES,
-        module.FILE_PATTERN,
-        module.encode,
-        module.decode,
-        module.KNOWN_COUNTS,
-        expects,
-        together,
-        needs_classes,
-    )
-    for module, expects, together, needs_classes in (
-        (smiyc, "dataset_AnomalyTrack, dataset_ObstacleTrack or LostAndFound", True, False),
-        (fishyscapes, "NNNN_*.png, fishyscapes_lostandfound or fs_val_v3", False, True),
-        (bravo, ", ".join(f"bravo_{subset}" for subset in bravo.SUBSETS), True, True),
-    )
-}
-
-
-def choose_pictures(
-    benchmark: Benchmark, root: Path, parts: Sequence[str] = (), setting: str = "--datasets"
-) -> tuple[BenchmarkImage, ...]:
-    """List the images of a benchmark below `root`, at least one.
-
-    Args:
-        parts: of which parts, which must be there and go into one package; none named: all that are there.
-    """
-    if not root.is_dir():
-        raise InputError(f"{setting} {root}: no such folder")
-    pictures = benchmark.find_pictures(root, parts)
-    present = tuple(dict.fromkeys(picture.part for picture in pictures))
-    if not pictures and not parts:
-        lacking = f"no image of {benchmark.name} in it; expected {benchmark.expects}"
-        raise InputError(f"{setting} {root}: {lacking}")
-    for part in parts:
-        if part not in present:
-            there = dict.fromkeys(picture.part for picture in benchmark.find_pictures(root, ()))
-            raise InputError(f"--parts: got {part!r}; below {root} are {', '.join(there) or 'none'}")
-    chosen = parts or present
-    if len(chosen) > 1 and not benchmark.together:
-        expected = f"name one of them for a package of {benchmark.name}"
-        raise InputError(f"--parts: {', '.join(chosen)} number their images alike; {expected}")
-    return tuple(picture for picture in pictures if picture.part in chosen)
+        Args:
+            parts: those wanted, which must be there and go into one package; none named: all there are.
+        """
+        if not root.is_dir():
+            raise InputError(f"--datasets {root}: no such folder")
+        pictures = self.find_pictures(root, parts)
+        present = tuple(dict.fromkeys(picture.part for picture in pictures))
+        if not pictures and not parts:
+            raise InputError(f"--datasets {root}: no image of {self.name} in it; expected {self.expects}")
+        for part in parts:
+            if part not in present:
+                there = dict.fromkeys(picture.part for picture in self.find_pictures(root, ()))
+                raise InputError(f"--parts: got {part!r}; below {root} are {', '.join(there) or 'none'}")
+        chosen = parts or present
+        if len(chosen) > 1 and not self.together:
+            expected = f"name one of them for a package of {self.name}"
+            raise InputError(f"--parts: {', '.join(chosen)} number their images alike; {expected}")
+        return tuple(picture for picture in pictures if picture.part in chosen)

@@ -23,27 +23,24 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt16
 
+from eval.predict.strips import PixelPrediction
 from eval.sets.frames import IMAGE_SUFFIXES
-from eval.submissions.picture import BenchmarkImage, PictureAnswer, Stored
+from eval.submissions.benchmark import Benchmark, BenchmarkImage, Stored
 from shards.errors import InputError
 from shards.picture import GREY, GREY16, decode_numbers
 from shards.schema import NUM_CLASSES
 from shards.source import list_visible
 
-NAME = "bravo"
 SUBSETS = ("ACDC", "SMIYC", "outofcontext", "synflare", "synobjs", "synrain")
 NUM_IMAGES = 3901
 """Images of all subsets: half of the 7802 files that BRAVO's README counts in a submission."""
-KNOWN_COUNTS: dict[str, int] = {}
 OF_EVIDENCE = {"MSP": "NormalizedMSP", "MaxEntropy": "NormalizedEntropy"}
 """What a mask model answers in the place of scores of softmax(L), which is no probability of evidence."""
 UNIT_SCORES = (*OF_EVIDENCE, *OF_EVIDENCE.values(), "EAM")
 """Scores in [0, 1], or nearly so."""
-FILES = ("{key}_pred.png", "{key}_conf.png")
-FILE_PATTERN = re.compile(rf"(?P<key>bravo_(?:{'|'.join(SUBSETS)})/.+)_(?:pred|conf)\.png")
 
 
-def find_pictures(root: Path, _parts: Sequence[str] = ()) -> tuple[BenchmarkImage, ...]:
+def _find_pictures(root: Path, _parts: Sequence[str] = ()) -> tuple[BenchmarkImage, ...]:
     """List the images of all subsets below `root`, which must differ in more than their suffix."""
     found: dict[str, BenchmarkImage] = {}
     for subset in SUBSETS:
@@ -69,16 +66,25 @@ def confidence(score: str, values: Float32[np.ndarray, "H W"]) -> UInt16[np.ndar
     return np.minimum(np.floor(sure * 65536), 65535).astype(np.uint16)
 
 
-def encode(score: str, answer: PictureAnswer) -> tuple[bytes, ...]:
-    """Return the contents of an image's files."""
-    pictures = (answer.classes, confidence(score, answer.score))
+def _encode(score: str, found: PixelPrediction) -> tuple[bytes, ...]:
+    pictures = (found.classes, confidence(score, found.scores[score]))
     return tuple(cv2.imencode(".png", picture)[1].tobytes() for picture in pictures)
 
 
-def decode(contents: Sequence[bytes], names: Sequence[str]) -> Stored:
-    """Read an image's files back; one that is not as the benchmark needs it is an InputError."""
+def _decode(contents: Sequence[bytes], names: Sequence[str]) -> Stored:
     files = zip(contents, names, (GREY, GREY16), strict=True)
     classes, sure = (decode_numbers(content, name, (kind,)) for content, name, kind in files)
     if classes.max() >= NUM_CLASSES:
         raise InputError(f"{names[0]}: class {classes.max()}; allowed are 0 to {NUM_CLASSES - 1}")
     return Stored(65535 - sure, classes)
+
+
+BRAVO = Benchmark(
+    name="bravo",
+    expects=", ".join(f"bravo_{subset}" for subset in SUBSETS),
+    find_pictures=_find_pictures,
+    files=("{key}_pred.png", "{key}_conf.png"),
+    file_pattern=re.compile(rf"(?P<key>bravo_(?:{'|'.join(SUBSETS)})/.+)_(?:pred|conf)\.png"),
+    encode=_encode,
+    decode=_decode,
+)

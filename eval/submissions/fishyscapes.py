@@ -18,20 +18,17 @@ from pathlib import Path
 
 import numpy as np
 
+from eval.predict.strips import PixelPrediction
 from eval.sets.registry import TEST_SETS
-from eval.submissions.picture import BenchmarkImage, PictureAnswer, Stored
+from eval.submissions.benchmark import Benchmark, BenchmarkImage, Stored
 from shards.errors import InputError
 from shards.schema import NUM_CLASSES
 
-NAME = "fishyscapes"
-KNOWN_COUNTS = {"LostAndFound": 100, "Static": 30}
 _VALIDATION = {"LostAndFound": "FS_LostFound_full", "Static": "fs_static"}
 _INPUT = re.compile(r"(\d{4})_.*(?<!_labels)\.png")
-FILES = ("{key}_anomaly.npy", "{key}_segmentation.npy")
-FILE_PATTERN = re.compile(r"(?P<key>\d{4})_(anomaly|segmentation)\.npy")
 
 
-def find_pictures(root: Path, parts: Sequence[str] = ()) -> tuple[BenchmarkImage, ...]:
+def _find_pictures(root: Path, parts: Sequence[str] = ()) -> tuple[BenchmarkImage, ...]:
     """List the images: `{number}_*.png` in `root` itself (part `input`), or the validation sets below it.
 
     Args:
@@ -55,9 +52,8 @@ def find_pictures(root: Path, parts: Sequence[str] = ()) -> tuple[BenchmarkImage
     return tuple(found)
 
 
-def encode(score: str, answer: PictureAnswer) -> tuple[bytes, ...]:
-    """Return the contents of an image's files."""
-    return _array_file(answer.score.astype(np.float32)), _array_file(answer.classes)
+def _encode(score: str, found: PixelPrediction) -> tuple[bytes, ...]:
+    return _array_file(found.scores[score].astype(np.float32)), _array_file(found.classes)
 
 
 def _array_file(array: np.ndarray) -> bytes:
@@ -66,8 +62,7 @@ def _array_file(array: np.ndarray) -> bytes:
     return content.getvalue()
 
 
-def decode(contents: Sequence[bytes], names: Sequence[str]) -> Stored:
-    """Read an image's files back; one that is not as the benchmark needs it is an InputError."""
+def _decode(contents: Sequence[bytes], names: Sequence[str]) -> Stored:
     arrays = []
     for content, name in zip(contents, names, strict=True):
         try:
@@ -85,3 +80,16 @@ def decode(contents: Sequence[bytes], names: Sequence[str]) -> Stored:
         low, high = int(classes.min()), int(classes.max())
         raise InputError(f"{classes_name}: classes {low} to {high}; allowed are 0 to {NUM_CLASSES - 1}")
     return Stored(anomaly, classes.astype(np.uint8))
+
+
+FISHYSCAPES = Benchmark(
+    name="fishyscapes",
+    expects="NNNN_*.png, fishyscapes_lostandfound or fs_val_v3",
+    find_pictures=_find_pictures,
+    files=("{key}_anomaly.npy", "{key}_segmentation.npy"),
+    file_pattern=re.compile(r"(?P<key>\d{4})_(anomaly|segmentation)\.npy"),
+    encode=_encode,
+    decode=_decode,
+    known_counts={"LostAndFound": 100, "Static": 30},
+    together=False,
+)

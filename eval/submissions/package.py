@@ -8,9 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from eval.submissions.bravo import BRAVO
+from eval.submissions.fishyscapes import FISHYSCAPES
+from eval.submissions.smiyc import SMIYC
 from shards.errors import InputError
 from shards.source import MAX_MEMBER_BYTES, FolderSource, ZipSource, is_hidden
 
+BENCHMARKS = {benchmark.name: benchmark for benchmark in (SMIYC, FISHYSCAPES, BRAVO)}
 DESCRIPTION_NAME = "submission.json"
 
 

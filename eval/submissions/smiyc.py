@@ -24,29 +24,25 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float16, Float32
 
+from eval.predict.strips import PixelPrediction
 from eval.sets.frames import Frame, files_by_ending, files_by_stem, numeric_key
 from eval.sets.layouts import LOST_AND_FOUND, lost_and_found_images, lost_and_found_masks
 from eval.sets.registry import EXTRA_SETS, TEST_SETS, Convention
-from eval.submissions.picture import BenchmarkImage, PictureAnswer, Stored
+from eval.submissions.benchmark import Benchmark, BenchmarkImage, Stored
 from shards.errors import InputError
 from shards.picture import MAX_PIXELS
 
-NAME = "smiyc"
 LOG_SCORES = ("MSP", "MaxEntropy", "NormalizedMSP", "NormalizedEntropy")
 """Scores in [0, 1] that networks answer near 1, or near 0, by the thousand. float16 has steps of 0.0005 below
 1; the logarithm moves 1 to 0, where they are finest, and keeps the ratio of small ones."""
 _TINY = float(np.finfo(np.float32).tiny)
-KNOWN_COUNTS = {"AnomalyTrack-all": 110, "LostAndFound-train": 1036, "LostAndFound-test": 1203}
-"""Images of each split, as the toolkit expects them; of ObstacleTrack-all it names none (330 to 452)."""
-FILES = ("anomaly_p/{method}/{key}.hdf5",)
 _DEFLATE = 1
 _FILTERS = {_DEFLATE: "gzip", 2: "shuffle", 3: "fletcher32"}
 """Numbers of HDF5's own filters that packages are stored through."""
 _MOST_CHUNKS = 10_000
-FILE_PATTERN = re.compile(r"anomaly_p/(?P<method>[^/]+)/(?P<key>[^/]+/[^/]+)\.hdf5")
 
 
-def find_pictures(root: Path, _parts: Sequence[str] = ()) -> tuple[BenchmarkImage, ...]:
+def _find_pictures(root: Path, _parts: Sequence[str] = ()) -> tuple[BenchmarkImage, ...]:
     """List all images of the tracks below `root`, labelled and hidden ones.
 
     Lost and Found is a track where its own labels lie beside the images; images alone are there for
@@ -78,16 +74,14 @@ def _list_part(
         yield BenchmarkImage(part, f"{part}/{stem}", image, truth=truth)
 
 
-def encode(score: str, answer: PictureAnswer) -> tuple[bytes, ...]:
-    """Return the contents of an image's files."""
+def _encode(score: str, found: PixelPrediction) -> tuple[bytes, ...]:
     content = io.BytesIO()
     with require_h5py().File(content, "w") as file:
-        file.create_dataset("value", data=to_half(score, answer.score), compression=9)
+        file.create_dataset("value", data=to_half(score, found.scores[score]), compression=9)
     return (content.getvalue(),)
 
 
-def decode(contents: Sequence[bytes], names: Sequence[str]) -> Stored:
-    """Read an image's files back; one that is not as the toolkit needs it is an InputError."""
+def _decode(contents: Sequence[bytes], names: Sequence[str]) -> Stored:
     (content,), (name,) = contents, names
     return Stored(read_hdf5(content, name, np.float16), None)
 
@@ -178,3 +172,17 @@ def require_h5py() -> Any:
             'packages of SMIYC are HDF5 files, which need h5py: pip install "eomt-anomaly[submission]"'
         ) from None
     return h5py
+
+
+SMIYC = Benchmark(
+    name="smiyc",
+    expects="dataset_AnomalyTrack, dataset_ObstacleTrack or LostAndFound",
+    find_pictures=_find_pictures,
+    files=("anomaly_p/{method}/{key}.hdf5",),
+    file_pattern=re.compile(r"anomaly_p/(?P<method>[^/]+)/(?P<key>[^/]+/[^/]+)\.hdf5"),
+    encode=_encode,
+    decode=_decode,
+    # as the toolkit expects them; of ObstacleTrack-all it names none (330 to 452)
+    known_counts={"AnomalyTrack-all": 110, "LostAndFound-train": 1036, "LostAndFound-test": 1203},
+    needs_classes=False,
+)

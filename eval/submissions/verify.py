@@ -13,9 +13,8 @@ from jaxtyping import Shaped
 from eval.metrics.curve import ImageScores, exact_curve
 from eval.sets.frames import image_size
 from eval.sets.registry import read_target
-from eval.submissions.benchmark import BENCHMARKS, Benchmark
-from eval.submissions.package import DESCRIPTION_NAME, Description, Package, open_package
-from eval.submissions.picture import BenchmarkImage, Stored
+from eval.submissions.benchmark import Benchmark, BenchmarkImage, Stored
+from eval.submissions.package import BENCHMARKS, DESCRIPTION_NAME, Description, Package, open_package
 from shards.errors import InputError
 from shards.files import from_json
 from shards.schema import ANOMALY, NORMAL

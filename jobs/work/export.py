@@ -18,9 +18,9 @@ from eval.predict.strips import predict_pixels
 from eval.predict.windows import ModelSource
 from eval.protocol import get_protocol
 from eval.sets.frames import read_picture
-from eval.submissions.benchmark import BENCHMARKS
+from eval.submissions.benchmark import BenchmarkImage
 from eval.submissions.export import write_predictions
-from eval.submissions.picture import BenchmarkImage
+from eval.submissions.package import BENCHMARKS
 from jobs.export import ExportOptions
 from models.config import METADATA_KEY, ModelConfig, OutlierHeadConfig, describe, read_description
 from models.eomt import EoMT

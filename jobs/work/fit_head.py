@@ -55,6 +55,7 @@ def fit(options: FitOptions, worker: Worker = ALONE) -> str:
     model.outlier_head = TokenReader()
     facts = {"weights": hash_checkpoint(source), "data": reader.fingerprint(), "seed": str(options.seed)}
     facts |= {"blocks": str(model.config.outlier_head.blocks), "bank": str(options.bank), "count": str(count)}
+    facts["sums"] = " ".join(TokenSums._fields)  # a part of before one was added is read anew
     keys = [{"fit": hash_key(facts)}] * math.ceil(count / SCENES_PER_PART)
     store = ImageStore(options.out.with_name(f".{options.out.name}.parts"), keys)
     share = math.ceil(options.bank / NUM_CLASSES)  # of a class
@@ -82,9 +83,9 @@ def read_part(
     kept: dict[str, list[Tensor]] = {"tokens": [], "classes": [], "draws": []}
     for index in scenes:
         scene = decode_scene(reader, index)
-        found = list(_read_windows(model, scene.image, scene.label))
-        tokens, classes = (torch.cat(values) for values in zip(*found, strict=True))
-        sums = sum_tokens(tokens, classes, model.config.num_classes)
+        found = zip(*_read_windows(model, scene.image, scene.label), strict=True)
+        tokens, classes, tops = (torch.cat(values) for values in found)
+        sums = sum_tokens(tokens, classes, tops.sum(dim=0))
         total = sums if total is None else total + sums
         generator = np.random.default_rng([seed, *scene.key.encode()])
         draws = torch.from_numpy(generator.random(len(tokens)))
@@ -96,8 +97,8 @@ def read_part(
     return arrays | {name: value.numpy() for name, value in total._asdict().items()}
 
 
-def _read_windows(model: EoMT, image: np.ndarray, label: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield tokens and classes of the patches of each window, as jobs.evaluate shows it to a network."""
+def _read_windows(model: EoMT, image: np.ndarray, label: np.ndarray) -> Iterator[tuple[Tensor, ...]]:
+    """Yield tokens, classes and top scores of each window, as jobs.evaluate shows it to a network."""
     height, width = model.image_size
     size = covering_size((image.shape[0], image.shape[1]), model.image_size)
     pixels = resize_image(to_tensor(image), size)
@@ -111,7 +112,7 @@ def _read_windows(model: EoMT, image: np.ndarray, label: np.ndarray) -> Iterator
             classes = label_patches(of_window, model.config.patch_size, model.config.num_classes)[0]
             assert maps is not None
             known = classes >= 0
-            yield maps["tokens"][0].cpu()[known], classes[known]
+            yield maps["tokens"][0].cpu()[known], classes[known], maps["tops"].cpu()[None]
 
 
 def _lowest(draws: Tensor, classes: Tensor, count: int) -> Tensor:

@@ -164,7 +164,7 @@ def test_the_calibration_temperature_is_that_which_made_the_labels(temperature):
 def test_query_temperatures_that_share_masks_are_those_computed_one_by_one(tmp_path, kind):
     write_set(tmp_path, kind)
     _, found = read_frame(tmp_path / "s", 0)
-    stacked = found.class_scores_at(WINDOW, WINDOW, (0.5, 1.0, 3.0))
+    stacked = found.class_scores(WINDOW, WINDOW, (0.5, 1.0, 3.0))
     for t, class_scores in zip((0.5, 1.0, 3.0), stacked, strict=True):
         if kind == "masks":
             expected = pixel_class_scores(found.masks.float(), found.classes / t, WINDOW, 4)[0]

@@ -118,8 +118,8 @@ def test_query_scores_of_a_window_are_those_of_the_model():
     masks, classes, size = prediction.mask_logits[-1], prediction.class_logits[-1], (32, 32)
     torch.testing.assert_close(maps[:, :19], pixel_class_scores(masks, classes, size)[:, :19])
     queries = QueryOutputs(masks, classes, 19, prediction.class_distances[-1], 3.0)
-    torch.testing.assert_close(maps[:, 19], uno(queries, size))
-    torch.testing.assert_close(maps[:, 20], min_distance(queries, size))
+    torch.testing.assert_close(maps[:, 19], uno(queries.resized(size)))
+    torch.testing.assert_close(maps[:, 20], min_distance(queries.resized(size)))
     torch.testing.assert_close(make_predictor(model, "cpu")(window), maps[:, :19])
 
 

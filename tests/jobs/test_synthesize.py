@@ -10,8 +10,8 @@ import pytest
 from pycocotools.coco import COCO
 
 from eval.sets.registry import check_masks, find_test_sets
-from eval.submissions.benchmark import BENCHMARKS
 from eval.submissions.bravo import SUBSETS
+from eval.submissions.package import BENCHMARKS
 from jobs.synthesize import SynthesizeOptions, main, synthesize
 from jobs.world.labels import EVALUATED, LabelId
 from shards.errors import InputError

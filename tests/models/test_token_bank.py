@@ -14,11 +14,13 @@ from scipy.stats import multivariate_normal
 from sklearn.covariance import ShrunkCovariance
 from sklearn.neighbors import NearestNeighbors
 
+from eval.predict.queries import QueryOutputs, pixel_class_scores
+from eval.predict.score_names import HEAD_SCORES
 from jobs import evaluate, fit_head
 from models import token_bank
 from models.config import OutlierHeadConfig
 from models.segmenter import make_predictor
-from models.token_bank import TokenBank, join_tokens, label_patches, sum_tokens
+from models.token_bank import TokenBank, join_tokens, label_patches, sum_tokens, sum_tops
 from models.weights.checkpoint import load_model
 from tests.models.tiny import IMAGE, make_model, save
 from tests.support.evaluation import write_test_sets
@@ -34,16 +36,28 @@ def draw_tokens(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return join_tokens([tokens[None]])[0], classes
 
 
+def draw_queries(seed: int, of_last: float = -9.0) -> QueryOutputs:
+    """Ten queries; `of_last` is added to the logits of the last class."""
+    generator = torch.Generator().manual_seed(seed)
+    masks, classes = (torch.randn(shape, generator=generator) for shape in ((1, 10, 6, 8), (1, 10, C + 1)))
+    classes[..., C - 1] += of_last
+    return QueryOutputs(3 * masks, 2 * classes, C)
+
+
 def test_a_fit_is_scikit_learn_s(monkeypatch: pytest.MonkeyPatch) -> None:
     """Covariances with shrinkage, Mahalanobis distances, the ratio of densities, and nearest neighbours."""
     monkeypatch.setattr(token_bank, "MOST_AT_ONCE", 100)  # several parts
     tokens, classes = draw_tokens(400, 0)
-    halves = [sum_tokens(tokens[part], classes[part], C) for part in (slice(150), slice(150, None))]
+    tops = torch.zeros(C, 3, dtype=torch.float64)
+    halves = [sum_tokens(tokens[part], classes[part], tops) for part in (slice(150), slice(150, None))]
     bank = TokenBank(OutlierHeadConfig(bank=50, blocks=(0,)), D, C)
     bank.fill(halves[0] + halves[1], tokens[:50], SHRINKAGE)
     seen, _ = draw_tokens(12, 1)
     raw = seen[None] * 3 + 5  # is normalised again
-    maps = {name: value.flatten().double().numpy() for name, value in bank([raw], (3, 4)).items()}
+    maps = {
+        name: value.flatten().double().numpy()
+        for name, value in bank([raw], (3, 4), None, draw_queries(0)).items()
+    }
     x, known = tokens.double().numpy(), classes.numpy()
     seen64 = seen.double().numpy()
     means = [x[known == c].mean(axis=0) for c in range(C - 1)]
@@ -60,6 +74,27 @@ def test_a_fit_is_scikit_learn_s(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(maps["LikelihoodRatio"], outlier - logsumexp(inlier, axis=0), atol=2e-3)
     neighbours = NearestNeighbors(n_neighbors=1).fit(x[:50])
     np.testing.assert_allclose(maps["NearestNeighbor"], neighbours.kneighbors(seen64)[0][:, 0], atol=1e-3)
+
+
+def test_standardised_max_logits_are_numpy_s() -> None:
+    """A class without pixels has the numbers of all."""
+    tokens, classes = draw_tokens(60, 0)
+    seen, new = (draw_queries(0), draw_queries(1)), draw_queries(4, of_last=0.0)
+    sums = [sum_tokens(tokens, classes, sum_tops(queries)) for queries in seen]
+    bank = TokenBank(OutlierHeadConfig(bank=1, blocks=(0,)), D, C)
+    bank.fill(sums[0] + sums[1], tokens[:1], SHRINKAGE)
+    of_pixel = [pixel_class_scores(*queries[:2])[0].double().flatten(1).numpy() for queries in (*seen, new)]
+    fitted, asked = np.concatenate(of_pixel[:2], axis=1), of_pixel[2]
+    top, winner = fitted.max(axis=0), fitted.argmax(axis=0)
+    assert set(winner) == set(range(C - 1))
+    groups = [top[winner == c] for c in range(C - 1)] + [top]
+    means, deviations = np.array([(group.mean(), group.std()) for group in groups]).T
+    predicted = asked.argmax(axis=0)
+    assert set(predicted) == set(range(C))
+    expected = (means[predicted] - asked.max(axis=0)) / deviations[predicted]
+    found = bank([tokens[None, :12]], (3, 4), None, new)["StandardizedMaxLogit"]
+    assert found.shape == (1, 1, 6, 8)
+    np.testing.assert_allclose(found.flatten(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_patch_is_of_the_class_of_more_than_half_of_its_pixels() -> None:
@@ -100,7 +135,7 @@ def test_a_head_is_fitted_measured_and_refused(
     assert (fitted / "outlier_head.safetensors").read_bytes() == one
 
     maps = make_predictor(model, "cpu", scores=("EAM",))(IMAGE)
-    names = ("NearestNeighbor", "EAM", "LikelihoodRatio", "Mahalanobis")
+    names = ("NearestNeighbor", "EAM", *HEAD_SCORES[:2], HEAD_SCORES[-1])
     found = make_predictor(head, "cpu", scores=names)(IMAGE)
     assert torch.equal(found[:, [*range(19), 20]], maps)
     sets = ["--datasets", str(write_test_sets(tmp_path / "sets")), "--device", "cpu", "--pictures", "0"]
@@ -108,11 +143,9 @@ def test_a_head_is_fitted_measured_and_refused(
         ["--checkpoint", str(fitted), *sets, "--out", str(tmp_path / "eval"), "--components", "False"]
     )
     printed = capsys.readouterr().out
-    assert all(
-        f"| {name} |" in printed for name in ("MSP", "LikelihoodRatio", "Mahalanobis", "NearestNeighbor")
-    )
+    assert all(f"| {name} |" in printed for name in ("MSP", *HEAD_SCORES))
     assert not any(
-        name.startswith("outlier_head.whiten") and not value.any()
+        name.startswith(("outlier_head.whiten", "outlier_head.top")) and not value.any()
         for name, value in load_file(fitted / "outlier_head.safetensors").items()
     )
     with refused("base has no fitted outlier head, which Mahalanobis reads"):
@@ -155,9 +188,10 @@ def test_impossible_fits_are_one_line(
 
 def test_scenes_without_a_class_give_no_bank() -> None:
     bank = TokenBank(OutlierHeadConfig(bank=1, blocks=(0,)), D, C)
-    nothing = sum_tokens(torch.zeros(0, D), torch.zeros(0, dtype=torch.long), C)
+    tops = sum_tops(draw_queries(0))
+    nothing = sum_tokens(torch.zeros(0, D), torch.zeros(0, dtype=torch.long), tops)
     with refused("outlier head: 0 patches show mostly one class; two are needed"):
         bank.fill(nothing, torch.zeros(0, D), 0.1)
-    alike = sum_tokens(torch.ones(9, D), torch.zeros(9, dtype=torch.long), C)
+    alike = sum_tokens(torch.ones(9, D), torch.zeros(9, dtype=torch.long), tops)
     with refused("outlier head: the tokens are all alike; more scenes or more shrinkage are needed"):
         bank.fill(alike, torch.ones(1, D), 0.1)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from eval.predict.queries import QueryOutputs, class_claims, mask_energy, outlier_map, pixel_class_scores
+from eval.predict.queries import QueryOutputs, class_claims, mask_energy, pixel_class_scores, resize_masks
 from eval.predict.score_names import RATIO
 from eval.predict.scores import max_logit, rba
 from models.eomt import Prediction
@@ -200,7 +200,8 @@ class LikelihoodRatio(OutlierTerm):
     name = HEAD_LOSS
 
     def costs(self, queries: QueryOutputs, label: Tensor) -> PixelCosts:
-        ratio = outlier_map(queries, (label.shape[-2], label.shape[-1]), name=RATIO)
+        assert queries.outlier_maps is not None
+        ratio = resize_masks(queries.outlier_maps[RATIO], (label.shape[-2], label.shape[-1]))[:, 0]
         return F.softplus(ratio), F.softplus(-ratio)
 
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eval.metrics.binned import ImageCounts, choose_half_bins, count_images, count_scores, nth_score
-from eval.metrics.curve import ImageScores, count_half, pixel_metrics
+from eval.metrics.binned import (
+    ImageCounts,
+    choose_splitters,
+    count_images,
+    count_scores,
+    nth_score,
+)
+from eval.metrics.curve import ImageScores, pixel_metrics
 
 
 def drawn(kind: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -76,19 +82,32 @@ def test_a_set_without_positives_has_no_metric():
     assert np.isnan(sketch.metrics(np.array([[0, 0, 6.0, 0, 0, 0]]))).all()
 
 
-@pytest.mark.parametrize("num_bins", [100, 100_000])
-def test_half_precision_bins_are_every_value_or_cut_each_class_evenly(num_bins):
-    rng = np.random.default_rng(0)
-    both = (rng.standard_normal(3_000) + 1).astype(np.float16), rng.standard_normal(40_000).astype(np.float16)
-    both[0][:20], both[1][:50], both[1][50:90] = 0.0, -0.0, -np.inf
-    bins = choose_half_bins([count_half(scores) for scores in both], num_bins)
-    if num_bins > 65_536:
-        assert bins.tolist() == np.unique(np.concatenate(both)).tolist()
-        return
-    assert bins.size <= num_bins
-    for scores in both:
-        inside = np.histogram(scores.astype(np.float64), [-np.inf, *bins[bins > -np.inf].tolist(), np.inf])[0]
-        assert inside.max() <= 8 * scores.size / num_bins + np.isin(scores, bins).sum()
+def test_scores_may_be_rounded_while_they_are_counted():
+    positives, negatives = drawn("distinct")
+
+    def half(scores: np.ndarray) -> np.ndarray:
+        return scores.astype(np.float16).astype(np.float32)
+
+    rounded = count_images(
+        [ImageScores(half(p), half(n)) for p, n in zip(positives, negatives, strict=True)], range(6)
+    )
+    found = count_images(list(map(ImageScores, positives, negatives)), range(6), rounded=half)
+    for ours, expected in zip(vars(found).values(), vars(rounded).values(), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
+@pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
+@pytest.mark.parametrize("most", [12, 100, 2000, 10**6])
+def test_open_intervals_between_splitters_are_small(ties, most):
+    rng = np.random.default_rng(1)
+    runs = [rng.standard_normal(size).astype(np.float32) for size in (0, 1, 7, 500, 3000)]
+    if ties:
+        runs = [np.round(run) for run in runs]
+        runs[3][:20], runs[4][:9] = np.inf, -np.inf
+    splitters = choose_splitters([np.sort(run) for run in runs], most)
+    scores = np.concatenate(runs)
+    inside = np.searchsorted(splitters, scores[~np.isin(scores, splitters)])
+    assert np.bincount(inside, minlength=1).max() <= most
 
 
 def split(scores: np.ndarray, pieces: int) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from eval.metrics.bootstrap import draw_weights
-from eval.metrics.components import TAUS, SegmentSizes, component_metrics, count_components
+from eval.metrics.components import TAUS, component_metrics, count_components
 from eval.metrics.measure import measure_components
 from eval.protocol import PROTOCOLS
 
@@ -20,11 +20,11 @@ def slow_frame(scores, target, threshold, smallest):
     void = {tuple(p) for p in np.argwhere(target == 255)}
     true = [{tuple(p) for p in np.argwhere(true_map == i + 1)} for i in range(num_true)]
     predicted = [{tuple(p) for p in np.argwhere(predicted_map == i + 1)} for i in range(num_predicted)]
-    predicted = [segment for segment in predicted if len(segment) >= smallest.predicted]
+    predicted = [segment for segment in predicted if len(segment) >= smallest[0]]
     for segment in true:
-        if len(segment) < smallest.true:
+        if len(segment) < smallest[1]:
             void |= segment
-    true = [segment for segment in true if len(segment) >= smallest.true]
+    true = [segment for segment in true if len(segment) >= smallest[1]]
     predicted = [segment - void for segment in predicted if segment - void]
     every_true = set().union(*true) if true else set()
     siou, ppv = [], []
@@ -54,7 +54,7 @@ def random_frame(rng: np.random.Generator):
     return scores.astype(np.float32), target, float(1.1 * field.std())
 
 
-@pytest.mark.parametrize("smallest", [SegmentSizes(1, 1), SegmentSizes(30, 12)], ids=["all", "large"])
+@pytest.mark.parametrize("smallest", [(1, 1), (30, 12)], ids=["all", "large"])
 @pytest.mark.parametrize("seed", range(4))
 def test_metrics_of_random_fields_match_the_definition(seed, smallest):
     rng = np.random.default_rng(seed)
@@ -69,8 +69,7 @@ def test_metrics_of_random_fields_match_the_definition(seed, smallest):
 
 def count(scores: list, target: list) -> tuple[list[float], np.ndarray]:
     """Segments, true and predicted, and sums of sIoU and PPV; true segments found per τ."""
-    sizes = SegmentSizes(1, 1)
-    counts = count_components(np.array(scores, np.float32), np.array(target, np.uint8), 0.5, sizes)
+    counts = count_components(np.array(scores, np.float32), np.array(target, np.uint8), 0.5, (1, 1))
     return counts[:4].tolist(), counts[4:15]
 
 
@@ -86,7 +85,7 @@ def test_a_pixel_at_the_threshold_is_not_predicted_and_void_separates():
 
 
 def test_a_set_without_segments_has_no_metric():
-    nothing = count_components(np.zeros((3, 3), "f4"), np.zeros((3, 3), "u1"), 0.5, SegmentSizes(1, 1))
+    nothing = count_components(np.zeros((3, 3), "f4"), np.zeros((3, 3), "u1"), 0.5, (1, 1))
     assert np.isnan([m[0] for m in component_metrics(nothing[None])]).all()
 
 
@@ -100,13 +99,13 @@ def test_three_pixels_of_five_do_not_reach_the_toolkits_six_tenths():
 def test_under_protocol_smiyc_the_threshold_is_rounded_to_half_precision():
     frame = np.array([[0.25, 0.25, 0, 0]], np.float32), np.array([[1, 1, 0, 0]], np.uint8)
     below = 0.25 - 1e-5  # the next float16 below 0.25 is 0.2499, so this one is 0.25 there
-    protocols, sizes = (PROTOCOLS["native"], PROTOCOLS["smiyc"]), SegmentSizes(1, 1)
-    assert [measure_components([frame], below, p, sizes).siou for p in protocols] == [1.0, 0.0]
+    protocols = (PROTOCOLS["native"], PROTOCOLS["smiyc"])
+    assert [measure_components([frame], below, p, (1, 1))["siou"] for p in protocols] == [1.0, 0.0]
 
 
 def test_intervals_are_those_of_sets_with_images_drawn_again():
     rng = np.random.default_rng(4)
-    smallest, frames, rows = SegmentSizes(5, 5), [], []
+    smallest, frames, rows = (5, 5), [], []
     for _ in range(6):
         scores, target, threshold = random_frame(rng)
         frames.append((scores / np.float32(threshold), target))
@@ -117,7 +116,7 @@ def test_intervals_are_those_of_sets_with_images_drawn_again():
     for weights in draw_weights(6).astype(int):
         true, predicted, siou, ppv = np.repeat(rows, weights, axis=0).sum(axis=0)[:4]
         drawn.append((siou / true, ppv / predicted))
-    for values, interval in zip(np.array(drawn).T, (found.siou_ci, found.ppv_ci), strict=True):
+    for values, interval in zip(np.array(drawn).T, (found["siou_ci"], found["ppv_ci"]), strict=True):
         np.testing.assert_allclose(interval, np.quantile(values, [0.025, 0.975]), rtol=1e-12)
-    assert found.siou_ci[0] < found.siou < found.siou_ci[1]
-    assert found.ppv_ci[0] < found.ppv < found.ppv_ci[1]
+    for name in ("siou", "ppv"):
+        assert found[f"{name}_ci"][0] < found[name] < found[f"{name}_ci"][1]

@@ -13,7 +13,6 @@ from torch import Tensor
 
 pytest.importorskip("torchmetrics")
 
-from eval.metrics import curve
 from eval.metrics.curve import FPR_RULES, ImageScores, exact_curve
 from eval.metrics.torchmetric import NAMES, PixelAnomaly
 from shards.errors import InputError
@@ -44,12 +43,6 @@ def read(metric: PixelAnomaly) -> dict[str, float]:
     return {name: value.item() for name, value in metric.compute().items()}
 
 
-@pytest.fixture(autouse=True)
-def _short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let precision be summed up in many blocks, whose ends fix the rounding."""
-    monkeypatch.setattr(curve, "_BLOCK", 200)
-
-
 @pytest.mark.parametrize("fpr_rule", FPR_RULES)
 def test_batches_give_the_bits_of_the_curve(fpr_rule: str) -> None:
     scores, target = draw()
@@ -75,8 +68,7 @@ def test_a_state_is_saved_and_merged() -> None:
 def share(arguments: Sequence[str]) -> None:
     """Update one of three processes with every third image, the last with none, and write what all get."""
     torch.distributed.init_process_group("gloo")
-    curve._BLOCK, (scores, target) = 200, draw(4)
-    metric, rank = PixelAnomaly(), torch.distributed.get_rank()
+    (scores, target), metric, rank = draw(4), PixelAnomaly(), torch.distributed.get_rank()
     if rank < 2:
         metric.update(scores[rank::2], target[rank::2])
     Path(arguments[0], f"{rank}.txt").write_text(repr(read(metric)))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from eval.predict.score_maps import read_map
-from eval.submissions.smiyc import decode
+from eval.submissions.smiyc import SMIYC
 from tests.support.refused import refused
 
 RAMP = np.arange(48, dtype=np.float32).reshape(6, 8)
@@ -118,7 +118,7 @@ def test_an_hdf5_file_that_is_no_map_is_refused(
     with refused(rf"a\.hdf5: .*{text}"):
         read_map(tmp_path / "a.hdf5")
     with refused(r"^in a package: "):
-        decode([(tmp_path / "a.hdf5").read_bytes()], ["in a package"])
+        SMIYC.decode([(tmp_path / "a.hdf5").read_bytes()], ["in a package"])
 
 
 def npy_head(shape: str, kind: str = "<f4") -> bytes:

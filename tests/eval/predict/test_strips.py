@@ -46,7 +46,7 @@ def test_all_scores_of_the_pass_equal_their_functions(low, high):
     class_scores = pixel_class_scores(queries.mask_logits, queries.class_logits, high, 19)
     torch.testing.assert_close(answer[:, :19], class_scores, rtol=1e-6, atol=1e-7)
     for i, name in enumerate(name for name in names if name in QUERY_SCORES):
-        expected = QUERY_SCORES[name](queries, high)
+        expected = QUERY_SCORES[name](queries.resized(high))
         torch.testing.assert_close(answer[:, 19 + i], expected, rtol=1e-6, atol=1e-6)
 
 

@@ -68,42 +68,46 @@ def test_the_two_of_road_anomaly_is_one_void_stays_void_and_grey_saved_as_rgb_is
         np.testing.assert_array_equal(read_target(found.frames[0], found.convention)[0], expected)
 
 
-@pytest.mark.parametrize(
-    ("folder", "values", "text"),
-    [
-        ("RoadAnomaly21", (0, 2), r"labels_masks/0.png: label value 2; allowed in RoadAnomaly21: 0, 1, 255"),
-        ("RoadAnomaly", (0, 1), r"labels_masks/0.png: label value 1; allowed in RoadAnomaly: 0, 2"),
-    ],
-)
-def test_a_label_value_outside_the_convention_is_named(tmp_path, folder, values, text):
-    write_set(tmp_path, folder, {"0": mask_of(*values)})
+MASKS = ("labels_masks/0.png", "labels_masks/1.png")
+ONE_CLASS = "fs_static: no {} pixel in any of 2 masks"
+REMEDY = ".* to --sets with values: {0: normal, 255: anomaly}"
+FAULTS = [
+    ("RoadAnomaly21", MASKS[:1], mask_of(0, 2), "0.png: label value 2; allowed in RoadAnomaly21: 0, 1, 255"),
+    ("RoadAnomaly", MASKS[:1], mask_of(0, 1), "masks/0.png: label value 1; allowed in RoadAnomaly: 0, 2"),
+    (
+        "fs_static",
+        MASKS[:1],
+        np.eye(3, dtype=np.uint8)[None],
+        "a mask in colour, or transparent; expected one",
+    ),
+    ("fs_static", MASKS[1:], None, "images/1.png: image without mask; expected .*labels_masks/1.png"),
+    ("fs_static", ["images/0.png"], None, "labels_masks/0.png: mask without image; expected .*images/0 with"),
+    ("fs_static", ["images/0.jpg"], b"", "0.png: two files for one frame; the other is 0.jpg"),
+    ("fs_static", ["images/0.png"], b"no image", "images/0.png: cannot be decoded as a picture"),
+    ("fs_static", MASKS[:1], b"no image", "labels_masks/0.png: is no PNG file"),
+    ("fs_static", MASKS[:1], mask_of(0, 1, 1, 1), "images/0.png: image is 2 x 2, its mask 4 x 2"),
+    ("fs_static", MASKS, mask_of(0, 255), ONE_CLASS.format("anomalous") + REMEDY),
+    ("fs_static", MASKS, mask_of(0, 0), ONE_CLASS.format("anomalous") + REMEDY),
+    ("fs_static", MASKS, mask_of(1, 255), ONE_CLASS.format("normal") + "$"),
+]
+
+
+@pytest.mark.parametrize(("folder", "names", "content", "text"), FAULTS)
+def test_a_fault_of_a_set_is_named(tmp_path, folder, names, content, text):
+    """None removes the files that are named."""
+    write_set(tmp_path, folder, dict.fromkeys("01", mask_of(0, 2 if folder == "RoadAnomaly" else 1)))
+    for path in (tmp_path / folder / name for name in names):
+        if isinstance(content, np.ndarray):
+            cv2.imwrite(str(path), content)
+        elif content is None:
+            path.unlink()
+        else:
+            path.write_bytes(content)
     with refused(text):
-        check_masks(find_test_sets(tmp_path)[0])
-
-
-def test_a_coloured_mask_is_refused(tmp_path):
-    write_set(tmp_path, "fs_static", {"0": mask_of(0, 1)})
-    cv2.imwrite(str(tmp_path / "fs_static/labels_masks/0.png"), np.eye(3, dtype=np.uint8)[None])
-    with refused("a mask in colour, or transparent; expected one 8-bit"):
-        check_masks(find_test_sets(tmp_path)[0])
-
-
-def test_an_image_without_mask_and_a_mask_without_image_are_named(tmp_path):
-    write_set(tmp_path, "fs_static", {"0": mask_of(0, 1), "1": mask_of(0, 1)})
-    (tmp_path / "fs_static/labels_masks/1.png").unlink()
-    with refused(r"images/1.png: image without mask; expected .*labels_masks/1.png"):
-        find_test_sets(tmp_path)
-    (tmp_path / "fs_static/images/1.png").unlink()
-    (tmp_path / "fs_static/images/0.png").unlink()
-    with refused(r"labels_masks/0.png: mask without image; expected .*images/0 with"):
-        find_test_sets(tmp_path)
-
-
-def test_two_images_of_one_frame_are_refused(tmp_path):
-    write_set(tmp_path, "fs_static", {"0": mask_of(0, 1)})
-    (tmp_path / "fs_static/images/0.jpg").touch()
-    with refused(r"0.png: two files for one frame; the other is 0.jpg"):
-        find_test_sets(tmp_path)
+        (found,) = find_test_sets(tmp_path)
+        for frame in found.frames:
+            require_same_size(frame, read_image(frame), read_target(frame, found.convention))
+        check_masks(found)
 
 
 def test_no_set_at_all_lists_the_expected_names(tmp_path):
@@ -126,31 +130,6 @@ def test_an_empty_set_and_a_set_without_folders_are_refused(tmp_path):
     (tmp_path / "fs_static/images").rmdir()
     with refused("images: no such folder; a test set holds images/ and labels_masks/"):
         find_test_sets(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("values", "name"), [((0, 255), "anomalous"), ((1, 255), "normal"), ((0, 0), "anomalous")]
-)
-def test_a_set_of_one_class_is_refused(tmp_path, values, name):
-    write_set(tmp_path, "fs_static", {"0": mask_of(*values), "1": mask_of(*values)})
-    with refused(f"fs_static: no {name} pixel in any of 2 masks") as error:
-        check_masks(find_test_sets(tmp_path)[0])
-    assert ("with values: {0: normal, 255: anomaly}" in str(error.value)) is (name == "anomalous")
-
-
-def test_a_broken_image_and_a_mask_of_another_size_are_named(tmp_path):
-    write_set(tmp_path, "fs_static", {"0": mask_of(0, 1)})
-    (found,) = find_test_sets(tmp_path)
-    frame = found.frames[0]
-    image = read_image(frame)
-    with refused(r"images/0.png: image is 2 x 2, its mask 4 x 2"):
-        require_same_size(frame, image, np.zeros((2, 4), dtype=np.uint8))
-    frame.image.write_bytes(b"no image")
-    frame.mask.write_bytes(b"no image")
-    with refused(r"images/0.png: cannot be decoded as a picture"):
-        read_image(frame)
-    with refused("labels_masks/0.png: is no PNG file"):
-        check_masks(found)
 
 
 def test_three_lines_describe_a_set_of_ones_own_that_is_then_read(tmp_path):

@@ -16,20 +16,19 @@ import pytest
 import torch
 
 from eval.predict.scores import SCORES
+from eval.predict.strips import PixelPrediction, plain_scores, predict_pixels
 from eval.sets.frames import image_size
-from eval.submissions.benchmark import BENCHMARKS, choose_pictures
 from eval.submissions.bravo import confidence
-from eval.submissions.package import Description
-from eval.submissions.picture import PictureAnswer, predict_from_class_scores, require_method
+from eval.submissions.export import unfinished_folder, write_package, write_predictions
+from eval.submissions.package import BENCHMARKS, Description
 from eval.submissions.smiyc import LOG_SCORES, spread, to_half
 from eval.submissions.verify import PackageFindings, largest_tie, verify_package
-from eval.submissions.writing import unfinished_folder, write_package
 from tests.support.refused import refused
 
 STEM = "04_Maurener_Weg_8_000000_000030"
 LOST_AND_FOUND = f"LostAndFound/leftImg8bit/test/04_Maurener_Weg_8/{STEM}_leftImg8bit.png"
 ZEBRA = "anomaly_p/ours/AnomalyTrack-all/zebra0000.hdf5"
-Predict = Callable[[np.ndarray], PictureAnswer]
+Predict = Callable[[np.ndarray], PixelPrediction]
 
 
 def write_picture(path: Path, seed: int = 0) -> None:
@@ -63,15 +62,15 @@ def downloads(tmp_path: Path) -> Path:
     return root
 
 
-def answer(image: np.ndarray) -> PictureAnswer:
+def answer(image: np.ndarray) -> PixelPrediction:
     """Score the upper rows higher, with the image's noise on top; classes are its red channel, mod 19."""
     rows = np.linspace(1, 0, image.shape[0], dtype=np.float32)[:, None]
     red = image[..., 0]
-    return PictureAnswer(rows + red / np.float32(1000) - 1, (red % 19).astype(np.uint8))
+    return PixelPrediction({"RbA": rows + red / np.float32(1000) - 1}, (red % 19).astype(np.uint8))
 
 
 def write(name: str, root: Path, out: Path, predict: Predict = answer, score: str = "RbA") -> PackageFindings:
-    pictures = choose_pictures(BENCHMARKS[name], root)
+    pictures = BENCHMARKS[name].choose_pictures(root)
     frames = {picture.key: image_size(picture.image) for picture in pictures}
     description = Description(
         benchmark=name, method="ours", model="run", fingerprint="1", score=score, frames=frames
@@ -79,7 +78,7 @@ def write(name: str, root: Path, out: Path, predict: Predict = answer, score: st
     return write_package(out, description, pictures, predict)
 
 
-def predicted(path: Path) -> PictureAnswer:
+def predicted(path: Path) -> PixelPrediction:
     return answer(cv2.imread(str(path), cv2.IMREAD_COLOR)[..., ::-1])
 
 
@@ -95,7 +94,7 @@ def test_smiyc_is_read_as_its_toolkit_reads(downloads: Path, tmp_path: Path) -> 
         with h5py.File(template.format(**given), "r") as file:
             value = file["value"][:]
         assert value.dtype == np.float16
-        np.testing.assert_array_equal(value, predicted(path).score.astype(np.float16))
+        np.testing.assert_array_equal(value, predicted(path).scores["RbA"].astype(np.float16))
 
 
 def test_fishyscapes_is_read_as_its_validation_reads(downloads: Path, tmp_path: Path) -> None:
@@ -107,7 +106,7 @@ def test_fishyscapes_is_read_as_its_validation_reads(downloads: Path, tmp_path: 
         found[ending] = sorted(paths, key=lambda path: int(path.name.split("_")[0]))
     scores, classes = (np.load(paths[0]) for paths in found.values())
     expected = predicted(downloads / LOST_AND_FOUND)
-    np.testing.assert_array_equal(scores, expected.score)
+    np.testing.assert_array_equal(scores, expected.scores["RbA"])
     np.testing.assert_array_equal(classes, expected.classes)
     assert classes.ndim == 2
     assert np.all(classes < 20)
@@ -121,7 +120,7 @@ def test_the_input_folder_of_fishyscapes_container_is_read(tmp_path: Path) -> No
     assert names == ["0003_anomaly.npy", "0003_segmentation.npy", "submission.json"]
     write_picture(tmp_path / "input/0003_other.png")
     with refused(f"0003_other.png: two images of number 0003; the other is 0003_{STEM}"):
-        choose_pictures(BENCHMARKS["fishyscapes"], tmp_path / "input")
+        BENCHMARKS["fishyscapes"].choose_pictures(tmp_path / "input")
 
 
 def test_bravo_is_read_as_its_encoder_reads(downloads: Path, tmp_path: Path) -> None:
@@ -140,19 +139,15 @@ def test_bravo_is_read_as_its_encoder_reads(downloads: Path, tmp_path: Path) -> 
         assert (classes.dtype, sure.dtype, classes.shape) == (np.uint8, np.uint16, sure.shape)
         expected = predicted(downloads / f"{base}{image}")
         np.testing.assert_array_equal(classes, expected.classes)
-        exact = 1 / (1 + np.exp(expected.score.astype(np.float64)))
+        exact = 1 / (1 + np.exp(expected.scores["RbA"].astype(np.float64)))
         np.testing.assert_array_equal(sure, np.minimum(np.floor(exact * 65536), 65535))
 
 
-def test_class_scores_becomes_one_score_and_classes() -> None:
+def test_scores_are_plain() -> None:
     class_scores = torch.rand(6, 70, 9, generator=torch.Generator().manual_seed(0))
-    computed = predict_from_class_scores(class_scores, "MSP")
-    np.testing.assert_allclose(computed.score, 1 - class_scores.softmax(0).amax(0).numpy(), atol=1e-6)
-    np.testing.assert_array_equal(computed.classes, class_scores.argmax(0).numpy())
-    mapped = predict_from_class_scores(class_scores, "EAM")  # the map behind five classes
-    np.testing.assert_array_equal(mapped.score, class_scores[5].numpy())
-    np.testing.assert_array_equal(mapped.classes, class_scores[:5].argmax(0).numpy())
-    assert (predict_from_class_scores(class_scores[5:], "Mine").classes == 255).all()
+    computed = predict_pixels(class_scores, ["MSP"], plain_scores)
+    np.testing.assert_allclose(computed.scores["MSP"], 1 - class_scores.softmax(0).amax(0).numpy(), atol=1e-6)
+    assert (predict_pixels(class_scores[5:], ["Mine"], plain_scores).classes == 255).all()
 
 
 def test_a_probability_stays_one_in_16_bits() -> None:
@@ -183,7 +178,7 @@ def test_a_score_beyond_half_precision_is_refused() -> None:
 def test_a_killed_export_goes_on_and_predicts_only_what_is_missing(downloads: Path, tmp_path: Path) -> None:
     out, calls = tmp_path / "out", []
 
-    def dies_at_the_third(image: np.ndarray) -> PictureAnswer:
+    def dies_at_the_third(image: np.ndarray) -> PixelPrediction:
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
@@ -219,10 +214,10 @@ def test_a_killed_export_goes_on_and_predicts_only_what_is_missing(downloads: Pa
 def test_answers_that_cannot_be_submitted_stop_at_the_first_image(
     downloads: Path, tmp_path: Path, value: float, text: str
 ) -> None:
-    def broken(image: np.ndarray) -> PictureAnswer:
+    def broken(image: np.ndarray) -> PixelPrediction:
         scores = np.full(image.shape[:2], 0.5, np.float32)
         scores[1, 1] = value
-        return PictureAnswer(scores, CLASSES)
+        return PixelPrediction({"RbA": scores}, CLASSES)
 
     with refused(text):
         write("smiyc", downloads, tmp_path / "out", broken)
@@ -285,7 +280,7 @@ def test_files_of_no_image_and_missing_images_are_told_from_the_downloads(
     assert not verify_package(out).problems  # nothing to compare with
     folder = out / "anomaly_p/ours/AnomalyTrack-all"
     (folder / "zebra0000.hdf5").rename(folder / "zebra0001.hdf5")
-    findings = verify_package(out, lambda benchmark: choose_pictures(benchmark, downloads))
+    findings = verify_package(out, lambda benchmark: benchmark.choose_pictures(downloads))
     assert findings.problems == [
         "1 of 3 images missing, such as AnomalyTrack-all/zebra0000",
         "1 of 3 images of no image, such as AnomalyTrack-all/zebra0001",
@@ -296,9 +291,9 @@ def test_files_of_no_image_and_missing_images_are_told_from_the_downloads(
 
 
 def test_scores_that_are_upside_down_are_told_by_labels_and_without(downloads: Path, tmp_path: Path) -> None:
-    def upside_down(image: np.ndarray) -> PictureAnswer:
+    def upside_down(image: np.ndarray) -> PixelPrediction:
         right = answer(image)
-        return PictureAnswer(-((right.score + 1) ** 3), right.classes)
+        return PixelPrediction({"RbA": -((right.scores["RbA"] + 1) ** 3)}, right.classes)
 
     findings = write("smiyc", downloads, tmp_path / "out", upside_down)
     (warning,) = [line for line in findings.warnings if "upside down" in line]
@@ -310,7 +305,9 @@ def test_scores_that_are_upside_down_are_told_by_labels_and_without(downloads: P
 
 def test_many_ties_are_told(downloads: Path, tmp_path: Path) -> None:
     rows = np.repeat(np.arange(6, dtype=np.float32)[::-1, None], 8, axis=1)
-    findings = write("smiyc", downloads, tmp_path / "out", lambda image: PictureAnswer(rows, CLASSES))
+    findings = write(
+        "smiyc", downloads, tmp_path / "out", lambda image: PixelPrediction({"RbA": rows}, CLASSES)
+    )
     assert findings.warnings[0].startswith(
         "ties: 16.7 % of an image's pixels have one and the same value on av"
     )
@@ -339,7 +336,7 @@ def test_archives_are_read_and_must_begin_where_the_package_does(downloads: Path
 
 
 def test_what_is_asked_for_must_be_there(downloads: Path, tmp_path: Path) -> None:
-    (found,) = choose_pictures(BENCHMARKS["smiyc"], downloads, ("ObstacleTrack-all",))
+    (found,) = BENCHMARKS["smiyc"].choose_pictures(downloads, ("ObstacleTrack-all",))
     assert found.key == "ObstacleTrack-all/curvy-street_1"
     write_picture(downloads / "0000_x.png")
     for benchmark, root, parts, text in (
@@ -349,20 +346,25 @@ def test_what_is_asked_for_must_be_there(downloads: Path, tmp_path: Path) -> Non
         ("fishyscapes", downloads, (), "--parts: input, LostAndFound number their images alike; name one of"),
     ):
         with refused(text):
-            choose_pictures(BENCHMARKS[benchmark], root, parts)
+            BENCHMARKS[benchmark].choose_pictures(root, parts)
 
 
 def test_lost_and_found_is_submitted_where_its_own_labels_lie(downloads: Path) -> None:
     (downloads / "LostAndFound/gtCoarse/test").mkdir(parents=True)
-    keys = [picture.key for picture in choose_pictures(BENCHMARKS["smiyc"], downloads)]
+    keys = [picture.key for picture in BENCHMARKS["smiyc"].choose_pictures(downloads)]
     assert keys[-1] == f"LostAndFound-test/{STEM}"
 
 
-def test_a_method_is_a_name() -> None:
-    require_method("EoMT-B_rba+coco.v2", "--method")
-    for name in ("", "a/b", "..", ".x", "a b"):
-        with refused("--method: got .*; a method's name has letters, digits"):
-            require_method(name, "--method")
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".x", "a b", "EoMT-B_rba+coco.v2"])
+def test_a_method_is_a_name(tmp_path: Path, name: str) -> None:
+    given = {"benchmark": "bravo", "datasets": tmp_path / "nowhere", "parts": (), "score": "RbA"}
+    text = (
+        "nowhere: no such folder"
+        if len(name) > 3
+        else "--method: got .*; a method's name has letters, digits"
+    )
+    with refused(text):
+        write_predictions(lambda _: None, tmp_path / "out", method=name, **given)  # type: ignore[arg-type]
 
 
 def test_without_h5py_one_line_says_what_to_install(
