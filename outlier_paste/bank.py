@@ -208,7 +208,7 @@ def open_bank(
     if Path(path).is_dir() and not (Path(path) / MANIFEST_NAME).is_file():
         store = PngFolder(Path(path))
     else:
-        store = ShardStore(open_shards([path], split=None))
+        store = ShardStore(open_shards([path], None, "paste.bank"))
     chosen = [i for i, key in enumerate(store.keys) if is_held_out(key, held_out) == take_held_out]
     if not chosen:
         part = "all of" if held_out else "none of"

@@ -44,7 +44,6 @@ from shards.manifest import MANIFEST_NAME, Manifest, ShardEntry, read_manifest, 
 from shards.output import make_folder, publish, require_free, staged_folder
 from shards.prepare.plan import EncodedSample, FolderPlan, ShardPlan
 from shards.progress import Progress
-from shards.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +58,9 @@ class _Stopped(Exception):
     """The run failed or was interrupted elsewhere; what this worker does is no longer wanted."""
 
 
-def write_folder(plan: FolderPlan, out: Path, *, workers: int = 0, task: Task | None = None) -> None:
+def write_folder(
+    plan: FolderPlan, out: Path, *, workers: int = 0, task: tuple[int, int] | None = None
+) -> None:
     """Write the shards that `plan` describes, and complete `out` when all of them are there.
 
     On an error or Ctrl-C all workers stop after their current sample. Workers also end when this process is
@@ -67,8 +68,8 @@ def write_folder(plan: FolderPlan, out: Path, *, workers: int = 0, task: Task | 
 
     Args:
         workers: number of processes; 0 takes one per processor, fewer for a small set.
-        task: share of the shards to write, with `.NAME.parts` as the working folder; None writes all in a
-            folder of its own.
+        task: number and count of those that share the shards, with `.NAME.parts` as the working folder; None
+            writes all in a folder of its own.
 
     Raises:
         RuntimeError: a worker process died, for lack of memory most likely.
@@ -87,7 +88,7 @@ def write_folder(plan: FolderPlan, out: Path, *, workers: int = 0, task: Task | 
         logger.info("%s: %d samples in %d shards, %.1f MB, %.1f s", out, *counts)
 
 
-def _write_share(plan: FolderPlan, out: Path, workers: int, task: Task) -> Manifest | None:
+def _write_share(plan: FolderPlan, out: Path, workers: int, task: tuple[int, int]) -> Manifest | None:
     """Write a task's share, with others; return the manifest where it, alone, completes the folder."""
     folder = out.absolute().with_name(f".{out.name}.parts")
     lock = folder.with_name(folder.name + ".lock")
@@ -100,12 +101,12 @@ def _write_share(plan: FolderPlan, out: Path, workers: int, task: Task) -> Manif
         require_free(out)
         make_folder(folder)
         _require_same_plan(folder, plan)
-        _write_missing(plan.shards[task.number :: task.count], folder, workers, plan.kind)
+        _write_missing(plan.shards[task[0] :: task[1]], folder, workers, plan.kind)
         missing = [shard.name for shard in plan.shards if not _is_done(folder, shard)]
     if not missing and (manifest := _complete_parts(plan, folder, out, lock)):
         return manifest
     rest = f"{len(missing)} shards of other tasks are missing yet" if missing else "all are complete"
-    logger.info("%s: task %s has written its share; %s", out, task, rest)
+    logger.info("%s: task %d/%d has written its share; %s", out, *task, rest)
     return None
 
 

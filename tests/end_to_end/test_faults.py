@@ -7,13 +7,14 @@ environment takes seven moments of each kind; `-s` shows in what each one fell, 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -68,8 +69,8 @@ FAULTS: dict[str, Fault] = {
     "two processes: SIGUSR1 to one in a validation": Fault((SIGUSR1,), VALIDATION, targets=(1,), ranks=2),
 }
 SEEDS = pytest.mark.parametrize("seed", range(int(os.environ.get("FAULT_SEEDS", "1"))))
-Whole = dict[int, tuple[Path, float]]
-"""By the number of ranks: where a run never stopped lies, and the seconds it took."""
+Whole = tuple[Path, float]
+"""Where a run never stopped lies, and the seconds it took."""
 
 
 def arguments(out: Path, scenes: str, ranks: int) -> list[str]:
@@ -81,22 +82,26 @@ def arguments(out: Path, scenes: str, ranks: int) -> list[str]:
 
 
 @pytest.fixture(name="whole", scope="module")
-def _whole(tmp_path_factory: pytest.TempPathFactory, scene_shards: str) -> Whole:
-    found: Whole = {}
-    for ranks in (1, 1, 2):  # the first one loads what is loaded late
-        folder, started = tmp_path_factory.mktemp("whole"), time.perf_counter()
-        run_ranks(finetune.main, arguments(folder, scene_shards, ranks), folder / "said", ranks)
-        found[ranks] = folder, time.perf_counter() - started
-    return found
+def _whole(tmp_path_factory: pytest.TempPathFactory, scene_shards: str) -> Callable[[int], Whole]:
+    """Give the run of some ranks that nobody disturbs, after one that loads what is loaded late."""
+
+    @functools.cache
+    def run(ranks: int) -> Whole:
+        for _ in range(2):
+            folder, started = tmp_path_factory.mktemp("whole"), time.perf_counter()
+            run_ranks(finetune.main, arguments(folder, scene_shards, ranks), folder / "said", ranks)
+        return folder, time.perf_counter() - started
+
+    return run
 
 
 @SEEDS
 @pytest.mark.parametrize("kind", FAULTS)
 def test_an_interrupted_run_ends_in_the_bits_of_one_never_stopped(
-    tmp_path: Path, scene_shards: str, whole: Whole, kind: str, seed: int
+    tmp_path: Path, scene_shards: str, whole: Callable[[int], Whole], kind: str, seed: int
 ) -> None:
     fault, draw = FAULTS[kind], np.random.default_rng([seed, *kind.encode()])
-    expected, seconds = whole[fault.ranks]
+    expected, seconds = whole(fault.ranks)
     options = arguments(tmp_path, scene_shards, fault.ranks)
     processes = start_ranks(finetune.main, options, tmp_path / "said", fault.ranks)
     moment = disturb(processes, fault, tmp_path, seconds, draw)

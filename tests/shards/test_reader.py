@@ -152,9 +152,9 @@ def test_an_unfit_tar_file_is_refused(tmp_path: Path, content: bytes, message: s
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        ([], "shards: the list is empty"),
+        ([], "validation.shards: the list is empty"),
         *[
-            ([path], "none.*: no shard found; give a folder")
+            ([path], "^validation.shards /.*none.*: no shard found; give a folder")
             for path in ("none.tar", "none-*.tar", "none-{0..1}.tar")
         ],
         (["s-{0..1.tar"], "Unbalanced braces"),
@@ -162,7 +162,7 @@ def test_an_unfit_tar_file_is_refused(tmp_path: Path, content: bytes, message: s
 )
 def test_paths_without_shards_are_refused(tmp_path: Path, paths: list[str], message: str) -> None:
     with refused(message):
-        open_shards([f"{tmp_path}/{path}" for path in paths], "train")
+        open_shards([f"{tmp_path}/{path}" for path in paths], "train", "validation.shards")
 
 
 def test_a_shard_that_shrinks_or_disappears_after_indexing_is_noticed(tmp_path: Path) -> None:
