@@ -23,7 +23,7 @@ from shards.batch import Batch
 from shards.config import AugmentConfig, StreamConfig
 from shards.prepare.writer import write_shard
 from shards.reader import open_shards
-from shards.schema import Sample
+from shards.schema import Sample, Transform
 from shards.stream import Stream, build_stream
 from tests.support.refused import refused
 
@@ -54,18 +54,19 @@ def make_config(folder: Path, batch_size: int = 2, workers: int = 0) -> StreamCo
     )
 
 
-def mark(sample: Sample, generator: np.random.Generator) -> Sample:
+class Mark(Transform):
     """A transform whose random numbers can be read from the pixels."""
-    image = sample.image.copy()
-    image[0] = generator.integers(0, 256, 3)
-    return Sample(key=sample.key, image=image, label=sample.label)
+
+    def __call__(self, sample: Sample, generator: np.random.Generator, epoch: int = 0) -> Sample:
+        sample.image[0] = generator.integers(0, 256, 3)
+        return sample
 
 
 def open_stream(
     config: StreamConfig, num: int | None = None, rank: int = 0, world: int = 1, start: int = 0, **more: Any
 ) -> Stream:
     share = {"rank": rank, "world_size": world, "start_position": start, "num_batches": num}
-    return build_stream(config, seed=1, **{"transform": mark, **share, **more})
+    return build_stream(config, seed=1, **{"transform": Mark(), **share, **more})
 
 
 def read(config: StreamConfig, num: int, **share: int) -> list[Batch]:
