@@ -37,14 +37,14 @@ class Cutout:
     """(height, width) in pixels of the photograph the object was cut from."""
 
 
-def encode_cutout(cutout: Cutout, *, jpeg_quality: int = 95) -> dict[str, bytes]:
+def encode_cutout(cutout: Cutout) -> dict[str, bytes]:
     """Return the members of a cut-out's shard sample, by suffix.
 
     The mask is a PNG, because JPEG would change its values; of one bit where there is no soft edge, which
-    decodes faster. The picture is a JPEG of `jpeg_quality`.
+    decodes faster. The picture is a JPEG of quality 95.
     """
     bgr = cv2.cvtColor(cutout.image, cv2.COLOR_RGB2BGR)
-    _, picture = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])
+    _, picture = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])
     is_soft = cv2.countNonZero(cv2.inRange(cutout.mask, (1,), (254,))) > 0
     _, mask = cv2.imencode(".png", cutout.mask, [] if is_soft else [cv2.IMWRITE_PNG_BILEVEL, 1])
     meta = to_json(_Meta(cutout.category, cutout.source_size), indent=None, sort_keys=True).rstrip()

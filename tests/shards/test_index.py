@@ -41,13 +41,6 @@ def test_an_index_is_written_beside_the_shard_and_then_trusted(
     assert load_index(shard) == built
 
 
-def test_offsets_are_those_of_the_standard_library(shard: Path) -> None:
-    with tarfile.open(shard) as tar:
-        theirs = [(info.name, info.offset_data, info.size) for info in tar]
-    ours = [(f"{key}.{m.suffix}", m.offset, m.size) for key, members in load_index(shard) for m in members]
-    assert ours == theirs
-
-
 DAMAGES: dict[str, Callable[[Any], object]] = {
     "older": lambda content: content["samples"][0].__setitem__(0, "wrong"),
     "version": lambda content: content.update(version=99),

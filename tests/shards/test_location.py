@@ -191,11 +191,6 @@ def test_wildcards_work_where_the_file_system_can_list(tmp_path: Path, cache: st
         find_shards("memory://bucket/t-*.tar", None, str(tmp_path))
 
 
-def test_a_file_url_is_a_remote_shard_too(folder: Path, cache: str) -> None:
-    reader = open_shards([f"file://{folder}"], "val", cache=cache)
-    assert reader.read(0) == {"x": b"1" * 600}
-
-
 def test_a_missing_remote_shard_is_left_out_where_errors_may_be(
     server: Server, tmp_path: Path, cache: str
 ) -> None:
