@@ -34,7 +34,7 @@ class Sharing:
     """Sharing of the work; the shards do not depend on it."""
 
     workers: int = 0
-    """Processes; 0 takes one per processor, fewer for a small set."""
+    """Threads; 0 takes one per processor."""
     task: str = ""
     """`I/N`: this is task I (from 0) of N, on any machines that share the output folder; `slurm`: the place
     in a SLURM array. Each writes its share and the last one completes the folder; one that starts again goes
