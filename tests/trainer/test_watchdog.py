@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Sequence
@@ -92,16 +93,8 @@ def sleep_on(processes: Sequence[BaseProcess], what: str) -> None:
 def test_all_ranks_leave_a_training_in_which_something_sleeps(
     tmp_path: Path, scene_shards: str, what: str
 ) -> None:
-    settings = [
-        "--loop.steps",
-        "100000",
-        "--loop.save_every",
-        "5",
-        "--loop.hang_s",
-        "2",
-        "--data.workers",
-        "1",
-    ]
+    settings = ["--loop.steps", "100000", "--loop.save_every", "5", "--loop.hang_s", "2"]
+    settings += ["--data.workers", "1"]
     options = make_arguments(tmp_path, scene_shards, *settings, "--tracking.tensorboard", "False")
     processes = start_ranks(finetune.main, options, tmp_path / "said", 2)
     log = tmp_path / "run" / "log.txt"
@@ -116,3 +109,6 @@ def test_all_ranks_leave_a_training_in_which_something_sleeps(
     assert "error: process 0 of 2 on " in told
     assert ("error: process 1 of 2 on " in told) is not asleep
     assert "trainer/loop.py" in told
+    waited = [float(seconds) for seconds in re.findall(r"no step ended for (\S+) s", told)]
+    assert waited
+    assert all(2 <= seconds < 3 for seconds in waited)  # hang_s, and far more than three of these steps
