@@ -71,15 +71,6 @@ def address(server: Server) -> str:
     return f"http://127.0.0.1:{server.server_address[1]}"
 
 
-def test_a_killed_download_leaves_nothing_for_long(folder: Path, tmp_path: Path) -> None:
-    (shard, *_) = find_shards(f"file://{folder}/train-0.tar", None, str(tmp_path / "cache"))
-    copy = shard.fetch()
-    copy.unlink()
-    copy.with_name(f".{copy.name}.partial-x").write_bytes(b"half")
-    assert shard.fetch() == copy
-    assert sorted(path.name for path in copy.parent.iterdir()) == [copy.name, f"{copy.name}.lock"]
-
-
 def test_a_full_cache_is_a_fault_of_storage(folder: Path, tmp_path: Path) -> None:
     (shard, *_) = find_shards(f"file://{folder}/train-0.tar", None, "/sys/cache")
     with pytest.raises(StorageError, match="^data.cache /sys/cache: .*: cannot be read or written: "):
