@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -45,6 +46,10 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
+def sides(part: Iterable[slice]) -> tuple[int, ...]:
+    return tuple(span.stop - span.start for span in part)
+
+
 frames = st.tuples(st.integers(1, 300), st.integers(1, 300))
 
 
@@ -54,13 +59,10 @@ def test_a_window_lies_in_the_frame_and_fills_the_crop_at_zoom_one_and_above(
     frame: tuple[int, int], crop: tuple[int, int], zoom: float, seed: int
 ) -> None:
     window = find_window(frame, crop, zoom, tuple(rng(seed).random(2).tolist()))
-    assert 0 <= window.top <= frame[0] - window.height
-    assert 0 <= window.left <= frame[1] - window.width
-    assert 0 <= window.out_top <= crop[0] - window.out_height
-    assert 0 <= window.out_left <= crop[1] - window.out_width
-    assert min(window.height, window.width, window.out_height, window.out_width) >= 1
+    for part, whole in zip((window.rows, window.columns, *window.filled), (*frame, *crop), strict=True):
+        assert 0 <= part.start < part.stop <= whole
     if zoom >= 1:
-        assert (window.out_height, window.out_width) == crop
+        assert sides(window.filled) == crop
 
 
 @pytest.mark.parametrize(
@@ -69,15 +71,15 @@ def test_a_window_lies_in_the_frame_and_fills_the_crop_at_zoom_one_and_above(
 )
 def test_zoom_on_a_cityscapes_frame(zoom: float, size: tuple[int, int], filled: tuple[int, int]) -> None:
     window = find_window((1024, 2048), (1024, 1024), zoom, (0.0, 0.0))
-    assert (window.height, window.width) == size
-    assert (window.out_height, window.out_width) == filled
+    assert sides((window.rows, window.columns)) == size
+    assert sides(window.filled) == filled
 
 
 def test_upstream_scales_leave_forty_percent_void_and_ours_none() -> None:
     def void_share(low: float, high: float) -> float:
         zooms = np.linspace(low, high, 2000)
         windows = [find_window((1024, 2048), (1024, 1024), zoom, (0.5, 0.5)) for zoom in zooms]
-        return 1 - float(np.mean([w.out_height * w.out_width / 1024**2 for w in windows]))
+        return 1 - float(np.mean([np.prod(sides(w.filled)) / 1024**2 for w in windows]))
 
     # by hand: the part filled is z * min(1, 2z); its mean over [.25, 1] is (.0729 + .375) / .75 = .597
     assert void_share(0.25, 1.0) == pytest.approx(0.403, abs=0.002)
@@ -230,9 +232,8 @@ def test_upstream_s_crops_have_the_distribution_of_torchvision_s() -> None:
     ours = []
     for seed in range(600):
         crop = choose_crop(label, UPSTREAM, (128, 128), rng(seed))
-        window = crop.window
-        ours.append((window.out_height, window.out_width, window.left, crop.mirrored))
-        assert (window.top, window.out_top, window.out_left) == (0, 0, 0)
+        ours.append((*sides(crop.filled), crop.columns.start, crop.mirrored))
+        assert (crop.rows.start, crop.filled[0].start, crop.filled[1].start) == (0, 0, 0)
     for column, name in enumerate(("filled rows", "filled columns", "left")):
         assert ks_2samp(np.array(ours)[:, column], theirs[:, column]).pvalue > 0.01, name
     assert np.mean(ours, axis=0)[3] == pytest.approx(theirs.mean(axis=0)[3], abs=0.08)
@@ -260,10 +261,10 @@ def test_a_crop_has_torchvision_s_pixels(zoom: float, largest: float, mean: floa
     image = np.clip(cv2.resize(coarse, (256, 128), interpolation=cv2.INTER_CUBIC), 0, 255).astype(np.uint8)
     sample = Sample(key="k", image=image, label=(image[..., 0] // 16).astype(np.uint8))
     crop = crop_scene(sample, still(zoom), (128, 128), rng(4))
-    window = choose_crop(sample.label, still(zoom), (128, 128), rng(4)).window
+    window = choose_crop(sample.label, still(zoom), (128, 128), rng(4))
     size = [round(128 * zoom), round(256 * zoom)]
     whole = v2.functional.resize(torch.from_numpy(image).permute(2, 0, 1), size, antialias=True)
-    top, left = round(window.top * zoom), round(window.left * zoom)
+    top, left = round(window.rows.start * zoom), round(window.columns.start * zoom)
     expected = v2.functional.crop(whole, top, left, 128, 128).permute(1, 2, 0).numpy()
     inner = np.s_[2:-2, 2:-2]
     difference = np.abs(crop.image.astype(int) - expected)[inner]
