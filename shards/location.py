@@ -185,7 +185,7 @@ def _as_manifests_say(paths: Sequence[str]) -> list[Shard]:
     """Return local tar files; those that a manifest beside them lists have its classes and title."""
     told: dict[Path, Shard] = {}
     for folder in {Path(path).parent for path in paths}:
-        if (folder / MANIFEST_NAME).is_file():
+        with contextlib.suppress(InputError):  # no manifest, or somebody else's file of that name
             manifest = read_manifest(folder, check_files=False)
             known = Shard("", classes=manifest.classes, title=manifest.title)
             told |= dict.fromkeys((folder / entry.name for entry in manifest.shards), known)
