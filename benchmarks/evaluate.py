@@ -29,9 +29,9 @@ import numpy as np
 import sklearn
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import average_precision_score, roc_curve
 
 from benchmarks.machine import ThreadedOptions, describe_machine, table
+from benchmarks.metrics import sklearn_metrics
 from eval.metrics.binned import count_images
 from eval.metrics.curve import exact_curve
 from eval.predict.predictions import CachedSet, WindowPredictions, read_frames, write_frame
@@ -157,14 +157,10 @@ def usual_scores(class_scores: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def usual_metrics(kept: dict[str, list[np.ndarray]], targets: Sequence[np.ndarray]) -> Numbers:
     """Return AP and FPR95 of each score over all frames, by scikit-learn."""
-    truth = np.array(targets)
-    found = {}
+    truth, found = np.array(targets), {}
     for name, maps in kept.items():
         scores = np.array(maps)
-        values = np.concatenate([scores[truth == 1], scores[truth == 0]])
-        labels = np.concatenate([np.ones((truth == 1).sum()), np.zeros((truth == 0).sum())])
-        fpr, tpr, _ = roc_curve(labels, values)
-        found[name] = float(average_precision_score(labels, values)), float(fpr[np.argmax(tpr >= 0.95)])
+        found[name] = sklearn_metrics(scores[truth == 1], scores[truth == 0])[:2]
     return found
 
 

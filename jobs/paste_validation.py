@@ -65,10 +65,11 @@ def main(arguments: Sequence[str]) -> None:
     config = load_config(FinetuneConfig, of_run, program=PROGRAM)
     from eval.sets.benchmarks import require_no_benchmark, require_no_benchmark_scenes
 
+    setting = "validation.shards" if config.validation.shards else "data.shards"
     places = config.validation.shards or config.data.shards
     for place in places:
         require_no_benchmark(place, "validation.shards")
-    reader = open_shards(places, config.validation.split)
+    reader = open_shards(places, config.validation.split, setting)
     require_scenes(reader)
     require_no_benchmark_scenes(reader, "validation.shards")
     bank = open_held_out(config.paste, options.bank)

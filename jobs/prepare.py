@@ -24,7 +24,7 @@ from shards.prepare.segments import SegmentFilter, plan_segments
 from shards.prepare.writer import write_folder
 from shards.program import run_program
 from shards.settings import parse_options
-from shards.task import Task, parse_task
+from slurm.status import parse_task
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class Sharing:
     """Sharing of the work; the shards do not depend on it."""
 
     workers: int = 0
-    """Processes; 0 takes one per processor, fewer for a small set."""
+    """Threads; 0 takes one per processor."""
     task: str = ""
     """`I/N`: this is task I (from 0) of N, on any machines that share the output folder; `slurm`: the place
     in a SLURM array. Each writes its share and the last one completes the folder; one that starts again goes
@@ -43,13 +43,11 @@ class Sharing:
     """Keep finished shards of an interrupted run in `.OUT.parts`, and go on with them the next time."""
 
     def check(self, samples_per_shard: int) -> None:
-        """Refuse impossible counts and tasks."""
+        """Refuse impossible counts."""
         if samples_per_shard < 1:
             raise InputError(f"samples_per_shard: is {samples_per_shard}; 1 or more is needed")
         if self.workers < 0:
             raise InputError(f"workers: is {self.workers}; 0 or more is needed")
-        if self.task:
-            parse_task(self.task)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +175,7 @@ def main(arguments: Sequence[str]) -> None:
         known = ", ".join(DOWNLOADS)
         raise InputError(f"which download: {arguments[0]!r} is not known; the first argument is {known}")
     job: Job = parse_options(Job, arguments, program="jobs.prepare")
-    task = parse_task(job.task) if job.task else Task(0, 1) if job.resume else None
+    task = parse_task(job.task) if job.task else (0, 1) if job.resume else None
     if task is None or not (job.out / MANIFEST_NAME).is_file():  # which another task may have completed
         require_free(job.out)
     plan = job.plan()

@@ -21,12 +21,11 @@ from shards.cutout import (
     crop_to_mask,
     decode_cutout,
     decode_description,
-    read_shape,
     shrink_cutout,
 )
 from shards.errors import InputError
 from shards.manifest import MANIFEST_NAME
-from shards.picture import COLOUR_ALPHA, GREY_ALPHA, decode_numbers, require_kind
+from shards.picture import COLOUR_ALPHA, GREY_ALPHA, decode_numbers, read_size, require_kind
 from shards.reader import ShardReader, open_shards
 from shards.source import list_visible
 
@@ -48,7 +47,6 @@ class ShardStore:
                 raise InputError(f"paste.bank: sample {key} is no cut-out: {lacks}")
         self.keys = reader.keys
         self._reader = reader
-        self._read: tuple[int, dict[str, bytes]] = (-1, {})
 
     def category(self, index: int) -> str:
         """Name an object's category."""
@@ -57,19 +55,12 @@ class ShardStore:
 
     def shape(self, index: int) -> tuple[int, int]:
         """Return an object's (height, width), out of its mask's first bytes."""
-        return read_shape(self.keys[index], self._members(index))
+        mask = self._reader.read(index, (MASK_SUFFIX,))[MASK_SUFFIX]
+        return read_size(mask, f"cut-out {self.keys[index]}: {MASK_SUFFIX}")
 
     def decode(self, index: int, shrink: int) -> Cutout:
         """Decode an object at 1 / `shrink` of its height and width."""
-        return decode_cutout(self.keys[index], self._members(index), shrink=shrink)
-
-    def _members(self, index: int) -> dict[str, bytes]:
-        if self._read[0] != index:  # shape and picture of an object are asked for one after the other
-            self._read = (index, self._reader.read(index))
-        return self._read[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_read": (-1, {})}
+        return decode_cutout(self.keys[index], self._reader.read(index), shrink=shrink)
 
 
 class PngFolder:
@@ -208,7 +199,7 @@ def open_bank(
     if Path(path).is_dir() and not (Path(path) / MANIFEST_NAME).is_file():
         store = PngFolder(Path(path))
     else:
-        store = ShardStore(open_shards([path], split=None))
+        store = ShardStore(open_shards([path], None, "paste.bank"))
     chosen = [i for i, key in enumerate(store.keys) if is_held_out(key, held_out) == take_held_out]
     if not chosen:
         part = "all of" if held_out else "none of"

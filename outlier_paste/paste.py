@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import cv2
@@ -14,7 +13,7 @@ from outlier_paste.bank import CutoutBank, fitting_shrink, open_bank, resize_cut
 from outlier_paste.blend import BLENDS, blend_into, find_overlap, hard_opacity
 from outlier_paste.config import PasteConfig
 from outlier_paste.placement import PLACEMENTS, SIZINGS, Place, Situation, place_on_road
-from shards.schema import CITYSCAPES, OUTLIER_ID, VOID_ID, ClassTable, Sample
+from shards.schema import CITYSCAPES, OUTLIER_ID, VOID_ID, ClassTable, Sample, Transform
 
 ATTEMPTS = 10
 """Tries to find a place that meets no other object; then the scene gets one object less."""
@@ -24,31 +23,19 @@ Planned = tuple[int, bool, Place]
 """An object by number, whether it is mirrored, and its place."""
 
 
-class OutlierPaste:
+class OutlierPaste(Transform):
     """Pastes objects of a bank onto scenes; a transform for `shards.stream.build_stream`."""
 
     def __init__(self, config: PasteConfig, bank: CutoutBank, classes: ClassTable = CITYSCAPES) -> None:
         """Paste onto scenes of these classes, of which placement `road` needs one of that name."""
-        self.config = config
+        self.config, self.before_crop = config, config.onto == "frame"
         self.bank = bank
         self._place = PLACEMENTS[config.placement]
         if config.placement == "road":
             self._place = partial(place_on_road, road_id=classes.find("road", "paste.placement road"))
 
-    @property
-    def before_crop(self) -> bool:
-        """Whether this wants the whole frame instead of the crop."""
-        return self.config.onto == "frame"
-
-    def for_epoch(self, epoch: int) -> Callable[[Sample, np.random.Generator], Sample]:
-        """Return what pastes in one epoch, from that epoch's part of the bank."""
-        return lambda sample, generator: self(sample, generator, epoch)
-
     def __call__(self, sample: Sample, generator: np.random.Generator, epoch: int = 0) -> Sample:
-        """Paste onto a scene, in place; return it.
-
-        What is pasted depends on the scene, the numbers of the generator and the epoch alone.
-        """
+        """Paste onto a scene, in place, from the epoch's part of the bank; return it."""
         if generator.random() >= self.config.probability:
             return sample
         hidden: set[int] = set()

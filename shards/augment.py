@@ -7,7 +7,6 @@ from the label alone, and only that part of the picture is decoded (where its fo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import cv2
@@ -25,39 +24,17 @@ LABEL_STRIDE = 4
 """Every fourth row and column of the label is counted for that."""
 
 
-class Window(NamedTuple):
-    """A part of the frame, and the part of the crop that it fills, in pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-    """Top left corner and sides of the part of the frame."""
-    out_top: int
-    out_left: int
-    out_height: int
-    out_width: int
-    """Top left corner and sides of the part of the crop; the rest of the crop is void."""
-
-
-@dataclass(frozen=True)
-class Crop:
+class Crop(NamedTuple):
     """What is cut out of a frame, before any pixel of its picture is decoded."""
 
-    window: Window
-    mirrored: bool
-    size: tuple[int, int]
-    """(height, width) of the result, in pixels."""
-
-    @property
-    def rows(self) -> slice:
-        """The rows of the frame that are needed."""
-        return slice(self.window.top, self.window.top + self.window.height)
-
-    @property
-    def columns(self) -> slice:
-        """The columns of the frame that are needed."""
-        return slice(self.window.left, self.window.left + self.window.width)
+    rows: slice
+    columns: slice
+    """Of the frame."""
+    filled: tuple[slice, slice]
+    """Rows and columns of the result that they fill; the rest of it is void."""
+    size: Size
+    """Of the result."""
+    mirrored: bool = False
 
 
 def choose_crop(
@@ -98,12 +75,12 @@ def _draw_crop(
             break
         place = (generator.random(), generator.random())
         window = find_window(frame, crop, zoom, place, config.recipe)
-    return Crop(window, mirrored, crop)
+    return window._replace(mirrored=mirrored)
 
 
 def find_window(
     frame: Size, crop: Size, zoom: float, place: tuple[float, float], recipe: Recipe = "ours"
-) -> Window:
+) -> Crop:
     """Find the part of a frame that a crop shows.
 
     The frame is resized by zoom * f(crop height / frame height, crop width / frame width). For ours f is the
@@ -116,23 +93,24 @@ def find_window(
     """
     ratios = (crop[0] / frame[0], crop[1] / frame[1])
     factor = zoom * (max(ratios) if recipe == "ours" else min(ratios))
-    sides = []
+    spans = []
     for of_frame, of_crop, share in zip(frame, crop, place, strict=True):
         wanted = max(1, round(of_crop / factor))
         if wanted <= of_frame:
-            sides.append((int(share * (of_frame - wanted + 1)), wanted, 0, of_crop))
+            first = int(share * (of_frame - wanted + 1))
+            spans.append((slice(first, first + wanted), slice(0, of_crop)))
         else:
             filled = min(of_crop, max(1, round(of_frame * factor)))
-            free = of_crop - filled + 1 if recipe == "ours" else 0
-            sides.append((0, of_frame, int(share * free), filled))
-    (top, height, out_top, out_height), (left, width, out_left, out_width) = sides
-    return Window(top, left, height, width, out_top, out_left, out_height, out_width)
+            first = int(share * (of_crop - filled + 1)) if recipe == "ours" else 0
+            spans.append((slice(0, of_frame), slice(first, first + filled)))
+    (rows, filled_rows), (columns, filled_columns) = spans
+    return Crop(rows, columns, (filled_rows, filled_columns), crop)
 
 
 def resize_crop(part: UInt8[np.ndarray, "h w 3"], crop: Crop) -> UInt8[np.ndarray, "H W 3"]:
     """Resize the needed part of a picture, mirror it, and add black where the frame does not reach."""
-    window = crop.window
-    shrinks = window.height * window.width > window.out_height * window.out_width
+    height, width = (span.stop - span.start for span in crop.filled)
+    shrinks = part.shape[0] * part.shape[1] > height * width
     # averaging where it shrinks, or thin things flicker
     return _fit(part, crop, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR, (0, 0, 0))
 
@@ -149,27 +127,23 @@ def recolor_inside(
     recolor: Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "h w 3"]],
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Change the colours of a crop where it shows the frame; padding stays black."""
-    window = crop.window
-    if (window.out_height, window.out_width) == crop.size:
+    if crop.filled == (slice(0, crop.size[0]), slice(0, crop.size[1])):
         return recolor(image)
-    rows = slice(window.out_top, window.out_top + window.out_height)
-    columns = slice(window.out_left, window.out_left + window.out_width)
     changed = image.copy()
-    changed[rows, columns] = recolor(np.ascontiguousarray(image[rows, columns]))
+    changed[crop.filled] = recolor(np.ascontiguousarray(image[crop.filled]))
     return changed
 
 
 def _fit(part: np.ndarray, crop: Crop, method: int, border: tuple[int, ...]) -> np.ndarray:
-    window, size = crop.window, crop.size
-    filled = (window.out_height, window.out_width)
-    if (window.height, window.width) != filled:
+    (rows, columns), size = crop.filled, crop.size
+    filled = (rows.stop - rows.start, columns.stop - columns.start)
+    if part.shape[:2] != filled:
         part = cv2.resize(part, filled[::-1], interpolation=method)
     part = cv2.flip(part, 1) if crop.mirrored else np.ascontiguousarray(part)
     if filled == size:
         return part
-    rows = (window.out_top, size[0] - window.out_height - window.out_top)
-    columns = (window.out_left, size[1] - window.out_width - window.out_left)
-    return cv2.copyMakeBorder(part, *rows, *columns, cv2.BORDER_CONSTANT, value=border)
+    edges = (rows.start, size[0] - rows.stop, columns.start, size[1] - columns.stop)
+    return cv2.copyMakeBorder(part, *edges, cv2.BORDER_CONSTANT, value=border)
 
 
 def _place_on_a_class(
@@ -189,16 +163,15 @@ def _place_on_a_class(
     frame = (label.shape[0], label.shape[1])
     window = find_window(frame, crop, zoom, (0.0, 0.0), recipe)
     shares = []
-    for at, side, of_frame in zip(pixel, (window.height, window.width), frame, strict=True):
+    for at, side, of_frame in zip(pixel, (window.rows.stop, window.columns.stop), frame, strict=True):
         first, last = max(0, at - side + 1), min(at, of_frame - side)
         start = first + int(generator.random() * (last - first + 1))
         shares.append((start + 0.5) / (of_frame - side + 1))
     return shares[0], shares[1]
 
 
-def _largest_share(label: UInt8[np.ndarray, "H W"], window: Window) -> float:
+def _largest_share(label: UInt8[np.ndarray, "H W"], window: Crop) -> float:
     """Return the share of the largest class among the pixels of a window that are not void."""
-    rows = slice(window.top, window.top + window.height, LABEL_STRIDE)
-    columns = slice(window.left, window.left + window.width, LABEL_STRIDE)
-    counts = np.bincount(label[rows, columns].ravel(), minlength=256)[:VOID_ID]
+    seen = label[window.rows, window.columns][::LABEL_STRIDE, ::LABEL_STRIDE]
+    counts = np.bincount(seen.ravel(), minlength=256)[:VOID_ID]
     return float(counts.max() / max(1, counts.sum()))

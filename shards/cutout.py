@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 
 from shards.errors import InputError
 from shards.files import from_json, to_json
-from shards.picture import COLOR, OPACITIES, decode_numbers, decode_picture, read_size, require_sane_size
+from shards.picture import COLOR, OPACITIES, decode_numbers, decode_picture, require_sane_size
 
 OBJECT_SUFFIX = "object.jpg"
 MASK_SUFFIX = "mask.png"
@@ -37,14 +37,14 @@ class Cutout:
     """(height, width) in pixels of the photograph the object was cut from."""
 
 
-def encode_cutout(cutout: Cutout, *, jpeg_quality: int = 95) -> dict[str, bytes]:
+def encode_cutout(cutout: Cutout) -> dict[str, bytes]:
     """Return the members of a cut-out's shard sample, by suffix.
 
     The mask is a PNG, because JPEG would change its values; of one bit where there is no soft edge, which
-    decodes faster. The picture is a JPEG of `jpeg_quality`.
+    decodes faster. The picture is a JPEG of quality 95.
     """
     bgr = cv2.cvtColor(cutout.image, cv2.COLOR_RGB2BGR)
-    _, picture = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])
+    _, picture = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])
     is_soft = cv2.countNonZero(cv2.inRange(cutout.mask, (1,), (254,))) > 0
     _, mask = cv2.imencode(".png", cutout.mask, [] if is_soft else [cv2.IMWRITE_PNG_BILEVEL, 1])
     meta = to_json(_Meta(cutout.category, cutout.source_size), indent=None, sort_keys=True).rstrip()
@@ -64,7 +64,9 @@ def decode_cutout(key: str, members: Mapping[str, bytes], *, shrink: int = 1) ->
 
     `shrink` is one of `SHRINKS`.
     """
-    _require_members(key, members)
+    if missing := [suffix for suffix in CUTOUT_SUFFIXES if suffix not in members]:
+        held = ", ".join(sorted(members))
+        raise InputError(f"cut-out {key}: has no {', '.join(missing)}; its members are {held}")
     picture = decode_picture(members[OBJECT_SUFFIX], f"cut-out {key}: {OBJECT_SUFFIX}", _COLOR_FLAGS[shrink])
     where = f"cut-out {key}: {MASK_SUFFIX}"
     mask = decode_numbers(members[MASK_SUFFIX], where, OPACITIES, _OPACITY_FLAGS)
@@ -76,18 +78,6 @@ def decode_cutout(key: str, members: Mapping[str, bytes], *, shrink: int = 1) ->
     category, source_size = decode_description(key, members[META_SUFFIX])
     image = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture)
     return Cutout(key, image, mask, category, source_size)
-
-
-def read_shape(key: str, members: Mapping[str, bytes]) -> tuple[int, int]:
-    """Return (height, width) of a cut-out, from the first bytes of its mask; no picture is decoded."""
-    _require_members(key, members)
-    return read_size(members[MASK_SUFFIX], f"cut-out {key}: {MASK_SUFFIX}")
-
-
-def _require_members(key: str, members: Collection[str]) -> None:
-    if missing := [suffix for suffix in CUTOUT_SUFFIXES if suffix not in members]:
-        held = ", ".join(sorted(members))
-        raise InputError(f"cut-out {key}: has no {', '.join(missing)}; its members are {held}")
 
 
 def shrink_cutout(cutout: Cutout, shrink: int) -> Cutout:

@@ -89,6 +89,8 @@ def _examine_shard(shard: Shard, split: str) -> ShardFindings:
         findings.problems.append(str(error) if isinstance(error, InputError) else f"{path}: {error.strerror}")
         return findings
     findings.num_samples = len(reader)
+    if not len(reader):
+        findings.problems.append(f"{path}: holds no samples")
     for index, key in enumerate(reader.keys):
         findings.suffixes.update(reader.suffixes(index))
         try:
@@ -128,6 +130,8 @@ def report_shards(path: str, workers: int = 0) -> None:
     """Read every byte of some shards, and print what is in them; the first problem is an InputError."""
     found = examine_folder(path, workers)
     print(render_findings(path, found), end="")
+    if not found:
+        raise InputError(f"{path}: the manifest lists no shards")
     if problems := [problem for findings in found.values() for problem in findings.problems]:
         raise InputError(f"{problems[0]}{and_more(problems)}")
     print("\n  every member was decoded; no problem found")

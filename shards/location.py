@@ -124,14 +124,14 @@ def find_shards(path: str, split: str | None, cache: str = "", *, check_files: b
     if Path(path).is_dir():
         return _select(read_manifest(Path(path), check_files=check_files), path, path, split)
     if Path(path).is_file():
-        return [Shard(path)]
-    shards: list[Shard] = []
+        return _as_manifests_say([path])
+    files: list[str] = []
     for pattern in _expand(path):
         matches = _without_indexes(glob.glob(pattern))  # noqa: PTH207 - Path.glob takes no absolute pattern
         if not matches and (check_files or not pattern.endswith(".tar") or glob.has_magic(pattern)):
             raise _nothing_found(path, pattern)
-        shards += [Shard(match) for match in matches or [pattern]]
-    return shards
+        files += matches or [pattern]
+    return _as_manifests_say(files)
 
 
 def is_there(path: str) -> bool:
@@ -179,6 +179,17 @@ def _select(manifest: Manifest, folder: str, given: str, split: str | None) -> l
         raise InputError(f"{given}: {error}") from None
     known = (manifest.classes, manifest.title)
     return [Shard(f"{folder}/{e.name}", e.keys, e.num_bytes, e.sha256, *known) for e in entries]
+
+
+def _as_manifests_say(paths: Sequence[str]) -> list[Shard]:
+    """Return local tar files; those that a manifest beside them lists have its classes and title."""
+    told: dict[Path, Shard] = {}
+    for folder in {Path(path).parent for path in paths}:
+        with contextlib.suppress(InputError):  # no manifest, or somebody else's file of that name
+            manifest = read_manifest(folder, check_files=False)
+            known = Shard("", classes=manifest.classes, title=manifest.title)
+            told |= dict.fromkeys((folder / entry.name for entry in manifest.shards), known)
+    return [replace(told.get(Path(path), Shard("")), location=path) for path in paths]
 
 
 def find_classes(shards: Sequence[Shard]) -> ClassTable:

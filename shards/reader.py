@@ -118,27 +118,38 @@ class ShardReader:
 
 
 def open_shards(
-    paths: Sequence[str], split: str | None, *, cache: str = "", max_errors: int = 0
+    paths: Sequence[str],
+    split: str | None,
+    setting: str = "data.shards",
+    *,
+    cache: str = "",
+    max_errors: int = 0,
 ) -> ShardReader:
     """Index every shard that `paths` name, of which up to `max_errors` unreadable ones are left out.
 
     See `shards.location.find_shards` for `paths`, `split` and `cache`. Bare tar files do not say which split
-    they are and are taken as they are.
+    they are and are taken as they are. What is wrong with a path opens with the `setting` that it is from.
     """
-    return ShardReader(
-        list_shards(paths, split, cache=cache, max_errors=max_errors), split, max_errors=max_errors
-    )
+    shards = list_shards(paths, split, setting, cache=cache, max_errors=max_errors)
+    return ShardReader(shards, split, max_errors=max_errors)
 
 
 def list_shards(
-    paths: Sequence[str], split: str | None, *, cache: str = "", max_errors: int = 0
+    paths: Sequence[str],
+    split: str | None,
+    setting: str = "data.shards",
+    *,
+    cache: str = "",
+    max_errors: int = 0,
 ) -> list[Shard]:
     """List the shards that `open_shards` indexes; of folders no more than the manifest is read."""
     if not paths:
         advice = "give a folder of shards, a .tar file or a pattern of them"
-        raise InputError(f"data.shards: the list is empty; {advice}")
-    strict = max_errors == 0
-    return [shard for path in paths for shard in find_shards(path, split, cache, check_files=strict)]
+        raise InputError(f"{setting}: the list is empty; {advice}")
+    try:
+        return [s for path in paths for s in find_shards(path, split, cache, check_files=max_errors == 0)]
+    except InputError as error:
+        raise InputError(f"{setting} {error}") from None
 
 
 def _require_listed_keys(shard: Shard, held: Sequence[str]) -> None:

@@ -212,3 +212,14 @@ class Sample:
     """sRGB in [0, 255], channels in the order R, G, B."""
     label: UInt8[np.ndarray, "H W"]
     """Train ids, `OUTLIER_ID` or `VOID_ID`."""
+
+
+class Transform:
+    """What happens to a scene before its colours change, such as pasting objects; this one does nothing."""
+
+    before_crop = False
+    """Whether it wants the whole frame instead of the crop."""
+
+    def __call__(self, sample: Sample, generator: np.random.Generator, epoch: int = 0) -> Sample:
+        """Change a scene, whose arrays nobody else has; the result depends on nothing but the arguments."""
+        return sample

@@ -7,12 +7,10 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
 
 import cv2
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -24,34 +22,12 @@ from shards.errors import InputError
 from shards.order import BatchPositions, SampleOrder, sample_generator
 from shards.reader import ShardReader, open_shards
 from shards.scene import read_scene, require_scenes
-from shards.schema import DEFAULT_SIZE, Sample
+from shards.schema import DEFAULT_SIZE, Sample, Transform
 
 logger = logging.getLogger(__name__)
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt, from malloc.h; 32 MiB is the largest threshold that it takes everywhere."""
-
-Transform = Callable[[Sample, np.random.Generator], Sample]
-"""Changes a scene, such as by pasting objects; draws from nothing but the generator. It may write into the
-scene's arrays: nobody else has them."""
-
-
-@runtime_checkable
-class StagedTransform(Protocol):
-    """A transform that says where it stands, and that may differ from epoch to epoch."""
-
-    @property
-    def before_crop(self) -> bool:
-        """Whether it wants the whole frame instead of the crop."""
-        ...
-
-    def for_epoch(self, epoch: int) -> Transform:
-        """Return the transform of one epoch."""
-        ...
-
-
-AnyTransform = Transform | StagedTransform
-
 
 Finished = tuple[Sample, tuple[str, ...]]
 """A finished scene, and what was wrong with those that it stands in for."""
@@ -63,9 +39,7 @@ class SceneDataset(Dataset[Finished | InputError]):
     A user's mistake is returned, not raised: the DataLoader would bury its one line in a worker's traceback.
     """
 
-    def __init__(
-        self, reader: ShardReader, config: StreamConfig, seed: int, transform: AnyTransform | None
-    ) -> None:
+    def __init__(self, reader: ShardReader, config: StreamConfig, seed: int, transform: Transform) -> None:
         self.reader = reader
         self.config = config
         self.order = SampleOrder(len(reader), seed)
@@ -94,20 +68,16 @@ class SceneDataset(Dataset[Finished | InputError]):
         The transform stands between the crop and the colours. After the crop, because the sizes of pasted
         objects then hold for what the network sees, and nothing is pasted outside of the window. Before the
         colours, because object and scene then share one camera: an object that kept its own brightness
-        would be recognised by that alone. A `StagedTransform` may ask for the whole frame instead, as some
-        published methods do: the crop, the zoom and the mirroring then act on the objects too.
+        would be recognised by that alone. A transform may ask for the whole frame instead, as some published
+        methods do: the crop, the zoom and the mirroring then act on the objects too.
         """
         epoch, index = self.order.at(position)
         scene = read_scene(self.reader, index)
         varied = sample_generator("augment", self.order.seed, epoch, scene.key)
         drawn = sample_generator("transform", self.order.seed, epoch, scene.key)
-        if isinstance(self.transform, StagedTransform):
-            transform, before_crop = self.transform.for_epoch(epoch), self.transform.before_crop
-        else:
-            transform, before_crop = self.transform or _change_nothing, False
-        augment, label = self.config.augment, scene.label
+        before_crop, augment, label = self.transform.before_crop, self.config.augment, scene.label
         if before_crop:
-            frame = transform(scene.decode(), drawn)
+            frame = self.transform(scene.decode(), drawn, epoch)
             crop, label = choose_crop(frame.label, augment, self.config.crop, varied), frame.label
             picture = frame.image[crop.rows, crop.columns]
         else:
@@ -115,7 +85,7 @@ class SceneDataset(Dataset[Finished | InputError]):
             picture = scene.picture.decode(crop.rows, crop.columns)
         sample = Sample(key=scene.key, image=resize_crop(picture, crop), label=resize_label(label, crop))
         if not before_crop:
-            sample = transform(sample, drawn)
+            sample = self.transform(sample, drawn, epoch)
         jitter = jitter_color if augment.recipe == "ours" else jitter_as_upstream
         image = recolor_inside(sample.image, crop, lambda part: jitter(part, augment.color, varied))
         return Sample(key=sample.key, image=image, label=sample.label)
@@ -179,7 +149,7 @@ def build_stream(
     rank: int,
     world_size: int,
     start_position: int = 0,
-    transform: AnyTransform | None = None,
+    transform: Transform | None = None,
     num_batches: int | None = None,
 ) -> Stream:
     """Open the shards and return this process's batches.
@@ -202,11 +172,7 @@ def build_stream(
     require_scenes(reader)
     share = {"rank": rank, "world_size": world_size, "batch_size": config.batch_size}
     positions = BatchPositions(start=start_position, num_batches=num_batches, **share)
-    return Stream(SceneDataset(reader, config, seed, transform), positions)
-
-
-def _change_nothing(sample: Sample, _: np.random.Generator) -> Sample:
-    return sample
+    return Stream(SceneDataset(reader, config, seed, transform or Transform()), positions)
 
 
 def _too_many(count: int, allowed: int, last: str) -> InputError:

@@ -1,11 +1,13 @@
-"""States of jobs and array tasks, as Slurm answers them."""
+"""States of jobs and array tasks, as Slurm answers them, and the place of this process in an array."""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from shards.errors import InputError
 from slurm.array import parse_array_expression
 from slurm.submit import SlurmError, call
 
@@ -109,3 +111,41 @@ QUERIES: tuple[tuple[list[str], Callable[[str], dict[str, JobState]]], ...] = (
     (["sacct", "-n", "-P", "-X", "-o", "JobID,State,NodeList", "-j"], parse_sacct),
     (["scontrol", "show", "job", "-o"], parse_scontrol),
 )
+
+
+def parse_task(text: str, environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """Read number (from 0) and count of the tasks that share a job, out of `I/N`, or of `slurm` in an array.
+
+    An InputError says that it is neither, that this is no task of an array, or that the place is not known.
+    """
+    if text == "slurm":
+        return _find_place(environment)
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if not match or not int(match[1]) < int(match[2]):
+        raise InputError(f"--task: got {text!r}; I/N with I in 0..N-1 is needed, such as 0/8, or slurm")
+    return int(match[1]), int(match[2])
+
+
+def _find_place(environment: Mapping[str, str]) -> tuple[int, int]:
+    """Find this process among the ids of its array.
+
+    Slurm sets the smallest, the largest and their number, which tell ids at one distance, such as 0-7, 3,7 or
+    0-9:3. Others, such as 3,7,20-40:5, are asked for, as long as it remembers all of them.
+    """
+    names = {name: f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "COUNT")}
+    texts = {name: environment.get(variable, "") for name, variable in names.items()}
+    for name, text in texts.items():
+        if not re.fullmatch(r"[0-9]{1,9}", text):
+            given = f"got {text!r}" if text else "is not set"
+            raise InputError(f"--task slurm: {names[name]} {given}; this is no task of a SLURM array")
+    number, first, last, count = (int(text) for text in texts.values())
+    ids: Sequence[int] = range(first, last + 1, (last - first) // max(count - 1, 1) or 1)
+    if len(ids) != count or ids[-1] != last:
+        job = environment.get("SLURM_ARRAY_JOB_ID", "")
+        tasks = query_jobs([job], all_tasks=True)[0] if job else {}
+        ids = sorted(int(index) for _, _, index in (key.partition("_") for key in tasks) if index)
+    if number not in ids or len(ids) != count:
+        given = f"task {number} of {count} from {first} to {last}, and Slurm does not tell the others"
+        advice = "take ids at one distance, such as 0-7 or 0-9:3, or give --task I/N"
+        raise InputError(f"--task slurm: {given}; {advice}")
+    return ids.index(number), count

@@ -146,7 +146,7 @@ def open_validation(
     for place in config.shards:
         require_no_benchmark(place, "validation.shards")
     if config.shards:
-        scenes = open_shards(config.shards, config.split)
+        scenes = open_shards(config.shards, config.split, "validation.shards")
         require_scenes(scenes)
         require_no_benchmark_scenes(scenes, "validation.shards")
     if config.pasted:

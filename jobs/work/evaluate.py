@@ -103,7 +103,7 @@ def _find_test_sets(options: EvaluateOptions) -> tuple[TestSet, ...]:
 def _open_scenes(cityscapes: Path) -> ShardReader:
     """Open the scenes of the mIoU, to which `jobs.temperature` calibrates, too."""
     require_no_benchmark(str(cityscapes), "--cityscapes")
-    scenes = open_shards([str(cityscapes)], "val")
+    scenes = open_shards([str(cityscapes)], "val", "--cityscapes")
     require_scenes(scenes)
     require_no_benchmark_scenes(scenes, f"--cityscapes {cityscapes}")
     return scenes

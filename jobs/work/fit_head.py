@@ -25,7 +25,7 @@ from shards.output import require_free, staged_folder
 from shards.reader import ShardReader, open_shards
 from shards.scene import decode_scene, require_scenes
 from shards.schema import NUM_CLASSES
-from shards.task import parse_task
+from slurm.status import parse_task
 
 SCENES_PER_PART = 32
 
@@ -44,10 +44,9 @@ def fit(options: FitOptions, worker: Worker = ALONE) -> str:
             raise InputError(
                 f"--task {options.task}: tasks are single processes; under torchrun leave it out"
             )
-        task = parse_task(options.task)
-        worker = Worker(task.number, task.count, is_task=True)
+        worker = Worker(*parse_task(options.task), is_task=True)
     source = find_checkpoint(options.checkpoint)
-    reader = open_shards(options.shards, options.split)
+    reader = open_shards(options.shards, options.split, "--shards")
     require_scenes(reader)
     count = min(options.limit or len(reader), len(reader))
     model = load_model(source).to(choose_device(options.device))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from shards.errors import InputError
 from shards.files import Location
 from shards.settings import require_least
-from shards.task import parse_task
+from slurm.status import parse_task
 
 if TYPE_CHECKING:  # a help page loads no network
     from eval.predict.windows import ModelSource
@@ -61,10 +61,9 @@ class ModelOptions:
 
         if not self.task:
             return worker
-        task = parse_task(self.task)
         if worker.count > 1:
             raise InputError(f"--task {self.task}: tasks are single processes; under torchrun leave it out")
-        return Worker(task.number, task.count, is_task=True)
+        return Worker(*parse_task(self.task), is_task=True)
 
     def find_source(self, scores: tuple[str, ...], setting: str) -> Path:
         """Return the checkpoint or the Python file, and check `scores` as far as names tell."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -136,10 +135,10 @@ def read_runs(counts: str) -> list[int]:
 
 
 def decode_mask(mask: Rle) -> UInt8[np.ndarray, "H W"]:
-    """Return a mask of `encode_mask` as an array of 0 and 1; of others, pycocotools overruns its memory."""
-    with warnings.catch_warnings():  # pycocotools 2.0.11 has an array type that NumPy 2 complains about
-        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
-        return coco_mask.decode(mask)
+    """Return a mask of `encode_mask` as an array of 0 and 1."""
+    runs = read_runs(mask["counts"].decode())
+    flat = np.repeat((np.arange(len(runs)) % 2).astype(np.uint8), runs)
+    return flat.reshape(mask["size"][::-1]).T  # by columns, as COCO counts
 
 
 def _measure_outline(polygon: Any, height: int, width: int) -> float:

@@ -28,7 +28,7 @@ class ShardPlan:
     split: str
     num_samples: int
     samples: Callable[[], Iterable[EncodedSample]]
-    """Makes the samples, in order; runs in another process, so it must be picklable (a `partial`)."""
+    """Makes the samples, in order; runs in another thread."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def split_into_shards(
 
     Args:
         largest: most samples in one shard, at least 1.
-        samples: makes the samples of one piece; must be picklable.
+        samples: makes the samples of one piece.
         name: first part of the file names.
         weights: number of samples that each item yields, at least 1; 1 each if absent.
     """

@@ -22,7 +22,7 @@ ImageEncoding = Literal["jpeg", "png", "tiles"]
 Split = Literal["train", "val", "test"]
 
 ReadLabel = Callable[[bytes, str], UInt8[np.ndarray, "H W"]]
-"""Decodes a label file, whose place is the second argument, to train ids; picklable."""
+"""Decodes a label file, whose place is the second argument, to train ids."""
 
 
 class SceneFrame(NamedTuple):

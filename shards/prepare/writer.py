@@ -1,4 +1,4 @@
-"""Writer of shard folders: plan, tar files, manifest; several processes and array tasks, resumable.
+"""Writer of shard folders: plan, tar files, manifest; several threads and array tasks, resumable.
 
 A shard appears in the working folder when it is complete, with its entry of the manifest beside it. A single
 run works in a folder of its own, which it renames at the end or removes. Array tasks, and runs that may be
@@ -8,23 +8,15 @@ of them completes the folder under a lock. The bytes are the same however the wo
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import multiprocessing
-import os
-import signal
 import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.synchronize import Event
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
-
-import cv2
 
 from shards.cores import count_cores
 from shards.errors import InputError
@@ -44,37 +36,32 @@ from shards.manifest import MANIFEST_NAME, Manifest, ShardEntry, read_manifest, 
 from shards.output import make_folder, publish, require_free, staged_folder
 from shards.prepare.plan import EncodedSample, FolderPlan, ShardPlan
 from shards.progress import Progress
-from shards.task import Task
 
 logger = logging.getLogger(__name__)
 
-SAMPLES_PER_WORKER = 64
-"""A worker process takes seconds to start, in which this one writes about 64 samples."""
 PLAN_NAME = "plan.json"
 ENTRY_ENDING = ".entry.json"
 """Ending of a finished shard's entry, while the manifest does not exist yet."""
 
 
 class _Stopped(Exception):
-    """The run failed or was interrupted elsewhere; what this worker does is no longer wanted."""
+    """The run failed or was interrupted elsewhere; what this thread does is no longer wanted."""
 
 
-def write_folder(plan: FolderPlan, out: Path, *, workers: int = 0, task: Task | None = None) -> None:
+def write_folder(
+    plan: FolderPlan, out: Path, *, workers: int = 0, task: tuple[int, int] | None = None
+) -> None:
     """Write the shards that `plan` describes, and complete `out` when all of them are there.
 
-    On an error or Ctrl-C all workers stop after their current sample. Workers also end when this process is
-    killed.
+    On an error or Ctrl-C all threads stop after their current sample.
 
     Args:
-        workers: number of processes; 0 takes one per processor, fewer for a small set.
-        task: share of the shards to write, with `.NAME.parts` as the working folder; None writes all in a
-            folder of its own.
-
-    Raises:
-        RuntimeError: a worker process died, for lack of memory most likely.
+        workers: number of threads; 0 takes one per processor.
+        task: number and count of those that share the shards, with `.NAME.parts` as the working folder; None
+            writes all in a folder of its own.
     """
     began = time.monotonic()
-    workers = workers or _default_workers(plan.shards)
+    workers = workers or count_cores()
     if task is not None:
         manifest = _write_share(plan, out, workers, task)
     else:
@@ -87,7 +74,7 @@ def write_folder(plan: FolderPlan, out: Path, *, workers: int = 0, task: Task | 
         logger.info("%s: %d samples in %d shards, %.1f MB, %.1f s", out, *counts)
 
 
-def _write_share(plan: FolderPlan, out: Path, workers: int, task: Task) -> Manifest | None:
+def _write_share(plan: FolderPlan, out: Path, workers: int, task: tuple[int, int]) -> Manifest | None:
     """Write a task's share, with others; return the manifest where it, alone, completes the folder."""
     folder = out.absolute().with_name(f".{out.name}.parts")
     lock = folder.with_name(folder.name + ".lock")
@@ -100,12 +87,12 @@ def _write_share(plan: FolderPlan, out: Path, workers: int, task: Task) -> Manif
         require_free(out)
         make_folder(folder)
         _require_same_plan(folder, plan)
-        _write_missing(plan.shards[task.number :: task.count], folder, workers, plan.kind)
+        _write_missing(plan.shards[task[0] :: task[1]], folder, workers, plan.kind)
         missing = [shard.name for shard in plan.shards if not _is_done(folder, shard)]
     if not missing and (manifest := _complete_parts(plan, folder, out, lock)):
         return manifest
     rest = f"{len(missing)} shards of other tasks are missing yet" if missing else "all are complete"
-    logger.info("%s: task %s has written its share; %s", out, task, rest)
+    logger.info("%s: task %d/%d has written its share; %s", out, *task, rest)
     return None
 
 
@@ -124,11 +111,6 @@ def write_shard(path: Path, samples: Iterable[EncodedSample]) -> tuple[str, ...]
             writer.write({"__key__": key, **members})
             keys.append(key)
     return tuple(keys)
-
-
-def _default_workers(plans: Sequence[ShardPlan]) -> int:
-    """Return one worker per processor, but not more than have work for longer than their start takes."""
-    return min(count_cores(), 1 + sum(plan.num_samples for plan in plans) // SAMPLES_PER_WORKER)
 
 
 def _entry_path(folder: Path, shard: ShardPlan) -> Path:
@@ -202,16 +184,30 @@ def _require_same_plan(folder: Path, plan: FolderPlan) -> None:
 
 def _write_missing(shards: Sequence[ShardPlan], folder: Path, workers: int, title: str) -> None:
     todo = [shard for shard in shards if not _is_done(folder, shard)]
-    with Progress(total=sum(s.num_samples for s in todo), desc=title, unit="sample") as bar:
-        if min(workers, len(todo)) > 1:
-            _write_in_processes(todo, folder, min(workers, len(todo)), bar)
-        else:
-            for shard in todo:
-                _write_with_entry(shard, folder, bar.update)
+    lock, stop = threading.Lock(), threading.Event()
+    with (
+        Progress(total=sum(s.num_samples for s in todo), desc=title, unit="sample") as bar,
+        ThreadPoolExecutor(workers) as pool,  # decoders, encoders and hashes hold no lock
+    ):
+
+        def after_sample() -> None:
+            if stop.is_set():
+                raise _Stopped
+            with lock:
+                bar.update()
+
+        try:
+            begun = [pool.submit(_write_with_entry, shard, folder, after_sample) for shard in todo]
+            for future in as_completed(begun):
+                future.result()
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
-def _write_with_entry(shard: ShardPlan, folder: Path, after_sample: Callable[[], object]) -> int:
-    """Write a shard, its index, and its entry of the manifest; return the number of samples."""
+def _write_with_entry(shard: ShardPlan, folder: Path, after_sample: Callable[[], object]) -> None:
+    """Write a shard, its index, and its entry of the manifest."""
 
     def samples() -> Iterator[EncodedSample]:
         for sample in shard.samples():
@@ -219,77 +215,10 @@ def _write_with_entry(shard: ShardPlan, folder: Path, after_sample: Callable[[],
             after_sample()
 
     if _is_done(folder, shard):
-        return shard.num_samples  # another process with the same share was faster
+        return  # another process with the same share was faster
     path = folder / shard.name
     with partial_file(path) as partial_path:
         keys = write_shard(partial_path, samples())
     write_index(path, build_index(path))
     entry = ShardEntry(shard.name, shard.split, len(keys), path.stat().st_size, hash_file(path), keys)
     write_atomically(_entry_path(folder, shard), to_json(entry, indent=None))
-    return len(keys)
-
-
-def _write_in_processes(shards: Sequence[ShardPlan], folder: Path, workers: int, bar: Progress) -> None:
-    # Workers are spawned: a fork of a process with threads (torch, tqdm) may deadlock.
-    context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    with _ctrl_c_noticed() as asked, ProcessPoolExecutor(workers, context, _start_worker, (stop,)) as pool:
-        try:
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which workers inherit
-            try:
-                pending = {pool.submit(_write_in_worker, shard, folder) for shard in shards}
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            while pending:
-                done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                if asked.is_set():
-                    raise KeyboardInterrupt
-                for future in done:
-                    bar.update(future.result())
-        except BaseException as error:
-            stop.set()
-            pool.shutdown(cancel_futures=True)  # waits: a worker that is still starting needs this process
-            if not isinstance(error, BrokenProcessPool):
-                raise
-            raise RuntimeError(f"one of {workers} workers died, for lack of memory most likely") from error
-
-
-@contextlib.contextmanager
-def _ctrl_c_noticed() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C sets; an exception might be swallowed in a callback or leave a lock held."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked  # signals are the main thread's
-        return
-    before = signal.signal(signal.SIGINT, lambda *_: asked.set())
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-_stop: Event | None = None  # set in worker processes
-
-
-def _start_worker(stop: Event) -> None:
-    global _stop
-    _stop = stop
-    cv2.setNumThreads(1)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    """End this worker when the main process is gone; it would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _write_in_worker(shard: ShardPlan, folder: Path) -> int:
-    def raise_if_stopped() -> None:
-        assert _stop is not None
-        if _stop.is_set():
-            raise _Stopped
-
-    return _write_with_entry(shard, folder, raise_if_stopped)

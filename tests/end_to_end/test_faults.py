@@ -2,18 +2,19 @@
 
 Each trial starts a tiny run of `jobs.finetune`, as one process or two, does one thing to it at a random
 moment (start-up, validation and saves included), looks at what is left, and resumes it. FAULT_SEEDS=7 in the
-environment takes seven moments of each kind; `-s` shows what each trial lost.
+environment takes seven moments of each kind; `-s` shows in what each one fell, and what the trial lost.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -67,8 +68,9 @@ FAULTS: dict[str, Fault] = {
     "two processes: SIGTERM to both": Fault((SIGTERM,), ranks=2, targets=(0, 1)),
     "two processes: SIGUSR1 to one in a validation": Fault((SIGUSR1,), VALIDATION, targets=(1,), ranks=2),
 }
-Whole = dict[int, tuple[Path, float]]
-"""By the number of ranks: where a run never stopped lies, and the seconds it took."""
+SEEDS = pytest.mark.parametrize("seed", range(int(os.environ.get("FAULT_SEEDS", "1"))))
+Whole = tuple[Path, float]
+"""Where a run never stopped lies, and the seconds it took."""
 
 
 def arguments(out: Path, scenes: str, ranks: int) -> list[str]:
@@ -80,25 +82,29 @@ def arguments(out: Path, scenes: str, ranks: int) -> list[str]:
 
 
 @pytest.fixture(name="whole", scope="module")
-def _whole(tmp_path_factory: pytest.TempPathFactory, scene_shards: str) -> Whole:
-    found: Whole = {}
-    for ranks in (1, 1, 2):  # the first one loads what is loaded late
-        folder, started = tmp_path_factory.mktemp("whole"), time.perf_counter()
-        run_ranks(finetune.main, arguments(folder, scene_shards, ranks), folder / "said", ranks)
-        found[ranks] = folder, time.perf_counter() - started
-    return found
+def _whole(tmp_path_factory: pytest.TempPathFactory, scene_shards: str) -> Callable[[int], Whole]:
+    """Give the run of some ranks that nobody disturbs, after one that loads what is loaded late."""
+
+    @functools.cache
+    def run(ranks: int) -> Whole:
+        for _ in range(2):
+            folder, started = tmp_path_factory.mktemp("whole"), time.perf_counter()
+            run_ranks(finetune.main, arguments(folder, scene_shards, ranks), folder / "said", ranks)
+        return folder, time.perf_counter() - started
+
+    return run
 
 
-@pytest.mark.parametrize("seed", range(int(os.environ.get("FAULT_SEEDS", "1"))))
+@SEEDS
 @pytest.mark.parametrize("kind", FAULTS)
 def test_an_interrupted_run_ends_in_the_bits_of_one_never_stopped(
-    tmp_path: Path, scene_shards: str, whole: Whole, kind: str, seed: int
+    tmp_path: Path, scene_shards: str, whole: Callable[[int], Whole], kind: str, seed: int
 ) -> None:
     fault, draw = FAULTS[kind], np.random.default_rng([seed, *kind.encode()])
-    expected, seconds = whole[fault.ranks]
+    expected, seconds = whole(fault.ranks)
     options = arguments(tmp_path, scene_shards, fault.ranks)
     processes = start_ranks(finetune.main, options, tmp_path / "said", fault.ranks)
-    disturb(processes, fault, tmp_path, seconds, draw)
+    moment = disturb(processes, fault, tmp_path, seconds, draw)
     asked = time.monotonic()
     codes, left = join(processes, PATIENCE_S), time.monotonic()
     checkpoints, log = list_checkpoints(tmp_path / "run/checkpoints"), tmp_path / "run/log.txt"
@@ -107,7 +113,8 @@ def test_an_interrupted_run_ends_in_the_bits_of_one_never_stopped(
     saved = int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
     logged = re.findall(r"step (\d+)/", log.read_text()) if log.exists() else []
     step, told = int(logged[-1]) if logged else 0, read_said(tmp_path / "said")
-    print(f"\ntrial of {kind}, seed {seed}: codes {codes}, {step - saved} lost, {left - asked:.1f} s")
+    lost = f"codes {codes}, {step - saved} lost, {left - asked:.1f} s"
+    print(f"\ntrial of {kind}, seed {seed}, {moment}: {lost}")
     if fault.signals in ((SIGTERM,), (SIGUSR1,)) and any(codes):  # asked once, and not at the end
         assert set(codes) == {STOPPED}, told
         assert step == saved, told
@@ -121,10 +128,10 @@ def test_an_interrupted_run_ends_in_the_bits_of_one_never_stopped(
 
 def disturb(
     processes: Sequence[BaseProcess], fault: Fault, folder: Path, seconds: float, draw: np.random.Generator
-) -> None:
+) -> str:
     """Send the signals: at a moment of the run's usual length, or up to 0.05 s into what comes next.
 
-    They come once every rank listens; the test below sends one before.
+    They come once every rank listens; the test below sends one before. Returned is what the run was doing.
     """
     for process in processes:
         while process.is_alive() and process.pid and not has_signal(process.pid, "SigCgt"):
@@ -134,12 +141,25 @@ def disturb(
         while processes[0].is_alive() and not list((folder / "run").glob(fault.within)):
             time.sleep(0.001)
         time.sleep(float(draw.uniform(0, 0.05)))
+    moment = tell_moment(processes, folder / "run")
     for number in fault.signals:
         for target in fault.targets:
             pid = processes[target].pid
             if processes[target].is_alive() and pid is not None:
                 os.kill(pid, number)
         time.sleep(float(draw.uniform(0, 0.1)))
+    return moment
+
+
+def tell_moment(processes: Sequence[BaseProcess], run: Path) -> str:
+    """Say what a run is doing, as its folder shows it."""
+    if not processes[0].is_alive():
+        return "after its end"
+    for moment, pattern in (("in a save", SAVE), ("in a validation", VALIDATION)):
+        if list(run.glob(pattern)):
+            return moment
+    log = run / "log.txt"
+    return "between steps" if log.exists() and " step 1/" in log.read_text() else "before the first step"
 
 
 def has_signal(pid: int, mask: str) -> bool:
@@ -148,13 +168,17 @@ def has_signal(pid: int, mask: str) -> bool:
     return found is not None and bool(int(found[1], 16) >> (SIGUSR1 - 1) & 1)
 
 
-def test_a_signal_while_modules_are_loaded_is_noticed_later(tmp_path: Path, scene_shards: str) -> None:
+@SEEDS
+def test_a_signal_while_modules_are_loaded_is_noticed_later(
+    tmp_path: Path, scene_shards: str, seed: int
+) -> None:
     command = [sys.executable, "-m", "jobs.finetune", *arguments(tmp_path, scene_shards, 1)]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
         while not has_signal(process.pid, "SigBlk"):
             assert time.monotonic() < deadline
             time.sleep(0.001)
+        time.sleep(float(np.random.default_rng(seed).uniform(0, 0.5)))
         process.send_signal(SIGUSR1)
         _, told = process.communicate(timeout=120)
     assert process.returncode == STOPPED, told

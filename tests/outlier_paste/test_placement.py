@@ -15,7 +15,6 @@ from outlier_paste.placement import (
     Place,
     Situation,
     find_horizon,
-    keep_size,
     scale_object,
     size_as_rpl,
 )
@@ -188,11 +187,6 @@ def test_proportions_are_kept_to_half_a_pixel(shape: tuple[int, int], share: flo
 def test_size_rules(shape: tuple[int, int], share: float, smallest: float, expected: tuple[int, int]) -> None:
     assert scale_object(shape, share, smallest, (1000, 600)) == expected
     assert MAX_ENLARGEMENT == 2
-
-
-def test_the_original_size_is_kept_whatever_the_scene() -> None:
-    situation = Situation((300, 500), (100, 100), (0.1, 0.2))
-    assert keep_size(situation, np.random.default_rng(0)) == (300, 500)
 
 
 def test_rpl_draws_its_scales_as_often_as_its_list_says() -> None:

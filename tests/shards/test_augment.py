@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -15,7 +16,6 @@ from shards.augment import choose_crop, find_window, recolor_inside, resize_crop
 from shards.color import jitter_color
 from shards.config import AugmentConfig
 from shards.schema import OUTLIER_ID, VOID_ID, Sample
-from tests.support.refused import refused
 
 
 def still(zoom: float = 1.0, **settings: object) -> AugmentConfig:
@@ -45,6 +45,10 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
+def sides(part: Iterable[slice]) -> tuple[int, ...]:
+    return tuple(span.stop - span.start for span in part)
+
+
 frames = st.tuples(st.integers(1, 300), st.integers(1, 300))
 
 
@@ -54,13 +58,10 @@ def test_a_window_lies_in_the_frame_and_fills_the_crop_at_zoom_one_and_above(
     frame: tuple[int, int], crop: tuple[int, int], zoom: float, seed: int
 ) -> None:
     window = find_window(frame, crop, zoom, tuple(rng(seed).random(2).tolist()))
-    assert 0 <= window.top <= frame[0] - window.height
-    assert 0 <= window.left <= frame[1] - window.width
-    assert 0 <= window.out_top <= crop[0] - window.out_height
-    assert 0 <= window.out_left <= crop[1] - window.out_width
-    assert min(window.height, window.width, window.out_height, window.out_width) >= 1
+    for part, whole in zip((window.rows, window.columns, *window.filled), (*frame, *crop), strict=True):
+        assert 0 <= part.start < part.stop <= whole
     if zoom >= 1:
-        assert (window.out_height, window.out_width) == crop
+        assert sides(window.filled) == crop
 
 
 @pytest.mark.parametrize(
@@ -69,15 +70,15 @@ def test_a_window_lies_in_the_frame_and_fills_the_crop_at_zoom_one_and_above(
 )
 def test_zoom_on_a_cityscapes_frame(zoom: float, size: tuple[int, int], filled: tuple[int, int]) -> None:
     window = find_window((1024, 2048), (1024, 1024), zoom, (0.0, 0.0))
-    assert (window.height, window.width) == size
-    assert (window.out_height, window.out_width) == filled
+    assert sides((window.rows, window.columns)) == size
+    assert sides(window.filled) == filled
 
 
 def test_upstream_scales_leave_forty_percent_void_and_ours_none() -> None:
     def void_share(low: float, high: float) -> float:
         zooms = np.linspace(low, high, 2000)
         windows = [find_window((1024, 2048), (1024, 1024), zoom, (0.5, 0.5)) for zoom in zooms]
-        return 1 - float(np.mean([w.out_height * w.out_width / 1024**2 for w in windows]))
+        return 1 - float(np.mean([np.prod(sides(w.filled)) / 1024**2 for w in windows]))
 
     # by hand: the part filled is z * min(1, 2z); its mean over [.25, 1] is (.0729 + .375) / .75 = .597
     assert void_share(0.25, 1.0) == pytest.approx(0.403, abs=0.002)
@@ -109,6 +110,9 @@ def test_a_mirrored_crop_is_the_crop_mirrored() -> None:
 def test_padding_is_void_and_nothing_else_is() -> None:
     sample = scene(20, 40)
     crop = crop_scene(sample, still(0.5), (20, 20), rng())
+    window = choose_crop(sample.label, still(0.5), (20, 20), rng())
+    changed = recolor_inside(crop.image, window, lambda part: 255 - part)
+    np.testing.assert_array_equal((changed != crop.image).any(axis=2), crop.label != VOID_ID)
     rows = np.flatnonzero((crop.label != VOID_ID).any(axis=1))
     assert crop.label.shape == (20, 20)
     assert (crop.label[rows[0] : rows[0] + 10] != VOID_ID).all()
@@ -174,22 +178,6 @@ def test_colours_agree_with_the_standard_library(seed: int) -> None:
     np.testing.assert_allclose(jitter_color(image, 0.5, rng(seed)), expected * 255, atol=8)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"scale": (2.0, 1.0)}, r"data\.augment\.scale: got \[2\.0, 1\.0\]; two numbers in 0\.05\.\.20"),
-        ({"scale": (0.0, 1.0)}, r"data\.augment\.scale: got \[0\.0, 1\.0\]"),
-        ({"flip": 1.5}, r"data\.augment\.flip: got 1\.5; a number in 0\.\.1 is needed"),
-        ({"class_balance": 2.0}, r"data\.augment\.class_balance: got 2\.0; a number in 0\.\.1"),
-        ({"max_class_share": 0.0}, r"data\.augment\.max_class_share: got 0\.0; more than 0, at most 1"),
-        ({"color": -0.1}, r"data\.augment\.color: got -0\.1; a number in 0\.\.1"),
-    ],
-)
-def test_impossible_settings_are_named(settings: dict[str, object], message: str) -> None:
-    with refused(message):
-        AugmentConfig(**settings)  # type: ignore[arg-type]
-
-
 UPSTREAM = AugmentConfig(recipe="upstream")
 
 
@@ -227,9 +215,8 @@ def test_upstream_s_crops_have_the_distribution_of_torchvision_s() -> None:
     ours = []
     for seed in range(600):
         crop = choose_crop(label, UPSTREAM, (128, 128), rng(seed))
-        window = crop.window
-        ours.append((window.out_height, window.out_width, window.left, crop.mirrored))
-        assert (window.top, window.out_top, window.out_left) == (0, 0, 0)
+        ours.append((*sides(crop.filled), crop.columns.start, crop.mirrored))
+        assert (crop.rows.start, crop.filled[0].start, crop.filled[1].start) == (0, 0, 0)
     for column, name in enumerate(("filled rows", "filled columns", "left")):
         assert ks_2samp(np.array(ours)[:, column], theirs[:, column]).pvalue > 0.01, name
     assert np.mean(ours, axis=0)[3] == pytest.approx(theirs.mean(axis=0)[3], abs=0.08)
@@ -257,10 +244,10 @@ def test_a_crop_has_torchvision_s_pixels(zoom: float, largest: float, mean: floa
     image = np.clip(cv2.resize(coarse, (256, 128), interpolation=cv2.INTER_CUBIC), 0, 255).astype(np.uint8)
     sample = Sample(key="k", image=image, label=(image[..., 0] // 16).astype(np.uint8))
     crop = crop_scene(sample, still(zoom), (128, 128), rng(4))
-    window = choose_crop(sample.label, still(zoom), (128, 128), rng(4)).window
+    window = choose_crop(sample.label, still(zoom), (128, 128), rng(4))
     size = [round(128 * zoom), round(256 * zoom)]
     whole = v2.functional.resize(torch.from_numpy(image).permute(2, 0, 1), size, antialias=True)
-    top, left = round(window.top * zoom), round(window.left * zoom)
+    top, left = round(window.rows.start * zoom), round(window.columns.start * zoom)
     expected = v2.functional.crop(whole, top, left, 128, 128).permute(1, 2, 0).numpy()
     inner = np.s_[2:-2, 2:-2]
     difference = np.abs(crop.image.astype(int) - expected)[inner]
@@ -312,14 +299,3 @@ def test_a_class_share_limit_prefers_mixed_windows() -> None:
     assert road_only() > 0.3
     assert road_only(max_class_share=0.75) < 0.02
     assert seen(np.zeros((40, 80), np.uint8), still(max_class_share=0.1), (40, 40), 1)[0].shape == (40, 40)
-
-
-def test_padding_keeps_its_black_when_colours_change() -> None:
-    sample = scene(20, 40)
-    crop = choose_crop(sample.label, still(0.5), (20, 20), rng())
-    image = crop_scene(sample, still(0.5), (20, 20), rng()).image
-    changed = recolor_inside(image, crop, lambda part: 255 - part)
-    filled = crop.window.out_height * crop.window.out_width
-    assert (changed != image).any(axis=2).sum() == filled == 200
-    label = crop_scene(sample, still(0.5), (20, 20), rng()).label
-    assert not changed[label == VOID_ID].any()

@@ -40,11 +40,6 @@ def test_the_members_are_those_of_the_documented_format() -> None:
     assert cv2.imdecode(np.frombuffer(members["mask.png"], np.uint8), cv2.IMREAD_UNCHANGED).shape == (40, 30)
 
 
-def test_a_lower_quality_makes_a_smaller_file() -> None:
-    small, large = (encode_cutout(example(), jpeg_quality=quality)["object.jpg"] for quality in (50, 95))
-    assert len(small) < len(large)
-
-
 def as_png(mode: str) -> bytes:
     file = io.BytesIO()
     Image.new(mode, (30, 40)).save(file, "PNG")

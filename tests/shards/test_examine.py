@@ -63,6 +63,14 @@ def test_a_truncated_shard_and_a_wrong_label_are_problems(tmp_path: Path) -> Non
     assert any("train-0.tar: is " in problem for problem in examine_folder(str(folder))["train"].problems)
 
 
+def test_shards_that_hold_nothing_are_a_problem(tmp_path: Path) -> None:
+    empty = write_tar(tmp_path / "s.tar", {})
+    with refused(r"s\.tar: holds no samples"):
+        main(["shards", str(empty)])
+    with refused("T: the manifest lists no shards"):
+        main(["shards", str(write_shards(tmp_path / "T", {}))])
+
+
 def test_a_key_in_two_shards_is_a_problem(tmp_path: Path) -> None:
     road = np.zeros((4, 4), np.uint8)
     folder = write_shards(tmp_path / "S", {"train-0": scene("a", road), "train-1": scene("a", road)})

@@ -71,15 +71,6 @@ def address(server: Server) -> str:
     return f"http://127.0.0.1:{server.server_address[1]}"
 
 
-def test_a_killed_download_leaves_nothing_for_long(folder: Path, tmp_path: Path) -> None:
-    (shard, *_) = find_shards(f"file://{folder}/train-0.tar", None, str(tmp_path / "cache"))
-    copy = shard.fetch()
-    copy.unlink()
-    copy.with_name(f".{copy.name}.partial-x").write_bytes(b"half")
-    assert shard.fetch() == copy
-    assert sorted(path.name for path in copy.parent.iterdir()) == [copy.name, f"{copy.name}.lock"]
-
-
 def test_a_full_cache_is_a_fault_of_storage(folder: Path, tmp_path: Path) -> None:
     (shard, *_) = find_shards(f"file://{folder}/train-0.tar", None, "/sys/cache")
     with pytest.raises(StorageError, match="^data.cache /sys/cache: .*: cannot be read or written: "):
@@ -189,11 +180,6 @@ def test_wildcards_work_where_the_file_system_can_list(tmp_path: Path, cache: st
     assert reader.read(1) == {"x": b"b"}
     with refused(r"memory://bucket/t-\*\.tar: no shard found"):
         find_shards("memory://bucket/t-*.tar", None, str(tmp_path))
-
-
-def test_a_file_url_is_a_remote_shard_too(folder: Path, cache: str) -> None:
-    reader = open_shards([f"file://{folder}"], "val", cache=cache)
-    assert reader.read(0) == {"x": b"1" * 600}
 
 
 def test_a_missing_remote_shard_is_left_out_where_errors_may_be(

@@ -76,15 +76,6 @@ def test_ranks_share_the_sequence_without_gap_or_overlap(
     assert len(counts) == num_samples
 
 
-@pytest.mark.parametrize(("ranks", "batch_size"), [(1, 4), (2, 2), (4, 1)])
-def test_a_step_takes_the_same_samples_on_any_number_of_ranks(ranks: int, batch_size: int) -> None:
-    share = {"start": 5, "world_size": ranks, "batch_size": batch_size}
-    streams = [iter(BatchPositions(rank=rank, **share)) for rank in range(ranks)]
-    for step in range(6):
-        together = list(itertools.chain.from_iterable(next(stream) for stream in streams))
-        assert together == list(range(5 + 4 * step, 9 + 4 * step))
-
-
 def test_random_numbers_depend_on_purpose_seed_epoch_and_key_only() -> None:
     names = list(itertools.product(["crop", "paste"], [0, 1], [0, 1], ["a", "b"]))
     draws = [[sample_generator(*name).random() for name in names] for _ in range(2)]

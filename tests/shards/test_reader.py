@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import pickle
 import tarfile
 from pathlib import Path
@@ -106,55 +105,12 @@ def test_a_key_in_two_shards_is_named_with_both(tmp_path: Path) -> None:
         open_shards([str(first), str(second)], None)
 
 
-def tar_of(*names: str, content: bytes = b"1") -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as tar:
-        for name in names:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return file.getvalue()
-
-
-def special(kind: bytes) -> bytes:
-    info = tarfile.TarInfo("a.image.png")
-    info.type, info.linkname = kind, "/etc/passwd"
-    return info.tobuf() + bytes(1024)
-
-
-DAMAGED = bytearray(tar_of("a.x", "b.x"))
-DAMAGED[1024] ^= 255  # the first byte of the second header
-LINKS = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "is no plain tar file"),
-        (b"hello" * 400, "is no plain tar file"),
-        (bytes(DAMAGED), "is truncated or damaged: no end-of-archive mark at byte 1024"),
-        (tar_of("a.x", content=bytes(5000))[:3000], "is truncated: member 'a.x' ends at byte 5512.*has 3000"),
-        *[(special(kind), "refuses the member 'a.image.png': only plain files") for kind in LINKS],
-        *[
-            (tar_of(name), "refuses the member .*leaves the archive")
-            for name in ("/etc/a.x", "../a.x", "b/../../a.x")
-        ],
-        (tar_of("one/a.x", "two/a.x"), "sample 'a' has two members with the suffix x"),
-        *[(tar_of(name), "has no suffix; names such as") for name in ("README", "a.")],
-    ],
-)
-def test_an_unfit_tar_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
-    (tmp_path / "s.tar").write_bytes(content)
-    with refused(rf"s\.tar: .*{message}"):
-        open_shards([str(tmp_path / "s.tar")], None)
-
-
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        ([], "shards: the list is empty"),
+        ([], "validation.shards: the list is empty"),
         *[
-            ([path], "none.*: no shard found; give a folder")
+            ([path], "^validation.shards /.*none.*: no shard found; give a folder")
             for path in ("none.tar", "none-*.tar", "none-{0..1}.tar")
         ],
         (["s-{0..1.tar"], "Unbalanced braces"),
@@ -162,7 +118,7 @@ def test_an_unfit_tar_file_is_refused(tmp_path: Path, content: bytes, message: s
 )
 def test_paths_without_shards_are_refused(tmp_path: Path, paths: list[str], message: str) -> None:
     with refused(message):
-        open_shards([f"{tmp_path}/{path}" for path in paths], "train")
+        open_shards([f"{tmp_path}/{path}" for path in paths], "train", "validation.shards")
 
 
 def test_a_shard_that_shrinks_or_disappears_after_indexing_is_noticed(tmp_path: Path) -> None:

@@ -81,7 +81,6 @@ def test_every_shipped_configuration_loads_and_says_how_to_run_it(path: Path) ->
         ("loss: {options: {rba: {margn: 1}}}", "loss.options.rba.margn: unknown setting"),
         ("loss: {options: {rbaa: {}}}", "loss.options.rbaa: unknown setting; perhaps you meant rba; known"),
         ("loss: {options: {rba: {preset: best}}}", "preset: got 'best'; allowed: reachable, released, code"),
-        ("optim: {lr: -1}", "optim.lr must be above 0 and at most 100, got -1.0"),
         (
             "{data: {crop: [32, 32]}, model: {image_size: [64, 64]}}",
             "data.crop [32, 32] and model.image_size [64, 64] differ",
@@ -100,7 +99,6 @@ def test_every_shipped_configuration_loads_and_says_how_to_run_it(path: Path) ->
             "{loss: {outlier: [uno]}, paste: {bank: a, probability: 1}}",
             "loss.outlier: uno needs model.outlier_class trained, not none",
         ),
-        ("validation: {limit: -3}", "validation.limit must be 0 (all) or more, got -3"),
         ("loss: {weights: {mask: -5, dice: 1, class: 1}}", "loss.weights.mask must be 0 or more, got -5.0"),
         (f"optim: {{lr: {'9' * 400}}}", "optim.lr: expected float, got 999"),
         ("a: " + "[" * 1500, "not a YAML file"),

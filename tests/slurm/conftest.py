@@ -7,10 +7,10 @@ ended by its own process id.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
 import pytest
 
 Answer = TypeVar("Answer")
@@ -197,31 +198,19 @@ def _stop(cluster: Cluster) -> None:
 
 def _kill_leftovers(cluster: Cluster) -> None:
     """End what a job left behind, known by its environment."""
-    mark = f"SLURM_CONF={cluster.root}/slurm.conf".encode()
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            variables = (process / "environ").read_bytes().split(b"\0")
-            if mark in variables and any(v.startswith(b"SLURM_JOB_ID=") for v in variables):
-                os.kill(int(process.name), signal.SIGKILL)
-        except OSError:
-            continue
+    for process in psutil.process_iter(["environ"]):
+        variables = process.info["environ"] or {}
+        if variables.get("SLURM_CONF") == f"{cluster.root}/slurm.conf" and "SLURM_JOB_ID" in variables:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
 
 def _end(pid_file: Path) -> None:
-    try:
-        pid = int(pid_file.read_text())
-        os.kill(pid, signal.SIGTERM)
-    except (OSError, ValueError):
-        return
-    for _ in range(200):
-        if not _is_alive(pid):
-            return
-        time.sleep(0.05)
-    os.kill(pid, signal.SIGKILL)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
+    with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
+        daemon = psutil.Process(int(pid_file.read_text()))
+        daemon.terminate()
+        for _ in range(200):
+            if daemon.status() == psutil.STATUS_ZOMBIE:
+                return
+            time.sleep(0.05)
+        daemon.kill()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -15,33 +14,16 @@ import pytest
 from shards.files import LockTaken, hold_lock, is_held
 from slurm.cell import main
 from slurm.launch import Machine, run_locally
-from slurm.tasks import (
-    LOGS_FOLDER,
-    StageState,
-    SweepStage,
-    SweepTask,
-    Tasks,
-    read_state,
-    read_tasks,
-    write_tasks,
-)
+from slurm.tasks import LOGS_FOLDER, StageState, Tasks, read_state, read_tasks
+from tests.support.sweeps import work_of, write_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def make_sweep(folder: Path, *lines: str, max_starts: int = 3) -> Tasks:
     """A sweep whose cells are shell lines; `$work` is a cell's own folder, `$work/end` what it creates."""
-    cells = []
-    for index, line in enumerate(lines):
-        work = folder / "work" / str(index)
-        work.mkdir(parents=True)
-        command = shlex.join(["bash", "-c", f"cd {shlex.quote(str(work))}; work=.; echo >> starts; {line}"])
-        stage = SweepStage(command=command, creates=str(work / "end"), progress=str(work / "step-*"))
-        cells.append(SweepTask(index=index, name=f"cell {index}", stages={"finetune": stage}))
-    tasks = Tasks(sweep="s", folder=folder, max_starts_without_progress=max_starts, cells=cells)
-    (folder / LOGS_FOLDER).mkdir()
-    write_tasks(tasks)
-    return tasks
+    start = "mkdir -p {work}; cd {work}; work=.; echo >> starts; "
+    return write_sweep(folder, {"finetune": [start + line for line in lines]}, max_starts)
 
 
 def command(tasks: Tasks, index: int = 0, *extra: str) -> list[str]:
@@ -57,7 +39,7 @@ def state(tasks: Tasks, index: int = 0) -> StageState:
 
 
 def starts(tasks: Tasks, index: int = 0) -> int:
-    path = tasks.folder / "work" / str(index) / "starts"
+    path = work_of(tasks.folder, index) / "starts"
     return path.read_text().count("\n") if path.exists() else 0
 
 
@@ -114,15 +96,15 @@ def test_two_processes_never_work_on_one_cell(tmp_path: Path) -> None:
     line = "touch $work/ready; while [ ! -e $work/go ]; do sleep 0.05; done; touch $work/end"
     tasks = make_sweep(tmp_path, line)
     first = subprocess.Popen(command(tasks), cwd=ROOT, stdout=subprocess.DEVNULL)
-    wait_for(tmp_path / "work/0/ready")
+    wait_for(work_of(tmp_path, 0) / "ready")
     second = run(tasks)
     assert second.returncode == 1
     assert f"process {first.pid}" in second.stderr
     first.kill()  # the runner dies, its training lives on, and is still alone
     first.wait()
     assert run(tasks, 0, "--wait_for_lock_s", "0").returncode == 1
-    (tmp_path / "work/0/go").touch()
-    wait_for(tmp_path / "work/0/end")
+    (work_of(tmp_path, 0) / "go").touch()
+    wait_for(work_of(tmp_path, 0) / "end")
     assert run(tasks).returncode == 0
     assert starts(tasks) == 1
 
@@ -151,18 +133,18 @@ def test_a_runner_that_is_asked_to_stop_asks_its_command_and_says_so(tmp_path: P
     line = "trap 'touch $work/step-1; exit 75' TERM; touch $work/ready; while true; do sleep 0.05; done"
     tasks = make_sweep(tmp_path, line)
     process = subprocess.Popen(command(tasks), cwd=ROOT, stdout=subprocess.DEVNULL)
-    wait_for(tmp_path / "work/0/ready")
+    wait_for(work_of(tmp_path, 0) / "ready")
     process.send_signal(signal.SIGUSR1)
     assert process.wait(30) == 75
     assert state(tasks).state == "stopped"
-    assert (tmp_path / "work/0/step-1").exists()
+    assert (work_of(tmp_path, 0) / "step-1").exists()
 
 
 def test_ranks_without_a_launcher_learn_who_they_are(tmp_path: Path) -> None:
     line = 'echo "$RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $MASTER_PORT" > $work/rank$RANK; touch $work/end'
     tasks = make_sweep(tmp_path, line)
     assert run(tasks, 0, "--ranks", "2").returncode == 0
-    ranks = [(tmp_path / "work/0" / f"rank{i}").read_text().split() for i in range(2)]
+    ranks = [(work_of(tmp_path, 0) / f"rank{i}").read_text().split() for i in range(2)]
     assert [rank[:4] for rank in ranks] == [["0", "0", "2", "127.0.0.1"], ["1", "1", "2", "127.0.0.1"]]
     assert ranks[0][4] == ranks[1][4]
 
@@ -187,7 +169,7 @@ def test_local_cells_run_some_at_a_time_and_fail_alone(tmp_path: Path) -> None:
     make_sweep(tmp_path, line, "exit 4", line, line, line)
     codes = run_locally(tmp_path, range(5), ["finetune"], Machine(at_once=2, ranks=1))
     assert codes == {0: 0, 1: 4, 2: 0, 3: 0, 4: 0}
-    works = [tmp_path / "work" / str(i) for i in (0, 2, 3, 4)]
+    works = [work_of(tmp_path, i) for i in (0, 2, 3, 4)]
     spans = [[float((work / name).read_text()) for name in ("begin", "last")] for work in works]
     assert max(sum(begin <= at < end for begin, end in spans) for at, _ in spans) == 2
     assert "exit code 4" in (tmp_path / LOGS_FOLDER / "finetune-local_1.log").read_text()
@@ -209,8 +191,8 @@ def test_an_interrupted_local_run_asks_its_cells_to_save(tmp_path: Path) -> None
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
     for index in range(2):
-        wait_for(tmp_path / "work" / str(index) / "ready")
+        wait_for(work_of(tmp_path, index) / "ready")
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(30) == 143
-    assert all((tmp_path / "work" / str(i) / "saved").exists() for i in range(2))
+    assert all((work_of(tmp_path, i) / "saved").exists() for i in range(2))
     assert [state(tasks, i).state for i in range(2)] == ["stopped", "stopped"]

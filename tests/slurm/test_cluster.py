@@ -20,7 +20,8 @@ from slurm.resources import Resources
 from slurm.sbatch import Workspace, render_array, render_job
 from slurm.submit import Submission, add_submissions, read_limits, submit_script
 from slurm.sweep import find_live_cells
-from slurm.tasks import LOGS_FOLDER, SweepStage, SweepTask, Tasks, read_state, write_tasks
+from slurm.tasks import LOGS_FOLDER, read_state
+from tests.support.sweeps import work_of, write_sweep
 
 pytestmark = pytest.mark.slow
 
@@ -40,23 +41,11 @@ class Sweep:
 
     def __init__(self, folder: Path, stages: Mapping[str, Sequence[str]], max_starts: int = 3) -> None:
         self.folder = folder
-        (folder / LOGS_FOLDER).mkdir(parents=True)
-        count = len(next(iter(stages.values())))
-        cells = []
-        for i in range(count):
-            own = {name: self._stage(name, i, lines[i]) for name, lines in stages.items()}
-            cells.append(SweepTask(index=i, name=f"cell {i}", stages=own))
-        self.tasks = Tasks(sweep="it's", folder=folder, max_starts_without_progress=max_starts, cells=cells)
+        self.tasks = write_sweep(folder, stages, max_starts)
         self.workspace = Workspace(sweep="it's", folder=folder, root=ROOT, python=sys.executable)
-        write_tasks(self.tasks)
 
-    def work(self, index: int, stage: str = "finetune") -> Path:
-        return self.folder / "work" / f"{stage} {index}"
-
-    def _stage(self, name: str, index: int, line: str) -> SweepStage:
-        work = self.work(index, name)
-        command = shlex.join(["bash", "-c", line.replace("{work}", shlex.quote(str(work)))])
-        return SweepStage(command=command, creates=str(work / "end"), progress=str(work / "step-*"))
+    def work(self, index: int) -> Path:
+        return work_of(self.folder, index)
 
     def submit(self, stage: str = "finetune", after: str = "", **resources: object) -> str:
         script = self.folder / f"{stage}.sbatch"

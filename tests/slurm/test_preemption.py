@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,8 @@ import yaml
 
 from jobs import submit
 from slurm.submit import read_submissions
-from slurm.tasks import SweepStage, SweepTask, Tasks, read_state, write_tasks
+from slurm.tasks import Tasks, read_state
+from tests.support.sweeps import work_of, write_sweep
 
 pytestmark = pytest.mark.slow
 
@@ -27,28 +27,15 @@ touch "$work/ready"; for i in $(seq 600); do sleep 0.1; done
 SCORES = "mkdir -p {work}; touch {work}/end"
 
 
-def write_sweep(out: Path) -> Tasks:
+def write_taken(out: Path) -> Tasks:
     """A sweep of three cells as jobs.submit leaves it, whose commands are shell lines; it has no table."""
-    folder = out / "taken"
-    cells = []
-    for index in range(3):
-        stages = {}
-        for name, line in {"finetune": TRAINS, "evaluate": SCORES}.items():
-            work = folder / "work" / f"{name}-{index}"
-            line = line.replace("{work}", shlex.quote(str(work))).replace("{index}", str(index))
-            command = shlex.join(["bash", "-c", line])
-            stages[name] = SweepStage(
-                command=command, creates=str(work / "end"), progress=str(work / "step-*")
-            )
-        cells.append(SweepTask(index=index, name=f"cell-{index}", stages=stages))
-    folder.mkdir(parents=True)
-    tasks = Tasks(sweep="taken", folder=folder, max_starts_without_progress=2, cells=cells)
-    write_tasks(tasks)
+    lines = [TRAINS.replace("{index}", str(index)) for index in range(3)]
+    tasks = write_sweep(out / "taken", {"finetune": lines, "evaluate": [SCORES] * 3}, max_starts=2)
     sweep = {"name": "taken", "out": str(out), "config": "none.yaml", "max_starts_without_progress": 2}
     resources = {"cpus_per_rank": 5, "sbatch_options": ["--nodelist=n1"]}  # one cell at a time fits
     sweep |= {"evaluation": {"datasets": "none"}, "resources": resources}
     sweep |= {"collect_resources": {"partition": "urgent"}}
-    (folder / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    (tasks.folder / "sweep.yaml").write_text(yaml.safe_dump(sweep))
     return tasks
 
 
@@ -56,8 +43,8 @@ def test_what_was_preempted_comes_back_by_itself(
     cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    tasks = write_sweep(tmp_path)
-    folder, works = tasks.folder, [tasks.folder / "work" / f"finetune-{i}" for i in range(3)]
+    tasks = write_taken(tmp_path)
+    folder, works = tasks.folder, [work_of(tasks.folder, i) for i in range(3)]
     submit.main([str(folder)])
     for index in (0, 2, 2):
         ready = works[index] / "ready"
@@ -71,8 +58,8 @@ def test_what_was_preempted_comes_back_by_itself(
     assert [state.state for state in states] == ["done", "done", "failed"]
     assert states[2].reason == "started 2 times from the beginning without getting further"
     assert [len(state.starts) for state in states] == [2, 1, 2]
-    assert all((folder / "work" / f"evaluate-{i}" / "end").exists() for i in (0, 1))
-    assert not (folder / "work" / "evaluate-2").exists()
+    assert all((work_of(folder, i, "evaluate") / "end").exists() for i in (0, 1))
+    assert not work_of(folder, 2, "evaluate").exists()
     arrays = [(entry.stage, entry.array) for entry in read_submissions(folder)]
     assert arrays[:3] == [("finetune", "0-2"), ("evaluate", "0-2"), ("collect", "")]
     assert ("evaluate", "0,2") in arrays
@@ -83,9 +70,9 @@ def test_what_a_person_cancels_stays_cancelled(
     cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    tasks = write_sweep(tmp_path)
+    tasks = write_taken(tmp_path)
     submit.main([str(tasks.folder)])
-    cluster.until((tasks.folder / "work/finetune-0/ready").exists, 90, "cell 0 runs")
+    cluster.until((work_of(tasks.folder, 0) / "ready").exists, 90, "cell 0 runs")
     job = read_submissions(tasks.folder)[0].job
     cluster.run("scancel", job)
     cluster.until(lambda: not cluster.run("squeue", "-h"), 60, "an empty queue")

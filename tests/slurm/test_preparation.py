@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 import yaml
 
 from jobs.prepare import main
+from shards.manifest import read_manifest
 from slurm.tasks import read_state
 from tests.support.downloads import make_cityscapes
+from tests.support.files import contents
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +37,16 @@ def test_an_array_writes_the_shards_of_one_process(cluster, tmp_path: Path) -> N
     cluster.until(lambda: not cluster.run("squeue", "-h"), 200, "the end of all tasks")
     control = tmp_path / "sweeps" / "prepare" / "cells"
     assert [read_state(control / f"task-{i}", "prepare").state for i in (0, 1)] == ["done", "done"]
-    alone, shared = (
-        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("alone", "shared")
-    )
-    assert shared == alone
+    assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
+
+
+def test_an_array_of_any_ids_shares_the_work(cluster, tmp_path: Path) -> None:
+    frames = make_cityscapes(tmp_path / "raw", num_train=6)
+    words = ["cityscapes", "--root", str(frames), "--splits", "train", "--workers", "1", "--task", "slurm"]
+    command = shlex.join([sys.executable, "-m", "jobs.prepare", *words, "--out", str(tmp_path / "S")])
+    options = ["--array=3,7,20-30:5", f"--output={tmp_path}/log-%a", f"--chdir={ROOT}"]
+    job = cluster.run("sbatch", "--parsable", *options, f"--wrap={command}")
+    assert cluster.until_ended(job) == dict.fromkeys(("3", "7", "20", "25", "30"), "COMPLETED")
+    written = sum(path.read_text().count("has written its share") for path in tmp_path.glob("log-*"))
+    assert written == 4  # and the last one completed the folder
+    assert len(read_manifest(tmp_path / "S").shards) == 6

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
@@ -77,20 +76,12 @@ def _job(
     return run
 
 
-def rank_processes(run: Path) -> list[int]:
-    """Find the training processes of a run by their environment and command."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-            environment = (process / "environ").read_bytes()
-        except OSError:
-            continue
-        is_ours = any(run.name.encode() in word and b"config.yaml" in word for word in words)
-        is_program = words[0].endswith(b"python") and b"jobs.finetune" in words
-        if is_ours and is_program and b"\0RANK=1\0" in environment:
-            found.append(int(process.name))
-    return found
+def kill_second_rank(run: Path) -> None:
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        words, variables = process.info["cmdline"] or [""], process.info["environ"] or {}
+        is_program = words[0].endswith("python") and "jobs.finetune" in words
+        if is_program and variables.get("RANK") == "1" and f"{run.name}/config.yaml" in " ".join(words):
+            process.kill()
 
 
 def test_a_training_over_two_machines_resumes_exactly_and_ends_in_a_table(
@@ -119,7 +110,7 @@ def test_a_training_over_two_machines_resumes_exactly_and_ends_in_a_table(
     cluster.until(lambda: step() > stopped_at + 12, 240, "steps after the requeue")
     assert f"from step {stopped_at} to {STEPS} on 2 processes" in (run / "log.txt").read_text()
     assert "finetune running" in job(status, sweep)
-    os.kill(rank_processes(run)[0], signal.SIGKILL)
+    kill_second_rank(run)
     cluster.until(lambda: read_state(control, "finetune").state == "failed", 240, "the failure")
     cluster.until(lambda: not cluster.run("squeue", "-h"), 60, "an empty queue")
     told = job(status, sweep)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Sequence
@@ -108,3 +109,6 @@ def test_all_ranks_leave_a_training_in_which_something_sleeps(
     assert "error: process 0 of 2 on " in told
     assert ("error: process 1 of 2 on " in told) is not asleep
     assert "trainer/loop.py" in told
+    waited = [float(seconds) for seconds in re.findall(r"no step ended for (\S+) s", told)]
+    assert waited
+    assert all(2 <= seconds < 3 for seconds in waited)  # hang_s, and far more than three of these steps

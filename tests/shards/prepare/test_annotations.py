@@ -12,7 +12,7 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from shards.prepare.annotations import encode_mask, read_instances, read_runs
+from shards.prepare.annotations import decode_mask, encode_mask, read_instances, read_runs
 from tests.support.refused import refused
 
 # Of pycocotools 2.0.11 with NumPy 2.
@@ -64,7 +64,7 @@ def test_a_square_covers_the_pixels_counted_by_hand() -> None:
     assert rle is not None
     expected = np.zeros((8, 10), np.uint8)
     expected[1:4, 2:6] = 1
-    np.testing.assert_array_equal(coco_mask.decode(rle), expected)
+    np.testing.assert_array_equal(decode_mask(rle), expected)
 
 
 def test_every_form_gives_the_mask_that_pycocotools_gives() -> None:
@@ -81,7 +81,7 @@ def test_every_form_gives_the_mask_that_pycocotools_gives() -> None:
         rle = encode_mask(segmentation, 8, 10)
         assert rle is not None
         expected = coco.annToMask({"image_id": 1, "segmentation": segmentation})
-        np.testing.assert_array_equal(coco_mask.decode(rle), expected)
+        np.testing.assert_array_equal(decode_mask(rle), expected)
         assert expected.any()
 
 

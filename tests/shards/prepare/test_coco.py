@@ -43,18 +43,16 @@ class Coco:
         categories = [{"id": number, "name": name} for number, name in CATEGORIES.items()]
         self.content: dict[str, Any] = {"images": [], "annotations": [], "categories": categories}
 
-    def add(
-        self, image_id: int, *objects: tuple[int, Any], size: tuple[int, int] = (40, 60), crowd: int = 0
-    ) -> None:
-        """Add a picture and its objects, each a category id and a segmentation."""
+    def add(self, image_id: int, *objects: tuple, size: tuple[int, int] = (40, 60)) -> None:
+        """Add a picture and its objects, each a category id, a segmentation and perhaps iscrowd."""
         rows, columns = np.mgrid[0 : size[0], 0 : size[1]]
         picture = np.stack([columns * 4, rows * 6, np.full(size, 90)], axis=-1).astype(np.uint8)  # B, G, R
         cv2.imwrite(str(self.pictures / f"{image_id:012d}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 100])
         entry = {"id": image_id, "file_name": f"{image_id:012d}.jpg", "height": size[0], "width": size[1]}
         self.content["images"].append(entry)
-        for category, segmentation in objects:
+        for category, segmentation, *crowd in objects:
             number = 100 + len(self.content["annotations"])
-            record = {"id": number, "image_id": image_id, "category_id": category, "iscrowd": crowd}
+            record = {"id": number, "image_id": image_id, "category_id": category, "iscrowd": sum(crowd)}
             self.content["annotations"].append({**record, "segmentation": segmentation})
 
     def plan(self, rule: ObjectFilter = ANY, **options: Any) -> tuple[Sequence[ShardPlan], Sequence[str]]:
@@ -111,57 +109,63 @@ def test_folder_and_zip_give_the_same_samples(coco: Coco, tmp_path: Path) -> Non
     assert [list(shard.samples()) for shard in zipped] == [list(shard.samples()) for shard in shards]
 
 
-def test_a_picture_with_any_excluded_category_is_dropped_whole(coco: Coco) -> None:
-    coco.add(1, (24, square(0, 0, 20)), (1, square(20, 0, 2)))
-    coco.add(2, (24, square(0, 0, 20)))
-    coco.add(3, (1, square(0, 0, 20)), crowd=1)
-    rule = ObjectFilter(min_side=0, min_area=0)
-    assert coco.keys(rule) == ["000000000002-102"]
-    assert coco.plan(rule)[1][0] == "images: 1 kept; 2 dropped: an excluded category is in the picture"
+CROWD, EMPTY = ({"size": [40, 60], "counts": counts} for counts in ([800, 400, 1200], [2400]))
+DEFAULT = {"excluded_categories": ObjectFilter().excluded_categories}
+ZEBRA, SHAPES = (
+    (24, square(0, 0, 10)),
+    (
+        *((24, square(0, 0, 20)), (24, [[30.0, 20.0, 40.0, 20.0, 30.0, 30.0]])),
+        (25, square(40, 10, 12)),
+    ),
+)
+LARGE = [ZEBRA, (24, square(20, 0, 9))]
+Objects = list[tuple[int, Any] | tuple[int, Any, int]]
+FILTERS: list[tuple[list[Objects], dict[str, Any], list[int], str]] = [
+    (
+        [[ZEBRA, (1, square(20, 0, 2))], [ZEBRA], [(1, square(0, 0, 20), 1)]],
+        *(DEFAULT, [102], "images: 1 kept; 2 dropped: an excluded category is in the picture"),
+    ),
+    ([[(7, square(0, 0, 20))], [ZEBRA]], DEFAULT, [100, 101], "images: 2 kept"),
+    (
+        [[(7, square(0, 0, 20))], [ZEBRA]],
+        *({"excluded_categories": (*META_OOD_CATEGORIES, "train")}, [101], "images: 1 kept; 1 dropped"),
+    ),
+    ([[ZEBRA, (1, square(20, 0, 9))]], {**DEFAULT, "exclude": "object"}, [100], "1 dropped: of an excluded"),
+    ([LARGE], {"min_area": 100}, [100], "1 kept; 1 dropped: smaller than 100 pixels (min_area)"),
+    ([[ZEBRA], [(24, CROWD, 1)]], {}, [100], "1 dropped: a crowd"),
+    ([[ZEBRA], [(24, CROWD, 1)]], {"crowd": True}, [100, 101], "2 kept"),
+    (
+        [[ZEBRA, (24, [[1, 1, 2, 2]]), (24, []), (24, EMPTY)]],
+        *({}, [100], "2 dropped: a broken or far too long polygon, or run lengths that do not fit the pict"),
+    ),
+    ([[ZEBRA, (24, EMPTY)]], {}, [100], "1 dropped: an empty mask"),
+    ([[*SHAPES]], {"only_categories": ("giraffe",)}, [102], "2 dropped: of none of the asked categories (on"),
+    ([[*SHAPES]], {"max_area": 100}, [101], "2 dropped: larger than 100 pixels (max_area)"),
+    ([[*SHAPES]], {"min_fill": 0.8}, [100, 102], "1 dropped: covers less than 0.8 of its bounding box (min_"),
+    ([[*SHAPES]], {"truncated": False}, [101, 102], "1 dropped: reaches the border of its picture (truncat"),
+    *(
+        ([[(24, square(*edge, 9)), (24, square(20, 15, 9))]], {"truncated": False}, [101], "1 dropped: reach")
+        for edge in ((0, 10), (51, 10), (10, 0), (10, 31))
+    ),
+]
 
 
-def test_the_default_list_is_that_of_meta_ood_and_lacks_train(coco: Coco) -> None:
-    coco.add(1, (7, square(0, 0, 20)))
-    coco.add(2, (24, square(0, 0, 20)))
-    assert len(coco.keys(ObjectFilter(min_side=0, min_area=0))) == 2
-    stricter = ObjectFilter(excluded_categories=(*META_OOD_CATEGORIES, "train"), min_side=0, min_area=0)
-    assert coco.keys(stricter) == ["000000000002-101"]
+@pytest.mark.parametrize(("pictures", "settings", "kept", "told"), FILTERS)
+def test_filters(
+    coco: Coco, pictures: list[Objects], settings: dict[str, Any], kept: list[int], told: str
+) -> None:
+    for image_id, objects in enumerate(pictures, 1):
+        coco.add(image_id, *objects)
+    rule = rule_of(**settings)
+    assert [int(key.rpartition("-")[2]) for key in coco.keys(rule)] == kept
+    assert told in "\n".join(coco.plan(rule)[1])
 
 
 def test_both_sides_must_reach_the_least_side(coco: Coco) -> None:
-    coco.add(1, (24, square(0, 0, 20)), size=(40, 60))
-    coco.add(2, (24, square(0, 0, 20)), size=(60, 60))
+    coco.add(1, ZEBRA, size=(40, 60))
+    coco.add(2, ZEBRA, size=(60, 60))
     assert coco.keys(rule_of(min_side=41)) == ["000000000002-101"]
     assert len(coco.keys(rule_of(min_side=40))) == 2
-
-
-def test_an_object_of_exactly_the_least_area_is_kept(coco: Coco) -> None:
-    coco.add(1, (24, square(0, 0, 10)), (24, square(20, 0, 9)))
-    rule = rule_of(min_area=100)
-    assert coco.keys(rule) == ["000000000001-100"]
-    assert (
-        coco.plan(rule)[1][1]
-        == "objects in these images: 1 kept; 1 dropped: smaller than 100 pixels (min_area)"
-    )
-
-
-def test_crowds_are_taken_only_on_request(coco: Coco) -> None:
-    runs = {"size": [40, 60], "counts": [800, 400, 1200]}
-    coco.add(1, (24, square(0, 0, 10)))
-    coco.add(2, (24, runs), crowd=1)
-    assert coco.keys() == ["000000000001-100"]
-    assert len(coco.keys(rule_of(crowd=True))) == 2
-
-
-def test_broken_and_empty_masks_are_counted_and_skipped(coco: Coco) -> None:
-    empty = {"size": [40, 60], "counts": [2400]}
-    coco.add(1, (24, square(0, 0, 10)), (24, [[1, 1, 2, 2]]), (24, []), (24, empty))
-    shards, report = coco.plan()
-    assert [shard.num_samples for shard in shards] == [1]
-    assert (
-        "2 dropped: a broken or far too long polygon, or run lengths that do not fit the picture" in report[1]
-    )
-    assert "1 dropped: an empty mask" in report[1]
 
 
 def test_a_draw_is_of_the_given_size_and_depends_on_the_seed_alone(coco: Coco) -> None:
@@ -208,7 +212,7 @@ def test_an_unfit_picture_is_named(coco: Coco, content: bytes | None, change: di
 def test_a_whole_picture_is_one_cutout_of_all_masks_crowds_included(coco: Coco) -> None:
     coco.add(1, (24, square(0, 0, 10)), (25, square(20, 20, 8)))
     coco.add(2, (24, square(5, 5, 9)))
-    coco.add(3, (24, {"size": [40, 60], "counts": [800, 400, 1200]}), crowd=1)
+    coco.add(3, (24, CROWD, 1))
     rule = rule_of(unit="image")
     (first, second, crowd) = [
         decode_cutout(*sample) for shard in coco.plan(rule)[0] for sample in shard.samples()
@@ -218,40 +222,6 @@ def test_a_whole_picture_is_one_cutout_of_all_masks_crowds_included(coco: Coco) 
     assert first.mask.shape == (28, 28)
     assert (first.mask == 255).sum() == 100 + 64
     assert "1 dropped: merged with the others of its picture (unit image)" in coco.plan(rule)[1][1]
-
-
-def test_objects_alone_are_excluded_on_request(coco: Coco) -> None:
-    coco.add(1, (24, square(0, 0, 10)), (1, square(20, 0, 9)))
-    rule = ObjectFilter(exclude="object", min_side=0, min_area=0)
-    assert coco.keys(rule) == ["000000000001-100"]
-    assert coco.plan(rule)[1] == [
-        "images: 1 kept",
-        "objects in these images: 1 kept; 1 dropped: of an excluded category",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("options", "kept", "reason"),
-    [
-        ({"only_categories": ("giraffe",)}, [102], "of none of the asked categories (only_categories)"),
-        ({"max_area": 100}, [101], "larger than 100 pixels (max_area)"),
-        ({"min_fill": 0.8}, [100, 102], "covers less than 0.8 of its bounding box (min_fill)"),
-        ({"truncated": False}, [101, 102], "reaches the border of its picture (truncated)"),
-    ],
-)
-def test_filters_of_single_objects(coco: Coco, options: dict, kept: list[int], reason: str) -> None:
-    triangle = [[30.0, 20.0, 40.0, 20.0, 30.0, 30.0]]
-    coco.add(1, (24, square(0, 0, 20)), (24, triangle), (25, square(40, 10, 12)))
-    rule = rule_of(**options)
-    assert coco.keys(rule) == [f"000000000001-{number}" for number in kept]
-    assert f"{3 - len(kept)} dropped: {reason}" in coco.plan(rule)[1][1]
-
-
-@pytest.mark.parametrize("edge", [(0, 10), (51, 10), (10, 0), (10, 31)])
-def test_every_border_cuts(coco: Coco, edge: tuple[int, int]) -> None:
-    coco.add(1, (24, square(*edge, 9)), (24, square(20, 15, 9)))
-    rule = rule_of(truncated=False)
-    assert coco.keys(rule) == ["000000000001-101"]
 
 
 def test_the_report_says_what_is_there_and_what_was_dropped(coco: Coco) -> None:
@@ -285,9 +255,6 @@ def test_filters_that_make_no_sense_are_refused(options: dict, message: str) -> 
         ObjectFilter(**options)
 
 
-EMPTY = {"size": [40, 60], "counts": [2400]}
-
-
 def test_categories_of_test_sets_can_be_left_out() -> None:
     rule = ObjectFilter(test_categories=False, excluded_categories=("car",))
     assert {"car", "cow", "horse", "sheep", "dog", "zebra"} <= rule.excluded
@@ -314,10 +281,8 @@ UNKNOWN = ObjectFilter(excluded_categories=("zebar",))
 def test_the_filter_that_leaves_nothing_is_named(
     coco: Coco, objects: list | None, rule: ObjectFilter, message: str
 ) -> None:
-    for category, segmentation, *crowd in objects or []:
-        coco.add(1, (category, segmentation), crowd=len(crowd))
-    if objects == []:
-        coco.add(1)
+    if objects is not None:
+        coco.add(1, *objects)
     with refused(message):
         coco.plan(rule)
 

@@ -59,6 +59,10 @@ def test_numbers_of_label_files_become_train_ids_and_the_manifest_names_the_clas
     options = json.loads((shards / "manifest.json").read_text())["options"]
     assert {name: options[name] for name in TABLE} == TABLE
     assert (read_manifest(shards).kind, reader.shards[0].title) == ("scenes", "Mine")
+    bare = open_shards([f"{shards}/*.tar"], "train")
+    assert (bare.classes, bare.shards[0].title) == (reader.classes, "Mine")
+    (shards / "manifest.json").write_text("[]")  # of somebody else
+    assert open_shards([f"{shards}/*.tar"], "train").classes == CITYSCAPES
 
 
 def as_palette(ids: np.ndarray) -> bytes:

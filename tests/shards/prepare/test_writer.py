@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tarfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -70,7 +68,6 @@ def test_an_entry_describes_its_file(tmp_path: Path) -> None:
     assert (entry.num_bytes, entry.sha256) == (len(content), hashlib.sha256(content).hexdigest())
 
 
-@pytest.mark.slow
 def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
     results = []
     for workers in (1, 2):
@@ -79,13 +76,6 @@ def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
         results.append((entries, [(folder / entry.name).read_bytes() for entry in entries]))
     assert results[0] == results[1]
     assert [entry.name for entry in results[0][0]] == [f"x-train-{i:06d}.tar" for i in range(5)]
-
-
-@pytest.mark.slow
-def test_a_worker_that_dies_is_reported_and_does_not_hang(tmp_path: Path) -> None:
-    dying = ShardPlan("x-train-000000.tar", "train", 1, partial(os._exit, 1))
-    with pytest.raises(RuntimeError, match="one of 2 workers died, for lack of memory most likely"):
-        write([dying, *plans(3)[1:]], tmp_path / "S", 2)
 
 
 @given(count=st.integers(0, 200), largest=st.integers(1, 40))
