@@ -17,7 +17,7 @@ Program = Callable[..., str]
 
 
 @pytest.fixture(name="refuse")
-def _refuse(end: Callable[..., tuple[int, list[str]]], tmp_path: Path) -> Program:
+def _refuse(end, tmp_path) -> Program:
     """Run a program that must refuse its input, and return the one line it says."""
 
     def run(job: str, *arguments: object) -> str:
@@ -38,7 +38,7 @@ def finetune(out: Path, shards: object) -> list[object]:
     ]  # fmt: skip
 
 
-def test_missing_folders(refuse: Program, tmp_path: Path) -> None:
+def test_missing_folders(refuse, tmp_path):
     gone = tmp_path / "gone"
     for download in (("cityscapes", "--root", gone), ("coco", "--images", gone, "--annotations", gone)):
         assert "gone" in refuse("prepare", *download, "--out", tmp_path / "o")
@@ -47,13 +47,13 @@ def test_missing_folders(refuse: Program, tmp_path: Path) -> None:
     assert "gone.yaml: no such configuration file" in refuse("finetune", f"{gone}.yaml")
 
 
-def test_an_empty_shard_list(refuse: Program, tmp_path: Path) -> None:
+def test_an_empty_shard_list(refuse, tmp_path):
     line = refuse("finetune", "--out", tmp_path, "--model.size", "tiny")
     assert "data.shards: the list is empty" in line
 
 
 @pytest.mark.parametrize("job", ["synthesize", "prepare", "finetune", "evaluate", "demo", "preview_paste"])
-def test_unknown_options_and_wrong_types(refuse: Program, job: str, tmp_path: Path) -> None:
+def test_unknown_options_and_wrong_types(refuse, job, tmp_path):
     command = {
         "prepare": ["cityscapes", "--root", tmp_path],
         "evaluate": ["--checkpoint", "c", "--datasets", "d"],
@@ -66,16 +66,14 @@ def test_unknown_options_and_wrong_types(refuse: Program, job: str, tmp_path: Pa
     assert "'many'" in line
 
 
-def test_a_run_that_would_lie_below_a_file_or_in_a_folder_of_something_else(
-    refuse: Program, tmp_path: Path, scene_shards: str
-) -> None:
+def test_a_run_that_would_lie_below_a_file_or_in_a_folder_of_something_else(refuse, tmp_path, scene_shards):
     (tmp_path / "out/eomt").mkdir(parents=True)
     (tmp_path / "out/eomt/notes.txt").write_text("mine")
     assert "already holds files" in refuse("finetune", *finetune(tmp_path / "out", scene_shards))
     assert "notes.txt" in refuse("finetune", *finetune(tmp_path / "out/eomt/notes.txt", scene_shards))
 
 
-def test_text_survives_a_terminal_without_utf8(tmp_path: Path) -> None:
+def test_text_survives_a_terminal_without_utf8(tmp_path):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "80"}
     command = [sys.executable, "-m", "jobs.prepare", "cityscapes", "--help"]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)

@@ -32,7 +32,7 @@ FRAMES = 20
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> CalibrateOptions:
+def options(tmp_path) -> CalibrateOptions:
     """Return options of a set of 20 frames of one object each, of blueness 200/255, 201/255, ...
 
     Every fourth frame has a spot of normal pixels of blueness 1, and one of void.

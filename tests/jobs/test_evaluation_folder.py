@@ -51,7 +51,7 @@ def world(tmp_path_factory) -> EvaluateOptions:
 
 
 @pytest.fixture
-def done(world: EvaluateOptions, tmp_path) -> EvaluateOptions:
+def done(world, tmp_path) -> EvaluateOptions:
     """A copy of the finished evaluation that a test may change."""
     root = shutil.copytree(world.out.parent, tmp_path / "world")
     places = ("checkpoint", "datasets", "out", "cityscapes", "cache")

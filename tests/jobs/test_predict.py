@@ -43,7 +43,7 @@ def build():
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> str:
+def model(tmp_path) -> str:
     (tmp_path / "own.py").write_text(MODEL)
     return str(tmp_path / "own.py")
 

@@ -52,19 +52,19 @@ def make_coco(root: Path) -> Path:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path) -> Path:
     return make_cityscapes(tmp_path / "R")
 
 
 @pytest.fixture
-def whole(root: Path, tmp_path: Path) -> dict[str, bytes]:
+def whole(root, tmp_path) -> dict[str, bytes]:
     """Contents of the folder that one process writes of `root`."""
     cityscapes(root, tmp_path / "whole")
     return contents(tmp_path / "whole")
 
 
 @pytest.fixture
-def coco_root(tmp_path: Path) -> Path:
+def coco_root(tmp_path) -> Path:
     return make_coco(tmp_path / "coco")
 
 
@@ -77,7 +77,7 @@ def coco(root: Path, out: Path, *more: str) -> None:
     main(["coco", *images, "--out", str(out), *more])
 
 
-def test_cityscapes_becomes_shards_that_the_manifest_describes(root: Path, tmp_path: Path) -> None:
+def test_cityscapes_becomes_shards_that_the_manifest_describes(root, tmp_path):
     cityscapes(root, tmp_path / "S", "--samples_per_shard", "2")
     manifest = read_manifest(tmp_path / "S")
     assert (manifest.kind, manifest.label_encoding) == ("cityscapes", "cityscapes-train-id")
@@ -97,7 +97,7 @@ def test_cityscapes_becomes_shards_that_the_manifest_describes(root: Path, tmp_p
 @pytest.mark.filterwarnings(
     "ignore:unclosed file:ResourceWarning"
 )  # webdataset's, closed by gc.collect below
-def test_plain_webdataset_reads_the_cutouts(coco_root: Path, tmp_path: Path) -> None:
+def test_plain_webdataset_reads_the_cutouts(coco_root, tmp_path):
     coco(coco_root, tmp_path / "S")
     urls = [str(tmp_path / "S" / entry.name) for entry in read_manifest(tmp_path / "S").shards]
     samples = list(webdataset.WebDataset(urls, shardshuffle=False))
@@ -108,7 +108,7 @@ def test_plain_webdataset_reads_the_cutouts(coco_root: Path, tmp_path: Path) -> 
         assert (cutout.mask.shape, cutout.category, cutout.source_size) == ((70, 60), "bear", (500, 480))
 
 
-def test_tasks_give_the_bytes_of_one_process_in_any_order(root: Path, tmp_path: Path) -> None:
+def test_tasks_give_the_bytes_of_one_process_in_any_order(root, tmp_path):
     make_cityscapes(root, num_train=9)
     cityscapes(root, tmp_path / "whole", "--samples_per_shard", "2")
     for task in ("2/3", "0/3", "1/3"):
@@ -118,9 +118,7 @@ def test_tasks_give_the_bytes_of_one_process_in_any_order(root: Path, tmp_path: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["R", "S", "whole"]
 
 
-def test_a_task_that_starts_again_after_all_are_done_changes_nothing(
-    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_task_that_starts_again_after_all_are_done_changes_nothing(root, tmp_path, caplog):
     cityscapes(root, tmp_path / "S", "--task", "0/1")
     before = contents(tmp_path / "S")
     with caplog.at_level(logging.INFO):
@@ -131,7 +129,7 @@ def test_a_task_that_starts_again_after_all_are_done_changes_nothing(
     assert contents(tmp_path / "S") == before
 
 
-def test_coco_tasks_give_the_bytes_of_one_process(coco_root: Path, tmp_path: Path) -> None:
+def test_coco_tasks_give_the_bytes_of_one_process(coco_root, tmp_path):
     coco(coco_root, tmp_path / "whole")
     for task in ("0/2", "1/2"):
         coco(coco_root, tmp_path / "S", "--task", task)
@@ -139,7 +137,7 @@ def test_coco_tasks_give_the_bytes_of_one_process(coco_root: Path, tmp_path: Pat
     assert contents(tmp_path / "S") == contents(tmp_path / "whole")
 
 
-def test_more_tasks_than_shards_are_idle(root: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+def test_more_tasks_than_shards_are_idle(root, whole, tmp_path):
     for i in range(11):
         cityscapes(root, tmp_path / "S", "--task", f"{i}/11")
         if (tmp_path / "S").exists():
@@ -148,9 +146,7 @@ def test_more_tasks_than_shards_are_idle(root: Path, whole: dict[str, bytes], tm
     assert contents(tmp_path / "S") == whole
 
 
-def test_an_interrupted_preparation_goes_on_where_it_stopped(
-    root: Path, whole: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_an_interrupted_preparation_goes_on_where_it_stopped(root, whole, tmp_path):
     broken = root / "leftImg8bit/val/ulm/ulm_000000_000019_leftImg8bit.png"
     content = broken.read_bytes()
     broken.write_bytes(b"broken")
@@ -167,9 +163,7 @@ def test_an_interrupted_preparation_goes_on_where_it_stopped(
     assert not parts.exists()
 
 
-def test_a_task_killed_while_it_completes_the_folder_is_finished_by_the_next(
-    root: Path, whole: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_a_task_killed_while_it_completes_the_folder_is_finished_by_the_next(root, whole, tmp_path):
     cityscapes(root, tmp_path / "S", "--task", "1/2")
     cityscapes(root, tmp_path / "S", "--task", "0/2")
     parts = tmp_path / ".S.parts"
@@ -178,7 +172,7 @@ def test_a_task_killed_while_it_completes_the_folder_is_finished_by_the_next(
     assert contents(tmp_path / "S") == whole
 
 
-def test_tasks_with_other_options_are_refused(root: Path, tmp_path: Path) -> None:
+def test_tasks_with_other_options_are_refused(root, tmp_path):
     cityscapes(root, tmp_path / "S", "--task", "0/2")
     with refused(r"\.S\.parts: was begun with other options \(image_encoding: jpeg, now"):
         cityscapes(root, tmp_path / "S", "--task", "1/2", "--image_encoding", "png")
@@ -188,7 +182,7 @@ def test_tasks_with_other_options_are_refused(root: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_two_tasks_at_once_complete_one_folder(root: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+def test_two_tasks_at_once_complete_one_folder(root, whole, tmp_path):
     command = [sys.executable, "-m", "jobs.prepare", "cityscapes", "--root", str(root)]
     command += ["--out", str(tmp_path / "S"), "--task", "slurm"]
     tasks = []
@@ -200,9 +194,7 @@ def test_two_tasks_at_once_complete_one_folder(root: Path, whole: dict[str, byte
 
 
 @pytest.mark.slow
-def test_three_with_the_same_share_at_once_leave_one_whole_folder(
-    root: Path, whole: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_three_with_the_same_share_at_once_leave_one_whole_folder(root, whole, tmp_path):
     command = [sys.executable, "-m", "jobs.prepare", "cityscapes", "--root", str(root)]
     command += ["--out", str(tmp_path / "out/S"), "--resume", "True", "--workers", "1"]
     programs = [subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE) for _ in range(3)]
@@ -212,9 +204,7 @@ def test_three_with_the_same_share_at_once_leave_one_whole_folder(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["S"]
 
 
-def test_the_folder_is_completed_when_no_other_task_writes(
-    root: Path, whole: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_the_folder_is_completed_when_no_other_task_writes(root, whole, tmp_path):
     task = threading.Thread(target=cityscapes, args=(root, tmp_path / "S", "--task", "0/1"))
     with hold_lock(tmp_path / ".S.parts.lock", wait_s=0, owner="another task", shared=True):
         task.start()
@@ -227,7 +217,7 @@ def test_the_folder_is_completed_when_no_other_task_writes(
 
 
 @pytest.mark.parametrize("encoding", ["png", "tiles", "jpeg"])
-def test_every_encoding_keeps_what_it_promises(tmp_path: Path, encoding: str) -> None:
+def test_every_encoding_keeps_what_it_promises(tmp_path, encoding):
     root = make_cityscapes(tmp_path / "R", size=(200, 300))
     cityscapes(root, tmp_path / "S", "--image_encoding", encoding, "--jpeg_quality", "100")
     manifest = read_manifest(tmp_path / "S")
@@ -240,9 +230,7 @@ def test_every_encoding_keeps_what_it_promises(tmp_path: Path, encoding: str) ->
         assert difference.max() <= (4 if encoding == "jpeg" else 0)  # JPEG's colour space rounds, even at 100
 
 
-def test_the_log_says_what_was_kept_and_dropped(
-    coco_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_log_says_what_was_kept_and_dropped(coco_root, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         coco(coco_root, tmp_path / "S", "--max_objects", "3")
     assert "images: 2 kept; 1 dropped: an excluded category is in the picture" in caplog.text
@@ -250,7 +238,7 @@ def test_the_log_says_what_was_kept_and_dropped(
     assert "3 samples in 2 shards" in caplog.text
 
 
-def test_options_are_kept_in_the_manifest(coco_root: Path, tmp_path: Path) -> None:
+def test_options_are_kept_in_the_manifest(coco_root, tmp_path):
     chosen = ["--excluded_categories", "person", "train", "--min_side", "300", "--crowd", "True"]
     root_file = coco_root / "annotations/instances_train2017.json"
     root_file.write_text(
@@ -266,7 +254,7 @@ def test_options_are_kept_in_the_manifest(coco_root: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "workers", ["1", pytest.param("2", marks=pytest.mark.slow)], ids=["one process", "two workers"]
 )
-def test_a_failure_in_the_last_shard_leaves_nothing(root: Path, tmp_path: Path, workers: str) -> None:
+def test_a_failure_in_the_last_shard_leaves_nothing(root, tmp_path, workers):
     broken = root / "leftImg8bit/val/ulm/ulm_000001_000019_leftImg8bit.png"
     broken.write_bytes(b"broken")
     with refused(f"{broken}: cannot be decoded as a picture"):
@@ -287,18 +275,18 @@ def test_a_failure_in_the_last_shard_leaves_nothing(root: Path, tmp_path: Path, 
         (["--sample_per_shard", "8"], r"perhaps you meant --samples_per_shard"),
     ],
 )
-def test_a_wrong_option_is_refused(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_a_wrong_option_is_refused(tmp_path, arguments, message):
     with refused(message):
         cityscapes(tmp_path, tmp_path / "S", *arguments)
 
 
-def test_an_unknown_kind_of_download_is_refused() -> None:
+def test_an_unknown_kind_of_download_is_refused():
     with refused("which download: 'kitti' is not known; .* is cityscapes, coco, segments"):
         main(["kitti"])
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def running(tmp_path) -> Iterator[subprocess.Popen[str]]:
     """Start the program with two workers on minutes of work, and wait for the first shard to appear."""
     root = make_cityscapes(tmp_path / "R", num_train=12, size=(1024, 2048))
     shared = [root / "leftImg8bit/train/aachen", root / "gtFine/train/aachen"]
@@ -330,9 +318,7 @@ def processes_of(group: int) -> list[str]:
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_quickly_in_one_line_and_leaves_nothing(
-    running: subprocess.Popen[str], tmp_path: Path
-) -> None:
+def test_ctrl_c_ends_quickly_in_one_line_and_leaves_nothing(running, tmp_path):
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does: the workers get it, too
     _, text = running.communicate(timeout=20)
     assert running.returncode == 130
@@ -342,9 +328,7 @@ def test_ctrl_c_ends_quickly_in_one_line_and_leaves_nothing(
 
 
 @pytest.mark.slow
-def test_a_killed_run_leaves_no_output_folder_and_no_workers(
-    running: subprocess.Popen[str], tmp_path: Path
-) -> None:
+def test_a_killed_run_leaves_no_output_folder_and_no_workers(running, tmp_path):
     running.kill()
     running.wait()
     assert not (tmp_path / "out" / "S").exists()

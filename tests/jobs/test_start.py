@@ -31,7 +31,7 @@ for job in jobs:
 
 
 @pytest.fixture(scope="module", name="started")
-def _started(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def _started(tmp_path_factory) -> tuple[Path, list[str]]:
     """The folder of what each start said, and all of them with their exit codes."""
     folder = tmp_path_factory.mktemp("started")
     command = [sys.executable, "-c", STARTS, str(folder), *JOBS]
@@ -42,9 +42,7 @@ def _started(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
 @pytest.mark.parametrize(
     ("option", "code", "text"), [("--help", 0, "usage: "), ("--no_such_option", 2, "error: ")]
 )
-def test_help_and_a_wrong_option_load_no_network(
-    started: tuple[Path, list[str]], job: str, option: str, code: int, text: str
-) -> None:
+def test_help_and_a_wrong_option_load_no_network(started, job, option, code, text):
     folder, codes = started
     said, _, names = (folder / f"{job}{option}").read_text().partition("loaded: ")
     loaded = set(names.split())

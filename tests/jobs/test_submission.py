@@ -21,12 +21,12 @@ from tests.support.evaluation import write_run
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
+def run(tmp_path) -> Path:
     return write_run(tmp_path)
 
 
 @pytest.fixture
-def downloads(tmp_path: Path) -> Path:
+def downloads(tmp_path) -> Path:
     folder = tmp_path / "downloads/dataset_AnomalyTrack/images"
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -35,9 +35,7 @@ def downloads(tmp_path: Path) -> Path:
     return tmp_path / "downloads"
 
 
-def test_the_confidence_of_a_mask_model_for_bravo_is_its_share_of_the_evidence(
-    run: Path, downloads: Path, tmp_path: Path
-) -> None:
+def test_the_confidence_of_a_mask_model_for_bravo_is_its_share_of_the_evidence(run, downloads, tmp_path):
     image = cv2.imread(str(downloads / "dataset_AnomalyTrack/images/zebra0000.jpg"))
     (downloads / "bravo_ACDC").mkdir()
     cv2.imwrite(str(downloads / "bravo_ACDC/0.png"), image)
@@ -51,9 +49,7 @@ def test_the_confidence_of_a_mask_model_for_bravo_is_its_share_of_the_evidence(
     assert json.loads((tmp_path / "out/submission.json").read_text())["score"] == "NormalizedMSP"
 
 
-def test_an_export_holds_the_models_scores_and_passes_the_doctor(
-    run: Path, downloads: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_export_holds_the_models_scores_and_passes_the_doctor(run, downloads, tmp_path, capsys):
     out = tmp_path / "out"
     given = ["--checkpoint", str(run), "--to", "smiyc", "--score", "RbA", "--datasets", str(downloads)]
     export([*given, "--out", str(out), "--device", "cpu"])
@@ -87,16 +83,14 @@ OPTION_FAULTS = [
 
 
 @pytest.mark.parametrize(("options", "text"), OPTION_FAULTS)
-def test_an_option_that_does_not_fit_is_refused(
-    run: Path, downloads: Path, tmp_path: Path, options: str, text: str
-) -> None:
+def test_an_option_that_does_not_fit_is_refused(run, downloads, tmp_path, options, text):
     given = options.replace(" D", f" {downloads}").split()
     with pytest.raises(InputError, match=text):
         export(["--checkpoint", str(run), "--out", str(tmp_path / "out"), *given])
     assert not (tmp_path / "out").exists()
 
 
-def test_a_users_own_model_is_exported_too(downloads: Path, tmp_path: Path) -> None:
+def test_a_users_own_model_is_exported_too(downloads, tmp_path):
     (tmp_path / "mine.py").write_text(
         "def build():\n    return lambda image: {'Red': image[..., 0].astype('float32') / 100}\n"
     )

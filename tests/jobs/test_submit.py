@@ -27,7 +27,7 @@ Write = Callable[..., Path]
 
 
 @pytest.fixture(name="sweep")
-def _sweep(tmp_path: Path) -> Write:
+def _sweep(tmp_path) -> Write:
     """Write a sweep file (and its base configuration) with some settings replaced."""
 
     def write(**changes: Any) -> Path:
@@ -50,7 +50,7 @@ def _sweep(tmp_path: Path) -> Write:
 
 
 @pytest.fixture(name="slurm")
-def _slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def _slurm(tmp_path, monkeypatch) -> Path:
     """A Slurm that notes what it is asked: sbatch numbers its jobs from 101, or refuses as a file says."""
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -75,9 +75,7 @@ def asked(slurm: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_every_example_can_be_submitted(
-    example: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_example_can_be_submitted(example, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     main([str(example), "--dry-run"])
     printed = capsys.readouterr().out
@@ -86,9 +84,7 @@ def test_every_example_can_be_submitted(
     assert not (ROOT / "sweeps" / yaml.safe_load(example.read_text())["name"]).exists()
 
 
-def test_a_dry_run_shows_scripts_and_cells_and_writes_nothing(
-    sweep: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_shows_scripts_and_cells_and_writes_nothing(sweep, tmp_path, capsys):
     path = sweep(resources={"throttle": 2, "ranks_per_node": 2}, overrides={"loop.steps": 7})
     main([str(path), "--dry-run"])
     printed = capsys.readouterr().out
@@ -98,9 +94,7 @@ def test_a_dry_run_shows_scripts_and_cells_and_writes_nothing(
     assert not (tmp_path / "sweeps").exists()
 
 
-def test_three_jobs_are_chained_and_every_cell_keeps_its_exact_commands(
-    sweep: Write, slurm: Path, tmp_path: Path
-) -> None:
+def test_three_jobs_are_chained_and_every_cell_keeps_its_exact_commands(sweep, slurm, tmp_path):
     main([str(sweep())])
     folder = tmp_path / "sweeps" / "lr"
     assert asked(slurm) == [
@@ -124,9 +118,7 @@ def test_three_jobs_are_chained_and_every_cell_keeps_its_exact_commands(
     assert (built.optim.lr, built.seed, built.name, built.out) == (1e-4, 1, run.name, str(folder / "runs"))
 
 
-def test_a_cell_that_may_end_early_is_done_by_its_end_and_evaluated_at_its_best(
-    sweep: Write, slurm: Path, tmp_path: Path
-) -> None:
+def test_a_cell_that_may_end_early_is_done_by_its_end_and_evaluated_at_its_best(sweep, slurm, tmp_path):
     choice = {"validation.shards": ["s"], "validation.select": "miou", "validation.patience": 2}
     main([str(sweep(overrides={**choice, "loop.eval_every": 10}))])
     row = json.loads((tmp_path / "sweeps" / "lr" / "tasks.json").read_text())["cells"][0]
@@ -135,7 +127,7 @@ def test_a_cell_that_may_end_early_is_done_by_its_end_and_evaluated_at_its_best(
     assert f"--checkpoint {run}/best --datasets" in row["stages"]["evaluate"]["command"]
 
 
-def test_done_queued_and_failed_cells_are_left_out(sweep: Write, slurm: Path, tmp_path: Path) -> None:
+def test_done_queued_and_failed_cells_are_left_out(sweep, slurm, tmp_path):
     main([str(sweep())])
     tasks = read_tasks(tmp_path / "sweeps" / "lr")
     for stage in tasks.cells[0].stages.values():
@@ -151,9 +143,7 @@ def test_done_queued_and_failed_cells_are_left_out(sweep: Write, slurm: Path, tm
     assert len(asked(slurm)) == 9
 
 
-def test_a_sweep_may_grow_and_change_its_resources_but_not_its_cells(
-    sweep: Write, slurm: Path, tmp_path: Path
-) -> None:
+def test_a_sweep_may_grow_and_change_its_resources_but_not_its_cells(sweep, slurm, tmp_path):
     main([str(sweep())])
     main([str(sweep(seeds=[0, 1, 2], resources={"time_limit_min": 9, "stop_before_end_s": 60}))])
     assert "#SBATCH --array=0-5\n" in (tmp_path / "sweeps/lr/finetune.sbatch").read_text()
@@ -171,9 +161,7 @@ def test_a_sweep_may_grow_and_change_its_resources_but_not_its_cells(
     assert len(asked(slurm)) == count
 
 
-def test_what_slurm_took_away_is_sent_again_and_nothing_else(
-    sweep: Write, slurm: Path, tmp_path: Path
-) -> None:
+def test_what_slurm_took_away_is_sent_again_and_nothing_else(sweep, slurm, tmp_path):
     """Of the folder, whatever has become of the file; the cells are preempted, cancelled, done, failed."""
     main([str(sweep())])
     tasks = read_tasks(tmp_path / "sweeps" / "lr")
@@ -203,8 +191,8 @@ def test_what_slurm_took_away_is_sent_again_and_nothing_else(
     [(1, {}, (4, 2)), (4, {}, (2, 1)), (8, {}, (1, 1)), (1, {"loop.grad_accum": 2}, (4, 2)), (2, {}, (4, 1))],
 )
 def test_global_batches_stay_where_the_number_of_processes_changes(
-    sweep: Write, slurm: Path, tmp_path: Path, ranks: int, overrides: dict[str, int], cut: tuple[int, int]
-) -> None:
+    sweep, slurm, tmp_path, ranks, overrides, cut
+):
     """Batches of 4 on two processes; a seed that is new has the batch of the others."""
     main([str(sweep(resources={"ranks_per_node": 2}))])
     for _ in range(2):
@@ -216,7 +204,7 @@ def test_global_batches_stay_where_the_number_of_processes_changes(
         main([str(sweep(resources={"ranks_per_node": 3}, seeds=[0, 1, 2]))])
 
 
-def test_a_refusal_is_shown_and_leaves_nothing_submitted(sweep: Write, slurm: Path, tmp_path: Path) -> None:
+def test_a_refusal_is_shown_and_leaves_nothing_submitted(sweep, slurm, tmp_path):
     (slurm / "refuse2").write_text("sbatch: error: Batch job submission failed:\n Invalid account\n")
     with pytest.raises(InputError, match="sbatch refused: sbatch: error: Batch job .* failed: Invalid acc"):
         main([str(sweep())])
@@ -224,9 +212,7 @@ def test_a_refusal_is_shown_and_leaves_nothing_submitted(sweep: Write, slurm: Pa
     assert not (tmp_path / "sweeps/lr/submissions.json").exists()
 
 
-def test_without_sbatch_nothing_is_written(
-    sweep: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_sbatch_nothing_is_written(sweep, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="sbatch: not found; .* --local 1 runs the cells here"):
         main([str(sweep())])
@@ -259,9 +245,7 @@ def test_without_sbatch_nothing_is_written(
         ({"preparation": {"tasks": 0}}, "preparation.tasks must be in 1..10000, got 0"),
     ],
 )
-def test_a_mistake_in_the_file_is_one_line_and_submits_nothing(
-    sweep: Write, slurm: Path, tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_a_mistake_in_the_file_is_one_line_and_submits_nothing(sweep, slurm, tmp_path, changes, message):
     with pytest.raises(InputError) as error:
         main([str(sweep(**changes))])
     assert message in str(error.value)
@@ -270,7 +254,7 @@ def test_a_mistake_in_the_file_is_one_line_and_submits_nothing(
     assert not (tmp_path / "sweeps").exists()
 
 
-def test_a_folder_of_something_else_is_left_alone(sweep: Write, slurm: Path, tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_left_alone(sweep, slurm, tmp_path):
     (tmp_path / "sweeps/lr").mkdir(parents=True)
     (tmp_path / "sweeps/lr/notes.txt").write_text("mine")
     with pytest.raises(InputError, match="out/name .*: the folder already holds files"):
@@ -287,9 +271,7 @@ def limit(slurm: Path, *lines: str) -> None:
     (slurm / "scontrol").write_text(f"#!/bin/sh\n[ $2 = config ] && cat <<'END'\n{printed}\nEND\n")
 
 
-def test_more_cells_than_an_array_may_have_become_several_arrays_of_one_sweep(
-    sweep: Write, slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_more_cells_than_an_array_may_have_become_several_arrays_of_one_sweep(sweep, slurm, tmp_path, capsys):
     limit(slurm, "MaxArraySize            = 5", "MaxJobCount             = 10000")
     path = sweep(**LARGE, resources={"throttle": 2})
     main([str(path), "--dry-run"])
@@ -328,9 +310,7 @@ def test_more_cells_than_an_array_may_have_become_several_arrays_of_one_sweep(
         ("MaxJobCount = 20", "24 tasks, but the cluster's MaxJobCount is 20; begin with fewer seeds"),
     ],
 )
-def test_what_a_cluster_cannot_take_is_one_line_in_a_dry_run_too(
-    sweep: Write, slurm: Path, tmp_path: Path, line: str, text: str
-) -> None:
+def test_what_a_cluster_cannot_take_is_one_line_in_a_dry_run_too(sweep, slurm, tmp_path, line, text):
     limit(slurm, line)
     for options in (["--dry-run"], []):
         with pytest.raises(InputError, match=text):
@@ -339,9 +319,7 @@ def test_what_a_cluster_cannot_take_is_one_line_in_a_dry_run_too(
     assert not (tmp_path / "sweeps").exists()
 
 
-def test_inputs_that_are_not_there_are_warned_of_once(
-    sweep: Write, slurm: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_inputs_that_are_not_there_are_warned_of_once(sweep, slurm, tmp_path, caplog):
     caplog.set_level("WARNING")
     for name in ("shards/a-0.tar", "sets/x", "val.tar"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -365,16 +343,14 @@ def test_inputs_that_are_not_there_are_warned_of_once(
     assert caplog.messages == [f"warning: --root {tmp_path}/downloads: not there (yet)"]
 
 
-def test_a_line_break_in_the_folder_of_sweeps_is_refused(sweep: Write, slurm: Path, tmp_path: Path) -> None:
+def test_a_line_break_in_the_folder_of_sweeps_is_refused(sweep, slurm, tmp_path):
     with pytest.raises(InputError, match=r"out/name: got '.*\\n.*'; one line without control characters"):
         main([str(sweep(out=f"{tmp_path}/a\ntouch {tmp_path}/b\n#"))])
     assert asked(slurm) == []
     assert {path.name for path in tmp_path.iterdir()} == {"bin", "base.yaml", "sweep.yaml"}
 
 
-def test_status_tells_states_numbers_and_why_a_cell_failed(
-    sweep: Write, slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_status_tells_states_numbers_and_why_a_cell_failed(sweep, slurm, tmp_path, capsys):
     main([str(sweep())])
     folder = tmp_path / "sweeps" / "lr"
     tasks = read_tasks(folder)
@@ -408,7 +384,7 @@ def test_status_tells_states_numbers_and_why_a_cell_failed(
     assert "collect: job 103 pending" in lines
 
 
-def test_status_reads_runs_that_no_sweep_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_reads_runs_that_no_sweep_knows(tmp_path, capsys):
     for name in ("done", "going", "stopped"):
         (tmp_path / name / "checkpoints/step-0000020").mkdir(parents=True)
         (tmp_path / name / "config.yaml").touch()
@@ -426,13 +402,13 @@ def test_status_reads_runs_that_no_sweep_knows(tmp_path: Path, capsys: pytest.Ca
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_status_of_nothing_is_one_line(tmp_path: Path) -> None:
+def test_status_of_nothing_is_one_line(tmp_path):
     with pytest.raises(InputError, match="no sweep is in .* jobs.submit makes one"):
         status([str(tmp_path)])
 
 
 @pytest.fixture(name="evaluated")
-def _evaluated(sweep: Write, slurm: Path, tmp_path: Path) -> Path:
+def _evaluated(sweep, slurm, tmp_path) -> Path:
     """A sweep all of whose cells are done, and which lacks its table: it was killed before the last step."""
     main([str(sweep())])
     tasks = read_tasks(tmp_path / "sweeps" / "lr")
@@ -445,21 +421,19 @@ def _evaluated(sweep: Write, slurm: Path, tmp_path: Path) -> Path:
     return tasks.folder
 
 
-def test_what_was_killed_before_the_table_makes_it(evaluated: Path, sweep: Write) -> None:
+def test_what_was_killed_before_the_table_makes_it(evaluated, sweep):
     main([str(sweep()), "--local", "1"])
     assert "optim.lr=0.001" in (evaluated / "table" / "results.md").read_text()
 
 
-def test_a_table_that_fails_is_told_by_the_exit_code(evaluated: Path, sweep: Write) -> None:
+def test_a_table_that_fails_is_told_by_the_exit_code(evaluated, sweep):
     (evaluated / "table").write_text("in the way")
     with pytest.raises(SystemExit) as left:
         main([str(sweep()), "--local", "1"])
     assert left.value.code == 1
 
 
-def test_slurm_is_asked_for_the_table_alone_unless_it_is_queued(
-    evaluated: Path, sweep: Write, slurm: Path
-) -> None:
+def test_slurm_is_asked_for_the_table_alone_unless_it_is_queued(evaluated, sweep, slurm):
     main([str(sweep())])
     assert asked(slurm)[3:] == [f"--parsable {evaluated}/collect.sbatch"]
     (slurm / "queue").write_text("104|PENDING|5:00||None\n")
@@ -470,7 +444,7 @@ def test_slurm_is_asked_for_the_table_alone_unless_it_is_queued(
     assert len(asked(slurm)) == 4
 
 
-def test_a_second_submission_is_told_who_is_submitting(sweep: Write, slurm: Path, tmp_path: Path) -> None:
+def test_a_second_submission_is_told_who_is_submitting(sweep, slurm, tmp_path):
     with claimed(tmp_path / "sweeps" / "lr"), pytest.raises(InputError, match="out/name .* is held by proc"):
         main([str(sweep())])
     assert asked(slurm) == []

@@ -20,7 +20,7 @@ from tests.support.tars import encode
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache(tmp_path_factory) -> Path:
     """Predictions of an untrained model on two benchmarks, a validation split and Cityscapes val."""
     root = tmp_path_factory.mktemp("cached")
     evaluate_with_cache(root, cityscapes=write_val_shards(root / "val"))

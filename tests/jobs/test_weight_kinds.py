@@ -161,7 +161,7 @@ BACKBONES = {
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_what_is_evaluated_starts_a_training(tmp_path: Path, scene_shards: str, name: str) -> None:
+def test_what_is_evaluated_starts_a_training(tmp_path, scene_shards, name):
     write, kind = WHOLE[name]
     path = write(tmp_path / "weights")
     if name != "an adapter":
@@ -176,9 +176,7 @@ def test_what_is_evaluated_starts_a_training(tmp_path: Path, scene_shards: str, 
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_a_backbone_starts_a_training_and_is_sound_but_no_segmenter(
-    tmp_path: Path, scene_shards: str, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
+def test_a_backbone_starts_a_training_and_is_sound_but_no_segmenter(tmp_path, scene_shards, capsys, name):
     path = BACKBONES[name](tmp_path / "weights")
     doctor(["checkpoint", str(path)])
     assert "no problem found" in capsys.readouterr().out
@@ -189,13 +187,13 @@ def test_a_backbone_starts_a_training_and_is_sound_but_no_segmenter(
     torch.testing.assert_close(weights(tmp_path, 1)["backbone.blocks.3.mlp.fc1.weight"], found)
 
 
-def test_the_baseline_is_evaluated_and_starts_nothing(tmp_path: Path) -> None:
+def test_the_baseline_is_evaluated_and_starts_nothing(tmp_path):
     path = saved(lambda: prefixed("module.", ERFNet(20).state_dict()), "erfnet.pth")(tmp_path / "weights")
     open_predictor(find_checkpoint(path), ("MSP",), CPU).load()
     with pytest.raises(InputError, match="erfnet.pth: ERFNet weights cannot start an EoMT"):
         initialise_model(ModelConfig(weights=str(path)))
 
 
-def test_every_kind_is_among_these() -> None:
+def test_every_kind_is_among_these():
     trunks = {"backbone", "transformers", "erfnet"}  # transformers' are in test_trunks
     assert {kind for _, kind in WHOLE.values()} | trunks == set(KINDS)
