@@ -12,9 +12,9 @@ import yaml
 from eval.report.record import parse_json, render_json
 from eval.sketch import sketch_path
 from jobs.collect import main
-from shards.errors import InputError
 from slurm.tasks import StageState, SweepStage, SweepTask, Tasks, write_state, write_tasks
 from tests.support.records import make_record, write_counts
+from tests.support.refused import refused
 
 
 def make_run(root: Path, name: str, ap: float | None, **settings: object) -> Path:
@@ -110,7 +110,7 @@ def test_models_are_named_on_request_and_all_columns_shown(tmp_path):
     main([*runs, "--names", "EoMT", "ERFNet", "--all_columns", "--out", out])
     table = rows((tmp_path / "table" / "results.md").read_text())
     assert [(row[0], len(row)) for row in table] == [("EoMT", 13), ("ERFNet", 13)]
-    with pytest.raises(InputError, match="--names: got 1 names for 2 runs; one each is needed"):
+    with refused("--names: got 1 names for 2 runs; one each is needed"):
         main([*runs, "--names", "EoMT", "--out", out])
 
 
@@ -177,7 +177,7 @@ def test_a_table_is_replaced_only_if_asked_and_nothing_else_is(tmp_path):
     main([str(run), str(make_run(tmp_path, "b", 0.3)), "--out", str(out), "--replace", "True"])
     assert "| b | MSP |" in (out / "results.md").read_text()
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="holds notes.txt, which is no table of jobs.collect"):
+    with refused("holds notes.txt, which is no table of jobs.collect"):
         main([str(run), "--out", str(out), "--replace", "True"])
 
 
@@ -195,6 +195,6 @@ def test_mistakes_are_named(tmp_path):
         ([damaged, whole], r"SMIYC RA-21.native.MSP.npz: no sketch of an evaluation"),
         ([], "no run was given"),
     ):
-        with pytest.raises(InputError, match=message):
+        with refused(message):
             main([*map(str, runs), "--out", str(tmp_path / "table")])
     assert not (tmp_path / "table").exists()

@@ -10,8 +10,8 @@ import torch
 from jobs.doctor import main
 from models.backbone import build_backbone
 from models.trunk import SIZES
-from shards.errors import InputError
 from tests.models.tiny import make_model, over_both_trunks, save
+from tests.support.refused import refused
 
 
 @over_both_trunks
@@ -48,7 +48,7 @@ def test_problems_are_told_after_the_description(
 ):
     state = make_model().state_dict()
     spoil(state)
-    with pytest.raises(InputError, match=message):
+    with refused(message):
         main(["checkpoint", str(save(make_model(), tmp_path, state))])
     report = capsys.readouterr().out
     assert "EoMT of this suite" in report
@@ -76,5 +76,5 @@ def test_statistics_are_those_of_the_numbers(tmp_path, capsys):
 
 
 def test_an_empty_folder_is_one_line(tmp_path):
-    with pytest.raises(InputError, match=re.escape(f"{tmp_path}: the folder holds no weight file")):
+    with refused(re.escape(f"{tmp_path}: the folder holds no weight file")):
         main(["checkpoint", str(tmp_path)])

@@ -23,9 +23,9 @@ from eval.report.record import parse_json
 from eval.store import Worker
 from jobs.evaluate import EvaluateOptions
 from jobs.work.evaluate import evaluate
-from shards.errors import InputError
 from shards.output import claimed
 from tests.support.evaluation import options_for, write_val_shards
+from tests.support.refused import refused
 from tests.support.tars import encode
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,7 +94,7 @@ def test_an_evaluation_that_failed_goes_on_to_equal_files(done, passes):
     photograph = options.datasets / "RoadAnomaly/images/1.png"
     content = spoil(photograph, "cut")
     passes()
-    with pytest.raises(InputError, match="cannot be decoded as a picture"):
+    with refused("cannot be decoded as a picture"):
         evaluate(options)
     assert passes() == BOTH
     assert [path.name for path in options.out.iterdir()] == ["cells"]
@@ -154,7 +154,7 @@ def test_what_changed_is_computed_anew_and_finished_results_are_lost_only_if_ask
     done, passes, caplog, change, part, again
 ):
     options = dataclasses.replace(change(done), cache=None)
-    with pytest.raises(InputError, match=rf"--out .*out: holds results of .* with other {part}; --earlier"):
+    with refused(rf"--out .*out: holds results of .* with other {part}; --earlier"):
         evaluate(options)
     assert passes() == []
     evaluate(dataclasses.replace(options, earlier="replace"))
@@ -167,7 +167,7 @@ def test_what_changed_is_computed_anew_and_finished_results_are_lost_only_if_ask
 def test_a_protocol_more_is_added_and_one_less_is_a_loss(done):
     done = dataclasses.replace(done, cache=None)
     assert len(evaluate(dataclasses.replace(done, protocol=("native", "rba")))) == 2 * 2 * 2
-    with pytest.raises(InputError, match=r"holds results of RoadAnomaly.rba, which is not asked for now"):
+    with refused(r"holds results of RoadAnomaly.rba, which is not asked for now"):
         evaluate(done)
     evaluate(dataclasses.replace(done, earlier="replace"))
     kept = ["RoadAnomaly.native.npz", "RoadAnomaly21.native.npz", "cityscapes.npz"]
@@ -195,7 +195,7 @@ def test_earlier_results_can_be_ignored(done, passes):
 
 def test_results_that_are_being_replaced_are_gone_until_the_new_ones_are_there(done):
     spoil(done.datasets / "RoadAnomaly/images/1.png", "cut")
-    with pytest.raises(InputError, match="cannot be decoded as a picture"):
+    with refused("cannot be decoded as a picture"):
         evaluate(dataclasses.replace(done, cache=None, scores=("RbA",), earlier="replace"))
     assert not (done.out / "results.json").exists()
 
@@ -219,7 +219,7 @@ def test_saved_predictions_are_continued_and_never_mixed(done, passes):
     assert passes() == ["Road Anomaly"]
     assert (done.cache / "RoadAnomaly" / "index.json").is_file()
     change_weights(done)
-    with pytest.raises(InputError, match="--cache .*cache: holds predictions of .* with other weights, code"):
+    with refused("--cache .*cache: holds predictions of .* with other weights, code"):
         evaluate(dataclasses.replace(done, out=done.out.with_name("other")))
 
 
@@ -270,14 +270,14 @@ TASK_FAULTS = [
 
 @pytest.mark.parametrize(("changes", "ranks", "message"), TASK_FAULTS)
 def test_a_wrong_task_is_named(world, changes, ranks, message):
-    with pytest.raises(InputError, match=message):
+    with refused(message):
         evaluate(dataclasses.replace(world, **changes), Worker(0, ranks))
 
 
 def test_two_evaluations_do_not_share_a_folder(done):
     with (
         claimed(done.out),
-        pytest.raises(InputError, match="out: another program is writing there: .*lock is held by process"),
+        refused("out: another program is writing there: .*lock is held by process"),
     ):
         evaluate(done)
     assert (done.out / "results.json").is_file()
@@ -287,14 +287,14 @@ def test_a_task_is_not_started_twice_and_a_cache_has_one_writer(done):
     task = dataclasses.replace(done, out=done.out.with_name("tasks"), cache=None, task="0/2")
     with (
         claimed(task.out, part="0-of-2"),
-        pytest.raises(InputError, match="--out .*tasks, part 0-of-2: another program is writing there: "),
+        refused("--out .*tasks, part 0-of-2: another program is writing there: "),
     ):
         evaluate(task)
     assert not task.out.exists()
     other = dataclasses.replace(done, out=done.out.with_name("other"))
     with (
         claimed(other.cache),
-        pytest.raises(InputError, match="--cache .*: another program is writing there: "),
+        refused("--cache .*: another program is writing there: "),
     ):
         evaluate(other)
 

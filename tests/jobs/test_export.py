@@ -31,11 +31,11 @@ from models.onnx import noise
 from models.segmenter import hash_checkpoint, make_predictor
 from models.trunk import SIZES
 from models.weights.checkpoint import initialise_model, load_model, open_checkpoint
-from shards.errors import InputError
 from shards.files import to_json
 from tests.models.tiny import make_model as make_tiny
 from tests.models.tiny import over_both_trunks, save
 from tests.support.forked import run_ranks
+from tests.support.refused import refused
 
 IMAGE = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
@@ -132,14 +132,14 @@ def test_an_adapter_without_its_base_is_refused(tmp_path):
         (run, r"was not trained on .*: 1 frozen weights differ, such as backbone.norm"),
         (base, "holds no LoRA adapter; the run's adapt.mode was another one"),
     ):
-        with pytest.raises(InputError, match=text):
+        with refused(text):
             export(checkpoint, "adapter", tmp_path / "new", *another)
     assert not (tmp_path / "new").exists()
     save(other, base)
-    with pytest.raises(InputError, match="the LoRA adapter was trained on another base than"):
+    with refused("the LoRA adapter was trained on another base than"):
         load_model(out)
     base.rename(tmp_path / "moved")
-    with pytest.raises(InputError, match=r"a LoRA adapter without its base; .* which is not there"):
+    with refused(r"a LoRA adapter without its base; .* which is not there"):
         load_model(out)
 
 
@@ -259,7 +259,7 @@ def test_a_graph_says_threshold_and_risk_on_its_own_scale_and_is_timed(tmp_path,
     lines = capsys.readouterr().out.splitlines()
     for line, name in zip(lines[1:], ("torch on c", "onnxruntime on cpu"), strict=True):
         assert re.match(rf"{name}.*: p50 [\d.]+ ms, p95 [\d.]+ ms per frame, 3 frames", line)
-    with pytest.raises(InputError, match="c.json: is of score MSP; got RbA"):
+    with refused("c.json: is of score MSP; got RbA"):
         export(run, "onnx", tmp_path / "new", *words, "--score", "RbA")
 
 
@@ -308,7 +308,7 @@ def test_a_graph_says_threshold_and_risk_on_its_own_scale_and_is_timed(tmp_path,
 )
 def test_what_a_format_cannot_hold_is_refused(tmp_path, settings, options, message):
     run, (to, *extra) = save(make_model(**settings), tmp_path / "run"), options.split()
-    with pytest.raises(InputError, match=message):
+    with refused(message):
         export(run, to, tmp_path / "out", *extra)
     assert not (tmp_path / "out").exists()
 
@@ -316,7 +316,5 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path, settings, options, messa
 def test_a_foreign_adapter_is_refused(tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "x"}')
     save_file({"base_model.model.a.lora_A.weight": torch.ones(1, 1)}, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(
-        InputError, match="a LoRA adapter that this suite did not write; its model is unknown"
-    ):
+    with refused("a LoRA adapter that this suite did not write; its model is unknown"):
         open_checkpoint(tmp_path)

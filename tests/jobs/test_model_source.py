@@ -15,6 +15,7 @@ from eval.sets.registry import find_test_sets, read_image
 from jobs.evaluate import main
 from shards.errors import InputError
 from tests.support.evaluation import write_scenes, write_set
+from tests.support.refused import refused
 
 ROOT = Path(__file__).resolve().parents[2]
 BRIEF = ("--components", "False", "--pictures", "0", "--device", "cpu")
@@ -97,7 +98,7 @@ SOURCE_FAULTS = [
 def test_a_source_that_does_not_fit_is_refused(sets, tmp_path, given, text):
     maps = tmp_path / "maps"
     maps.mkdir()
-    with pytest.raises(InputError, match=text):
+    with refused(text):
         evaluate(sets, tmp_path / "out", *re.sub(r"\bM(\.py)?(?= |$)", str(maps), given).split())
     assert not (tmp_path / "out").exists()
 
@@ -112,7 +113,7 @@ FILE_FAULTS = [
 @pytest.mark.parametrize(("code", "text"), FILE_FAULTS)
 def test_a_file_that_builds_no_model_is_refused(sets, tmp_path, code, text):
     (tmp_path / "mine.py").write_text(code)
-    with pytest.raises(InputError, match=text):
+    with refused(text):
         evaluate(sets, tmp_path / "out", "--model_file", str(tmp_path / "mine.py"))
 
 
@@ -140,5 +141,5 @@ def test_miou_of_a_model_that_is_right_is_one_and_needs_the_classes_of_cityscape
     evaluate(sets, tmp_path / "out", *given)
     assert parse_json((tmp_path / "out/results.json").read_text(), "")[0].miou == 1
     (tmp_path / "mine.py").write_text(MODEL.format(classes=5))
-    with pytest.raises(InputError, match=r"mine.py answers logits of 5 classes, Cityscapes has 19; leave it"):
+    with refused(r"mine.py answers logits of 5 classes, Cityscapes has 19; leave it"):
         evaluate(sets, tmp_path / "other", *given)

@@ -16,8 +16,8 @@ from jobs.doctor import main as doctor
 from jobs.export import main as export
 from models.segmenter import make_predictor
 from models.weights.checkpoint import load_segmenter
-from shards.errors import InputError
 from tests.support.evaluation import write_run
+from tests.support.refused import refused
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_an_export_holds_the_models_scores_and_passes_the_doctor(run, downloads,
     with h5py.File(out / "anomaly_p/rba_run/AnomalyTrack-all/zebra0000.hdf5", "w") as file:
         file["value"] = np.zeros((40, 64), np.float16)
     (out / "anomaly_p/rba_run/AnomalyTrack-all/validation0000.hdf5").unlink()
-    with pytest.raises(InputError, match=r"out: 1 of 2 images missing, such as .*0000 \(and 1 more\)"):
+    with refused(r"out: 1 of 2 images missing, such as .*0000 \(and 1 more\)"):
         doctor(["submission", str(out)])
     assert "  problem: anomaly_p/rba_run/AnomalyTrack-all/zebra0000.hdf5: the same" in capsys.readouterr().out
 
@@ -85,7 +85,7 @@ OPTION_FAULTS = [
 @pytest.mark.parametrize(("options", "text"), OPTION_FAULTS)
 def test_an_option_that_does_not_fit_is_refused(run, downloads, tmp_path, options, text):
     given = options.replace(" D", f" {downloads}").split()
-    with pytest.raises(InputError, match=text):
+    with refused(text):
         export(["--checkpoint", str(run), "--out", str(tmp_path / "out"), *given])
     assert not (tmp_path / "out").exists()
 
@@ -100,11 +100,11 @@ def test_a_users_own_model_is_exported_too(downloads, tmp_path):
     with h5py.File(tmp_path / "out/anomaly_p/mine/AnomalyTrack-all/zebra0000.hdf5") as file:
         expected = (image[..., 0].astype(np.float32) / 100).astype(np.float16)
         np.testing.assert_array_equal(file["value"][:], expected)
-    with pytest.raises(InputError, match="--score: got 'MSP'; what .*mine.py answers gives Red"):
+    with refused("--score: got 'MSP'; what .*mine.py answers gives Red"):
         export([*given, "--to", "smiyc", "--out", str(tmp_path / "other")])
     (downloads / "bravo_ACDC").mkdir()
     cv2.imwrite(str(downloads / "bravo_ACDC/0.png"), image)
-    with pytest.raises(InputError, match="wants the 19 classes of Cityscapes too; .* answers logits of 0"):
+    with refused("wants the 19 classes of Cityscapes too; .* answers logits of 0"):
         export([*given, "--to", "bravo", "--score", "Red", "--out", str(tmp_path / "other")])
-    with pytest.raises(InputError, match="one of --checkpoint and --model_file is needed; got none of them"):
+    with refused("one of --checkpoint and --model_file is needed; got none of them"):
         export(["--to", "smiyc", "--datasets", str(downloads), "--out", str(tmp_path / "other")])

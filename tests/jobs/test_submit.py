@@ -19,6 +19,7 @@ from shards.output import claimed
 from shards.settings import read_config
 from slurm.tasks import StageState, read_tasks, write_state
 from tests.support.records import make_record
+from tests.support.refused import refused
 from trainer.config import FinetuneConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -151,12 +152,12 @@ def test_a_sweep_may_grow_and_change_its_resources_but_not_its_cells(sweep, slur
     assert [job["job"] for job in jobs] == ["104", "105", "106"]  # whose indices are those of the cells now
     count = len(asked(slurm))
     smaller, shorter = {"grid": {"optim.lr": [1e-3]}}, {"seeds": [0, 1, 2], "overrides": {"loop.steps": 5}}
-    with pytest.raises(InputError, match=r"another sweep: its cell optim.lr=0.001,seed=2 is none of this"):
+    with refused(r"another sweep: its cell optim.lr=0.001,seed=2 is none of this"):
         main([str(sweep(**smaller))])
-    with pytest.raises(InputError, match=r"sweep: loop.steps of cell .* is 20000 there and 5 here; take"):
+    with refused(r"sweep: loop.steps of cell .* is 20000 there and 5 here; take"):
         main([str(sweep(**shorter))])
     (slurm / "queue").write_text("104_3|RUNNING|5:00|n1|None\n")
-    with pytest.raises(InputError, match="cells were added or moved while jobs of .* are queued"):
+    with refused("cells were added or moved while jobs of .* are queued"):
         main([str(sweep(seeds=[0, 1, 2, 3]))])
     assert len(asked(slurm)) == count
 
@@ -200,13 +201,13 @@ def test_global_batches_stay_where_the_number_of_processes_changes(
     for name in ("optim.lr=0.001,seed=0", "optim.lr=0.0001,seed=2"):
         config = read_config(FinetuneConfig, tmp_path / "sweeps/lr/cells" / name / "config.yaml")
         assert (config.data.batch_size, config.loop.grad_accum) == cut
-    with pytest.raises(InputError, match="resources: the global batch of .* is 8, which 3 processes cannot"):
+    with refused("resources: the global batch of .* is 8, which 3 processes cannot"):
         main([str(sweep(resources={"ranks_per_node": 3}, seeds=[0, 1, 2]))])
 
 
 def test_a_refusal_is_shown_and_leaves_nothing_submitted(sweep, slurm, tmp_path):
     (slurm / "refuse2").write_text("sbatch: error: Batch job submission failed:\n Invalid account\n")
-    with pytest.raises(InputError, match="sbatch refused: sbatch: error: Batch job .* failed: Invalid acc"):
+    with refused("sbatch refused: sbatch: error: Batch job .* failed: Invalid acc"):
         main([str(sweep())])
     assert asked(slurm)[-1] == "scancel 101"
     assert not (tmp_path / "sweeps/lr/submissions.json").exists()
@@ -214,7 +215,7 @@ def test_a_refusal_is_shown_and_leaves_nothing_submitted(sweep, slurm, tmp_path)
 
 def test_without_sbatch_nothing_is_written(sweep, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match="sbatch: not found; .* --local 1 runs the cells here"):
+    with refused("sbatch: not found; .* --local 1 runs the cells here"):
         main([str(sweep())])
     assert not (tmp_path / "sweeps").exists()
 
@@ -257,7 +258,7 @@ def test_a_mistake_in_the_file_is_one_line_and_submits_nothing(sweep, slurm, tmp
 def test_a_folder_of_something_else_is_left_alone(sweep, slurm, tmp_path):
     (tmp_path / "sweeps/lr").mkdir(parents=True)
     (tmp_path / "sweeps/lr/notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="out/name .*: the folder already holds files"):
+    with refused("out/name .*: the folder already holds files"):
         main([str(sweep())])
     assert asked(slurm) == []
 
@@ -313,7 +314,7 @@ def test_more_cells_than_an_array_may_have_become_several_arrays_of_one_sweep(sw
 def test_what_a_cluster_cannot_take_is_one_line_in_a_dry_run_too(sweep, slurm, tmp_path, line, text):
     limit(slurm, line)
     for options in (["--dry-run"], []):
-        with pytest.raises(InputError, match=text):
+        with refused(text):
             main([str(sweep(**LARGE)), *options])
     assert asked(slurm) == []
     assert not (tmp_path / "sweeps").exists()
@@ -344,7 +345,7 @@ def test_inputs_that_are_not_there_are_warned_of_once(sweep, slurm, tmp_path, ca
 
 
 def test_a_line_break_in_the_folder_of_sweeps_is_refused(sweep, slurm, tmp_path):
-    with pytest.raises(InputError, match=r"out/name: got '.*\\n.*'; one line without control characters"):
+    with refused(r"out/name: got '.*\\n.*'; one line without control characters"):
         main([str(sweep(out=f"{tmp_path}/a\ntouch {tmp_path}/b\n#"))])
     assert asked(slurm) == []
     assert {path.name for path in tmp_path.iterdir()} == {"bin", "base.yaml", "sweep.yaml"}
@@ -403,7 +404,7 @@ def test_status_reads_runs_that_no_sweep_knows(tmp_path, capsys):
 
 
 def test_status_of_nothing_is_one_line(tmp_path):
-    with pytest.raises(InputError, match="no sweep is in .* jobs.submit makes one"):
+    with refused("no sweep is in .* jobs.submit makes one"):
         status([str(tmp_path)])
 
 
@@ -445,6 +446,6 @@ def test_slurm_is_asked_for_the_table_alone_unless_it_is_queued(evaluated, sweep
 
 
 def test_a_second_submission_is_told_who_is_submitting(sweep, slurm, tmp_path):
-    with claimed(tmp_path / "sweeps" / "lr"), pytest.raises(InputError, match="out/name .* is held by proc"):
+    with claimed(tmp_path / "sweeps" / "lr"), refused("out/name .* is held by proc"):
         main([str(sweep())])
     assert asked(slurm) == []

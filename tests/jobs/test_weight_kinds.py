@@ -26,9 +26,9 @@ from models.weights.checkpoint import find_checkpoint, initialise_model, load_mo
 from models.weights.formats import read_checkpoint
 from models.weights.huggingface import to_huggingface
 from models.weights.kinds import KINDS
-from shards.errors import InputError
 from tests.models.tiny import IMAGE, make_model, save
 from tests.models.weights.test_formats import as_upstream
+from tests.support.refused import refused
 from tests.trainer.small_run import _fresh_accelerator, train, weights  # noqa: F401
 
 CPU = torch.device("cpu")
@@ -180,7 +180,7 @@ def test_a_backbone_starts_a_training_and_is_sound_but_no_segmenter(tmp_path, sc
     path = BACKBONES[name](tmp_path / "weights")
     doctor(["checkpoint", str(path)])
     assert "no problem found" in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"ViT backbone \(DINOv2, DINOv3 or timm\), no EoMT"):
+    with refused(r"ViT backbone \(DINOv2, DINOv3 or timm\), no EoMT"):
         open_predictor(find_checkpoint(path), ("MSP",), CPU).load()
     train(tmp_path, scene_shards, "--model.weights", str(path), "--loop.steps", "1", "--optim.lr", "1e-30")
     (found,) = [v for n, v in read_checkpoint(path).weights.items() if n == "blocks.3.mlp.fc1.weight"]
@@ -190,7 +190,7 @@ def test_a_backbone_starts_a_training_and_is_sound_but_no_segmenter(tmp_path, sc
 def test_the_baseline_is_evaluated_and_starts_nothing(tmp_path):
     path = saved(lambda: prefixed("module.", ERFNet(20).state_dict()), "erfnet.pth")(tmp_path / "weights")
     open_predictor(find_checkpoint(path), ("MSP",), CPU).load()
-    with pytest.raises(InputError, match="erfnet.pth: ERFNet weights cannot start an EoMT"):
+    with refused("erfnet.pth: ERFNet weights cannot start an EoMT"):
         initialise_model(ModelConfig(weights=str(path)))
 
 
