@@ -86,8 +86,8 @@ def test_a_bank_of_its_own_must_be_disjoint(run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--frames", "-1"], "frames: got -1; 0 or more are needed"),
-        (["--variant", "-1"], "variant: got -1; 0 or more are needed"),
+        (["--frames", "-1"], "--frames: got -1; at least 0"),
+        (["--variant", "-1"], "--variant: got -1; at least 0"),
         (["--paste.max_hidden", "0"], "none of 8 frames has a place for an object"),
         (["--paste.held_out", "0"], r"paste\.held_out: is 0, so training pastes every object"),
         (["--paste.bank", ""], r"paste\.bank: is empty; a folder of cut-outs is needed"),

@@ -265,8 +265,8 @@ def test_a_failure_in_the_last_shard_leaves_nothing(root, tmp_path, workers):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--samples_per_shard", "0"], "samples_per_shard: is 0; 1 or more is needed"),
-        (["--workers", "-1"], "workers: is -1; 0 or more is needed"),
+        (["--samples_per_shard", "0"], "--samples_per_shard: got 0; at least 1"),
+        (["--workers", "-1"], "--workers: got -1; at least 0"),
         (["--jpeg_quality", "0"], "jpeg_quality: is 0; 1 to 100 is needed"),
         (["--task", "3/3"], "--task: got '3/3'; I/N with I in 0..N-1 is needed"),
         (["--splits"], "splits: is empty; train, val or test is needed"),

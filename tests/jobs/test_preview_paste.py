@@ -110,7 +110,7 @@ def test_an_existing_file_is_kept_unless_asked(config, tmp_path):
     ("options", "message"),
     [
         (["--out", "a.jpg"], r"out: got a\.jpg; a name that ends in \.png"),
-        (["--out", "a.png", "--scenes", "0"], "scenes: got 0; at least 1 is needed"),
+        (["--out", "a.png", "--scenes", "0"], "--scenes: got 0; at least 1"),
         (["--out", "a.png", "--paste.bank", ""], r"paste\.bank: is empty"),
     ],
 )
