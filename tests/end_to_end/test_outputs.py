@@ -26,7 +26,8 @@ COMMANDS: dict[str, str] = {
     "collect": "{root}/results.json --out {out}",
     "paste_validation": "{pasting} --frames 1 --out {out}",
     "preview_paste": "{pasting} --scenes 1 --out {out}",
-    "synthesize": "--height 64 --train 2 --val 1 --coco 2 --anomaly_images 1 --workers 1 --out {out}",
+    "synthesize": "--height 64 --train 2 --val 1 --coco 2 --coco_height 64 --anomaly_images 1 "
+    "--workers 1 --out {out}",
     "evaluate": "--checkpoint {root}/rba_run --datasets {root}/sets --device cpu --pictures 0 "
     "--scores MSP --components False --out {out}",
     "prepare": "cityscapes --root {root}/raw --splits train --workers 1 --out {out}",

@@ -74,6 +74,7 @@ def test_own_classes_from_folders_to_results(tmp_path, count):
     train(tmp_path, scenes, *outlier, "--validation.shards", scenes, *SHORT, resume=True)
     words = ["--checkpoint", str(tmp_path / "run"), "--datasets", str(write_test_sets(tmp_path / "sets"))]
     words += ["--out", str(tmp_path / "E"), "--device", "cpu", "--scores", "RbA", "--limit", "1"]
+    words += ["--pictures", "0", "--components", "False"]
     evaluate([*words, "--cityscapes", scenes])
     with (tmp_path / "E/cityscapes.csv").open() as file:
         assert [row["class"] for row in csv.DictReader(file)] == names
@@ -89,7 +90,7 @@ def test_own_classes_from_folders_to_results(tmp_path, count):
 
 def test_the_record_of_a_model_goes_through_huggingface(tmp_path):
     scenes = str(write_scenes(tmp_path / "in", 3))
-    train(tmp_path, scenes, "--model.size", "small", "--loop.steps", "1", "--loop.save_every", "1")
+    train(tmp_path, scenes, "--loop.steps", "1")
     export(["--checkpoint", str(tmp_path / "run"), "--to", "huggingface", "--out", str(tmp_path / "hf")])
     config = load_model(tmp_path / "hf").config
     assert (list(config.classes), config.trained_on) == (names_of(3), ("Things",))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,14 +19,14 @@ from safetensors.torch import load_file, save_file
 
 from eval.report.record import parse_json
 from eval.store import Worker
-from jobs.evaluate import EvaluateOptions
+from jobs.evaluate import EvaluateOptions, main
 from jobs.work.evaluate import evaluate
 from shards.output import claimed
 from tests.support.evaluation import options_for, write_val_shards
+from tests.support.forked import join, start_program
 from tests.support.refused import refused
 from tests.support.tars import encode
 
-ROOT = Path(__file__).resolve().parents[2]
 QUICK = {"scores": ("MSP", "EAM"), "pictures": 1, "components": False}
 BOTH = ["SMIYC RA-21", "Road Anomaly"]
 
@@ -308,24 +306,21 @@ def test_what_a_killed_evaluation_left_half_written_goes(done):
 
 
 @pytest.mark.slow
-def test_an_evaluation_that_is_killed_goes_on_to_equal_results(tmp_path):
+def test_an_evaluation_that_is_killed_goes_on_to_equal_results(tmp_path, request):
+    request.addfinalizer(functools.partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(1)  # as the program has
     options = options_for(tmp_path, **QUICK, protocol=("native", "course-512"), limit=1)
     evaluate(dataclasses.replace(options, out=tmp_path / "whole"))
-    command = [
-        sys.executable, "-m", "jobs.evaluate", "--checkpoint", str(options.checkpoint), "--datasets",
-        str(options.datasets), "--out", str(options.out), "--scores", *options.scores, "--pictures", "1",
-        "--components", "False", "--limit", "1", "--device", "cpu", "--protocol", *options.protocol,
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stderr=log, env=environment)
-        deadline = time.monotonic() + 120
-        while not image_files(options) and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert process.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()
+    words = ["--checkpoint", options.checkpoint, "--datasets", options.datasets, "--out", options.out]
+    words += ["--scores", *options.scores, "--pictures", 1, "--components", "False", "--limit", 1]
+    words += ["--device", "cpu", "--protocol", *options.protocol]
+    process = start_program(main, [*map(str, words)], tmp_path / "log", tmp_path / "log")
+    deadline = time.monotonic() + 120
+    while not image_files(options) and process.is_alive():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    assert join([process], 60) == [-signal.SIGKILL], (tmp_path / "log").read_text()
     assert image_files(options)
     assert not (options.out / "results.json").exists()
     evaluate(options)

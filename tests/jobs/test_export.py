@@ -34,6 +34,7 @@ from models.weights.checkpoint import initialise_model, load_model, open_checkpo
 from shards.files import to_json
 from tests.models.tiny import make_model as make_tiny
 from tests.models.tiny import over_both_trunks, save
+from tests.support.files import contents
 from tests.support.forked import run_ranks
 from tests.support.refused import refused
 
@@ -89,18 +90,9 @@ def test_one_merged_file_needs_nothing_beside_it(tmp_path):
 @pytest.mark.parametrize("to", ["safetensors", "adapter", "huggingface"])
 def test_two_processes_export_the_same_bytes(tmp_path, to):
     run = finetune_with_lora(tmp_path / "run")
-    outs = [tmp_path / name for name in "abcd"]
-    for out in outs[:2]:
-        export(run, to, out)
-    for out in outs[2:]:
-        run_ranks(
-            main, ["--checkpoint", str(run), "--to", to, "--out", str(out)], tmp_path / f"said-{out.name}"
-        )
-    names = {path.name for path in outs[0].iterdir()}
-    for out in outs[1:]:
-        assert {name: (out / name).read_bytes() for name in names} == {
-            n: (outs[0] / n).read_bytes() for n in names
-        }
+    words = ["--checkpoint", str(run), "--to", to, "--out", str(tmp_path / "theirs")]
+    run_ranks(main, words, tmp_path / "said")
+    assert contents(tmp_path / "theirs") == contents(export(run, to, tmp_path / "ours"))
 
 
 def test_an_adapter_over_its_base_is_the_run(tmp_path, capsys):
@@ -230,7 +222,8 @@ def test_a_graph_of_whole_pictures_answers_as_windows_do(tmp_path, picture, with
         images[0].permute(1, 2, 0).numpy()
     )
     score = SCORES["RbA"](expected[None])[0].numpy()
-    for precision, tolerance in (("float32", within), ("fp16", 2e-2)):
+    halved = [("fp16", 2e-2)] if picture == (32, 90) else []
+    for precision, tolerance in (("float32", within), *halved):
         out = export(run, "onnx", tmp_path / precision, *words, "--precision", precision)
         classes, found = run_onnx(out, images)
         assert (classes.dtype, found.dtype, found.shape) == (np.uint8, np.float32, (1, *picture))
@@ -288,22 +281,6 @@ def test_a_graph_says_threshold_and_risk_on_its_own_scale_and_is_timed(tmp_path,
             "--base: only --to adapter, outlier_head, safetensors, huggingface has a base; --to is onnx",
         ),
         ({}, "adapter", "--to adapter: .* did not start from weights; --base names its base"),
-    ],
-    ids=[
-        "picture",
-        "latency",
-        "size",
-        "bomb",
-        "precision",
-        "head",
-        "outlier class",
-        "classes",
-        "gated",
-        "registers",
-        "distances",
-        "score",
-        "base",
-        "no base",
     ],
 )
 def test_what_a_format_cannot_hold_is_refused(tmp_path, settings, options, message):

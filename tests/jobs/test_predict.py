@@ -200,7 +200,7 @@ def test_a_video_becomes_a_video(tmp_path, model, code, suffix):
 
 
 def test_memory_does_not_grow_with_the_frames(tmp_path, model):
-    write_pictures(tmp_path / "pictures", 200)
+    write_pictures(tmp_path / "pictures", 100)
     predict(options(tmp_path, model, pictures=2))
     in_use = calls(model)
     assert max(in_use[-20:]) - max(in_use[20:40]) < 2 * 40 * 64 * 4 + 100_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,9 @@ def _started(tmp_path_factory) -> tuple[Path, list[str]]:
     """The folder of what each start said, and all of them with their exit codes."""
     folder = tmp_path_factory.mktemp("started")
     command = [sys.executable, "-c", STARTS, str(folder), *JOBS]
-    return folder, subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    variables = {**os.environ, "PYTHONIOENCODING": "ascii"}  # text survives a terminal without UTF-8
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
+    return folder, done.stdout.splitlines()
 
 
 @pytest.mark.parametrize("job", JOBS)
