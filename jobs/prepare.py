@@ -167,14 +167,10 @@ Job = (
     | Annotated[SegmentsJob, tyro.conf.subcommand("segments")]
     | Annotated[FoldersJob, tyro.conf.subcommand("folders")]
 )
-DOWNLOADS = ("cityscapes", "coco", "segments", "folders")
 
 
 def main(arguments: Sequence[str]) -> None:
     """Prepare one download, as the first argument says: `cityscapes`, `coco`, `segments` or `folders`."""
-    if arguments and arguments[0] not in (*DOWNLOADS, "-h", "--help"):
-        known = ", ".join(DOWNLOADS)
-        raise InputError(f"which download: {arguments[0]!r} is not known; the first argument is {known}")
     job: Job = parse_options(Job, arguments, program="jobs.prepare")
     task = parse_task(job.task) if job.task else Task(0, 1) if job.resume else None
     if task is None or not (job.out / MANIFEST_NAME).is_file():  # which another task may have completed

@@ -280,7 +280,7 @@ def test_a_wrong_option_is_refused(tmp_path, arguments, message):
 
 
 def test_an_unknown_kind_of_download_is_refused():
-    with refused("which download: 'kitti' is not known; .* is cityscapes, coco, segments"):
+    with refused("^got 'kitti'; expected one of {cityscapes, coco, segments, folders}; --help lists"):
         main(["kitti"])
 
 
