@@ -32,6 +32,7 @@ from tests.support.refused import refused
 from tests.trainer.small_run import _fresh_accelerator, assert_equal, train  # noqa: F401
 
 CPU = torch.device("cpu")
+ASKED = {"size": "tiny", "image_size": (32, 32), "num_queries": 5}
 
 
 def tiny() -> EoMT:
@@ -170,7 +171,8 @@ def test_what_is_evaluated_starts_a_training(tmp_path, name):
     assert len(source.fingerprint) == 64
     source.load()
     assert torch.equal(make_predictor(load_model(path), CPU)(IMAGE), make_predictor(tiny(), CPU)(IMAGE))
-    assert_equal(initialise_model(ModelConfig(weights=str(path))).state_dict(), tiny().state_dict())
+    model = initialise_model(ModelConfig(**ASKED, weights=str(path)))
+    assert_equal(model.state_dict(), tiny().state_dict())
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -180,7 +182,7 @@ def test_a_backbone_starts_a_training_and_is_sound_but_no_segmenter(tmp_path, ca
     assert "no problem found" in capsys.readouterr().out
     with refused(r"ViT backbone \(DINOv2, DINOv3 or timm\), no EoMT"):
         open_predictor(find_checkpoint(path), ("MSP",), CPU).load()
-    model = initialise_model(ModelConfig(size="tiny", image_size=(32, 32), weights=str(path)))
+    model = initialise_model(ModelConfig(**ASKED, weights=str(path)))
     (found,) = [v for n, v in read_checkpoint(path).weights.items() if n == "blocks.3.mlp.fc1.weight"]
     assert torch.equal(model.state_dict()["backbone.blocks.3.mlp.fc1.weight"], found)
 
