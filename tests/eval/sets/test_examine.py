@@ -10,6 +10,7 @@ import pytest
 
 from eval.sets.examine import examine_datasets
 from eval.sets.registry import TEST_SETS
+from eval.submissions.bravo import SUBSETS
 from jobs.doctor import main
 from jobs.synthesize import main as synthesize
 from tests.eval.sets.test_layouts import overlay_of, write_lost_and_found, write_png, write_static
@@ -115,7 +116,7 @@ def test_a_folder_with_nothing_known_is_refused(tmp_path: Path) -> None:
 def test_official_downloads_are_counted_and_compared(tmp_path: Path) -> None:
     write_lost_and_found(tmp_path / "LostAndFound", *(f"02_Weg_000000_{i:06d}" for i in range(3)))
     write_static(tmp_path, overlay_of(1, 1, 1))
-    for name in ("dataset_AnomalyTrack/images/zebra0000.jpg", "bravo_ACDC/fog/0.png"):
+    for name in ("dataset_AnomalyTrack/images/zebra0000.jpg", *(f"bravo_{s}/fog/0.png" for s in SUBSETS)):
         write_png(tmp_path / name, np.zeros((44, 80, 3), np.uint8))
     found = examine(tmp_path)
     lines, differences, problems = found["lost_and_found_test (Lost & Found)"]
@@ -127,7 +128,7 @@ def test_official_downloads_are_counted_and_compared(tmp_path: Path) -> None:
     assert "version: fs_val_v3, by the folder's name" in lines
     lines, _, problems = found["AnomalyTrack-all (smiyc, images to predict, without labels here)"]
     assert (lines, problems) == (["images: 1", "sizes: 80 x 44 (1)"], [])
-    assert "images: 1, known are 3901" in found["BRAVO, all subsets"][1]
+    assert "images: 6, known are 3901" in found["BRAVO, all subsets"][1]
 
 
 def test_the_version_of_a_zip_is_its_md5(tmp_path: Path) -> None:
