@@ -20,7 +20,7 @@ real: $(VENV)/.installed  ## the tables of docs/results.md from the data in $(RE
 
 # A file of tests belongs to one process (tests/conftest.py says which go together, and in which order); two at a time,
 # with one thread each. What C libraries say of a crash is shown.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
+TESTS := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
 	--max-worker-restart 0 --capture=sys
 
 test: $(VENV)/.installed-test  ## every test, the slow ones too

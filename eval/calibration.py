@@ -96,9 +96,9 @@ def read_calibration(path: Path, setting: str = "--calibration") -> Calibration:
     """Read calibration.json; an InputError says what is wrong with it."""
     try:
         found: Calibration = read_json(Calibration, path)
-        get_protocol(found.protocol, "protocol")
+        get_protocol(found.protocol, f"{path}: protocol")
     except InputError as error:
-        raise InputError(f"{setting} {path}: is no calibration of jobs.calibrate: {error}") from None
+        raise InputError(f"{setting} {error}; a calibration of jobs.calibrate is needed") from None
     return found
 
 

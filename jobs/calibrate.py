@@ -20,7 +20,7 @@ from eval.predict.score_names import describe_scores
 from jobs.work.model_options import ModelOptions
 from shards.errors import InputError
 from shards.program import run_program
-from shards.settings import parse_options
+from shards.settings import parse_options, require_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +54,7 @@ class CalibrateOptions(ModelOptions):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise InputError(f"--{name}: got {value}; a number between 0 and 1 is needed")
-        if self.smallest < 1:
-            raise InputError(f"--smallest: got {self.smallest}; at least 1")
+        require_least(self, smallest=1)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from eval.predict.score_names import describe_scores
 from shards.errors import InputError
 from shards.files import Location
 from shards.program import run_program
-from shards.settings import parse_options
+from shards.settings import parse_options, require_least
 
 PACKAGES = ("smiyc", "fishyscapes", "bravo")
 """Kinds of files that a benchmark takes."""
@@ -78,8 +78,7 @@ class ExportOptions:
         if (self.checkpoint is None) == (not self.model_file):
             given = "both" if self.model_file else "none of them"
             raise InputError(f"one of --checkpoint and --model_file is needed; got {given}")
-        if self.windows_at_once < 1:
-            raise InputError(f"--windows_at_once: got {self.windows_at_once}; at least 1")
+        require_least(self, windows_at_once=1, latency=0)
         if self.to in PACKAGES and self.datasets is None:
             raise InputError(f"--datasets: --to {self.to} predicts images; name the folder that holds them")
         for name in ("datasets", "parts", "method", "model_file"):
@@ -90,8 +89,8 @@ class ExportOptions:
                 raise InputError(f"--{name}: is for onnx; --to is {self.to}")
         if self.latency and self.picture is None:
             raise InputError("--latency: times whole pictures; --picture HEIGHT WIDTH says their size")
-        if self.latency < 0 or min(self.picture or (1,)) < 1:
-            raise InputError(f"--latency, --picture: got {self.latency}, {self.picture}; at least 0, and 1")
+        if min(self.picture or (1,)) < 1:
+            raise InputError(f"--picture: got {self.picture}; at least 1")
         allowed = {"onnx": ("float32", "fp16"), **dict.fromkeys(PACKAGES, ("float32", "bf16"))}
         if self.precision not in (known := allowed.get(self.to, ("float32",))):
             raise InputError(f"--precision: got {self.precision}; --to {self.to} has {', '.join(known)}")

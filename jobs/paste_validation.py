@@ -23,7 +23,7 @@ from shards.output import require_free, staged_folder
 from shards.program import run_program
 from shards.reader import open_shards
 from shards.scene import require_scenes
-from shards.settings import load_config, parse_options, split_arguments
+from shards.settings import load_config, parse_options, require_least, split_arguments
 from trainer.config import FinetuneConfig
 
 logger = logging.getLogger(__name__)
@@ -52,9 +52,7 @@ class PasteValidationOptions:
     runs of a sweep are compared on the same pictures."""
 
     def __post_init__(self) -> None:
-        for name in ("frames", "variant"):
-            if (value := getattr(self, name)) < 0:
-                raise InputError(f"{name}: got {value}; 0 or more are needed")
+        require_least(self, frames=0, variant=0)
 
 
 def main(arguments: Sequence[str]) -> None:

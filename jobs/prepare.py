@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import tyro
 
@@ -23,10 +23,11 @@ from shards.prepare.scenes import SceneEncoding, Split
 from shards.prepare.segments import SegmentFilter, plan_segments
 from shards.prepare.writer import write_folder
 from shards.program import run_program
-from shards.settings import parse_options
+from shards.settings import parse_options, require_least
 from slurm.status import parse_task
 
 logger = logging.getLogger(__name__)
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +43,15 @@ class Sharing:
     resume: bool = False
     """Keep finished shards of an interrupted run in `.OUT.parts`, and go on with them the next time."""
 
-    def check(self, samples_per_shard: int) -> None:
-        """Refuse impossible counts."""
-        if samples_per_shard < 1:
-            raise InputError(f"samples_per_shard: is {samples_per_shard}; 1 or more is needed")
-        if self.workers < 0:
-            raise InputError(f"workers: is {self.workers}; 0 or more is needed")
+    def check(self) -> None:
+        """Refuse impossible counts and tasks."""
+        require_least(self, samples_per_shard=1, workers=0)
+        if self.task:
+            parse_task(self.task)
+
+    def part(self, kind: type[Part]) -> Part:
+        """Return the settings of a base class alone."""
+        return kind(**{field.name: getattr(self, field.name) for field in fields(kind)})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +68,13 @@ class CityscapesJob(SceneEncoding, Sharing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check(self.samples_per_shard)
+        self.check()
         if not self.splits:
             raise InputError("splits: is empty; train, val or test is needed")
 
     def plan(self) -> FolderPlan:
         """Plan the shards."""
-        encoded = {field.name: getattr(self, field.name) for field in fields(SceneEncoding)}
-        return plan_cityscapes(self.root, splits=self.splits, **encoded)
+        return plan_cityscapes(self.root, splits=self.splits, **vars(self.part(SceneEncoding)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +101,7 @@ class FoldersJob(SceneEncoding, Sharing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check(self.samples_per_shard)
+        self.check()
         require_title(self.name or self.out.absolute().name, "--name")
 
     def plan(self) -> FolderPlan:
@@ -107,7 +110,7 @@ class FoldersJob(SceneEncoding, Sharing):
             (self.images, self.image_ending),
             (self.labels, self.label_ending),
             read_classes(self.classes),
-            SceneEncoding(**{field.name: getattr(self, field.name) for field in fields(SceneEncoding)}),
+            self.part(SceneEncoding),
             split=self.split,
             name=self.name or self.out.absolute().name,
         )
@@ -128,12 +131,11 @@ class CocoJob(ObjectFilter, Sharing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check(self.samples_per_shard)
+        self.check()
 
     def plan(self) -> FolderPlan:
         """Choose the objects and plan the shards."""
-        rule = ObjectFilter(**{field.name: getattr(self, field.name) for field in fields(ObjectFilter)})
-        return plan_cutouts(self.images, self.annotations, rule, self.samples_per_shard)
+        return plan_cutouts(self.images, self.annotations, self.part(ObjectFilter), self.samples_per_shard)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,12 +154,11 @@ class SegmentsJob(SegmentFilter, Sharing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check(self.samples_per_shard)
+        self.check()
 
     def plan(self) -> FolderPlan:
         """Choose the segments and plan the shards."""
-        rule = SegmentFilter(**{field.name: getattr(self, field.name) for field in fields(SegmentFilter)})
-        return plan_segments(self.images, self.segments, rule, self.samples_per_shard)
+        return plan_segments(self.images, self.segments, self.part(SegmentFilter), self.samples_per_shard)
 
 
 Job = (
@@ -166,14 +167,10 @@ Job = (
     | Annotated[SegmentsJob, tyro.conf.subcommand("segments")]
     | Annotated[FoldersJob, tyro.conf.subcommand("folders")]
 )
-DOWNLOADS = ("cityscapes", "coco", "segments", "folders")
 
 
 def main(arguments: Sequence[str]) -> None:
     """Prepare one download, as the first argument says: `cityscapes`, `coco`, `segments` or `folders`."""
-    if arguments and arguments[0] not in (*DOWNLOADS, "-h", "--help"):
-        known = ", ".join(DOWNLOADS)
-        raise InputError(f"which download: {arguments[0]!r} is not known; the first argument is {known}")
     job: Job = parse_options(Job, arguments, program="jobs.prepare")
     task = parse_task(job.task) if job.task else (0, 1) if job.resume else None
     if task is None or not (job.out / MANIFEST_NAME).is_file():  # which another task may have completed

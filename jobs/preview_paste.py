@@ -23,7 +23,7 @@ from shards.program import run_program
 from shards.progress import Progress
 from shards.reader import list_shards
 from shards.schema import CITYSCAPES, OUTLIER_ID, ClassTable, Sample
-from shards.settings import load_config, parse_options, split_arguments
+from shards.settings import load_config, parse_options, require_least, split_arguments
 from trainer.config import FinetuneConfig
 
 logger = logging.getLogger(__name__)
@@ -56,9 +56,7 @@ class PreviewOptions:
     """Width of a scene on the sheet, in pixels."""
 
     def __post_init__(self) -> None:
-        for name in ("scenes", "columns", "tile_width"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: got {getattr(self, name)}; at least 1 is needed")
+        require_least(self, scenes=1, columns=1, tile_width=1)
         if self.out.suffix.lower() != ".png":
             raise InputError(f"out: got {self.out}; a name that ends in .png is needed")
 

@@ -23,7 +23,7 @@ from shards.errors import InputError
 from shards.files import write_atomically
 from shards.output import claimed, require_free
 from shards.program import run_program
-from shards.settings import parse_options, read_config
+from shards.settings import parse_options, read_config, require_least
 from slurm.launch import Machine, run_locally, share_machine
 from slurm.submit import SUBMISSIONS_NAME, SlurmError
 from slurm.sweep import (
@@ -58,8 +58,7 @@ class SubmitOptions:
     """Cells to run at a time on this machine, without Slurm; 0: one per GPU, or per group of them."""
 
     def __post_init__(self) -> None:
-        if (self.local or 0) < 0:
-            raise InputError(f"--local: got {self.local}; 0 (one per GPU) or more is needed")
+        require_least(self, local=0)
 
 
 def main(arguments: Sequence[str]) -> None:

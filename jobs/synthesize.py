@@ -18,13 +18,12 @@ from jobs.world.anomaly_layout import ANOMALY_SETS, AnomalyFrame
 from jobs.world.cityscapes_layout import StreetFrame
 from jobs.world.coco_json import write_annotations
 from jobs.world.coco_layout import ObjectPicture
-from jobs.world.official_layout import plan_official, write_frame_list
 from jobs.world.picture_files import write_preview
 from shards.errors import InputError
 from shards.output import staged_folder
 from shards.program import run_program
 from shards.progress import Progress
-from shards.settings import parse_options
+from shards.settings import parse_options, require_least
 
 logger = logging.getLogger(__name__)
 
@@ -49,18 +48,14 @@ class SynthesizeOptions:
     """Rows of a picture of objects; every tenth is smaller, and the usual filter drops sides below 480."""
     anomaly_images: int = 12
     """Pictures in each of the five anomaly sets."""
-    official: bool = False
-    """Also write small copies of the benchmarks' own layouts under official/."""
     workers: int = 2
     """Processes that draw."""
 
     def __post_init__(self) -> None:
         ones = dict.fromkeys(("train", "val", "coco", "anomaly_images", "workers"), 1)
-        for name, least in {"seed": 0, "coco_height": 64, **ones}.items():
-            if getattr(self, name) < least:
-                raise InputError(f"{name}: got {getattr(self, name)}; at least {least} is needed")
-        if self.height < 64 or self.height % 2:
-            raise InputError(f"height: got {self.height}; an even number of at least 64 is needed")
+        require_least(self, seed=0, height=64, coco_height=64, **ones)
+        if self.height % 2:
+            raise InputError(f"--height: got {self.height}; an even number is needed")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -78,13 +73,9 @@ def synthesize(options: SynthesizeOptions) -> None:
     anomalies = [AnomalyFrame(seed, height, name, index) for name in ANOMALY_SETS for index in numbers]
     drawings: list[Callable[[Path], Any]] = [picture.write for picture in coco]
     drawings += [frame.write for frame in street] + [frame.write for frame in anomalies]
-    if options.official:
-        drawings += plan_official(seed, height, street)
     with staged_folder(options.out) as root:
         results = _draw_all(drawings, root, options.workers)
         write_annotations(root, results[: len(coco)])
-        if options.official:
-            write_frame_list(root)
         write_preview(root)
     logger.info("%s: %d pictures, overview in preview.png", options.out, len(drawings))
 

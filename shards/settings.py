@@ -44,7 +44,8 @@ def parse_options(options_type: Any, arguments: Sequence[str], *, program: str) 
     if not isinstance(options_type, type):
         kinds = {mark.name: kind for kind, mark in map(typing.get_args, typing.get_args(options_type))}
         if not arguments or arguments[0] not in kinds:
-            raise InputError(f"expected one of {{{', '.join(kinds)}}}; --help lists every option")
+            given = f"got {shorten(arguments[0])}; " if arguments else ""
+            raise InputError(f"{given}expected one of {{{', '.join(kinds)}}}; --help lists every option")
         options_type, arguments = kinds[arguments[0]], arguments[1:]
     return _build_from_words(options_type, {}, arguments)
 

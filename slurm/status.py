@@ -129,8 +129,8 @@ def parse_task(text: str, environment: Mapping[str, str] = os.environ) -> tuple[
 def _find_place(environment: Mapping[str, str]) -> tuple[int, int]:
     """Find this process among the ids of its array.
 
-    Slurm sets the smallest, the largest and their number, which tell ids at one distance, such as 0-7, 3,7 or
-    0-9:3. Others, such as 3,7,20-40:5, are asked for, as long as it remembers all of them.
+    Slurm sets the smallest, the largest and their number. Where these leave a choice, it is asked, as long as
+    it remembers all tasks; where it does not tell, the ids are taken to be at one distance, such as 0-9:3.
     """
     names = {name: f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "COUNT")}
     texts = {name: environment.get(variable, "") for name, variable in names.items()}
@@ -140,11 +140,12 @@ def _find_place(environment: Mapping[str, str]) -> tuple[int, int]:
             raise InputError(f"--task slurm: {names[name]} {given}; this is no task of a SLURM array")
     number, first, last, count = (int(text) for text in texts.values())
     ids: Sequence[int] = range(first, last + 1, (last - first) // max(count - 1, 1) or 1)
-    if len(ids) != count or ids[-1] != last:
-        job = environment.get("SLURM_ARRAY_JOB_ID", "")
-        tasks = query_jobs([job], all_tasks=True)[0] if job else {}
-        ids = sorted(int(index) for _, _, index in (key.partition("_") for key in tasks) if index)
-    if number not in ids or len(ids) != count:
+    job = environment.get("SLURM_ARRAY_JOB_ID", "")
+    if job and 2 < count <= last - first:
+        tasks = query_jobs([job], all_tasks=True)[0]
+        known = sorted(int(index) for _, _, index in (key.partition("_") for key in tasks) if index)
+        ids = known if len(known) == count else ids
+    if number not in ids or len(ids) != count or ids[-1] != last:
         given = f"task {number} of {count} from {first} to {last}, and Slurm does not tell the others"
         advice = "take ids at one distance, such as 0-7 or 0-9:3, or give --task I/N"
         raise InputError(f"--task slurm: {given}; {advice}")

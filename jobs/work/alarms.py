@@ -20,6 +20,7 @@ from eval.sets.registry import TestSet, check_masks, find_test_sets, read_target
 from eval.store import ALONE, Worker
 from jobs.calibrate import CalibrateOptions
 from jobs.predict import PredictOptions
+from jobs.work.model_options import join_task
 from models.segmenter import choose_device
 from shards.errors import InputError
 from shards.schema import ANOMALY
@@ -27,7 +28,7 @@ from shards.schema import ANOMALY
 
 def predict(options: PredictOptions, worker: Worker = ALONE) -> str:
     """Check all inputs, predict what is not finished, and write; return a summary, of one worker alone."""
-    worker = options.join(worker)
+    worker = join_task(options.task, worker)
     require_place(options.out, NAMES)
     calibration = read_calibration(options.calibration) if options.calibration else None
     score = options.score or (calibration.score if calibration else "MSP")
@@ -68,7 +69,7 @@ def _summarize(
 
 def calibrate(options: CalibrateOptions, worker: Worker = ALONE) -> Calibration | None:
     """Check all inputs, predict what is not finished, and write; None of all workers but one."""
-    worker = options.join(worker)
+    worker = join_task(options.task, worker)
     require_place(options.out, CALIBRATION_NAMES)
     protocol, score = _find_protocol(options.protocol), options.score
     source = options.find_source((score,), "--score")

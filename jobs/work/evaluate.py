@@ -28,6 +28,7 @@ from eval.sets.benchmarks import (
 from eval.sets.registry import TestSet, check_masks, find_test_sets, read_image
 from eval.store import ALONE, Worker
 from jobs.evaluate import EvaluateOptions
+from jobs.work.model_options import join_task
 from models.segmenter import choose_device, open_predictor
 from models.weights.run_files import CONFIG_NAME, run_of
 from shards.errors import InputError
@@ -48,7 +49,7 @@ def evaluate(options: EvaluateOptions, worker: Worker = ALONE) -> list[Record]:
     Nothing is written where an option, test set, shard or checkpoint is wrong, which is an InputError. Of
     several workers the first one measures and writes, and the others return nothing.
     """
-    worker = options.join(worker)
+    worker = join_task(options.task, worker)
     require_place(options.out)
     source = _find_source(options)  # once: a run that still trains saves newer ones
     title = model_name(options, source)

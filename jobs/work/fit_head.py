@@ -14,18 +14,17 @@ from eval.key import hash_key
 from eval.predict.windows import covering_size, resize_image, to_tensor, window_starts
 from eval.store import ALONE, ImageStore, Worker, launched_worker
 from jobs.fit_head import FitOptions
+from jobs.work.model_options import join_task
 from models.config import OutlierHeadConfig
 from models.eomt import EoMT
 from models.segmenter import choose_device, hash_checkpoint
 from models.token_bank import TokenBank, TokenReader, TokenSums, label_patches, sum_tokens
 from models.weights.adapter import HEAD_NAME, write_head
 from models.weights.checkpoint import find_checkpoint, load_model
-from shards.errors import InputError
 from shards.output import require_free, staged_folder
 from shards.reader import ShardReader, open_shards
 from shards.scene import decode_scene, require_scenes
 from shards.schema import NUM_CLASSES
-from slurm.status import parse_task
 
 SCENES_PER_PART = 32
 
@@ -39,12 +38,7 @@ def fit_with_others(options: FitOptions) -> str:
 def fit(options: FitOptions, worker: Worker = ALONE) -> str:
     """Read what is not read yet of the scenes; the first of several processes fits and writes."""
     require_free(options.out)
-    if options.task:
-        if worker.count > 1:
-            raise InputError(
-                f"--task {options.task}: tasks are single processes; under torchrun leave it out"
-            )
-        worker = Worker(*parse_task(options.task), is_task=True)
+    worker = join_task(options.task, worker)
     source = find_checkpoint(options.checkpoint)
     reader = open_shards(options.shards, options.split, "--shards")
     require_scenes(reader)

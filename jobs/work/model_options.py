@@ -55,16 +55,6 @@ class ModelOptions:
                     raise InputError(f"--{name}: is for --checkpoint; got --{given[0]}")
         require_least(self, windows_at_once=1)
 
-    def join(self, worker: Worker) -> Worker:
-        """Return the array task that `task` names, or this rank."""
-        from eval.store import Worker
-
-        if not self.task:
-            return worker
-        if worker.count > 1:
-            raise InputError(f"--task {self.task}: tasks are single processes; under torchrun leave it out")
-        return Worker(*parse_task(self.task), is_task=True)
-
     def find_source(self, scores: tuple[str, ...], setting: str) -> Path:
         """Return the checkpoint or the Python file, and check `scores` as far as names tell."""
         from eval.predict.own_model import parse_model_file
@@ -97,3 +87,14 @@ class ModelOptions:
             compiled=self.compile,
             setting="--score",
         )
+
+
+def join_task(given: str, worker: Worker) -> Worker:
+    """Return the array task that `--task` names, or this rank."""
+    from eval.store import Worker
+
+    if not given:
+        return worker
+    if worker.count > 1:
+        raise InputError(f"--task {given}: tasks are single processes; under torchrun leave it out")
+    return Worker(*parse_task(given), is_task=True)

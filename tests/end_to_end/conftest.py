@@ -13,9 +13,7 @@ from shards.program import run_program
 
 
 @pytest.fixture(name="end")
-def _end(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, list[str]]]:
+def _end(monkeypatch, capsys) -> Callable[..., tuple[int, list[str]]]:
     """Run a program to its end; return its exit code and what it said on standard error."""
 
     def run(job: str, *arguments: object) -> tuple[int, list[str]]:

@@ -39,11 +39,11 @@ class ForkedStep:
 
 @pytest.mark.slow
 def test_the_demo_goes_from_nothing_to_tables_and_pictures(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+    tmp_path,
+    monkeypatch,
+    capsys,
+    caplog,
+):
     """The world and the sweep's cells are of processes that were really started, as all are for a user."""
     caplog.set_level(logging.INFO)
     out, said = tmp_path / "demo", tmp_path / "said.txt"

@@ -26,7 +26,8 @@ COMMANDS: dict[str, str] = {
     "collect": "{root}/results.json --out {out}",
     "paste_validation": "{pasting} --frames 1 --out {out}",
     "preview_paste": "{pasting} --scenes 1 --out {out}",
-    "synthesize": "--height 64 --train 2 --val 1 --coco 2 --anomaly_images 1 --workers 1 --out {out}",
+    "synthesize": "--height 64 --train 2 --val 1 --coco 2 --coco_height 64 --anomaly_images 1 "
+    "--workers 1 --out {out}",
     "evaluate": "--checkpoint {root}/rba_run --datasets {root}/sets --device cpu --pictures 0 "
     "--scores MSP --components False --out {out}",
     "prepare": "cityscapes --root {root}/raw --splits train --workers 1 --out {out}",
@@ -39,7 +40,7 @@ CLAIMING = [job for job in COMMANDS if job != "prepare"]
 
 
 @pytest.fixture(name="root", scope="module")
-def _root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _root(tmp_path_factory) -> Path:
     """What the programs read."""
     root = tmp_path_factory.mktemp("inputs")
     write_run(root)
@@ -59,9 +60,7 @@ def _root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(name="end_at")
-def _end_at(
-    root: Path, scene_shards: str, cutout_shard: str, end: Callable[..., Ended]
-) -> Callable[[str, object], Ended]:
+def _end_at(root, scene_shards, cutout_shard, end) -> Callable[[str, object], Ended]:
     """Run a program with an `out`; return its exit code and its last lines on standard error."""
     pasting = f"--data.shards {scene_shards} --data.crop 32 32 --validation.shards {scene_shards} "
     pasting += f"--paste.bank {cutout_shard} --paste.held_out 0.5 --paste.min_size 0.1"
@@ -88,9 +87,7 @@ def _end_at(
     ],
     ids=["unwritable", "NUL", "long", "dangling", "loop", "below a file", "of something else"],
 )
-def test_a_place_that_cannot_be(
-    end_at: Callable[[str, object], Ended], tmp_path: Path, job: str, place: str, code: int
-) -> None:
+def test_a_place_that_cannot_be(end_at, tmp_path, job, place, code):
     (tmp_path / "dangling.png").symlink_to(tmp_path / "gone" / "deep")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     (tmp_path / "file.png").write_text("mine")
@@ -105,9 +102,7 @@ def test_a_place_that_cannot_be(
 
 
 @pytest.mark.parametrize("job", CLAIMING)
-def test_a_second_writer_is_told_of_the_first(
-    end_at: Callable[[str, object], Ended], tmp_path: Path, job: str
-) -> None:
+def test_a_second_writer_is_told_of_the_first(end_at, tmp_path, job):
     with claimed(tmp_path / "out.png"):
         code, lines = end_at(job, tmp_path / "out.png")
     assert (code, len(lines)) == (2, 1), lines
@@ -127,7 +122,7 @@ def full_disk() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("job", [job for job in COMMANDS if job not in ("demo", "experiments")])
-def test_a_full_disk(end_at: Callable[[str, object], Ended], tmp_path: Path, job: str) -> None:
+def test_a_full_disk(end_at, tmp_path, job):
     with full_disk():
         code, lines = end_at(job, tmp_path / "out.png")
     assert (code, len(lines)) == (74, 1), lines
@@ -136,8 +131,6 @@ def test_a_full_disk(end_at: Callable[[str, object], Ended], tmp_path: Path, job
 
 
 @pytest.mark.parametrize("job", [job for job in COMMANDS if job not in ("demo", "experiments")])
-def test_the_arguments_are_good_but_for_the_place(
-    end_at: Callable[[str, object], Ended], tmp_path: Path, job: str
-) -> None:
+def test_the_arguments_are_good_but_for_the_place(end_at, tmp_path, job):
     assert end_at(job, tmp_path / "out.png") == (0, [])
     assert [path.name for path in tmp_path.iterdir()] == ["out.png"]

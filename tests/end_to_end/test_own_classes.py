@@ -61,7 +61,7 @@ SHORT = ("--loop.steps", "2", "--loop.save_every", "1", "--validation.limit", "1
 
 
 @pytest.mark.parametrize("count", [3, 19, 150])
-def test_own_classes_from_folders_to_results(tmp_path: Path, count: int) -> None:
+def test_own_classes_from_folders_to_results(tmp_path, count):
     scenes, names = str(write_scenes(tmp_path / "in", count)), names_of(count)
     outlier = ("--loss.outlier", "rba", "class_claim")
     train(tmp_path, scenes, *outlier, "--validation.shards", scenes, *SHORT)
@@ -74,6 +74,7 @@ def test_own_classes_from_folders_to_results(tmp_path: Path, count: int) -> None
     train(tmp_path, scenes, *outlier, "--validation.shards", scenes, *SHORT, resume=True)
     words = ["--checkpoint", str(tmp_path / "run"), "--datasets", str(write_test_sets(tmp_path / "sets"))]
     words += ["--out", str(tmp_path / "E"), "--device", "cpu", "--scores", "RbA", "--limit", "1"]
+    words += ["--pictures", "0", "--components", "False"]
     evaluate([*words, "--cityscapes", scenes])
     with (tmp_path / "E/cityscapes.csv").open() as file:
         assert [row["class"] for row in csv.DictReader(file)] == names
@@ -87,16 +88,16 @@ def test_own_classes_from_folders_to_results(tmp_path: Path, count: int) -> None
     assert load_model(tmp_path / "x/model.safetensors").config.class_table.colors == config.class_table.colors
 
 
-def test_the_record_of_a_model_goes_through_huggingface(tmp_path: Path) -> None:
+def test_the_record_of_a_model_goes_through_huggingface(tmp_path):
     scenes = str(write_scenes(tmp_path / "in", 3))
-    train(tmp_path, scenes, "--model.size", "small", "--loop.steps", "1", "--loop.save_every", "1")
+    train(tmp_path, scenes, "--loop.steps", "1")
     export(["--checkpoint", str(tmp_path / "run"), "--to", "huggingface", "--out", str(tmp_path / "hf")])
     config = load_model(tmp_path / "hf").config
     assert (list(config.classes), config.trained_on) == (names_of(3), ("Things",))
     assert json.loads((tmp_path / "hf/config.json").read_text())["id2label"]["2"] == "thing 2"
 
 
-def test_annotated_outliers_train_alone_and_beside_pasted_ones(tmp_path: Path, cutout_shard: str) -> None:
+def test_annotated_outliers_train_alone_and_beside_pasted_ones(tmp_path, cutout_shard):
     scenes = str(write_scenes(tmp_path / "in", 3))
     lone = ("--loss.outlier", "rba", "--loop.steps", "2")
     pasted = ("--paste.bank", cutout_shard, "--paste.probability", "1", "--name", "both")
@@ -110,7 +111,7 @@ def test_annotated_outliers_train_alone_and_beside_pasted_ones(tmp_path: Path, c
         train(tmp_path, without, *lone, "--name", "none")
 
 
-def test_vistas_beside_cityscapes_is_told_and_goes_along(tmp_path: Path) -> None:
+def test_vistas_beside_cityscapes_is_told_and_goes_along(tmp_path):
     first = str(write_scenes(tmp_path / "in", 19, title="Mapillary Vistas"))
     train(tmp_path, first, "--loop.steps", "1", "--loop.save_every", "1")
     again = ("--model.weights", str(tmp_path / "run"), "--loop.steps", "1", "--name", "more")
@@ -119,9 +120,7 @@ def test_vistas_beside_cityscapes_is_told_and_goes_along(tmp_path: Path) -> None
     assert described.trained_on == ("Mapillary Vistas", "Mine")
 
 
-def test_classes_that_do_not_fit_are_one_line(
-    tmp_path: Path, scene_shards: str, cutout_shard: str, end: End
-) -> None:
+def test_classes_that_do_not_fit_are_one_line(tmp_path, scene_shards, cutout_shard, end):
     own = str(write_scenes(tmp_path / "in", 3))
     other = write_scenes(tmp_path / "other", 3)
     manifest = json.loads((other / "manifest.json").read_text())

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.calibration import missed_objects, missed_pixels, read_calibration
+from eval.calibration import Calibration, missed_objects, missed_pixels, read_calibration
 from jobs.calibrate import CalibrateOptions, main
 from jobs.predict import PredictOptions
 from jobs.work.alarms import calibrate, predict
@@ -31,13 +31,14 @@ def build():
 FRAMES = 20
 
 
-@pytest.fixture
-def options(tmp_path: Path) -> CalibrateOptions:
-    """Return options of a set of 20 frames of one object each, of blueness 200/255, 201/255, ...
+@pytest.fixture(scope="module", name="world")
+def _world(tmp_path_factory) -> CalibrateOptions:
+    """Options of a set of 20 frames of one object each, of blueness 200/255, 201/255, ...
 
     Every fourth frame has a spot of normal pixels of blueness 1, and one of void.
     """
-    (tmp_path / "own.py").write_text(MODEL)
+    root = tmp_path_factory.mktemp("drives")
+    (root / "own.py").write_text(MODEL)
     rng, frames = np.random.default_rng(0), []
     for i in range(FRAMES):
         picture = rng.integers(0, 60, (40, 64, 3), dtype=np.uint8)
@@ -47,16 +48,27 @@ def options(tmp_path: Path) -> CalibrateOptions:
             picture[30:36, 30:40, 0] = 255
             picture[30:36, 50:60, 0], mask[29:37, 49:61] = 255, 255
         frames.append((picture, mask))
-    write_set(tmp_path / "sets" / "my_drives", frames)
-    (tmp_path / "sets.yaml").write_text("my_drives:\n  use: validation\n")
+    write_set(root / "sets" / "my_drives", frames)
+    (root / "sets.yaml").write_text("my_drives:\n  use: validation\n")
     return CalibrateOptions(
-        model_file=str(tmp_path / "own.py"),
-        datasets=tmp_path / "sets",
-        sets=tmp_path / "sets.yaml",
-        out=tmp_path / "calibration",
+        model_file=str(root / "own.py"),
+        datasets=root / "sets",
+        sets=root / "sets.yaml",
+        out=root / "calibration",
         score="Blueness",
         miss_rate=0.25,
     )
+
+
+@pytest.fixture(scope="module", name="found")
+def _found(world) -> Calibration:
+    """What the options give, which lies in their folder."""
+    return calibrate(world)
+
+
+@pytest.fixture(name="options")
+def _options(world, tmp_path) -> CalibrateOptions:
+    return dataclasses.replace(world, out=tmp_path / "calibration")
 
 
 @pytest.mark.parametrize("risk", ["pixels", "objects"])
@@ -71,11 +83,8 @@ def test_the_threshold_is_that_of_the_hand(options, risk):
     assert (
         f"at most 25 % of anomalous {risk} missed in the mean over draws, on frames like the 20 with" in table
     )
-    assert sorted(path.name for path in options.out.iterdir()) == [
-        "calibration.json",
-        "calibration.md",
-        "cells",
-    ]
+    names = ["calibration.json", "calibration.md", "cells"]
+    assert sorted(path.name for path in options.out.iterdir()) == names
 
 
 def test_confidence_lowers_the_threshold(options):
@@ -101,89 +110,83 @@ def test_losses_of_a_frame():
     assert (missed_pixels(is_anomaly, is_anomaly), missed_objects(is_anomaly, is_anomaly)) == (0, 0)
 
 
-def test_it_is_the_same_by_tasks_and_kept(options, capsys):
-    alone = calibrate(options)
-    out = options.out.with_name("shared")
-    shared = dataclasses.replace(options, out=out)
-    assert calibrate(dataclasses.replace(shared, task="1/2")) is None
-    assert calibrate(dataclasses.replace(shared, task="0/2")) == alone
-    Path(options.model_file + ".unused").touch()
-    assert calibrate(options) == alone
+def test_it_is_the_same_by_tasks_and_kept(options, found, capsys):
+    assert calibrate(dataclasses.replace(options, task="1/2")) is None
+    assert calibrate(dataclasses.replace(options, task="0/2")) == found
     with refused("--out .*calibration.json: is another calibration; choose another folder, or empty it"):
         calibrate(dataclasses.replace(options, miss_rate=0.3))
-    words = [
-        f"--{f.name} {getattr(shared, f.name)}" for f in dataclasses.fields(shared) if getattr(shared, f.name)
-    ]
-    main(" ".join(words).split())
-    assert capsys.readouterr().out == (out / "calibration.md").read_text()
+    given = {name: value for name, value in dataclasses.asdict(options).items() if value}
+    main(" ".join(f"--{name} {value}" for name, value in given.items()).split())
+    assert capsys.readouterr().out == (options.out / "calibration.md").read_text()
 
 
-def test_a_killed_one_goes_on(options):
-    whole = calibrate(dataclasses.replace(options, out=options.out.with_name("whole")))
+def test_a_killed_one_goes_on(options, found):
     stop = Path(options.model_file + ".stop")
     stop.touch()
     with pytest.raises(KeyboardInterrupt):
         calibrate(options)
     assert sorted(path.name for path in (options.out / "cells/images").iterdir()) == ["0.npz", "1.npz"]
     stop.unlink()
-    assert calibrate(options) == whole
+    assert calibrate(options) == found
 
 
-def predict_with(options: CalibrateOptions, **changes: object) -> str:
-    images = (str(options.datasets / "my_drives" / "images"),)
-    values = {"model_file": options.model_file, "calibration": options.out / "calibration.json"}
-    values |= {"out": options.out.with_name("predicted"), "images": images, **changes}
-    return predict(PredictOptions(**values))  # type: ignore[arg-type]
+def predict_with(world: CalibrateOptions, out: Path, **changes: object) -> str:
+    images = (str(world.datasets / "my_drives" / "images"),)
+    values = {"model_file": world.model_file, "calibration": world.out / "calibration.json"}
+    return predict(PredictOptions(**{**values, "out": out, "images": images, **changes}))  # type: ignore[arg-type]
 
 
-def test_predictions_take_it_and_say_what_it_promises(options):
-    found = calibrate(options)
-    told = predict_with(options)
+def test_predictions_take_it_and_say_what_it_promises(world, found, tmp_path):
+    told = predict_with(world, tmp_path / "predicted")
     alarms = 16 + 5 * 2  # objects above it, and the spots, void or not
     assert f"20 frames, {alarms} alarms in" in told
     assert told.endswith(f"Blueness above {found.threshold:.4g}; {found.describe()}")
 
 
+NEEDED = "; a calibration of jobs.calibrate is needed"
+
+
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "forged", "message"),
     [
-        ({"score": "Redness"}, r"--calibration .*calibration.json: is of score Blueness; got Redness"),
-        ({"protocol": "native+flip"}, r"calibration.json: is of protocol native; got native\+flip"),
-        ({"smallest": 7}, "--smallest: --calibration says it; give one of them"),
+        ({"score": "Redness"}, {}, r"--calibration .*calibration.json: is of score Blueness; got Redness"),
+        ({"protocol": "native+flip"}, {}, r"calibration.json: is of protocol native; got native\+flip"),
+        ({"smallest": 7}, {}, "--smallest: --calibration says it; give one of them"),
         (
             {"calibration": Path("no.json")},
-            "--calibration no.json: is no calibration of jobs.calib",
+            {},
+            f"^--calibration no.json: cannot be read: No such file or directory{NEEDED}",
+        ),
+        (
+            {"model_file": "other.py"},
+            {},
+            r"calibration.json: is of another model than .*other.py, .*own.py; run",
+        ),
+        (
+            {},
+            {"threshold": float("nan")},
+            f"calibration.json: .*holds numbers that no calibration has.*{NEEDED}",
+        ),
+        ({}, {"threshold": "high"}, f"calibration.json: threshold is 'high'; float is needed{NEEDED}"),
+        ({}, {"protocol": "none"}, f"calibration.json: protocol: no protocol 'none'; available.*{NEEDED}"),
+        (
+            {},
+            {"risk": "frames"},
+            f"calibration.json: risk is 'frames'; one of pixels, objects is needed{NEEDED}",
         ),
     ],
 )
-def test_another_score_is_refused(options, changes, message):
-    calibrate(options)
+def test_another_model_score_or_file_is_refused(
+    world, found, tmp_path, monkeypatch, changes, forged, message
+):
+    monkeypatch.chdir(tmp_path)
+    Path("other.py").write_text(MODEL.replace("/ 255", "/ 256"))
+    if forged:
+        content = json.loads((world.out / "calibration.json").read_text())
+        Path("calibration.json").write_text(json.dumps(content | forged))
+        changes = {"calibration": tmp_path / "calibration.json"}
     with refused(message):
-        predict_with(options, **changes)
-
-
-def test_another_model_is_refused(options):
-    calibrate(options)
-    Path(options.model_file).write_text(MODEL.replace("/ 255", "/ 256"))
-    with refused(r"calibration.json: is of another model than .*own.py, .*own.py; run jobs.calibrate for"):
-        predict_with(options)
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        ("threshold", float("nan"), "holds numbers that no calibration has"),
-        ("threshold", "high", "threshold is 'high'; float is needed"),
-        ("protocol", "none", "protocol: no protocol 'none'; available"),
-        ("risk", "frames", "risk is 'frames'; one of pixels, objects is needed"),
-    ],
-)
-def test_a_forged_file_is_one_line(options, field, value, message):
-    calibrate(options)
-    path = options.out / "calibration.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
-    with refused(f"--calibration .*calibration.json: is no calibration of jobs.calibrate: .*{message}"):
-        predict_with(options)
+        predict_with(world, tmp_path / "predicted", **changes)
 
 
 SETTING_FAULTS = [
@@ -210,11 +213,13 @@ def test_a_wrong_setting_is_named(options, changes, message):
 
 def test_nothing_is_calibrated_on_a_benchmark(options, tmp_path):
     (tmp_path / "sets.yaml").write_text("my_drives:\n  use: benchmark\n")
+    declared = dataclasses.replace(options, sets=tmp_path / "sets.yaml")
     with refused("no validation sets; name one; there are my_drives"):
-        calibrate(options)
+        calibrate(declared)
     with refused("--validation my_drives: is a benchmark, on which nothing may be chosen"):
-        calibrate(dataclasses.replace(options, validation="my_drives"))
-    (tmp_path / "sets.yaml").write_text("my_drives:\n  use: validation\n")
-    (tmp_path / "sets" / "RoadAnomaly21").symlink_to(tmp_path / "sets" / "my_drives")
+        calibrate(dataclasses.replace(declared, validation="my_drives"))
+    (tmp_path / "sets").mkdir()
+    for name in ("my_drives", "RoadAnomaly21"):
+        (tmp_path / "sets" / name).symlink_to(options.datasets / "my_drives")
     with refused("0.png: shows what .* shows, which is a benchmark, on which nothing may be chosen"):
-        calibrate(options)
+        calibrate(dataclasses.replace(options, datasets=tmp_path / "sets"))

@@ -12,9 +12,9 @@ import yaml
 from eval.report.record import parse_json, render_json
 from eval.sketch import sketch_path
 from jobs.collect import main
-from shards.errors import InputError
 from slurm.tasks import StageState, SweepStage, SweepTask, Tasks, write_state, write_tasks
 from tests.support.records import make_record, write_counts
+from tests.support.refused import refused
 
 
 def make_run(root: Path, name: str, ap: float | None, **settings: object) -> Path:
@@ -33,7 +33,7 @@ def rows(table: str) -> list[list[str]]:
     return [line.strip("| ").split(" | ") for line in lines if line.startswith("|")][2:]
 
 
-def test_runs_that_differ_in_their_seed_become_one_row(tmp_path, capsys) -> None:
+def test_runs_that_differ_in_their_seed_become_one_row(tmp_path, capsys):
     runs = [
         make_run(tmp_path, "lora,seed=0", 0.2, seed=0, optim={"lr": 1.0}),
         make_run(tmp_path, "lora,seed=1", 0.4, seed=1, optim={"lr": 1.0}),
@@ -52,7 +52,7 @@ def test_runs_that_differ_in_their_seed_become_one_row(tmp_path, capsys) -> None
     assert "lora (2 seeds)" in (tmp_path / "table" / "results.tex").read_text()
 
 
-def test_a_folder_of_runs_is_all_of_them(tmp_path: Path) -> None:
+def test_a_folder_of_runs_is_all_of_them(tmp_path):
     make_run(tmp_path / "runs", "a", 0.2, seed=0)
     make_run(tmp_path / "runs", "b", 0.4, seed=0, optim={"lr": 2.0})
     make_run(tmp_path / "runs", "c", None)
@@ -79,7 +79,7 @@ REPETITIONS = [
 @pytest.mark.parametrize(("first", "second", "models"), REPETITIONS)
 def test_seeds_belong_together_where_the_same_was_evaluated_whatever_its_name(
     tmp_path, first, second, models
-) -> None:
+):
     runs = []
     for seed, changes in enumerate((first, second)):
         runs.append(make_run(tmp_path, f"run{seed}", 0.2, seed=seed))
@@ -89,7 +89,7 @@ def test_seeds_belong_together_where_the_same_was_evaluated_whatever_its_name(
     assert [row[0] for row in rows((tmp_path / "table" / "results.md").read_text())] == models
 
 
-def test_temperatures_that_seeds_chose_for_themselves_are_one_method(tmp_path) -> None:
+def test_temperatures_that_seeds_chose_for_themselves_are_one_method(tmp_path):
     """The results lie outside of the runs; their checkpoints tell the configurations."""
     results = []
     for seed, temperature in enumerate((2.0, 3.0)):
@@ -104,17 +104,17 @@ def test_temperatures_that_seeds_chose_for_themselves_are_one_method(tmp_path) -
     assert row[:3] == ["run_a (2 seeds)", "MSP (T from val)", "50.00 ± 0.00"]
 
 
-def test_models_are_named_on_request_and_all_columns_shown(tmp_path) -> None:
+def test_models_are_named_on_request_and_all_columns_shown(tmp_path):
     runs = [str(make_run(tmp_path, name, 0.2)) for name in ("a", "b")]
     out = str(tmp_path / "table")
     main([*runs, "--names", "EoMT", "ERFNet", "--all_columns", "--out", out])
     table = rows((tmp_path / "table" / "results.md").read_text())
     assert [(row[0], len(row)) for row in table] == [("EoMT", 13), ("ERFNet", 13)]
-    with pytest.raises(InputError, match="--names: got 1 names for 2 runs; one each is needed"):
+    with refused("--names: got 1 names for 2 runs; one each is needed"):
         main([*runs, "--names", "EoMT", "--out", out])
 
 
-def test_a_second_run_of_one_seed_is_no_second_seed(tmp_path: Path) -> None:
+def test_a_second_run_of_one_seed_is_no_second_seed(tmp_path):
     runs = [make_run(tmp_path / part, "a", ap, seed=0) for part, ap in (("x", 0.2), ("y", 0.4))]
     main([*map(str, runs), "--out", str(tmp_path / "table")])
     table = rows((tmp_path / "table" / "results.md").read_text())
@@ -128,7 +128,7 @@ def add_sketch(run: Path, shift: float, seed: int) -> None:
     write_counts(run / "eval", "SMIYC RA-21", anomalous, normal)
 
 
-def test_what_the_images_do_not_support_is_marked_and_what_they_do_is_not(tmp_path: Path) -> None:
+def test_what_the_images_do_not_support_is_marked_and_what_they_do_is_not(tmp_path):
     values = {"best": 0.9, "equal": 0.89, "poor": 0.5, "bare": 0.4}
     runs = [make_run(tmp_path, *item) for item in values.items()]
     for number, (run, shift) in enumerate(zip(runs, (3, 3, 1), strict=False)):
@@ -152,7 +152,7 @@ def test_what_the_images_do_not_support_is_marked_and_what_they_do_is_not(tmp_pa
     assert r"& 40.00$^{\ddagger}$ &" in tex
 
 
-def test_a_sweep_says_what_is_missing_and_why(tmp_path: Path) -> None:
+def test_a_sweep_says_what_is_missing_and_why(tmp_path):
     """Of three cells: one is done, one failed, one waits."""
     sweep, cells = tmp_path / "sweep", []
     make_run(sweep / "runs", "a,seed=0", 0.2, seed=0)
@@ -171,17 +171,17 @@ def test_a_sweep_says_what_is_missing_and_why(tmp_path: Path) -> None:
     assert [row[0] for row in rows(table.partition("## Cost")[0])] == ["a,seed=0"]
 
 
-def test_a_table_is_replaced_only_if_asked_and_nothing_else_is(tmp_path: Path) -> None:
+def test_a_table_is_replaced_only_if_asked_and_nothing_else_is(tmp_path):
     run, out = make_run(tmp_path, "a", 0.2), tmp_path / "table"
     main([str(run), "--out", str(out)])
     main([str(run), str(make_run(tmp_path, "b", 0.3)), "--out", str(out), "--replace", "True"])
     assert "| b | MSP |" in (out / "results.md").read_text()
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="holds notes.txt, which is no table of jobs.collect"):
+    with refused("holds notes.txt, which is no table of jobs.collect"):
         main([str(run), "--out", str(out), "--replace", "True"])
 
 
-def test_mistakes_are_named(tmp_path: Path) -> None:
+def test_mistakes_are_named(tmp_path):
     broken, damaged = make_run(tmp_path, "b", 0.1), make_run(tmp_path, "c", 0.1)
     (broken / "config.yaml").write_text("[")
     add_sketch(damaged, 1, 0)
@@ -195,6 +195,6 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         ([damaged, whole], r"SMIYC RA-21.native.MSP.npz: no sketch of an evaluation"),
         ([], "no run was given"),
     ):
-        with pytest.raises(InputError, match=message):
+        with refused(message):
             main([*map(str, runs), "--out", str(tmp_path / "table")])
     assert not (tmp_path / "table").exists()

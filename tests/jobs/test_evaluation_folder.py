@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,14 +19,14 @@ from safetensors.torch import load_file, save_file
 
 from eval.report.record import parse_json
 from eval.store import Worker
-from jobs.evaluate import EvaluateOptions
+from jobs.evaluate import EvaluateOptions, main
 from jobs.work.evaluate import evaluate
-from shards.errors import InputError
 from shards.output import claimed
 from tests.support.evaluation import options_for, write_val_shards
+from tests.support.forked import join, start_program
+from tests.support.refused import refused
 from tests.support.tars import encode
 
-ROOT = Path(__file__).resolve().parents[2]
 QUICK = {"scores": ("MSP", "EAM"), "pictures": 1, "components": False}
 BOTH = ["SMIYC RA-21", "Road Anomaly"]
 
@@ -51,7 +49,7 @@ def world(tmp_path_factory) -> EvaluateOptions:
 
 
 @pytest.fixture
-def done(world: EvaluateOptions, tmp_path) -> EvaluateOptions:
+def done(world, tmp_path) -> EvaluateOptions:
     """A copy of the finished evaluation that a test may change."""
     root = shutil.copytree(world.out.parent, tmp_path / "world")
     places = ("checkpoint", "datasets", "out", "cityscapes", "cache")
@@ -94,7 +92,7 @@ def test_an_evaluation_that_failed_goes_on_to_equal_files(done, passes):
     photograph = options.datasets / "RoadAnomaly/images/1.png"
     content = spoil(photograph, "cut")
     passes()
-    with pytest.raises(InputError, match="cannot be decoded as a picture"):
+    with refused("cannot be decoded as a picture"):
         evaluate(options)
     assert passes() == BOTH
     assert [path.name for path in options.out.iterdir()] == ["cells"]
@@ -154,7 +152,7 @@ def test_what_changed_is_computed_anew_and_finished_results_are_lost_only_if_ask
     done, passes, caplog, change, part, again
 ):
     options = dataclasses.replace(change(done), cache=None)
-    with pytest.raises(InputError, match=rf"--out .*out: holds results of .* with other {part}; --earlier"):
+    with refused(rf"--out .*out: holds results of .* with other {part}; --earlier"):
         evaluate(options)
     assert passes() == []
     evaluate(dataclasses.replace(options, earlier="replace"))
@@ -167,7 +165,7 @@ def test_what_changed_is_computed_anew_and_finished_results_are_lost_only_if_ask
 def test_a_protocol_more_is_added_and_one_less_is_a_loss(done):
     done = dataclasses.replace(done, cache=None)
     assert len(evaluate(dataclasses.replace(done, protocol=("native", "rba")))) == 2 * 2 * 2
-    with pytest.raises(InputError, match=r"holds results of RoadAnomaly.rba, which is not asked for now"):
+    with refused(r"holds results of RoadAnomaly.rba, which is not asked for now"):
         evaluate(done)
     evaluate(dataclasses.replace(done, earlier="replace"))
     kept = ["RoadAnomaly.native.npz", "RoadAnomaly21.native.npz", "cityscapes.npz"]
@@ -195,7 +193,7 @@ def test_earlier_results_can_be_ignored(done, passes):
 
 def test_results_that_are_being_replaced_are_gone_until_the_new_ones_are_there(done):
     spoil(done.datasets / "RoadAnomaly/images/1.png", "cut")
-    with pytest.raises(InputError, match="cannot be decoded as a picture"):
+    with refused("cannot be decoded as a picture"):
         evaluate(dataclasses.replace(done, cache=None, scores=("RbA",), earlier="replace"))
     assert not (done.out / "results.json").exists()
 
@@ -219,7 +217,7 @@ def test_saved_predictions_are_continued_and_never_mixed(done, passes):
     assert passes() == ["Road Anomaly"]
     assert (done.cache / "RoadAnomaly" / "index.json").is_file()
     change_weights(done)
-    with pytest.raises(InputError, match="--cache .*cache: holds predictions of .* with other weights, code"):
+    with refused("--cache .*cache: holds predictions of .* with other weights, code"):
         evaluate(dataclasses.replace(done, out=done.out.with_name("other")))
 
 
@@ -270,14 +268,14 @@ TASK_FAULTS = [
 
 @pytest.mark.parametrize(("changes", "ranks", "message"), TASK_FAULTS)
 def test_a_wrong_task_is_named(world, changes, ranks, message):
-    with pytest.raises(InputError, match=message):
+    with refused(message):
         evaluate(dataclasses.replace(world, **changes), Worker(0, ranks))
 
 
 def test_two_evaluations_do_not_share_a_folder(done):
     with (
         claimed(done.out),
-        pytest.raises(InputError, match="out: another program is writing there: .*lock is held by process"),
+        refused("out: another program is writing there: .*lock is held by process"),
     ):
         evaluate(done)
     assert (done.out / "results.json").is_file()
@@ -287,14 +285,14 @@ def test_a_task_is_not_started_twice_and_a_cache_has_one_writer(done):
     task = dataclasses.replace(done, out=done.out.with_name("tasks"), cache=None, task="0/2")
     with (
         claimed(task.out, part="0-of-2"),
-        pytest.raises(InputError, match="--out .*tasks, part 0-of-2: another program is writing there: "),
+        refused("--out .*tasks, part 0-of-2: another program is writing there: "),
     ):
         evaluate(task)
     assert not task.out.exists()
     other = dataclasses.replace(done, out=done.out.with_name("other"))
     with (
         claimed(other.cache),
-        pytest.raises(InputError, match="--cache .*: another program is writing there: "),
+        refused("--cache .*: another program is writing there: "),
     ):
         evaluate(other)
 
@@ -308,24 +306,21 @@ def test_what_a_killed_evaluation_left_half_written_goes(done):
 
 
 @pytest.mark.slow
-def test_an_evaluation_that_is_killed_goes_on_to_equal_results(tmp_path):
+def test_an_evaluation_that_is_killed_goes_on_to_equal_results(tmp_path, request):
+    request.addfinalizer(functools.partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(1)  # as the program has
     options = options_for(tmp_path, **QUICK, protocol=("native", "course-512"), limit=1)
     evaluate(dataclasses.replace(options, out=tmp_path / "whole"))
-    command = [
-        sys.executable, "-m", "jobs.evaluate", "--checkpoint", str(options.checkpoint), "--datasets",
-        str(options.datasets), "--out", str(options.out), "--scores", *options.scores, "--pictures", "1",
-        "--components", "False", "--limit", "1", "--device", "cpu", "--protocol", *options.protocol,
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stderr=log, env=environment)
-        deadline = time.monotonic() + 120
-        while not image_files(options) and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert process.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()
+    words = ["--checkpoint", options.checkpoint, "--datasets", options.datasets, "--out", options.out]
+    words += ["--scores", *options.scores, "--pictures", 1, "--components", "False", "--limit", 1]
+    words += ["--device", "cpu", "--protocol", *options.protocol]
+    process = start_program(main, [*map(str, words)], tmp_path / "log", tmp_path / "log")
+    deadline = time.monotonic() + 120
+    while not image_files(options) and process.is_alive():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    assert join([process], 60) == [-signal.SIGKILL], (tmp_path / "log").read_text()
     assert image_files(options)
     assert not (options.out / "results.json").exists()
     evaluate(options)

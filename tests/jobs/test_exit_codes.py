@@ -17,13 +17,13 @@ ERRORS: tuple[type[ReportedError], ...] = (InputError, StorageError, DivergenceE
 CODES = {0, 1, STOPPED, 143, 138, *(error.exit_code for error in ERRORS)}
 
 
-def test_every_exit_code_is_in_the_table() -> None:
+def test_every_exit_code_is_in_the_table():
     rows = re.findall(r"^\| ([\d, ]+) \|", TRAINING.read_text(), re.MULTILINE)
     assert {int(code) for row in rows for code in row.split(",")} == {*CODES, 130}
     assert cell.STOPPED == STOPPED
 
 
-def test_every_exit_code_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_exit_code_is_in_the_help(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     told = " ".join(capsys.readouterr().out.replace("│", " ").split())

@@ -31,11 +31,12 @@ from models.onnx import noise
 from models.segmenter import hash_checkpoint, make_predictor
 from models.trunk import SIZES
 from models.weights.checkpoint import initialise_model, load_model, open_checkpoint
-from shards.errors import InputError
 from shards.files import to_json
 from tests.models.tiny import make_model as make_tiny
 from tests.models.tiny import over_both_trunks, save
+from tests.support.files import contents
 from tests.support.forked import run_ranks
+from tests.support.refused import refused
 
 IMAGE = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
@@ -74,7 +75,7 @@ def masks(model: EoMT, image: torch.Tensor = IMAGE) -> torch.Tensor:
     return model.eval()(image).mask_logits[-1]
 
 
-def test_one_merged_file_needs_nothing_beside_it(tmp_path: Path) -> None:
+def test_one_merged_file_needs_nothing_beside_it(tmp_path):
     run = finetune_with_lora(tmp_path / "run", make_model(outlier_class="trained"))
     out = export(run, "safetensors", tmp_path / "out")
     assert sorted(path.name for path in out.iterdir()) == ["README.md", "model.safetensors"]
@@ -87,23 +88,14 @@ def test_one_merged_file_needs_nothing_beside_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("to", ["safetensors", "adapter", "huggingface"])
-def test_two_processes_export_the_same_bytes(tmp_path: Path, to: str) -> None:
+def test_two_processes_export_the_same_bytes(tmp_path, to):
     run = finetune_with_lora(tmp_path / "run")
-    outs = [tmp_path / name for name in "abcd"]
-    for out in outs[:2]:
-        export(run, to, out)
-    for out in outs[2:]:
-        run_ranks(
-            main, ["--checkpoint", str(run), "--to", to, "--out", str(out)], tmp_path / f"said-{out.name}"
-        )
-    names = {path.name for path in outs[0].iterdir()}
-    for out in outs[1:]:
-        assert {name: (out / name).read_bytes() for name in names} == {
-            n: (outs[0] / n).read_bytes() for n in names
-        }
+    words = ["--checkpoint", str(run), "--to", to, "--out", str(tmp_path / "theirs")]
+    run_ranks(main, words, tmp_path / "said")
+    assert contents(tmp_path / "theirs") == contents(export(run, to, tmp_path / "ours"))
 
 
-def test_an_adapter_over_its_base_is_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_adapter_over_its_base_is_the_run(tmp_path, capsys):
     run = finetune_with_lora(tmp_path / "run", image_size=(32, 32))  # positions are resampled
     out = export(run, "adapter", tmp_path / "out")
     assert "LoRA adapter of" in capsys.readouterr().out
@@ -114,7 +106,7 @@ def test_an_adapter_over_its_base_is_the_run(tmp_path: Path, capsys: pytest.Capt
 
 
 @over_both_trunks
-def test_peft_reads_the_adapter(tmp_path: Path, size: str) -> None:
+def test_peft_reads_the_adapter(tmp_path, size):
     run = finetune_with_lora(tmp_path / "run", make_model(size=size))
     out = export(run, "adapter", tmp_path / "out")
     adapted = peft.PeftModel.from_pretrained(load_model(tmp_path / "base"), str(out)).eval()
@@ -122,7 +114,7 @@ def test_peft_reads_the_adapter(tmp_path: Path, size: str) -> None:
     torch.testing.assert_close(masks(adapted), masks(load_model(run)), atol=1e-4, rtol=0)
 
 
-def test_an_adapter_without_its_base_is_refused(tmp_path: Path) -> None:
+def test_an_adapter_without_its_base_is_refused(tmp_path):
     run, base = finetune_with_lora(tmp_path / "run"), tmp_path / "base"
     out = export(run, "adapter", tmp_path / "out")
     other = make_model()
@@ -132,18 +124,18 @@ def test_an_adapter_without_its_base_is_refused(tmp_path: Path) -> None:
         (run, r"was not trained on .*: 1 frozen weights differ, such as backbone.norm"),
         (base, "holds no LoRA adapter; the run's adapt.mode was another one"),
     ):
-        with pytest.raises(InputError, match=text):
+        with refused(text):
             export(checkpoint, "adapter", tmp_path / "new", *another)
     assert not (tmp_path / "new").exists()
     save(other, base)
-    with pytest.raises(InputError, match="the LoRA adapter was trained on another base than"):
+    with refused("the LoRA adapter was trained on another base than"):
         load_model(out)
     base.rename(tmp_path / "moved")
-    with pytest.raises(InputError, match=r"a LoRA adapter without its base; .* which is not there"):
+    with refused(r"a LoRA adapter without its base; .* which is not there"):
         load_model(out)
 
 
-def test_transformers_reads_the_folder_with_its_preprocessing_and_predicts_the_same(tmp_path: Path) -> None:
+def test_transformers_reads_the_folder_with_its_preprocessing_and_predicts_the_same(tmp_path):
     model = make_model(image_size=(64, 64))
     out = export(save(model, tmp_path / "run"), "huggingface", tmp_path / "out")
     theirs, report = EomtForUniversalSegmentation.from_pretrained(out, output_loading_info=True)
@@ -165,7 +157,7 @@ def test_transformers_reads_the_folder_with_its_preprocessing_and_predicts_the_s
 
 
 @pytest.mark.parametrize("settings", [{}, {"class_head": "isomax"}, {"size": "dinov3-tiny"}], ids=str)
-def test_onnxruntime_answers_as_torch_does(tmp_path: Path, settings: dict) -> None:
+def test_onnxruntime_answers_as_torch_does(tmp_path, settings):
     model = make_model(**settings)
     out = export(save(model, tmp_path / "run"), "onnx", tmp_path / "out", "--score", "RbA")
     for images in (IMAGE, IMAGE[:1], torch.cat((IMAGE, IMAGE))):  # the batch is free
@@ -178,9 +170,7 @@ def test_onnxruntime_answers_as_torch_does(tmp_path: Path, settings: dict) -> No
 
 
 @pytest.mark.parametrize("score", ["MinDistance", "UNO", "MaskEnergy", "ClassClaimEntropy"])
-def test_onnx_has_scores_that_read_queries_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: str
-) -> None:
+def test_onnx_has_scores_that_read_queries_too(tmp_path, monkeypatch, score):
     monkeypatch.setitem(SIZES, "tiny", replace(SIZES["tiny"], depth=1))  # the score is what differs
     model = make_model(class_head="isomax", outlier_class="trained", num_blocks=1)
     out = export(save(model, tmp_path / "run"), "onnx", tmp_path / "out", "--score", score)
@@ -190,7 +180,7 @@ def test_onnx_has_scores_that_read_queries_too(
     np.testing.assert_allclose(value, expected[:, 19].numpy(), atol=1e-4)
 
 
-def test_the_baseline_is_exported_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_baseline_is_exported_too(tmp_path, monkeypatch):
     monkeypatch.setattr("models.erfnet.ERFNet.image_size", (16, 32))
     torch.manual_seed(0)
     torch.save(ERFNet(20).state_dict(), tmp_path / "erfnet.pth")
@@ -199,9 +189,7 @@ def test_the_baseline_is_exported_too(tmp_path: Path, monkeypatch: pytest.Monkey
     assert class_scores.shape == (2, 19, 16, 32)
 
 
-def test_a_graph_says_what_its_user_has_to_know_and_the_export_one_line(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_graph_says_what_its_user_has_to_know_and_the_export_one_line(tmp_path, capfd, caplog):
     caplog.set_level(logging.INFO)
     run = save(make_model(num_blocks=1), tmp_path / "run")
     out = export(run, "onnx", tmp_path / "out", "--score", "MaxLogit")
@@ -226,9 +214,7 @@ def test_a_graph_says_what_its_user_has_to_know_and_the_export_one_line(
     [((32, 48), 1e-4), ((32, 90), 1e-4), ((16, 24), 1e-4), ((40, 90), 1e-2)],  # of 4 / 5 pixels round apart
     ids=str,
 )
-def test_a_graph_of_whole_pictures_answers_as_windows_do(
-    tmp_path: Path, picture: tuple[int, int], within: float
-) -> None:
+def test_a_graph_of_whole_pictures_answers_as_windows_do(tmp_path, picture, within):
     model = make_model(num_blocks=1)
     run, words = save(model, tmp_path / "run"), ("--score", "RbA", "--picture", *map(str, picture))
     images = noise(1, picture)
@@ -236,7 +222,8 @@ def test_a_graph_of_whole_pictures_answers_as_windows_do(
         images[0].permute(1, 2, 0).numpy()
     )
     score = SCORES["RbA"](expected[None])[0].numpy()
-    for precision, tolerance in (("float32", within), ("fp16", 2e-2)):
+    halved = [("fp16", 2e-2)] if picture == (32, 90) else []
+    for precision, tolerance in (("float32", within), *halved):
         out = export(run, "onnx", tmp_path / precision, *words, "--precision", precision)
         classes, found = run_onnx(out, images)
         assert (classes.dtype, found.dtype, found.shape) == (np.uint8, np.float32, (1, *picture))
@@ -245,9 +232,7 @@ def test_a_graph_of_whole_pictures_answers_as_windows_do(
             assert (classes[0] == find_classes(expected).numpy()).mean() > 0.999
 
 
-def test_a_graph_says_threshold_and_risk_on_its_own_scale_and_is_timed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_graph_says_threshold_and_risk_on_its_own_scale_and_is_timed(tmp_path, capsys):
     run = save(make_model(num_blocks=1), tmp_path / "run")
     found = Calibration(
         threshold=0.5, score="MSP", protocol="smiyc", smallest=7, risk="pixels", alpha=0.1, delta=0.1, n=40,
@@ -267,7 +252,7 @@ def test_a_graph_says_threshold_and_risk_on_its_own_scale_and_is_timed(
     lines = capsys.readouterr().out.splitlines()
     for line, name in zip(lines[1:], ("torch on c", "onnxruntime on cpu"), strict=True):
         assert re.match(rf"{name}.*: p50 [\d.]+ ms, p95 [\d.]+ ms per frame, 3 frames", line)
-    with pytest.raises(InputError, match="c.json: is of score MSP; got RbA"):
+    with refused("c.json: is of score MSP; got RbA"):
         export(run, "onnx", tmp_path / "new", *words, "--score", "RbA")
 
 
@@ -276,7 +261,7 @@ def test_a_graph_says_threshold_and_risk_on_its_own_scale_and_is_timed(
     [
         ({}, "huggingface --picture 32 48", "--picture: is for onnx; --to is huggingface"),
         ({}, "onnx --latency 3", "--latency: times whole pictures; --picture HEIGHT WIDTH says their size"),
-        ({}, "onnx --picture 0 9", r"--latency, --picture: got 0, \(0, 9\); at least 0, and 1"),
+        ({}, "onnx --picture 0 9", r"--picture: got \(0, 9\); at least 1"),
         ({}, "onnx --picture 99999 99999", "--picture: says that it has 99999 x 99999 pixels; at most"),
         ({}, "onnx --precision bf16", "--precision: got bf16; --to onnx has float32, fp16"),
         ({"class_head": "isomax"}, "huggingface", "EoMT has a linear class head; .*run has isomax"),
@@ -297,36 +282,16 @@ def test_a_graph_says_threshold_and_risk_on_its_own_scale_and_is_timed(
         ),
         ({}, "adapter", "--to adapter: .* did not start from weights; --base names its base"),
     ],
-    ids=[
-        "picture",
-        "latency",
-        "size",
-        "bomb",
-        "precision",
-        "head",
-        "outlier class",
-        "classes",
-        "gated",
-        "registers",
-        "distances",
-        "score",
-        "base",
-        "no base",
-    ],
 )
-def test_what_a_format_cannot_hold_is_refused(
-    tmp_path: Path, settings: dict, options: str, message: str
-) -> None:
+def test_what_a_format_cannot_hold_is_refused(tmp_path, settings, options, message):
     run, (to, *extra) = save(make_model(**settings), tmp_path / "run"), options.split()
-    with pytest.raises(InputError, match=message):
+    with refused(message):
         export(run, to, tmp_path / "out", *extra)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_foreign_adapter_is_refused(tmp_path: Path) -> None:
+def test_a_foreign_adapter_is_refused(tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "x"}')
     save_file({"base_model.model.a.lora_A.weight": torch.ones(1, 1)}, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(
-        InputError, match="a LoRA adapter that this suite did not write; its model is unknown"
-    ):
+    with refused("a LoRA adapter that this suite did not write; its model is unknown"):
         open_checkpoint(tmp_path)

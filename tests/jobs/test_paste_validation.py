@@ -31,19 +31,17 @@ def write_bank(path: Path, photos: range) -> str:
 
 
 @pytest.fixture(name="bank")
-def _bank(tmp_path: Path) -> str:
+def _bank(tmp_path) -> str:
     return write_bank(tmp_path / "bank.tar", range(50))
 
 
 @pytest.fixture(name="run")
-def _run(tmp_path: Path, scene_shards: str, bank: str) -> list[str]:
+def _run(tmp_path, scene_shards, bank) -> list[str]:
     paste = ["--paste.bank", bank, "--paste.held_out", "0.3", "--paste.min_size", "0.4"]
     return ["--validation.shards", scene_shards, *paste, "--paste.blend", "hard", "--paste.max_objects", "1"]
 
 
-def test_the_evaluation_reads_it_and_only_held_out_objects_are_in_it(
-    run: list[str], bank: str, tmp_path: Path
-) -> None:
+def test_the_evaluation_reads_it_and_only_held_out_objects_are_in_it(run, bank, tmp_path):
     main(["--out", str(tmp_path / "val"), *run])
     (found,) = find_test_sets(tmp_path / "val")
     assert found.name == "Pasted val"
@@ -59,16 +57,14 @@ def test_the_evaluation_reads_it_and_only_held_out_objects_are_in_it(
         assert round(float(np.median(red)) / 5) in kept
 
 
-def test_equal_arguments_give_equal_files_whatever_the_seed_of_the_run(
-    run: list[str], tmp_path: Path
-) -> None:
+def test_equal_arguments_give_equal_files_whatever_the_seed_of_the_run(run, tmp_path):
     for name, more in (("a", []), ("b", ["--seed", "5"]), ("c", ["--variant", "1"])):
         main(["--out", str(tmp_path / name), *run, *more])
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert contents(tmp_path / "a") != contents(tmp_path / "c")
 
 
-def test_the_record_says_how_it_was_made(run: list[str], bank: str, tmp_path: Path) -> None:
+def test_the_record_says_how_it_was_made(run, bank, tmp_path):
     main(["--out", str(tmp_path / "val"), "--frames", "3", *run])
     record = json.loads((tmp_path / "val" / RECORD_NAME).read_text())
     assert record["frames"] == ["scene0", "scene4", "scene7"]
@@ -77,7 +73,7 @@ def test_the_record_says_how_it_was_made(run: list[str], bank: str, tmp_path: Pa
     assert {p.stem for p in (tmp_path / "val" / FOLDER / "images").iterdir()} == set(record["frames"])
 
 
-def test_a_bank_of_its_own_must_be_disjoint(run: list[str], tmp_path: Path) -> None:
+def test_a_bank_of_its_own_must_be_disjoint(run, tmp_path):
     other = write_bank(tmp_path / "other.tar", range(40, 60))
     with refused(r"--bank .*other\.tar: shares \d+ photographs with the training"):
         main(["--out", str(tmp_path / "val"), "--bank", other, *run])
@@ -90,23 +86,21 @@ def test_a_bank_of_its_own_must_be_disjoint(run: list[str], tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--frames", "-1"], "frames: got -1; 0 or more are needed"),
-        (["--variant", "-1"], "variant: got -1; 0 or more are needed"),
+        (["--frames", "-1"], "--frames: got -1; at least 0"),
+        (["--variant", "-1"], "--variant: got -1; at least 0"),
         (["--paste.max_hidden", "0"], "none of 8 frames has a place for an object"),
         (["--paste.held_out", "0"], r"paste\.held_out: is 0, so training pastes every object"),
         (["--paste.bank", ""], r"paste\.bank: is empty; a folder of cut-outs is needed"),
     ],
 )
-def test_what_gives_no_set_is_refused(
-    run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
-) -> None:
+def test_what_gives_no_set_is_refused(run, tmp_path, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
     with refused(message):
         main(["--out", "val", *run, *options])
     assert not Path("val").exists()
 
 
-def test_masks_have_the_evaluations_values() -> None:
+def test_masks_have_the_evaluations_values():
     label = np.array([[0, 18, 254, 255]], np.uint8)
     assert mask_of(label).tolist() == [[0, 0, 1, 255]]
     assert cv2.imencode(".png", mask_of(label))[0]

@@ -20,7 +20,7 @@ START = CellStart(
 
 
 @pytest.fixture(name="large")
-def _large(tmp_path: Path) -> Tasks:
+def _large(tmp_path) -> Tasks:
     """200 cells: every second one done, every tenth failed, every hundredth stopped where it began."""
     cells = []
     for index in range(200):
@@ -46,7 +46,7 @@ def _large(tmp_path: Path) -> Tasks:
     return tasks
 
 
-def test_a_large_sweep_is_one_screen(large: Tasks, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_large_sweep_is_one_screen(large, capsys):
     status([str(large.folder)])
     lines = capsys.readouterr().out.splitlines()
     log = large.folder / "log"
@@ -64,7 +64,7 @@ def test_a_large_sweep_is_one_screen(large: Tasks, capsys: pytest.CaptureFixture
     assert lines[2].split() == ["cell-1", "finetune", "stopped", "8.00", "1"]
 
 
-def test_a_start_is_charged_for_what_it_took_in_vain(tmp_path: Path) -> None:
+def test_a_start_is_charged_for_what_it_took_in_vain(tmp_path):
     log = tmp_path / "log"
     state = StageState(state="running", starts=(START, replace(START, seconds=0.0)), log=str(log))
     earlier = "[cell] finetune: start 1, from the beginning: x\n2026 step 90/100  to_go 1\n"
@@ -77,14 +77,14 @@ def test_a_start_is_charged_for_what_it_took_in_vain(tmp_path: Path) -> None:
     assert closed.forgiven().starts_from("") == 0
 
 
-def test_devices_are_those_that_slurm_gave_or_that_are_seen() -> None:
+def test_devices_are_those_that_slurm_gave_or_that_are_seen():
     slurm = {"SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4", "SLURM_CPUS_ON_NODE": "16"}
     assert count_devices(1, slurm) == (8, 32)
     assert count_devices(2, {"CUDA_VISIBLE_DEVICES": "0,1", "OMP_NUM_THREADS": "3"}) == (2, 6)
     assert count_devices(2, {"CUDA_VISIBLE_DEVICES": ""}) == (0, 2)
 
 
-def test_costs_stand_below_the_table(large: Tasks) -> None:
+def test_costs_stand_below_the_table(large):
     path = large.folder / "runs" / "cell-1" / "eval" / "results.json"
     path.parent.mkdir()
     path.write_text(render_json([make_record()]))

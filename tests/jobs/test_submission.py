@@ -16,17 +16,17 @@ from jobs.doctor import main as doctor
 from jobs.export import main as export
 from models.segmenter import make_predictor
 from models.weights.checkpoint import load_segmenter
-from shards.errors import InputError
 from tests.support.evaluation import write_run
+from tests.support.refused import refused
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
+def run(tmp_path) -> Path:
     return write_run(tmp_path)
 
 
 @pytest.fixture
-def downloads(tmp_path: Path) -> Path:
+def downloads(tmp_path) -> Path:
     folder = tmp_path / "downloads/dataset_AnomalyTrack/images"
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -35,9 +35,7 @@ def downloads(tmp_path: Path) -> Path:
     return tmp_path / "downloads"
 
 
-def test_the_confidence_of_a_mask_model_for_bravo_is_its_share_of_the_evidence(
-    run: Path, downloads: Path, tmp_path: Path
-) -> None:
+def test_the_confidence_of_a_mask_model_for_bravo_is_its_share_of_the_evidence(run, downloads, tmp_path):
     image = cv2.imread(str(downloads / "dataset_AnomalyTrack/images/zebra0000.jpg"))
     (downloads / "bravo_ACDC").mkdir()
     cv2.imwrite(str(downloads / "bravo_ACDC/0.png"), image)
@@ -51,9 +49,7 @@ def test_the_confidence_of_a_mask_model_for_bravo_is_its_share_of_the_evidence(
     assert json.loads((tmp_path / "out/submission.json").read_text())["score"] == "NormalizedMSP"
 
 
-def test_an_export_holds_the_models_scores_and_passes_the_doctor(
-    run: Path, downloads: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_export_holds_the_models_scores_and_passes_the_doctor(run, downloads, tmp_path, capsys):
     out = tmp_path / "out"
     given = ["--checkpoint", str(run), "--to", "smiyc", "--score", "RbA", "--datasets", str(downloads)]
     export([*given, "--out", str(out), "--device", "cpu"])
@@ -70,7 +66,7 @@ def test_an_export_holds_the_models_scores_and_passes_the_doctor(
     with h5py.File(out / "anomaly_p/rba_run/AnomalyTrack-all/zebra0000.hdf5", "w") as file:
         file["value"] = np.zeros((40, 64), np.float16)
     (out / "anomaly_p/rba_run/AnomalyTrack-all/validation0000.hdf5").unlink()
-    with pytest.raises(InputError, match=r"out: 1 of 2 images missing, such as .*0000 \(and 1 more\)"):
+    with refused(r"out: 1 of 2 images missing, such as .*0000 \(and 1 more\)"):
         doctor(["submission", str(out)])
     assert "  problem: anomaly_p/rba_run/AnomalyTrack-all/zebra0000.hdf5: the same" in capsys.readouterr().out
 
@@ -87,16 +83,14 @@ OPTION_FAULTS = [
 
 
 @pytest.mark.parametrize(("options", "text"), OPTION_FAULTS)
-def test_an_option_that_does_not_fit_is_refused(
-    run: Path, downloads: Path, tmp_path: Path, options: str, text: str
-) -> None:
+def test_an_option_that_does_not_fit_is_refused(run, downloads, tmp_path, options, text):
     given = options.replace(" D", f" {downloads}").split()
-    with pytest.raises(InputError, match=text):
+    with refused(text):
         export(["--checkpoint", str(run), "--out", str(tmp_path / "out"), *given])
     assert not (tmp_path / "out").exists()
 
 
-def test_a_users_own_model_is_exported_too(downloads: Path, tmp_path: Path) -> None:
+def test_a_users_own_model_is_exported_too(downloads, tmp_path):
     (tmp_path / "mine.py").write_text(
         "def build():\n    return lambda image: {'Red': image[..., 0].astype('float32') / 100}\n"
     )
@@ -106,11 +100,11 @@ def test_a_users_own_model_is_exported_too(downloads: Path, tmp_path: Path) -> N
     with h5py.File(tmp_path / "out/anomaly_p/mine/AnomalyTrack-all/zebra0000.hdf5") as file:
         expected = (image[..., 0].astype(np.float32) / 100).astype(np.float16)
         np.testing.assert_array_equal(file["value"][:], expected)
-    with pytest.raises(InputError, match="--score: got 'MSP'; what .*mine.py answers gives Red"):
+    with refused("--score: got 'MSP'; what .*mine.py answers gives Red"):
         export([*given, "--to", "smiyc", "--out", str(tmp_path / "other")])
     (downloads / "bravo_ACDC").mkdir()
     cv2.imwrite(str(downloads / "bravo_ACDC/0.png"), image)
-    with pytest.raises(InputError, match="wants the 19 classes of Cityscapes too; .* answers logits of 0"):
+    with refused("wants the 19 classes of Cityscapes too; .* answers logits of 0"):
         export([*given, "--to", "bravo", "--score", "Red", "--out", str(tmp_path / "other")])
-    with pytest.raises(InputError, match="one of --checkpoint and --model_file is needed; got none of them"):
+    with refused("one of --checkpoint and --model_file is needed; got none of them"):
         export(["--to", "smiyc", "--datasets", str(downloads), "--out", str(tmp_path / "other")])

@@ -19,18 +19,19 @@ from shards.output import claimed
 from shards.settings import read_config
 from slurm.tasks import StageState, read_tasks, write_state
 from tests.support.records import make_record
+from tests.support.refused import refused
 from trainer.config import FinetuneConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "slurm/examples").glob("*.yaml"))
-Write = Callable[..., Path]
+Submit = Callable[..., None]
 
 
-@pytest.fixture(name="sweep")
-def _sweep(tmp_path: Path) -> Write:
-    """Write a sweep file (and its base configuration) with some settings replaced."""
+@pytest.fixture(name="submit")
+def _submit(tmp_path) -> Submit:
+    """Submit a sweep of a file (and its base configuration) with some settings replaced."""
 
-    def write(**changes: Any) -> Path:
+    def submit(*options: str, **changes: Any) -> None:
         model = {"size": "tiny", "image_size": [32, 32]}
         base = {"data": {"shards": ["s"], "crop": [32, 32]}, "model": model}
         (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
@@ -44,13 +45,13 @@ def _sweep(tmp_path: Path) -> Write:
         }
         path = tmp_path / "sweep.yaml"
         path.write_text(yaml.safe_dump({**settings, **changes}))
-        return path
+        main([str(path), *options])
 
-    return write
+    return submit
 
 
 @pytest.fixture(name="slurm")
-def _slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def _slurm(tmp_path, monkeypatch) -> Path:
     """A Slurm that notes what it is asked: sbatch numbers its jobs from 101, or refuses as a file says."""
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -75,9 +76,7 @@ def asked(slurm: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_every_example_can_be_submitted(
-    example: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_example_can_be_submitted(example, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     main([str(example), "--dry-run"])
     printed = capsys.readouterr().out
@@ -86,11 +85,8 @@ def test_every_example_can_be_submitted(
     assert not (ROOT / "sweeps" / yaml.safe_load(example.read_text())["name"]).exists()
 
 
-def test_a_dry_run_shows_scripts_and_cells_and_writes_nothing(
-    sweep: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = sweep(resources={"throttle": 2, "ranks_per_node": 2}, overrides={"loop.steps": 7})
-    main([str(path), "--dry-run"])
+def test_a_dry_run_shows_scripts_and_cells_and_writes_nothing(submit, tmp_path, capsys):
+    submit("--dry-run", resources={"throttle": 2, "ranks_per_node": 2}, overrides={"loop.steps": 7})
     printed = capsys.readouterr().out
     assert "#SBATCH --array=0-3%2\n" in printed
     assert "    3  optim.lr=0.0001,seed=1  7 steps, global batch 8\n" in printed
@@ -98,10 +94,8 @@ def test_a_dry_run_shows_scripts_and_cells_and_writes_nothing(
     assert not (tmp_path / "sweeps").exists()
 
 
-def test_three_jobs_are_chained_and_every_cell_keeps_its_exact_commands(
-    sweep: Write, slurm: Path, tmp_path: Path
-) -> None:
-    main([str(sweep())])
+def test_three_jobs_are_chained_and_every_cell_keeps_its_exact_commands(submit, slurm, tmp_path):
+    submit()
     folder = tmp_path / "sweeps" / "lr"
     assert asked(slurm) == [
         f"--parsable {folder}/finetune.sbatch",
@@ -124,58 +118,52 @@ def test_three_jobs_are_chained_and_every_cell_keeps_its_exact_commands(
     assert (built.optim.lr, built.seed, built.name, built.out) == (1e-4, 1, run.name, str(folder / "runs"))
 
 
-def test_a_cell_that_may_end_early_is_done_by_its_end_and_evaluated_at_its_best(
-    sweep: Write, slurm: Path, tmp_path: Path
-) -> None:
+def test_a_cell_that_may_end_early_is_done_by_its_end_and_evaluated_at_its_best(submit, slurm, tmp_path):
     choice = {"validation.shards": ["s"], "validation.select": "miou", "validation.patience": 2}
-    main([str(sweep(overrides={**choice, "loop.eval_every": 10}))])
+    submit(overrides={**choice, "loop.eval_every": 10})
     row = json.loads((tmp_path / "sweeps" / "lr" / "tasks.json").read_text())["cells"][0]
     run = tmp_path / "sweeps" / "lr" / "runs" / row["name"]
     assert row["stages"]["finetune"]["creates"] == str(run / "finished.json")
     assert f"--checkpoint {run}/best --datasets" in row["stages"]["evaluate"]["command"]
 
 
-def test_done_queued_and_failed_cells_are_left_out(sweep: Write, slurm: Path, tmp_path: Path) -> None:
-    main([str(sweep())])
+def test_done_queued_and_failed_cells_are_left_out(submit, slurm, tmp_path):
+    submit()
     tasks = read_tasks(tmp_path / "sweeps" / "lr")
     for stage in tasks.cells[0].stages.values():
         Path(stage.creates).mkdir(parents=True)
     write_state(tasks.control(tasks.cells[1]), "finetune", StageState(state="failed", reason="exit code 1"))
     (slurm / "queue").write_text("101_3|RUNNING|5:00|n1|None\n101_2|TIMEOUT|0:00|n1|TimeLimit\n")
-    main([str(sweep())])
+    submit()
     assert "#SBATCH --array=2\n" in (tasks.folder / "finetune.sbatch").read_text()
     (slurm / "queue").write_text("")
-    main([str(sweep()), "--retry-failed"])
+    submit("--retry-failed")
     assert "#SBATCH --array=1-3\n" in (tasks.folder / "finetune.sbatch").read_text()
     assert tasks.state(tasks.cells[1], "finetune").state == "waiting"
     assert len(asked(slurm)) == 9
 
 
-def test_a_sweep_may_grow_and_change_its_resources_but_not_its_cells(
-    sweep: Write, slurm: Path, tmp_path: Path
-) -> None:
-    main([str(sweep())])
-    main([str(sweep(seeds=[0, 1, 2], resources={"time_limit_min": 9, "stop_before_end_s": 60}))])
+def test_a_sweep_may_grow_and_change_its_resources_but_not_its_cells(submit, slurm, tmp_path):
+    submit()
+    submit(seeds=[0, 1, 2], resources={"time_limit_min": 9, "stop_before_end_s": 60})
     assert "#SBATCH --array=0-5\n" in (tmp_path / "sweeps/lr/finetune.sbatch").read_text()
     jobs = json.loads((tmp_path / "sweeps/lr/submissions.json").read_text())
     assert [job["job"] for job in jobs] == ["104", "105", "106"]  # whose indices are those of the cells now
     count = len(asked(slurm))
     smaller, shorter = {"grid": {"optim.lr": [1e-3]}}, {"seeds": [0, 1, 2], "overrides": {"loop.steps": 5}}
-    with pytest.raises(InputError, match=r"another sweep: its cell optim.lr=0.001,seed=2 is none of this"):
-        main([str(sweep(**smaller))])
-    with pytest.raises(InputError, match=r"sweep: loop.steps of cell .* is 20000 there and 5 here; take"):
-        main([str(sweep(**shorter))])
+    with refused(r"another sweep: its cell optim.lr=0.001,seed=2 is none of this"):
+        submit(**smaller)
+    with refused(r"sweep: loop.steps of cell .* is 20000 there and 5 here; take"):
+        submit(**shorter)
     (slurm / "queue").write_text("104_3|RUNNING|5:00|n1|None\n")
-    with pytest.raises(InputError, match="cells were added or moved while jobs of .* are queued"):
-        main([str(sweep(seeds=[0, 1, 2, 3]))])
+    with refused("cells were added or moved while jobs of .* are queued"):
+        submit(seeds=[0, 1, 2, 3])
     assert len(asked(slurm)) == count
 
 
-def test_what_slurm_took_away_is_sent_again_and_nothing_else(
-    sweep: Write, slurm: Path, tmp_path: Path
-) -> None:
+def test_what_slurm_took_away_is_sent_again_and_nothing_else(submit, slurm, tmp_path):
     """Of the folder, whatever has become of the file; the cells are preempted, cancelled, done, failed."""
-    main([str(sweep())])
+    submit()
     tasks = read_tasks(tmp_path / "sweeps" / "lr")
     again = f"-m jobs.submit {tasks.folder} --lost True || code=$?\n"
     assert again in (tasks.folder / "collect.sbatch").read_text()
@@ -203,33 +191,31 @@ def test_what_slurm_took_away_is_sent_again_and_nothing_else(
     [(1, {}, (4, 2)), (4, {}, (2, 1)), (8, {}, (1, 1)), (1, {"loop.grad_accum": 2}, (4, 2)), (2, {}, (4, 1))],
 )
 def test_global_batches_stay_where_the_number_of_processes_changes(
-    sweep: Write, slurm: Path, tmp_path: Path, ranks: int, overrides: dict[str, int], cut: tuple[int, int]
-) -> None:
+    submit, slurm, tmp_path, ranks, overrides, cut
+):
     """Batches of 4 on two processes; a seed that is new has the batch of the others."""
-    main([str(sweep(resources={"ranks_per_node": 2}))])
+    submit(resources={"ranks_per_node": 2})
     for _ in range(2):
-        main([str(sweep(resources={"ranks_per_node": ranks}, overrides=overrides, seeds=[0, 1, 2]))])
+        submit(resources={"ranks_per_node": ranks}, overrides=overrides, seeds=[0, 1, 2])
     for name in ("optim.lr=0.001,seed=0", "optim.lr=0.0001,seed=2"):
         config = read_config(FinetuneConfig, tmp_path / "sweeps/lr/cells" / name / "config.yaml")
         assert (config.data.batch_size, config.loop.grad_accum) == cut
-    with pytest.raises(InputError, match="resources: the global batch of .* is 8, which 3 processes cannot"):
-        main([str(sweep(resources={"ranks_per_node": 3}, seeds=[0, 1, 2]))])
+    with refused("resources: the global batch of .* is 8, which 3 processes cannot"):
+        submit(resources={"ranks_per_node": 3}, seeds=[0, 1, 2])
 
 
-def test_a_refusal_is_shown_and_leaves_nothing_submitted(sweep: Write, slurm: Path, tmp_path: Path) -> None:
+def test_a_refusal_is_shown_and_leaves_nothing_submitted(submit, slurm, tmp_path):
     (slurm / "refuse2").write_text("sbatch: error: Batch job submission failed:\n Invalid account\n")
-    with pytest.raises(InputError, match="sbatch refused: sbatch: error: Batch job .* failed: Invalid acc"):
-        main([str(sweep())])
+    with refused("sbatch refused: sbatch: error: Batch job .* failed: Invalid acc"):
+        submit()
     assert asked(slurm)[-1] == "scancel 101"
     assert not (tmp_path / "sweeps/lr/submissions.json").exists()
 
 
-def test_without_sbatch_nothing_is_written(
-    sweep: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_sbatch_nothing_is_written(submit, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match="sbatch: not found; .* --local 1 runs the cells here"):
-        main([str(sweep())])
+    with refused("sbatch: not found; .* --local 1 runs the cells here"):
+        submit()
     assert not (tmp_path / "sweeps").exists()
 
 
@@ -259,26 +245,24 @@ def test_without_sbatch_nothing_is_written(
         ({"preparation": {"tasks": 0}}, "preparation.tasks must be in 1..10000, got 0"),
     ],
 )
-def test_a_mistake_in_the_file_is_one_line_and_submits_nothing(
-    sweep: Write, slurm: Path, tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_a_mistake_in_the_file_is_one_line_and_submits_nothing(submit, slurm, tmp_path, changes, message):
     with pytest.raises(InputError) as error:
-        main([str(sweep(**changes))])
+        submit(**changes)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert asked(slurm) == []
     assert not (tmp_path / "sweeps").exists()
 
 
-def test_a_folder_of_something_else_is_left_alone(sweep: Write, slurm: Path, tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_left_alone(submit, slurm, tmp_path):
     (tmp_path / "sweeps/lr").mkdir(parents=True)
     (tmp_path / "sweeps/lr/notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="out/name .*: the folder already holds files"):
-        main([str(sweep())])
+    with refused("out/name .*: the folder already holds files"):
+        submit()
     assert asked(slurm) == []
 
 
-LARGE = {"grid": {"optim.lr": [1e-3]}, "seeds": list(range(12))}
+LARGE = {"grid": {"optim.lr": [1e-3]}, "seeds": list(range(12)), "resources": {"throttle": 2}}
 
 
 def limit(slurm: Path, *lines: str) -> None:
@@ -288,13 +272,12 @@ def limit(slurm: Path, *lines: str) -> None:
 
 
 def test_more_cells_than_an_array_may_have_become_several_arrays_of_one_sweep(
-    sweep: Write, slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    submit, slurm, tmp_path, capsys
+):
     limit(slurm, "MaxArraySize            = 5", "MaxJobCount             = 10000")
-    path = sweep(**LARGE, resources={"throttle": 2})
-    main([str(path), "--dry-run"])
+    submit("--dry-run", **LARGE)
     assert "# ==== 12 cells, 12 to run, in 6 arrays ====" in capsys.readouterr().out
-    main([str(path)])
+    submit(**LARGE)
     folder = tmp_path / "sweeps" / "lr"
     assert [line.partition("sweeps/lr/")[2] for line in asked(slurm)] == [
         *("finetune.sbatch", "finetune-5.sbatch", "finetune-10.sbatch"),
@@ -316,7 +299,7 @@ def test_more_cells_than_an_array_may_have_become_several_arrays_of_one_sweep(
     states = [rows[f"optim.lr=0.001,seed={i}"][1] for i in range(12)]
     assert [i for i, state in enumerate(states) if state != "waiting"] == [3, 8]
     assert (states[3], states[8]) == ("starting", "pending")
-    main([str(path)])  # what is queued is left out, and the others keep their places
+    submit(**LARGE)  # what is queued is left out, and the others keep their places
     assert "#SBATCH --array=0-2,4%2\n" in (folder / "finetune.sbatch").read_text()
     assert "#SBATCH --array=0-2,4%2\n" in (folder / "finetune-5.sbatch").read_text()
 
@@ -328,20 +311,16 @@ def test_more_cells_than_an_array_may_have_become_several_arrays_of_one_sweep(
         ("MaxJobCount = 20", "24 tasks, but the cluster's MaxJobCount is 20; begin with fewer seeds"),
     ],
 )
-def test_what_a_cluster_cannot_take_is_one_line_in_a_dry_run_too(
-    sweep: Write, slurm: Path, tmp_path: Path, line: str, text: str
-) -> None:
+def test_what_a_cluster_cannot_take_is_one_line_in_a_dry_run_too(submit, slurm, tmp_path, line, text):
     limit(slurm, line)
     for options in (["--dry-run"], []):
-        with pytest.raises(InputError, match=text):
-            main([str(sweep(**LARGE)), *options])
+        with refused(text):
+            submit(*options, **LARGE)
     assert asked(slurm) == []
     assert not (tmp_path / "sweeps").exists()
 
 
-def test_inputs_that_are_not_there_are_warned_of_once(
-    sweep: Write, slurm: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_inputs_that_are_not_there_are_warned_of_once(submit, slurm, tmp_path, caplog):
     caplog.set_level("WARNING")
     for name in ("shards/a-0.tar", "sets/x", "val.tar"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -351,7 +330,7 @@ def test_inputs_that_are_not_there_are_warned_of_once(
     measured = {"validation.shards": [f"{tmp_path}/val.tar"], "loop.eval_every": 5}
     options = {"cityscapes": f"{tmp_path}/none"}
     stage = {"datasets": f"{tmp_path}/sets", "options": options}
-    main([str(sweep(overrides={**missing, **measured}, evaluation=stage)), "--dry-run"])
+    submit("--dry-run", overrides={**missing, **measured}, evaluation=stage)
     assert sorted(caplog.messages) == [
         f"warning: data.shards {tmp_path}/shards/b-*.tar: not there (yet)",
         f"warning: evaluation.options.cityscapes {tmp_path}/none: not there (yet)",
@@ -361,21 +340,19 @@ def test_inputs_that_are_not_there_are_warned_of_once(
     caplog.clear()
     words = ["cityscapes", "--root", f"{tmp_path}/downloads", "--out", f"{tmp_path}/new"]
     none = {"config": "", "grid": {}, "evaluation": {}, "name": "p"}
-    main([str(sweep(**none, preparation={"arguments": words, "tasks": 2})), "--dry-run"])
+    submit("--dry-run", **none, preparation={"arguments": words, "tasks": 2})
     assert caplog.messages == [f"warning: --root {tmp_path}/downloads: not there (yet)"]
 
 
-def test_a_line_break_in_the_folder_of_sweeps_is_refused(sweep: Write, slurm: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"out/name: got '.*\\n.*'; one line without control characters"):
-        main([str(sweep(out=f"{tmp_path}/a\ntouch {tmp_path}/b\n#"))])
+def test_a_line_break_in_the_folder_of_sweeps_is_refused(submit, slurm, tmp_path):
+    with refused(r"out/name: got '.*\\n.*'; one line without control characters"):
+        submit(out=f"{tmp_path}/a\ntouch {tmp_path}/b\n#")
     assert asked(slurm) == []
     assert {path.name for path in tmp_path.iterdir()} == {"bin", "base.yaml", "sweep.yaml"}
 
 
-def test_status_tells_states_numbers_and_why_a_cell_failed(
-    sweep: Write, slurm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    main([str(sweep())])
+def test_status_tells_states_numbers_and_why_a_cell_failed(submit, slurm, tmp_path, capsys):
+    submit()
     folder = tmp_path / "sweeps" / "lr"
     tasks = read_tasks(folder)
     run = folder / "runs" / tasks.cells[1].name
@@ -408,7 +385,7 @@ def test_status_tells_states_numbers_and_why_a_cell_failed(
     assert "collect: job 103 pending" in lines
 
 
-def test_status_reads_runs_that_no_sweep_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_reads_runs_that_no_sweep_knows(tmp_path, capsys):
     for name in ("done", "going", "stopped"):
         (tmp_path / name / "checkpoints/step-0000020").mkdir(parents=True)
         (tmp_path / name / "config.yaml").touch()
@@ -426,15 +403,15 @@ def test_status_reads_runs_that_no_sweep_knows(tmp_path: Path, capsys: pytest.Ca
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_status_of_nothing_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no sweep is in .* jobs.submit makes one"):
+def test_status_of_nothing_is_one_line(tmp_path):
+    with refused("no sweep is in .* jobs.submit makes one"):
         status([str(tmp_path)])
 
 
 @pytest.fixture(name="evaluated")
-def _evaluated(sweep: Write, slurm: Path, tmp_path: Path) -> Path:
+def _evaluated(submit, slurm, tmp_path) -> Path:
     """A sweep all of whose cells are done, and which lacks its table: it was killed before the last step."""
-    main([str(sweep())])
+    submit()
     tasks = read_tasks(tmp_path / "sweeps" / "lr")
     for task in tasks.cells:
         for stage in task.stages.values():
@@ -445,32 +422,30 @@ def _evaluated(sweep: Write, slurm: Path, tmp_path: Path) -> Path:
     return tasks.folder
 
 
-def test_what_was_killed_before_the_table_makes_it(evaluated: Path, sweep: Write) -> None:
-    main([str(sweep()), "--local", "1"])
+def test_what_was_killed_before_the_table_makes_it(evaluated, submit):
+    submit("--local", "1")
     assert "optim.lr=0.001" in (evaluated / "table" / "results.md").read_text()
 
 
-def test_a_table_that_fails_is_told_by_the_exit_code(evaluated: Path, sweep: Write) -> None:
+def test_a_table_that_fails_is_told_by_the_exit_code(evaluated, submit):
     (evaluated / "table").write_text("in the way")
     with pytest.raises(SystemExit) as left:
-        main([str(sweep()), "--local", "1"])
+        submit("--local", "1")
     assert left.value.code == 1
 
 
-def test_slurm_is_asked_for_the_table_alone_unless_it_is_queued(
-    evaluated: Path, sweep: Write, slurm: Path
-) -> None:
-    main([str(sweep())])
+def test_slurm_is_asked_for_the_table_alone_unless_it_is_queued(evaluated, submit, slurm):
+    submit()
     assert asked(slurm)[3:] == [f"--parsable {evaluated}/collect.sbatch"]
     (slurm / "queue").write_text("104|PENDING|5:00||None\n")
-    main([str(sweep())])
+    submit()
     (slurm / "queue").write_text("")
     (evaluated / "table").mkdir()
-    main([str(sweep())])
+    submit()
     assert len(asked(slurm)) == 4
 
 
-def test_a_second_submission_is_told_who_is_submitting(sweep: Write, slurm: Path, tmp_path: Path) -> None:
-    with claimed(tmp_path / "sweeps" / "lr"), pytest.raises(InputError, match="out/name .* is held by proc"):
-        main([str(sweep())])
+def test_a_second_submission_is_told_who_is_submitting(submit, slurm, tmp_path):
+    with claimed(tmp_path / "sweeps" / "lr"), refused("out/name .* is held by proc"):
+        submit()
     assert asked(slurm) == []

@@ -14,13 +14,13 @@ from jobs.temperature import TemperatureOptions, main
 from jobs.work.evaluate import evaluate
 from jobs.work.temperature import sweep
 from models.config import OutlierHeadConfig
-from shards.errors import InputError
 from tests.support.evaluation import options_for, write_run, write_val_shards
+from tests.support.refused import refused
 from tests.support.tars import encode
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache(tmp_path_factory) -> Path:
     """Predictions of an untrained model on two benchmarks, a validation split and Cityscapes val."""
     root = tmp_path_factory.mktemp("cached")
     evaluate_with_cache(root, cityscapes=write_val_shards(root / "val"))
@@ -50,9 +50,7 @@ def test_a_ratio_keeps_its_order_and_is_calibrated_on_the_validation_set(cache, 
     expected = {r.dataset: r.ap for r in measured if r.score == "LikelihoodRatio"}
     assert {r.dataset for r in found} == expected.keys()
     assert all(r.ap == pytest.approx(expected[r.dataset], abs=1e-5) for r in found)
-    with pytest.raises(
-        InputError, match="--scores: LikelihoodRatio is of an outlier head; the cache's model"
-    ):
+    with refused("--scores: LikelihoodRatio is of an outlier head; the cache's model"):
         sweep(TemperatureOptions(cache=cache, out=tmp_path / "no", scores=("LikelihoodRatio",)))
 
 
@@ -123,6 +121,6 @@ def test_temperature_one_is_the_evaluation_to_half_precision(cache, tmp_path):
     ids=["benchmark", "absent", "no cache", "cold", "unknown", "no score"],
 )
 def test_a_wrong_setting_is_named(cache, tmp_path, changes, message):
-    with pytest.raises(InputError, match=message):
+    with refused(message):
         sweep(TemperatureOptions(**{"cache": cache, "out": tmp_path / "out", **changes}))
     assert not (tmp_path / "out").exists()

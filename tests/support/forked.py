@@ -21,8 +21,8 @@ from slurm.launch import find_free_port, rank_variables
 Main = Callable[[Sequence[str]], None]
 """A program as `run_program` takes it; a function of a module, which the forked process imports."""
 
-PROGRAMS = ["jobs.finetune", "jobs.evaluate", "jobs.prepare", "jobs.synthesize"]
-PRELOADED = [*PROGRAMS, "jobs.work.finetune", "jobs.work.evaluate", "torch.utils.tensorboard", "peft"]
+PRELOADED = ["jobs.finetune", "jobs.work.finetune", "jobs.evaluate", "jobs.work.evaluate", "jobs.prepare"]
+PRELOADED += ["torch.utils.tensorboard", "peft"]
 
 
 def start_program(

@@ -10,8 +10,10 @@ import pytest
 
 from eval.sets.examine import examine_datasets
 from eval.sets.registry import TEST_SETS
+from eval.submissions.bravo import SUBSETS
 from jobs.doctor import main
 from jobs.synthesize import main as synthesize
+from tests.eval.sets.test_layouts import overlay_of, write_lost_and_found, write_png, write_static
 from tests.support.refused import refused
 
 Findings = dict[str, tuple[list[str], list[str], list[str]]]
@@ -21,7 +23,7 @@ Findings = dict[str, tuple[list[str], list[str], list[str]]]
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("dataset") / "world"
     sizes = ["--height", "64", "--train", "2", "--val", "1", "--coco", "2", "--coco_height", "96"]
-    synthesize(["--out", str(out), *sizes, "--workers", "1", "--anomaly_images", "2", "--official", "True"])
+    synthesize(["--out", str(out), *sizes, "--workers", "1", "--anomaly_images", "2"])
     return out
 
 
@@ -111,8 +113,12 @@ def test_a_folder_with_nothing_known_is_refused(tmp_path: Path) -> None:
         main(["dataset", str(tmp_path)])
 
 
-def test_official_downloads_are_counted_and_compared(world: Path, tmp_path: Path) -> None:
-    found = examine(world / "official")
+def test_official_downloads_are_counted_and_compared(tmp_path: Path) -> None:
+    write_lost_and_found(tmp_path / "LostAndFound", *(f"02_Weg_000000_{i:06d}" for i in range(3)))
+    write_static(tmp_path, overlay_of(1, 1, 1))
+    for name in ("dataset_AnomalyTrack/images/zebra0000.jpg", *(f"bravo_{s}/fog/0.png" for s in SUBSETS)):
+        write_png(tmp_path / name, np.zeros((44, 80, 3), np.uint8))
+    found = examine(tmp_path)
     lines, differences, problems = found["lost_and_found_test (Lost & Found)"]
     assert not problems
     assert "frames: 3, known are 1043" in differences
@@ -125,10 +131,10 @@ def test_official_downloads_are_counted_and_compared(world: Path, tmp_path: Path
     assert "images: 6, known are 3901" in found["BRAVO, all subsets"][1]
 
 
-def test_the_version_of_a_zip_is_its_md5(world: Path, tmp_path: Path) -> None:
-    official = world / "official"
-    shutil.make_archive(str(tmp_path / "fs_val_v1"), "zip", official / "fs_val_v3")
-    (tmp_path / "cityscapes").symlink_to(official / "cityscapes")
+def test_the_version_of_a_zip_is_its_md5(tmp_path: Path) -> None:
+    folder = write_static(tmp_path, overlay_of(1, 1, 1))
+    shutil.make_archive(str(tmp_path / "fs_val_v1"), "zip", folder)
+    shutil.rmtree(folder)
     lines, differences, problems = examine(tmp_path)["fs_static_v1 (FS Static v1)"]
     digest = hashlib.md5((tmp_path / "fs_val_v1.zip").read_bytes()).hexdigest()
     assert f"MD5 of fs_val_v1.zip: {digest}" in lines

@@ -9,7 +9,7 @@ from jobs.world.labels import OBJECT_ID, LabelId
 
 
 @pytest.mark.parametrize("folder", TEST_SETS)
-def test_sizes_are_the_originals_at_full_scale_and_even_below(folder: str) -> None:
+def test_sizes_are_the_originals_at_full_scale_and_even_below(folder):
     known = TEST_SETS[folder].known
     assert known is not None
     assert scaled_size(folder, 1024) == known.size
@@ -24,14 +24,14 @@ def test_sizes_are_the_originals_at_full_scale_and_even_below(folder: str) -> No
         ("RoadAnomaly", [0, 0, 0, 0, 2]),
     ],
 )
-def test_each_set_says_in_its_own_way_what_is_normal(folder: str, expected: list[int]) -> None:
+def test_each_set_says_in_its_own_way_what_is_normal(folder, expected):
     things = [LabelId.ROAD, LabelId.SIDEWALK, 26003, LabelId.EGO_VEHICLE, OBJECT_ID]
     identities = np.array([things], dtype=np.uint16)
     np.testing.assert_array_equal(anomaly_labels(identities, folder), [expected])
 
 
 @pytest.mark.parametrize("folder", TEST_SETS)
-def test_the_share_of_anomalous_pixels_is_about_that_of_the_original(folder: str) -> None:
+def test_the_share_of_anomalous_pixels_is_about_that_of_the_original(folder):
     known = TEST_SETS[folder].known
     assert known is not None
     assert known.anomalous is not None

@@ -10,7 +10,7 @@ def blank(height: int = 20, width: int = 30) -> Canvas:
     return Canvas(height, width, np.random.default_rng(0))
 
 
-def test_a_polygon_on_pixel_edges_fills_exactly_its_pixels() -> None:
+def test_a_polygon_on_pixel_edges_fills_exactly_its_pixels():
     canvas = blank()
     canvas.fill([(4, 2), (10, 2), (10, 7), (4, 7)], (200, 100, 50), 9)
     image, identities = canvas.finish()
@@ -23,7 +23,7 @@ def test_a_polygon_on_pixel_edges_fills_exactly_its_pixels() -> None:
     np.testing.assert_array_equal(image[inner], np.broadcast_to((200, 100, 50), image[inner].shape))
 
 
-def test_the_picture_is_antialiased_and_the_identities_are_not() -> None:
+def test_the_picture_is_antialiased_and_the_identities_are_not():
     canvas = blank(40, 40)
     canvas.fill(ellipse_points((20.3, 19.8), (13, 9)), (255, 255, 255), 26000)
     image, identities = canvas.finish()
@@ -31,14 +31,14 @@ def test_the_picture_is_antialiased_and_the_identities_are_not() -> None:
     assert ((image > 0) & (image < 255)).any()
 
 
-def test_an_ellipse_covers_pi_a_b() -> None:
+def test_an_ellipse_covers_pi_a_b():
     canvas = blank(100, 100)
     canvas.fill(ellipse_points((50, 50), (40, 25), count=200), (9, 9, 9), 1)
     _, identities = canvas.finish()
     assert (identities == 1).sum() == pytest.approx(np.pi * 40 * 25, rel=0.03)
 
 
-def test_what_is_painted_without_identity_changes_no_identity() -> None:
+def test_what_is_painted_without_identity_changes_no_identity():
     canvas = blank()
     canvas.fill([(0, 0), (30, 0), (30, 20), (0, 20)], (90, 90, 90), 7)
     canvas.fill([(5, 5), (15, 5), (15, 15), (5, 15)], (255, 255, 255))
@@ -48,7 +48,7 @@ def test_what_is_painted_without_identity_changes_no_identity() -> None:
     assert image.max() > 90
 
 
-def test_far_things_fade_into_the_haze() -> None:
+def test_far_things_fade_into_the_haze():
     canvas = blank()
     canvas.haze, canvas.haze_per_metre = (200.0, 200.0, 200.0), 0.01
     canvas.fill([(0, 0), (30, 0), (30, 20), (0, 20)], (0, 0, 0), 1, depth=100)
@@ -56,7 +56,7 @@ def test_far_things_fade_into_the_haze() -> None:
     assert image[10, 10, 0] == int(200 * (1 - np.exp(-1)))
 
 
-def test_what_lies_outside_is_cropped_or_ignored() -> None:
+def test_what_lies_outside_is_cropped_or_ignored():
     canvas = blank()
     canvas.fill([(-50, -50), (-10, -50), (-10, -10)], (255, 0, 0), 1)
     sprite = Sprite(np.full((6, 6, 3), 77, np.uint8), np.ones((6, 6), bool))
@@ -66,7 +66,7 @@ def test_what_lies_outside_is_cropped_or_ignored() -> None:
     assert set(np.unique(canvas.identities).tolist()) == {0, 5}
 
 
-def test_a_warped_texture_keeps_its_corners() -> None:
+def test_a_warped_texture_keeps_its_corners():
     texture = np.zeros((10, 10, 3), dtype=np.uint8)
     texture[:5, :5] = (255, 0, 0)
     texture[5:, 5:] = (0, 0, 255)
@@ -77,6 +77,6 @@ def test_a_warped_texture_keeps_its_corners() -> None:
     np.testing.assert_array_equal(image[28, 32], (0, 0, 255))
 
 
-def test_instances_of_a_class_are_counted() -> None:
+def test_instances_of_a_class_are_counted():
     canvas = blank()
     assert [canvas.new_instance(label) for label in (26, 24, 26)] == [26000, 24000, 26001]

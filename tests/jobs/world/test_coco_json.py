@@ -13,7 +13,7 @@ from jobs.world.sprite import draw_sprite
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
-def test_categories_have_the_official_numbers() -> None:
+def test_categories_have_the_official_numbers():
     assert len(CATEGORIES) == len(CATEGORY_IDS) == 80
     # A few on both sides of the gaps in the numbers, from cocodataset.org.
     names = ("fire hydrant", "stop sign", "giraffe", "handbag", "wine glass", "dining table", "tv", "book")
@@ -28,7 +28,7 @@ def decode(annotation: dict, shape: tuple[int, int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", COCO_OBJECTS)
-def test_polygons_cover_the_object_and_nothing_else(name: str) -> None:
+def test_polygons_cover_the_object_and_nothing_else(name):
     mask = np.pad(draw_sprite(COCO_OBJECTS[name], 60, np.random.default_rng(3)).mask, 4)
     annotation = annotate_polygons(mask)
     assert annotation is not None
@@ -36,7 +36,7 @@ def test_polygons_cover_the_object_and_nothing_else(name: str) -> None:
     assert (covered & mask).sum() / (covered | mask).sum() > 0.97
 
 
-def test_a_hole_that_winds_around_itself_stays_open() -> None:
+def test_a_hole_that_winds_around_itself_stays_open():
     mask = np.ones((40, 40), dtype=bool)
     mask[8:32, 8:12] = mask[8:12, 8:32] = mask[8:32, 28:32] = False
     annotation = annotate_polygons(mask)
@@ -45,12 +45,12 @@ def test_a_hole_that_winds_around_itself_stays_open() -> None:
     assert (covered != mask).mean() < 0.03
 
 
-def test_nothing_is_annotated_as_nothing() -> None:
+def test_nothing_is_annotated_as_nothing():
     assert annotate_polygons(np.zeros((8, 8), dtype=bool)) is None
 
 
 @pytest.mark.parametrize("corner", [True, False], ids=["starts inside", "starts outside"])
-def test_run_lengths_decode_to_the_mask(corner: bool) -> None:
+def test_run_lengths_decode_to_the_mask(corner):
     mask = np.random.default_rng(0).random((13, 7)) < 0.4
     mask[0, 0] = corner
     annotation = annotate_crowd(mask)
