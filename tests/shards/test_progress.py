@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -33,9 +34,8 @@ def test_a_log_gets_a_line_with_done_rate_and_time_to_go(caplog: pytest.LogCaptu
     caplog.set_level("INFO")
     for _ in Progress(range(5), desc="frames", unit="frame", every_s=0.03):
         time.sleep(0.02)
-    assert 2 <= len(caplog.messages) <= 4
-    assert caplog.messages[0].startswith("frames: 2 of 5, ")
-    assert " frame/s, 00:00 gone, 00:00 to go" in caplog.messages[0]
+    assert 2 <= len(caplog.messages) <= 6  # a busy machine takes longer than 0.02 s
+    assert re.match(r"frames: \d of 5, \S+ frame/s, 00:00 gone, 00:00 to go", caplog.messages[0])
     assert caplog.messages[-1].startswith("frames: 5 of 5, ")
 
 
