@@ -235,7 +235,7 @@ def pair(pasted: Runs) -> Iterator[tuple[Way, Way]]:
     """
     chosen = {name: score for name, score in choose_scores(pasted).items() if name != BASELINE}
     against_control = [(name, CONTROL) for name in chosen if name != CONTROL]
-    between = [names for names in itertools.pairwise(chosen) if names not in against_control]
+    between = [names for names in itertools.pairwise(chosen) if CONTROL not in names]
     yield from (((a, chosen[a]), (b, chosen[b])) for a, b in (*against_control, *between))
     for score in ("MSP", "NormalizedEntropy", "EntropyLogMax"):
         yield from (((a, score), (b, score)) for a, b in against_control)
