@@ -8,13 +8,15 @@ of them completes the folder under a lock. The bytes are the same however the wo
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import signal
 import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +188,7 @@ def _write_missing(shards: Sequence[ShardPlan], folder: Path, workers: int, titl
     todo = [shard for shard in shards if not _is_done(folder, shard)]
     lock, stop = threading.Lock(), threading.Event()
     with (
+        _ctrl_c_noticed() as asked,
         Progress(total=sum(s.num_samples for s in todo), desc=title, unit="sample") as bar,
         ThreadPoolExecutor(workers) as pool,  # decoders, encoders and hashes hold no lock
     ):
@@ -197,13 +200,31 @@ def _write_missing(shards: Sequence[ShardPlan], folder: Path, workers: int, titl
                 bar.update()
 
         try:
-            begun = [pool.submit(_write_with_entry, shard, folder, after_sample) for shard in todo]
-            for future in as_completed(begun):
-                future.result()
+            pending = {pool.submit(_write_with_entry, shard, folder, after_sample) for shard in todo}
+            while pending:
+                done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                if asked.is_set():
+                    raise KeyboardInterrupt
+                for future in done:
+                    future.result()
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
+
+
+@contextlib.contextmanager
+def _ctrl_c_noticed() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C sets; an exception might be swallowed in a callback or leave a lock held."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked  # signals are the main thread's
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _write_with_entry(shard: ShardPlan, folder: Path, after_sample: Callable[[], object]) -> None:
