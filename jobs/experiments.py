@@ -56,6 +56,8 @@ class ExperimentsOptions:
         if len(set(self.seeds)) < max(len(self.seeds), 2):
             given = " ".join(map(str, self.seeds))
             raise InputError(f"--seeds: got {given or 'none'}; at least two are needed, each once")
+        if any(not 0 <= seed < 2**32 for seed in self.seeds):
+            raise InputError(f"--seeds: got {min(self.seeds)}..{max(self.seeds)}; allowed are 0..{2**32 - 1}")
 
     @property
     def scale(self) -> Scale:

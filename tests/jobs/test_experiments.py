@@ -146,6 +146,7 @@ def test_every_method_is_a_cell_that_a_sweep_takes(tmp_path: Path, programs: Pat
         ({"methods": ("rbaa",)}, "--methods: unknown rbaa; known: control, "),
         ({"seeds": ()}, "--seeds: got none; at least two are needed, each once"),
         ({"seeds": (1,)}, "--seeds: got 1; at least two are needed, each once"),
+        ({"seeds": (3, -1)}, "--seeds: got -1..3; allowed are 0..4294967295"),
         ({"seeds": (1, 1)}, "--seeds: got 1 1; at least two are needed, each once"),
     ],
 )
