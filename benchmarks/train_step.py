@@ -272,10 +272,7 @@ def _render_times(
     ratios = [f"{theirs / own:.2f}" for theirs, own in zip(base, ours, strict=True)]
     targets = {**TARGETS, "full": FULL_TARGETS[options.device]} if options.upstream is not None else {}
     flops = rate = mfu = ""
-    if side not in (
-        UPSTREAM,
-        "outlier_head",
-    ):  # FLOPs as `benchmarks.cost` can tell
+    if side not in (UPSTREAM, "outlier_head"):  # FLOPs as `benchmarks.cost` can tell
         cost = CostOptions(image_size=options.image_size[0], masked=True)
         tera = options.batch_size * compute_cost(options.size, MODES[side], cost).step / 1e12
         flops, rate = f"{tera:.2f}", f"{tera / seconds:.3g}"

@@ -133,10 +133,11 @@ class Study:
 
     def results(self, name: str) -> list[Path]:
         """Return the results of the baseline, or those of each seed of a method."""
-        runs = self.out / "runs"
-        if name != BASELINE:
+        if name == BASELINE:
+            runs, names = self.out / "runs", [name]
+        else:
             runs = self.out / "sweeps" / "methods" / "runs"
-        names = [name] if name == BASELINE else [f"{name},seed={seed}" for seed in self.seeds]
+            names = [f"{name},seed={seed}" for seed in self.seeds]
         return [runs / run / "eval" / "results.json" for run in names]
 
     def prepare_objects(self, coco: Path, *options: object) -> None:
