@@ -19,7 +19,7 @@ from eval.metrics.curve import TPR, Curve, ImageScores
 
 NUM_BINS = 4096
 """Bins aimed at; half of them split the anomalous pixels evenly, half the normal ones."""
-_ROWS = 16
+_ROWS = 4
 """Resampled sets whose curves are computed at a time: some thousand bins of so many stay in the cache."""
 
 
@@ -67,11 +67,12 @@ class ImageCounts:
         """
         single = self.single[::-1]  # from the highest score down
         step = single & (not interpolate)
-        classes = [counts[:, ::-1].astype(np.float64) for counts in (self.positives, self.negatives)]
+        classes = (counts[:, ::-1] for counts in (self.positives, self.negatives))
+        sums = [counts.cumsum(axis=1, dtype=np.float64) for counts in classes]
         parts = []
         for begin in range(0, len(weights), _ROWS):
-            drawn = [weights[begin : begin + _ROWS] @ counts for counts in classes]
-            parts.append(_read_metrics(drawn[0], drawn[1], single, step))
+            true, false = (weights[begin : begin + _ROWS] @ above for above in sums)
+            parts.append(_read_metrics(true, false, single, step))
         return BinnedMetrics(*map(np.concatenate, zip(*parts, strict=True)))
 
 
@@ -126,32 +127,36 @@ def choose_splitters(runs: Sequence[Float32[np.ndarray, " _N"]], most: int) -> F
 
 
 def _read_metrics(
-    positives: Float64[np.ndarray, "B K"],
-    negatives: Float64[np.ndarray, "B K"],
+    true: Float64[np.ndarray, "B K"],
+    false: Float64[np.ndarray, "B K"],
     single: Bool[np.ndarray, " K"],
     step: Bool[np.ndarray, " K"],
 ) -> BinnedMetrics:
-    """Read metrics off counts from the highest score down; FPR95 is one point of a bin that is a `step`."""
-    true, false = positives.cumsum(axis=1), negatives.cumsum(axis=1)
-    num_true, num_false = true[:, -1:], false[:, -1:]
-    needed = TPR * true[:, -1]
-    at = (true >= needed[:, None] * (1 - 1e-12)).argmax(axis=1)  # the bin in which TPR is reached
-    rows = np.arange(len(true))
-    inside, width = positives[rows, at], negatives[rows, at]
+    """Read metrics off counts in bins and all above them; FPR95 is one point of a bin that is a `step`."""
+    rows, num_true, num_false = np.arange(len(true)), true[:, -1], false[:, -1]
+    positives = np.diff(true, axis=1, prepend=0)
+    precision = true / np.maximum(true + false, 1)
+    needed = TPR * num_true
+    at = np.array([np.searchsorted(*pair) for pair in zip(true, needed * (1 - 1e-12), strict=True)])
+    inside, width = (sums[rows, at] - np.where(at > 0, sums[rows, at - 1], 0) for sums in (true, false))
+    mixed = positives * ~single / 2  # in an open bin precision goes from that of the bin above to its own
+    mixed[rows, (true > 0).argmax(axis=1)] = 0  # but above the first positive there is none
+    area = _dot(positives, precision) - _dot(mixed[:, 1:], np.diff(precision, axis=1))
+    above = (_dot(positives, false) + _dot(positives[:, 1:], false[:, :-1])) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
-        precision = np.where(true + false > 0, true / (true + false), 0.0)
-        before = np.concatenate([precision[:, :1], precision[:, :-1]], axis=1)
-        inner = np.where(single | (true == positives), precision, (before + precision) / 2)
-        ordered = (positives * (num_false - false + negatives / 2)).sum(axis=1)
         share = np.where(step[at], 1.0, (needed - true[rows, at] + inside) / inside)
         metrics = BinnedMetrics(
-            ap=(positives * inner).sum(axis=1) / num_true[:, 0],
-            fpr95=(false[rows, at] - width + share * width) / false[:, -1],
-            auroc=ordered / num_true[:, 0] / num_false[:, 0],
-            best_f1=(2 * true / (true + false + num_true)).max(axis=1),
+            ap=area / num_true,
+            fpr95=(false[rows, at] - width + share * width) / num_false,
+            auroc=1 - above / num_true / num_false,
+            best_f1=(2 * true / (true + false + num_true[:, None])).max(axis=1),
         )
-    is_empty = (num_true[:, 0] == 0) | (num_false[:, 0] == 0)
+    is_empty = (num_true == 0) | (num_false == 0)
     return BinnedMetrics(*(np.where(is_empty, np.nan, values) for values in metrics))
+
+
+def _dot(a: Float64[np.ndarray, "B K"], b: Float64[np.ndarray, "B K"]) -> Float64[np.ndarray, " B"]:
+    return np.einsum("bk,bk->b", a, b)
 
 
 NUM_HISTOGRAM_BINS = 64
