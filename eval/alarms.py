@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from eval.report.figures import color_classes, color_scores, draw_outlines
+from eval.report.panels import color_classes, color_scores, draw_outlines
 from shards.schema import CITYSCAPES, VOID_ID, ClassTable
 
 SMALLEST = 50

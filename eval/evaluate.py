@@ -23,8 +23,8 @@ from eval.part import ClosedSetPart, TestSetPart
 from eval.predict.predictions import CLOSED_SET, CacheInfo, PredictionCache
 from eval.predict.windows import ModelSource, Predictor
 from eval.protocol import Protocol
-from eval.report.figures import add_title, decode_png, encode_png
 from eval.report.page import render_page, render_per_image
+from eval.report.panels import add_title, decode_png, encode_png
 from eval.report.record import Record, csv_text, render_csv, render_json
 from eval.report.tables import build_tables, latex_tables, markdown_tables
 from eval.result import CELLS, RESULTS, Earlier, ResultFolder, SavedResults, open_folder, unpack_results

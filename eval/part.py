@@ -28,7 +28,7 @@ from eval.predict.score_names import DEFAULT_SCORES
 from eval.predict.strips import predict_image
 from eval.predict.windows import Predictor, resize_image, to_tensor
 from eval.protocol import Protocol
-from eval.report.figures import Example, choose_examples, draw_panels, encode_png
+from eval.report.panels import Example, choose_examples, draw_panels, encode_png
 from eval.report.record import Record
 from eval.report.slices import FrameMaps, analyse_errors
 from eval.result import Packed, Result, SetResults, pack_results

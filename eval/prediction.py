@@ -38,7 +38,7 @@ from eval.predict.footage import (
 from eval.predict.strips import PixelPrediction, predict_image
 from eval.predict.windows import ModelSource, Predictor
 from eval.protocol import Protocol
-from eval.report.figures import Example, add_title, choose_examples, draw_panels, encode_png, scale_ends
+from eval.report.panels import Example, add_title, choose_examples, draw_panels, encode_png, scale_ends
 from eval.result import CELLS, ResultFolder, open_folder
 from eval.store import SUFFIX, ImageStore, Key, Worker, read_cached, write_cached
 from shards.errors import InputError

@@ -23,7 +23,7 @@ import numpy as np
 from eval.metrics.binned import ImageCounts, ScoreDistribution
 from eval.metrics.curve import PixelMetrics
 from eval.metrics.measure import ImageMetrics
-from eval.report.figures import Example
+from eval.report.panels import Example
 from eval.report.record import Record
 from eval.report.slices import ErrorAnalysis, Slice
 from eval.store import SUFFIX, Cached, Key, Worker, read_cached

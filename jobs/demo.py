@@ -86,7 +86,8 @@ def _draw_picture(study: Study) -> bytes:
     import torch
 
     from eval.predict.strips import predict_pixels
-    from eval.report.figures import Example, plot_comparison
+    from eval.report.panels import Example
+    from eval.report.plots import plot_comparison
     from models.segmenter import open_predictor
     from models.weights.checkpoint import find_checkpoint
 

@@ -49,6 +49,8 @@ def shard_model(model: EoMT, accelerator: Accelerator) -> None:
 def prepare(accelerator: Accelerator, model: EoMT, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
     """Hand model and optimizer to Accelerate; a sharded model is not wrapped for data-parallel training."""
     if not any(is_sharded(parameter) for parameter in model.parameters()):
+        # said of depth-wise kernels, whose axis of one channel may have any stride
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         prepared, optimizer = accelerator.prepare(model, optimizer)
         return prepared, optimizer
     optimizer.register_state_dict_post_hook(_gather_state)

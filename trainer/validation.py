@@ -16,7 +16,7 @@ from eval.part import ClosedSetPart, TestSetPart, evaluate_closed_set, evaluate_
 from eval.predict.strips import predict_pixels
 from eval.predict.windows import Predictor, SlidingPredictor
 from eval.protocol import get_protocol
-from eval.report.figures import Example, add_title, choose_examples, draw_panels
+from eval.report.panels import Example, add_title, choose_examples, draw_panels
 from eval.sets.benchmarks import require_no_benchmark, require_no_benchmark_scenes, require_own_sets
 from eval.sets.registry import TestSet, check_masks, find_test_sets
 from eval.store import Worker

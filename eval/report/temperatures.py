@@ -10,7 +10,7 @@ from jaxtyping import Int64
 
 from eval.metrics.closed_set import mean_iou, unseen_classes
 from eval.predict.predictions import CachedSet, CacheInfo
-from eval.report.figures import plot_temperatures
+from eval.report.plots import plot_temperatures
 from eval.report.record import Record, csv_text, render_csv, render_json
 from eval.report.tables import MISSING, Table, build_tables, latex_tables, markdown_row, markdown_tables
 from eval.temperature import Kind, Sweep, Variant

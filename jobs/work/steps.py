@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shlex
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from shards.cores import share_cores
 from shards.output import make_folder
 
 logger = logging.getLogger(__name__)
@@ -42,7 +44,8 @@ def running(job: str, *arguments: object, ranks: int = 1, stdout: int | None = N
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", ranks] if ranks > 1 else []
     words = [str(word) for word in (*launcher, "-m", f"jobs.{job}", *arguments)]
     logger.info("\n$ python %s", shlex.join(words))
-    process = subprocess.Popen([sys.executable, *words], stdout=stdout)
+    threads = share_cores(ranks) if ranks > 1 else {}
+    process = subprocess.Popen([sys.executable, *words], stdout=stdout, env=os.environ | threads)
     try:
         yield
         code = process.wait()

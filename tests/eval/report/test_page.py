@@ -9,8 +9,8 @@ import numpy as np
 from eval.metrics.curve import ImageScores
 from eval.metrics.measure import ImageMetrics, measure_score
 from eval.protocol import get_protocol
-from eval.report.figures import encode_png
 from eval.report.page import render_page
+from eval.report.panels import encode_png
 from eval.report.tables import build_tables
 from eval.result import Result
 from tests.support.records import make_record
