@@ -66,10 +66,10 @@ def main(arguments: Sequence[str]) -> None:
     setting = "validation.shards" if config.validation.shards else "data.shards"
     places = config.validation.shards or config.data.shards
     for place in places:
-        require_no_benchmark(place, "validation.shards")
+        require_no_benchmark(place, setting)
     reader = open_shards(places, config.validation.split, setting)
     require_scenes(reader)
-    require_no_benchmark_scenes(reader, "validation.shards")
+    require_no_benchmark_scenes(reader, setting)
     bank = open_held_out(config.paste, options.bank)
     always = dataclasses.replace(config.paste, bank=config.paste.bank or options.bank, probability=1.0)
     with staged_folder(options.out) as folder:
