@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from shards.cores import wait_asleep
+from shards.cores import keep_memory, wait_asleep
 from shards.errors import ReportedError, as_reported, printable
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ def run_program(main: Callable[[Sequence[str]], None]) -> NoReturn:
         sys.exit(128 + number)  # an ordinary exit: half-written folders are removed on the way out
 
     wait_asleep()
+    keep_memory()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows "?" for a dash

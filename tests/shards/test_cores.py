@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -39,3 +41,23 @@ def test_cells_side_by_side_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> 
     assert share_machine(of_sweep, 2, 0).environment == {"OMP_NUM_THREADS": "3"}
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert share_machine(many, 10**3, 0).environment == {}
+
+
+FAULTS = """
+import resource
+from shards.cores import keep_memory
+keep_memory()
+for _ in range(10):
+    buffers = [bytearray(8 << 20) for _ in range(4)]
+    del buffers
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_freed_memory_serves_again_unless_the_user_tunes_it() -> None:
+    faults = [
+        int(subprocess.check_output([sys.executable, "-c", FAULTS], env=os.environ | tuned))
+        for tuned in ({}, {"MALLOC_TOP_PAD_": "0"})
+    ]
+    assert faults[0] < 20_000 < 60_000 < faults[1], faults
