@@ -27,7 +27,7 @@ from shards.settings import parse_options
 
 METHODS = (CONTROL, "rba", "class_claim")
 SCORES = ("MSP", "NormalizedEntropy", "EntropyLogMax")
-PICTURED_SETS = ("RoadAnomaly21", "fs_static")
+PICTURED_SETS = ("RoadAnomaly", "fs_static")
 PICTURED_RUNS = {"before": BASELINE, "after": METHODS[-1]}
 PICTURED_SCORE = "EntropyLogMax"
 

@@ -35,8 +35,8 @@ _FINETUNING: Mapping[str, Any] = {
     "schedule.backbone_warmup": 0.1,
     "loop.log_every": 50,
 }
-SHORT = Scale(baseline={"loop.steps": 800}, finetuning={"loop.steps": 150})
-"""Fewer steps, so that the demo ends after seven minutes or so."""
+SHORT = Scale(finetuning={"loop.steps": 150})
+"""Fewer steps of the fine-tunings, so that the demo ends after five minutes or so."""
 _SMALL = {"data.crop": [64, 64], "model.image_size": [64, 64]}
 SMOKE = Scale(
     world=("--height", "64", "--train", "16", "--val", "3", "--coco", "24", "--anomaly_images", "3"),
