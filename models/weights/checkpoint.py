@@ -61,7 +61,8 @@ def find_checkpoint(path: Path) -> Path:
         find_weight_file(path)
     except InputError as error:
         lacking = f"no run folder (with {CHECKPOINTS_FOLDER}/step-NNNNNNN), and no checkpoint"
-        raise InputError(f"checkpoint {path}: {lacking}: {error}") from None
+        reason = str(error).removeprefix(f"weights {path}: ")
+        raise InputError(f"checkpoint {path}: {lacking}: {reason}") from None
     return path
 
 
