@@ -8,9 +8,20 @@ import cv2
 import numpy as np
 import pytest
 import webdataset
+from jaxtyping import install_import_hook
 
-from shards.cutout import Cutout, encode_cutout
-from shards.schema import VOID_ID
+ROOT = Path(__file__).parents[1]
+SHAPED = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for package in ("shards", "eval", "models", "trainer", "outlier_paste")
+    for path in (ROOT / package).rglob("*.py")
+    if "from jaxtyping import" in path.read_text()
+]
+"""Modules that say shapes. Tests check them in every call, which doubles its time: so no other module's."""
+install_import_hook(SHAPED, "beartype.beartype")
+
+from shards.cutout import Cutout, encode_cutout  # noqa: E402
+from shards.schema import VOID_ID  # noqa: E402
 
 NUM_SCENES = 8
 TOGETHER = ("tests/slurm/", "tests/distributed/")
