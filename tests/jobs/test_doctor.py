@@ -76,5 +76,7 @@ def test_statistics_are_those_of_the_numbers(tmp_path, capsys):
 
 
 def test_an_empty_folder_is_one_line(tmp_path):
-    with refused(re.escape(f"{tmp_path}: the folder holds no weight file")):
+    with refused(
+        re.escape(str(tmp_path)) + ": no run folder .*, and no checkpoint: the folder holds no weight file"
+    ):
         main(["checkpoint", str(tmp_path)])
