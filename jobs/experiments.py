@@ -34,7 +34,7 @@ SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentsOptions:
-    """Compare all methods, on the drawn world (half an hour or so) or on real data (by estimate four hours)."""
+    """Compare all methods, on the drawn world (half an hour) or on real data (by estimate four hours)."""
 
     out: Path
     """New or empty folder, or that of the same experiments, which are continued."""
