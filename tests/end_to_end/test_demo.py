@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import pytest
@@ -48,9 +49,9 @@ def test_the_demo_goes_from_nothing_to_tables_and_pictures(
     caplog.set_level(logging.INFO)
     out, said = tmp_path / "demo", tmp_path / "said.txt"
 
-    def start(command: list[str], stdout: int | None) -> ForkedStep | subprocess.Popen[bytes]:
+    def start(command: list[str], **how: Any) -> ForkedStep | subprocess.Popen[bytes]:
         is_started = command[2] in REALLY_STARTED
-        return subprocess.Popen(command, stdout=stdout) if is_started else ForkedStep(command, said)
+        return subprocess.Popen(command, **how) if is_started else ForkedStep(command, said)
 
     monkeypatch.setattr(steps, "subprocess", SimpleNamespace(Popen=start))
     try:
