@@ -167,11 +167,11 @@ def test_the_trained_head_is_measured_exported_and_read_back(
     doctor.main(["checkpoint", str(head)])
     assert "of width 128, which reads blocks 0, 2, 3, 5 and claims" in capsys.readouterr().out
 
-    sets = ["--datasets", str(write_test_sets(tmp_path / "sets")), "--device", "cpu", "--components", "False"]
-    for place, scores in ((run, []), (head, ["--scores", "LikelihoodRatio"]), (whole, ["--scores", "MSP"])):
-        out = str(tmp_path / f"eval-{place.name}")
-        evaluate.main(["--checkpoint", str(place), *sets, *scores, "--out", out])
-        assert ("| LikelihoodRatio |" in capsys.readouterr().out) == (place is not whole)
+    sets = ["--datasets", str(write_test_sets(tmp_path / "sets")), "--device", "cpu", "--pictures", "0"]
+    sets += ["--components", "False"]
+    for place in (run, head, whole):
+        evaluate.main(["--checkpoint", str(place), *sets, "--out", str(tmp_path / f"eval-{place.name}")])
+        assert "| LikelihoodRatio |" in capsys.readouterr().out
     sets += ["--scores", "LikelihoodRatio", "--out", str(tmp_path / "no")]
     with refused(f"--scores: {tmp_path / 'base'} has no outlier head, which LikelihoodRatio reads"):
         evaluate.main(["--checkpoint", str(tmp_path / "base"), *sets])
