@@ -135,10 +135,11 @@ def _read_metrics(
     """Read metrics off counts in bins and all above them; FPR95 is one point of a bin that is a `step`."""
     rows, num_true, num_false = np.arange(len(true)), true[:, -1], false[:, -1]
     positives = np.diff(true, axis=1, prepend=0)
-    precision = true / np.maximum(true + false, 1)
+    called = true + false
+    precision = true / np.maximum(called, 1)
     needed = TPR * num_true
     at = np.array([np.searchsorted(*pair) for pair in zip(true, needed * (1 - 1e-12), strict=True)])
-    inside, width = (sums[rows, at] - np.where(at > 0, sums[rows, at - 1], 0) for sums in (true, false))
+    inside, width = positives[rows, at], false[rows, at] - np.where(at > 0, false[rows, at - 1], 0)
     mixed = positives * ~single / 2  # in an open bin precision goes from that of the bin above to its own
     mixed[rows, (true > 0).argmax(axis=1)] = 0  # but above the first positive there is none
     area = _dot(positives, precision) - _dot(mixed[:, 1:], np.diff(precision, axis=1))
@@ -149,7 +150,7 @@ def _read_metrics(
             ap=area / num_true,
             fpr95=(false[rows, at] - width + share * width) / num_false,
             auroc=1 - above / num_true / num_false,
-            best_f1=(2 * true / (true + false + num_true[:, None])).max(axis=1),
+            best_f1=(2 * true / (called + num_true[:, None])).max(axis=1),
         )
     is_empty = (num_true == 0) | (num_false == 0)
     return BinnedMetrics(*(np.where(is_empty, np.nan, values) for values in metrics))

@@ -12,6 +12,7 @@ import jinja2
 
 from eval.protocol import get_protocol
 from eval.report.panels import decode_png
+from eval.report.plots import plot_curves
 from eval.report.record import csv_text
 from eval.report.slices import ErrorAnalysis
 from eval.report.tables import MISSING, Table, format_interval
@@ -57,8 +58,6 @@ def render_page(
 
 def _section(dataset: str, cells: Sequence[Result], picture: bytes | None) -> dict[str, Any]:
     """Gather what the page shows of one test set: frames and curves under its first protocol only."""
-    from eval.report.plots import plot_curves  # matplotlib takes half a second to import
-
     protocol = cells[0].record.protocol
     shown = [cell for cell in cells if cell.record.protocol == protocol]
     others: dict[str, list[Result]] = {}

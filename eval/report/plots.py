@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from eval.metrics.binned import ImageCounts
 from eval.report.panels import Example, color_scores, draw_target, name_scale, scale_ends
 from shards.schema import ANOMALY, NORMAL
 
-matplotlib.use("Agg")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _DPI = 110
 _MOST_VALUES = 20_000
 """Scores of one class in a histogram."""
@@ -26,7 +27,7 @@ def plot_temperatures(curves: Mapping[str, Mapping[str, Sequence[tuple[float, fl
     Args:
         curves: test set -> name of a line -> (temperature, AP, FPR95), fractions.
     """
-    figure = Figure(figsize=(11, 3.1 * len(curves)), layout="constrained")
+    figure = _make_figure(figsize=(11, 3.1 * len(curves)), layout="constrained")
     axes = figure.subplots(len(curves), 2, squeeze=False)
     for (dataset, lines), row in zip(curves.items(), axes, strict=True):
         for column, (axis, metric) in enumerate(zip(row, ("AuPRC", "FPR95"), strict=True)):
@@ -44,7 +45,7 @@ def plot_temperatures(curves: Mapping[str, Mapping[str, Sequence[tuple[float, fl
 
 def plot_curves(title: str, counts: Mapping[str, ImageCounts]) -> bytes:
     """Plot precision over recall and TPR over FPR (logarithmic), a line per name."""
-    figure = Figure(figsize=(11, 4))
+    figure = _make_figure(figsize=(11, 4))
     # by hand: a layout that is solved takes longer than all the drawing
     figure.subplots_adjust(0.06, 0.13, 0.87, 0.9, wspace=0.18)
     left, right = figure.subplots(1, 2)
@@ -66,7 +67,7 @@ def plot_frames(frames: Sequence[Example]) -> bytes:
     """Plot a row per frame, of full size and one score each: anomalies outlined, scores, histogram of both
     classes."""
     height = 2.6 * len(frames)
-    figure = Figure(figsize=(12, height))
+    figure = _make_figure(figsize=(12, height))
     # by hand, as that of curves
     figure.subplots_adjust(0.01, 0.3 / height, 0.99, 1 - 0.3 / height, wspace=0.12, hspace=0.25)
     axes = figure.subplots(len(frames), 3, squeeze=False)
@@ -104,7 +105,7 @@ def plot_comparison(frames: Sequence[Mapping[str, Example]]) -> bytes:
     (score,), (height, width) = first.scores, first.target.shape
     shape = (len(frames), 2 + len(models))
     size = (4.6 * shape[1] + 0.6, 4.6 * shape[0] * height / width + 0.4)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = _make_figure(figsize=size, layout="constrained")
     axes = figure.subplots(*shape, squeeze=False)
     values = [e.scores[score].ravel() for frame in frames for e in frame.values()]
     low, high = scale_ends(np.concatenate(values))
@@ -126,6 +127,12 @@ def plot_comparison(frames: Sequence[Mapping[str, Example]]) -> bytes:
 def _thin(values: NDArray[np.float32]) -> NDArray[np.float32]:
     values = values[np.isfinite(values)]
     return values[:: max(1, values.size // _MOST_VALUES)]
+
+
+def _make_figure(**options: Any) -> Figure:
+    from matplotlib.figure import Figure  # takes half a second to import, and a training draws none
+
+    return Figure(**options)
 
 
 def _encode(figure: Figure) -> bytes:

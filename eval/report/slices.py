@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float32, UInt8
 from eval.metrics.measure import ImageMetrics, round_scores
 from eval.protocol import Protocol
 from eval.report.panels import Example
+from eval.report.plots import plot_frames
 from shards.schema import ANOMALY, CITYSCAPES, NORMAL, ClassTable
 
 FrameMaps = tuple[Float32[np.ndarray, "H W"], UInt8[np.ndarray, "H W"], UInt8[np.ndarray, "H W"]]
@@ -71,8 +72,6 @@ def analyse_errors(
         rows: all images that count.
         stems: names of all images, by position in the set, which `read_maps` and `read_image` (sRGB) take.
     """
-    from eval.report.plots import plot_frames  # matplotlib takes half a second to import
-
     counts: Counter[tuple[Slice, bool]] = Counter()
     for row in rows:
         scores, target, prediction = read_maps(row.image)
