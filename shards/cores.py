@@ -24,8 +24,10 @@ def count_gpus() -> int:
 
 
 def share_cores(processes: int) -> dict[str, str]:
-    """Return the variable that gives each of several processes its part of the cores; the user's own wins."""
-    return {} if THREADS in os.environ else {THREADS: str(max(1, count_cores() // processes))}
+    """Return the variable that gives each process its part of the cores, if several; the user's own wins."""
+    if processes == 1 or THREADS in os.environ:
+        return {}
+    return {THREADS: str(max(1, count_cores() // processes))}
 
 
 def wait_asleep() -> None:

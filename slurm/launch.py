@@ -116,8 +116,7 @@ def share_machine(resources: Resources, at_once: int, count: int) -> Machine:
     if 0 < count < ranks:
         raise InputError(f"--local: a cell has {ranks} processes, and this machine {count} GPUs")
     gpus, at_once = [str(i) for i in range(count)], at_once or count // ranks
-    shared = share_cores(at_once * ranks) if at_once * ranks > 1 else {}
-    environment = {**shared, **resources.environment}
+    environment = {**share_cores(at_once * ranks), **resources.environment}
     return Machine(at_once=at_once, ranks=ranks, gpus=gpus, environment=environment)
 
 

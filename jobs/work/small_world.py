@@ -39,7 +39,7 @@ SHORT = Scale(finetuning={"loop.steps": 150})
 """Fewer steps of the fine-tunings, so that the demo ends after five minutes or so."""
 _SMALL = {"data.crop": [64, 64], "model.image_size": [64, 64]}
 SMOKE = Scale(
-    world=("--height", "64", "--train", "16", "--val", "3", "--coco", "24", "--anomaly_images", "3"),
+    world=("--height", "64", "--train", "8", "--val", "2", "--coco", "12", "--anomaly_images", "2"),
     baseline={"loop.steps": 4, **_SMALL},
     finetuning={"loop.steps": 2, **_SMALL},
     ranks=1,

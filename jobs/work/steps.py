@@ -44,8 +44,7 @@ def running(job: str, *arguments: object, ranks: int = 1, stdout: int | None = N
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", ranks] if ranks > 1 else []
     words = [str(word) for word in (*launcher, "-m", f"jobs.{job}", *arguments)]
     logger.info("\n$ python %s", shlex.join(words))
-    threads = share_cores(ranks) if ranks > 1 else {}
-    process = subprocess.Popen([sys.executable, *words], stdout=stdout, env=os.environ | threads)
+    process = subprocess.Popen([sys.executable, *words], stdout=stdout, env=os.environ | share_cores(ranks))
     try:
         yield
         code = process.wait()

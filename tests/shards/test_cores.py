@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from shards.cores import count_cores, share_cores, wait_asleep
+from shards.cores import share_cores, wait_asleep
 from slurm.launch import share_machine
 from slurm.resources import Resources
 
@@ -28,9 +28,9 @@ def test_waiting_threads_sleep_unless_they_are_told_to_spin(monkeypatch: pytest.
     assert os.environ["OMP_WAIT_POLICY"] == "active"
 
 
-@pytest.mark.parametrize(("processes", "threads"), [(1, count_cores()), (10**6, 1)])
-def test_processes_share_the_cores(processes: int, threads: int) -> None:
-    assert share_cores(processes) == {"OMP_NUM_THREADS": str(threads)}
+def test_processes_share_the_cores() -> None:
+    assert share_cores(1) == {}  # so that those which it starts may share them
+    assert share_cores(10**6) == {"OMP_NUM_THREADS": "1"}
 
 
 def test_cells_side_by_side_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
