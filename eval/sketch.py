@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from eval.metrics.binned import BinnedMetrics, ImageCounts
-from eval.metrics.bootstrap import Comparison, draw_blocks, draw_weights, interval_of
+from eval.metrics.bootstrap import Comparison, draw_weights, interval_of, resample
 from eval.protocol import get_protocol
 from shards.errors import InputError
 from shards.source import ZIP_DAMAGES
@@ -73,11 +74,9 @@ class Resampled(NamedTuple):
 def resample_sketch(sketch: Sketch) -> Resampled:
     """Compute all metrics of a sketch, on the same resampled sets for every sketch of as many images."""
     interpolate = get_protocol(sketch.protocol).fpr_rule == "interpolated"
-    blocks = (np.ones((1, len(sketch.stems))), *draw_blocks(len(sketch.stems)))
-    found = [sketch.counts.metrics(weights, interpolate=interpolate) for weights in blocks]
-    return Resampled(
-        sketch.stems, BinnedMetrics(*(np.concatenate(part) for part in zip(*found, strict=True)))
-    )
+    of_sets, count = partial(sketch.counts.metrics, interpolate=interpolate), len(sketch.stems)
+    both = zip(of_sets(np.ones((1, count))), resample(of_sets, count), strict=True)
+    return Resampled(sketch.stems, BinnedMetrics(*map(np.concatenate, both)))
 
 
 def compare_resampled(

@@ -6,7 +6,7 @@ bootstrap therefore draws images, with replacement, and computes the metric of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,11 +53,17 @@ def draw_weights(
     return rng.multinomial(drawn, np.full(num_images, 1 / num_images), size=count).astype(np.float64)
 
 
-def draw_blocks(num_images: int, count: int = NUM_RESAMPLES) -> Iterator[Float64[np.ndarray, "B R"]]:
-    """Yield the weights of `draw_weights` some at a time, which bounds memory."""
-    weights = draw_weights(num_images, count)
-    for begin in range(0, count, _BLOCK):
-        yield weights[begin : begin + _BLOCK]
+def resample(
+    statistic: Statistic, num_images: int, count: int = NUM_RESAMPLES
+) -> list[Float64[np.ndarray, " B"]]:
+    """Return each metric of the sets of `draw_weights`, some of which are alike where images are few.
+
+    Those are computed once, and others some at a time, which bounds memory.
+    """
+    distinct, places = np.unique(draw_weights(num_images, count), axis=0, return_inverse=True)
+    blocks = (distinct[begin : begin + _BLOCK] for begin in range(0, len(distinct), _BLOCK))
+    found = zip(*map(statistic, blocks), strict=True)
+    return [np.concatenate(values)[places.ravel()] for values in found]
 
 
 def interval_of(values: Float64[np.ndarray, " B"]) -> Interval | None:
@@ -80,5 +86,4 @@ def bootstrap_intervals(
     None where too few sets have the metric, and for one image, which says nothing about others.
     """
     count = count if num_images > 1 else 1
-    drawn = [statistic(weights) for weights in draw_blocks(num_images, count)]
-    return [interval_of(np.concatenate(values)) for values in zip(*drawn, strict=True)]
+    return [interval_of(values) for values in resample(statistic, num_images, count)]

@@ -82,12 +82,12 @@ def refuse(*_: object) -> None:
 def test_images_are_resampled_where_intervals_are_asked_for(test_set, monkeypatch):
     """In every float type, component metrics included; the numbers are the same."""
     protocols = get_protocols(("native", "smiyc"))
-    whole = records(test_set, protocols=protocols)
+    whole = records(test_set, protocols=protocols, scores=("MSP",))
     assert all(record.ap_ci and record.fpr95_ci for record in whole)
     monkeypatch.setattr("eval.metrics.bootstrap.draw_weights", refuse)
     none = {f.name: None for f in dataclasses.fields(Record) if f.name.endswith("_ci")}
     expected = [dataclasses.replace(record, **none) for record in whole]
-    assert records(test_set, protocols=protocols, intervals=False) == expected
+    assert records(test_set, protocols=protocols, scores=("MSP",), intervals=False) == expected
     with pytest.raises(AssertionError, match="images were resampled"):
         records(test_set)
 
@@ -98,7 +98,7 @@ def test_each_image_is_predicted_once_whatever_the_number_of_scores(test_set):
         lambda windows: seen.append(len(windows)) or predict_windows(windows), WINDOW, 8
     )
     protocols = get_protocols(["smiyc", "native", "rba"])
-    found = records(test_set, counting, protocols, scores=("MSP", "RbA"))
+    found = records(test_set, counting, protocols, scores=("MSP", "RbA"), components=False)
     assert [(r.protocol, r.score) for r in found] == [(p.name, s) for p in protocols for s in ("MSP", "RbA")]
     assert seen == [2, 2, 2]
 
@@ -106,7 +106,8 @@ def test_each_image_is_predicted_once_whatever_the_number_of_scores(test_set):
 def test_images_without_anomaly_are_kept_or_skipped_as_the_protocol_says(test_set):
     cv2.imwrite(str(test_set.frames[1].mask), np.zeros((16, 24), np.uint8))
     skipping = dataclasses.replace(NATIVE, images_without_anomaly="skipped")
-    kept, skipped = (records(test_set, protocols=(p,), scores=("MSP",))[0] for p in (NATIVE, skipping))
+    settings = {"scores": ("MSP",), "components": False}
+    kept, skipped = (records(test_set, protocols=(p,), **settings)[0] for p in (NATIVE, skipping))
     assert (kept.num_images, skipped.num_images) == (3, 2)
     assert kept.num_pixels - skipped.num_pixels == 16 * 24
 

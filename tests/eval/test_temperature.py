@@ -144,6 +144,8 @@ def test_max_logit_has_no_pixel_temperature_and_pixel_networks_no_queries():
     assert list_kinds(True, ("NormalizedMSP",)) == [("NormalizedMSP", "query")]
     with refused("--scores: NormalizedMSP is of mask models; the cache holds logits"):
         list_kinds(False, ("NormalizedMSP",))
+    with refused("--scores: LikelihoodRatio is of an outlier head; the cache's model has none"):
+        list_kinds(True, ("LikelihoodRatio",))
     assert list_kinds(has_queries=False) == [("MSP", "pixel"), ("MaxEntropy", "pixel"), ("RbA", "pixel")]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eval.metrics.bootstrap import bootstrap_intervals, draw_weights, interval_of
+from eval.metrics.bootstrap import bootstrap_intervals, draw_weights, interval_of, resample
 
 
 def mean_of(*values: np.ndarray):
@@ -33,6 +33,14 @@ def test_resampled_sets_are_a_function_of_the_seed_and_keep_the_size():
     np.testing.assert_array_equal(weights.sum(axis=1), 7)
     np.testing.assert_array_equal(weights, draw_weights(7, 50, seed=3))
     assert (weights != draw_weights(7, 50, seed=4)).any()
+
+
+def test_sets_of_the_same_images_are_computed_once_and_count_as_often_as_they_are_drawn():
+    seen: list[list[float]] = []
+    values = np.array([0.5, 2.0])
+    (found,) = resample(lambda weights: seen.extend(weights.tolist()) or [weights @ values], 2)
+    assert sorted(seen) == [[0, 2], [1, 1], [2, 0]]
+    np.testing.assert_array_equal(found, draw_weights(2) @ values)
 
 
 def test_one_image_has_no_interval():

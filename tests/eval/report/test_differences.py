@@ -1,4 +1,4 @@
-"""Differences from the best of a column, against a loop over resampled images and against scipy."""
+"""Differences from the best of a column, against all pixels of resampled images and against scipy."""
 
 from __future__ import annotations
 
@@ -36,25 +36,39 @@ def find(groups: list[SeedGroup], metric: str = "Mine AuPRC") -> list[Difference
     return [found for found in find_differences(groups) if found.column == metric]
 
 
-def metric_of(scores: tuple[Scores, Scores], times: NDArray[np.float64], metric: str) -> float:
-    """The metric of the set in which each image occurs so many times, written out pixel by pixel."""
-    drawn = np.repeat(np.arange(NUM_IMAGES), times.astype(int))
-    positives, negatives = (np.concatenate([side[i] for i in drawn]) for side in scores)
-    labels = np.r_[np.ones(positives.size), np.zeros(negatives.size)]
-    values = np.r_[positives, negatives]
+def metrics_of(scores: tuple[Scores, Scores], times: NDArray[np.float64], metric: str) -> NDArray[np.float64]:
+    """The metric of sets in which the images occur so many times, of all pixels; the first is sklearn's."""
+    images = np.repeat(range(NUM_IMAGES), [len(image) for image in scores[0]])
+    images = np.r_[images, np.repeat(range(NUM_IMAGES), [len(image) for image in scores[1]])]
+    values = np.concatenate([*scores[0], *scores[1]])
+    truth = np.arange(values.size) < sum(map(len, scores[0]))
+    order = np.argsort(-values)
+    weights, labels = times[:, images[order]], truth[order]
+    true, false = np.cumsum(weights * labels, axis=1), np.cumsum(weights * ~labels, axis=1)
     if metric == "ap":
-        return float(average_precision_score(labels, values))
-    false, true, _ = roc_curve(labels, values, drop_intermediate=False)
-    return float(false[np.argmax(true >= 0.95)])
+        precision = true / np.maximum(true + false, 1)
+        found = (weights * labels * precision).sum(axis=1) / true[:, -1]
+        expected = average_precision_score(truth, values)
+    else:
+        at = (true >= 0.95 * true[:, -1:]).argmax(axis=1)
+        found = false[np.arange(len(at)), at] / false[:, -1]
+        fpr, tpr, _ = roc_curve(truth, values, drop_intermediate=False)
+        expected = fpr[np.argmax(tpr >= 0.95)]
+    assert found[0] == pytest.approx(expected)
+    return found
+
+
+def draw_sets() -> NDArray[np.float64]:
+    """How often each image occurs in the set as it is, then in each resampled one."""
+    return np.concatenate([np.ones((1, NUM_IMAGES)), draw_weights(NUM_IMAGES, 1000)])
 
 
 @pytest.mark.parametrize(("metric", "title"), [("ap", "Mine AuPRC"), ("fpr95", "Mine FPR95")])
-def test_the_interval_over_images_is_that_of_a_loop_over_resampled_sets(
+def test_the_interval_over_images_is_that_of_all_pixels_of_resampled_sets(
     tmp_path: Path, metric: str, title: str
 ) -> None:
     sides = {"good": draw(1.6, 0), "poor": draw(1.0, 1)}
-    drawn = [np.ones(NUM_IMAGES), *draw_weights(NUM_IMAGES, 1000)]
-    values = {name: np.array([metric_of(side, row, metric) for row in drawn]) for name, side in sides.items()}
+    values = {name: metrics_of(side, draw_sets(), metric) for name, side in sides.items()}
     groups = [
         SeedGroup(
             name, [SeedRun([record(ap, fpr)], folder=write_counts(tmp_path / name, "Mine", *sides[name]))]
@@ -89,12 +103,11 @@ def test_seeds_are_paired_by_their_number_and_judged_as_scipy_does() -> None:
 
 
 def test_seeds_with_counts_per_image_are_tested_over_both(tmp_path: Path) -> None:
-    """Against a loop that draws the images of all runs alike, and two of three seeds beside them."""
-    drawn = [np.ones(NUM_IMAGES), *draw_weights(NUM_IMAGES, 1000)]
+    """Against all pixels, drawing the images of all runs alike, and two of three seeds beside them."""
     groups, values = [], []
     for name, shift, first in (("poor", 1.0, 10), ("good", 1.6, 20)):
         sides = [draw(shift, first + seed) for seed in range(3)]
-        values.append([[metric_of(side, row, "ap") for row in drawn] for side in sides])
+        values.append([metrics_of(side, draw_sets(), "ap") for side in sides])
         folders = [write_counts(tmp_path / f"{name}{i}", "Mine", *side) for i, side in enumerate(sides)]
         groups.append(SeedGroup(name, [SeedRun([record(shift / 2)], i, f) for i, f in enumerate(folders)]))
     (found,) = find(groups)
