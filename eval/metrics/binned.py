@@ -19,8 +19,8 @@ from eval.metrics.curve import TPR, Curve, ImageScores
 
 NUM_BINS = 4096
 """Bins aimed at; half of them split the anomalous pixels evenly, half the normal ones."""
-_ROWS = 4
-"""Resampled sets whose curves are computed at a time: some thousand bins of so many stay in the cache."""
+_ROWS, _COUNTS = 4, 1 << 14
+"""Least number of resampled sets whose curves are computed at a time, and of counts that stay in the cache."""
 
 
 class BinnedMetrics(NamedTuple):
@@ -69,9 +69,9 @@ class ImageCounts:
         step = single & (not interpolate)
         classes = (counts[:, ::-1] for counts in (self.positives, self.negatives))
         sums = [counts.cumsum(axis=1, dtype=np.float64) for counts in classes]
-        parts = []
-        for begin in range(0, len(weights), _ROWS):
-            true, false = (weights[begin : begin + _ROWS] @ above for above in sums)
+        parts, rows = [], max(_ROWS, _COUNTS // self.single.size)
+        for begin in range(0, len(weights), rows):
+            true, false = (weights[begin : begin + rows] @ above for above in sums)
             parts.append(_read_metrics(true, false, single, step))
         return BinnedMetrics(*map(np.concatenate, zip(*parts, strict=True)))
 

@@ -110,9 +110,10 @@ def test_rba_takes_no_image_from_1300_on():
     images, maps, targets = drawn_images()
     empty = ImageScores(np.zeros(0, np.float32), np.zeros(0, np.float32))
     more = images + [empty] * (MAX_IMAGES_RBA - len(images)) + [sort_image(-maps[0], targets[0])]
-    few, all_of_them = (measure_score(each, get_protocol("rba")) for each in (images, more))
+    rba, native = get_protocol("rba"), get_protocol("native")
+    few, all_of_them = (measure_score(each, rba, intervals=False) for each in (images, more))
     assert (all_of_them.metrics, all_of_them.num_images) == (few.metrics, MAX_IMAGES_RBA)
-    assert measure_score(more, get_protocol("native")).num_images == MAX_IMAGES_RBA + 1
+    assert measure_score(more, native, intervals=False).num_images == MAX_IMAGES_RBA + 1
 
 
 def test_pebal_takes_the_threshold_nearest_to_95_percent():

@@ -55,7 +55,7 @@ def write_results(folder: Path, scores: Sequence[str], gain: float = 0.0) -> Non
     rng = np.random.default_rng(0)
     records = []
     for dataset in SETS:
-        pairs = rng.normal(gain, 1, (8, 30)), rng.normal(0, 1, (8, 90))
+        pairs = rng.normal(gain, 1, (8, 10)), rng.normal(0, 1, (8, 30))
         write_counts(folder, dataset, *pairs)
         for score in scores:
             ap = 0.2 + gain + 0.1 * (score == "MaxLogit")

@@ -208,7 +208,7 @@ def test_the_folder_is_completed_when_no_other_task_writes(root, whole, tmp_path
     task = threading.Thread(target=cityscapes, args=(root, tmp_path / "S", "--task", "0/1"))
     with hold_lock(tmp_path / ".S.parts.lock", wait_s=0, owner="another task", shared=True):
         task.start()
-        task.join(2)
+        task.join(0.5)
         assert task.is_alive()
         assert not (tmp_path / "S").exists()
     task.join()
@@ -285,13 +285,13 @@ def test_an_unknown_kind_of_download_is_refused():
 
 @pytest.fixture
 def running(tmp_path) -> Iterator[subprocess.Popen[str]]:
-    """Start the program with two threads on minutes of work, and wait for the first shard to appear."""
-    root = make_cityscapes(tmp_path / "R", num_train=1, size=(1024, 2048))
+    """Start the program with two threads on long work, and wait for the first shard to appear."""
+    root = make_cityscapes(tmp_path / "R", num_train=1, size=(512, 1024))
     for path in [*root.glob("*/train/aachen/*")]:
         for copy in range(1, 480):
             path.with_name(path.name.replace("aachen_000", f"aachen_{copy:03d}")).symlink_to(path)
     command = [sys.executable, "-m", "jobs.prepare", "cityscapes", "--root", str(root)]
-    command += ["--out", str(tmp_path / "out" / "S"), "--workers", "2", "--samples_per_shard", "4"]
+    command += ["--out", str(tmp_path / "out" / "S"), "--workers", "2", "--samples_per_shard", "2"]
     program = subprocess.Popen(
         command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -299,7 +299,7 @@ def running(tmp_path) -> Iterator[subprocess.Popen[str]]:
     while not list((tmp_path / "out").glob(".S.partial-*/*.tar")):
         assert program.poll() is None, program.communicate()[1]
         assert time.monotonic() < deadline
-        time.sleep(0.1)
+        time.sleep(0.02)
     yield program
     if program.poll() is None:
         os.killpg(program.pid, signal.SIGKILL)

@@ -15,7 +15,8 @@ from tests.support.refused import refused
 # pycocotools 2.0 has not caught up with a keyword of NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-TINY = {"height": 64, "train": 16, "val": 4, "coco": 20, "coco_height": 96, "anomaly_images": 3}
+TINY = {"height": 64, "train": 10, "val": 2, "coco": 16, "coco_height": 96, "anomaly_images": 2}
+FEW = {**TINY, **dict.fromkeys(("train", "val", "coco", "anomaly_images"), 1)}
 ANOMALY_SUFFIXES = {
     "RoadAnomaly21": ".png",
     "RoadObsticle21": ".webp",
@@ -44,21 +45,21 @@ def read(path: Path) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_two_workers_write_the_same_bytes_as_one(world, tmp_path):
-    synthesize(SynthesizeOptions(out=tmp_path / "again", workers=2, **TINY))
-    assert contents(tmp_path / "again") == contents(world)
+def test_two_workers_write_the_same_bytes_as_one(tmp_path):
+    for workers in (1, 2):
+        synthesize(SynthesizeOptions(out=tmp_path / str(workers), workers=workers, **FEW))
+    assert contents(tmp_path / "2") == contents(tmp_path / "1")
 
 
 def test_another_seed_draws_another_world(world, tmp_path):
-    few = dict.fromkeys(("train", "val", "coco", "anomaly_images"), 1)
-    synthesize(SynthesizeOptions(out=tmp_path / "w", seed=1, workers=1, **{**TINY, **few}))
+    synthesize(SynthesizeOptions(out=tmp_path / "w", seed=1, workers=1, **FEW))
     first = "cityscapes/leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png"
     assert (tmp_path / "w" / first).read_bytes() != (world / first).read_bytes()
 
 
 def test_each_scene_is_twice_as_wide_as_high_and_has_two_label_maps(world):
     images = sorted((world / "cityscapes" / "leftImg8bit").rglob("*_leftImg8bit.png"))
-    assert [sum(split in path.parts for path in images) for split in ("train", "val")] == [16, 4]
+    assert [sum(split in path.parts for path in images) for split in ("train", "val")] == [10, 2]
     for path in images:
         split, city, name = path.parts[-3:]
         stem = name.removesuffix("_leftImg8bit.png")
@@ -116,10 +117,10 @@ def test_coco_pictures_have_the_stated_sizes_and_an_overview_is_there(world, coc
 @pytest.mark.parametrize(("name", "suffix"), ANOMALY_SUFFIXES.items())
 def test_anomaly_sets_have_the_layout_and_label_values_of_the_originals(world, name, suffix):
     folder = world / "anomaly" / name
-    assert sorted(path.name for path in (folder / "images").iterdir()) == [f"{i}{suffix}" for i in range(3)]
-    assert sorted(path.name for path in (folder / "labels_masks").iterdir()) == [f"{i}.png" for i in range(3)]
+    assert sorted(path.name for path in (folder / "images").iterdir()) == [f"{i}{suffix}" for i in range(2)]
+    assert sorted(path.name for path in (folder / "labels_masks").iterdir()) == [f"{i}.png" for i in range(2)]
     allowed = {0, 2} if name == "RoadAnomaly" else {0, 1, 255}
-    for index in range(3):
+    for index in range(2):
         labels = read(folder / "labels_masks" / f"{index}.png")
         assert set(np.unique(labels).tolist()) == allowed
         assert labels.shape == read(folder / "images" / f"{index}{suffix}").shape[:2]

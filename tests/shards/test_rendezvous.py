@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
+from shards import rendezvous
 from shards.rendezvous import meet, read_launch
-from slurm.launch import find_free_port
+from slurm.launch import find_free_port, rank_variables
+from tests.support.forked import join, start_program
 from tests.support.refused import refused
 
 PAIR = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -57,32 +59,19 @@ def test_a_port_that_somebody_listens_on_is_named(monkeypatch: pytest.MonkeyPatc
             meet("gloo")
 
 
-PROGRAM = """
-import sys
-from datetime import timedelta
-from shards import rendezvous
-from shards.program import run_program
-
-rendezvous.MEETING = timedelta(seconds=float(sys.argv[1]))
-run_program(lambda arguments: rendezvous.meet("gloo"))
-"""
+def meet_within(arguments: Sequence[str]) -> None:
+    """Meet in so many seconds, or not."""
+    rendezvous.MEETING = timedelta(seconds=float(arguments[0]))
+    meet("gloo")
 
 
-def start(rank: int, count: int, port: int, seconds: float) -> subprocess.Popen[str]:
-    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
-    words = [sys.executable, "-c", PROGRAM, str(seconds)]
-    environment = {
-        **os.environ,
-        "MASTER_ADDR": "127.0.0.1",
-        **{name: str(value) for name, value in told.items()},
-    }
-    return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def test_who_waits_in_vain_says_so_and_a_rank_that_is_there_twice_is_named() -> None:
-    port = find_free_port()
-    ranks = [start(rank, 3, port, 4) for rank in (0, 1, 1)]
-    said = [process.communicate(timeout=60)[1].strip().splitlines()[-1] for process in ranks]
-    assert {process.returncode for process in ranks} == {2}
-    assert said[0].startswith(f"error: launch of 3 processes: not all met at 127.0.0.1:{port} within")
-    assert sum(line.startswith("error: RANK 1 is that of process") for line in said) == 1
+def test_who_waits_in_vain_says_so_and_a_rank_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    port, said = find_free_port(), [tmp_path / name for name in ("first", "second", "twin")]
+    ranks = [
+        start_program(meet_within, ["3"], path, path, rank_variables(rank, 3, port))
+        for rank, path in zip((0, 1, 1), said, strict=True)
+    ]
+    assert join(ranks, 60) == [2, 2, 2]
+    last = [path.read_text().strip().splitlines()[-1] for path in said]
+    assert last[0].startswith(f"error: launch of 3 processes: not all met at 127.0.0.1:{port} within")
+    assert sum(line.startswith("error: RANK 1 is that of process") for line in last) == 1

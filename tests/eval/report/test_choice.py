@@ -60,7 +60,7 @@ def test_differences_have_intervals_over_seeds_and_images(tmp_path: Path) -> Non
         for seed in range(2):
             folder = tmp_path / f"{name}{seed}"
             for dataset in ("SMIYC RA-21", "FS Static"):
-                write_counts(folder, dataset, rng.normal(shift, 1, (8, 30)), rng.normal(0, 1, (8, 90)))
+                write_counts(folder, dataset, rng.normal(shift, 1, (8, 10)), rng.normal(0, 1, (8, 30)))
             records = [make_record(dataset=dataset) for dataset in ("SMIYC RA-21", "FS Static")]
             runs.setdefault(name, []).append(SeedRun(records, seed, folder))
     report = render_differences(runs, [((name, "MSP"), ("baseline", "MSP")) for name in ("good", "equal")])
