@@ -20,7 +20,7 @@ from eval.metrics.curve import TPR, Curve, ImageScores
 NUM_BINS = 4096
 """Bins aimed at; half of them split the anomalous pixels evenly, half the normal ones."""
 _ROWS, _COUNTS = 4, 1 << 14
-"""Least number of resampled sets whose curves are computed at a time, and of counts that stay in the cache."""
+"""Resampled sets whose curves are computed at a time, or counts of more: so many stay in the cache."""
 
 
 class BinnedMetrics(NamedTuple):

@@ -70,8 +70,9 @@ def test_own_classes_from_folders_to_results(tmp_path, count):
     assert list(config.class_table.names) == names
     assert (config.num_classes, config.trained_on) == (count, ("Things",))
     assert ('"classes"' in (checkpoint / "model.json").read_text()) is (count != 19)  # Cityscapes' own
-    forget_after(1, tmp_path / "run")
-    train(tmp_path, scenes, *outlier, "--validation.shards", scenes, *SHORT, resume=True)
+    if count == 3:
+        forget_after(1, tmp_path / "run")
+        train(tmp_path, scenes, *outlier, "--validation.shards", scenes, *SHORT, resume=True)
     words = ["--checkpoint", str(tmp_path / "run"), "--datasets", str(write_test_sets(tmp_path / "sets"))]
     words += ["--out", str(tmp_path / "E"), "--device", "cpu", "--scores", "RbA", "--limit", "1"]
     if count != 3:  # whose page is read
