@@ -6,7 +6,6 @@ counts in some thousand bins. Within a bin positives and negatives count as even
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -190,10 +189,9 @@ def count_scores(positives: Runs, negatives: Runs, rounded: Rounding = np.asarra
     """
     both = (negatives, positives)
     shares = (0.0, TAIL, 0.5, 1 - TAIL, 1.0)
-    least, lower, medians, upper, largest = (
-        [float(np.nan_to_num(rounded(nth_score(runs, int(share * (_size(runs) - 1)))))) for runs in both]
-        for share in shares
-    )
+    found = [nth_scores(runs, [int(share * (_size(runs) - 1)) for share in shares]) for runs in both]
+    finite = np.nan_to_num(np.stack([rounded(of_class) for of_class in found]))
+    least, lower, medians, upper, largest = finite.T.tolist()
     low, high = min(lower), max(upper)
     inner = np.linspace(low, high, NUM_HISTOGRAM_BINS - 1).astype(np.float32)
     counts = [np.diff(count_below(map(rounded, runs), inner), prepend=0, append=_size(runs)) for runs in both]
@@ -205,18 +203,22 @@ def _size(runs: Runs) -> int:
     return sum(run.size for run in runs)
 
 
-def nth_score(runs: Runs, index: int) -> Float32[np.ndarray, ""]:
-    """Return the score at position `index` of all runs together, sorted upwards and counted from 0.
+def nth_scores(runs: Runs, indices: Sequence[int]) -> Float32[np.ndarray, " I"]:
+    """Return the scores at positions `indices` of all runs together, sorted upwards and counted from 0.
 
     Bisects the bit patterns of float32, so that nothing is gathered.
     """
+    low, high = (np.full(len(indices), end, np.int64) for end in (-0x7F800001, 0x7F800000))  # -inf to inf
+    while (low < high).any():
+        middle = (low + high) // 2
+        is_enough = count_below(runs, _value_at(middle), "right") > indices
+        low, high = np.where(is_enough, low, middle + 1), np.where(is_enough, middle, high)
+    return _value_at(low) + np.float32(0)  # 0, where it is -0
 
-    def value(pattern: int) -> NDArray[np.float32]:  # grows with the pattern
-        return np.array(pattern if pattern >= 0 else pattern ^ 0x7FFFFFFF, np.int32).view(np.float32)
 
-    patterns = range(-0x7F800001, 0x7F800001)  # from -inf to inf
-    at = bisect_left(patterns, index + 1, key=lambda pattern: int(count_below(runs, value(pattern), "right")))
-    return np.array(value(patterns[at]) + np.float32(0))  # 0, where it is -0
+def _value_at(pattern: Int64[np.ndarray, " I"]) -> Float32[np.ndarray, " I"]:
+    """Return the float32 of a bit pattern, which grows with the pattern."""
+    return np.where(pattern >= 0, pattern, pattern ^ 0x7FFFFFFF).astype(np.int32).view(np.float32)
 
 
 def count_below(

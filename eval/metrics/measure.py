@@ -17,7 +17,7 @@ from eval.metrics.binned import (
     count_below,
     count_images,
     count_scores,
-    nth_score,
+    nth_scores,
 )
 from eval.metrics.bootstrap import Interval, bootstrap_intervals
 from eval.metrics.components import ComponentMetrics, component_metrics, count_components
@@ -89,7 +89,7 @@ def measure_score(
         found = dict(zip(found, bootstrap_intervals(of_sets, len(positions)), strict=True))
     positives, negatives = ([image[i] for image in counted] for i in (0, 1))
     num_positives, num_negatives = (sum(run.size for run in runs) for runs in (positives, negatives))
-    threshold = rounded(nth_score(positives, int(0.05 * num_positives)))
+    threshold = rounded(nth_scores(positives, [int(0.05 * num_positives)]))
     below, not_above = (count_below(map(rounded, negatives), threshold, side) for side in ("left", "right"))
     return Measurement(
         metrics=metrics,
@@ -97,8 +97,8 @@ def measure_score(
         intervals=found,
         num_images=len(positions),
         num_pixels=num_positives + num_negatives,
-        fpr95_threshold=float(threshold),
-        tied=float((not_above - below) / num_negatives),
+        fpr95_threshold=float(threshold[0]),
+        tied=float((not_above - below)[0] / num_negatives),
         distribution=count_scores(positives, negatives, rounded),
     )
 
