@@ -36,10 +36,15 @@ def imports_of(tree: ast.AST) -> list[tuple[str, bool]]:
     return found
 
 
+@pytest.fixture(scope="module", name="trees")
+def _trees() -> dict[str, ast.Module]:
+    return {module: ast.parse((ROOT / module).read_text()) for module in MODULES}
+
+
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_point_one_way(module: str) -> None:
+def test_imports_point_one_way(module: str, trees: dict[str, ast.Module]) -> None:
     package = module.split("/")[0]
-    for name, plain in imports_of(ast.parse((ROOT / module).read_text())):
+    for name, plain in imports_of(trees[module]):
         top = name.split(".")[0]
         if top in ALLOWED and top != package:
             assert {top, name} & ALLOWED[package], f"{module} imports {name}"
@@ -47,9 +52,8 @@ def test_imports_point_one_way(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_module_has_one_noun_and_a_readable_size(module: str) -> None:
-    path = ROOT / module
-    tree = ast.parse(path.read_text())
+def test_a_module_has_one_noun_and_a_readable_size(module: str, trees: dict[str, ast.Module]) -> None:
+    path, tree = ROOT / module, trees[module]
     assert path.stem not in FORBIDDEN_NAMES
     assert len(path.read_text().splitlines()) <= 300
     first_word = (ast.get_docstring(tree) or "").partition(" ")[0]
@@ -59,20 +63,17 @@ def test_a_module_has_one_noun_and_a_readable_size(module: str) -> None:
             assert (node.end_lineno or 0) - node.lineno < 40, f"{module}:{node.lineno} {node.name}"
 
 
-def test_no_class_name_is_used_twice() -> None:
-    classes = [
-        node.name
-        for module in MODULES
-        for node in ast.walk(ast.parse((ROOT / module).read_text()))
-        if isinstance(node, ast.ClassDef)
-    ]
+def test_no_class_name_is_used_twice(trees: dict[str, ast.Module]) -> None:
+    nodes = (node for tree in trees.values() for node in ast.walk(tree))
+    classes = [node.name for node in nodes if isinstance(node, ast.ClassDef)]
     assert sorted(classes) == sorted(set(classes))
 
 
-def test_a_fragment_has_several_importers() -> None:
+def test_a_fragment_has_several_importers(trees: dict[str, ast.Module]) -> None:
     importers: dict[str, set[str]] = {module: set() for module in MODULES}
-    for module in (*MODULES, *(f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("*.py"))):
-        for node in ast.walk(ast.parse((ROOT / module).read_text())):
+    others = {f"benchmarks/{p.name}": ast.parse(p.read_text()) for p in (ROOT / "benchmarks").glob("*.py")}
+    for module, tree in (trees | others).items():
+        for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom):
                 for name in (node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)):
                     importers.get(name.replace(".", "/") + ".py", set()).add(module)
@@ -82,8 +83,8 @@ def test_a_fragment_has_several_importers() -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_weights_are_never_unpickled_with_code(module: str) -> None:
-    for node in ast.walk(ast.parse((ROOT / module).read_text())):
+def test_weights_are_never_unpickled_with_code(module: str, trees: dict[str, ast.Module]) -> None:
+    for node in ast.walk(trees[module]):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
             assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), (
                 module
