@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -30,7 +31,6 @@ from pathlib import Path
 import numpy as np
 
 def build():
-    tracemalloc.start()
     def segment(image):
         with open(__file__ + ".log", "a") as log:
             print(tracemalloc.get_traced_memory()[0], file=log)
@@ -201,7 +201,11 @@ def test_a_video_becomes_a_video(tmp_path, model, code, suffix):
 
 def test_memory_does_not_grow_with_the_frames(tmp_path, model):
     write_pictures(tmp_path / "pictures", 100)
-    predict(options(tmp_path, model, pictures=2))
+    tracemalloc.start()
+    try:
+        predict(options(tmp_path, model, pictures=2))
+    finally:
+        tracemalloc.stop()
     in_use = calls(model)
     assert max(in_use[-20:]) - max(in_use[20:40]) < 2 * 40 * 64 * 4 + 100_000
 
