@@ -27,7 +27,7 @@ from models.adaptation import AdaptConfig, LoraSettings
 from models.config import ModelConfig
 from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT
 from models.erfnet import ERFNet
-from models.onnx import noise
+from models.onnx import PictureScorer, noise
 from models.segmenter import hash_checkpoint, make_predictor
 from models.trunk import SIZES
 from models.weights.checkpoint import initialise_model, load_model, open_checkpoint
@@ -39,13 +39,20 @@ from tests.support.forked import run_ranks
 from tests.support.refused import refused
 
 IMAGE = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-
+BATCHES = (IMAGE, IMAGE[:1], torch.cat((IMAGE, IMAGE)))
+"""A graph of windows takes any number of them."""
 
 GATED, PLAIN = replace(SIZES["dinov3-tiny"], gated=True), replace(SIZES["tiny"], registers=0)
 
 
 def make_model(**changes: object) -> EoMT:
     return make_tiny(**{"image_size": (32, 48), "num_queries": 5, "num_blocks": 3, **changes})
+
+
+def make_shallow(size: str = "tiny", depth: int = 2, **changes: object) -> EoMT:
+    """Make a model whose graph is small: queries in the last block alone, and at most one block before."""
+    trunk = replace(SIZES[size], depth=depth)
+    return make_model(size="", trunk=trunk, num_blocks=1, **changes)
 
 
 def finetune_with_lora(folder: Path, base: EoMT | None = None, **changes: object) -> Path:
@@ -156,12 +163,30 @@ def test_transformers_reads_the_folder_with_its_preprocessing_and_predicts_the_s
     )  # a frame twice as wide
 
 
-@pytest.mark.parametrize("settings", [{}, {"class_head": "isomax"}, {"size": "dinov3-tiny"}], ids=str)
-def test_onnxruntime_answers_as_torch_does(tmp_path, settings):
-    model = make_model(**settings)
-    out = export(save(model, tmp_path / "run"), "onnx", tmp_path / "out", "--score", "RbA")
-    for images in (IMAGE, IMAGE[:1], torch.cat((IMAGE, IMAGE))):  # the batch is free
-        class_scores, score = run_onnx(out, images)
+@over_both_trunks
+def test_a_graph_answers_as_torch_says_what_its_user_has_to_know_and_the_export_one_line(
+    tmp_path, capfd, caplog, size
+):
+    caplog.set_level(logging.INFO)
+    model = make_shallow(size)
+    run = save(model, tmp_path / "run")
+    out = export(run, "onnx", tmp_path / "out", "--score", "RbA")
+    printed, errors = capfd.readouterr()
+    assert printed.count("\n") == 1
+    assert "uint8 images of 32x48 to class_scores and score (RbA), described in its metadata" in printed
+    assert (errors, caplog.text) == ("", "")
+    session = onnxruntime.InferenceSession(str(out / "model.onnx"))
+    facts = session.get_modelmeta().custom_metadata_map
+    assert json.loads(facts["classes"])[:2] == ["road", "sidewalk"]
+    assert json.loads(facts["image_size"]) == [32, 48]
+    assert json.loads(facts["mean"]) == pytest.approx(IMAGENET_MEAN)
+    assert json.loads(facts["std"]) == pytest.approx(IMAGENET_STD)
+    assert facts["scaling"] == "inside the graph: (image / 255 - mean) / std"
+    assert (facts["score"], facts["network"], facts["checkpoint"]) == ("RbA", "EoMT", str(run))
+    assert re.fullmatch("[0-9a-f]{64}", facts["sha256"])
+    assert [output.name for output in session.get_outputs()] == ["class_scores", "score"]
+    for images in BATCHES:
+        class_scores, score = session.run(None, {"image": images.numpy()})
         with torch.no_grad():
             prediction = model(images)
             expected = pixel_class_scores(prediction.mask_logits[-1], prediction.class_logits[-1], (32, 48))
@@ -170,14 +195,14 @@ def test_onnxruntime_answers_as_torch_does(tmp_path, settings):
 
 
 @pytest.mark.parametrize("score", ["MinDistance", "UNO", "MaskEnergy", "ClassClaimEntropy"])
-def test_onnx_has_scores_that_read_queries_too(tmp_path, monkeypatch, score):
-    monkeypatch.setitem(SIZES, "tiny", replace(SIZES["tiny"], depth=1))  # the score is what differs
-    model = make_model(class_head="isomax", outlier_class="trained", num_blocks=1)
+def test_onnx_has_scores_that_read_queries_too(tmp_path, score):
+    model = make_shallow(depth=1, class_head="isomax", outlier_class="trained")  # the score is what differs
     out = export(save(model, tmp_path / "run"), "onnx", tmp_path / "out", "--score", score)
-    class_scores, value = run_onnx(out, IMAGE)
-    expected = make_predictor(model, "cpu", scores=(score,))(IMAGE)
-    np.testing.assert_allclose(class_scores, expected[:, :19].numpy(), atol=1e-5)
-    np.testing.assert_allclose(value, expected[:, 19].numpy(), atol=1e-4)
+    for images in BATCHES:
+        class_scores, value = run_onnx(out, images)
+        expected = make_predictor(model, "cpu", scores=(score,))(images)
+        np.testing.assert_allclose(class_scores, expected[:, :19].numpy(), atol=1e-5)
+        np.testing.assert_allclose(value, expected[:, 19].numpy(), atol=1e-4)
 
 
 def test_the_baseline_is_exported_too(tmp_path, monkeypatch):
@@ -189,24 +214,11 @@ def test_the_baseline_is_exported_too(tmp_path, monkeypatch):
     assert class_scores.shape == (2, 19, 16, 32)
 
 
-def test_a_graph_says_what_its_user_has_to_know_and_the_export_one_line(tmp_path, capfd, caplog):
-    caplog.set_level(logging.INFO)
-    run = save(make_model(num_blocks=1), tmp_path / "run")
-    out = export(run, "onnx", tmp_path / "out", "--score", "MaxLogit")
-    printed, errors = capfd.readouterr()
-    assert printed.count("\n") == 1
-    assert "uint8 images of 32x48 to class_scores and score (MaxLogit), described in its metadata" in printed
-    assert (errors, caplog.text) == ("", "")
-    session = onnxruntime.InferenceSession(str(out / "model.onnx"))
-    facts = session.get_modelmeta().custom_metadata_map
-    assert json.loads(facts["classes"])[:2] == ["road", "sidewalk"]
-    assert json.loads(facts["image_size"]) == [32, 48]
-    assert json.loads(facts["mean"]) == pytest.approx(IMAGENET_MEAN)
-    assert json.loads(facts["std"]) == pytest.approx(IMAGENET_STD)
-    assert facts["scaling"] == "inside the graph: (image / 255 - mean) / std"
-    assert (facts["score"], facts["network"], facts["checkpoint"]) == ("MaxLogit", "EoMT", str(run))
-    assert re.fullmatch("[0-9a-f]{64}", facts["sha256"])
-    assert [output.name for output in session.get_outputs()] == ["class_scores", "score"]
+def answer_in_windows(model: EoMT, images: torch.Tensor, score: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return what an evaluation finds: the classes and the score of one picture."""
+    predictor = SlidingPredictor(make_predictor(model, "cpu"), model.image_size)
+    maps = predictor(images[0].permute(1, 2, 0).numpy())
+    return find_classes(maps).numpy(), SCORES[score](maps[None])[0].numpy()
 
 
 @pytest.mark.parametrize(
@@ -214,46 +226,48 @@ def test_a_graph_says_what_its_user_has_to_know_and_the_export_one_line(tmp_path
     [((32, 48), 1e-4), ((32, 90), 1e-4), ((16, 24), 1e-4), ((40, 90), 1e-2)],  # of 4 / 5 pixels round apart
     ids=str,
 )
-def test_a_graph_of_whole_pictures_answers_as_windows_do(tmp_path, picture, within):
-    model = make_model(num_blocks=1)
-    run, words = save(model, tmp_path / "run"), ("--score", "RbA", "--picture", *map(str, picture))
-    images = noise(1, picture)
-    expected = SlidingPredictor(make_predictor(model, "cpu"), model.image_size)(
-        images[0].permute(1, 2, 0).numpy()
-    )
-    score = SCORES["RbA"](expected[None])[0].numpy()
-    halved = [("fp16", 2e-2)] if picture == (32, 90) else []
-    for precision, tolerance in (("float32", within), *halved):
-        out = export(run, "onnx", tmp_path / precision, *words, "--precision", precision)
-        classes, found = run_onnx(out, images)
-        assert (classes.dtype, found.dtype, found.shape) == (np.uint8, np.float32, (1, *picture))
-        np.testing.assert_allclose(found[0], score, atol=tolerance)
-        if precision == "float32":
-            assert (classes[0] == find_classes(expected).numpy()).mean() > 0.999
+def test_a_module_of_whole_pictures_answers_as_windows_do(picture, within):
+    model, images = make_shallow(), noise(1, picture)
+    classes, score = answer_in_windows(model, images, "RbA")
+    with torch.no_grad():
+        answers = PictureScorer(model, "RbA", picture)(images)
+    assert (answers[0][0].numpy() == classes).mean() > 0.999
+    np.testing.assert_allclose(answers[1][0], score, atol=within)
 
 
-def test_a_graph_says_threshold_and_risk_on_its_own_scale_and_is_timed(tmp_path, capsys):
-    run = save(make_model(num_blocks=1), tmp_path / "run")
+def test_a_graph_of_whole_pictures_answers_as_windows_do_on_its_own_scale_and_is_timed(tmp_path, capsys):
+    model, picture = make_shallow(depth=1), (16, 45)  # twice as large it is two windows
+    run = save(model, tmp_path / "run")
     found = Calibration(
         threshold=0.5, score="MSP", protocol="smiyc", smallest=7, risk="pixels", alpha=0.1, delta=0.1, n=40,
         frames=50, missed=0.05, false_alarms=2.0, dataset="Pasted val", model=str(run),
         fingerprint=hash_checkpoint(run), key="",
     )  # fmt: skip
     (tmp_path / "c.json").write_text(to_json(found))
-    words = ("--picture", "32", "48", "--calibration", str(tmp_path / "c.json"), "--latency", "3")
+    words = ("--picture", "16", "45", "--calibration", str(tmp_path / "c.json"), "--latency", "3")
     out = export(run, "onnx", tmp_path / "out", *words)
     session = onnxruntime.InferenceSession(str(out / "model.onnx"))
     facts = session.get_modelmeta().custom_metadata_map
     share = 1 / (1 + np.exp(-0.5))  # of the largest MSP, 1 - 1 / 19
     assert float(facts["threshold"]) == pytest.approx((1 - 1 / 19) * share)
     assert (facts["smallest"], facts["risk"]) == ("7", found.describe())
-    assert json.loads(facts["image_size"]) == [32, 48]
+    assert json.loads(facts["image_size"]) == [16, 45]
     assert facts["output class_map"] == "number of the class of largest score"
     lines = capsys.readouterr().out.splitlines()
     for line, name in zip(lines[1:], ("torch on c", "onnxruntime on cpu"), strict=True):
         assert re.match(rf"{name}.*: p50 [\d.]+ ms, p95 [\d.]+ ms per frame, 3 frames", line)
     with refused("c.json: is of score MSP; got RbA"):
         export(run, "onnx", tmp_path / "new", *words, "--score", "RbA")
+
+    images = noise(1, picture)
+    expected, score = answer_in_windows(model, images, "MSP")
+    half = export(run, "onnx", tmp_path / "half", *words[:3], "--precision", "fp16")
+    for folder, within in ((out, 1e-4), (half, 2e-2)):
+        classes, value = run_onnx(folder, images)
+        assert (classes.dtype, value.dtype, value.shape) == (np.uint8, np.float32, (1, *picture))
+        np.testing.assert_allclose(value[0], score, atol=within)
+        if folder == out:
+            assert (classes[0] == expected).mean() > 0.999
 
 
 @pytest.mark.parametrize(
