@@ -2,76 +2,59 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-
-from tests.models.tiny import over_both_trunks
-
-ROOT = Path(__file__).parents[2]
-MODEL = """
 import torch
-from models.config import LoraSettings, ModelConfig
-from models.eomt import EoMT
+
 from models.adapt import add_adapters
+from models.adaptation import LoraSettings
+from models.config import ModelConfig
+from models.eomt import EoMT
+from models.trunk import SIZES
+from tests.support.forked import run_ranks
 
-torch.manual_seed(0)
-image = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-unmasked = torch.rand(2, 2, 7) > 0.5
+IMAGE = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+UNMASKED = torch.rand((1, 2, 7), generator=torch.Generator().manual_seed(1)) > 0.5
 
-def make_model(class_head, adapted, size="tiny"):
-    model = EoMT(ModelConfig(size=size, image_size=(32, 32), num_queries=7, class_head=class_head))
+
+def make_model(size: str, class_head: str, *, adapted: bool) -> EoMT:
+    """Make a model of a plain block and one with queries: more make no other graph."""
+    torch.manual_seed(0)
+    trunk = dataclasses.replace(SIZES[size], depth=2)
+    settings = {"trunk": trunk, "image_size": (32, 32), "num_queries": 7, "num_blocks": 1, "patch_size": 8}
+    model = EoMT(ModelConfig(class_head=class_head, **settings))  # type: ignore[arg-type]
     if adapted:
         add_adapters(model, LoraSettings(dropout=0.1))
     return model
-"""
-GRAPHS = """
-from dataclasses import replace
-from models.backbone import SIZES
 
-for name in ("tiny", "dinov3-tiny"):
-    SIZES[name] = replace(SIZES[name], depth=3)  # a plain block, two with queries: more make no other graph
-cases = (("tiny", "linear"), ("tiny", "isomax"), ("dinov3-tiny", "linear"))
-for size, class_head in cases:
-    for adapted in (False, True):
-        model = make_model(class_head, adapted, size)
-        for arguments in ((image,), (image, unmasked), (image, unmasked, 1)):
+
+def compare(_: Sequence[str]) -> None:
+    """Be a program that finds one graph in models of both trunks and heads, and computes the same with it."""
+    for size, class_head in (("tiny", "linear"), ("dinov3-tiny", "isomax")):
+        for given in ((IMAGE,), (IMAGE, UNMASKED, 1)):
             torch._dynamo.reset()
-            found = torch._dynamo.explain(model)(*arguments)
-            print(found.graph_count, len(found.break_reasons))
-"""
-STEP = """
-model = make_model("linear", False, "SIZE")
-names, results = list(model.state_dict()), []
-for _ in range(2):
-    prediction = model(image, unmasked)
-    sum(t.square().mean() for t in (*prediction.mask_logits, *prediction.class_logits)).backward()
-    results.append([*prediction.mask_logits, *prediction.class_logits, *(p.grad for p in model.parameters())])
-    model.zero_grad()
-    model.compile(backend="aot_eager", fullgraph=True)
-for eager, compiled in zip(*results, strict=True):
-    torch.testing.assert_close(compiled, eager, atol=1e-5, rtol=1e-4)
-assert list(model.state_dict()) == names
-print(len(results[0]))
-"""
-
-
-def run(script: str) -> list[str]:
-    command = [sys.executable, "-c", MODEL + script]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+            found = torch._dynamo.explain(make_model(size, class_head, adapted=True))(*given)
+            assert (found.graph_count, found.break_reasons) == (1, [])
+        torch._dynamo.reset()
+        model = make_model(size, class_head, adapted=False)
+        names, results = list(model.state_dict()), []
+        for _ in range(2):
+            prediction = model(IMAGE, UNMASKED)
+            answers = [*prediction.mask_logits, *prediction.class_logits]
+            sum(t.square().mean() for t in answers).backward()
+            results.append([*answers, *(p.grad for p in model.parameters())])
+            model.zero_grad()
+            model.compile(backend="aot_eager", fullgraph=True)  # which ends where a graph breaks
+        for eager, compiled in zip(*results, strict=True):
+            assert eager is not None
+            torch.testing.assert_close(compiled, eager, atol=1e-5, rtol=1e-4)
+        assert list(model.state_dict()) == names
 
 
 @pytest.mark.slow
-def test_the_compiler_finds_one_graph_without_breaks() -> None:
-    assert run(GRAPHS) == ["1 0"] * 18
-
-
-@pytest.mark.slow
-@over_both_trunks
-def test_a_compiled_model_answers_and_learns_the_same(size: str) -> None:
+def test_the_compiler_finds_one_graph_that_answers_and_learns_the_same(tmp_path: Path) -> None:
     """Forward and backward as traced; what the default backend makes of the graph is not our code."""
-    assert int(run(STEP.replace("SIZE", size))[0]) > 90
+    run_ranks(compare, [], tmp_path)
