@@ -309,7 +309,7 @@ def test_folders_that_hold_something_else_are_left_alone(tmp_path, model):
     write_pictures(tmp_path / "pictures", 1)
     with refused("--out .*pictures: the folder already holds files"):
         predict(options(tmp_path, model, out=tmp_path / "pictures"))
-    evaluate(options_for(tmp_path, out=tmp_path / "evaluation", components=False, pictures=0))
+    evaluate(options_for(tmp_path, out=tmp_path / "evaluation", components=False, pictures=0, limit=1))
     with refused("--out .*evaluation: the folder already holds files"):
         predict(options(tmp_path, model, out=tmp_path / "evaluation"))
     (tmp_path / "sealed").mkdir(mode=0o555)

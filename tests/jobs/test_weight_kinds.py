@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,11 @@ from tests.trainer.small_run import _fresh_accelerator, assert_equal, train  # n
 
 CPU = torch.device("cpu")
 ASKED = {"size": "tiny", "image_size": (32, 32), "num_queries": 5}
+
+
+@pytest.fixture(autouse=True)
+def _of_two_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZES, "tiny", replace(SIZES["tiny"], depth=2))
 
 
 def tiny() -> EoMT:
@@ -67,7 +73,7 @@ def write_exported(folder: Path) -> Path:
 def write_published(folder: Path, **settings: str) -> Path:
     """Let transformers write its folder."""
     config = EomtConfig(
-        hidden_size=128, num_hidden_layers=6, num_attention_heads=4, image_size=32, num_blocks=2,
+        hidden_size=128, num_hidden_layers=2, num_attention_heads=4, image_size=32, num_blocks=2,
         num_queries=5, num_labels=19,
     )  # fmt: skip
     theirs = EomtForUniversalSegmentation(config)
@@ -183,8 +189,8 @@ def test_a_backbone_starts_a_training_and_is_sound_but_no_segmenter(tmp_path, ca
     with refused(r"ViT backbone \(DINOv2, DINOv3 or timm\), no EoMT"):
         open_predictor(find_checkpoint(path), ("MSP",), CPU).load()
     model = initialise_model(ModelConfig(**ASKED, weights=str(path)))
-    (found,) = [v for n, v in read_checkpoint(path).weights.items() if n == "blocks.3.mlp.fc1.weight"]
-    assert torch.equal(model.state_dict()["backbone.blocks.3.mlp.fc1.weight"], found)
+    (found,) = [v for n, v in read_checkpoint(path).weights.items() if n == "blocks.1.mlp.fc1.weight"]
+    assert torch.equal(model.state_dict()["backbone.blocks.1.mlp.fc1.weight"], found)
 
 
 @pytest.mark.parametrize("write", [WHOLE["upstream"][0], BACKBONES["DINOv2"]])

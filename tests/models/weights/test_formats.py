@@ -22,7 +22,7 @@ from jobs.export import main
 from models.backbone import build_backbone
 from models.config import METADATA_KEY, ModelConfig, describe
 from models.eomt import IMAGENET_MEAN, IMAGENET_STD, EoMT
-from models.trunk import SIZES
+from models.trunk import SIZES, Trunk
 from models.weights.checkpoint import initialise_model, load_model
 from models.weights.formats import read_checkpoint
 from models.weights.huggingface import from_huggingface, to_huggingface
@@ -32,7 +32,11 @@ from tests.support.refused import refused
 
 CONFIG = ModelConfig(size="tiny", image_size=(48, 48), num_queries=5, num_blocks=3, num_classes=7)
 REFERENCE_CONFIG = ModelConfig(
-    size="small", image_size=(64, 64), num_queries=6, num_blocks=4, num_classes=9
+    trunk=Trunk(width=128, depth=2, num_heads=2, hidden=512),
+    image_size=(64, 64),
+    num_queries=6,
+    num_blocks=1,
+    num_classes=9,
 ).completed()
 
 
@@ -106,7 +110,7 @@ def shaken(network: torch.nn.Module) -> torch.nn.Module:
 def _reference() -> EomtForUniversalSegmentation:
     torch.manual_seed(1)
     config = EomtConfig(
-        hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=64, num_blocks=4,
+        hidden_size=128, num_hidden_layers=2, num_attention_heads=2, image_size=64, num_blocks=1,
         num_queries=6, id2label={i: str(i) for i in range(9)},
     )  # fmt: skip
     return shaken(EomtForUniversalSegmentation(config))
@@ -131,7 +135,7 @@ def test_a_hugging_face_folder_gives_the_same_prediction(
     model = load_model(tmp_path / "eomt")
     assert model.config == REFERENCE_CONFIG
     isomax = initialise_model(ModelConfig(weights=str(tmp_path / "eomt"), class_head="isomax"))
-    assert isomax.class_head.prototypes.shape == (10, 384)
+    assert isomax.class_head.prototypes.shape == (10, 128)
     assert_same_prediction(model, reference)
 
 
@@ -139,7 +143,7 @@ def test_a_hugging_face_folder_gives_the_same_prediction(
     ("changes", "message"),
     [
         ({"model_type": "mask2former"}, "model_type 'mask2former' is not supported; eomt and eomt_dinov3"),
-        ({"hidden_size": 768}, "says a width of 768 and 12 blocks; the weights beside it have a width of 3"),
+        ({"hidden_size": 768}, "says a width of 768 and 2 blocks; the weights beside it have a width of 1"),
         ({"patch_size": 0}, "patch_size is 0; at least 1 is needed"),
         ({"num_blocks": "x"}, "num_blocks is 'x'; int is needed"),
         ({"image_size": [64]}, "image_size: "),
@@ -295,12 +299,15 @@ def as_upstream_dinov3(model: EoMT) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(name="dinov3", scope="module")
 def _dinov3(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An EoMT over DINOv3 as upstream writes it, whole and as differences, and its base."""
+    """An EoMT over DINOv3 as upstream writes it, whole and as differences, its base, and two others."""
     folder = tmp_path_factory.mktemp("dinov3")
     torch.manual_seed(0)
     trunk = replace(SIZES["dinov3-tiny"], layer_scale=True)
     base = build_backbone(trunk, (32, 32), 16).state_dict()
     torch.save(base, folder / "base.pth")
+    for name, size in (("small.pth", "dinov3-small"), ("dinov2.pth", "tiny")):
+        other = build_backbone(replace(SIZES[size], depth=2), (32, 32), 16)
+        torch.save(other.state_dict(), folder / name)
     model = make_model(size="", trunk=trunk)
     whole = as_upstream_dinov3(model)
     torch.save(whole, folder / "whole.bin")
@@ -344,18 +351,19 @@ def test_upstreams_differences_and_their_base_are_the_whole(dinov3: Path) -> Non
     ids=str,
 )
 def test_a_base_that_is_not_the_one_is_refused(dinov3: Path, weights: str, base: str, message: str) -> None:
-    for name, size in (("small.pth", "dinov3-small"), ("dinov2.pth", "tiny")):
-        torch.save(build_backbone(SIZES[size], (32, 32), 16).state_dict(), dinov3 / name)
     paths = {"weights": weights and str(dinov3 / weights), "base": base and str(dinov3 / base)}
     with refused(message):
         initialise_model(ModelConfig(image_size=(32, 32), **paths))
 
 
-def test_a_hugging_face_folder_over_dinov3_gives_the_same_prediction_and_comes_back(tmp_path: Path) -> None:
+def test_a_hugging_face_folder_over_dinov3_gives_the_same_prediction_and_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SIZES, "dinov3-small", replace(SIZES["dinov3-small"], depth=2))
     torch.manual_seed(1)
     config = EomtDinov3Config(
-        hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536,
-        image_size=64, num_blocks=3, num_queries=6, layer_norm_eps=1e-5, num_labels=19,
+        hidden_size=384, num_hidden_layers=2, num_attention_heads=6, intermediate_size=1536,
+        image_size=64, num_blocks=1, num_queries=6, layer_norm_eps=1e-5, num_labels=19,
     )  # fmt: skip
     theirs = shaken(EomtDinov3ForUniversalSegmentation(config))
     theirs.save_pretrained(tmp_path / "eomt")

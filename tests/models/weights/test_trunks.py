@@ -173,7 +173,11 @@ def test_a_trunk_of_no_known_size_starts_a_model_that_its_description_rebuilds(t
     [("", "dinov3-small"), ("small", "dinov3-small"), ("dinov3-small", "dinov3-small")],
     ids=str,
 )
-def test_a_size_names_width_and_depth_and_the_weights_the_rest(tmp_path: Path, given: str, size: str) -> None:
+def test_a_size_names_width_and_depth_and_the_weights_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, size: str
+) -> None:
+    for name in ("small", "dinov3-small"):
+        monkeypatch.setitem(SIZES, name, replace(SIZES[name], depth=2))
     torch.save(build_backbone(SIZES["dinov3-small"], (32, 32), 16).state_dict(), tmp_path / "vit.pth")
     config = ModelConfig(weights=str(tmp_path / "vit.pth"), size=given, image_size=(32, 64), num_queries=2)
     assert initialise_model(config).config.size == size
