@@ -52,7 +52,7 @@ def make_model(**changes: object) -> EoMT:
 def make_shallow(size: str = "tiny", depth: int = 2, **changes: object) -> EoMT:
     """Make a model whose graph is small: queries in the last block alone, and at most one block before."""
     trunk = replace(SIZES[size], depth=depth)
-    return make_model(size="", trunk=trunk, num_blocks=1, **changes)
+    return make_model(size="", trunk=trunk, num_blocks=1, patch_size=8, **changes)
 
 
 def finetune_with_lora(folder: Path, base: EoMT | None = None, **changes: object) -> Path:
