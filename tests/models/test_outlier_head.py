@@ -149,7 +149,7 @@ def test_the_trained_head_is_measured_exported_and_read_back(
 ) -> None:
     """From a base to a run, to a small file, onto the base in other formats, through evaluation and ONNX."""
     monkeypatch.setitem(SIZES, "tiny", dataclasses.replace(SIZES["tiny"], depth=2))
-    base = make_model(num_queries=5)
+    base = make_model(num_queries=5, patch_size=8)
     run = tmp_path / "runs" / "run"
     arguments = make_arguments(run.parent, scene_shards, *HEAD_OPTIONS, "--paste.bank", cutout_shard)
     finetune.main([*arguments, "--model.weights", str(save(base, tmp_path / "base"))])

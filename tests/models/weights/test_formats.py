@@ -31,12 +31,9 @@ from tests.models.tiny import make_model
 from tests.support.refused import refused
 
 CONFIG = ModelConfig(size="tiny", image_size=(48, 48), num_queries=5, num_blocks=3, num_classes=7)
+REFERENCE_TRUNK = Trunk(width=128, depth=2, num_heads=2, hidden=512)
 REFERENCE_CONFIG = ModelConfig(
-    trunk=Trunk(width=128, depth=2, num_heads=2, hidden=512),
-    image_size=(64, 64),
-    num_queries=6,
-    num_blocks=1,
-    num_classes=9,
+    trunk=REFERENCE_TRUNK, image_size=(64, 64), num_queries=6, num_blocks=1, num_classes=9
 ).completed()
 
 
