@@ -24,8 +24,8 @@ from trainer.runtime import STOPPED
 pytestmark = pytest.mark.slow
 
 CLONE_NEWNET = 0x40000000
-CUT_S = float(os.environ.get("NETWORK_CUT_S", "5"))
-STEPS = 40
+CUT_S = float(os.environ.get("NETWORK_CUT_S", "2"))
+STEPS = 24
 
 
 def ip(*words: str) -> None:
@@ -95,7 +95,7 @@ def test_a_cable_that_is_pulled_costs_time_and_no_weights(
     assert join(processes, 3 * CUT_S + 60) == [0, 0], read_said(tmp_path / "b")
     assert_equal(weights(tmp_path / "cut", STEPS), weights(tmp_path / "whole", STEPS))
 
-    options = make_arguments(tmp_path / "lost", scene_shards, *settings, "--loop.hang_s", "3")
+    options = make_arguments(tmp_path / "lost", scene_shards, *settings, "--loop.hang_s", "2")
     processes = start(networks, options, tmp_path / "c")
     log = tmp_path / "lost" / "run" / "log.txt"
     pull_at(networks, log, 6)

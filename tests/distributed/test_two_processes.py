@@ -20,9 +20,10 @@ import pytest
 import jobs.work.finetune
 from jobs import finetune
 from shards.batch import Batch
-from tests.support.forked import join, run_ranks, start_ranks
+from tests.support.forked import join, read_said, run_ranks, start_ranks
 from tests.trainer.small_run import assert_close, assert_equal, copy_killed, make_arguments, weights
 from trainer.loop import Run, train
+from trainer.runtime import STOPPED
 
 pytestmark = pytest.mark.slow
 
@@ -116,19 +117,19 @@ def test_two_processes_killed_outright_mid_epoch_resume_to_the_same_bits(
     tmp_path: Path, arguments: Arguments
 ) -> None:
     """Steps of 6 of 8 scenes, so that three of four checkpoints lie within an epoch; a loader worker each."""
-    extra = ("--loop.steps", "30", "--loop.save_every", "1", "--loop.keep_checkpoints", "0")
+    extra = ("--loop.steps", "16", "--loop.save_every", "1", "--loop.keep_checkpoints", "0")
     extra += ("--data.workers", "1")
     run_ranks(finetune.main, arguments(tmp_path / "a", 3, *extra), tmp_path / "whole", 2)
     options = arguments(tmp_path / "b", 3, *extra)
     checkpoints = tmp_path / "b" / "run" / "checkpoints"
     step = kill_after(checkpoints, 2, start_ranks(finetune.main, options, tmp_path / "killed", 2))
-    assert step < 30
+    assert step < 16
     while step * 6 % 8 == 0:  # a checkpoint between two epochs proves less: take the one before
         shutil.rmtree(checkpoints / f"step-{step:07d}")
         step -= 1
     told = run_ranks(finetune.main, [*options, "--resume"], tmp_path / "resumed", 2)
-    assert f"from step {step} to 30 on 2 processes" in told
-    assert_equal(weights(tmp_path / "b", 30), weights(tmp_path / "a", 30))
+    assert f"from step {step} to 16 on 2 processes" in told
+    assert_equal(weights(tmp_path / "b", 16), weights(tmp_path / "a", 16))
 
 
 @pytest.mark.parametrize(("name", "ranks"), [("two", 1), ("one", 2)])
@@ -147,19 +148,23 @@ def test_a_resume_on_another_number_of_processes_keeps_samples_and_weights(
     assert_close(weights(tmp_path / name), weights(ended / name))
 
 
+def finetune_in_a_session(arguments: Sequence[str]) -> None:
+    """Be `jobs.finetune`, and the leader of a job's processes."""
+    os.setsid()
+    finetune.main(arguments)
+
+
 def test_a_signal_to_the_whole_job_saves_before_leaving(tmp_path: Path, arguments: Arguments) -> None:
     """Schedulers signal every process of a job, loader workers too."""
     extra = ("--loop.steps", "100000", "--loop.save_every", "100000", "--data.workers", "2")
-    command = ["-m", "jobs.finetune", *arguments(tmp_path, 2, *extra)]
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    (process,) = start_ranks(finetune_in_a_session, arguments(tmp_path, 2, *extra), tmp_path / "said")
     log, deadline = tmp_path / "run" / "log.txt", time.monotonic() + 120
     while not (log.exists() and "step 3/" in log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert process.pid is not None
     os.killpg(process.pid, signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 75, errors
+    codes, errors = join([process], 60), read_said(tmp_path / "said")
+    assert codes == [STOPPED], errors
     assert "Traceback" not in errors
     assert "asked to stop: saved at step" in log.read_text()
     assert len(list((tmp_path / "run" / "checkpoints").glob("step-*"))) == 1

@@ -33,7 +33,7 @@ from trainer.runtime import STOPPED
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = 24
+STEPS = 12
 PATIENCE_S, MOST_S = 30.0, 20.0
 """Time after which a process is ended, and in which one that was asked to stop must have left."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from jobs import submit
 from jobs.prepare import main
 from shards.manifest import read_manifest
 from slurm.tasks import read_state
@@ -21,7 +21,9 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_an_array_writes_the_shards_of_one_process(cluster, tmp_path: Path) -> None:
+def test_an_array_writes_the_shards_of_one_process(
+    cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     frames = make_cityscapes(tmp_path / "raw", num_train=6)
     words = ["cityscapes", "--root", str(frames), "--splits", "train", "--workers", "1"]
     main([*words, "--out", str(tmp_path / "alone")])
@@ -31,9 +33,8 @@ def test_an_array_writes_the_shards_of_one_process(cluster, tmp_path: Path) -> N
         "preparation": {"arguments": [*words, "--out", str(tmp_path / "shared")], "tasks": 2},
     }
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
-    command = [sys.executable, "-m", "jobs.submit", str(tmp_path / "sweep.yaml")]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert answer.returncode == 0, answer.stderr
+    monkeypatch.chdir(ROOT)
+    submit.main([str(tmp_path / "sweep.yaml")])
     cluster.until(lambda: not cluster.run("squeue", "-h"), 200, "the end of all tasks")
     control = tmp_path / "sweeps" / "prepare" / "cells"
     assert [read_state(control / f"task-{i}", "prepare").state for i in (0, 1)] == ["done", "done"]
@@ -44,9 +45,9 @@ def test_an_array_of_any_ids_shares_the_work(cluster, tmp_path: Path) -> None:
     frames = make_cityscapes(tmp_path / "raw", num_train=6)
     words = ["cityscapes", "--root", str(frames), "--splits", "train", "--workers", "1", "--task", "slurm"]
     command = shlex.join([sys.executable, "-m", "jobs.prepare", *words, "--out", str(tmp_path / "S")])
-    options = ["--array=3,7,20-30:5", f"--output={tmp_path}/log-%a", f"--chdir={ROOT}"]
+    options = ["--array=3,20-30:10", f"--output={tmp_path}/log-%a", f"--chdir={ROOT}"]
     job = cluster.run("sbatch", "--parsable", *options, f"--wrap={command}")
-    assert cluster.until_ended(job) == dict.fromkeys(("3", "7", "20", "25", "30"), "COMPLETED")
+    assert cluster.until_ended(job) == dict.fromkeys(("3", "20", "30"), "COMPLETED")
     written = sum(path.read_text().count("has written its share") for path in tmp_path.glob("log-*"))
-    assert written == 4  # and the last one completed the folder
+    assert written == 2  # and the last one completed the folder
     assert len(read_manifest(tmp_path / "S").shards) == 6

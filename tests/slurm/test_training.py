@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 import psutil
 import pytest
-import torch
 import yaml
-from safetensors.torch import load_file
 
-from jobs import status, submit
+from jobs import collect, evaluate, finetune, status, submit
 from jobs.status import read_progress
 from slurm.tasks import read_state
+from tests.support.forked import run_ranks
+from tests.trainer.small_run import assert_equal, weights
 
 pytestmark = pytest.mark.slow
 
@@ -120,16 +120,17 @@ def test_a_training_over_two_machines_resumes_exactly_and_ends_in_a_table(
     assert "1 have failed and are left out" in job(submit, sweep)
     assert not cluster.run("squeue", "-h")
     job(submit, sweep, "--retry-failed")
-    whole = write_sweep(tmp_path / "whole.yaml", tmp_path / "b", scene_shards, test_set)
-    job(submit, whole, "--local", 1)  # meanwhile, on this machine and never stopped
+    options = [str(run / "config.yaml"), "--out", str(tmp_path)]
+    run_ranks(finetune.main, options, tmp_path / "said", 2)  # meanwhile, on this machine and never stopped
+    whole, scored, table = tmp_path / "seed=0", tmp_path / "scored", tmp_path / "table"
+    measured = ("--datasets", test_set, "--scores", "MSP", "--pictures", 0)
+    job(evaluate, "--checkpoint", whole, *measured, "--out", scored)
+    job(collect, scored / "results.json", "--names", "seed=0", "--out", table)
     cluster.until(lambda: not cluster.run("squeue", "-h"), 240, "the end of all jobs")
     assert "1 done" in job(status, sweep)
-    last = f"two nodes/runs/seed=0/checkpoints/step-{STEPS:07d}/model.safetensors"
-    expected, actual = (load_file(tmp_path / out / last) for out in "ab")
-    assert all(torch.equal(expected[name], actual[name]) for name in expected)
-    texts = [(tmp_path / out / "two nodes/table/results.md").read_text() for out in "ab"]
-    tables, costs = zip(*(text.split("## Cost") for text in texts), strict=True)
-    assert re.search(r"\| seed=0 \| 0.00 \| \d+.\d\d \| 2 \| \d \|", costs[0])
-    assert "| seed=0 | MSP |" in tables[0]
-    assert tables[0] == tables[1]
+    assert_equal(weights(run.parent, STEPS, run.name), weights(tmp_path, STEPS, whole.name))
+    scores, cost = (folder / "table" / "results.md").read_text().split("## Cost")
+    assert re.search(r"\| seed=0 \| 0.00 \| \d+.\d\d \| 2 \| \d \|", cost)
+    (row,) = re.findall(r"\| seed=0 \| MSP \|.*", scores)
+    assert row in (table / "results.md").read_text()
     assert "1 cells, 1 done, 0 to run" in job(submit, sweep)

@@ -96,6 +96,7 @@ def _be_program(
     for stream, path in ((1, printed), (2, said)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     os.environ.update({"OMP_NUM_THREADS": "1", **variables})
+    multiprocessing.set_start_method(None, force=True)  # its loader workers start as those of any program
     torch.set_num_threads(1)
     sys.argv = [main.__module__, *arguments]
     run_program(main)

@@ -124,7 +124,7 @@ def forget_after(step: int, run: Path) -> None:
 
 def copy_killed(source: Path, target: Path, step: int) -> None:
     """Copy a run as if it had been killed after its checkpoint of `step`."""
-    shutil.copytree(source, target)
+    shutil.copytree(source, target, dirs_exist_ok=True)
     forget_after(step, target / "run")
 
 

@@ -81,7 +81,7 @@ def test_a_resumed_run_with_everything_on_is_one_never_stopped(
     options += ["--validation.pasted", str(pasted), "--validation.scores", "RbA"]
     options += ["--validation.select", "fpr95/RbA", "--validation.patience", "2", "--loop.eval_every", "1"]
     options += ["--adapt.mode", "lora", "--adapt.lora.dropout", "0.2", "--loop.steps", "6"]
-    options += ["--model.size", size]
+    options += ["--model.size", size, "--tracking.probes", "0"]
     state = train(tmp_path / "a", scene_shards, *options)
     assert 2 < state.step <= 6
     copy_killed(tmp_path / "a", tmp_path / "b", 2)
@@ -100,9 +100,9 @@ def test_a_resumed_run_with_everything_on_is_one_never_stopped(
 
 
 def test_a_run_of_before_these_options_resumes_or_is_refused_in_a_line(
-    tmp_path: Path, scene_shards: str
+    tmp_path: Path, scene_shards: str, finished: Path
 ) -> None:
-    train(tmp_path, scene_shards)
+    copy_killed(finished, tmp_path, 2)
     path = tmp_path / "run" / "config.yaml"
     saved = yaml.safe_load(path.read_text())
     del saved["ema"]
@@ -116,13 +116,11 @@ def test_a_run_of_before_these_options_resumes_or_is_refused_in_a_line(
         for name in names:
             del saved[section][name]
     path.write_text(yaml.safe_dump(saved))
-    expected = weights(tmp_path)
-    forget_after(2, tmp_path / "run")
     message = "--resume: ema.decay is 0.9 but .*config.yaml has 0.0; a resumed run"
     with pytest.raises(InputError, match=message):
         train(tmp_path, scene_shards, "--ema.decay", "0.9", resume=True)
     train(tmp_path, scene_shards, resume=True)
-    assert_equal(weights(tmp_path), expected)
+    assert_equal(weights(tmp_path), weights(finished))
 
 
 def test_a_resumed_run_may_cut_the_same_global_batch_differently(
@@ -137,25 +135,25 @@ def test_a_resumed_run_may_cut_the_same_global_batch_differently(
 
 
 def test_a_removal_that_was_killed_leaves_no_half_checkpoint(
-    tmp_path: Path, scene_shards: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, scene_shards: str, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(tmp_path, scene_shards, *TWO)
+    copy_killed(finished, tmp_path, 2)
     folder = tmp_path / "run" / "checkpoints"
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as if the process ended before it
         _remove(folder / "step-0000002")
     assert list_checkpoints(folder) == []
     assert [p.name for p in folder.iterdir()] == [".step-0000002.removed"]
-    train(tmp_path, scene_shards, *TWO, resume=True)
-    assert [p.name for p in folder.iterdir()] == ["step-0000002"]
+    train(tmp_path, scene_shards, resume=True)
+    assert sorted(p.name for p in folder.iterdir()) == ["step-0000002", "step-0000004"]
 
 
-def test_a_run_is_neither_overwritten_nor_bent(tmp_path: Path, scene_shards: str) -> None:
+def test_a_run_is_neither_overwritten_nor_bent(tmp_path: Path, scene_shards: str, finished: Path) -> None:
     def written() -> dict[Path, int]:  # the lock names who took it last
         run = tmp_path / "run"
         return {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != "lock"}
 
-    train(tmp_path, scene_shards, *TWO)
+    copy_killed(finished, tmp_path, 4)
     before = written()
     for extra, resume, message in (
         ((), False, "a run has finished; --name NEW --model.weights .*/run trains on from its weights"),
@@ -164,22 +162,22 @@ def test_a_run_is_neither_overwritten_nor_bent(tmp_path: Path, scene_shards: str
         (("--data.batch_size", "1"), True, "--resume: the run took 2 samples per step, this start would tak"),
     ):
         with pytest.raises(InputError, match=message):
-            train(tmp_path, scene_shards, *TWO, *extra, resume=resume)
+            train(tmp_path, scene_shards, *extra, resume=resume)
         assert before == written()
 
 
 def test_resuming_a_finished_run_says_so_and_writes_nothing(
-    tmp_path: Path, scene_shards: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, scene_shards: str, finished: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    train(tmp_path, scene_shards, *TWO)
+    copy_killed(finished, tmp_path, 4)
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.json")}
     caplog.clear()
-    assert train(tmp_path, scene_shards, *TWO, resume=True).step == 2
-    assert "run: finished at step 2; --name NEW --model.weights" in caplog.text
+    assert train(tmp_path, scene_shards, resume=True).step == 4
+    assert "run: finished at step 4; --name NEW --model.weights" in caplog.text
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.json")} == before
     forget_after(0, tmp_path / "run")
     with pytest.raises(InputError, match="a run has finished"):
-        train(tmp_path, scene_shards, *TWO)
+        train(tmp_path, scene_shards)
 
 
 def test_resuming_does_not_write_into_a_foreign_folder(tmp_path: Path, scene_shards: str) -> None:
@@ -190,11 +188,11 @@ def test_resuming_does_not_write_into_a_foreign_folder(tmp_path: Path, scene_sha
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 
 
-def test_a_damaged_record_is_named(tmp_path: Path, scene_shards: str) -> None:
-    train(tmp_path, scene_shards, *TWO)
+def test_a_damaged_record_is_named(tmp_path: Path, scene_shards: str, finished: Path) -> None:
+    copy_killed(finished, tmp_path, 4)
     (tmp_path / "run" / "provenance.json").write_text("[1]")
     with pytest.raises(InputError, match="provenance.json: is no provenance record"):
-        train(tmp_path, scene_shards, *TWO, resume=True)
+        train(tmp_path, scene_shards, resume=True)
 
 
 @pytest.fixture(name="shards")

@@ -17,7 +17,7 @@ from models.weights.run_files import list_checkpoints
 from shards.errors import InputError, StorageError
 from shards.files import hold_lock, is_held
 from tests.support.files import contents
-from tests.trainer.small_run import assert_equal, at_step, make_config, train, weights
+from tests.trainer.small_run import assert_equal, at_step, copy_killed, make_config, train, weights
 
 
 @pytest.fixture(autouse=True)
@@ -25,13 +25,13 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer.run_folder, "WAIT_S", 0.0)
 
 
-def test_a_run_that_somebody_writes_is_not_resumed(tmp_path: Path, scene_shards: str) -> None:
-    train(tmp_path, scene_shards, "--loop.steps", "2")
+def test_a_run_that_somebody_writes_is_not_resumed(tmp_path: Path, scene_shards: str, finished: Path) -> None:
+    copy_killed(finished, tmp_path, 4)
     with hold_lock(tmp_path / "run" / "lock", wait_s=0.0, owner="process 7 on node3"):
         before = contents(tmp_path / "run")
         message = "run: another run is writing there: .*lock is held by process 7 on"
         with pytest.raises(InputError, match=message):
-            train(tmp_path, scene_shards, "--loop.steps", "2", resume=True)
+            train(tmp_path, scene_shards, resume=True)
         assert contents(tmp_path / "run") == before
     assert not is_held(tmp_path / "run" / "lock")
 
@@ -77,7 +77,7 @@ def test_a_file_system_without_locks_is_warned_of(
 
 
 def test_a_full_disk_ends_the_run_in_one_line_and_leaves_what_is_there(
-    tmp_path: Path, scene_shards: str
+    tmp_path: Path, scene_shards: str, finished: Path
 ) -> None:
     """The kernel refuses files above 200 kB, which the first large one of a checkpoint is; root's too."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -94,8 +94,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_leaves_what_is_there(
     assert stop.value.exit_code == 74
     assert [path.name for path in checkpoints.iterdir()] == ["step-0000002"]  # and no half of another
     finetune(config, resume=True)
-    train(tmp_path / "whole", scene_shards)
-    assert_equal(weights(tmp_path), weights(tmp_path / "whole"))
+    assert_equal(weights(tmp_path), weights(finished))
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's writer
@@ -121,9 +120,9 @@ def test_a_log_and_tensorboard_on_a_full_disk_are_warned_of_and_do_not_end_the_r
 
 
 def test_a_folder_that_cannot_be_written_is_named(
-    tmp_path: Path, scene_shards: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, scene_shards: str, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(tmp_path, scene_shards, "--loop.steps", "2")
+    copy_killed(finished, tmp_path, 4)
     (tmp_path / "run" / "lock").unlink()
     (tmp_path / "run" / "lock").mkdir()
     before = contents(tmp_path / "run")
@@ -133,7 +132,7 @@ def test_a_folder_that_cannot_be_written_is_named(
 
     for reason in ("Is a directory", "Read-only file system"):
         with pytest.raises(StorageError, match=f"run: cannot be written: {reason} .*lock") as stop:
-            train(tmp_path, scene_shards, "--loop.steps", "2", resume=True)
+            train(tmp_path, scene_shards, resume=True)
         assert stop.value.exit_code == 74
         assert contents(tmp_path / "run") == before
         monkeypatch.setattr(trainer.run_folder, "hold_lock", refuse)

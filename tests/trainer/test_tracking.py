@@ -158,16 +158,15 @@ def test_every_card_has_a_description(runs: Path) -> None:
 
 
 def test_each_step_appears_once_after_a_kill_and_a_resume(tmp_path: Path, scene_shards: str) -> None:
-    more = ("--validation.shards", scene_shards, "--loop.eval_every", "1", "--loop.steps", "5")
+    more = ("--validation.shards", scene_shards, "--validation.limit", "2", "--loop.eval_every", "1")
     train(tmp_path, scene_shards, *more)
     for step in (2, 2, 0):  # twice from one checkpoint, then from the beginning
         forget_after(step, tmp_path / "run")
         train(tmp_path, scene_shards, *more, resume=True)
-        found = read_scalars(tmp_path / "run")
-        for tag in ("Loss/total", "Validation/miou", "lr/heads", "speed/images_per_s"):
-            assert [at for at, _ in found[tag]] == [1, 2, 3, 4, 5], tag
         events = read_events(tmp_path / "run")
-        assert [image.step for image in events.Images("probes/scenes")] == [1, 2, 3, 4, 5]
+        for tag in ("Loss/total", "Validation/miou", "lr/heads", "speed/images_per_s"):
+            assert [point.step for point in events.Scalars(tag)] == [1, 2, 3, 4], tag
+        assert [image.step for image in events.Images("probes/scenes")] == [1, 2, 3, 4]
         runs = EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload()
         cards = runs.Tensors("run", "run/text_summary")
         assert [card.step for card in cards] == ([1, 3] if step else [1])

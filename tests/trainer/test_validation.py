@@ -52,7 +52,7 @@ def test_a_run_is_measured_as_jobs_evaluate_measures_it(
     extra = ("--validation.shards", scene_shards, "--validation.pasted", str(pasted))
     with monkeypatch.context() as without:
         without.delattr("eval.metrics.bootstrap.draw_weights")
-        train(tmp_path, scene_shards, *extra, "--loop.eval_every", "2")
+        train(tmp_path, scene_shards, *extra, "--loop.eval_every", "2", "--tracking.probes", "0")
     found = read_scalars(tmp_path / "run")
     assert [step for step, _ in found["Validation/miou"]] == [2, 4]
     places = {"checkpoint": tmp_path / "run", "datasets": pasted, "out": tmp_path / "eval"}
@@ -144,6 +144,7 @@ def test_a_score_that_the_model_cannot_answer_is_refused(tmp_path: Path, scene_s
 def test_a_validation_that_is_given_up_is_made_up_for(tmp_path: Path, scene_shards: str, step: int) -> None:
     """Asked to stop at the log of a validated step, before the first image; the last step among them."""
     extra = ["--validation.shards", scene_shards, "--validation.select", "miou", "--loop.eval_every", "2"]
+    extra += ["--validation.limit", "2", "--tracking.probes", "0"]
     train(tmp_path / "whole", scene_shards, *extra)
     with at_step(step, lambda: os.kill(os.getpid(), signal.SIGUSR1)):
         state = train(tmp_path, scene_shards, *extra, "--loop.save_every", "100")
