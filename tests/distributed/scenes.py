@@ -120,7 +120,7 @@ MODES = {
 """What trains, and over which trunk: each of the two with and without blocks that stand still."""
 THAW = ("--adapt.thaw", "0.25", "0.75", "--schedule.backbone_warmup", "0")
 VALIDATED = ("--loop.eval_every", "2", "--loop.save_every", "2")
-VALIDATED += ("--validation.split", "train", "--validation.shards")
+VALIDATED += ("--validation.split", "train", "--validation.limit", "4", "--validation.shards")
 """Before the scenes."""
 
 

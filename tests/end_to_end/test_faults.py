@@ -81,15 +81,19 @@ def arguments(out: Path, scenes: str, ranks: int) -> list[str]:
     return make_arguments(out, scenes, "--data.batch_size", str(4 // ranks), *steps, *lora, *best)
 
 
+def load(_: Sequence[str]) -> None:
+    """Be a program that does nothing."""
+
+
 @pytest.fixture(name="whole", scope="module")
 def _whole(tmp_path_factory: pytest.TempPathFactory, scene_shards: str) -> Callable[[int], Whole]:
-    """Give the run of some ranks that nobody disturbs, after one that loads what is loaded late."""
+    """Give the run of some ranks that nobody disturbs, after a process that loads what all of them share."""
+    run_ranks(load, [], tmp_path_factory.mktemp("loaded"))
 
     @functools.cache
     def run(ranks: int) -> Whole:
-        for _ in range(2):
-            folder, started = tmp_path_factory.mktemp("whole"), time.perf_counter()
-            run_ranks(finetune.main, arguments(folder, scene_shards, ranks), folder / "said", ranks)
+        folder, started = tmp_path_factory.mktemp("whole"), time.perf_counter()
+        run_ranks(finetune.main, arguments(folder, scene_shards, ranks), folder / "said", ranks)
         return folder, time.perf_counter() - started
 
     return run
