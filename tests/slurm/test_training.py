@@ -23,7 +23,7 @@ from tests.trainer.small_run import assert_equal, weights
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = 120
+STEPS = 80
 
 
 def write_sweep(path: Path, out: Path, scenes: str, test_set: Path) -> Path:
