@@ -34,8 +34,9 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 12
-PATIENCE_S, MOST_S = 30.0, 20.0
-"""Time after which a process is ended, and in which one that was asked to stop must have left."""
+MOST_S, BEREFT_S = 20.0, 3.0
+"""Time in which a process that was asked to stop must have left, and after which one whose other was killed
+is ended, as by a launcher."""
 
 
 @dataclass(frozen=True)
@@ -110,19 +111,19 @@ def test_an_interrupted_run_ends_in_the_bits_of_one_never_stopped(
     processes = start_ranks(finetune.main, options, tmp_path / "said", fault.ranks)
     moment = disturb(processes, fault, tmp_path, seconds, draw)
     asked = time.monotonic()
-    codes, left = join(processes, PATIENCE_S), time.monotonic()
+    codes = join(processes, BEREFT_S if SIGKILL in fault.signals else MOST_S)
+    took = time.monotonic() - asked
     checkpoints, log = list_checkpoints(tmp_path / "run/checkpoints"), tmp_path / "run/log.txt"
     for path in checkpoints:
         require_files(path)
     saved = int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
     logged = re.findall(r"step (\d+)/", log.read_text()) if log.exists() else []
     step, told = int(logged[-1]) if logged else 0, read_said(tmp_path / "said")
-    lost = f"codes {codes}, {step - saved} lost, {left - asked:.1f} s"
+    lost = f"codes {codes}, {step - saved} lost, {took:.1f} s"
     print(f"\ntrial of {kind}, seed {seed}, {moment}: {lost}")
     if fault.signals in ((SIGTERM,), (SIGUSR1,)) and any(codes):  # asked once, and not at the end
         assert set(codes) == {STOPPED}, told
         assert step == saved, told
-        assert left - asked < MOST_S
     run_ranks(finetune.main, [*options, "--resume"], tmp_path / "resumed", fault.ranks)
     for file in ("model.safetensors", "optimizer.safetensors"):
         assert_equal(weights(tmp_path, STEPS, file=file), weights(expected, STEPS, file=file))
