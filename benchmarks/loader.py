@@ -39,7 +39,7 @@ from shards.errors import InputError
 from shards.manifest import read_manifest
 from shards.program import run_program
 from shards.settings import parse_options
-from shards.stream import build_stream, keep_freed_memory
+from shards.stream import build_stream
 
 CROP = 1024
 ENCODINGS = ("png", "jpeg", "tiles")
@@ -72,7 +72,6 @@ class LoaderOptions(FrameOptions):
 def main(arguments: Sequence[str]) -> None:
     """Measure, and print a report in Markdown."""
     options: LoaderOptions = parse_options(LoaderOptions, arguments, program="benchmarks.loader")
-    keep_freed_memory()  # as our workers do; the usual side in this process gains from it, too
     with open_frames(options) as (root, folder):
         lines = [describe(options), *compare_loaders(options, root, folder)]
         if options.scaling:

@@ -40,10 +40,10 @@ def wait_asleep() -> None:
 
 
 def keep_memory() -> None:
-    """Let glibc keep what tensors free for the next ones, unless the user tunes it.
+    """Let glibc keep what tensors and pictures free for the next ones, unless the user tunes it.
 
-    By default each tensor from some size on is new memory, which the kernel has to clear page by page: a
-    tenth of a small training step.
+    By default each of some size is new memory, which the kernel has to clear page by page: a tenth of a small
+    training step, and as much as a resize. What is kept is never more than what was in use at once.
     """
     is_tuned = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
     if not is_tuned and hasattr(libc := ctypes.CDLL(None), "mallopt"):

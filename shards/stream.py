@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -18,6 +18,7 @@ from shards.augment import choose_crop, recolor_inside, resize_crop, resize_labe
 from shards.batch import Batch, stack_samples
 from shards.color import jitter_as_upstream, jitter_color
 from shards.config import StreamConfig
+from shards.cores import keep_memory
 from shards.errors import InputError
 from shards.order import BatchPositions, SampleOrder, sample_generator
 from shards.reader import ShardReader, open_shards
@@ -25,9 +26,6 @@ from shards.scene import read_scene, require_scenes
 from shards.schema import DEFAULT_SIZE, Sample, Transform
 
 logger = logging.getLogger(__name__)
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""Parameters of glibc's mallopt, from malloc.h; 32 MiB is the largest threshold that it takes everywhere."""
 
 Finished = tuple[Sample, tuple[str, ...]]
 """A finished scene, and what was wrong with those that it stands in for."""
@@ -196,7 +194,7 @@ def _start_worker(_: int) -> None:
     """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    keep_freed_memory()
+    keep_memory()
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS, where SIGTERM ends a worker whoever sends it
@@ -204,23 +202,10 @@ def _start_worker(_: int) -> None:
         threading.Thread(target=_obey_the_parent_only, daemon=True).start()
 
 
-def keep_freed_memory() -> None:
-    """Let glibc reuse the memory of pictures instead of returning it after each.
-
-    By default arrays of 128 kB and more are mapped anew every time, and the kernel zeroes their pages, which
-    costs as much as a resize. What is kept is at most what one scene needs at once. No effect without glibc.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    for parameter, num_bytes in ((_M_MMAP_THRESHOLD, 2**25), (_M_TRIM_THRESHOLD, 2**28)):
-        mallopt(parameter, num_bytes)
-
-
 def _obey_the_parent_only() -> None:
     """End this worker when its parent sends SIGTERM, as it does on its way out; nobody else's counts."""
-    parent = os.getppid()
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+    parent = multiprocessing.parent_process()  # not os.getppid(), which may be a server that forks for it
+    assert parent is not None
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
         pass
     os._exit(0)
