@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from jobs import finetune
+from tests.support.files import wait_for
 from tests.support.forked import join, read_said, run_ranks, start_program
 from tests.trainer.small_run import assert_equal, make_arguments, weights
 from trainer.runtime import STOPPED
@@ -73,10 +74,7 @@ def start(networks: Sequence[str], options: Sequence[str], folder: Path) -> list
 
 
 def pull_at(networks: Sequence[str], log: Path, step: int) -> None:
-    deadline = time.monotonic() + 120
-    while not (log.exists() and f"step {step}/" in log.read_text()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(log, f"step {step}/")
     ip("-n", networks[0], "link", "set", "cable0", "down")
 
 

@@ -20,6 +20,7 @@ import pytest
 import jobs.work.finetune
 from jobs import finetune
 from shards.batch import Batch
+from tests.support.files import wait_for
 from tests.support.forked import join, read_said, run_ranks, start_ranks
 from tests.trainer.small_run import assert_close, assert_equal, copy_killed, make_arguments, weights
 from trainer.loop import Run, train
@@ -158,9 +159,8 @@ def test_a_signal_to_the_whole_job_saves_before_leaving(tmp_path: Path, argument
     """Schedulers signal every process of a job, loader workers too."""
     extra = ("--loop.steps", "100000", "--loop.save_every", "100000", "--data.workers", "2")
     (process,) = start_ranks(finetune_in_a_session, arguments(tmp_path, 2, *extra), tmp_path / "said")
-    log, deadline = tmp_path / "run" / "log.txt", time.monotonic() + 120
-    while not (log.exists() and "step 3/" in log.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    log = tmp_path / "run" / "log.txt"
+    wait_for(log, "step 3/")
     assert process.pid is not None
     os.killpg(process.pid, signal.SIGTERM)
     codes, errors = join([process], 60), read_said(tmp_path / "said")

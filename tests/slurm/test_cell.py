@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from shards.files import LockTaken, hold_lock, is_held
 from slurm.cell import main
 from slurm.launch import Machine, run_locally
 from slurm.tasks import LOGS_FOLDER, StageState, Tasks, read_state, read_tasks
+from tests.support.files import wait_for
 from tests.support.sweeps import work_of, write_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,13 +41,6 @@ def state(tasks: Tasks, index: int = 0) -> StageState:
 def starts(tasks: Tasks, index: int = 0) -> int:
     path = work_of(tasks.folder, index) / "starts"
     return path.read_text().count("\n") if path.exists() else 0
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 30
-    while not path.exists():
-        assert time.monotonic() < deadline, path
-        time.sleep(0.02)
 
 
 def test_a_cell_that_is_done_is_not_run_again(tmp_path: Path) -> None:
@@ -96,7 +89,7 @@ def test_two_processes_never_work_on_one_cell(tmp_path: Path) -> None:
     line = "touch $work/ready; while [ ! -e $work/go ]; do sleep 0.05; done; touch $work/end"
     tasks = make_sweep(tmp_path, line)
     first = subprocess.Popen(command(tasks), cwd=ROOT, stdout=subprocess.DEVNULL)
-    wait_for(work_of(tmp_path, 0) / "ready")
+    wait_for(work_of(tmp_path, 0) / "ready", patience_s=30)
     second = run(tasks)
     assert second.returncode == 1
     assert f"process {first.pid}" in second.stderr
@@ -104,7 +97,7 @@ def test_two_processes_never_work_on_one_cell(tmp_path: Path) -> None:
     first.wait()
     assert run(tasks, 0, "--wait_for_lock_s", "0").returncode == 1
     (work_of(tmp_path, 0) / "go").touch()
-    wait_for(work_of(tmp_path, 0) / "end")
+    wait_for(work_of(tmp_path, 0) / "end", patience_s=30)
     assert run(tasks).returncode == 0
     assert starts(tasks) == 1
 
@@ -133,7 +126,7 @@ def test_a_runner_that_is_asked_to_stop_asks_its_command_and_says_so(tmp_path: P
     line = "trap 'touch $work/step-1; exit 75' TERM; touch $work/ready; while true; do sleep 0.05; done"
     tasks = make_sweep(tmp_path, line)
     process = subprocess.Popen(command(tasks), cwd=ROOT, stdout=subprocess.DEVNULL)
-    wait_for(work_of(tmp_path, 0) / "ready")
+    wait_for(work_of(tmp_path, 0) / "ready", patience_s=30)
     process.send_signal(signal.SIGUSR1)
     assert process.wait(30) == 75
     assert state(tasks).state == "stopped"
@@ -191,7 +184,7 @@ def test_an_interrupted_local_run_asks_its_cells_to_save(tmp_path: Path) -> None
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
     for index in range(2):
-        wait_for(work_of(tmp_path, index) / "ready")
+        wait_for(work_of(tmp_path, index) / "ready", patience_s=30)
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(30) == 143
     assert all((work_of(tmp_path, i) / "saved").exists() for i in range(2))

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from jobs import finetune
+from tests.support.files import wait_for
 from tests.support.forked import join, read_said, start_ranks
 from tests.trainer.small_run import make_arguments
 from trainer.runtime import STOPPED
@@ -40,13 +41,6 @@ def play(arguments: Sequence[str]) -> None:
             time.sleep(STEP_S)
         elif what == "wait":
             time.sleep(STEP_S)
-
-
-def wait_for(path: Path, text: str, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not (path.exists() and text in path.read_text()):
-        assert time.monotonic() < deadline, path
-        time.sleep(0.02)
 
 
 def test_a_step_that_hangs_is_told_with_its_stacks(tmp_path: Path) -> None:
